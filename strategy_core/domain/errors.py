@@ -1,0 +1,278 @@
+"""The one tree of errors: each carries its facts as attributes and says what would be allowed.
+
+RolloutError
+├── NotFound            what was named does not exist            (API 404, exit code 4)
+│   ├── UnknownStrategy, UnknownVersion, UnknownRollout, NoActiveVersion, NoCanary
+├── Refused             it exists, but this is not allowed now   (API 409, exit code 5)
+│   ├── IllegalTransition, DuplicateVersion, DuplicateFingerprint, Quarantined, RolloutOpen,
+│   │   LostRace, NotAwaiting, UnarmedPlan, GateRefused, StoredEvidence
+├── Invalid             the input itself is wrong                (API 422, exit code 2)
+│   ├── InvalidPercent, InvalidConfig, InvalidPlan, InvalidTimeframe, InvalidEntryPoint,
+│   │   InvalidDecision, InvalidCandles, InvalidName, InvalidSetting, NaiveTime, MissingExtra
+├── Untrusted           a version's code may not run             (exit code 6)
+│   ├── FingerprintMismatch, IsolationBreach, StrategyFailed, DeadlineExceeded
+└── EvidenceUnavailable the facts a verdict needs cannot be had: blind, never a pass nor a failure
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+
+class RolloutError(Exception):
+    """Anything this software refuses; its text is one line that an owner understands."""
+
+    exit_code = 1
+
+
+class NotFound(RolloutError):
+    exit_code = 4
+
+
+class UnknownStrategy(NotFound):
+    def __init__(self, strategy_name: str, known: Iterable[str] = ()) -> None:
+        self.strategy_name = strategy_name
+        self.known = sorted(known)
+        super().__init__(f"no strategy {strategy_name!r}; {_known('strategies', self.known)}")
+
+
+class UnknownVersion(NotFound):
+    def __init__(self, strategy_name: str, version: str, known: Iterable[str] = ()) -> None:
+        self.strategy_name = strategy_name
+        self.version = version
+        self.known = sorted(known)
+        super().__init__(f"no version {version!r} of {strategy_name!r}; {_known('versions', self.known)}")
+
+
+class UnknownRollout(NotFound):
+    def __init__(self, wanted: str) -> None:
+        self.wanted = wanted
+        super().__init__(f"no rollout {wanted}")
+
+
+class NoActiveVersion(NotFound):
+    def __init__(self, strategy_name: str) -> None:
+        self.strategy_name = strategy_name
+        super().__init__(f"{strategy_name!r} has no active version; activate one first")
+
+
+class NoCanary(NotFound):
+    def __init__(self, strategy_name: str) -> None:
+        self.strategy_name = strategy_name
+        super().__init__(f"{strategy_name!r} has no canary; activate one first")
+
+
+class Refused(RolloutError):
+    exit_code = 5
+
+
+class IllegalTransition(Refused):
+    def __init__(self, current: str, target: str, allowed: Iterable[str], because: str = "") -> None:
+        self.current = current
+        self.target = target
+        self.allowed = sorted(allowed)
+        why = f" ({because})" if because else ""
+        super().__init__(f"cannot move {current} -> {target}{why}; allowed: {', '.join(self.allowed) or 'nothing'}")
+
+
+class DuplicateVersion(Refused):
+    def __init__(self, strategy_name: str, version: str) -> None:
+        self.strategy_name = strategy_name
+        self.version = version
+        super().__init__(
+            f"{strategy_name!r} already has a version {version!r}; versions are never edited: choose another name"
+        )
+
+
+class DuplicateFingerprint(Refused):
+    def __init__(self, strategy_name: str, version: str, existing: str, fingerprint: str) -> None:
+        self.strategy_name = strategy_name
+        self.version = version
+        self.existing = existing
+        self.fingerprint = fingerprint
+        super().__init__(
+            f"{version!r} is the same build as {strategy_name!r} {existing!r} ({fingerprint[:12]}); "
+            "change its code, config, symbols or timeframe"
+        )
+
+
+class Quarantined(Refused):
+    def __init__(self, strategy_name: str, version: str, quarantined_at: datetime) -> None:
+        self.strategy_name = strategy_name
+        self.version = version
+        self.quarantined_at = quarantined_at
+        super().__init__(
+            f"{strategy_name!r} {version!r} was rolled back at {quarantined_at:%Y-%m-%d %H:%M} UTC and is quarantined; "
+            "give an override reason to ramp it again"
+        )
+
+
+class RolloutOpen(Refused):
+    def __init__(self, strategy_name: str, version: str, state: str, allowed: str) -> None:
+        self.strategy_name = strategy_name
+        self.version = version
+        self.state = state
+        super().__init__(f"a rollout of {strategy_name!r} {version!r} is {state}; {allowed}")
+
+
+class LostRace(Refused):
+    def __init__(self, what: str, expected: int, found: int | None) -> None:
+        self.what = what
+        self.expected = expected
+        self.found = found
+        super().__init__(f"{what} changed meanwhile (generation {expected} -> {found}); read it again, then decide")
+
+
+class NotAwaiting(Refused):
+    def __init__(self, what: str, state: str, allowed: Iterable[str]) -> None:
+        self.state = state
+        self.allowed = sorted(allowed)
+        super().__init__(f"cannot {what}: the rollout is {state}; allowed when {' or '.join(self.allowed)}")
+
+
+class UnarmedPlan(Refused):
+    def __init__(self) -> None:
+        super().__init__("no armed gate: every gate of the plan is dry_run; arm at least one")
+
+
+class GateRefused(Refused):
+    """The registration gate found the version unfit; *failures* says in what, and on how many candles."""
+
+    def __init__(self, strategy_name: str, version: str, failures: Iterable[str]) -> None:
+        self.strategy_name = strategy_name
+        self.version = version
+        self.failures = list(failures)
+        super().__init__(f"{strategy_name!r} {version!r} is refused: {'; '.join(self.failures)}")
+
+
+class StoredEvidence(Refused):
+    def __init__(self, table: str) -> None:
+        self.table = table
+        super().__init__(f"{table} is evidence: rows are inserted once, never changed or deleted")
+
+
+class Invalid(RolloutError):
+    exit_code = 2
+
+
+class InvalidPercent(Invalid):
+    def __init__(self, percent: object) -> None:
+        self.percent = percent
+        super().__init__(f"{percent!r} is not a rollout percent; allowed: 0.00 to 100.00, two decimals at most")
+
+
+class InvalidConfig(Invalid):
+    """*problems*: one line per field, each naming it."""
+
+    def __init__(self, entry_point: str, problems: Iterable[str]) -> None:
+        self.entry_point = entry_point
+        self.problems = list(problems)
+        super().__init__(f"config of {entry_point} is not valid: {'; '.join(self.problems)}")
+
+
+class InvalidPlan(Invalid):
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = list(problems)
+        super().__init__(f"plan is not valid: {'; '.join(self.problems)}")
+
+
+class InvalidTimeframe(Invalid):
+    def __init__(self, timeframe: str, allowed: Iterable[str]) -> None:
+        self.timeframe = timeframe
+        self.allowed = list(allowed)
+        super().__init__(f"{timeframe!r} is not a timeframe; allowed: {', '.join(self.allowed)}")
+
+
+class InvalidEntryPoint(Invalid):
+    def __init__(self, entry_point: str, why: str) -> None:
+        self.entry_point = entry_point
+        super().__init__(f"cannot load strategy {entry_point!r}: {why}")
+
+
+class InvalidDecision(Invalid):
+    """What a version returned is not a decision (NaN, confidence outside 0..1, wrong type)."""
+
+
+class InvalidCandles(Invalid):
+    """One problem of one source; *row* counts from 1 and includes a header line where there is one."""
+
+    def __init__(self, source: str, problem: str, row: int | None = None) -> None:
+        self.source = source
+        self.problem = problem
+        self.row = row
+        super().__init__(f"{source}{f', row {row}' if row is not None else ''}: {problem}")
+
+
+class InvalidName(Invalid):
+    def __init__(self, what: str, name: object, allowed: str) -> None:
+        self.name = name
+        super().__init__(f"{name!r} is not a {what}; allowed: {allowed}")
+
+
+class InvalidSetting(Invalid):
+    def __init__(self, setting: str, value: object, allowed: str) -> None:
+        self.setting = setting
+        self.value = value
+        super().__init__(f"{setting} = {value!r} is not valid; allowed: {allowed}")
+
+
+class NaiveTime(Invalid):
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(f"{what} has no time zone; give an aware time (UTC)")
+
+
+class MissingExtra(Invalid):
+    def __init__(self, what: str, extra: str) -> None:
+        self.extra = extra
+        super().__init__(f"{what} needs an optional dependency: pip install 'strategy-rollout[{extra}]'")
+
+
+class Untrusted(RolloutError):
+    exit_code = 6
+
+
+class FingerprintMismatch(Untrusted):
+    """*changed*: the parts that differ from what was registered (`source`, `numpy`, ...)."""
+
+    def __init__(self, strategy_name: str, version: str, changed: Iterable[str]) -> None:
+        self.strategy_name = strategy_name
+        self.version = version
+        self.changed = sorted(changed)
+        super().__init__(
+            f"{strategy_name!r} {version!r} is not the build that was registered "
+            f"(changed: {', '.join(self.changed)}); register it as a new version"
+        )
+
+
+class IsolationBreach(Untrusted):
+    """*tried*: the audit event and its target, such as `open for writing: out.txt`."""
+
+    def __init__(self, tried: str) -> None:
+        self.tried = tried
+        super().__init__(f"a version may not touch the outside: {tried}")
+
+
+class StrategyFailed(Untrusted):
+    """A version's own code raised or its process died; *what* is the exception in a line."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(what)
+
+
+class DeadlineExceeded(Untrusted):
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(f"no answer within {seconds:g} s")
+
+
+class EvidenceUnavailable(RolloutError):
+    """A gate's facts cannot be had now; *cause* says which and why."""
+
+    def __init__(self, cause: str) -> None:
+        self.cause = cause
+        super().__init__(cause)
+
+
+def _known(what: str, names: list[str]) -> str:
+    return f"known {what}: {', '.join(names)}" if names else f"there are no {what} yet"

@@ -1,0 +1,96 @@
+"""What a version is asked and what it may answer; never how it is loaded or run."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from strategy_core.domain.errors import InvalidDecision
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pydantic import BaseModel
+
+INSUFFICIENT_HISTORY = "insufficient_history"
+
+
+class Action(StrEnum):
+    BUY = "buy"
+    SELL = "sell"
+    HOLD = "hold"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a version said on one candle.
+
+    Attributes:
+        action: buy, sell or hold.
+        confidence: 0..1.
+        features: what it saw, by name; finite numbers, strings, booleans or None.
+        reason: why, in a word or two; `insufficient_history` is not counted as a decision.
+    """
+
+    action: Action
+    confidence: float = 0.0
+    features: Mapping[str, float | int | str | bool | None] = field(default_factory=dict)
+    reason: str = ""
+
+    @property
+    def signals(self) -> bool:
+        return self.action is not Action.HOLD
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Where and when a decision is made; *now* is the close of the last candle given."""
+
+    symbol: str
+    timeframe: str
+    now: datetime
+
+
+class Strategy(Protocol):
+    """A version's code: synchronous and pure. Its class needs no arguments to be made.
+
+    `Params` is the pydantic model of its config. `decide` sees at least `warmup_bars(params)` candles, the last of
+    them just closed: float64 open, high, low, close, volume (and bid_*/ask_* where the source has them), indexed by
+    UTC open time. The frame is its own copy.
+
+    Two more are optional: `decide_many(candles, params, context) -> Sequence[Decision]`, one per row from row
+    `warmup_bars - 1` on, each equal to `decide` on the `warmup_bars` candles that end there; and
+    `model_files(params) -> Iterable[Path]`, whose contents join the fingerprint.
+    """
+
+    Params: "type[BaseModel]"
+
+    def warmup_bars(self, params: Any) -> int: ...
+
+    def decide(self, candles: "pd.DataFrame", params: Any, context: Context) -> Decision: ...
+
+
+class VectorisedStrategy(Strategy, Protocol):
+    def decide_many(self, candles: "pd.DataFrame", params: Any, context: Context) -> Sequence[Decision]: ...
+
+
+def checked(answer: object) -> Decision:
+    """Return *answer* if it is a decision that can be logged and scored; else raise InvalidDecision."""
+    if not isinstance(answer, Decision):
+        raise InvalidDecision(f"returned {type(answer).__name__}, not a Decision")
+    if not isinstance(answer.action, Action):
+        raise InvalidDecision(f"action {answer.action!r} is not one of {', '.join(Action)}")
+    confidence = answer.confidence
+    if not _is_number(confidence) or not 0.0 <= confidence <= 1.0:  # NaN fails the comparison too
+        raise InvalidDecision(f"confidence {confidence!r} is not within 0..1")
+    for name, value in answer.features.items():
+        if not isinstance(name, str) or not (value is None or isinstance(value, str | bool) or _is_number(value)):
+            raise InvalidDecision(f"feature {name!r} is {type(value).__name__}, not a number, string, boolean or None")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InvalidDecision(f"feature {name!r} is {value}")
+    return answer
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
