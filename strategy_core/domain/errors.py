@@ -5,7 +5,7 @@ RolloutError
 │   ├── UnknownStrategy, UnknownVersion, UnknownRollout, NoActiveVersion, NoCanary
 ├── Refused             it exists, but this is not allowed now   (API 409, exit code 5)
 │   ├── IllegalTransition, DuplicateVersion, DuplicateFingerprint, Quarantined, RolloutOpen,
-│   │   LostRace, NotAwaiting, UnarmedPlan, GateRefused, StoredEvidence
+│   │   LostRace, NotAwaiting, UnarmedPlan, GateRefused, InvariantRefused
 ├── Invalid             the input itself is wrong                (API 422, exit code 2)
 │   ├── InvalidPercent, InvalidConfig, InvalidPlan, InvalidTimeframe, InvalidEntryPoint,
 │   │   InvalidDecision, InvalidCandles, InvalidName, InvalidSetting, NaiveTime, MissingExtra
@@ -144,10 +144,12 @@ class GateRefused(Refused):
         super().__init__(f"{strategy_name!r} {version!r} is refused: {'; '.join(self.failures)}")
 
 
-class StoredEvidence(Refused):
-    def __init__(self, table: str) -> None:
-        self.table = table
-        super().__init__(f"{table} is evidence: rows are inserted once, never changed or deleted")
+class InvariantRefused(Refused):
+    """The database itself refused: a constraint or trigger that holds whatever the code does."""
+
+    def __init__(self, constraint: str) -> None:
+        self.constraint = constraint
+        super().__init__(f"the database refuses this: {constraint}")
 
 
 class Invalid(RolloutError):
