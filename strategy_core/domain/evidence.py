@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray: TypeAlias = NDArray[np.float64]
-IntArray: TypeAlias = NDArray[np.int64]
+from strategy_core.domain.arrays import FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +70,10 @@ class Evidence:
             summed over symbols; shape (candles,), aligned with each other.
         risk_fraction: of equity, staked on one R.
         pending_slots: signalled, but a trade of theirs is still open.
-        newest_candle: open time of the newest candle on which both arms have a row; None before the first.
-        expected_candle: open time of the newest candle that should have been decided by now; None when the market
-            has had none since the start.
+        newest_candle: open time of the newest candle on which both arms have a row, on the symbol that lags most;
+            None before the first.
+        expected_candle: open time of that symbol's newest candle that should be there by now; None if there is none.
+        feed_problem: why the feed could not even say what to expect; "" when it could.
     """
 
     now: datetime
@@ -89,10 +88,7 @@ class Evidence:
     risk_fraction: float
     newest_candle: datetime | None
     expected_candle: datetime | None
-
-
-def no_slots() -> Slots:
-    return slots([])
+    feed_problem: str = ""
 
 
 def slots(rows: list[tuple[int, float, float, int, int]]) -> Slots:

@@ -10,9 +10,11 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from strategy_core.domain.evidence import Evidence, FloatArray
-from strategy_core.domain.paired import day_cluster_bounds
-from strategy_core.domain.performance import drawdown, equity_curve
+from strategy_core.domain.arrays import BoolArray, FloatArray, IntArray
+from strategy_core.domain.comparison import day_cluster_interval
+from strategy_core.domain.errors import EvidenceUnavailable
+from strategy_core.domain.evidence import Evidence
+from strategy_core.domain.performance import max_drawdown
 
 
 class Verdict(StrEnum):
@@ -79,6 +81,8 @@ class Freshness(Gate):
     late_candles: int = Field(default=2, ge=1, description="candles that may be late before the rollout is blind")
 
     def judge(self, evidence: Evidence, margins: Margins) -> Finding:
+        if evidence.feed_problem:
+            raise EvidenceUnavailable(evidence.feed_problem)
         expected, newest = evidence.expected_candle, evidence.newest_candle
         if expected is None or expected < evidence.started_at:
             return self.found(Verdict.PASS, "no candle is due since the start", value=0, limit=self.late_candles)
@@ -208,18 +212,16 @@ class PairedDifference(Gate):
         ]
         return min(judged, key=lambda finding: SEVERITY[finding.verdict])
 
-    def _measure(
-        self, differences: FloatArray, days: "np.typing.NDArray[np.int64]", margin: float, unit: str
-    ) -> Finding:
-        low, mean, _ = day_cluster_bounds(differences, days, self.confidence)
-        _, _, worst_case = day_cluster_bounds(differences, days, self.harm_confidence)
-        n = len(differences)
-        if worst_case < 0:
-            reason = f"worse by {-mean:.3f} {unit}, at {self.harm_confidence:.2%} confidence at least {-worst_case:.3f}"
-            return self.found(Verdict.FAIL, reason, value=mean, limit=0.0, high=worst_case, n=n)
-        facts = {"value": mean, "limit": -margin, "low": low, "high": worst_case, "n": n}
-        reason = f"difference {mean:+.3f} {unit}, lower bound {low:+.3f}, margin {-margin:+.3f}, {n} slots"
-        return self.found(Verdict.PASS if low > -margin else Verdict.INCONCLUSIVE, reason, **facts)
+    def _measure(self, differences: FloatArray, days: IntArray, margin: float, unit: str) -> Finding:
+        interval = day_cluster_interval(differences, days, 2 * self.confidence - 1)
+        strict = day_cluster_interval(differences, days, 2 * self.harm_confidence - 1)
+        mean, low, high = _known(interval.mean), _known(interval.low), _known(strict.high)
+        if high < 0:
+            reason = f"worse by {-mean:.3f} {unit}, at {self.harm_confidence:.2%} confidence by at least {-high:.3f}"
+            return self.found(Verdict.FAIL, reason, value=mean, limit=0.0, low=low, high=high, n=interval.n)
+        reason = f"difference {mean:+.3f} {unit}, lower bound {low:+.3f}, margin {-margin:+.3f}, {interval.n} slots"
+        verdict = Verdict.PASS if low > -margin else Verdict.INCONCLUSIVE
+        return self.found(verdict, reason, value=mean, limit=-margin, low=low, high=high, n=interval.n)
 
 
 AnyGate = Annotated[
@@ -229,10 +231,16 @@ AnyGate = Annotated[
 
 
 def _deepest(marks: FloatArray, risk_fraction: float) -> float:
-    return float(drawdown(equity_curve(marks, risk_fraction)).max()) if len(marks) else 0.0
+    return max_drawdown(marks, risk_fraction) or 0.0  # no candles yet: nothing is lost yet
 
 
-def _longest_run(flags: "np.typing.NDArray[np.bool_]") -> int:
+def _known(bound: float | None) -> float:
+    if bound is None:
+        raise EvidenceUnavailable("an interval needs slots on two days at least")
+    return bound
+
+
+def _longest_run(flags: BoolArray) -> int:
     longest = run = 0
     for flag in flags:
         run = run + 1 if flag else 0

@@ -1,13 +1,13 @@
 """What the decision log and the outcomes say of one rollout, read as the domain's evidence; never judged here."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import numpy as np
 from sqlalchemy import func
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
+from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.evidence import Record, Slots, slots
 from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action
 from strategy_core.store.outcomes import marks_by_candle
@@ -28,9 +28,18 @@ def read_slots(
     would count one arm's trades against nothing.
     """
     one, other = aliased(LOG), aliased(LOG)
-    his, hers = aliased(Outcome), aliased(Outcome)
+    ours, theirs = aliased(Outcome), aliased(Outcome)
     query = (
-        select(one.timestamp, one.symbol, one.decision, other.decision, his, hers)  # type: ignore[call-overload]
+        select(  # type: ignore[call-overload]
+            one.timestamp,
+            one.symbol,
+            one.decision,
+            other.decision,
+            ours.r_multiple,
+            ours.closed_at,
+            theirs.r_multiple,
+            theirs.closed_at,
+        )
         .join(
             other,
             (other.strategy_name == one.strategy_name)
@@ -38,13 +47,13 @@ def read_slots(
             & (other.symbol == one.symbol)
             & (other.timestamp == one.timestamp),
         )
-        .outerjoin(his, his.decision_id == one.id)
-        .outerjoin(hers, hers.decision_id == other.id)
+        .outerjoin(ours, ours.decision_id == one.id)
+        .outerjoin(theirs, theirs.decision_id == other.id)
         .where(
             one.strategy_name == strategy_name,
             one.version == canary,
             one.timestamp >= start,
-            one.decision.in_(SIGNALS) | other.decision.in_(SIGNALS),
+            col(one.decision).in_(SIGNALS) | col(other.decision).in_(SIGNALS),
             one.decision != ERROR,
             other.decision != ERROR,
             one.reason != INSUFFICIENT_HISTORY,
@@ -53,19 +62,17 @@ def read_slots(
     )
     if end is not None:
         query = query.where(one.timestamp < end)
+    rows = session.exec(query).all()
     booked, pending = [], 0
-    for timestamp, symbol, canary_said, active_said, canary_outcome, active_outcome in session.exec(query):
-        ours = _worth(canary_said, canary_outcome)
-        theirs = _worth(active_said, active_outcome)
-        if ours is None or theirs is None:
+    for timestamp, symbol, canary_said, active_said, canary_r, canary_closed, active_r, active_closed in rows:
+        if (canary_said in SIGNALS and canary_closed is None) or (active_said in SIGNALS and active_closed is None):
             pending += 1
             continue
-        closed_at = max(ours[1] or theirs[1], theirs[1] or ours[1])  # type: ignore[type-var]
+        closed_at = max(moment for moment in (canary_closed, active_closed) if moment is not None)
         day = (timestamp - _EPOCH).days
-        booked.append(
-            (closed_at, timestamp, symbol, (day, ours[0], theirs[0], _SIDES[canary_said], _SIDES[active_said]))
-        )
-    booked.sort(key=lambda slot: slot[:3])  # type: ignore[arg-type, return-value]
+        slot = (day, canary_r or 0.0, active_r or 0.0, _SIDES[canary_said], _SIDES[active_said])
+        booked.append((closed_at, timestamp, symbol, slot))
+    booked.sort(key=lambda slot: slot[:3])
     return slots([slot[3] for slot in booked]), pending
 
 
@@ -99,7 +106,9 @@ def read_record(session: Session, strategy_name: str, version: str, other: str, 
     )
 
 
-def read_marks(session: Session, strategy_name: str, canary: str, active: str, *, since: datetime) -> tuple[Any, Any]:
+def read_marks(
+    session: Session, strategy_name: str, canary: str, active: str, *, since: datetime
+) -> tuple[FloatArray, FloatArray]:
     """Return both arms' changes of marked-to-market R since then, aligned by candle; each of shape (candles,)."""
     ours = marks_by_candle(session, strategy_name, canary, start=since)
     theirs = marks_by_candle(session, strategy_name, active, start=since)
@@ -110,19 +119,19 @@ def read_marks(session: Session, strategy_name: str, canary: str, active: str, *
     )
 
 
-def newest_common_candle(
-    session: Session, strategy_name: str, versions: tuple[str, str], symbols: list[str], since: datetime
-) -> datetime | None:
-    """Return the open time of the newest candle since then that BOTH versions have decided, on every symbol's worst."""
+def newest_common_candles(
+    session: Session, strategy_name: str, versions: tuple[str, str], since: datetime
+) -> dict[str, datetime]:
+    """Return, by symbol, the open time of the newest candle since then on which BOTH versions have a row."""
     rows = session.exec(
         select(LOG.version, LOG.symbol, func.max(LOG.timestamp))
         .where(LOG.strategy_name == strategy_name, col(LOG.version).in_(versions), col(LOG.timestamp) >= since)
         .group_by(LOG.version, LOG.symbol)
     ).all()
-    newest = {(version, symbol): moment for version, symbol, moment in rows}
-    per_symbol = [[newest.get((version, symbol)) for version in versions] for symbol in symbols]
-    common = [min(pair) for pair in per_symbol if None not in pair]  # type: ignore[type-var]
-    return min(common) if len(common) == len(symbols) else None  # type: ignore[type-var]
+    newest: dict[str, list[datetime]] = {}
+    for _, symbol, moment in rows:
+        newest.setdefault(symbol, []).append(moment)
+    return {symbol: min(moments) for symbol, moments in newest.items() if len(moments) == len(versions)}
 
 
 def _silence(session: Session, strategy_name: str, version: str, other: str, since: datetime) -> int:
@@ -146,10 +155,3 @@ def _silence(session: Session, strategy_name: str, version: str, other: str, sin
         .group_by(LOG.symbol)
     ).all()
     return max(missed, default=0)
-
-
-def _worth(said: str, outcome: Outcome | None) -> tuple[float, datetime | None] | None:
-    """Return (R, when it closed), (0, None) for a hold, or None while the trade is open."""
-    if said == Action.HOLD.value:
-        return 0.0, None
-    return None if outcome is None else (outcome.r_multiple, outcome.closed_at)

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import func, update
 from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from strategy_core.domain.errors import LostRace, NoCanary, UnknownRollout
 from strategy_core.domain.gates import Finding
@@ -158,5 +159,5 @@ def _would_say(finding: Finding, rollout: Rollout) -> tuple[object, ...]:
     )
 
 
-def _open() -> Any:
+def _open() -> SelectOfScalar[Rollout]:
     return select(Rollout).where(col(Rollout.state).not_in(sorted(ENDED)))

@@ -1,7 +1,6 @@
 """Column types that both databases share; never a rule of the domain."""
 
 from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy import JSON, DateTime, Dialect
 from sqlalchemy.dialects.postgresql import JSONB
@@ -30,7 +29,7 @@ class UtcDateTime(TypeDecorator[datetime]):
             raise _NaiveWrite(f"a time to be stored ({value.isoformat()})")
         return value.astimezone(UTC)
 
-    def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
