@@ -2,7 +2,7 @@
 
 RolloutError
 ├── NotFound            what was named does not exist            (API 404, exit code 4)
-│   ├── UnknownStrategy, UnknownVersion, UnknownRollout, NoActiveVersion, NoCanary
+│   ├── UnknownStrategy, UnknownVersion, UnknownRollout, UnknownSymbol, NoActiveVersion, NoCanary
 ├── Refused             it exists, but this is not allowed now   (API 409, exit code 5)
 │   ├── IllegalTransition, DuplicateVersion, DuplicateFingerprint, Quarantined, RolloutOpen,
 │   │   LostRace, NotAwaiting, UnarmedPlan, GateRefused, InvariantRefused
@@ -47,6 +47,13 @@ class UnknownRollout(NotFound):
     def __init__(self, wanted: str) -> None:
         self.wanted = wanted
         super().__init__(f"no rollout {wanted}")
+
+
+class UnknownSymbol(NotFound):
+    def __init__(self, symbol: str, known: Iterable[str] = ()) -> None:
+        self.symbol = symbol
+        self.known = sorted(known)
+        super().__init__(f"no candles of {symbol!r}; {_known('symbols', self.known)}")
 
 
 class NoActiveVersion(NotFound):
