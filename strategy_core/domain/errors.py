@@ -5,7 +5,8 @@ RolloutError
 │   ├── UnknownStrategy, UnknownVersion, UnknownRollout, UnknownSymbol, NoActiveVersion, NoCanary
 ├── Refused             it exists, but this is not allowed now   (API 409, exit code 5)
 │   ├── IllegalTransition, DuplicateVersion, DuplicateFingerprint, Quarantined, RolloutOpen,
-│   │   LostRace, NotAwaiting, UnarmedPlan, GateRefused, StoredEvidence
+│   │   LostRace, NotAwaiting, UnarmedPlan, GateRefused, NothingToRollBack,
+│   │   Incomparable, InvariantRefused
 ├── Invalid             the input itself is wrong                (API 422, exit code 2)
 │   ├── InvalidPercent, InvalidConfig, InvalidPlan, InvalidTimeframe, InvalidEntryPoint,
 │   │   InvalidDecision, InvalidCandles, InvalidName, InvalidSetting, NaiveTime, MissingExtra
@@ -151,10 +152,28 @@ class GateRefused(Refused):
         super().__init__(f"{strategy_name!r} {version!r} is refused: {'; '.join(self.failures)}")
 
 
-class StoredEvidence(Refused):
-    def __init__(self, table: str) -> None:
-        self.table = table
-        super().__init__(f"{table} is evidence: rows are inserted once, never changed or deleted")
+class NothingToRollBack(Refused):
+    def __init__(self, strategy_name: str) -> None:
+        self.strategy_name = strategy_name
+        super().__init__(f"{strategy_name!r} has no canary, no rollout and no version that was active before this one")
+
+
+class Incomparable(Refused):
+    """Two versions that never decide on the same candles give no evidence about each other."""
+
+    def __init__(self, strategy_name: str, version: str, active: str, difference: str) -> None:
+        self.strategy_name = strategy_name
+        self.version = version
+        self.active = active
+        super().__init__(f"{strategy_name!r} {version!r} cannot be measured against active {active!r}: {difference}")
+
+
+class InvariantRefused(Refused):
+    """The database itself refused: a constraint or trigger that holds whatever the code does."""
+
+    def __init__(self, constraint: str) -> None:
+        self.constraint = constraint
+        super().__init__(f"the database refuses this: {constraint}")
 
 
 class Invalid(RolloutError):
