@@ -18,7 +18,6 @@ from strategy_core.domain.arrays import BoolArray, FloatArray, IntArray
 from strategy_core.domain.errors import InvalidCandles, InvalidTimeframe
 from strategy_core.domain.lifecycle import utc
 
-
 TIMEFRAMES: Mapping[str, timedelta] = MappingProxyType(
     {
         "1m": timedelta(minutes=1),

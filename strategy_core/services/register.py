@@ -13,8 +13,8 @@ from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import DuplicateFingerprint, DuplicateVersion, GateRefused, InvalidName
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.scoring import ScoringRule
-from strategy_core.isolation.isolated import Description, IsolatedStrategy
 from strategy_core.isolation.fingerprint import fingerprint
+from strategy_core.isolation.isolated import Description, IsolatedStrategy
 from strategy_core.isolation.vetting import Report, vet
 from strategy_core.market.source import CandleSource
 from strategy_core.services.promote import activate
@@ -72,9 +72,7 @@ def register_version(
         report = _vetted(strategy, described, source, strategy_name, version, symbols, now)
     with transaction(engine) as session:
         rule = scoring or ScoringRule()
-        versions.create_strategy(
-            session, strategy_name, salt=salt, scoring=rule.model_dump(mode="json"), now=now
-        )
+        versions.create_strategy(session, strategy_name, salt=salt, scoring=rule.model_dump(mode="json"), now=now)
         strategy_row = versions.lock_strategy(session, strategy_name)
         _check_new(session, strategy_name, version, print_.digest)
         before = standing(session, strategy_name)

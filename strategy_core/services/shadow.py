@@ -66,9 +66,7 @@ def run_shadow(
         ]
     with ThreadPoolExecutor(max_workers=2) as threads:  # each only waits for its worker process
         answered = list(threads.map(lambda ask: _ask(workers, *ask), asked))
-    return [
-        _log(engine, version, due, answers, now) for (version, due), answers in zip(asked, answered, strict=True)
-    ]
+    return [_log(engine, version, due, answers, now) for (version, due), answers in zip(asked, answered, strict=True)]
 
 
 def _due(
@@ -126,11 +124,7 @@ def _log(
             _alert_refused(session, version, answers, now)
             return ShadowRun(*name, error=str(answers))
         asked = [each for each in due if each.positions]
-        rows = [
-            row
-            for each, said in zip(asked, answers, strict=True)
-            for row in _rows(version, each, said, now)
-        ]
+        rows = [row for each, said in zip(asked, answers, strict=True) for row in _rows(version, each, said, now)]
         logged = decisions.log_decisions(session, rows)
     signals = sum(row["decision"] in ("buy", "sell") for row in rows)
     return ShadowRun(*name, logged, signals, sum(row["decision"] == ERROR for row in rows))

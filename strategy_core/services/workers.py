@@ -4,8 +4,8 @@ from types import TracebackType
 from typing import Self
 
 from strategy_core.domain.errors import FingerprintMismatch
-from strategy_core.isolation.isolated import IsolatedStrategy
 from strategy_core.isolation.fingerprint import changed_parts, fingerprint
+from strategy_core.isolation.isolated import IsolatedStrategy
 from strategy_core.store.tables import StrategyVersion
 
 
