@@ -20,8 +20,8 @@ PLAN = Plan()
 OPEN = sorted(set(State) - ENDED)
 
 
-def at(stage: int = 0, *, entered: datetime = NOON - 2 * DAY, **place: Any) -> Position:
-    place = {"state": State.RUNNING, "stage_extended_at": entered} | place
+def at(stage: int = 0, *, entered: datetime = NOON - 2 * DAY, **changes: Any) -> Position:
+    place: dict[str, Any] = {"state": State.RUNNING, "stage_extended_at": entered, **changes}
     return Position(stage_index=stage, stage_entered_at=entered, **place)
 
 
