@@ -96,10 +96,9 @@ def as_decision(answer: object) -> Decision:
 def _action(said: object) -> Action:
     if said is None:
         return Action.HOLD
-    try:
-        return Action(str(said).strip().lower()) if isinstance(said, str) else Action(said)
-    except ValueError:
-        raise InvalidDecision(f"action {said!r:.60} is not one of {', '.join(Action)}") from None
+    if not isinstance(said, str) or said.strip().lower() not in set(Action):
+        raise InvalidDecision(f"action {said!r:.60} is not one of {', '.join(Action)}")
+    return Action(said.strip().lower())
 
 
 def _params_of(engine: type, entry_point: str) -> type[BaseModel]:
