@@ -2,10 +2,10 @@
 
 RolloutError
 ├── NotFound            what was named does not exist            (API 404, exit code 4)
-│   ├── UnknownStrategy, UnknownVersion, UnknownRollout, NoActiveVersion, NoCanary
+│   ├── UnknownStrategy, UnknownVersion, UnknownRollout, UnknownSymbol, NoActiveVersion, NoCanary
 ├── Refused             it exists, but this is not allowed now   (API 409, exit code 5)
 │   ├── IllegalTransition, DuplicateVersion, DuplicateFingerprint, Quarantined, RolloutOpen,
-│   │   LostRace, NotAwaiting, UnarmedPlan, GateRefused, StoredEvidence
+│   │   LostRace, NotAwaiting, UnarmedPlan, GateRefused, InvariantRefused
 ├── Invalid             the input itself is wrong                (API 422, exit code 2)
 │   ├── InvalidPercent, InvalidConfig, InvalidPlan, InvalidTimeframe, InvalidEntryPoint,
 │   │   InvalidDecision, InvalidCandles, InvalidName, InvalidSetting, NaiveTime, MissingExtra
@@ -47,6 +47,13 @@ class UnknownRollout(NotFound):
     def __init__(self, wanted: str) -> None:
         self.wanted = wanted
         super().__init__(f"no rollout {wanted}")
+
+
+class UnknownSymbol(NotFound):
+    def __init__(self, symbol: str, known: Iterable[str] = ()) -> None:
+        self.symbol = symbol
+        self.known = sorted(known)
+        super().__init__(f"no candles of {symbol!r}; {_known('symbols', self.known)}")
 
 
 class NoActiveVersion(NotFound):
@@ -144,10 +151,12 @@ class GateRefused(Refused):
         super().__init__(f"{strategy_name!r} {version!r} is refused: {'; '.join(self.failures)}")
 
 
-class StoredEvidence(Refused):
-    def __init__(self, table: str) -> None:
-        self.table = table
-        super().__init__(f"{table} is evidence: rows are inserted once, never changed or deleted")
+class InvariantRefused(Refused):
+    """The database itself refused: a constraint or trigger that holds whatever the code does."""
+
+    def __init__(self, constraint: str) -> None:
+        self.constraint = constraint
+        super().__init__(f"the database refuses this: {constraint}")
 
 
 class Invalid(RolloutError):

@@ -1,0 +1,118 @@
+"""What an owner agrees to before a canary starts, as data: stages, gates, limits. Frozen at the start."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+
+from strategy_core.domain.errors import InvalidPercent, InvalidPlan, UnarmedPlan
+from strategy_core.domain.gates import (
+    AnyGate,
+    Errors,
+    ExcessDrawdown,
+    Freshness,
+    InvalidDecisions,
+    LosingStreak,
+    Margins,
+    PairedDifference,
+    Silence,
+)
+from strategy_core.domain.routing import basis_points
+
+
+def _percent(value: float) -> float:
+    try:
+        basis_points(value)
+    except InvalidPercent as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+Percent = Annotated[float, AfterValidator(_percent)]
+Span = Annotated[timedelta, Field(gt=timedelta(0)), PlainSerializer(lambda span: span.total_seconds(), float, "json")]
+
+
+class Stage(BaseModel):
+    """One step of the ramp: how many users, for how long at least, and what it takes to leave it upwards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    percent: Percent
+    minimum_time: Span
+    margins: Margins
+
+    @property
+    def percent_bp(self) -> int:
+        return basis_points(self.percent)
+
+
+def _stage(percent: float, pnl_r: float, win: float) -> Stage:
+    return Stage(percent=percent, minimum_time=timedelta(days=1), margins=Margins(pnl_r=pnl_r, win=win))
+
+
+class Plan(BaseModel):
+    """A canary's journey, frozen when it starts.
+
+    Attributes:
+        approve_before: percents that wait for an owner's approval.
+        on_inconclusive: what happens when a stage's maximum time ends without an answer: `hold` asks the owner.
+        blind_limit: how long a rollout may be without evidence before it is rolled back.
+        bake: how long the previous active version stays in shadow, ready to be reinstated, after the promotion.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stages: tuple[Stage, ...] = (
+        _stage(5, 0.15, 0.06),
+        _stage(10, 0.10, 0.05),
+        _stage(25, 0.07, 0.04),
+        _stage(50, 0.05, 0.03),
+        _stage(100, 0.05, 0.03),
+    )
+    approve_before: tuple[Percent, ...] = (100.0,)
+    on_inconclusive: Literal["hold", "rollback"] = "hold"
+    maximum_stage_time: Span = timedelta(days=60)
+    blind_limit: Span = timedelta(days=1)
+    bake: Span = timedelta(days=7)
+    gates: tuple[AnyGate, ...] = (
+        Freshness(),
+        Errors(),
+        InvalidDecisions(),
+        Silence(),
+        LosingStreak(),
+        ExcessDrawdown(),
+        PairedDifference(),
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        percents = [stage.percent for stage in self.stages]
+        kinds = [gate.kind for gate in self.gates]
+        if not percents or percents[0] <= 0 or percents != sorted(set(percents)):
+            raise ValueError("stages must rise from above 0 %, each wider than the one before")
+        if stranger := set(self.approve_before) - set(percents):
+            raise ValueError(f"approve_before names {sorted(stranger)}, which is no stage's percent")
+        if len(kinds) != len(set(kinds)):
+            raise ValueError("each gate may stand in a plan once")
+        if any(stage.minimum_time >= self.maximum_stage_time for stage in self.stages):
+            raise ValueError("maximum_stage_time must exceed every stage's minimum_time")
+        return self
+
+    def check_armed(self) -> None:
+        """Raise UnarmedPlan unless at least one gate has a vote."""
+        if all(gate.dry_run for gate in self.gates):
+            raise UnarmedPlan
+
+    def needs_approval(self, stage_index: int) -> bool:
+        return self.stages[stage_index].percent in self.approve_before
+
+
+def read_plan(data: Mapping[str, Any]) -> Plan:
+    """Return the plan that *data* describes, with defaults filled in; else raise InvalidPlan naming each field."""
+    try:
+        return Plan.model_validate(data)
+    except ValidationError as error:
+        raise InvalidPlan(
+            f"{'.'.join(str(part) for part in found['loc']) or 'plan'}: {found['msg']}" for found in error.errors()
+        ) from None

@@ -1,0 +1,146 @@
+"""What happens to a rollout next, and why: a pure function of plan, position, findings and time; it applies nothing."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from strategy_core.domain.errors import EvidenceUnavailable
+from strategy_core.domain.evidence import Evidence
+from strategy_core.domain.gates import SEVERITY, Finding, Gate, Margins, Verdict
+from strategy_core.domain.plan import Plan
+
+
+class State(StrEnum):
+    RUNNING = "running"  # also while the promoted version bakes
+    PAUSED = "paused"  # by an owner: nothing advances, every protection stays
+    AWAITING_APPROVAL = "awaiting_approval"  # every gate has passed; the next stage needs an owner
+    AWAITING_DECISION = "awaiting_decision"  # a stage's maximum time ended without an answer
+    ROLLED_BACK = "rolled_back"
+    COMPLETED = "completed"
+    ABORTED = "aborted"
+
+
+ENDED = frozenset({State.ROLLED_BACK, State.COMPLETED, State.ABORTED})
+
+
+class Step(StrEnum):
+    HOLD = "hold"
+    ADVANCE = "advance"
+    AWAIT_APPROVAL = "await_approval"
+    AWAIT_DECISION = "await_decision"
+    PROMOTE = "promote"
+    COMPLETE = "complete"
+    ROLL_BACK = "roll_back"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a rollout stands; all times are stored ones, so a restart loses no dwell and gains none."""
+
+    state: State
+    stage_index: int
+    stage_entered_at: datetime
+    stage_extended_at: datetime
+    approved_stage: int | None = None
+    blind_since: datetime | None = None
+    promoted_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What to do and why; the dry run, the audit reason and the alert text are this same object.
+
+    Attributes:
+        worst: the finding that decided, if one did.
+        blind: whether some armed gate is without evidence.
+    """
+
+    step: Step
+    reason: str
+    worst: Finding | None = None
+    blind: bool = False
+
+
+def judge_all(gates: Iterable[Gate], evidence: Evidence, margins: Margins) -> list[Finding]:
+    """Return one finding per gate; a gate that cannot answer is blind, and never keeps another from being heard."""
+    return [_judge(gate, evidence, margins) for gate in gates]
+
+
+def decide(plan: Plan, at: Position, findings: Sequence[Finding], now: datetime) -> Ruling:
+    """Return the one step a rollout takes now.
+
+    Protection comes first and depends on nothing else: a breach or a failure rolls back in every state. Then, in this
+    order, blindness, an owner's pause, the stage's minimum time, the verdicts, an approval.
+    """
+    armed = sorted((f for f in findings if f.armed), key=lambda finding: SEVERITY[finding.verdict])
+    if not armed:
+        return Ruling(Step.HOLD, "no armed gate has spoken")
+    worst = armed[0]
+    blind = any(finding.verdict is Verdict.BLIND for finding in armed)
+    if worst.verdict in (Verdict.BREACH, Verdict.FAIL):
+        return Ruling(Step.ROLL_BACK, f"{worst.gate}: {worst.reason}", worst, blind)
+    if blind:
+        return _hold_blind(plan, at, worst, now)
+    if at.state is State.PAUSED:
+        return Ruling(Step.HOLD, "paused by an owner", worst)
+    if at.state is State.AWAITING_DECISION:
+        return Ruling(Step.HOLD, "waits for an owner's decision: extend, advance or roll back", worst)
+    if at.promoted_at is not None:
+        return _bake(plan, at.promoted_at, worst, now)
+    return _climb(plan, at, worst, now)
+
+
+def _hold_blind(plan: Plan, at: Position, worst: Finding, now: datetime) -> Ruling:
+    blind_for = now - (at.blind_since or now)
+    reason = f"{worst.gate}: {worst.reason}; blind for {_span(blind_for)} of at most {_span(plan.blind_limit)}"
+    step = Step.ROLL_BACK if blind_for >= plan.blind_limit else Step.HOLD
+    return Ruling(step, reason, worst, blind=True)
+
+
+def _bake(plan: Plan, promoted_at: datetime, worst: Finding, now: datetime) -> Ruling:
+    baked = now - promoted_at
+    if baked >= plan.bake:
+        return Ruling(Step.COMPLETE, f"baked {_span(baked)} without harm", worst)
+    return Ruling(Step.HOLD, f"bakes: {_span(baked)} of {_span(plan.bake)}", worst)
+
+
+def _climb(plan: Plan, at: Position, worst: Finding, now: datetime) -> Ruling:
+    stage = plan.stages[at.stage_index]
+    dwell = now - at.stage_entered_at
+    if dwell < stage.minimum_time:
+        return Ruling(Step.HOLD, f"dwells at {stage.percent:g} %: {_span(dwell)} of {_span(stage.minimum_time)}", worst)
+    if worst.verdict is not Verdict.PASS:
+        return _unanswered(plan, at, worst, now)
+    following = at.stage_index + 1
+    if following == len(plan.stages):
+        return Ruling(Step.PROMOTE, f"every gate passed at {stage.percent:g} %; {worst.reason}", worst)
+    percent = f"{plan.stages[following].percent:g} %"
+    if plan.needs_approval(following) and at.approved_stage != following:
+        return Ruling(Step.AWAIT_APPROVAL, f"every gate passed; {percent} needs an owner's approval", worst)
+    return Ruling(Step.ADVANCE, f"every gate passed at {stage.percent:g} %, on to {percent}", worst)
+
+
+def _unanswered(plan: Plan, at: Position, worst: Finding, now: datetime) -> Ruling:
+    reason = f"{worst.gate}: {worst.reason}"
+    waited = now - at.stage_extended_at
+    if waited < plan.maximum_stage_time:
+        return Ruling(Step.HOLD, reason, worst)
+    reason = f"{_span(waited)} at this stage without an answer; {reason}"
+    if plan.on_inconclusive == "rollback":
+        return Ruling(Step.ROLL_BACK, reason, worst)
+    return Ruling(Step.AWAIT_DECISION, reason, worst)
+
+
+def _judge(gate: Gate, evidence: Evidence, margins: Margins) -> Finding:
+    try:
+        return gate.judge(evidence, margins)
+    except EvidenceUnavailable as error:
+        return gate.found(Verdict.BLIND, error.cause)
+    except Exception as error:  # noqa: BLE001  a gate's own fault must not silence the gates that would roll back
+        return gate.found(Verdict.BLIND, f"the gate itself failed: {type(error).__name__}: {error}")
+
+
+def _span(span: timedelta) -> str:
+    hours = span.total_seconds() / 3600
+    return f"{hours / 24:.1f} d" if hours >= 48 else f"{hours:.1f} h"

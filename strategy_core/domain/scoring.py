@@ -1,0 +1,219 @@
+"""What a decision was worth: its trade, simulated candle by candle; never who decided, nor how many users followed."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from pydantic import BaseModel, ConfigDict, Field
+
+from strategy_core.domain.arrays import BoolArray, FloatArray, IntArray, TextArray
+from strategy_core.domain.volatility import atr, atr_bars
+
+NO_EXIT = -1
+NO_RANGE = 1e-9  # of the price: below it an ATR is the rounding of a market that stood still
+
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class ScoringRule(BaseModel):
+    """How a strategy's decisions are turned into trades; one rule for all its versions.
+
+    Attributes:
+        stop_atr: distance from entry to stop, in ATR; the initial risk.
+        target_atr: distance from entry to target, in ATR.
+        atr_period: Wilder's period.
+        horizon: candles a trade may last, the entry candle included; then it exits at the close.
+        spread: ask minus bid in price units, where the candles have no sides.
+        cost: commission and the like for a round trip, in price units.
+        risk_fraction: share of the starting equity that one R stands for.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stop_atr: _Positive = 2.0
+    target_atr: _Positive = 2.0
+    atr_period: int = Field(default=14, ge=1)
+    horizon: int = Field(default=24, ge=1)
+    spread: _NotNegative = 0.0
+    cost: _NotNegative = 0.0
+    risk_fraction: float = Field(default=0.01, gt=0, le=1)
+
+    @property
+    def warmup_bars(self) -> int:
+        """How many candles must end at a decision's for its trade to be the same as on the whole history."""
+        return atr_bars(self.atr_period)
+
+
+class ExitReason(StrEnum):
+    STOP = "stop"
+    TARGET = "target"
+    HORIZON = "horizon"
+    NO_RISK = "no_risk"  # no ATR to size a stop by: never taken, worth nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Trades:
+    """One trade per decision scored, in the order given; every array has shape (trades,).
+
+    Attributes:
+        side: 1 for a buy, -1 for a sell.
+        closed: False while pending; nothing of a pending trade may be counted.
+        entry_position: row of the candle entered at, which may not be there yet.
+        exit_position: row of the candle exited in; -1 while pending.
+        entry_price: NaN until the entry candle is there.
+        exit_price: NaN while pending.
+        risk: distance from entry to stop, price units; 0 for `no_risk`.
+        pnl: price units, costs taken off; NaN while pending.
+        return_fraction: pnl / entry price; NaN while pending.
+        r_multiple: pnl / risk; NaN while pending, 0 for `no_risk`.
+        exit_reason: an ExitReason, "" while pending.
+    """
+
+    side: FloatArray
+    closed: BoolArray
+    entry_position: IntArray
+    exit_position: IntArray
+    entry_price: FloatArray
+    exit_price: FloatArray
+    risk: FloatArray
+    pnl: FloatArray
+    return_fraction: FloatArray
+    r_multiple: FloatArray
+    exit_reason: TextArray
+
+    def __len__(self) -> int:
+        return len(self.side)
+
+
+def score(candles: pd.DataFrame, positions: ArrayLike, sides: ArrayLike, rule: ScoringRule) -> Trades:
+    """Simulate one trade for each decision, each on its own: they neither net nor wait for one another.
+
+    A decision at the close of row p enters at the open of row p + 1, a buy at the ask, a sell at the bid. A long is
+    closed on bid prices, a short on ask prices, in whichever candle from the entry candle on first touches its stop or
+    target, else at the close of the horizon's last candle. A candle that touches both counts as the stop, wherever it
+    opened. An exit that the open has passed already fills at the open.
+
+    The trade depends on the `rule.warmup_bars` candles that end at p and the `rule.horizon` candles after it, and on
+    nothing else: a slice that holds them gives the same bits as the whole history.
+
+    Without an ATR (too little history, or no range at all) a trade has no risk and cannot be sized: it is closed where
+    it would have been entered, `no_risk`, worth 0, so that it is not pending for ever.
+
+    Args:
+        candles: checked candles, float64 open, high, low, close; bid_* and ask_* where there are sides. A side's
+            price that is NaN falls back to mid -/+ half the rule's spread.
+        positions: rows decided at, each in 0..len(candles) - 1.
+        sides: 1 for a buy, -1 for a sell; as many as *positions*.
+    """
+    side = np.asarray(sides, dtype=np.float64)
+    entry_position = np.asarray(positions, dtype=np.int64) + 1
+    average_range = atr(candles, rule.atr_period)[entry_position - 1]
+    quotes = _Quotes.of(candles, rule.spread)
+    entered = entry_position < len(candles)
+
+    entry = np.full(len(side), np.nan)  # from here to the end prices are times side: each trade reads as a long
+    entry[entered] = quotes.entry(side[entered], entry_position[entered])
+    sized = average_range > NO_RANGE * np.abs(entry)  # NaN on either side is False
+    risk = np.where(entered & ~sized, 0.0, rule.stop_atr * average_range)
+    stop, target = entry - risk, entry + rule.target_atr * average_range
+
+    out = np.full(len(side), np.nan)
+    exit_position = np.full(len(side), NO_EXIT, dtype=np.int64)
+    reason = np.full(len(side), "", dtype="<U8")
+    live = np.flatnonzero(sized)
+    for step in range(rule.horizon):
+        live = live[entry_position[live] + step < len(candles)]
+        opened, worst, best, close = quotes.exit(side[live], entry_position[live] + step)
+        stopped = worst <= stop[live]
+        hit = ~stopped & (best >= target[live])
+        done = stopped | hit if step < rule.horizon - 1 else np.ones(len(live), dtype=np.bool_)
+        fill = np.where(stopped, np.minimum(opened, stop[live]), np.where(hit, np.maximum(opened, target[live]), close))
+        why = np.where(stopped, ExitReason.STOP, np.where(hit, ExitReason.TARGET, ExitReason.HORIZON))
+        ended = live[done]
+        out[ended], reason[ended] = fill[done], why[done]
+        exit_position[ended] = entry_position[ended] + step
+        live = live[~done]
+
+    unsized = entered & ~sized
+    out[unsized], reason[unsized] = entry[unsized], ExitReason.NO_RISK
+    exit_position[unsized] = entry_position[unsized]
+    pnl = np.where(unsized, 0.0, out - entry - rule.cost)
+    return Trades(
+        side=side,
+        closed=exit_position != NO_EXIT,
+        entry_position=entry_position,
+        exit_position=exit_position,
+        entry_price=entry * side,
+        exit_price=out * side,
+        risk=risk,
+        pnl=pnl,
+        return_fraction=pnl / (entry * side),
+        r_multiple=np.divide(pnl, risk, out=np.zeros(len(side)), where=~unsized),
+        exit_reason=reason,
+    )
+
+
+def marks(candles: pd.DataFrame, trades: Trades, rule: ScoringRule) -> FloatArray:
+    """Return the change, in R, of what all *trades* are worth when marked to market in each candle.
+
+    Open trades are marked at the close of the side they would exit on; the spread and the cost weigh on the entry
+    candle. Over a closed trade's candles the changes add up to its r_multiple.
+
+    Args:
+        candles: the ones *trades* were scored on.
+        rule: the one they were scored by.
+
+    Returns:
+        Shape (candles,), float64; 0 where nothing was open.
+    """
+    changes = np.zeros(len(candles))
+    quotes = _Quotes.of(candles, rule.spread)
+    live = np.flatnonzero((trades.entry_position < len(candles)) & (trades.risk > 0))
+    worth = trades.side * trades.entry_price + rule.cost
+    for step in range(rule.horizon):
+        at = trades.entry_position[live] + step
+        live = live[(at < len(candles)) & (~trades.closed[live] | (at <= trades.exit_position[live]))]
+        at = trades.entry_position[live] + step
+        *_, close = quotes.exit(trades.side[live], at)
+        now = np.where(at == trades.exit_position[live], trades.side[live] * trades.exit_price[live], close)
+        changes += np.bincount(at, weights=(now - worth[live]) / trades.risk[live], minlength=len(candles))
+        worth[live] = now
+    return changes
+
+
+@dataclass(frozen=True, slots=True)
+class _Quotes:
+    """Bid and ask of each candle, read for one side at a time with prices times side, so that more is always better.
+
+    Rows of both arrays: open, high, low, close; shape (4, candles).
+    """
+
+    bid: FloatArray
+    ask: FloatArray
+
+    @classmethod
+    def of(cls, candles: pd.DataFrame, spread: float) -> "_Quotes":
+        return cls(bid=_side(candles, "bid", -spread / 2), ask=_side(candles, "ask", spread / 2))
+
+    def entry(self, side: FloatArray, at: IntArray) -> FloatArray:
+        signed: FloatArray = np.where(side > 0, self.ask[0, at], -self.bid[0, at])
+        return signed
+
+    def exit(self, side: FloatArray, at: IntArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Return open, worst, best and close of the side that closes a trade."""
+        opened, high, low, close = np.where(side > 0, self.bid[:, at], -self.ask[:, at])
+        return opened, np.minimum(high, low), np.maximum(high, low), close
+
+
+def _side(candles: pd.DataFrame, name: str, offset: float) -> FloatArray:
+    columns = ["open", "high", "low", "close"]
+    mid: FloatArray = candles[columns].to_numpy(dtype=np.float64).T + offset
+    if f"{name}_open" not in candles.columns:
+        return mid
+    quoted = candles[[f"{name}_{column}" for column in columns]].to_numpy(dtype=np.float64).T
+    side: FloatArray = np.where(np.isfinite(quoted), quoted, mid)
+    return side

@@ -1,0 +1,116 @@
+"""The decision log: written once a candle and version, read by key and by time; never changed."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func
+from sqlmodel import Session, col, select
+
+from strategy_core.store.engine import insert_if_new
+from strategy_core.store.tables import ERROR, SIGNALS, ShadowDecisionLog, StrategyVersion
+
+LOG = ShadowDecisionLog
+
+
+def log_decisions(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Write the rows that are new and return how many were; a second run changes nothing."""
+    ordered = sorted(rows, key=lambda row: (row["version"], row["symbol"], row["timestamp"]))  # no deadlock by order
+    return insert_if_new(session, LOG, ordered)
+
+
+def newest_decided(session: Session, strategy_name: str, version: str, symbol: str) -> datetime | None:
+    """Return the open time of the newest candle with a row of this version, errors included."""
+    return session.exec(select(func.max(LOG.timestamp)).where(*_key(strategy_name, version, symbol))).one()
+
+
+def decided_since(session: Session, strategy_name: str, version: str, symbol: str, since: datetime) -> set[datetime]:
+    """Return the candles from *since* on that have a row already."""
+    return set(
+        session.exec(
+            select(LOG.timestamp).where(*_key(strategy_name, version, symbol), col(LOG.timestamp) >= since)
+        ).all()
+    )
+
+
+def find_decisions(
+    session: Session,
+    strategy_name: str,
+    version: str,
+    symbol: str | None = None,
+    *,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    limit: int | None = None,
+) -> Sequence[ShadowDecisionLog]:
+    """Return decisions on candles in [start, end), oldest first; with *limit* the newest so many of them."""
+    query = select(LOG).where(LOG.strategy_name == strategy_name, LOG.version == version)
+    if symbol is not None:
+        query = query.where(LOG.symbol == symbol)
+    if start is not None:
+        query = query.where(col(LOG.timestamp) >= start)
+    if end is not None:
+        query = query.where(col(LOG.timestamp) < end)
+    newest_first = query.order_by(col(LOG.timestamp).desc(), col(LOG.symbol).desc())
+    if limit is not None:
+        newest_first = newest_first.limit(limit)
+    return list(reversed(session.exec(newest_first).all()))
+
+
+def count_decisions(session: Session, strategy_name: str) -> dict[tuple[str, str], int]:
+    """Return how often each version said what, by (version, decision)."""
+    rows = session.exec(
+        select(LOG.version, LOG.decision, func.count())
+        .where(LOG.strategy_name == strategy_name)
+        .group_by(LOG.version, LOG.decision)
+    ).all()
+    return {(version, decision): count for version, decision, count in rows}
+
+
+def signals_to_score(
+    session: Session, version: StrategyVersion, symbol: str, *, since: datetime | None, until: datetime
+) -> Sequence[tuple[datetime, str]]:
+    """Return (candle, decision) of the signals in [since, until] whose outcome is not booked yet, oldest first."""
+    from strategy_core.store.tables import Outcome
+
+    query = (
+        select(LOG.timestamp, LOG.decision)
+        .outerjoin(Outcome, col(Outcome.decision_id) == LOG.id)
+        .where(
+            *_key(version.strategy_name, version.version, symbol),
+            col(LOG.timestamp) <= until,
+            col(LOG.decision).in_(SIGNALS),
+            col(Outcome.decision_id).is_(None),
+        )
+        .order_by(col(LOG.timestamp))
+    )
+    if since is not None:
+        query = query.where(col(LOG.timestamp) >= since)
+    return session.exec(query).all()
+
+
+def candle_before(
+    session: Session, version: StrategyVersion, symbol: str, moment: datetime, candles: int
+) -> datetime | None:
+    """Return the decided candle that lies *candles* before the last one at or before *moment*."""
+    return session.exec(
+        select(LOG.timestamp)
+        .where(*_key(version.strategy_name, version.version, symbol), col(LOG.timestamp) <= moment)
+        .order_by(col(LOG.timestamp).desc())
+        .offset(candles)
+        .limit(1)
+    ).first()
+
+
+def newest_row(session: Session, strategy_name: str, version: str, symbol: str) -> ShadowDecisionLog | None:
+    return session.exec(
+        select(LOG).where(*_key(strategy_name, version, symbol)).order_by(col(LOG.timestamp).desc()).limit(1)
+    ).first()
+
+
+def is_error() -> Any:
+    return col(LOG.decision) == ERROR
+
+
+def _key(strategy_name: str, version: str, symbol: str) -> tuple[Any, ...]:
+    return (LOG.strategy_name == strategy_name, LOG.version == version, LOG.symbol == symbol)

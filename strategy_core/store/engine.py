@@ -1,0 +1,103 @@
+"""The database: how it is opened and what a transaction is; never what is in it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, IntegrityError
+from sqlmodel import Session, SQLModel
+
+from strategy_core.domain.errors import InvalidSetting, InvariantRefused, MissingExtra
+
+_BUSY_SECONDS = 30
+_ROWS_PER_STATEMENT = 5_000
+
+
+def open_database(url: str) -> Engine:
+    """Return an engine for `sqlite:///file.db` or `postgresql://…`; it connects when first used.
+
+    Raises:
+        InvalidSetting: not a database address, or of another kind.
+        MissingExtra: PostgreSQL without its driver.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise InvalidSetting("database_url", url, "sqlite:///FILE or postgresql://USER@HOST/NAME") from None
+    kind = parsed.get_backend_name()
+    if kind == "sqlite":
+        return _sqlite(parsed.set(drivername="sqlite+pysqlite"))
+    if kind == "postgresql":
+        try:
+            return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+        except ModuleNotFoundError:
+            raise MissingExtra("PostgreSQL", "postgres") from None
+    raise InvalidSetting(
+        "database_url", parsed.render_as_string(hide_password=True), "sqlite:///FILE or postgresql://USER@HOST/NAME"
+    )
+
+
+def upgrade(engine: Engine) -> None:
+    """Bring the schema to the newest migration; does nothing when it is there already."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["engine"] = engine
+    command.upgrade(config, "head")
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Session]:
+    """Yield a session whose work is committed whole on leaving, or not at all.
+
+    Raises:
+        InvariantRefused: a constraint of the database refused the change.
+    """
+    writing = engine.execution_options(sqlite_begin="IMMEDIATE")  # a deferred one may fail after it has read
+    try:
+        with Session(writing, expire_on_commit=False) as session, session.begin():
+            yield session
+    except IntegrityError as error:
+        raise InvariantRefused(str(error.orig).strip().splitlines()[0]) from error
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Session]:
+    """Yield a session for queries alone: it sees one moment on SQLite and blocks nobody."""
+    with Session(engine, expire_on_commit=False) as session:
+        yield session
+
+
+def _sqlite(url: Any) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": _BUSY_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver's own BEGIN comes too late for IMMEDIATE
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        mode = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
+        connection.exec_driver_sql(f"BEGIN {mode}")
+
+    return engine
+
+
+def insert_if_new(session: Session, table: type[SQLModel], rows: Sequence[Mapping[str, Any]]) -> int:
+    """Insert *rows* whose natural keys are new, pass over the others, and return how many were new."""
+    if not rows:
+        return 0
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    statement = insert(table).on_conflict_do_nothing()
+    done = 0
+    for start in range(0, len(rows), _ROWS_PER_STATEMENT):
+        batch = [dict(row) for row in rows[start : start + _ROWS_PER_STATEMENT]]
+        done += session.connection().execute(statement, batch).rowcount
+    return done

@@ -1,0 +1,13 @@
+"""Runs migrations on the engine that `store.engine.upgrade` hands over; never reads settings of its own."""
+
+from alembic import context
+from sqlmodel import SQLModel
+
+from strategy_core.store import rollout_tables, tables
+
+METADATA = SQLModel.metadata
+TABLES = (tables, rollout_tables)  # imported so that their models stand in METADATA
+
+with context.config.attributes["engine"].begin() as connection:
+    context.configure(connection=connection, target_metadata=METADATA, compare_type=True)
+    context.run_migrations()

@@ -1,0 +1,1 @@
+"""One migration a file, in the order they run."""

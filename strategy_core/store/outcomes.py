@@ -1,0 +1,77 @@
+"""Outcomes, equity marks and comparison reports: booked once, read by version and time; never changed."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func
+from sqlmodel import Session, col, select
+
+from strategy_core.store.engine import insert_if_new
+from strategy_core.store.tables import ComparisonReport, EquityMark, Outcome, StrategyVersion
+
+
+def book_outcomes(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Book the outcomes that are new and return how many were."""
+    return insert_if_new(session, Outcome, rows)
+
+
+def mark_equity(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
+    return insert_if_new(session, EquityMark, rows)
+
+
+def newest_mark(session: Session, version: StrategyVersion, symbol: str) -> datetime | None:
+    """Return the newest candle on which an open trade of this version was marked to market."""
+    return session.exec(
+        select(func.max(EquityMark.timestamp)).where(
+            EquityMark.strategy_name == version.strategy_name,
+            EquityMark.version == version.version,
+            EquityMark.symbol == symbol,
+        )
+    ).one()
+
+
+def find_outcomes(
+    session: Session, strategy_name: str, version: str, *, since: datetime | None = None
+) -> Sequence[Outcome]:
+    """Return booked outcomes of decisions on candles from *since* on, oldest decision first."""
+    query = select(Outcome).where(Outcome.strategy_name == strategy_name, Outcome.version == version)
+    if since is not None:
+        query = query.where(col(Outcome.timestamp) >= since)
+    return session.exec(query.order_by(col(Outcome.timestamp), Outcome.symbol)).all()
+
+
+def marks_by_candle(
+    session: Session,
+    strategy_name: str,
+    version: str,
+    *,
+    start: datetime,
+    end: datetime | None = None,
+    symbol: str | None = None,
+) -> dict[datetime, float]:
+    """Return the change of marked-to-market R by candle in [start, end), summed over symbols."""
+    query = select(EquityMark.timestamp, func.sum(EquityMark.r)).where(
+        EquityMark.strategy_name == strategy_name,
+        EquityMark.version == version,
+        col(EquityMark.timestamp) >= start,
+    )
+    if end is not None:
+        query = query.where(col(EquityMark.timestamp) < end)
+    if symbol is not None:
+        query = query.where(EquityMark.symbol == symbol)
+    return dict(session.exec(query.group_by(col(EquityMark.timestamp))).all())
+
+
+def keep_report(session: Session, report: ComparisonReport) -> bool:
+    """Store the report unless the same comparison is stored already; say whether it was new."""
+    return insert_if_new(session, ComparisonReport, [report.model_dump()]) == 1
+
+
+def find_reports(session: Session, strategy_name: str) -> Sequence[ComparisonReport]:
+    """Return stored comparisons, newest first."""
+    return session.exec(
+        select(ComparisonReport)
+        .where(ComparisonReport.strategy_name == strategy_name)
+        .order_by(col(ComparisonReport.created_at).desc())
+    ).all()

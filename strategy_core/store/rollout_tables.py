@@ -1,0 +1,121 @@
+"""The tables of a canary's journey: rollouts, their verdicts, the audit trail and the alert outbox."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import CheckConstraint, Column, ForeignKeyConstraint, Index, Text, UniqueConstraint, text
+from sqlmodel import Field, SQLModel
+
+from strategy_core.domain.gates import Verdict
+from strategy_core.domain.ramp import ENDED, State
+from strategy_core.store.tables import _json, _one_of, _time
+
+_OPEN = "NOT " + _one_of("state", sorted(ENDED))
+
+
+class Rollout(SQLModel, table=True):
+    """One canary's journey under a frozen plan. `generation` grows by one with each change of the row."""
+
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["strategy_name", "version"],
+            ["strategy_version.strategy_name", "strategy_version.version"],
+            name="fk_rollout_version",
+        ),
+        ForeignKeyConstraint(
+            ["strategy_name", "control_version"],
+            ["strategy_version.strategy_name", "strategy_version.version"],
+            name="fk_rollout_control",
+        ),
+        CheckConstraint(_one_of("state", list(State)), name="ck_rollout_state"),
+        CheckConstraint(f"({_OPEN}) = (ended_at IS NULL)", name="ck_rollout_ended"),
+        CheckConstraint("stage_index >= 0", name="ck_stage_index"),
+        CheckConstraint("version <> control_version", name="ck_rollout_control"),
+        Index(
+            "one_open_rollout_per_strategy",
+            "strategy_name",
+            unique=True,
+            sqlite_where=text(_OPEN),
+            postgresql_where=text(_OPEN),
+        ),
+    )
+    id: UUID = Field(default_factory=uuid4, primary_key=True)
+    strategy_name: str
+    version: str
+    control_version: str  # the active version it is measured against; after promotion, the one to reinstate
+    state: str
+    stage_index: int = 0
+    generation: int = 1
+    plan: dict[str, Any] = Field(sa_column=_json())
+    started_at: datetime = Field(sa_column=_time())
+    stage_entered_at: datetime = Field(sa_column=_time())
+    stage_extended_at: datetime = Field(sa_column=_time())  # the maximum stage time counts from here
+    approved_stage: int | None = None
+    blind_since: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    promoted_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    ended_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    last_tick_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    reason: str = Field(default="", sa_column=Column(Text, nullable=False))
+
+
+class GateVerdict(SQLModel, table=True):
+    """What a gate said and why, written when it says something new. Evidence: insert-only."""
+
+    __tablename__ = "gate_verdict"
+    __table_args__ = (
+        UniqueConstraint("rollout_id", "gate", "ticked_at", name="uq_verdict"),
+        CheckConstraint(_one_of("verdict", list(Verdict)), name="ck_verdict"),
+    )
+    id: UUID = Field(default_factory=uuid4, primary_key=True)
+    rollout_id: UUID = Field(foreign_key="rollout.id")
+    ticked_at: datetime = Field(sa_column=_time())
+    stage_index: int
+    gate: str
+    verdict: str
+    armed: bool
+    reason: str = Field(sa_column=Column(Text, nullable=False))
+    value: float | None = None
+    limit: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+
+
+class AuditEvent(SQLModel, table=True):
+    """Who changed what, when, from what to what, and why: one row a change. Evidence: insert-only."""
+
+    __tablename__ = "audit_event"
+    __table_args__ = (Index("ix_audit_strategy", "strategy_name", "id"),)
+    id: int | None = Field(default=None, primary_key=True)
+    at: datetime = Field(sa_column=_time())
+    actor: str
+    role: str
+    source: str
+    action: str
+    strategy_name: str
+    version: str
+    rollout_id: UUID | None = Field(default=None, index=True)
+    before: dict[str, Any] = Field(sa_column=_json())
+    after: dict[str, Any] = Field(sa_column=_json())
+    reason: str = Field(sa_column=Column(Text, nullable=False))
+
+
+class AlertOutbox(SQLModel, table=True):
+    """An alert to be sent, written in the transaction of what it tells of."""
+
+    __tablename__ = "alert_outbox"
+    __table_args__ = (
+        UniqueConstraint("dedupe_key", name="uq_alert"),
+        CheckConstraint("severity IN ('info', 'warning', 'critical')", name="ck_severity"),
+    )
+    id: UUID = Field(default_factory=uuid4, primary_key=True)
+    at: datetime = Field(sa_column=_time(index=True))
+    severity: str
+    kind: str
+    strategy_name: str
+    rollout_id: UUID | None = None
+    text: str = Field(sa_column=Column(Text, nullable=False))
+    facts: dict[str, Any] = Field(sa_column=_json())
+    dedupe_key: str
+    sent_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))

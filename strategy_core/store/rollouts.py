@@ -1,0 +1,163 @@
+"""Canaries, rollouts and verdicts: found, added, changed by compare-and-set on their generation."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, update
+from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import SelectOfScalar
+
+from strategy_core.domain.errors import LostRace, NoCanary, UnknownRollout
+from strategy_core.domain.gates import Finding
+from strategy_core.domain.ramp import ENDED
+from strategy_core.store.rollout_tables import GateVerdict, Rollout
+from strategy_core.store.tables import CanaryConfig
+
+
+def find_canary(session: Session, strategy_name: str) -> CanaryConfig | None:
+    return session.exec(select(CanaryConfig).where(CanaryConfig.strategy_name == strategy_name)).one_or_none()
+
+
+def get_canary(session: Session, strategy_name: str) -> CanaryConfig:
+    found = find_canary(session, strategy_name)
+    if found is None:
+        raise NoCanary(strategy_name)
+    return found
+
+
+def point_canary(
+    session: Session, strategy_name: str, version: str, *, rollout_bp: int, salt: str, now: datetime
+) -> CanaryConfig:
+    """Make *version* the one that routing sends *rollout_bp* of users to, from now on."""
+    canary = find_canary(session, strategy_name)
+    if canary is None:
+        canary = CanaryConfig(
+            strategy_name=strategy_name, version=version, rollout_bp=rollout_bp, salt=salt, started_at=now
+        )
+    else:
+        canary.version, canary.rollout_bp, canary.started_at = version, rollout_bp, now
+        canary.generation += 1
+    session.add(canary)
+    session.flush()
+    return canary
+
+
+def set_canary_share(session: Session, strategy_name: str, rollout_bp: int) -> CanaryConfig:
+    canary = get_canary(session, strategy_name)
+    canary.rollout_bp = rollout_bp
+    canary.generation += 1
+    session.add(canary)
+    session.flush()
+    return canary
+
+
+def add_rollout(session: Session, rollout: Rollout) -> None:
+    session.add(rollout)
+    session.flush()
+
+
+def get_rollout(session: Session, rollout_id: UUID) -> Rollout:
+    found = session.get(Rollout, rollout_id)
+    if found is None:
+        raise UnknownRollout(str(rollout_id))
+    return found
+
+
+def open_rollout(session: Session, strategy_name: str) -> Rollout | None:
+    """Return the strategy's rollout that has not ended; there is at most one."""
+    return session.exec(_open().where(Rollout.strategy_name == strategy_name)).one_or_none()
+
+
+def open_rollouts(session: Session) -> Sequence[Rollout]:
+    return session.exec(_open().order_by(Rollout.strategy_name)).all()
+
+
+def list_rollouts(session: Session, strategy_name: str | None = None) -> Sequence[Rollout]:
+    """Return rollouts, newest first."""
+    query = select(Rollout).order_by(col(Rollout.started_at).desc(), col(Rollout.id))
+    if strategy_name is not None:
+        query = query.where(Rollout.strategy_name == strategy_name)
+    return session.exec(query).all()
+
+
+def change_rollout(session: Session, rollout: Rollout, **changes: Any) -> None:
+    """Set *changes* if the row is still of the generation that was read, and raise the generation by one.
+
+    Raises:
+        LostRace: somebody changed it meanwhile.
+    """
+    read = rollout.generation
+    changed = session.execute(
+        update(Rollout)
+        .where(col(Rollout.id) == rollout.id, col(Rollout.generation) == read)
+        .values(generation=read + 1, **changes)
+        .execution_options(synchronize_session=False)
+    )
+    if changed.rowcount != 1:  # type: ignore[attr-defined]
+        found = session.exec(select(Rollout.generation).where(Rollout.id == rollout.id)).first()
+        raise LostRace(f"rollout {rollout.id}", read, found)
+    session.refresh(rollout)
+
+
+def last_verdicts(session: Session, rollout_id: UUID) -> dict[str, GateVerdict]:
+    """Return each gate's newest verdict, by gate."""
+    newest = (
+        select(GateVerdict.gate, func.max(GateVerdict.ticked_at).label("ticked_at"))
+        .where(GateVerdict.rollout_id == rollout_id)
+        .group_by(GateVerdict.gate)
+        .subquery()
+    )
+    rows = session.exec(
+        select(GateVerdict)
+        .join(
+            newest,
+            (col(GateVerdict.gate) == newest.c.gate) & (col(GateVerdict.ticked_at) == newest.c.ticked_at),
+        )
+        .where(GateVerdict.rollout_id == rollout_id)
+    ).all()
+    return {row.gate: row for row in rows}
+
+
+def verdict_history(session: Session, rollout_id: UUID) -> Sequence[GateVerdict]:
+    return session.exec(
+        select(GateVerdict).where(GateVerdict.rollout_id == rollout_id).order_by(col(GateVerdict.ticked_at))
+    ).all()
+
+
+def record_findings(session: Session, rollout: Rollout, findings: Sequence[Finding], now: datetime) -> None:
+    """Write the findings that say something new, at this stage, since each gate last spoke."""
+    last = last_verdicts(session, rollout.id)
+    for finding in findings:
+        before = last.get(finding.gate)
+        if before is not None and (before.ticked_at >= now or _says(before) == _would_say(finding, rollout)):
+            continue
+        session.add(
+            GateVerdict(
+                rollout_id=rollout.id,
+                ticked_at=now,
+                stage_index=rollout.stage_index,
+                **finding.model_dump(mode="json"),
+            )
+        )
+
+
+def _says(row: GateVerdict) -> tuple[object, ...]:
+    return (row.stage_index, row.verdict, row.armed, row.n, row.value, row.limit, row.reason)
+
+
+def _would_say(finding: Finding, rollout: Rollout) -> tuple[object, ...]:
+    return (
+        rollout.stage_index,
+        finding.verdict.value,
+        finding.armed,
+        finding.n,
+        finding.value,
+        finding.limit,
+        finding.reason,
+    )
+
+
+def _open() -> SelectOfScalar[Rollout]:
+    return select(Rollout).where(col(Rollout.state).not_in(sorted(ENDED)))
