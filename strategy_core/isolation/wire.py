@@ -20,6 +20,7 @@ from strategy_core.domain.strategy import Action, Decision, checked
 
 Kind = Literal["", "raised", "invalid", "deadline", "died", "breach"]
 
+OUT_OF_MEMORY = 77  # a worker's exit code
 LENGTH_BYTES = 8
 MAX_LINE_BYTES = 8_000_000
 ROWS_A_LINE = 500

@@ -51,7 +51,7 @@ class FibRsi:
     def warmup_bars(self, params: FibRsiParams) -> int:
         return max(WARM_UP_PERIODS * params.rsi_period + 10, params.fib_lookback_bars)
 
-    def decide(self, candles: pd.DataFrame, params: FibRsiParams, context: Context) -> Decision:  # noqa: ARG002
+    def decide(self, candles: pd.DataFrame, params: FibRsiParams, context: Context) -> Decision:
         window = candles.iloc[-self.warmup_bars(params) :]  # RSI never forgets its start: more bars, another RSI
         close = window["close"].to_numpy(dtype=np.float64)
         rsi = talib.RSI(close, timeperiod=params.rsi_period)[-2:]
@@ -61,7 +61,7 @@ class FibRsi:
         low, high = fib["low"].to_numpy().min(keepdims=True), fib["high"].to_numpy().max(keepdims=True)
         return _decisions(rsi=rsi[1:], before=rsi[:1], close=close[-1:], low=low, high=high, params=params)[0]
 
-    def decide_many(self, candles: pd.DataFrame, params: FibRsiParams, context: Context) -> list[Decision]:  # noqa: ARG002
+    def decide_many(self, candles: pd.DataFrame, params: FibRsiParams, context: Context) -> list[Decision]:
         """Decide on every window of `warmup_bars` at once; one decision per row from row `warmup_bars - 1` on."""
         bars = self.warmup_bars(params)
         if len(candles) < bars:

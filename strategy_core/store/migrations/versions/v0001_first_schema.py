@@ -13,8 +13,7 @@ TIME = sa.DateTime(timezone=True)
 JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 
 STATES = (
-    "state IN ('running', 'paused', 'awaiting_approval', 'awaiting_decision', "
-    "'rolled_back', 'completed', 'aborted')"
+    "state IN ('running', 'paused', 'awaiting_approval', 'awaiting_decision', 'rolled_back', 'completed', 'aborted')"
 )
 EVIDENCE = (
     "shadow_decision_log",
