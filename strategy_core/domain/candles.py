@@ -155,11 +155,11 @@ def window_hash(candles: pd.DataFrame) -> str:
 def window_hashes(candles: pd.DataFrame, positions: Sequence[int], bars: int) -> list[str]:
     """Return for each position the `window_hash` of the *bars* candles (or as many as there are) that end there."""
     names = [name for name in COLUMNS if name in candles.columns]
-    table = np.empty((len(candles), 1 + len(names)), dtype="<f8")
-    table[:, 1:] = candles[names].to_numpy(dtype=np.float64) + 0.0  # -0.0 becomes 0.0
-    table[:, 1:][np.isnan(table[:, 1:])] = np.nan
-    opened_at = pd.DatetimeIndex(candles.index).tz_convert("UTC").as_unit("ns")
-    table[:, 0] = opened_at.asi8.astype("<i8").view("<f8")
+    values = candles[names].to_numpy(dtype=np.float64) + 0.0  # -0.0 becomes 0.0
+    values[np.isnan(values)] = np.nan
+    table = np.empty((len(candles), 1 + len(names)), dtype="<i8")
+    table[:, 0] = pd.DatetimeIndex(candles.index).tz_convert("UTC").as_unit("ns").asi8
+    table[:, 1:] = np.ascontiguousarray(values).view(np.int64)  # the bits of each float
     header = sha256(" ".join(names).encode())
     hashes = []
     for position in positions:

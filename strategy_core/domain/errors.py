@@ -211,6 +211,7 @@ class InvalidTimeframe(Invalid):
 class InvalidEntryPoint(Invalid):
     def __init__(self, entry_point: str, why: str) -> None:
         self.entry_point = entry_point
+        self.why = why
         super().__init__(f"cannot load strategy {entry_point!r}: {why}")
 
 
