@@ -10,7 +10,13 @@ from sqlmodel import Session
 
 from strategy_core.domain.audit import Actor
 from strategy_core.domain.candles import timeframe_delta
-from strategy_core.domain.errors import DuplicateFingerprint, DuplicateVersion, GateRefused, InvalidName
+from strategy_core.domain.errors import (
+    DuplicateFingerprint,
+    DuplicateVersion,
+    GateRefused,
+    InvalidName,
+    InvalidTimeframe,
+)
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.isolation.fingerprint import fingerprint
@@ -37,6 +43,7 @@ def register_version(
     config: Mapping[str, Any],
     entry_point: str,
     symbols: Sequence[str],
+    timeframe: str,
     actor: Actor,
     now: datetime,
     status: Status = Status.SHADOW,
@@ -52,20 +59,22 @@ def register_version(
         scoring, salt: of the strategy, taken at its first registration and fixed from then on.
 
     Raises:
-        InvalidName, InvalidEntryPoint, InvalidConfig, UnknownSymbol
+        InvalidName, InvalidEntryPoint, InvalidConfig, UnknownSymbol, InvalidTimeframe
         StrategyFailed: its code raises while it is loaded.
         DuplicateVersion, DuplicateFingerprint: it is there already, by name or by content.
         GateRefused: it is not deterministic, looks ahead, depends on its window, or fails on candles.
     """
     now = utc(now, "now")
     symbols = _checked_names(strategy_name, version, symbols)
-    timeframe_delta(source.timeframe)
+    timeframe_delta(timeframe)
+    if timeframe != source.timeframe:
+        raise InvalidTimeframe(timeframe, [source.timeframe])
     with reading(engine) as session:
         _check_new(session, strategy_name, version, None)
     with IsolatedStrategy(entry_point, config) as strategy:
         described = strategy.describe()
         print_ = fingerprint(
-            entry_point, described.config, symbols, source.timeframe, described.warmup_bars, described.model_files
+            entry_point, described.config, symbols, timeframe, described.warmup_bars, described.model_files
         )
         with reading(engine) as session:
             _check_new(session, strategy_name, version, print_.digest)
@@ -83,7 +92,7 @@ def register_version(
             entry_point=entry_point,
             config=described.config,
             symbols=list(symbols),
-            timeframe=source.timeframe,
+            timeframe=timeframe,
             warmup_bars=described.warmup_bars,
             fingerprint=print_.digest,
             fingerprint_parts=print_.parts,

@@ -133,7 +133,9 @@ class TestExcessDrawdown:
 
     def test_open_trades_count(self) -> None:
         """Marks hold what is open: a version that never closes its losers is seen all the same."""
-        assert judged(ExcessDrawdown(), canary_marks=np.array([-30.0]), active_marks=np.array([0.0])).value == pytest.approx(0.30)
+        assert judged(
+            ExcessDrawdown(), canary_marks=np.array([-30.0]), active_marks=np.array([0.0])
+        ).value == pytest.approx(0.30)
 
     def test_noise_of_the_active_arm_widens_the_limit(self) -> None:
         wild = pairs([6.0, -6.0] * 10, [6.0, -6.0] * 10)
