@@ -64,9 +64,9 @@ def _score_symbol(
     candles = _candles(source, symbol, signals[0][0], known_by, rule)
     positions = candles.index.get_indexer(pd.DatetimeIndex([moment for moment, _ in signals]))
     found = np.flatnonzero(positions >= 0)
-    sides = np.array([1 if signals[i][1] == Action.BUY else -1 for i in found])
+    sides = np.array([1 if signals[i][1] == Action.BUY else -1 for i in found.tolist()])
     trades = score(candles, positions[found], sides, rule)
-    moments = [signals[i][0] for i in found]
+    moments = [signals[i][0] for i in found.tolist()]
     booked = outcomes.book_outcomes(session, _outcome_rows(version, symbol, candles, moments, trades))
     outcomes.mark_equity(session, _mark_rows(version, symbol, candles, marks(candles, trades, rule), marked))
     return Scored(booked, int((~trades.closed).sum()), len(signals) - len(found))
@@ -89,8 +89,8 @@ def _outcome_rows(
             "version": version.version,
             "symbol": symbol,
             "timestamp": moments[i],
-            "opened_at": opened_at[trades.entry_position[i]].to_pydatetime(),
-            "closed_at": opened_at[trades.exit_position[i]].to_pydatetime() + delta,  # known when its candle closed
+            "opened_at": opened_at[int(trades.entry_position[i])].to_pydatetime(),
+            "closed_at": opened_at[int(trades.exit_position[i])].to_pydatetime() + delta,  # known when its candle closed
             "entry_price": float(trades.entry_price[i]),
             "exit_price": float(trades.exit_price[i]),
             "exit_reason": str(trades.exit_reason[i]),
@@ -99,7 +99,7 @@ def _outcome_rows(
             "return_fraction": float(trades.return_fraction[i]),
             "r_multiple": float(trades.r_multiple[i]),
         }
-        for i in np.flatnonzero(trades.closed)
+        for i in np.flatnonzero(trades.closed).tolist()
     ]
 
 
@@ -116,5 +116,5 @@ def _mark_rows(
             "timestamp": opened_at[i].to_pydatetime(),
             "r": float(changes[i]),
         }
-        for i in np.flatnonzero(fresh & (changes != 0))
+        for i in np.flatnonzero(fresh & (changes != 0)).tolist()
     ]
