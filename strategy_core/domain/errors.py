@@ -9,7 +9,7 @@ RolloutError
 │   │   Incomparable, InvariantRefused
 ├── Invalid             the input itself is wrong                (API 422, exit code 2)
 │   ├── InvalidPercent, InvalidConfig, InvalidPlan, InvalidTimeframe, InvalidEntryPoint,
-│   │   InvalidDecision, InvalidCandles, InvalidName, InvalidSetting, NaiveTime, MissingExtra
+│   │   InvalidDecision, InvalidCandles, InvalidName, InvalidSetting, InvalidPeriod, NaiveTime, MissingExtra
 ├── Untrusted           a version's code may not run             (exit code 6)
 │   ├── FingerprintMismatch, IsolationBreach, StrategyFailed, DeadlineExceeded
 └── EvidenceUnavailable the facts a verdict needs cannot be had: blind, never a pass nor a failure
@@ -211,6 +211,7 @@ class InvalidTimeframe(Invalid):
 class InvalidEntryPoint(Invalid):
     def __init__(self, entry_point: str, why: str) -> None:
         self.entry_point = entry_point
+        self.why = why
         super().__init__(f"cannot load strategy {entry_point!r}: {why}")
 
 
@@ -245,6 +246,13 @@ class NaiveTime(Invalid):
     def __init__(self, what: str) -> None:
         self.what = what
         super().__init__(f"{what} has no time zone; give an aware time (UTC)")
+
+
+class InvalidPeriod(Invalid):
+    def __init__(self, start: datetime, end: datetime) -> None:
+        self.start = start
+        self.end = end
+        super().__init__(f"the period {start.isoformat()} to {end.isoformat()} is empty; allowed: start before end")
 
 
 class MissingExtra(Invalid):

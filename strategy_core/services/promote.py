@@ -42,18 +42,10 @@ def activate_version(
         check_move(Status(incoming.status), Status.ACTIVE)
         if incoming.quarantined_at is not None and not override_reason:
             raise Quarantined(strategy_name, version, incoming.quarantined_at)
-        before = standing(session, strategy_name)
-        rollout = rollouts.open_rollout(session, strategy_name)
         reason = override_reason or reason
+        before = standing(session, strategy_name)
         why = f"{version} activated by {actor.name}" + (f": {reason}" if reason else "")
-        if rollout is not None and rollout.promoted_at is not None and rollout.control_version == version:
-            undo(session, rollout, now=now)
-            end_rollout(session, rollout, State.ROLLED_BACK, why, now)
-        else:
-            if rollout is not None:
-                _end_for(session, rollout, version, why, now)
-            incoming.quarantined_at = None
-            replace_active(session, incoming, outgoing_becomes=Status.RETIRED, now=now)
+        rollout = activate(session, incoming, why=why, now=now)
         audit.record(
             session,
             actor,
@@ -67,6 +59,20 @@ def activate_version(
             rollout_id=rollout.id if rollout else None,
         )
         return incoming
+
+
+def activate(session: Session, incoming: StrategyVersion, *, why: str, now: datetime) -> Rollout | None:
+    """Make *incoming* active within a transaction and return the rollout that this ended, if one was open."""
+    rollout = rollouts.open_rollout(session, incoming.strategy_name)
+    if rollout is not None and rollout.promoted_at is not None and rollout.control_version == incoming.version:
+        undo(session, rollout, now=now)
+        end_rollout(session, rollout, State.ROLLED_BACK, why, now)
+        return rollout
+    if rollout is not None:
+        _end_for(session, rollout, incoming.version, why, now)
+    incoming.quarantined_at = None
+    replace_active(session, incoming, outgoing_becomes=Status.RETIRED, now=now)
+    return rollout
 
 
 def retire_version(

@@ -1,0 +1,154 @@
+"""The kernel's fences around a version's worker (Linux), which native code meets as well; never what Python sees.
+
+Resource limits, no new privileges, an end with the parent, and a seccomp filter: a short program that the kernel runs
+at every system call. It answers "not permitted" to sockets, processes, debugging, and every call that writes, creates,
+renames or removes files; opening to read, threads and memory stay free.
+
+Numbers: asm/unistd_64.h (x86_64) and asm-generic/unistd.h (aarch64) of Linux 6; they are fixed for ever.
+Source: Linux Documentation/userspace-api/seccomp_filter.rst.
+"""
+
+import ctypes
+import errno
+import os
+import platform
+import resource
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC = 1, 1  # all threads, those of BLAS included
+ALLOW, REFUSE, ABSENT = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
+LOAD, JUMP_EQUAL, JUMP_AT_LEAST, JUMP_BITS, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+NUMBER_AT, ARCH_AT, ARGUMENTS_AT = 0, 4, 16  # offsets in struct seccomp_data
+CLONE_THREAD = 0x10000
+X32 = 0x40000000
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """System-call numbers of one processor family.
+
+    Attributes:
+        audit_arch: the kernel's name for the family.
+        refused: never permitted.
+        opens: call -> which argument holds the flags; permitted to read.
+        signals: the caller's own process alone.
+        clone, limits: clone makes threads only; limits are read only.
+        absent: their arguments are behind a pointer that a filter cannot read: "no such call", and libc falls back.
+        seccomp: the call that installs the filter.
+    """
+
+    audit_arch: int
+    refused: tuple[int, ...]
+    opens: Mapping[int, int]
+    signals: tuple[int, ...]
+    clone: int
+    limits: int
+    absent: tuple[int, ...]
+    seccomp: int
+
+
+# fmt: off
+_BOTH = (424, 425, 428, 429, 430, 432, 434, 438, 452, 463, 466)  # pidfds, io_uring, new mounts, fchmodat2, *xattrat
+CALLS: Mapping[str, Calls] = {
+    "x86_64": Calls(
+        audit_arch=0xC000003E,
+        refused=(
+            41, 42, 43, 49, 50, 288,                                    # sockets
+            57, 58, 59, 322,                                            # fork, vfork, execve, execveat
+            101, 310, 311, 129, 200, 297,                               # ptrace, process_vm_*, queued signals, tkill
+            76, 77, 82, 83, 84, 85, 86, 87, 88, 90, 91, 92, 93, 94,     # truncate, rename, mkdir, unlink, chmod ...
+            132, 133, 188, 189, 190, 197, 198, 199, 235, 261, 280, 285, # utime, mknod, xattr, fallocate
+            258, 259, 260, 263, 264, 265, 266, 268, 316,                # the same by directory
+            29, 64, 68, 240,                                            # shared memory, semaphores, queues
+            103, 155, 161, 163, 164, 165, 166, 167, 168, 169, 170, 171, 175, 176, 246, 272, 308, 313,  # the machine's
+            159, 160, 227, 305, 248, 249, 250, 298, 304, 321, 323,      # clocks, setrlimit, keys, perf, bpf
+            *_BOTH,
+        ),
+        opens={2: 1, 257: 2}, signals=(62, 234), clone=56, limits=302, absent=(435, 437), seccomp=317,
+    ),
+    "aarch64": Calls(
+        audit_arch=0xC00000B7,
+        refused=(
+            198, 200, 201, 202, 203, 242,
+            221, 281,
+            117, 270, 271, 130, 138, 240,
+            5, 6, 7, 14, 15, 16, 33, 34, 35, 36, 37, 38, 45, 46, 47, 52, 53, 54, 55, 88, 276,
+            180, 186, 190, 194,
+            39, 40, 41, 51, 89, 97, 104, 105, 106, 116, 142, 161, 162, 164, 167, 168, 170, 224, 225, 268, 273,
+            112, 171, 217, 218, 219, 241, 265, 266, 280, 282,
+            *_BOTH,
+        ),
+        opens={56: 2}, signals=(129, 131), clone=220, limits=261, absent=(435, 437), seccomp=277,
+    ),
+}
+# fmt: on
+
+
+class _Instruction(ctypes.Structure):
+    _fields_ = [("code", ctypes.c_uint16), ("jt", ctypes.c_uint8), ("jf", ctypes.c_uint8), ("k", ctypes.c_uint32)]
+
+
+class _Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_uint16), ("instructions", ctypes.POINTER(_Instruction))]
+
+
+def end_with_parent(parent_pid: int) -> None:
+    """Have the kernel kill this process when its parent ends, however that ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:  # it ended before it could be asked for
+        os._exit(1)
+
+
+def limit(memory_bytes: int) -> bool:
+    """Set the limits; return whether the system-call filter stands as well.
+
+    Args:
+        memory_bytes: address space this process may take, code and libraries included.
+    """
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform != "linux":
+        return False
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    libc = ctypes.CDLL(None, use_errno=True)
+    calls = CALLS.get(platform.machine())
+    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 or calls is None:
+        return False
+    steps = [_Instruction(*step) for step in _filter(calls, os.getpid())]
+    program = _Program(len(steps), (_Instruction * len(steps))(*steps))
+    done = libc.syscall(calls.seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, ctypes.byref(program))
+    return bool(done == 0)
+
+
+def _filter(calls: Calls, own_pid: int) -> list[tuple[int, int, int, int]]:
+    """Return the filter as (code, skip when true, skip when false, value); it ends in "allow"."""
+    steps = [
+        (LOAD, 0, 0, ARCH_AT),
+        (JUMP_EQUAL, 1, 0, calls.audit_arch),
+        (RETURN, 0, 0, REFUSE),  # another numbering (32-bit): its calls would be misread
+        (LOAD, 0, 0, NUMBER_AT),
+        (JUMP_AT_LEAST, 0, 1, X32),
+        (RETURN, 0, 0, REFUSE),
+    ]
+    for number in calls.refused:
+        steps += [(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, REFUSE)]
+    for number in calls.absent:
+        steps += [(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, ABSENT)]
+    tests = [(number, flags, (JUMP_BITS, 0, 1, WRITES)) for number, flags in calls.opens.items()]
+    tests += [(number, 0, (JUMP_EQUAL, 1, 0, own_pid)) for number in calls.signals]
+    tests += [(calls.clone, 0, (JUMP_BITS, 1, 0, CLONE_THREAD)), (calls.limits, 2, (JUMP_EQUAL, 1, 0, 0))]
+    for number, argument, test in tests:
+        steps += [
+            (JUMP_EQUAL, 0, 4, number),
+            (LOAD, 0, 0, ARGUMENTS_AT + 8 * argument),
+            test,  # over the refusal, or into it
+            (RETURN, 0, 0, REFUSE),
+            (RETURN, 0, 0, ALLOW),
+        ]
+    return [*steps, (RETURN, 0, 0, ALLOW)]

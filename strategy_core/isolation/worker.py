@@ -1,0 +1,219 @@
+"""The worker process that runs one version's code, and nothing else; it never sees a database, a network or a secret.
+
+Run as `python -P -m strategy_core.isolation.worker PARENT_PID`. It takes frames on its first stdin and answers lines on
+its first stdout (see `wire`), both moved out of the version's reach; what the version prints goes nowhere.
+"""
+
+import os
+import pickle
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import pandas as pd
+import scipy  # noqa: F401  imported, as talib is, before the guard is armed: importing loads native code
+import talib  # noqa: F401
+
+from strategy_core.domain.candles import timeframe_delta
+from strategy_core.domain.errors import (
+    InvalidConfig,
+    InvalidDecision,
+    InvalidEntryPoint,
+    RolloutError,
+)
+from strategy_core.domain.strategy import Context, Decision, Strategy
+from strategy_core.isolation import kernel, wire
+from strategy_core.isolation.guard import Guard
+from strategy_core.isolation.wire import Answer, Kind, Question
+from strategy_core.strategies.adapter import ReadyConfig
+from strategy_core.strategies.loading import as_strategy, load
+from strategy_core.strategies.params import canonical, validated, warmup_of
+
+
+class Pipes:
+    """This process's two ends, on descriptors of their own; stdin, stdout and stderr are /dev/null from then on."""
+
+    def __init__(self) -> None:
+        self._inbox = os.fdopen(os.dup(0), "rb")
+        self._outbox = os.dup(1)
+        self._lock = threading.RLock()  # a version's thread may breach while a line is on its way
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(nowhere, standard)
+        os.close(nowhere)
+
+    def read_frame(self) -> tuple[dict[str, Any], list[bytes]] | None:
+        return wire.read_frame(self._inbox.read)
+
+    def say(self, **message: Any) -> None:
+        text = memoryview(wire.line(message))
+        with self._lock:
+            try:
+                while text:
+                    text = text[os.write(self._outbox, text) :]
+            except OSError:
+                os._exit(1)  # nobody listens, or the version closed the pipe: a breach could not be reported
+
+
+class Version:
+    """The loaded strategy with its validated params, asked under the guard."""
+
+    def __init__(self, strategy: Strategy, params: Any, config: dict[str, Any], guard: Guard) -> None:
+        self._strategy = strategy
+        self._params = params
+        self._guard = guard
+        self._config = config
+        self.warmup_bars = warmup_of(strategy, params)
+
+    def description(self) -> dict[str, Any]:
+        files: Callable[[Any], Sequence[Path]] = getattr(self._strategy, "model_files", lambda _: ())
+        return {
+            "config": self._config,
+            "warmup_bars": self.warmup_bars,
+            "vectorised": callable(getattr(self._strategy, "decide_many", None)),
+            "model_files": [str(Path(file).absolute()) for file in files(self._params)],
+        }
+
+    def answers(self, question: Question) -> Iterator[list[Answer]]:
+        """Yield the answers in the order of the positions, one by one or, of a decide_many, in batches."""
+        index = pd.DatetimeIndex(question.index_ns.astype("M8[ns]"), tz="UTC")
+        if question.many:
+            answers = self._many(question, index)
+            for start in range(0, len(answers), wire.ROWS_A_LINE):
+                yield answers[start : start + wire.ROWS_A_LINE]
+            return
+        for last in question.positions.tolist():
+            candles = _cut(question, index, last - question.bars + 1, last + 1)
+            yield [self._one(candles, _context(question, candles.index[-1]))]
+
+    def _one(self, candles: pd.DataFrame, context: Context) -> Answer:
+        started = perf_counter()
+        said, error, kind = self._guarded(lambda: self._strategy.decide(candles, self._params, context))
+        duration_ms = (perf_counter() - started) * 1e3
+        return Answer(None, error, kind, duration_ms) if kind else _as_answer(said, duration_ms)
+
+    def _many(self, question: Question, index: pd.DatetimeIndex) -> list[Answer]:
+        rows = question.positions - (question.bars - 1)
+        candles = _cut(question, index, 0, len(index))
+        expected = len(candles) - question.bars + 1
+        context = _context(question, candles.index[-1])
+        decide_many: Callable[..., Sequence[Decision]] = self._strategy.decide_many  # type: ignore[attr-defined]
+        started = perf_counter()
+        said, error, kind = self._guarded(lambda: list(decide_many(candles, self._params, context)))
+        duration_ms = (perf_counter() - started) * 1e3 / expected
+        if not kind and len(said) != expected:
+            error, kind = f"decide_many gave {len(said)} decisions for {expected} windows", "invalid"
+        if kind:
+            return [Answer(None, error, kind, duration_ms)] * len(rows)
+        return [_as_answer(said[row], duration_ms) for row in rows.tolist()]
+
+    def _guarded(self, call: Callable[[], Any]) -> tuple[Any, str | None, Kind]:
+        """Return what *call* said, or an error and its kind; a breach shows even when the version swallowed it."""
+        said: Any = None
+        error: str | None = None
+        kind: Kind = ""
+        try:
+            said = call()
+        except InvalidDecision as nonsense:
+            error, kind = wire.one_line(nonsense), "invalid"
+        except MemoryError:
+            os._exit(
+                wire.OUT_OF_MEMORY
+            )  # what the failed allocation left behind is not to be trusted with the next candle
+        except BaseException as raised:  # noqa: BLE001  a version's code: SystemExit is its failure, not our end
+            error, kind = raised_line(raised), "raised"
+        tried = self._guard.take()
+        return (None, tried[0], "breach") if tried else (said, error, kind)
+
+
+def raised_line(raised: BaseException) -> str:
+    """Return the exception's name, text and place in one line."""
+    place = ""
+    for entry in traceback.extract_tb(raised.__traceback__)[-1:]:
+        place = f" ({Path(entry.filename).name}, line {entry.lineno})"
+    try:
+        text = wire.one_line(raised)
+    except BaseException:  # noqa: BLE001  its __str__ is a version's code too
+        text = "(its text cannot be read)"
+    return f"{type(raised).__name__}: {text}{place}" if text else f"{type(raised).__name__}{place}"
+
+
+def _cut(question: Question, index: pd.DatetimeIndex, start: int, end: int) -> pd.DataFrame:
+    values = question.values[:, start:end].copy()  # the version's own: what it writes there, nobody else reads
+    return pd.DataFrame(values.T, index=index[start:end], columns=list(question.columns), copy=False)
+
+
+def _context(question: Question, opened: pd.Timestamp) -> Context:
+    return Context(question.symbol, question.timeframe, opened.to_pydatetime() + timeframe_delta(question.timeframe))
+
+
+def _as_answer(said: object, duration_ms: float) -> Answer:
+    try:
+        return Answer(wire.loggable(wire.plain(said)), None, "", duration_ms)
+    except InvalidDecision as nonsense:
+        return Answer(None, wire.one_line(nonsense), "invalid", duration_ms)
+
+
+def _loaded(start: Mapping[str, Any], parts: Sequence[bytes], guard: Guard) -> Version:
+    entry_point, config = start["entry_point"], start["config"]
+    strategy = as_strategy(pickle.loads(parts[0]), entry_point) if parts else load(entry_point)  # noqa: S301  the parent's
+    params = validated(strategy.Params, {} if strategy.Params is ReadyConfig else config, entry_point)
+    return Version(strategy, params, canonical(params), guard)
+
+
+def main() -> None:
+    kernel.end_with_parent(int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    pipes = Pipes()
+    start = pipes.read_frame()
+    if start is None:
+        os._exit(0)
+    header, parts = start
+    guard = Guard(lambda tried: pipes.say(breach=wire.one_line(tried)))
+    kernel.limit(header["memory_bytes"])
+    guard.arm()
+    version = _ready(header, parts, guard, pipes)
+    while asked := pipes.read_frame():
+        for question in wire.questions_in(*asked):
+            for answers in version.answers(question):
+                pipes.say(rows=[wire.row(answer) for answer in answers])
+    os._exit(0)  # a version's exit handlers have no say
+
+
+def _ready(header: Mapping[str, Any], parts: Sequence[bytes], guard: Guard, pipes: Pipes) -> Version:
+    try:
+        version = _loaded(header, parts, guard)
+        description = version.description()
+        refused = _refused(None, guard.take())
+    except BaseException as raised:  # noqa: BLE001  a version's code
+        refused = _refused(raised, guard.take())
+    if refused is not None:
+        pipes.say(refused=refused)
+        os._exit(0)
+    guard.loading = False
+    pipes.say(ready=description)
+    return version
+
+
+def _refused(raised: BaseException | None, tried: Sequence[str]) -> list[Any] | None:
+    """Return the name and facts of the error that the parent is to raise; None when loading went well."""
+    if tried:
+        return ["IsolationBreach", [wire.one_line(tried[0])]]
+    if raised is None:
+        return None
+    if isinstance(raised, InvalidEntryPoint):
+        return ["InvalidEntryPoint", [wire.one_line(raised.why)]]
+    if isinstance(raised, InvalidConfig):
+        return ["InvalidConfig", [wire.one_line(problem) for problem in raised.problems]]
+    if isinstance(raised, RolloutError):
+        return ["StrategyFailed", [wire.one_line(raised)]]
+    return ["StrategyFailed", [raised_line(raised)]]
+
+
+if __name__ == "__main__":
+    main()
