@@ -1,6 +1,7 @@
 """The database refuses what must not happen, whatever the code does; the same on SQLite and PostgreSQL."""
 
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -56,16 +57,23 @@ def test_another_strategy_may_have_its_own_active(engine: Engine) -> None:
     [
         ({"status": "paused"}, "an unknown status"),
         ({"status": "active", "activated_at": None}, "an active version that never became so"),
+        ({"status": "retired", "retired_at": None}, "a retired version that never became so"),
         ({"warmup_bars": 0}, "no warm-up"),
         ({"fingerprint": "print of 1.0.0"}, "the build of another version"),
-        ({"version": "1.0.0"}, "the name of another version"),
     ],
 )
-def test_a_version_that_must_not_be_is_refused(engine: Engine, columns: dict[str, object], why: str) -> None:
+def test_a_version_that_must_not_be_is_refused(engine: Engine, columns: dict[str, Any], why: str) -> None:
     put_version(engine, "1.0.0")
 
     with pytest.raises(InvariantRefused):
-        put_version(engine, str(columns.pop("version", "2.0.0")), **columns)
+        put_version(engine, "2.0.0", **columns)
+
+
+def test_a_second_version_of_a_name_is_refused(engine: Engine) -> None:
+    put_version(engine, "1.0.0")
+
+    with pytest.raises(InvariantRefused):
+        put_version(engine, "1.0.0", fingerprint="another build")
 
 
 @pytest.mark.parametrize("percent_bp", [-1, 10_001])
@@ -189,7 +197,7 @@ def test_a_naive_time_is_refused_before_it_is_written(engine: Engine) -> None:
 def test_a_transaction_that_fails_leaves_nothing(engine: Engine) -> None:
     put_version(engine, "1.0.0")
 
-    with pytest.raises(RuntimeError, match="killed"), transaction(engine) as session:
+    with pytest.raises(RuntimeError, match="killed"), transaction(engine) as session:  # noqa: PT012
         audit.record(
             session,
             Actor("ana"),
