@@ -103,7 +103,7 @@ class SyntheticSource:
         if seed < 0:
             raise InvalidSetting("seed", seed, "0 or more")
         if not 1970 <= utc(start, "start").year <= 2200:
-            raise InvalidSetting("start", start, "the years 1970 to 2200")
+            raise InvalidSetting("start", start.isoformat(), "the years 1970 to 2200")
         self.name = f"synthetic, seed {seed}"
         self.timeframe = timeframe
         self.calendar: Calendar = WeeklySession()
