@@ -12,15 +12,11 @@ from hashlib import sha256
 from types import MappingProxyType
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from strategy_core.domain.arrays import BoolArray, FloatArray, IntArray
 from strategy_core.domain.errors import InvalidCandles, InvalidTimeframe
 from strategy_core.domain.lifecycle import utc
-
-type_of = pd.api.types
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float64]
 
 TIMEFRAMES: Mapping[str, timedelta] = MappingProxyType(
     {
@@ -159,11 +155,11 @@ def window_hash(candles: pd.DataFrame) -> str:
 def window_hashes(candles: pd.DataFrame, positions: Sequence[int], bars: int) -> list[str]:
     """Return for each position the `window_hash` of the *bars* candles (or as many as there are) that end there."""
     names = [name for name in COLUMNS if name in candles.columns]
-    table = np.empty((len(candles), 1 + len(names)), dtype="<f8")
-    table[:, 1:] = candles[names].to_numpy(dtype=np.float64) + 0.0  # -0.0 becomes 0.0
-    table[:, 1:][np.isnan(table[:, 1:])] = np.nan
-    opened_at = pd.DatetimeIndex(candles.index).tz_convert("UTC").as_unit("ns")
-    table[:, 0] = opened_at.asi8.astype("<i8").view("<f8")
+    values = candles[names].to_numpy(dtype=np.float64) + 0.0  # -0.0 becomes 0.0
+    values[np.isnan(values)] = np.nan
+    table = np.empty((len(candles), 1 + len(names)), dtype="<i8")
+    table[:, 0] = pd.DatetimeIndex(candles.index).tz_convert("UTC").as_unit("ns").asi8
+    table[:, 1:] = np.ascontiguousarray(values).view(np.int64)  # the bits of each float
     header = sha256(" ".join(names).encode())
     hashes = []
     for position in positions:
@@ -180,7 +176,7 @@ class _Rows:
     source: str
     first: int
 
-    def refuse(self, bad: BoolArray, problem: Callable[[int], str], places: npt.NDArray[np.intp] | None = None) -> None:
+    def refuse(self, bad: BoolArray, problem: Callable[[int], str], places: IntArray | None = None) -> None:
         """Raise InvalidCandles for the first bad row, if any; *places* are the rows' places before sorting."""
         if bad.any():
             at = int(bad.argmax())
@@ -207,7 +203,7 @@ def _check_columns(frame: object, rows: _Rows) -> None:
 def _times(frame: pd.DataFrame, rows: _Rows) -> pd.DatetimeIndex:
     written = frame["timestamp"] if "timestamp" in frame.columns else frame.index.to_series()
     rows.refuse(written.isna().to_numpy(), lambda _: "timestamp is missing; is the line empty?")
-    if type_of.is_datetime64_any_dtype(written.dtype):
+    if pd.api.types.is_datetime64_any_dtype(written.dtype):
         times = pd.DatetimeIndex(written)
         naive = np.full(len(times), times.tz is None)
     else:
@@ -258,8 +254,8 @@ def _check_spread(price: str, values: Mapping[str, FloatArray], rows: _Rows) -> 
 
 
 def _floats(column: pd.Series, name: str, rows: _Rows) -> FloatArray:
-    numeric = type_of.is_numeric_dtype(column.dtype) and not type_of.is_bool_dtype(column.dtype)
-    if not numeric and not (type_of.is_object_dtype(column.dtype) or type_of.is_string_dtype(column.dtype)):
+    numeric = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
+    if not numeric and not (pd.api.types.is_object_dtype(column.dtype) or pd.api.types.is_string_dtype(column.dtype)):
         raise InvalidCandles(rows.source, f"{name} is of type {column.dtype}, not a number")
     numbers = pd.to_numeric(column, errors="coerce")
     bad = (numbers.isna() & column.notna()).to_numpy()
@@ -268,7 +264,7 @@ def _floats(column: pd.Series, name: str, rows: _Rows) -> FloatArray:
 
 
 def _first_of_each(
-    times: pd.DatetimeIndex, values: Mapping[str, FloatArray], order: npt.NDArray[np.intp], rows: _Rows
+    times: pd.DatetimeIndex, values: Mapping[str, FloatArray], order: IntArray, rows: _Rows
 ) -> BoolArray:
     """Return which of the rows in *order* come first of their time; a later one with other values is refused."""
     again = np.append(False, np.diff(times.asi8[order]) == 0)

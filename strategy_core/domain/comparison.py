@@ -1,7 +1,8 @@
 """Shadow against active on the same candles, as a report; it judges nothing: verdicts are the gates'."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ class Arm:
         marks: change of marked-to-market R in that candle over the arm's trades on compared candles; None: no drawdown.
     """
 
-    actions: ArrayLike
+    actions: Sequence[str | None] | NDArray[Any]
     r_multiple: FloatArray
     pnl: FloatArray
     marks: FloatArray | None = None

@@ -5,10 +5,11 @@ RolloutError
 │   ├── UnknownStrategy, UnknownVersion, UnknownRollout, UnknownSymbol, NoActiveVersion, NoCanary
 ├── Refused             it exists, but this is not allowed now   (API 409, exit code 5)
 │   ├── IllegalTransition, DuplicateVersion, DuplicateFingerprint, Quarantined, RolloutOpen,
-│   │   LostRace, NotAwaiting, UnarmedPlan, GateRefused, InvariantRefused
+│   │   LostRace, NotAwaiting, UnarmedPlan, GateRefused, NothingToRollBack,
+│   │   Incomparable, InvariantRefused
 ├── Invalid             the input itself is wrong                (API 422, exit code 2)
 │   ├── InvalidPercent, InvalidConfig, InvalidPlan, InvalidTimeframe, InvalidEntryPoint,
-│   │   InvalidDecision, InvalidCandles, InvalidName, InvalidSetting, NaiveTime, MissingExtra
+│   │   InvalidDecision, InvalidCandles, InvalidName, InvalidSetting, InvalidPeriod, NaiveTime, MissingExtra
 ├── Untrusted           a version's code may not run             (exit code 6)
 │   ├── FingerprintMismatch, IsolationBreach, StrategyFailed, DeadlineExceeded
 └── EvidenceUnavailable the facts a verdict needs cannot be had: blind, never a pass nor a failure
@@ -151,6 +152,22 @@ class GateRefused(Refused):
         super().__init__(f"{strategy_name!r} {version!r} is refused: {'; '.join(self.failures)}")
 
 
+class NothingToRollBack(Refused):
+    def __init__(self, strategy_name: str) -> None:
+        self.strategy_name = strategy_name
+        super().__init__(f"{strategy_name!r} has no canary, no rollout and no version that was active before this one")
+
+
+class Incomparable(Refused):
+    """Two versions that never decide on the same candles give no evidence about each other."""
+
+    def __init__(self, strategy_name: str, version: str, active: str, difference: str) -> None:
+        self.strategy_name = strategy_name
+        self.version = version
+        self.active = active
+        super().__init__(f"{strategy_name!r} {version!r} cannot be measured against active {active!r}: {difference}")
+
+
 class InvariantRefused(Refused):
     """The database itself refused: a constraint or trigger that holds whatever the code does."""
 
@@ -229,6 +246,13 @@ class NaiveTime(Invalid):
     def __init__(self, what: str) -> None:
         self.what = what
         super().__init__(f"{what} has no time zone; give an aware time (UTC)")
+
+
+class InvalidPeriod(Invalid):
+    def __init__(self, start: datetime, end: datetime) -> None:
+        self.start = start
+        self.end = end
+        super().__init__(f"the period {start.isoformat()} to {end.isoformat()} is empty; allowed: start before end")
 
 
 class MissingExtra(Invalid):

@@ -1,7 +1,7 @@
 """The facts a gate may look at: one rollout's slots, decision counts and equity; never how they are fetched."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -72,13 +72,12 @@ class Evidence:
         pending_slots: signalled, but a trade of theirs is still open.
         newest_candle: open time of the newest candle on which both arms have a row, on the symbol that lags most;
             None before the first.
-        expected_candle: open time of that symbol's newest candle that should be there by now; None if there is none.
+        due_candle: open time of that symbol's newest candle that must have been decided by now; None if there is none.
         feed_problem: why the feed could not even say what to expect; "" when it could.
     """
 
     now: datetime
     started_at: datetime
-    timeframe: timedelta
     slots: Slots
     pending_slots: int
     canary: Record
@@ -87,7 +86,7 @@ class Evidence:
     active_marks: FloatArray
     risk_fraction: float
     newest_candle: datetime | None
-    expected_candle: datetime | None
+    due_candle: datetime | None
     feed_problem: str = ""
 
 

@@ -75,24 +75,23 @@ class Gate(BaseModel):
 
 
 class Freshness(Gate):
-    """Blind when candles that should have been decided are missing: stale evidence answers nothing."""
+    """Blind when a candle that is due has not been decided: stale evidence answers nothing.
+
+    It stands in every rollout, whatever the plan: how late a candle may be is the plan's `late_candles`.
+    """
 
     kind: Literal["freshness"] = "freshness"
-    late_candles: int = Field(default=2, ge=1, description="candles that may be late before the rollout is blind")
 
     def judge(self, evidence: Evidence, margins: Margins) -> Finding:
         if evidence.feed_problem:
             raise EvidenceUnavailable(evidence.feed_problem)
-        expected, newest = evidence.expected_candle, evidence.newest_candle
-        if expected is None or expected < evidence.started_at:
-            return self.found(Verdict.PASS, "no candle is due since the start", value=0, limit=self.late_candles)
-        since = evidence.started_at if newest is None else newest
-        late = max(0, int((expected - since) / evidence.timeframe))
+        due, newest = evidence.due_candle, evidence.newest_candle
+        if due is None or due < evidence.started_at:
+            return self.found(Verdict.PASS, "no candle is due since the start")
+        if newest is not None and newest >= due:
+            return self.found(Verdict.PASS, f"decided up to candle {newest:%Y-%m-%d %H:%M} UTC")
         seen = "none has been decided" if newest is None else f"the newest decided is {newest:%Y-%m-%d %H:%M}"
-        if late > self.late_candles:
-            reason = f"candle {expected:%Y-%m-%d %H:%M} UTC is due, but {seen}"
-            return self.found(Verdict.BLIND, reason, value=late, limit=self.late_candles)
-        return self.found(Verdict.PASS, f"{late} candles late", value=late, limit=self.late_candles)
+        return self.found(Verdict.BLIND, f"candle {due:%Y-%m-%d %H:%M} UTC is due, but {seen}")
 
 
 class Errors(Gate):
@@ -225,7 +224,7 @@ class PairedDifference(Gate):
 
 
 AnyGate = Annotated[
-    Freshness | Errors | InvalidDecisions | Silence | LosingStreak | ExcessDrawdown | PairedDifference,
+    Errors | InvalidDecisions | Silence | LosingStreak | ExcessDrawdown | PairedDifference,
     Field(discriminator="kind"),
 ]
 

@@ -11,7 +11,6 @@ from strategy_core.domain.gates import (
     AnyGate,
     Errors,
     ExcessDrawdown,
-    Freshness,
     InvalidDecisions,
     LosingStreak,
     Margins,
@@ -57,6 +56,7 @@ class Plan(BaseModel):
     Attributes:
         approve_before: percents that wait for an owner's approval.
         on_inconclusive: what happens when a stage's maximum time ends without an answer: `hold` asks the owner.
+        late_candles: how many candles a decision may be late before the rollout is blind.
         blind_limit: how long a rollout may be without evidence before it is rolled back.
         bake: how long the previous active version stays in shadow, ready to be reinstated, after the promotion.
     """
@@ -73,10 +73,10 @@ class Plan(BaseModel):
     approve_before: tuple[Percent, ...] = (100.0,)
     on_inconclusive: Literal["hold", "rollback"] = "hold"
     maximum_stage_time: Span = timedelta(days=60)
+    late_candles: int = Field(default=2, ge=1)
     blind_limit: Span = timedelta(days=1)
     bake: Span = timedelta(days=7)
     gates: tuple[AnyGate, ...] = (
-        Freshness(),
         Errors(),
         InvalidDecisions(),
         Silence(),

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from strategy_core.domain.errors import EvidenceUnavailable
 from strategy_core.domain.evidence import Evidence
-from strategy_core.domain.gates import SEVERITY, Finding, Gate, Margins, Verdict
+from strategy_core.domain.gates import SEVERITY, Finding, Freshness, Gate, Margins, Verdict
 from strategy_core.domain.plan import Plan
 
 
@@ -63,8 +63,8 @@ class Ruling:
 
 
 def judge_all(gates: Iterable[Gate], evidence: Evidence, margins: Margins) -> list[Finding]:
-    """Return one finding per gate; a gate that cannot answer is blind, and never keeps another from being heard."""
-    return [_judge(gate, evidence, margins) for gate in gates]
+    """Return one finding per gate, freshness first; a gate that cannot answer is blind, and silences no other."""
+    return [_judge(gate, evidence, margins) for gate in (Freshness(), *gates)]
 
 
 def decide(plan: Plan, at: Position, findings: Sequence[Finding], now: datetime) -> Ruling:

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func
+from sqlalchemy import and_, func
 from sqlmodel import Session, col, select
 
 from strategy_core.store.engine import insert_if_new
-from strategy_core.store.tables import ERROR, SIGNALS, ShadowDecisionLog, StrategyVersion
+from strategy_core.store.tables import SIGNALS, EquityMark, Outcome, ShadowDecisionLog, StrategyVersion
 
 LOG = ShadowDecisionLog
 
@@ -67,12 +67,33 @@ def count_decisions(session: Session, strategy_name: str) -> dict[tuple[str, str
     return {(version, decision): count for version, decision, count in rows}
 
 
+def worth_of_decisions(
+    session: Session, strategy_name: str, version: str, symbols: Sequence[str], *, start: datetime, end: datetime
+) -> Sequence[Any]:
+    """Return (symbol, candle, decision, reason, R, pnl, mark) of each decision in [start, end); None while open."""
+    same_candle = [
+        getattr(EquityMark, key) == getattr(LOG, key) for key in ("strategy_name", "version", "symbol", "timestamp")
+    ]
+    return session.exec(
+        select(  # type: ignore[call-overload]
+            LOG.symbol, LOG.timestamp, LOG.decision, LOG.reason, Outcome.r_multiple, Outcome.pnl, EquityMark.r
+        )
+        .outerjoin(Outcome, col(Outcome.decision_id) == LOG.id)
+        .outerjoin(EquityMark, and_(*same_candle))
+        .where(
+            LOG.strategy_name == strategy_name,
+            LOG.version == version,
+            col(LOG.symbol).in_(symbols),
+            col(LOG.timestamp) >= start,
+            col(LOG.timestamp) < end,
+        )
+    ).all()
+
+
 def signals_to_score(
     session: Session, version: StrategyVersion, symbol: str, *, since: datetime | None, until: datetime
 ) -> Sequence[tuple[datetime, str]]:
     """Return (candle, decision) of the signals in [since, until] whose outcome is not booked yet, oldest first."""
-    from strategy_core.store.tables import Outcome
-
     query = (
         select(LOG.timestamp, LOG.decision)
         .outerjoin(Outcome, col(Outcome.decision_id) == LOG.id)
@@ -106,10 +127,6 @@ def newest_row(session: Session, strategy_name: str, version: str, symbol: str) 
     return session.exec(
         select(LOG).where(*_key(strategy_name, version, symbol)).order_by(col(LOG.timestamp).desc()).limit(1)
     ).first()
-
-
-def is_error() -> Any:
-    return col(LOG.decision) == ERROR
 
 
 def _key(strategy_name: str, version: str, symbol: str) -> tuple[Any, ...]:

@@ -101,6 +101,13 @@ def change_rollout(session: Session, rollout: Rollout, **changes: Any) -> None:
     session.refresh(rollout)
 
 
+def touch_rollout(session: Session, rollout: Rollout, *, last_tick_at: datetime, blind_since: datetime | None) -> None:
+    """Note a tick that changed nothing else; the generation stays, or no owner could ever act upon what he read."""
+    rollout.last_tick_at, rollout.blind_since = last_tick_at, blind_since
+    session.add(rollout)
+    session.flush()
+
+
 def last_verdicts(session: Session, rollout_id: UUID) -> dict[str, GateVerdict]:
     """Return each gate's newest verdict, by gate."""
     newest = (

@@ -1,6 +1,7 @@
 """Strategies and their versions: found, locked, added, moved. Whoever changes a strategy locks its row first."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -9,7 +10,7 @@ from sqlmodel import Session, col, select
 from strategy_core.domain.errors import NoActiveVersion, UnknownStrategy, UnknownVersion
 from strategy_core.domain.lifecycle import Status, check_move
 from strategy_core.store.engine import insert_if_new
-from strategy_core.store.tables import Strategy, StrategyVersion
+from strategy_core.store.tables import CanaryConfig, Strategy, StrategyVersion
 
 
 def create_strategy(session: Session, name: str, *, salt: str, scoring: dict[str, Any], now: datetime) -> None:
@@ -79,6 +80,46 @@ def active_version(session: Session, strategy_name: str) -> StrategyVersion:
         get_strategy(session, strategy_name)
         raise NoActiveVersion(strategy_name)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """All that routing obeys, of one moment: read by one statement, so that no promotion falls in between."""
+
+    active: str
+    canary: str | None
+    rollout_bp: int
+    generation: int
+    salt: str
+
+
+def serving(session: Session, strategy_name: str) -> Serving:
+    """Return who serves the strategy's users now.
+
+    Raises:
+        UnknownStrategy, NoActiveVersion
+    """
+    rows = session.exec(
+        select(  # type: ignore[call-overload]
+            StrategyVersion.status,
+            StrategyVersion.version,
+            Strategy.salt,
+            CanaryConfig.rollout_bp,
+            CanaryConfig.generation,
+        )
+        .join(Strategy, col(Strategy.name) == StrategyVersion.strategy_name)
+        .outerjoin(CanaryConfig, col(CanaryConfig.strategy_name) == StrategyVersion.strategy_name)
+        .where(
+            StrategyVersion.strategy_name == strategy_name,
+            col(StrategyVersion.status).in_([Status.ACTIVE, Status.CANARY]),
+        )
+    ).all()
+    by_status = {status: version for status, version, *_ in rows}
+    if Status.ACTIVE not in by_status:
+        get_strategy(session, strategy_name)
+        raise NoActiveVersion(strategy_name)
+    *_, salt, rollout_bp, generation = rows[0]
+    return Serving(by_status[Status.ACTIVE], by_status.get(Status.CANARY), rollout_bp or 0, generation or 0, salt)
 
 
 def previously_active(session: Session, strategy_name: str) -> StrategyVersion | None:

@@ -1,0 +1,1 @@
+"""How the product is watched: logs; never on the path of a decision."""

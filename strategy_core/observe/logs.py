@@ -1,0 +1,19 @@
+"""Logs as events with fields, to standard error; never sentences, never a secret."""
+
+import sys
+
+import structlog
+
+
+def configure_logs(*, as_json: bool | None = None) -> None:
+    """Send events to standard error: for people on a terminal, as JSON lines elsewhere."""
+    as_json = not sys.stderr.isatty() if as_json is None else as_json
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

@@ -1,0 +1,149 @@
+"""The registry of versions as a class, for scripts and notebooks; every method is one call of a service."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Engine
+
+from strategy_core.domain.audit import Actor
+from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.scoring import ScoringRule
+from strategy_core.market.source import CandleSource
+from strategy_core.market.synthetic import SyntheticSource
+from strategy_core.services import canary, promote, register, route
+from strategy_core.store import versions
+from strategy_core.store.engine import open_database, reading, upgrade
+from strategy_core.store.tables import CanaryConfig, StrategyVersion
+
+
+class VersionRegistry:
+    """Versions of strategies, and who is routed to which.
+
+    Args:
+        database: its address, or an engine; the schema is brought up to date.
+        source: candles that new versions are vetted on; the built-in synthetic market, unless given.
+        actor: who the audit trail names.
+        clock: tells the time.
+    """
+
+    def __init__(
+        self,
+        database: str | Engine,
+        *,
+        source: CandleSource | None = None,
+        actor: Actor = Actor("sdk"),  # noqa: B008  frozen
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.engine = open_database(database) if isinstance(database, str) else database
+        self._source = source
+        self._actor = actor
+        self._clock = clock
+        upgrade(self.engine)
+
+    def register_version(
+        self,
+        strategy_name: str,
+        version: str,
+        config: Mapping[str, Any],
+        *,
+        entry_point: str | None = None,
+        symbols: Sequence[str] = ("GOLD",),
+        timeframe: str = "1h",
+        status: Status | str = Status.SHADOW,
+        scoring: ScoringRule | None = None,
+        salt: str = "",
+        reason: str = "",
+    ) -> StrategyVersion:
+        """Vet and store a new version; see `services.register`.
+
+        Args:
+            config: validated by the strategy's own `Params`.
+            entry_point: a known name or `package.module:Class`; *strategy_name*, unless given.
+        """
+        return register.register_version(
+            self.engine,
+            self._source or SyntheticSource(timeframe=timeframe),
+            strategy_name=strategy_name,
+            version=version,
+            config=config,
+            entry_point=entry_point or strategy_name,
+            symbols=symbols,
+            timeframe=timeframe,
+            status=Status(status),
+            scoring=scoring,
+            salt=salt,
+            actor=self._actor,
+            now=self._clock(),
+            reason=reason,
+        )
+
+    def activate_version(
+        self, strategy_name: str, version: str, *, reason: str = "", override_reason: str = ""
+    ) -> StrategyVersion:
+        """Make it the active one and retire its predecessor, in one step; see `services.promote`."""
+        return promote.activate_version(
+            self.engine,
+            strategy_name=strategy_name,
+            version=version,
+            actor=self._actor,
+            now=self._clock(),
+            reason=reason,
+            override_reason=override_reason,
+        )
+
+    def activate_canary(
+        self,
+        strategy_name: str,
+        version: str,
+        rollout_percent: float,
+        *,
+        reason: str = "",
+        override_reason: str = "",
+    ) -> tuple[StrategyVersion, CanaryConfig]:
+        """Send a share of users to a shadow version by hand; see `services.canary`."""
+        return canary.activate_canary(
+            self.engine,
+            strategy_name=strategy_name,
+            version=version,
+            rollout_percent=rollout_percent,
+            actor=self._actor,
+            now=self._clock(),
+            reason=reason,
+            override_reason=override_reason,
+        )
+
+    def update_canary_percent(self, strategy_name: str, percent: float, *, reason: str = "") -> CanaryConfig:
+        """Set the canary's share, 0.00 to 100.00, by hand; see `services.canary`."""
+        return canary.update_canary_percent(
+            self.engine,
+            strategy_name=strategy_name,
+            percent=percent,
+            actor=self._actor,
+            now=self._clock(),
+            reason=reason,
+        )
+
+    def retire_version(self, strategy_name: str, version: str, *, reason: str = "") -> StrategyVersion:
+        return promote.retire_version(
+            self.engine,
+            strategy_name=strategy_name,
+            version=version,
+            actor=self._actor,
+            now=self._clock(),
+            reason=reason,
+        )
+
+    def route_user_to_version(self, user_id: str, strategy_name: str) -> str:
+        """Return the version that *user_id* gets now."""
+        return route.route_user(self.engine, user_id=user_id, strategy_name=strategy_name).version
+
+    def get_version(self, strategy_name: str, version: str) -> StrategyVersion:
+        with reading(self.engine) as session:
+            return versions.get_version(session, strategy_name, version)
+
+    def list_versions(
+        self, strategy_name: str | None = None, status: Status | str | None = None
+    ) -> Sequence[StrategyVersion]:
+        with reading(self.engine) as session:
+            return versions.list_versions(session, strategy_name, Status(status) if status else None)

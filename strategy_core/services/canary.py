@@ -1,0 +1,92 @@
+"""An owner moves a canary by hand: no plan, no gates, so only where no rollout runs."""
+
+from datetime import datetime
+
+from sqlalchemy import Engine
+
+from strategy_core.domain.audit import Actor
+from strategy_core.domain.errors import NoCanary, RolloutOpen
+from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.ramp import State
+from strategy_core.domain.routing import basis_points
+from strategy_core.services.transition import make_canary, standing
+from strategy_core.store import audit, rollouts, versions
+from strategy_core.store.engine import transaction
+from strategy_core.store.tables import CanaryConfig, StrategyVersion
+
+
+def activate_canary(
+    engine: Engine,
+    *,
+    strategy_name: str,
+    version: str,
+    rollout_percent: float,
+    actor: Actor,
+    now: datetime,
+    reason: str = "",
+    override_reason: str = "",
+) -> tuple[StrategyVersion, CanaryConfig]:
+    """Send *rollout_percent* of users to a shadow version, outside any rollout.
+
+    Raises:
+        InvalidPercent: not within 0..100, or more than two decimals.
+        NoActiveVersion: the other users would have no version.
+        IllegalTransition: it is not in shadow, or another version is the canary.
+        RolloutOpen: a rollout moves this strategy.
+        Quarantined: it was rolled back, and no override reason is given.
+    """
+    percent_bp = basis_points(rollout_percent)
+    with transaction(engine) as session:
+        strategy = versions.lock_strategy(session, strategy_name)
+        chosen = versions.get_version(session, strategy_name, version)
+        rollout = rollouts.open_rollout(session, strategy_name)
+        if rollout is not None:
+            raise RolloutOpen(strategy_name, rollout.version, rollout.state, "let it end, or roll it back")
+        before = standing(session, strategy_name)
+        canary = make_canary(session, strategy, chosen, percent_bp=percent_bp, override_reason=override_reason, now=now)
+        audit.record(
+            session,
+            actor,
+            "activate_canary",
+            strategy_name=strategy_name,
+            version=version,
+            before=before,
+            after=standing(session, strategy_name),
+            reason=override_reason or reason,
+            now=now,
+        )
+        return chosen, canary
+
+
+def update_canary_percent(
+    engine: Engine, *, strategy_name: str, percent: float, actor: Actor, now: datetime, reason: str = ""
+) -> CanaryConfig:
+    """Set the canary's share of users by hand; while a rollout moves it, only when an owner has paused that.
+
+    Raises:
+        InvalidPercent, UnknownStrategy, NoCanary, RolloutOpen
+    """
+    percent_bp = basis_points(percent)
+    with transaction(engine) as session:
+        versions.lock_strategy(session, strategy_name)
+        version = versions.with_status(session, strategy_name, Status.CANARY)
+        if version is None:
+            raise NoCanary(strategy_name)
+        rollout = rollouts.open_rollout(session, strategy_name)
+        if rollout is not None and rollout.state != State.PAUSED:
+            raise RolloutOpen(strategy_name, rollout.version, rollout.state, "pause it, then set the percent")
+        before = standing(session, strategy_name)
+        canary = rollouts.set_canary_share(session, strategy_name, percent_bp)
+        audit.record(
+            session,
+            actor,
+            "update_canary_percent",
+            strategy_name=strategy_name,
+            version=version.version,
+            before=before,
+            after=standing(session, strategy_name),
+            reason=reason,
+            now=now,
+            rollout_id=rollout.id if rollout else None,
+        )
+        return canary

@@ -1,0 +1,223 @@
+"""The tick: read a running rollout's evidence, decide, apply it; all in one transaction, or not at all."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Engine
+from sqlmodel import Session
+
+from strategy_core.domain.audit import RAMP, Actor
+from strategy_core.domain.candles import timeframe_delta
+from strategy_core.domain.errors import RolloutError
+from strategy_core.domain.evidence import Evidence
+from strategy_core.domain.gates import Finding
+from strategy_core.domain.lifecycle import Status, utc
+from strategy_core.domain.plan import Plan, read_plan
+from strategy_core.domain.ramp import ENDED, Position, Ruling, State, Step, decide, judge_all
+from strategy_core.domain.scoring import ScoringRule
+from strategy_core.market.source import CandleSource
+from strategy_core.services.transition import end_rollout, replace_active, standing, undo
+from strategy_core.store import audit, evidence, rollouts, versions
+from strategy_core.store.engine import reading, transaction
+from strategy_core.store.rollout_tables import Rollout
+
+_ALERTS = {
+    Step.ADVANCE: ("rollout.advanced", "info"),
+    Step.AWAIT_APPROVAL: ("rollout.awaiting_approval", "warning"),
+    Step.AWAIT_DECISION: ("rollout.awaiting_decision", "warning"),
+    Step.PROMOTE: ("rollout.promoted", "warning"),
+    Step.COMPLETE: ("rollout.completed", "info"),
+    Step.ROLL_BACK: ("rollout.rolled_back", "critical"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """What a tick did to one rollout: a ruling with its findings, or the error that kept it from ruling."""
+
+    rollout_id: UUID
+    strategy_name: str
+    version: str
+    ruling: Ruling | None
+    findings: Sequence[Finding] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Feed:
+    """By symbol, the newest candle that must have been decided by now; or why that cannot be said."""
+
+    due: dict[str, datetime]
+    problem: str = ""
+
+
+def tick(engine: Engine, source: CandleSource, *, now: datetime, actor: Actor = RAMP) -> list[Ticked]:
+    """Tick every open rollout; what keeps one from being ruled on does not keep the others."""
+    with reading(engine) as session:
+        open_now = rollouts.open_rollouts(session)
+    ticked = []
+    for rollout in open_now:
+        about = (rollout.id, rollout.strategy_name, rollout.version)
+        try:
+            ruled = tick_rollout(engine, source, rollout.id, now=now, actor=actor)
+        except RolloutError as error:
+            ticked.append(Ticked(*about, ruling=None, error=str(error)))
+        else:
+            if ruled is not None:
+                ticked.append(Ticked(*about, *ruled))
+    return ticked
+
+
+def tick_rollout(
+    engine: Engine, source: CandleSource, rollout_id: UUID, *, now: datetime, actor: Actor = RAMP, apply: bool = True
+) -> tuple[Ruling, list[Finding]] | None:
+    """Decide one rollout's next step and take it; with *apply* False only say it. None when it has ended already.
+
+    A tick that comes late is judged at the time of the one before it: time never runs backwards for a rollout.
+    """
+    now = utc(now, "now")
+    with reading(engine) as session:
+        rollout = rollouts.get_rollout(session, rollout_id)
+        version = versions.get_version(session, rollout.strategy_name, rollout.version)
+    grace = read_plan(rollout.plan).late_candles * timeframe_delta(version.timeframe)
+    feed = _due(source, version.symbols, now - grace)
+    with transaction(engine) as session:
+        versions.lock_strategy(session, rollout.strategy_name)
+        rollout = rollouts.get_rollout(session, rollout_id)
+        if rollout.state in ENDED:
+            return None
+        now = max(now, rollout.last_tick_at or rollout.started_at)
+        plan = read_plan(rollout.plan)
+        margins = plan.stages[rollout.stage_index].margins
+        findings = judge_all(plan.gates, gather(session, rollout, feed, now), margins)
+        ruling = decide(plan, position(rollout), findings, now)
+        if apply:
+            rollouts.record_findings(session, rollout, findings, now)
+            take(session, rollout, plan, ruling, actor=actor, now=now)
+        return ruling, findings
+
+
+def position(rollout: Rollout) -> Position:
+    return Position(
+        state=State(rollout.state),
+        stage_index=rollout.stage_index,
+        stage_entered_at=rollout.stage_entered_at,
+        stage_extended_at=rollout.stage_extended_at,
+        approved_stage=rollout.approved_stage,
+        blind_since=rollout.blind_since,
+        promoted_at=rollout.promoted_at,
+    )
+
+
+def gather(session: Session, rollout: Rollout, feed: _Feed, now: datetime) -> Evidence:
+    """Return the evidence of a rollout since it began; never reset at a stage."""
+    strategy_name, since = rollout.strategy_name, rollout.started_at
+    canary, active = rollout.version, rollout.control_version
+    common = evidence.newest_common_candles(session, strategy_name, (canary, active), since)
+    symbol = max(feed.due, key=lambda name: feed.due[name] - common.get(name, since), default=None)
+    slots, pending = evidence.read_slots(session, strategy_name, canary, active, start=since)
+    canary_marks, active_marks = evidence.read_marks(session, strategy_name, canary, active, since=since)
+    scoring = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring)
+    return Evidence(
+        now=now,
+        started_at=since,
+        slots=slots,
+        pending_slots=pending,
+        canary=evidence.read_record(session, strategy_name, canary, active, since=since),
+        active=evidence.read_record(session, strategy_name, active, canary, since=since),
+        canary_marks=canary_marks,
+        active_marks=active_marks,
+        risk_fraction=scoring.risk_fraction,
+        newest_candle=common.get(symbol) if symbol else None,
+        due_candle=feed.due[symbol] if symbol else None,
+        feed_problem=feed.problem,
+    )
+
+
+def take(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, *, actor: Actor, now: datetime) -> None:
+    """Apply a ruling: versions, percent, rollout, audit event and alert change together."""
+    before = standing(session, rollout.strategy_name)
+    blind_since = (rollout.blind_since or now) if ruling.blind else None
+    if blind_since is not None and rollout.blind_since is None:
+        _alert(session, rollout, "rollout.blind", "warning", ruling.reason, facts=before, now=now)
+    rollouts.touch_rollout(session, rollout, last_tick_at=now, blind_since=blind_since)
+    if not _change(session, rollout, plan, ruling, now):
+        return
+    after = standing(session, rollout.strategy_name)
+    audit.record(
+        session,
+        actor,
+        ruling.step.value,
+        strategy_name=rollout.strategy_name,
+        version=rollout.version,
+        before=before,
+        after=after,
+        reason=ruling.reason,
+        now=now,
+        rollout_id=rollout.id,
+    )
+    kind, severity = _ALERTS[ruling.step]
+    worst = ruling.worst.model_dump(mode="json") if ruling.worst else {}
+    _alert(session, rollout, kind, severity, ruling.reason, facts={"before": before, "after": after, **worst}, now=now)
+
+
+def _change(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, now: datetime) -> bool:
+    """Take the step and return whether it changed anything but the time of the tick."""
+    entered = {"state": State.RUNNING.value, "stage_entered_at": now, "stage_extended_at": now}
+    match ruling.step:
+        case Step.HOLD:
+            return False
+        case Step.ADVANCE:
+            following = rollout.stage_index + 1
+            rollouts.set_canary_share(session, rollout.strategy_name, plan.stages[following].percent_bp)
+            rollouts.change_rollout(session, rollout, stage_index=following, reason=ruling.reason, **entered)
+        case Step.AWAIT_APPROVAL | Step.AWAIT_DECISION:
+            asked = State.AWAITING_APPROVAL if ruling.step is Step.AWAIT_APPROVAL else State.AWAITING_DECISION
+            if rollout.state == asked:
+                return False
+            rollouts.change_rollout(session, rollout, state=asked.value, reason=ruling.reason)
+        case Step.PROMOTE:
+            winner = versions.get_version(session, rollout.strategy_name, rollout.version)
+            replace_active(session, winner, outgoing_becomes=Status.SHADOW, now=now)
+            rollouts.change_rollout(session, rollout, promoted_at=now, reason=ruling.reason, **entered)
+        case Step.COMPLETE:
+            predecessor = versions.get_version(session, rollout.strategy_name, rollout.control_version)
+            versions.move(session, predecessor, Status.RETIRED, now)
+            end_rollout(session, rollout, State.COMPLETED, ruling.reason, now)
+        case Step.ROLL_BACK:
+            undo(session, rollout, now=now)
+            end_rollout(session, rollout, State.ROLLED_BACK, ruling.reason, now)
+    return True
+
+
+def _due(source: CandleSource, symbols: Sequence[str], moment: datetime) -> _Feed:
+    try:
+        due = {symbol: source.expected_at(symbol, moment) for symbol in symbols}
+    except RolloutError as error:
+        return _Feed({}, str(error))
+    return _Feed({symbol: candle for symbol, candle in due.items() if candle is not None})
+
+
+def _alert(
+    session: Session,
+    rollout: Rollout,
+    kind: str,
+    severity: str,
+    reason: str,
+    *,
+    facts: dict[str, object],
+    now: datetime,
+) -> None:
+    audit.raise_alert(
+        session,
+        kind,
+        f"{rollout.strategy_name} {rollout.version} {kind.removeprefix('rollout.').replace('_', ' ')}: {reason}",
+        severity=severity,
+        strategy_name=rollout.strategy_name,
+        dedupe_key=f"{rollout.id} {kind} {now.isoformat()}",
+        facts=facts,
+        now=now,
+        rollout_id=rollout.id,
+    )

@@ -1,0 +1,75 @@
+"""Take users off a version, now: by an owner's call. It needs no evidence, no candles and no other service."""
+
+from datetime import datetime
+
+from sqlalchemy import Engine
+from sqlmodel import Session
+
+from strategy_core.domain.audit import Actor
+from strategy_core.domain.errors import NothingToRollBack
+from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.ramp import State
+from strategy_core.services.transition import end_rollout, replace_active, standing, undo, withdraw_canary
+from strategy_core.store import audit, rollouts, versions
+from strategy_core.store.engine import transaction
+
+
+def roll_back(engine: Engine, *, strategy_name: str, actor: Actor, now: datetime, reason: str) -> str:
+    """Undo the newest step of the strategy and return the version that users were taken off.
+
+    An open rollout is rolled back, whatever its state; else a canary is withdrawn; else the version that was active
+    before is reinstated. What users are taken off is quarantined.
+
+    Raises:
+        UnknownStrategy
+        NothingToRollBack: none of the three is there.
+    """
+    with transaction(engine) as session:
+        versions.lock_strategy(session, strategy_name)
+        before = standing(session, strategy_name)
+        rollout = rollouts.open_rollout(session, strategy_name)
+        if rollout is not None:
+            taken_off = rollout.version
+            undo(session, rollout, now=now)
+            end_rollout(session, rollout, State.ROLLED_BACK, f"by {actor.name}: {reason}", now)
+        else:
+            taken_off = _undo_by_hand(session, strategy_name, now)
+        after = standing(session, strategy_name)
+        audit.record(
+            session,
+            actor,
+            "roll_back",
+            strategy_name=strategy_name,
+            version=taken_off,
+            before=before,
+            after=after,
+            reason=reason,
+            now=now,
+            rollout_id=rollout.id if rollout else None,
+        )
+        audit.raise_alert(
+            session,
+            "rollout.rolled_back",
+            f"{strategy_name} {taken_off} rolled back by {actor.name}: {reason}",
+            severity="warning",
+            strategy_name=strategy_name,
+            dedupe_key=f"rolled_back {strategy_name} {taken_off} {now.isoformat()}",
+            facts={"before": before, "after": after, "reason": reason},
+            now=now,
+            rollout_id=rollout.id if rollout else None,
+        )
+        return taken_off
+
+
+def _undo_by_hand(session: Session, strategy_name: str, now: datetime) -> str:
+    canary = versions.with_status(session, strategy_name, Status.CANARY)
+    if canary is not None:
+        withdraw_canary(session, canary, quarantine=True, now=now)
+        return canary.version
+    active = versions.with_status(session, strategy_name, Status.ACTIVE)
+    predecessor = versions.previously_active(session, strategy_name)
+    if active is None or predecessor is None:
+        raise NothingToRollBack(strategy_name)
+    active.quarantined_at = now
+    replace_active(session, predecessor, outgoing_becomes=Status.RETIRED, now=now)
+    return active.version

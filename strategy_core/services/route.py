@@ -1,0 +1,49 @@
+"""Which version a user gets, from the database of this moment; never cached, never a default."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+from strategy_core.domain.routing import as_percent, bucket_of
+from strategy_core.store import versions
+from strategy_core.store.engine import reading
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Which version, and why: the user's bucket, the canary's share and the generation of that share."""
+
+    user_id: str
+    strategy_name: str
+    version: str
+    bucket: int
+    percent: float
+    in_canary: bool
+    generation: int
+
+    @property
+    def why(self) -> str:
+        sign = "<" if self.in_canary else ">="
+        return f"bucket {self.bucket / 100:.2f} {sign} canary percent {self.percent:.2f}"
+
+
+def route_user(engine: Engine, *, user_id: str, strategy_name: str) -> Route:
+    """Return the version *user_id* is routed to now, with the reason.
+
+    Raises:
+        UnknownStrategy: no such strategy. NoActiveVersion: nobody can be routed.
+    """
+    with reading(engine) as session:
+        serving = versions.serving(session, strategy_name)
+    percent_bp = serving.rollout_bp if serving.canary is not None else 0
+    bucket = bucket_of(user_id, serving.salt)
+    in_canary = bucket < percent_bp
+    return Route(
+        user_id=user_id,
+        strategy_name=strategy_name,
+        version=serving.canary if in_canary and serving.canary is not None else serving.active,
+        bucket=bucket,
+        percent=as_percent(percent_bp),
+        in_canary=in_canary,
+        generation=serving.generation,
+    )

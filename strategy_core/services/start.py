@@ -1,0 +1,96 @@
+"""Start a rollout: check what must hold before any user is touched, then send the first stage's share."""
+
+from datetime import datetime
+
+from sqlalchemy import Engine
+
+from strategy_core.domain.audit import Actor
+from strategy_core.domain.errors import Incomparable, RolloutOpen
+from strategy_core.domain.plan import Plan
+from strategy_core.domain.ramp import State
+from strategy_core.services.transition import make_canary, standing
+from strategy_core.store import audit, rollouts, versions
+from strategy_core.store.engine import transaction
+from strategy_core.store.rollout_tables import Rollout
+from strategy_core.store.tables import StrategyVersion
+
+
+def start_rollout(
+    engine: Engine,
+    *,
+    strategy_name: str,
+    version: str,
+    plan: Plan,
+    actor: Actor,
+    now: datetime,
+    reason: str = "",
+    override_reason: str = "",
+) -> Rollout:
+    """Freeze *plan* and make *version* the canary at its first stage.
+
+    Raises:
+        UnarmedPlan: no gate has a vote.
+        UnknownStrategy, UnknownVersion, NoActiveVersion
+        RolloutOpen: another rollout of the strategy has not ended.
+        IllegalTransition: it is not in shadow, or another version is the canary.
+        Quarantined: it was rolled back, and no override reason is given.
+        Incomparable: it does not decide on the candles that the active version decides on.
+    """
+    plan.check_armed()
+    with transaction(engine) as session:
+        strategy = versions.lock_strategy(session, strategy_name)
+        chosen = versions.get_version(session, strategy_name, version)
+        open_one = rollouts.open_rollout(session, strategy_name)
+        if open_one is not None:
+            raise RolloutOpen(strategy_name, open_one.version, open_one.state, "let it end, or roll it back")
+        before = standing(session, strategy_name)
+        active = versions.active_version(session, strategy_name)
+        _check_comparable(chosen, active)
+        first = plan.stages[0]
+        make_canary(session, strategy, chosen, percent_bp=first.percent_bp, override_reason=override_reason, now=now)
+        rollout = Rollout(
+            strategy_name=strategy_name,
+            version=version,
+            control_version=active.version,
+            state=State.RUNNING.value,
+            plan=plan.model_dump(mode="json"),
+            started_at=now,
+            stage_entered_at=now,
+            stage_extended_at=now,
+        )
+        rollouts.add_rollout(session, rollout)
+        why = override_reason or reason
+        after = standing(session, strategy_name)
+        audit.record(
+            session,
+            actor,
+            "start_rollout",
+            strategy_name=strategy_name,
+            version=version,
+            before=before,
+            after=after,
+            reason=why,
+            now=now,
+            rollout_id=rollout.id,
+        )
+        audit.raise_alert(
+            session,
+            "rollout.started",
+            f"{strategy_name} {version} started at {first.percent:g} % against {active.version}",
+            severity="info",
+            strategy_name=strategy_name,
+            dedupe_key=f"{rollout.id} started",
+            facts={"before": before, "after": after},
+            now=now,
+            rollout_id=rollout.id,
+        )
+        return rollout
+
+
+def _check_comparable(version: StrategyVersion, active: StrategyVersion) -> None:
+    if version.timeframe != active.timeframe:
+        difference = f"timeframe {version.timeframe} against {active.timeframe}"
+        raise Incomparable(version.strategy_name, version.version, active.version, difference)
+    if not set(version.symbols) & set(active.symbols):
+        difference = f"symbols {', '.join(version.symbols)} against {', '.join(active.symbols)}"
+        raise Incomparable(version.strategy_name, version.version, active.version, difference)

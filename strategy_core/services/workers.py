@@ -1,0 +1,70 @@
+"""The worker processes that versions run in, one each, kept as long as the pool; a version that changed gets none."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from strategy_core.domain.errors import FingerprintMismatch
+from strategy_core.isolation.fingerprint import Fingerprint, changed_parts, fingerprint
+from strategy_core.isolation.isolated import Description, IsolatedStrategy
+from strategy_core.store.tables import StrategyVersion
+
+
+def build_of(entry_point: str, described: Description, symbols: Sequence[str], timeframe: str) -> Fingerprint:
+    """Return the fingerprint of the build that is installed now."""
+    return fingerprint(
+        entry_point,
+        described.config,
+        symbols=symbols,
+        timeframe=timeframe,
+        warmup_bars=described.warmup_bars,
+        model_files=described.model_files,
+    )
+
+
+class Workers:
+    """Isolated workers by version.
+
+    Args:
+        deadline_s: how long a version may take for one decision.
+    """
+
+    def __init__(self, *, deadline_s: float = 5.0) -> None:
+        self._deadline_s = deadline_s
+        self._running: dict[str, IsolatedStrategy] = {}
+
+    def of(self, version: StrategyVersion) -> IsolatedStrategy:
+        """Return the version's worker, started if need be.
+
+        Raises:
+            FingerprintMismatch: the code, model or library is not what was registered.
+            InvalidEntryPoint, InvalidConfig, StrategyFailed: it cannot be loaded.
+        """
+        if version.fingerprint not in self._running:
+            worker = IsolatedStrategy(version.entry_point, version.config, deadline_s=self._deadline_s)
+            try:
+                self._verify(version, worker)
+            except BaseException:
+                worker.close()
+                raise
+            self._running[version.fingerprint] = worker
+        return self._running[version.fingerprint]
+
+    def close(self) -> None:
+        for worker in self._running.values():
+            worker.close()
+        self._running.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _verify(self, version: StrategyVersion, worker: IsolatedStrategy) -> None:
+        found = build_of(version.entry_point, worker.describe(), version.symbols, version.timeframe)
+        if found.digest != version.fingerprint:
+            changed = changed_parts(version.fingerprint_parts, found.parts)
+            raise FingerprintMismatch(version.strategy_name, version.version, changed)

@@ -1,0 +1,62 @@
+"""What an installation sets, by environment: database, feed, clock; each edge opens what it needs from here."""
+
+from datetime import UTC, datetime
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import Engine
+
+from strategy_core.domain.errors import InvalidSetting
+from strategy_core.market.open import open_source
+from strategy_core.market.replay import ReplayClock, ReplaySource
+from strategy_core.market.source import CandleSource
+from strategy_core.store.engine import open_database
+
+
+class Settings(BaseSettings):
+    """Read from the environment: `ROLLOUT_DATABASE_URL`, `ROLLOUT_FEED`, …
+
+    Attributes:
+        database_url: `sqlite:///FILE` or `postgresql://…`.
+        feed: where candles come from: see `market.open.open_source`.
+        symbol: serve this symbol of the feed alone; a single file's is otherwise its stem.
+        decision_deadline_s: how long a version may take for one decision.
+        replay_from, replay_started_at, replay_speed: play the feed as if it were now: `replay_from` is what the clock
+            showed at the real moment `replay_started_at`, and it runs `replay_speed` times as fast.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="ROLLOUT_", extra="ignore")
+
+    database_url: str = "sqlite:///rollout.db"
+    feed: str = "synthetic:GOLD?seed=7&symbols=10"
+    symbol: str | None = None
+    timeframe: str = "1h"
+    decision_deadline_s: float = Field(default=5.0, gt=0)
+    replay_from: datetime | None = None
+    replay_started_at: datetime | None = None
+    replay_speed: float = 1.0
+
+    def now(self) -> datetime:
+        """Return the time: the real one, or the replay's."""
+        real = datetime.now(UTC)
+        if self.replay_from is None:
+            return real
+        return ReplayClock(self.replay_started_at or real, self.replay_from, self.replay_speed).now(real)
+
+    def open_engine(self) -> Engine:
+        return open_database(self.database_url)
+
+    def open_candles(self, now: datetime) -> CandleSource:
+        """Return the feed as it is known at *now*."""
+        source = open_source(self.feed, symbol=self.symbol, timeframe=self.timeframe, now=now)
+        return source if self.replay_from is None else ReplaySource(source, now)
+
+
+def read_settings() -> Settings:
+    """Return the settings of the environment; else raise InvalidSetting naming the variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = f"ROLLOUT_{'_'.join(str(part) for part in first['loc']).upper()}"
+        raise InvalidSetting(name, first["input"], first["msg"]) from None

@@ -1,0 +1,128 @@
+"""Rows as they stand after a registration and a shadow run, written through the store, for tests of what follows."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Engine
+
+from strategy_core.domain.audit import Actor
+from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.scoring import ScoringRule
+from strategy_core.store import decisions, outcomes, versions
+from strategy_core.store.engine import transaction
+from strategy_core.store.tables import StrategyVersion, decision_id
+
+MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+OWNER = Actor("ana")
+GOLD = "GOLD"
+
+
+def put_version(
+    engine: Engine,
+    version: str,
+    status: Status | str = Status.SHADOW,
+    *,
+    strategy_name: str = "fib_rsi",
+    symbols: Sequence[str] = (GOLD,),
+    at: datetime = MONDAY - DAY,
+    **columns: Any,
+) -> StrategyVersion:
+    values: dict[str, Any] = {
+        "strategy_name": strategy_name,
+        "version": version,
+        "status": str(status),
+        "entry_point": "fib_rsi",
+        "config": {"rsi_period": 14},
+        "symbols": list(symbols),
+        "timeframe": "1h",
+        "warmup_bars": 150,
+        "fingerprint": f"print of {version}",
+        "fingerprint_parts": {"source": version},
+        "registration_report": {},
+        "created_at": at,
+        "activated_at": at if status == Status.ACTIVE else None,
+        "retired_at": at if status == Status.RETIRED else None,
+    }
+    row = StrategyVersion(**values | columns)
+    with transaction(engine) as session:
+        versions.create_strategy(session, strategy_name, salt="", scoring=ScoringRule().model_dump(mode="json"), now=at)
+        versions.add_version(session, row)
+    return row
+
+
+def decision_row(
+    version: str, at: datetime, decision: str = "hold", *, symbol: str = GOLD, error_kind: str = "", reason: str = ""
+) -> dict[str, Any]:
+    return {
+        "id": decision_id("fib_rsi", version, symbol, at),
+        "strategy_name": "fib_rsi",
+        "version": version,
+        "symbol": symbol,
+        "timestamp": at,
+        "decision": decision,
+        "confidence": 0.5,
+        "features": {"rsi": 28.5},
+        "reason": reason,
+        "role": "shadow",
+        "window_hash": "0" * 64,
+        "duration_ms": 1.0,
+        "error_kind": error_kind,
+        "error": f"{error_kind} at {at:%H:%M}" if error_kind else None,
+        "logged_at": at + HOUR,
+    }
+
+
+def put_decisions(engine: Engine, *rows: dict[str, Any]) -> None:
+    with transaction(engine) as session:
+        decisions.log_decisions(session, rows)
+
+
+def outcome_row(version: str, at: datetime, r: float, *, symbol: str = GOLD, candles: int = 2) -> dict[str, Any]:
+    return {
+        "decision_id": decision_id("fib_rsi", version, symbol, at),
+        "strategy_name": "fib_rsi",
+        "version": version,
+        "symbol": symbol,
+        "timestamp": at,
+        "opened_at": at + HOUR,
+        "closed_at": at + candles * HOUR,
+        "entry_price": 2000.0,
+        "exit_price": 2000.0 + 10 * r,
+        "exit_reason": "horizon",
+        "risk": 10.0,
+        "pnl": 10 * r,
+        "return_fraction": r / 200,
+        "r_multiple": r,
+    }
+
+
+def put_outcomes(engine: Engine, *rows: dict[str, Any]) -> None:
+    with transaction(engine) as session:
+        outcomes.book_outcomes(session, rows)
+        marks = [
+            {key: row[key] for key in ("strategy_name", "version", "symbol")}
+            | {"timestamp": row["opened_at"], "r": row["r_multiple"]}
+            for row in rows
+        ]
+        outcomes.mark_equity(session, marks)
+
+
+def put_day(
+    engine: Engine, day: datetime, said: dict[str, str], worth: dict[str, float], *, signal_hours: Sequence[int]
+) -> None:
+    """Log 24 candles of each version of *said*; on *signal_hours* it says that, worth R as *worth* has it."""
+    hours = [day + hour * HOUR for hour in range(24)]
+    signals = [day + hour * HOUR for hour in signal_hours]
+    rows = [
+        decision_row(version, at, action if at in signals else "hold")
+        for version, action in said.items()
+        for at in hours
+    ]
+    put_decisions(engine, *rows)
+    put_outcomes(
+        engine,
+        *(outcome_row(version, at, worth[version]) for version in said if said[version] != "hold" for at in signals),
+    )

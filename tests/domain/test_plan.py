@@ -1,0 +1,67 @@
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from strategy_core.domain.errors import InvalidPlan, UnarmedPlan
+from strategy_core.domain.plan import Plan, read_plan
+
+
+def test_the_default_ramp_is_the_one_of_the_contract() -> None:
+    plan = Plan()
+
+    assert [stage.percent for stage in plan.stages] == [5, 10, 25, 50, 100]
+    assert [stage.margins.pnl_r for stage in plan.stages] == [0.15, 0.10, 0.07, 0.05, 0.05]
+    assert [plan.needs_approval(index) for index in range(5)] == [False, False, False, False, True]
+    assert not any(gate.dry_run for gate in plan.gates)
+
+
+def test_a_plan_survives_the_database() -> None:
+    plan = Plan(bake=timedelta(hours=36), approve_before=(25.0, 100.0))
+
+    assert read_plan(json.loads(json.dumps(plan.model_dump(mode="json")))) == plan
+
+
+def test_a_plan_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Plan().bake = timedelta(0)  # type: ignore[misc]
+
+
+def _stages(*percents: float) -> list[dict[str, Any]]:
+    return [{"percent": percent, "minimum_time": 3600, "margins": {"pnl_r": 0.1, "win": 0.05}} for percent in percents]
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        ({"stages": []}, "stages must rise"),
+        ({"stages": _stages(0, 10)}, "stages must rise"),
+        ({"stages": _stages(10, 5)}, "stages must rise"),
+        ({"stages": _stages(10, 10)}, "stages must rise"),
+        ({"stages": _stages(150)}, r"stages\.0\.percent: .*allowed: 0\.00 to 100\.00"),
+        ({"stages": _stages(33.333)}, r"stages\.0\.percent: .*two decimals at most"),
+        ({"stages": _stages(5), "approve_before": [100]}, r"approve_before names \[100\.0\]"),
+        ({"approve_before": [-1]}, "approve_before.0"),
+        ({"stages": _stages(5), "approve_before": [], "maximum_stage_time": 3600}, "maximum_stage_time must exceed"),
+        ({"gates": [{"kind": "errors"}, {"kind": "errors"}]}, "each gate may stand in a plan once"),
+        ({"gates": [{"kind": "horoscope"}]}, "horoscope"),
+        ({"gates": [{"kind": "errors", "in_a_row": 0}]}, "in_a_row"),
+        ({"bake": 0}, "bake"),
+        ({"soak": 5}, "soak"),
+        ({"on_inconclusive": "ship"}, "on_inconclusive"),
+    ],
+)
+def test_a_bad_plan_is_refused_with_the_field_named(data: dict[str, Any], problem: str) -> None:
+    with pytest.raises(InvalidPlan, match=problem):
+        read_plan(data)
+
+
+@pytest.mark.parametrize("gates", [[], [{"kind": "errors", "dry_run": True}]])
+def test_a_plan_that_could_never_roll_back_is_unarmed(gates: list[dict[str, Any]]) -> None:
+    with pytest.raises(UnarmedPlan, match="arm at least one"):
+        read_plan({"gates": gates}).check_armed()
+
+
+def test_one_armed_gate_is_enough() -> None:
+    read_plan({"gates": [{"kind": "errors", "dry_run": True}, {"kind": "silence"}]}).check_armed()
