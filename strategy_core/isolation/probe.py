@@ -22,7 +22,7 @@ from strategy_core.domain.strategy import Action, Context, Decision
 NOWHERE = Path(tempfile.gettempdir()) / f"rollout-probe-{os.getppid()}"
 
 
-def _libc(name: str, *arguments: object) -> None:
+def _libc(name: str, *arguments: object) -> None:  # pragma: no cover - a worker may write no coverage file
     """Call the C library past Python's audit hook; raise PermissionError when the kernel refuses."""
     if getattr(_LIBC, name)(*arguments) < 0:
         number = ctypes.get_errno()
@@ -57,7 +57,7 @@ TRIES: Mapping[str, Callable[[], object]] = {
     "signal a process by native code": lambda: _libc("kill", os.getppid(), 0),
 }
 _LIBC = ctypes.CDLL("libc.so.6" if sys.platform == "linux" else "libSystem.dylib", use_errno=True)
-_OWN = {"PATH", "LANG", "LC_CTYPE", "TZ", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE"}
+_OWN = {"PATH", "LANG", "LC_CTYPE", "TZ", "PYTHONHASHSEED", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE"}
 
 
 class ProbeParams(BaseModel):
@@ -70,7 +70,9 @@ class Probe:
     Params = ProbeParams
     warmup_bars = 1
 
-    def decide(self, candles: pd.DataFrame, params: ProbeParams, context: Context) -> Decision:
+    def decide(
+        self, candles: pd.DataFrame, params: ProbeParams, context: Context
+    ) -> Decision:  # pragma: no cover - a worker may write no coverage file
         if context.symbol == "find a secret":
             found = [name for name in os.environ if name not in _OWN and not name.endswith("_NUM_THREADS")]
             return Decision(Action.HOLD, reason=f"found {', '.join(found)}" if found else "refused: there is none")
