@@ -9,6 +9,7 @@ from strategy_core.demo.result import (
     ComparisonResult,
     DemoResult,
     Event,
+    PlanResult,
     RolloutResult,
     StageResult,
     VersionResult,
@@ -31,7 +32,7 @@ def collect(story: Story, feed: str, started_at: datetime) -> DemoResult:
     with reading(story.engine) as session:
         events = audit.events(session, STRATEGY)
         journeys = [_rollout(session, story.plan, one, events) for one in rollouts.list_rollouts(session, STRATEGY)]
-        told = _versions(session)
+        present = _versions(session)
     candles = sum(
         len(story.source.candles(symbol, closed_by=story.now, since=started_at)) for symbol in story.source.symbols()
     )
@@ -41,8 +42,17 @@ def collect(story: Story, feed: str, started_at: datetime) -> DemoResult:
         started_at=started_at,
         ended_at=story.now,
         candles=candles,
-        versions=told,
+        versions=present,
         comparisons=[_comparison(*each) for each in story.comparisons],
+        plans=[
+            PlanResult(
+                version=version,
+                slots_per_day=told.slots_per_day,
+                underpowered=told.underpowered,
+                verdict=told.verdict,
+            )
+            for version, told in story.previews
+        ],
         rollouts=journeys[::-1],
         timeline=[_event(event) for event in events],
         ending=_ending(journeys[::-1]),

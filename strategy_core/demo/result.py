@@ -54,6 +54,15 @@ class ComparisonResult(BaseModel):
     slots: int
 
 
+class PlanResult(BaseModel):
+    """What the plan said before the rollout, from the shadow history."""
+
+    version: str
+    slots_per_day: float
+    underpowered: bool
+    verdict: str
+
+
 class VersionResult(BaseModel):
     version: str
     entry_point: str
@@ -73,6 +82,7 @@ class DemoResult(BaseModel):
     candles: int
     versions: list[VersionResult]
     comparisons: list[ComparisonResult]
+    plans: list[PlanResult]
     rollouts: list[RolloutResult]
     timeline: list[Event]
     ending: str

@@ -26,6 +26,9 @@ def show(result: DemoResult, console: Console) -> None:
     console.print()
     console.print(_timeline(result))
     console.print(_comparisons(result))
+    for plan in result.plans:
+        console.print(f"[bold]Plan for {plan.version}[/]: {plan.verdict}", highlight=False)
+    console.print()
     console.print(_stages(result))
     console.print(_versions(result))
     console.print(result.ending, highlight=False)

@@ -11,10 +11,12 @@ from strategy_core.domain.audit import Actor
 from strategy_core.domain.comparison import Comparison
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
+from strategy_core.domain.preview import Preview
 from strategy_core.domain.ramp import ENDED, State
 from strategy_core.market.source import CandleSource
 from strategy_core.services.approve import Choice, approve, decide_rollout
 from strategy_core.services.compare import compare_versions, last_days
+from strategy_core.services.preview import preview_plan
 from strategy_core.services.ramp import tick
 from strategy_core.services.register import register_version
 from strategy_core.services.rollback import roll_back
@@ -68,6 +70,7 @@ class Story:
     say: Say
     plan: Plan = field(default_factory=Plan)
     comparisons: list[tuple[str, str, float, Comparison]] = field(default_factory=list)
+    previews: list[tuple[str, Preview]] = field(default_factory=list)
 
     def tell(self, first: Chapter, challengers: list[Chapter]) -> None:
         """Activate *first*; then take each challenger from registration to the end of its rollout."""
@@ -122,6 +125,10 @@ class Story:
         self.comparisons.append((chapter.version, active, days, found))
 
     def _ramp(self, chapter: Chapter) -> None:
+        previewed = preview_plan(
+            self.engine, strategy_name=STRATEGY, version=chapter.version, plan=self.plan, now=self.now
+        )
+        self.previews.append((chapter.version, previewed))
         rollout = start_rollout(
             self.engine, strategy_name=STRATEGY, version=chapter.version, plan=self.plan, actor=OWNER, now=self.now
         )
