@@ -23,7 +23,7 @@ GOLD = "GOLD"
 def put_version(
     engine: Engine,
     version: str,
-    status: Status = Status.SHADOW,
+    status: Status | str = Status.SHADOW,
     *,
     strategy_name: str = "fib_rsi",
     symbols: Sequence[str] = (GOLD,),
@@ -34,7 +34,7 @@ def put_version(
         **{
             "strategy_name": strategy_name,
             "version": version,
-            "status": status.value,
+            "status": str(status),
             "entry_point": "fib_rsi",
             "config": {"rsi_period": 14},
             "symbols": list(symbols),
@@ -44,8 +44,8 @@ def put_version(
             "fingerprint_parts": {"source": version},
             "registration_report": {},
             "created_at": at,
-            "activated_at": at if status is Status.ACTIVE else None,
-            "retired_at": at if status is Status.RETIRED else None,
+            "activated_at": at if status == Status.ACTIVE else None,
+            "retired_at": at if status == Status.RETIRED else None,
         }
         | columns
     )
