@@ -74,12 +74,12 @@ def raise_alert(
         facts=dict(facts),
         dedupe_key=dedupe_key,
     )
-    insert_if_new(session, AlertOutbox, [alert.model_dump()])
+    insert_if_new(session, AlertOutbox, [alert.model_dump(exclude={"id"})])
 
 
 def alerts(session: Session, strategy_name: str | None = None, *, limit: int | None = None) -> Sequence[AlertOutbox]:
     """Return what was raised, oldest first; with *limit* the newest so many of it."""
-    query = select(AlertOutbox).order_by(col(AlertOutbox.at).desc(), col(AlertOutbox.id).desc()).limit(limit)
+    query = select(AlertOutbox).order_by(col(AlertOutbox.id).desc()).limit(limit)
     if strategy_name is not None:
         query = query.where(AlertOutbox.strategy_name == strategy_name)
     return list(reversed(session.exec(query).all()))
