@@ -1,7 +1,6 @@
 """The shadow run as a class, for scripts and notebooks: one decision at a time; it reaches no user and no broker."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -10,15 +9,13 @@ import pandas as pd
 from sqlalchemy import Engine
 
 from strategy_core.domain.candles import checked_candles
-from strategy_core.domain.errors import InvalidEntryPoint
-from strategy_core.isolation.isolated import IsolatedStrategy
 from strategy_core.services import compare
 from strategy_core.services.isolate import check_isolation
 from strategy_core.services.shadow import log_candle
 from strategy_core.services.workers import Workers
 from strategy_core.store import decisions, versions
 from strategy_core.store.engine import open_database, reading, upgrade
-from strategy_core.store.tables import ShadowDecisionLog, StrategyVersion
+from strategy_core.store.tables import ShadowDecisionLog
 
 
 class ShadowExecutor:
@@ -53,8 +50,6 @@ class ShadowExecutor:
     ) -> ShadowDecisionLog:
         """Log what the version says on the candle that opened at *timestamp*; asked again, return that same row.
 
-        A version that raises, hangs, breaks out or talks nonsense gets an error row; see `services.shadow`.
-
         Args:
             strategy_engine: the version's entry point, whose fingerprint is checked; or a ready instance of its code
                 (with `decide` or `generate_signal`), which is taken on your word and sent to the worker.
@@ -63,10 +58,9 @@ class ShadowExecutor:
         with reading(self.engine) as session:
             row = versions.get_version(session, strategy_name, version)
         candles = checked_candles(df, timeframe=row.timeframe, source=f"candles of {symbol}").candles
-        with self._worker(row, strategy_engine) as worker:
-            return log_candle(
-                self.engine, worker, row, candles, symbol=symbol, timestamp=timestamp, now=self._clock()
-            )
+        with Workers(deadline_s=self._deadline_s) as workers:
+            worker = workers.given(row, strategy_engine)
+            return log_candle(self.engine, worker, row, candles, symbol=symbol, timestamp=timestamp, now=self._clock())
 
     def get_shadow_decisions(
         self,
@@ -102,21 +96,8 @@ class ShadowExecutor:
         with Workers(deadline_s=self._deadline_s) as workers:
             found = check_isolation(self.engine, workers, strategy_name=strategy_name, version=version)
         breaches = [
-            {"symbol": row.symbol, "timestamp": row.timestamp.isoformat(), "tried": row.error} for row in found.breaches
+            {"symbol": b.symbol, "timestamp": b.timestamp.isoformat(), "tried": b.error} for b in found.breaches
         ]
         if found.loading:
             breaches.append({"symbol": None, "timestamp": None, "tried": found.loading})
         return {"isolated": found.isolated, "tried": [asdict(each) for each in found.tried], "breaches": breaches}
-
-    @contextmanager
-    def _worker(self, version: StrategyVersion, engine: object) -> Iterator[IsolatedStrategy]:
-        if not isinstance(engine, str):
-            with IsolatedStrategy(
-                version.entry_point, version.config, deadline_s=self._deadline_s, engine=engine
-            ) as worker:
-                yield worker
-            return
-        if engine != version.entry_point:
-            raise InvalidEntryPoint(engine, f"{version.version!r} was registered with {version.entry_point!r}")
-        with Workers(deadline_s=self._deadline_s) as workers:
-            yield workers.of(version)

@@ -6,7 +6,7 @@ RolloutError
 ├── Refused             it exists, but this is not allowed now   (API 409, exit code 5)
 │   ├── IllegalTransition, DuplicateVersion, DuplicateFingerprint, Quarantined, RolloutOpen,
 │   │   LostRace, NotAwaiting, UnarmedPlan, GateRefused, NothingToRollBack,
-│   │   Incomparable, InvariantRefused, RetiredVersion, SchemaOutdated
+│   │   Incomparable, InvariantRefused, RetiredVersion, SchemaOutdated, Unconfirmed
 ├── Invalid             the input itself is wrong                (API 422, exit code 2)
 │   ├── InvalidPercent, InvalidConfig, InvalidPlan, InvalidTimeframe, InvalidEntryPoint,
 │   │   InvalidDecision, InvalidCandles, InvalidName, InvalidSetting, InvalidPeriod, NaiveTime, MissingExtra
@@ -192,6 +192,12 @@ class SchemaOutdated(Refused):
         self.needed = needed
         state = f"is at schema {found}" if found else "has no schema"
         super().__init__(f"database {database} {state}, needed is {needed}; run: rollout db upgrade")
+
+
+class Unconfirmed(Refused):
+    def __init__(self, question: str) -> None:
+        self.question = question
+        super().__init__(f"not confirmed, nothing was changed: {question}; --yes goes on without asking")
 
 
 class Invalid(RolloutError):

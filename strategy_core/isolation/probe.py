@@ -1,4 +1,4 @@
-"""A version that tries to reach outside, to prove that the worker which runs versions refuses it; it decides nothing."""
+"""A version that tries to reach outside, to prove that the worker of versions refuses it; it decides nothing."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""Show that a version cannot reach outside, and what it has tried; it runs the version's code only as far as loading."""
+"""Show that a version cannot reach outside, and what it has tried; the version is loaded, never asked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

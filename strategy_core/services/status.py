@@ -1,4 +1,4 @@
-"""Where strategies stand now, for whoever asks: who serves whom, the rollout, what its gates last said; it changes nothing."""
+"""Where strategies stand now: who serves whom, the rollout, what its gates last said; it changes nothing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

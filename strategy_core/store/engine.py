@@ -65,8 +65,13 @@ def check_schema(engine: Engine) -> str:
         with engine.connect() as connection:
             found = MigrationContext.configure(connection).get_current_revision()
     if found != needed:
-        raise SchemaOutdated(engine.url.render_as_string(hide_password=True), found, needed)
+        raise SchemaOutdated(address(engine), found, needed)
     return needed
+
+
+def address(engine: Engine) -> str:
+    """Return the database's address as an owner gives it, without the password."""
+    return engine.url.set(drivername=engine.dialect.name).render_as_string(hide_password=True)
 
 
 def _migrations() -> Config:
