@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from strategy_core.domain.errors import IsolationBreach
-from strategy_core.isolation.probe import Try, probe_isolation
+from strategy_core.isolation.proof import Attempt, prove_isolation
 from strategy_core.services.workers import Workers
 from strategy_core.store import decisions, versions
 from strategy_core.store.engine import reading
@@ -23,7 +23,7 @@ class Isolation:
         loading: what it tried while it was loaded just now; "" when nothing.
     """
 
-    tried: Sequence[Try]
+    tried: Sequence[Attempt]
     breaches: Sequence[ShadowDecisionLog]
     loading: str
 
@@ -47,4 +47,4 @@ def check_isolation(engine: Engine, workers: Workers, *, strategy_name: str, ver
         loading = "; ".join(workers.of(checked).breaches)
     except IsolationBreach as breach:
         loading = breach.tried
-    return Isolation(probe_isolation(), breaches, loading)
+    return Isolation(prove_isolation(), breaches, loading)
