@@ -6,7 +6,7 @@ RolloutError
 ├── Refused             it exists, but this is not allowed now   (API 409, exit code 5)
 │   ├── IllegalTransition, DuplicateVersion, DuplicateFingerprint, Quarantined, RolloutOpen,
 │   │   LostRace, NotAwaiting, UnarmedPlan, GateRefused, NothingToRollBack,
-│   │   Incomparable, InvariantRefused
+│   │   Incomparable, InvariantRefused, RetiredVersion, SchemaOutdated, Unconfirmed
 ├── Invalid             the input itself is wrong                (API 422, exit code 2)
 │   ├── InvalidPercent, InvalidConfig, InvalidPlan, InvalidTimeframe, InvalidEntryPoint,
 │   │   InvalidDecision, InvalidCandles, InvalidName, InvalidSetting, InvalidPeriod, NaiveTime, MissingExtra
@@ -174,6 +174,30 @@ class InvariantRefused(Refused):
     def __init__(self, constraint: str) -> None:
         self.constraint = constraint
         super().__init__(f"the database refuses this: {constraint}")
+
+
+class RetiredVersion(Refused):
+    def __init__(self, strategy_name: str, version: str) -> None:
+        self.strategy_name = strategy_name
+        self.version = version
+        super().__init__(f"{strategy_name!r} {version!r} is retired and decides nothing; activate it, or register anew")
+
+
+class SchemaOutdated(Refused):
+    """*found*: the revision that the database stands at, None when it is empty or not there."""
+
+    def __init__(self, database: str, found: str | None, needed: str) -> None:
+        self.database = database
+        self.found = found
+        self.needed = needed
+        state = f"is at schema {found}" if found else "has no schema"
+        super().__init__(f"database {database} {state}, needed is {needed}; run: rollout db upgrade")
+
+
+class Unconfirmed(Refused):
+    def __init__(self, question: str) -> None:
+        self.question = question
+        super().__init__(f"not confirmed, nothing was changed: {question}; --yes goes on without asking")
 
 
 class Invalid(RolloutError):

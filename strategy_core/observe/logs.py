@@ -1,12 +1,13 @@
 """Logs as events with fields, to standard error; never sentences, never a secret."""
 
+import logging
 import sys
 
 import structlog
 
 
-def configure_logs(*, as_json: bool | None = None) -> None:
-    """Send events to standard error: for people on a terminal, as JSON lines elsewhere."""
+def configure_logs(*, as_json: bool | None = None, level: int = logging.INFO) -> None:
+    """Send events of *level* and above to standard error: for people on a terminal, as JSON lines elsewhere."""
     as_json = not sys.stderr.isatty() if as_json is None else as_json
     structlog.configure(
         processors=[
@@ -15,5 +16,6 @@ def configure_logs(*, as_json: bool | None = None) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(),
         ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from strategy_core.domain.comparison import Arm, Comparison, compare
-from strategy_core.domain.errors import InvalidPeriod
+from strategy_core.domain.errors import InvalidPeriod, InvalidSetting
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.regimes import WARMUP_BARS, regimes
 from strategy_core.domain.scoring import ScoringRule
@@ -19,6 +19,9 @@ from strategy_core.market.source import CandleSource
 from strategy_core.store import decisions, outcomes, versions
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.tables import ComparisonReport
+
+_USUAL_DAYS = 30.0
+_MAX_DAYS = 36_500
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,9 @@ class Period:
 
 
 def last_days(days: float, now: datetime) -> Period:
+    """Return the *days* up to *now*; else raise InvalidSetting."""
+    if not 0 < days <= _MAX_DAYS:  # NaN fails the comparison too
+        raise InvalidSetting("days", days, f"above 0, at most {_MAX_DAYS}")
     return period(now - timedelta(days=days), now)
 
 
@@ -39,6 +45,19 @@ def period(start: datetime, end: datetime) -> Period:
     if start >= end:
         raise InvalidPeriod(start, end)
     return Period(start, end)
+
+
+def chosen_period(days: float | None, start: datetime | None, end: datetime | None, now: datetime) -> Period:
+    """Return [start, end), where *end* is *now* unless given; or the last *days*, 30 unless given.
+
+    Raises:
+        InvalidSetting: both are given, or an end without a start. InvalidPeriod, NaiveTime: see `period`.
+    """
+    if start is None and end is None:
+        return last_days(_USUAL_DAYS if days is None else days, now)
+    if days is not None or start is None:
+        raise InvalidSetting("period", f"days {days}, start {start}, end {end}", "days, or start, or start and end")
+    return period(start, now if end is None else end)
 
 
 def compare_versions(

@@ -50,6 +50,7 @@ def register_version(
     scoring: ScoringRule | None = None,
     salt: str = "",
     reason: str = "",
+    deadline_s: float = 5.0,
 ) -> StrategyVersion:
     """Vet a new version on the source's newest candles and store it with its fingerprint and the gate's report.
 
@@ -57,6 +58,7 @@ def register_version(
         config: of the strategy's own `Params`; defaults are filled in.
         entry_point: a known name, or `package.module:Class`.
         scoring, salt: of the strategy, taken at its first registration and fixed from then on.
+        deadline_s: how long it may take for one decision.
 
     Raises:
         InvalidName, InvalidEntryPoint, InvalidConfig, UnknownSymbol, InvalidTimeframe
@@ -71,7 +73,7 @@ def register_version(
         raise InvalidTimeframe(timeframe, [source.timeframe])
     with reading(engine) as session:
         _check_new(session, strategy_name, version, None)
-    with IsolatedStrategy(entry_point, config) as strategy:
+    with IsolatedStrategy(entry_point, config, deadline_s=deadline_s) as strategy:
         described = strategy.describe()
         build = build_of(entry_point, described, symbols, timeframe)
         with reading(engine) as session:

@@ -9,15 +9,15 @@ import pandas as pd
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from strategy_core.domain.candles import window_hashes
-from strategy_core.domain.errors import FingerprintMismatch, RolloutError
+from strategy_core.domain.candles import closed_by, window_hashes
+from strategy_core.domain.errors import FingerprintMismatch, InvalidCandles, RetiredVersion, RolloutError
 from strategy_core.domain.lifecycle import Status, utc
-from strategy_core.isolation.isolated import Answer, Ask
+from strategy_core.isolation.isolated import Answer, Ask, IsolatedStrategy
 from strategy_core.market.source import CandleSource
 from strategy_core.services.workers import Workers
 from strategy_core.store import audit, decisions, versions
 from strategy_core.store.engine import reading, transaction
-from strategy_core.store.tables import ERROR, StrategyVersion, decision_id
+from strategy_core.store.tables import ERROR, ShadowDecisionLog, StrategyVersion, decision_id
 
 _LOOK_BACK = 24  # candles: one that the vendor delivers late is still caught up
 _VECTORISE_FROM = 2  # candles: a live run decides one by one, as the gate checked it
@@ -67,6 +67,44 @@ def run_shadow(
     return [
         _log(engine, version, due[version.id], answers, now) for version, answers in zip(asked, answered, strict=True)
     ]
+
+
+def log_candle(
+    engine: Engine,
+    worker: IsolatedStrategy,
+    version: StrategyVersion,
+    candles: pd.DataFrame,
+    *,
+    symbol: str,
+    timestamp: datetime,
+    now: datetime,
+) -> ShadowDecisionLog:
+    """Return the row of the one candle that opened at *timestamp*; decided in *worker* and logged if there is none yet.
+
+    Args:
+        candles: of *symbol*, as `domain.candles` describes them; later ones than that candle are not shown.
+
+    Raises:
+        RetiredVersion: it decides nothing.
+        InvalidCandles: that candle is not among them, or has not closed by *now*.
+    """
+    timestamp, now = utc(timestamp, "timestamp"), utc(now, "now")
+    if version.status == Status.RETIRED:
+        raise RetiredVersion(version.strategy_name, version.version)
+    known = closed_by(candles, now, version.timeframe)
+    position = int(known.index.searchsorted(pd.Timestamp(timestamp)))
+    if position == len(known) or known.index[position] != timestamp:
+        raise InvalidCandles(symbol, f"no {version.timeframe} candle opened at {timestamp} and closed by {now}")
+    due = _Due(symbol, known, [position])
+    name = (version.strategy_name, version.version, symbol, timestamp)
+    with reading(engine) as session:
+        logged = session.get(ShadowDecisionLog, decision_id(*name))
+    if logged is not None:
+        return logged
+    answers = worker.decide([Ask(symbol, version.timeframe, known, due.positions, version.warmup_bars)])
+    with transaction(engine) as session:
+        decisions.log_decisions(session, _rows(version, due, answers[0], now))
+        return session.get_one(ShadowDecisionLog, decision_id(*name))
 
 
 def _due(

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self, TypeVar
 
-from strategy_core.domain.errors import FingerprintMismatch
+from strategy_core.domain.errors import FingerprintMismatch, InvalidEntryPoint
 from strategy_core.isolation.fingerprint import Fingerprint, changed_parts, fingerprint
 from strategy_core.isolation.isolated import Description, IsolatedStrategy
 from strategy_core.store.tables import StrategyVersion
@@ -59,6 +59,20 @@ class Workers:
                 raise
             self._running[version.fingerprint] = worker
         return self._running[version.fingerprint]
+
+    def given(self, version: StrategyVersion, engine: object) -> IsolatedStrategy:
+        """Return a worker of the version's entry point by name, or of a ready instance, on the caller's word.
+
+        Raises:
+            InvalidEntryPoint: the name is another one's, or the instance cannot be sent to a worker.
+            FingerprintMismatch, InvalidConfig, StrategyFailed: see `of`.
+        """
+        if isinstance(engine, str):
+            if engine != version.entry_point:
+                raise InvalidEntryPoint(engine, f"{version.version!r} was registered with {version.entry_point!r}")
+            return self.of(version)
+        worker = IsolatedStrategy(version.entry_point, version.config, deadline_s=self._deadline_s, engine=engine)
+        return self._running.setdefault(f"{version.fingerprint} {id(worker)}", worker)
 
     def close(self) -> None:
         self._threads.shutdown()

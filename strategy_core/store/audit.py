@@ -43,12 +43,12 @@ def record(
     session.flush()
 
 
-def events(session: Session, strategy_name: str | None = None) -> Sequence[AuditEvent]:
-    """Return what was changed, oldest first."""
-    query = select(AuditEvent).order_by(col(AuditEvent.id))
+def events(session: Session, strategy_name: str | None = None, *, limit: int | None = None) -> Sequence[AuditEvent]:
+    """Return what was changed, oldest first; with *limit* the newest so many of it."""
+    query = select(AuditEvent).order_by(col(AuditEvent.id).desc()).limit(limit)
     if strategy_name is not None:
         query = query.where(AuditEvent.strategy_name == strategy_name)
-    return session.exec(query).all()
+    return list(reversed(session.exec(query).all()))
 
 
 def raise_alert(
@@ -77,9 +77,9 @@ def raise_alert(
     insert_if_new(session, AlertOutbox, [alert.model_dump(exclude={"id"})])
 
 
-def alerts(session: Session, strategy_name: str | None = None) -> Sequence[AlertOutbox]:
-    """Return what was raised, oldest first."""
-    query = select(AlertOutbox).order_by(col(AlertOutbox.id))
+def alerts(session: Session, strategy_name: str | None = None, *, limit: int | None = None) -> Sequence[AlertOutbox]:
+    """Return what was raised, oldest first; with *limit* the newest so many of it."""
+    query = select(AlertOutbox).order_by(col(AlertOutbox.id).desc()).limit(limit)
     if strategy_name is not None:
         query = query.where(AlertOutbox.strategy_name == strategy_name)
-    return session.exec(query).all()
+    return list(reversed(session.exec(query).all()))

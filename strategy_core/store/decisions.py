@@ -8,7 +8,7 @@ from sqlalchemy import and_, func
 from sqlmodel import Session, col, select
 
 from strategy_core.store.engine import insert_if_new
-from strategy_core.store.tables import SIGNALS, EquityMark, Outcome, ShadowDecisionLog, StrategyVersion
+from strategy_core.store.tables import ERROR, SIGNALS, EquityMark, Outcome, ShadowDecisionLog, StrategyVersion
 from strategy_core.store.types import UtcDateTime
 
 LOG = ShadowDecisionLog
@@ -60,6 +60,20 @@ def find_decisions(
     if limit is not None:
         newest_first = newest_first.limit(limit)
     return list(reversed(session.exec(newest_first).all()))
+
+
+def find_breaches(session: Session, strategy_name: str, version: str) -> Sequence[ShadowDecisionLog]:
+    """Return the decisions in which the version tried to touch the outside, oldest first."""
+    return session.exec(
+        select(LOG)
+        .where(
+            LOG.strategy_name == strategy_name,
+            LOG.version == version,
+            LOG.decision == ERROR,
+            LOG.error_kind == "breach",
+        )
+        .order_by(col(LOG.timestamp), LOG.symbol)
+    ).all()
 
 
 def count_decisions(session: Session, strategy_name: str) -> dict[tuple[str, str], int]:

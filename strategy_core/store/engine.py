@@ -7,13 +7,15 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError
 from sqlmodel import Session, SQLModel
 
-from strategy_core.domain.errors import InvalidSetting, InvariantRefused, MissingExtra
+from strategy_core.domain.errors import InvalidSetting, InvariantRefused, MissingExtra, SchemaOutdated
 
 _BUSY_SECONDS = 30
 _ROWS_PER_STATEMENT = 5_000
@@ -45,10 +47,37 @@ def open_database(url: str) -> Engine:
 
 def upgrade(engine: Engine) -> None:
     """Bring the schema to the newest migration; does nothing when it is there already."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config = _migrations()
     config.attributes["engine"] = engine
     command.upgrade(config, "head")
+
+
+def check_schema(engine: Engine) -> str:
+    """Return the schema's revision, which is the newest; create nothing, not even a file of SQLite.
+
+    Raises:
+        SchemaOutdated: the database is empty, not there, or of another release.
+    """
+    needed = ScriptDirectory.from_config(_migrations()).get_current_head() or ""
+    file = engine.url.database if engine.dialect.name == "sqlite" else None
+    found = None
+    if file is None or Path(file).exists():
+        with engine.connect() as connection:
+            found = MigrationContext.configure(connection).get_current_revision()
+    if found != needed:
+        raise SchemaOutdated(address(engine), found, needed)
+    return needed
+
+
+def address(engine: Engine) -> str:
+    """Return the database's address as an owner gives it, without the password."""
+    return engine.url.set(drivername=engine.dialect.name).render_as_string(hide_password=True)
+
+
+def _migrations() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
 
 
 @contextmanager

@@ -1,0 +1,141 @@
+"""`rollout shadow | score | compare | decisions`: what versions say, and what it is worth."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from strategy_core.cli.shell import Shell, StrategyName, Symbol, VersionName, command, moment
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from strategy_core.domain.comparison import Comparison, Interval
+
+commands = typer.Typer()
+Start = Annotated[str | None, typer.Option(help="Candles from then on: 2026-01-31, or 2026-01-31T12:00Z.")]
+End = Annotated[str | None, typer.Option(help="Candles before then; now, unless given.")]
+
+
+@command(commands)
+def shadow(shell: Shell) -> None:
+    """Let every version that is not retired decide on the candles that have closed."""
+    from dataclasses import asdict
+
+    from strategy_core.cli.tables import table
+    from strategy_core.services.shadow import run_shadow
+    from strategy_core.services.workers import Workers
+
+    engine, source = shell.engine, shell.candles()
+    with Workers(deadline_s=shell.settings.decision_deadline_s) as workers:
+        runs = run_shadow(engine, source, workers, now=shell.now)
+    columns = ["strategy", "version", "role", "logged", "signals", "errors", "refused"]
+    rows = [(run.strategy_name, run.version, run.role, run.logged, run.signals, run.errors, run.error) for run in runs]
+    shell.answer([asdict(run) for run in runs], table(columns, rows))
+    if any(run.error for run in runs):
+        raise typer.Exit(1)
+
+
+@command(commands)
+def score(shell: Shell) -> None:
+    """Book what decisions were worth whose trades have closed."""
+    from dataclasses import asdict
+
+    from strategy_core.services.score import score_outcomes
+
+    scored = score_outcomes(shell.engine, shell.candles(), now=shell.now)
+    lost = f", {scored.lost} have no candle in the feed" if scored.lost else ""
+    shell.answer(asdict(scored), f"{scored.booked} outcomes booked, {scored.pending} trades still open{lost}")
+
+
+@command(commands)
+def compare(
+    shell: Shell,
+    strategy: StrategyName,
+    version: VersionName,
+    days: Annotated[float | None, typer.Option(help="The last so many; 30, unless a start is given.")] = None,
+    start: Start = None,
+    end: End = None,
+    symbol: Symbol = None,
+) -> None:
+    """Set a version against the active one over the same candles."""
+    from strategy_core.services.compare import chosen_period, compare_versions
+
+    over = chosen_period(days, moment(start, "--start"), moment(end, "--end"), shell.now)
+    found = compare_versions(
+        shell.engine,
+        strategy_name=strategy,
+        shadow_version=version,
+        over=over,
+        symbol=symbol,
+        source=shell.candles(),
+    )
+    data = {"start": over.start, "end": over.end, **found.model_dump(mode="json")}
+    shell.answer(data, f"{over.start:%Y-%m-%d %H:%M} to {over.end:%Y-%m-%d %H:%M} UTC", *_shown(found, version))
+
+
+@command(commands)
+def decisions(
+    shell: Shell,
+    strategy: StrategyName,
+    version: VersionName,
+    symbol: Symbol = None,
+    start: Start = None,
+    end: End = None,
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 20,
+) -> None:
+    """Show what a version said on each candle."""
+    from strategy_core.cli.tables import table
+    from strategy_core.domain.lifecycle import utc
+    from strategy_core.store import decisions, versions
+    from strategy_core.store.engine import reading
+
+    since, until = moment(start, "--start"), moment(end, "--end")
+    with reading(shell.engine) as session:
+        versions.get_version(session, strategy, version)
+        found = decisions.find_decisions(
+            session,
+            strategy,
+            version,
+            symbol,
+            start=utc(since, "--start") if since else None,
+            end=utc(until, "--end") if until else None,
+            limit=limit,
+        )
+    columns = ["candle", "symbol", "decision", "confidence", "role", "reason"]
+    rows = [
+        (d.timestamp, d.symbol, d.decision, d.confidence, d.role, f"{d.error_kind}: {d.error}" if d.error else d.reason)
+        for d in found
+    ]
+    shell.answer([d.model_dump(mode="json") for d in found], table(columns, rows) if rows else "no decisions yet")
+
+
+def _shown(found: "Comparison", version: str) -> list["RenderableType"]:
+    from strategy_core.cli.tables import facts, table
+
+    known = {
+        "candles": f"{found.candles_compared} compared, {found.candles_excluded} excluded",
+        "signals": f"{version} {found.shadow_signal_count}, active {found.active_signal_count}",
+        "divergence": f"{_percent(found.divergence_rate)} of actionable candles, "
+        f"{_percent(found.divergence_rate_all_candles)} of all",
+        "slots": f"{found.slots}, of which {found.pending_slots} are pending",
+        "difference": _interval(found.difference),
+    }
+    names = {name: name.replace("_", " ") for name in type(found.shadow).model_fields}
+    arms = [(shown, getattr(found.shadow, name), getattr(found.active, name)) for name, shown in names.items()]
+    by_regime = [(name, each.slots, _interval(each.difference)) for name, each in found.by_regime.items()]
+    return [
+        facts(known),
+        table(["", version, "active"], arms),
+        *([table(["regime", "slots", "difference"], by_regime)] if by_regime else []),
+    ]
+
+
+def _percent(rate: float | None) -> str:
+    return "–" if rate is None else f"{rate:.1f} %"
+
+
+def _interval(difference: "Interval") -> str:
+    if difference.mean is None:
+        return "no closed slot"
+    limits = "" if difference.low is None else f", 95 % interval {difference.low:+.3f} to {difference.high:+.3f}"
+    return f"{difference.mean:+.3f} R a slot{limits} ({difference.n} slots on {difference.days} days)"

@@ -1,0 +1,204 @@
+"""`rollout start | status | tick | pause | resume | approve | decide | rollback`: a canary's journey and its owner."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from strategy_core.cli.shell import Override, Reason, Shell, StrategyName, VersionName, Yes, command, read_json
+from strategy_core.domain.errors import InvalidPlan
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from strategy_core.services.status import RolloutStatus, StrategyStatus
+    from strategy_core.store.rollout_tables import Rollout
+
+commands = typer.Typer()
+NeededReason = Annotated[str, typer.Option("--reason", help="Why; kept in the audit trail.")]
+
+
+@command(commands)
+def start(
+    shell: Shell,
+    strategy: StrategyName,
+    version: VersionName,
+    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="The plan as JSON; the usual one, else.")] = None,
+    reason: Reason = "",
+    override_reason: Override = "",
+    yes: Yes = False,
+) -> None:
+    """Start a rollout: the version becomes the canary, at the first stage of the plan."""
+    from strategy_core.domain.plan import read_plan
+    from strategy_core.services.start import start_rollout
+
+    frozen = read_plan({} if plan is None else read_json(f"@{plan}", InvalidPlan))
+    engine = shell.engine
+    percents = " → ".join(f"{stage.percent:g}" for stage in frozen.stages)
+    shell.confirm(f"{version} becomes the canary of {strategy}: {percents} % of users", yes=yes)
+    rollout = start_rollout(
+        engine,
+        strategy_name=strategy,
+        version=version,
+        plan=frozen,
+        actor=shell.actor,
+        now=shell.now,
+        reason=reason,
+        override_reason=override_reason,
+    )
+    _answer_rollout(shell, rollout, f"{strategy} {version} started at {frozen.stages[0].percent:g} % of users")
+
+
+@command(commands)
+def status(
+    shell: Shell,
+    strategy: Annotated[str | None, typer.Argument(metavar="[STRATEGY]", help="All, unless given.")] = None,
+) -> None:
+    """Show who serves whom, the rollout, what each gate last said, and the last alerts."""
+    from strategy_core.services.status import read_status
+
+    found = read_status(shell.engine, strategy)
+    shown = [part for each in found for part in _shown(each)]
+    shell.answer([_status_data(each) for each in found], *(shown or ["no strategies yet"]))
+
+
+@command(commands)
+def tick(shell: Shell) -> None:
+    """Rule once on every open rollout: advance, hold or roll back."""
+    from dataclasses import asdict
+
+    from strategy_core.cli.tables import table
+    from strategy_core.services.ramp import tick as tick_all
+
+    ticked = tick_all(shell.engine, shell.candles(), now=shell.now, actor=shell.actor)
+    rows = [
+        (t.strategy_name, t.version, *((t.ruling.step, t.ruling.reason) if t.ruling else ("error", t.error)))
+        for t in ticked
+    ]
+    shown = table(["strategy", "version", "step", "reason"], rows) if rows else "no rollout is open"
+    shell.answer([asdict(each) for each in ticked], shown)
+    if any(each.error for each in ticked):
+        raise typer.Exit(1)
+
+
+@command(commands)
+def pause(shell: Shell, strategy: StrategyName, reason: Reason = "") -> None:
+    """Keep a rollout where it is; every protection stays armed."""
+    from strategy_core.services import approve as owner
+
+    rollout = owner.pause(shell.engine, strategy_name=strategy, actor=shell.actor, now=shell.now, reason=reason)
+    _answer_rollout(shell, rollout, f"{strategy} {rollout.version} is paused")
+
+
+@command(commands)
+def resume(shell: Shell, strategy: StrategyName, reason: Reason = "") -> None:
+    """Let a paused rollout go on, at its stage's percent."""
+    from strategy_core.services import approve as owner
+
+    rollout = owner.resume(shell.engine, strategy_name=strategy, actor=shell.actor, now=shell.now, reason=reason)
+    _answer_rollout(shell, rollout, f"{strategy} {rollout.version} goes on")
+
+
+@command(commands)
+def approve(shell: Shell, strategy: StrategyName, reason: Reason = "") -> None:
+    """Let a rollout enter the stage it waits for, at the next tick."""
+    from strategy_core.services import approve as owner
+
+    rollout = owner.approve(shell.engine, strategy_name=strategy, actor=shell.actor, now=shell.now, reason=reason)
+    _answer_rollout(shell, rollout, f"{strategy} {rollout.version} is approved; the next tick advances it")
+
+
+@command(commands)
+def decide(
+    shell: Shell,
+    strategy: StrategyName,
+    choice: Annotated[Literal["extend", "advance"], typer.Argument(help="The maximum time anew, or the next stage.")],
+    reason: NeededReason,
+) -> None:
+    """Answer a rollout that waits for a decision; to take users off it, say rollback."""
+    from strategy_core.services import approve as owner
+
+    rollout = owner.decide_rollout(
+        shell.engine,
+        strategy_name=strategy,
+        choice=owner.Choice(choice),
+        actor=shell.actor,
+        now=shell.now,
+        reason=reason,
+    )
+    _answer_rollout(shell, rollout, f"{strategy} {rollout.version}: {choice}, as decided")
+
+
+@command(commands)
+def rollback(shell: Shell, strategy: StrategyName, reason: NeededReason) -> None:
+    """Take users off the newest version now: its rollout, its canary, or its activation is undone. Asks nothing."""
+    from strategy_core.services.rollback import roll_back
+
+    taken_off = roll_back(shell.engine, strategy_name=strategy, actor=shell.actor, now=shell.now, reason=reason)
+    data = {"strategy_name": strategy, "version": taken_off}
+    shell.answer(data, f"{strategy} {taken_off} is rolled back; no user gets it")
+
+
+def _answer_rollout(shell: Shell, rollout: "Rollout", headline: str) -> None:
+    shell.answer(rollout.model_dump(mode="json"), headline)
+
+
+def _status_data(status: "StrategyStatus") -> dict[str, Any]:
+    rollout = status.rollout
+    return {
+        "strategy_name": status.strategy_name,
+        "active": status.active,
+        "canary": status.canary,
+        "percent": status.percent,
+        "shadows": status.shadows,
+        "rollout": None
+        if rollout is None
+        else {
+            **rollout.rollout.model_dump(mode="json", exclude={"plan"}),
+            "stages": rollout.stages,
+            "verdicts": [verdict.model_dump(mode="json") for verdict in rollout.verdicts],
+        },
+        "alerts": [alert.model_dump(mode="json") for alert in status.alerts],
+    }
+
+
+def _shown(status: "StrategyStatus") -> list["RenderableType"]:
+    from strategy_core.cli.tables import facts, plain, table
+
+    canary = f"{status.canary} for {status.percent:g} % of users" if status.canary else None
+    known: dict[str, object] = {
+        "strategy": status.strategy_name,
+        "active": status.active,
+        "canary": canary,
+        "shadow": status.shadows,
+    }
+    shown: list[RenderableType] = []
+    if status.rollout is not None:
+        known |= _rollout_facts(status.rollout)
+        columns = ["gate", "verdict", "value", "limit", "n", "reason", "since"]
+        rows = [
+            (v.gate, v.verdict if v.armed else f"{v.verdict} (no vote)", v.value, v.limit, v.n, v.reason, v.ticked_at)
+            for v in status.rollout.verdicts
+        ]
+        shown.append(table(columns, rows))
+    shown.insert(0, facts(known))
+    shown += [f"{alert.at:%Y-%m-%d %H:%M} {alert.severity}: {plain(alert.text)}" for alert in status.alerts]
+    return shown
+
+
+def _rollout_facts(status: "RolloutStatus") -> dict[str, object]:
+    rollout = status.rollout
+    stages = " → ".join(
+        f"[{percent:g}]" if index == rollout.stage_index else f"{percent:g}"
+        for index, percent in enumerate(status.stages)
+    )
+    return {
+        "rollout": f"{rollout.version} against {rollout.control_version}: {rollout.state}",
+        "stages": f"{stages} %",
+        "in stage since": rollout.stage_entered_at,
+        "promoted": rollout.promoted_at,
+        "ended": rollout.ended_at,
+        "last tick": rollout.last_tick_at,
+        "blind since": rollout.blind_since,
+        "reason": rollout.reason,
+    }

@@ -1,0 +1,194 @@
+"""What every command has: its shared options, the settings and database behind them, and one way to answer."""
+
+import getpass
+import inspect
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
+
+import typer
+
+from strategy_core.domain.errors import Invalid, InvalidName, Unconfirmed
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from sqlalchemy import Engine
+
+    from strategy_core.domain.audit import Actor
+    from strategy_core.market.source import CandleSource
+    from strategy_core.settings import Settings
+
+P = ParamSpec("P")
+_PIPE_WIDTH = 200  # columns: what a table gets where no terminal says how wide it is
+_DAY = len("2026-01-31")
+
+StrategyName = Annotated[str, typer.Argument(metavar="STRATEGY", help="The strategy's name.")]
+VersionName = Annotated[str, typer.Argument(metavar="VERSION", help="One of its versions.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the audit trail.")]
+Override = Annotated[str, typer.Option("--override-reason", help="Why a quarantined version may be tried again.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Symbol = Annotated[str | None, typer.Option(help="Only this symbol.")]
+
+
+class Shell:
+    """One call of the command line."""
+
+    def __init__(self, *, database_url: str | None, as_json: bool, actor: str | None) -> None:
+        self.as_json = as_json
+        self._database_url = database_url
+        self._actor = actor
+
+    @cached_property
+    def settings(self) -> "Settings":
+        from strategy_core.observe.logs import configure_logs
+        from strategy_core.settings import read_settings
+
+        configure_logs(level=logging.WARNING)
+        settings = read_settings()
+        if self._database_url is None:
+            return settings
+        return settings.model_copy(update={"database_url": self._database_url})
+
+    @cached_property
+    def now(self) -> datetime:
+        return self.settings.now()
+
+    @cached_property
+    def engine(self) -> "Engine":
+        """The database, whose schema is up to date; else raise SchemaOutdated."""
+        from strategy_core.store.engine import check_schema
+
+        engine = self.settings.open_engine()
+        check_schema(engine)
+        return engine
+
+    def candles(self) -> "CandleSource":
+        return self.settings.open_candles(self.now)
+
+    @property
+    def actor(self) -> "Actor":
+        from strategy_core.domain.audit import Actor
+
+        return Actor(self._actor or _system_user(), source="cli")
+
+    def confirm(self, question: str, *, yes: bool) -> None:
+        """Ask an owner at a terminal, who may say no; elsewhere `--yes` must have been given."""
+        if yes:
+            return
+        if not sys.stdin.isatty() or not typer.confirm(f"{question}. Go on?", err=True):
+            raise Unconfirmed(question)
+
+    def answer(self, data: object, *shown: "RenderableType") -> None:
+        """Print *data* as JSON for a program, or *shown* for people."""
+        if self.as_json:
+            from pydantic_core import to_json
+
+            sys.stdout.write(to_json(data, indent=2, inf_nan_mode="null").decode() + "\n")
+            return
+        from rich.console import Console
+
+        width = None if sys.stdout.isatty() else _PIPE_WIDTH
+        console = Console(markup=False, highlight=False, emoji=False, width=width)
+        for each in shown:
+            console.print(each)
+
+
+def command(
+    commands: typer.Typer, name: str | None = None, *, numbers: bool = False
+) -> Callable[[Callable[Concatenate[Shell, P], None]], Callable[Concatenate[Shell, P], None]]:
+    """Make a command of a function: its parameters after the shell, and the options that all commands share.
+
+    Args:
+        name: of the command; the function's, unless given.
+        numbers: whether an argument may be a number below zero, to be refused by what it means, not as an option.
+    """
+
+    def register(function: Callable[Concatenate[Shell, P], None]) -> Callable[Concatenate[Shell, P], None]:
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+
+        def run(database_url: str | None, as_json: bool, actor: str | None, **given: Any) -> None:
+            function(Shell(database_url=database_url, as_json=as_json, actor=actor), **given)  # type: ignore[call-arg]
+
+        run.__doc__ = function.__doc__
+        run.__signature__ = inspect.Signature([*own, *_SHARED])  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in (*own, *_SHARED)}
+        settings = {"ignore_unknown_options": True} if numbers else {}
+        commands.command(name or function.__name__, context_settings=settings)(run)
+        return function
+
+    return register
+
+
+def read_json(text: str, refuse: Callable[[list[str]], Invalid]) -> Mapping[str, Any]:
+    """Return the JSON object that *text* is, or that the file holds which it names as `@FILE`; else raise *refuse*.
+
+    NaN and Infinity are read as such: whoever validates the fields names the one that has it.
+    """
+    try:
+        found = json.loads(
+            Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text, object_pairs_hook=_once
+        )
+    except OSError as error:
+        raise refuse([f"cannot read {text[1:]}: {error.strerror}"]) from None
+    except (ValueError, RecursionError) as error:
+        raise refuse([f"not JSON: {error}"]) from None
+    if not isinstance(found, dict):
+        raise refuse([f"a JSON object is needed, this is: {json.dumps(found)[:60]}"])
+    return found
+
+
+def moment(text: str | None, what: str) -> datetime | None:
+    """Return a time given in a shell: ISO 8601 with its offset, or a day alone, which begins at midnight UTC."""
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidName(f"time for {what}", text, "2026-01-31, or 2026-01-31T12:00Z") from None
+    return found.replace(tzinfo=UTC) if len(text) == _DAY else found
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
+    return found
+
+
+def _system_user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container may run under a number that has no name
+        return f"uid {os.getuid()}"
+
+
+_SHARED = [
+    inspect.Parameter(
+        "database_url",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[
+            str | None,
+            typer.Option(envvar="ROLLOUT_DATABASE_URL", help="sqlite:///FILE or postgresql://…"),
+        ],
+    ),
+    inspect.Parameter(
+        "as_json",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=False,
+        annotation=Annotated[bool, typer.Option("--json", help="Answer with data, for programs.")],
+    ),
+    inspect.Parameter(
+        "actor",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[str | None, typer.Option(help="Who the audit trail names; you, unless given.")],
+    ),
+]

@@ -1,0 +1,50 @@
+"""How answers look to people: tables and cells for a terminal; never what is in them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+from rich.box import SIMPLE
+from rich.table import Table
+
+NOTHING = "–"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> Table:
+    made = Table(*columns, title=title, title_justify="left", box=SIMPLE)
+    for column in made.columns:
+        column.overflow = "fold"  # an id or a reason cut short is of no use
+    for row in rows:
+        made.add_row(*(cell(value) for value in row))
+    return made
+
+
+def facts(pairs: Mapping[str, object]) -> Table:
+    """Return a table of names and values, a pair a line."""
+    made = Table(box=None, show_header=False, pad_edge=False)
+    made.add_column(style="bold")
+    made.add_column(overflow="fold")
+    for name, value in pairs.items():
+        made.add_row(name, cell(value))
+    return made
+
+
+def cell(value: object) -> str:
+    """Return *value* as people read it: times to the minute in UTC, numbers to four digits, nothing as a dash."""
+    match value:
+        case None | "":
+            return NOTHING
+        case bool():
+            return "yes" if value else "no"
+        case datetime():
+            return f"{value:%Y-%m-%d %H:%M}"
+        case float():
+            return f"{value:.4g}"
+        case list() | tuple():
+            return ", ".join(cell(each) for each in value) or NOTHING
+        case _:
+            return plain(str(value))
+
+
+def plain(text: str) -> str:
+    """Return *text* without what would steer a terminal: a version's error may hold anything."""
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -1,0 +1,160 @@
+"""`rollout register | list | show | activate | retire`: versions, from their registration to their retirement."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from strategy_core.cli.shell import Override, Reason, Shell, StrategyName, VersionName, Yes, command, read_json
+from strategy_core.domain.errors import InvalidConfig
+from strategy_core.domain.lifecycle import Status
+
+if TYPE_CHECKING:
+    from strategy_core.store.tables import StrategyVersion
+
+commands = typer.Typer()
+_LONG = {"fingerprint_parts", "registration_report"}
+
+
+@command(commands)
+def register(
+    shell: Shell,
+    strategy: StrategyName,
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="The new version's name.")],
+    config: Annotated[str, typer.Option(help="Its config as JSON, or @FILE.")] = "{}",
+    entry_point: Annotated[
+        str | None, typer.Option(help="A known strategy, or package.module:Class; STRATEGY, unless given.")
+    ] = None,
+    symbols: Annotated[str | None, typer.Option(help="GOLD,SILVER…; all of the feed, unless given.")] = None,
+    timeframe: Annotated[str | None, typer.Option(help="1h, 15m…; the feed's, unless given.")] = None,
+    status: Annotated[Status, typer.Option(help="What it may do from the start.")] = Status.SHADOW,
+    reason: Reason = "",
+    yes: Yes = False,
+) -> None:
+    """Vet a new version on the feed's candles and keep it, as it is, for ever."""
+    from strategy_core.services.register import register_version
+
+    settings = read_json(config, lambda problems: InvalidConfig(entry_point or strategy, problems))
+    if status is Status.ACTIVE:
+        shell.confirm(f"{version} becomes the version that users of {strategy} get", yes=yes)
+    engine, source = shell.engine, shell.candles()
+    registered = register_version(
+        engine,
+        source,
+        strategy_name=strategy,
+        version=version,
+        config=settings,
+        entry_point=entry_point or strategy,
+        symbols=[name.strip() for name in symbols.split(",")] if symbols else source.symbols(),
+        timeframe=timeframe or source.timeframe,
+        status=status,
+        actor=shell.actor,
+        now=shell.now,
+        reason=reason,
+        deadline_s=shell.settings.decision_deadline_s,
+    )
+    _answer_version(shell, registered, f"{strategy} {version} is registered: {registered.status}")
+
+
+@command(commands, "list")
+def list_(
+    shell: Shell,
+    strategy: Annotated[str | None, typer.Option(help="Only this strategy's.")] = None,
+    status: Annotated[Status | None, typer.Option(help="Only those of this status.")] = None,
+) -> None:
+    """List versions, oldest first."""
+    from strategy_core.cli.tables import table
+    from strategy_core.store import versions
+    from strategy_core.store.engine import reading
+
+    with reading(shell.engine) as session:
+        if strategy is not None:
+            versions.get_strategy(session, strategy)
+        found = versions.list_versions(session, strategy, status)
+    columns = ["strategy", "version", "status", "entry point", "symbols", "timeframe", "since", "quarantined"]
+    rows = [
+        (v.strategy_name, v.version, v.status, v.entry_point, v.symbols, v.timeframe, _since(v), v.quarantined_at)
+        for v in found
+    ]
+    shell.answer([v.model_dump(mode="json", exclude=_LONG) for v in found], table(columns, rows))
+
+
+@command(commands)
+def show(shell: Shell, strategy: StrategyName, version: VersionName) -> None:
+    """Show a version with the report of its registration."""
+    from strategy_core.store import versions
+    from strategy_core.store.engine import reading
+
+    with reading(shell.engine) as session:
+        found = versions.get_version(session, strategy, version)
+    _answer_version(shell, found)
+
+
+@command(commands)
+def activate(
+    shell: Shell,
+    strategy: StrategyName,
+    version: VersionName,
+    reason: Reason = "",
+    override_reason: Override = "",
+    yes: Yes = False,
+) -> None:
+    """Make a version the active one and retire its predecessor, in one step."""
+    from strategy_core.services.promote import activate_version
+
+    engine = shell.engine
+    shell.confirm(f"{version} becomes the version that users of {strategy} get", yes=yes)
+    found = activate_version(
+        engine,
+        strategy_name=strategy,
+        version=version,
+        actor=shell.actor,
+        now=shell.now,
+        reason=reason,
+        override_reason=override_reason,
+    )
+    shell.answer(found.model_dump(mode="json", exclude=_LONG), f"{strategy} {version} is active")
+
+
+@command(commands)
+def retire(shell: Shell, strategy: StrategyName, version: VersionName, reason: Reason = "") -> None:
+    """Retire a shadow version, or a canary that no rollout moves."""
+    from strategy_core.services.promote import retire_version
+
+    found = retire_version(
+        shell.engine, strategy_name=strategy, version=version, actor=shell.actor, now=shell.now, reason=reason
+    )
+    shell.answer(found.model_dump(mode="json", exclude=_LONG), f"{strategy} {version} is retired")
+
+
+def _since(version: "StrategyVersion") -> object:
+    stamps = {Status.ACTIVE: version.activated_at, Status.RETIRED: version.retired_at}
+    return stamps.get(Status(version.status), version.created_at)
+
+
+def _answer_version(shell: Shell, version: "StrategyVersion", headline: str | None = None) -> None:
+    from strategy_core.cli.tables import facts, table
+
+    report: dict[str, Any] = version.registration_report
+    known = {
+        "version": f"{version.strategy_name} {version.version}",
+        "status": version.status,
+        "entry point": version.entry_point,
+        "config": ", ".join(f"{key}={value}" for key, value in version.config.items()),
+        "symbols": version.symbols,
+        "timeframe": version.timeframe,
+        "warm-up": f"{version.warmup_bars} candles",
+        "fingerprint": version.fingerprint,
+        "registered": version.created_at,
+        "activated": version.activated_at,
+        "retired": version.retired_at,
+        "quarantined": version.quarantined_at,
+    }
+    columns = ["check", "passed", "decisions", "signals", "detail"]
+    checks = [[check[column if column != "check" else "name"] for column in columns] for check in report["checks"]]
+    shell.answer(
+        version.model_dump(mode="json"),
+        *([headline] if headline else []),
+        facts(known),
+        table(columns, checks, title="Registration report"),
+        *(f"warning: {warning}" for warning in report["warnings"]),
+    )

@@ -1,0 +1,103 @@
+"""The shadow run as a class, for scripts and notebooks: one decision at a time; it reaches no user and no broker."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+from sqlalchemy import Engine
+
+from strategy_core.domain.candles import checked_candles
+from strategy_core.services import compare
+from strategy_core.services.isolate import check_isolation
+from strategy_core.services.shadow import log_candle
+from strategy_core.services.workers import Workers
+from strategy_core.store import decisions, versions
+from strategy_core.store.engine import open_database, reading, upgrade
+from strategy_core.store.tables import ShadowDecisionLog
+
+
+class ShadowExecutor:
+    """Decisions of registered versions, made in isolation and logged.
+
+    Args:
+        database: its address, or an engine; the schema is brought up to date.
+        deadline_s: how long a version may take for one decision.
+        clock: tells the time.
+    """
+
+    def __init__(
+        self,
+        database: str | Engine,
+        *,
+        deadline_s: float = 5.0,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.engine = open_database(database) if isinstance(database, str) else database
+        self._deadline_s = deadline_s
+        self._clock = clock
+        upgrade(self.engine)
+
+    def execute_shadow(
+        self,
+        version: str,
+        strategy_name: str,
+        strategy_engine: object,
+        df: pd.DataFrame,
+        symbol: str,
+        timestamp: datetime,
+    ) -> ShadowDecisionLog:
+        """Log what the version says on the candle that opened at *timestamp*; asked again, return that same row.
+
+        Args:
+            strategy_engine: the version's entry point, whose fingerprint is checked; or a ready instance of its code
+                (with `decide` or `generate_signal`), which is taken on your word and sent to the worker.
+            df: candles of *symbol*; those after *timestamp* are not shown to it.
+        """
+        with reading(self.engine) as session:
+            row = versions.get_version(session, strategy_name, version)
+        candles = checked_candles(df, timeframe=row.timeframe, source=f"candles of {symbol}").candles
+        with Workers(deadline_s=self._deadline_s) as workers:
+            worker = workers.given(row, strategy_engine)
+            return log_candle(self.engine, worker, row, candles, symbol=symbol, timestamp=timestamp, now=self._clock())
+
+    def get_shadow_decisions(
+        self,
+        strategy_name: str,
+        version: str,
+        symbol: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        limit: int | None = None,
+    ) -> Sequence[ShadowDecisionLog]:
+        """Return decisions on candles in [start, end), oldest first; with *limit* the newest so many of them."""
+        with reading(self.engine) as session:
+            versions.get_version(session, strategy_name, version)
+            return decisions.find_decisions(session, strategy_name, version, symbol, start=start, end=end, limit=limit)
+
+    def compare_shadow_vs_active(
+        self,
+        shadow_version: str,
+        strategy_name: str,
+        symbol: str | None = None,
+        days: float | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> dict[str, Any]:
+        """Compare over [start, end), or the last *days* (30, unless given); see `domain.comparison.Comparison`."""
+        over = compare.chosen_period(days, start, end, self._clock())
+        return compare.compare_versions(
+            self.engine, strategy_name=strategy_name, shadow_version=shadow_version, symbol=symbol, over=over
+        ).model_dump(mode="json")
+
+    def validate_shadow_isolation(self, strategy_name: str, version: str) -> dict[str, Any]:
+        """Return `isolated`, what was `tried` from a worker like its own, and the version's own `breaches`."""
+        with Workers(deadline_s=self._deadline_s) as workers:
+            found = check_isolation(self.engine, workers, strategy_name=strategy_name, version=version)
+        breaches = [
+            {"symbol": b.symbol, "timestamp": b.timestamp.isoformat(), "tried": b.error} for b in found.breaches
+        ]
+        if found.loading:
+            breaches.append({"symbol": None, "timestamp": None, "tried": found.loading})
+        return {"isolated": found.isolated, "tried": [asdict(each) for each in found.tried], "breaches": breaches}
