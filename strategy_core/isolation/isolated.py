@@ -8,13 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-import numpy as np
-import pandas as pd
-
-from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import (
     Invalid,
-    InvalidCandles,
     InvalidConfig,
     InvalidEntryPoint,
     IsolationBreach,
@@ -22,10 +17,10 @@ from strategy_core.domain.errors import (
     StrategyFailed,
     Untrusted,
 )
-from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action, Decision
 from strategy_core.isolation import wire
+from strategy_core.isolation.asks import Ask, Pending, check
 from strategy_core.isolation.process import Died, Overdue, Process, start_frame
-from strategy_core.isolation.wire import Answer, Kind, Question
+from strategy_core.isolation.wire import Answer, Kind
 
 __all__ = ["Answer", "Ask", "Description", "IsolatedStrategy", "Kind"]
 
@@ -35,21 +30,6 @@ FAILURES_IN_ALL = 10
 ROW_ALLOWANCE_S = 0.001  # beside the deadline, for each window of a vectorised ask
 SEND_ALLOWANCE_S = 5.0
 BREACHES_KEPT = 50
-_TOO_SHORT = Answer(Decision(Action.HOLD, reason=INSUFFICIENT_HISTORY))
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """Decide at the close of `candles.iloc[p]`, for each p of *positions*, on the *bars* candles that end there.
-
-    Fewer than *bars* candles are answered for the version: hold, `insufficient_history`.
-    """
-
-    symbol: str
-    timeframe: str
-    candles: pd.DataFrame
-    positions: Sequence[int]
-    bars: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,40 +40,6 @@ class Description:
     warmup_bars: int
     vectorised: bool
     model_files: tuple[Path, ...]
-
-
-@dataclass(slots=True)
-class _Pending:
-    """What is left of one ask: the *places* of its positions still to be answered, in order."""
-
-    ask: Ask
-    places: deque[int]
-    many: bool
-    answers: list[Answer]
-
-    def question(self) -> Question:
-        ask, positions = self.ask, [self.ask.positions[place] for place in self.places]
-        start, end = min(positions) - ask.bars + 1, max(positions) + 1  # and not one candle later
-        candles = ask.candles.iloc[start:end]
-        return Question(
-            symbol=ask.symbol,
-            timeframe=ask.timeframe,
-            index_ns=wire.index_ns(candles),
-            columns=[str(column) for column in candles.columns],
-            values=candles.to_numpy(dtype=np.float64).T,
-            positions=np.array(positions, dtype=np.int64) - start,
-            bars=ask.bars,
-            many=self.many,
-        )
-
-    def put(self, answer: Answer) -> None:
-        self.answers[self.places.popleft()] = answer
-
-    def fail(self, answer: Answer) -> None:
-        """Answer what shares the failed deadline: one position, or all that a decide_many was to answer."""
-        self.put(answer)
-        while self.many and self.places:
-            self.put(answer)
 
 
 class IsolatedStrategy:
@@ -174,26 +120,22 @@ class IsolatedStrategy:
             InvalidCandles: a position that is not in its ask's candles.
             InvalidTimeframe: an ask's timeframe is none.
         """
-        _check(asks)
+        for ask in asks:
+            check(ask)
         try:
             described = self.describe()
         except (Untrusted, Invalid) as refused:
             return [[_refusal(refused)] * len(ask.positions) for ask in asks]
         many_bars = described.warmup_bars if vectorised and described.vectorised else None
-        answers = [[_TOO_SHORT] * len(ask.positions) for ask in asks]
-        pending = deque(
-            _Pending(ask, places, ask.bars == many_bars, into)
-            for ask, into in zip(asks, answers, strict=True)
-            if (places := deque(i for i, position in enumerate(ask.positions) if position >= ask.bars - 1))
-        )
+        everything = [Pending(ask, many=ask.bars == many_bars) for ask in asks]
         try:
-            self._answer(pending)
+            self._answer(deque(pending for pending in everything if pending.places))
         except BaseException:
             self.close()  # half an exchange is in its pipes
             raise
-        return answers
+        return [pending.answers for pending in everything]
 
-    def _answer(self, pending: deque[_Pending]) -> None:
+    def _answer(self, pending: deque[Pending]) -> None:
         in_a_row = in_all = 0
         while pending:
             answered, failure = self._converse(pending)
@@ -211,7 +153,7 @@ class IsolatedStrategy:
                         rest.put(Answer(None, error, failure.kind))
                 return
 
-    def _converse(self, pending: deque[_Pending]) -> tuple[int, Answer | None]:
+    def _converse(self, pending: deque[Pending]) -> tuple[int, Answer | None]:
         """Ask one worker all that is pending; return how many it answered, and its failure if it had one."""
         answered, tried, allowed_s = 0, "", self.deadline_s
         try:
@@ -275,14 +217,6 @@ class IsolatedStrategy:
         if len(self.breaches) < BREACHES_KEPT:
             self.breaches.append(text)
         return text
-
-
-def _check(asks: Sequence[Ask]) -> None:
-    for ask in asks:
-        timeframe_delta(ask.timeframe)
-        for position in ask.positions:
-            if not 0 <= position < len(ask.candles):
-                raise InvalidCandles(ask.symbol, f"no candle at position {position} of {len(ask.candles)}")
 
 
 def _rows(key: str, value: object, most: int) -> list[Answer]:

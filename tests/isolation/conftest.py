@@ -1,0 +1,18 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+UNDER_TEST = "tests.isolation.strategies_under_test"
+
+
+@pytest.fixture(scope="session")
+def candles() -> pd.DataFrame:
+    """Four hundred hourly candles of a seeded random walk."""
+    rng = np.random.default_rng(7)
+    close = 1800.0 + rng.normal(0.0, 2.0, 400).cumsum()
+    opened = np.concatenate([[1800.0], close[:-1]])
+    frame = pd.DataFrame({"open": opened, "close": close, "volume": np.nan})
+    frame["high"] = frame[["open", "close"]].max(axis=1) + rng.exponential(1.0, 400)
+    frame["low"] = frame[["open", "close"]].min(axis=1) - rng.exponential(1.0, 400)
+    frame.index = pd.date_range("2026-01-05", periods=400, freq="h", tz="UTC", unit="us")
+    return frame[["open", "high", "low", "close", "volume"]]

@@ -1,0 +1,354 @@
+"""Every way a version can misbehave is one answer, and the next decision is still fine."""
+
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from strategy_core.domain.errors import (
+    InvalidCandles,
+    InvalidConfig,
+    InvalidEntryPoint,
+    InvalidTimeframe,
+    IsolationBreach,
+    StrategyFailed,
+)
+from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action
+from strategy_core.isolation.isolated import Answer, Ask, IsolatedStrategy
+from tests.isolation.conftest import UNDER_TEST
+from tests.isolation.strategies_under_test import Engine
+
+BREACHES = [
+    "write", "append", "os.open", "touch", "to_csv", "remove", "rename", "mkdir", "rmdir", "symlink", "chmod",
+    "truncate", "copy", "tempfile", "sqlite", "socket", "connect", "lookup", "subprocess", "system",
+    "fork", "exec", "posix_spawn", "multiprocessing", "kill", "parent's secrets", "dlopen", "pythonapi", "raise limits",
+    "swallow", "swallow exceptions", "swallow a thousand", "thread",
+]  # fmt: skip
+NONSENSE = {
+    "nan": "confidence nan is not within 0..1",
+    "confidence 2": "confidence 2.0 is not within 0..1",
+    "string": "returned str, not a Decision",
+    "list": "returned list, not a Decision",
+    "odd action": "action 'buyy' is not one of buy, sell, hold",
+    "nan feature": "feature 'rsi' is nan",
+    "frame feature": "feature 'frame' is DataFrame",
+    "features of no kind": "features is int, not a dict",
+    "many features": "101 features; allowed: 100 at most",
+    "long text": "'text': a text may have 500 characters",
+    "half a character": "'text': a text may have 500 characters of valid Unicode",
+    "huge number": "feature 'n' does not fit 64 bits",
+    "reason of no kind": "reason is int, not str",
+}
+RAISED = {
+    "ValueError": "ValueError: boom in two lines (strategies_under_test.py, line ",
+    "SystemExit": "SystemExit: 0",
+    "KeyboardInterrupt": "KeyboardInterrupt",
+    "RecursionError": "RecursionError: maximum recursion depth exceeded",
+    "unreadable": "_Unreadable: (its text cannot be read)",
+}
+DEATHS = {
+    "_exit": "ended with exit code 3",
+    "crash": "was killed by signal 11",
+    "memory": "ran out of memory",
+    "garbage": "sent what was not agreed: not JSON",
+    "forged": "sent what was not agreed: not an answer: confidence 7 is not within 0..1",
+    "another message": "sent what was not asked for",
+    "endless line": "sent a line without end",
+}
+NATIVE = ["native write", "native mkdir", "native unlink", "native socket", "native fork", "native kill"]
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one file, which no version may change."""
+    folder = tmp_path_factory.mktemp("outside")
+    (folder / "kept.txt").write_text("kept")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def version(outside: Path) -> Iterator[IsolatedStrategy]:
+    with IsolatedStrategy(f"{UNDER_TEST}:Tricks", {"target": str(outside)}) as isolated:
+        yield isolated
+
+
+def between_honest_ones(version: IsolatedStrategy, candles: pd.DataFrame, trick: str) -> Answer:
+    """Ask for the trick between two decisions without one, which must come out well; return the trick's answer."""
+    asks = [Ask(symbol, "1h", candles, [20], 5) for symbol in ("GOLD", trick, "GOLD")]
+    (before,), (answer,), (after,) = version.decide(asks)
+
+    assert before.kind == after.kind == ""
+    assert before.decision == after.decision
+    return answer
+
+
+@pytest.mark.parametrize("trick", BREACHES)
+def test_touching_the_outside_is_refused_and_reported(
+    version: IsolatedStrategy, candles: pd.DataFrame, outside: Path, trick: str
+) -> None:
+    answer = between_honest_ones(version, candles, trick)
+
+    assert answer.kind == "breach"
+    assert answer.decision is None
+    assert answer.error in version.breaches
+    assert [path.name for path in outside.iterdir()] == ["kept.txt"]
+    assert (outside / "kept.txt").read_text() == "kept"
+    assert (outside / "kept.txt").stat().st_mode & 0o777 != 0o777
+
+
+@pytest.mark.parametrize(("trick", "error"), NONSENSE.items())
+def test_nonsense_is_an_invalid_answer(
+    version: IsolatedStrategy, candles: pd.DataFrame, trick: str, error: str
+) -> None:
+    answer = between_honest_ones(version, candles, trick)
+
+    assert (answer.kind, answer.decision) == ("invalid", None)
+    assert error in str(answer.error)
+
+
+@pytest.mark.parametrize(("trick", "error"), RAISED.items())
+def test_what_a_version_raises_is_its_answer(
+    version: IsolatedStrategy, candles: pd.DataFrame, trick: str, error: str
+) -> None:
+    answer = between_honest_ones(version, candles, trick)
+
+    assert answer.kind == "raised"
+    assert str(answer.error).startswith(error)
+    assert "\n" not in str(answer.error)
+
+
+@pytest.mark.parametrize(("trick", "error"), DEATHS.items())
+def test_a_dead_or_lying_worker_is_replaced(
+    version: IsolatedStrategy, candles: pd.DataFrame, trick: str, error: str
+) -> None:
+    answer = between_honest_ones(version, candles, trick)
+
+    assert answer.kind == "died"
+    assert error in str(answer.error)
+
+
+@pytest.mark.parametrize("trick", NATIVE)
+def test_native_code_meets_the_kernel(
+    version: IsolatedStrategy, candles: pd.DataFrame, outside: Path, trick: str
+) -> None:
+    """The audit hook does not see it; the system-call filter answers "not permitted" (errno 1)."""
+    answer = between_honest_ones(version, candles, trick)
+
+    assert answer.decision is not None
+    assert answer.decision.features == {"returned": -1, "errno": 1}
+    assert [path.name for path in outside.iterdir()] == ["kept.txt"]
+
+
+def test_a_local_socket_is_refused_by_the_kernel(version: IsolatedStrategy, candles: pd.DataFrame) -> None:
+    """The audit hook lets it pass, because asyncio's loop wants a connected pair of them."""
+    answer = between_honest_ones(version, candles, "unix socket")
+
+    assert str(answer.error).startswith("PermissionError: [Errno 1] Operation not permitted")
+
+
+@pytest.mark.parametrize("trick", ["print", "asyncio"])
+def test_printing_and_asyncio_are_harmless(version: IsolatedStrategy, candles: pd.DataFrame, trick: str) -> None:
+    answer = between_honest_ones(version, candles, trick)
+
+    assert answer.decision is not None
+    assert answer.decision.action is Action.BUY
+
+
+def test_a_version_may_write_into_its_own_candles(version: IsolatedStrategy, candles: pd.DataFrame) -> None:
+    honest = candles.copy()
+
+    asks = [Ask("mutate", "1h", candles, [20, 21], 5), Ask("GOLD", "1h", candles, [20, 21], 5)]
+    _, (first, second) = version.decide(asks)
+
+    pd.testing.assert_frame_equal(candles, honest)
+    assert first.decision is not None
+    assert second.decision is not None
+    assert first.decision.features["sum"] == pytest.approx(candles["close"].iloc[16:21].sum())
+    assert second.decision.features["sum"] == pytest.approx(candles["close"].iloc[17:22].sum())
+
+
+def test_each_decision_sees_exactly_its_window_and_its_close(version: IsolatedStrategy, candles: pd.DataFrame) -> None:
+    (answers,) = version.decide([Ask("GOLD", "1h", candles, [300, 4, 20], 5)])
+
+    for position, answer in zip([300, 4, 20], answers, strict=True):
+        assert answer.decision is not None
+        assert answer.decision.confidence == 0.5
+        assert answer.decision.features["rows"] == 5
+        assert answer.decision.features["close"] == candles["close"].iloc[position]
+        assert answer.decision.features["now"] == (candles.index[position] + timedelta(hours=1)).isoformat()
+
+
+def test_too_little_history_is_a_hold_that_nobody_is_asked_for(
+    version: IsolatedStrategy, candles: pd.DataFrame
+) -> None:
+    (answers,) = version.decide([Ask("_exit", "1h", candles, [0, 3], 5)])
+
+    for answer in answers:
+        assert answer.decision is not None
+        assert (answer.decision.action, answer.decision.reason) == (Action.HOLD, INSUFFICIENT_HISTORY)
+
+
+def test_the_worker_has_no_secret_of_its_parent(candles: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://owner:secret@db/rollout")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with IsolatedStrategy(f"{UNDER_TEST}:Tricks", {}) as isolated:
+        ((answer,),) = isolated.decide([Ask("environment", "1h", candles, [20], 5)])
+
+    assert answer.decision is not None
+    allowed = {"PATH", "LANG", "TZ", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "LC_CTYPE"}  # the last is Python's own
+    threads = {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"}
+    assert set(answer.decision.features) <= allowed | threads
+
+
+def test_a_hanging_decision_meets_its_deadline_and_the_next_goes_on(candles: pd.DataFrame) -> None:
+    with IsolatedStrategy(f"{UNDER_TEST}:Tricks", {}, deadline_s=0.5) as isolated:
+        answer = between_honest_ones(isolated, candles, "sleep")
+        breach = between_honest_ones(isolated, candles, "swallow and sleep")
+
+    assert (answer.kind, answer.error, answer.duration_ms) == ("deadline", "no answer within 0.5 s", 500.0)
+    assert breach.kind == "breach"
+    assert str(breach.error).endswith("written.txt; then no answer within 0.5 s")
+
+
+def test_a_version_that_always_hangs_does_not_stall_a_catch_up(candles: pd.DataFrame) -> None:
+    with IsolatedStrategy(f"{UNDER_TEST}:Tricks", {}, deadline_s=0.2) as isolated:
+        (answers,) = isolated.decide([Ask("sleep", "1h", candles, range(400), 5)])
+
+    assert [answer.kind for answer in answers] == [""] * 4 + ["deadline"] * 396
+    assert answers[6].error == "no answer within 0.2 s"
+    assert answers[7].error == "not asked: 3 workers failed in this run, the last one so: no answer within 0.2 s"
+    assert answers[7] == answers[-1]
+
+
+def test_a_worker_that_dies_while_idle_is_nobodys_fault(version: IsolatedStrategy, candles: pd.DataFrame) -> None:
+    version.decide([Ask("GOLD", "1h", candles, [20], 5)])
+    assert version._process is not None
+    version._process._popen.kill()
+    version._process._popen.wait()
+
+    ((answer,),) = version.decide([Ask("GOLD", "1h", candles, [20], 5)])
+
+    assert answer.kind == ""
+
+
+def test_a_position_outside_the_candles_is_the_askers_fault(version: IsolatedStrategy, candles: pd.DataFrame) -> None:
+    with pytest.raises(InvalidCandles, match="no candle at position 400 of 400"):
+        version.decide([Ask("GOLD", "1h", candles, [400], 5)])
+    with pytest.raises(InvalidTimeframe, match="'7h'"):
+        version.decide([Ask("GOLD", "7h", candles, [20], 5)])
+
+
+def test_a_version_says_what_it_is(tmp_path: Path) -> None:
+    with IsolatedStrategy(f"{UNDER_TEST}:WithModelFiles", {"target": str(tmp_path)}) as isolated:
+        described = isolated.describe()
+
+    assert described.config == {"target": str(tmp_path)}
+    assert described.warmup_bars == 5
+    assert not described.vectorised
+    assert described.model_files == (tmp_path / "model.bin",)
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "config", "refused", "text"),
+    [
+        ("fib_rsy", {}, InvalidEntryPoint, "did you mean 'fib_rsi'?"),
+        (
+            f"{UNDER_TEST}:Tricks",
+            {"target": 1, "tagret": 2},
+            InvalidConfig,
+            "tagret: no such key; did you mean target?",
+        ),
+        (f"{UNDER_TEST}:BreachOnLoad", {}, IsolationBreach, "process: subprocess.Popen"),
+        (f"{UNDER_TEST}:ExitOnLoad", {}, StrategyFailed, "its worker ended with exit code 5"),
+        (f"{UNDER_TEST}:RaiseOnLoad", {}, StrategyFailed, "ValueError: no model"),
+    ],
+)
+def test_a_version_that_cannot_be_loaded_is_refused_with_the_reason(
+    candles: pd.DataFrame, entry_point: str, config: dict[str, object], refused: type[Exception], text: str
+) -> None:
+    """`describe` raises it, and `decide` answers it, for a version that was fine when it was registered."""
+    with IsolatedStrategy(entry_point, config) as isolated:
+        with pytest.raises(refused) as raised:
+            isolated.describe()
+        (answers,) = isolated.decide([Ask("GOLD", "1h", candles, [20, 21], 5)])
+
+    assert text in str(raised.value)
+    assert [text in str(answer.error) for answer in answers] == [True, True]
+    assert {answer.kind for answer in answers} == {"breach" if refused is IsolationBreach else "raised"}
+
+
+def test_a_version_that_hangs_while_loading_is_refused_at_the_load_deadline() -> None:
+    with (
+        IsolatedStrategy(f"{UNDER_TEST}:SlowToLoad", {}, load_deadline_s=0.5) as isolated,
+        pytest.raises(StrategyFailed, match=r"loading .*:SlowToLoad took more than 0.5 s"),
+    ):
+        isolated.describe()
+
+
+def test_a_vectorised_replay_is_what_single_decisions_are(candles: pd.DataFrame) -> None:
+    with IsolatedStrategy("fib_rsi", {}) as isolated:
+        ask = Ask("GOLD", "1h", candles, range(400), 150)
+        (one_by_one,), (at_once,) = isolated.decide([ask]), isolated.decide([ask], vectorised=True)
+
+    for single, many in zip(one_by_one, at_once, strict=True):
+        assert single.decision is not None
+        assert many.decision is not None
+        assert single.decision.action is many.decision.action
+        assert single.decision.features == pytest.approx(many.decision.features, abs=1e-9)
+    assert [answer.decision.reason == INSUFFICIENT_HISTORY for answer in at_once if answer.decision] == (
+        [True] * 149 + [False] * 251
+    )
+
+
+def test_a_vectorised_fault_answers_the_whole_ask_and_no_other(candles: pd.DataFrame, outside: Path) -> None:
+    tricks = ["GOLD", "ValueError", "write", "_exit", "too few", "one bad", "GOLD"]
+    with IsolatedStrategy(f"{UNDER_TEST}:Many", {"target": str(outside)}) as isolated:
+        answers = isolated.decide([Ask(trick, "1h", candles, [20, 30], 5) for trick in tricks], vectorised=True)
+
+    kinds = [tuple(answer.kind for answer in two) for two in answers]
+    twice = ("", ""), ("raised", "raised"), ("breach", "breach"), ("died", "died"), ("invalid", "invalid")
+    assert kinds == [*twice, ("invalid", ""), ("", "")]
+    assert answers[4][0].error == "decide_many gave 10 decisions for 11 windows"
+
+
+def test_an_ask_of_another_length_is_decided_one_by_one(candles: pd.DataFrame) -> None:
+    """decide_many answers for windows of warmup_bars, and for no others."""
+    with IsolatedStrategy(f"{UNDER_TEST}:Many", {}) as isolated:
+        ((answer,),) = isolated.decide([Ask("GOLD", "1h", candles, [20], 7)], vectorised=True)
+
+    assert answer.decision is not None
+    assert answer.decision.features["rows"] == 7
+
+
+def test_an_async_engine_is_taken_by_entry_point_or_ready_made(candles: pd.DataFrame) -> None:
+    entry_point, config = f"{UNDER_TEST}:Engine", {"threshold": 0.0}
+    ask = Ask("GOLD", "1h", candles, [20], 3)
+    with IsolatedStrategy(entry_point, config) as named, IsolatedStrategy("e", {}, engine=Engine(0.0, "Sell")) as ready:
+        ((by_name,),), ((by_hand,),) = named.decide([ask]), ready.decide([ask])
+        described = named.describe()
+
+    assert described.config == {"threshold": 0.0, "side": "BUY"}
+    assert described.warmup_bars == 3
+    assert by_name.decision is not None
+    assert by_hand.decision is not None
+    assert (by_name.decision.action, by_hand.decision.action) == (Action.BUY, Action.SELL)
+    assert by_name.decision.confidence == 0.7
+    assert by_name.decision.features == {"at": candles.index[20].isoformat()}
+
+
+def test_an_engine_that_cannot_be_sent_asks_for_an_entry_point() -> None:
+    with pytest.raises(InvalidEntryPoint, match=r"cannot be sent to a worker .*; give an entry point"):
+        IsolatedStrategy("engine", {}, engine=lambda: None)
+
+
+def test_no_worker_outlives_its_strategy(candles: pd.DataFrame) -> None:
+    with IsolatedStrategy(f"{UNDER_TEST}:Tricks", {}) as isolated:
+        isolated.describe()
+        assert isolated._process is not None
+        pid = isolated._process._popen.pid
+
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
