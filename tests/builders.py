@@ -23,32 +23,30 @@ GOLD = "GOLD"
 def put_version(
     engine: Engine,
     version: str,
-    status: Status = Status.SHADOW,
+    status: Status | str = Status.SHADOW,
     *,
     strategy_name: str = "fib_rsi",
     symbols: Sequence[str] = (GOLD,),
     at: datetime = MONDAY - DAY,
     **columns: Any,
 ) -> StrategyVersion:
-    row = StrategyVersion(
-        **{
-            "strategy_name": strategy_name,
-            "version": version,
-            "status": status.value,
-            "entry_point": "fib_rsi",
-            "config": {"rsi_period": 14},
-            "symbols": list(symbols),
-            "timeframe": "1h",
-            "warmup_bars": 150,
-            "fingerprint": f"print of {version}",
-            "fingerprint_parts": {"source": version},
-            "registration_report": {},
-            "created_at": at,
-            "activated_at": at if status is Status.ACTIVE else None,
-            "retired_at": at if status is Status.RETIRED else None,
-        }
-        | columns
-    )
+    values: dict[str, Any] = {
+        "strategy_name": strategy_name,
+        "version": version,
+        "status": str(status),
+        "entry_point": "fib_rsi",
+        "config": {"rsi_period": 14},
+        "symbols": list(symbols),
+        "timeframe": "1h",
+        "warmup_bars": 150,
+        "fingerprint": f"print of {version}",
+        "fingerprint_parts": {"source": version},
+        "registration_report": {},
+        "created_at": at,
+        "activated_at": at if status == Status.ACTIVE else None,
+        "retired_at": at if status == Status.RETIRED else None,
+    }
+    row = StrategyVersion(**values | columns)
     with transaction(engine) as session:
         versions.create_strategy(session, strategy_name, salt="", scoring=ScoringRule().model_dump(mode="json"), now=at)
         versions.add_version(session, row)

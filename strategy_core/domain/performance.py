@@ -48,9 +48,11 @@ def win_rate(results: FloatArray) -> float | None:
 
 
 def profit_factor(results: FloatArray) -> float | None:
-    """Return the sum of gains / the sum of losses, >= 0; None without losses, where it would be infinite."""
-    lost = -float(results[results < 0].sum())
-    return float(results[results > 0].sum()) / lost if lost > 0 else None
+    """Return the sum of gains / the sum of losses, >= 0; None without losses to speak of, where it is infinite."""
+    won, lost = results[results > 0].sum(), -results[results < 0].sum()
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        factor = float(np.divide(won, lost))
+    return factor if np.isfinite(factor) else None
 
 
 def equity(marks: FloatArray, risk_fraction: float) -> FloatArray:

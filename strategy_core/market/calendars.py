@@ -22,8 +22,8 @@ class Calendar(Protocol):
         """Return, for each candle that opens at *opens* and lasts *delta*, whether the market is open in any of it."""
         ...
 
-    def last_open_candle(self, now: datetime, delta: timedelta) -> datetime | None:
-        """Return when the newest candle that has closed by *now*, with the market open in it, opened; None if never."""
+    def last_open_candle(self, now: datetime, delta: timedelta) -> datetime:
+        """Return when the newest candle that has closed by *now*, with the market open in any of it, opened."""
         ...
 
 
@@ -37,7 +37,7 @@ class AlwaysOpen:
     def open_candles(self, opens: pd.DatetimeIndex, delta: timedelta) -> BoolArray:
         return np.ones(len(opens), dtype=bool)
 
-    def last_open_candle(self, now: datetime, delta: timedelta) -> datetime | None:
+    def last_open_candle(self, now: datetime, delta: timedelta) -> datetime:
         return _newest_closed(now, delta).to_pydatetime()
 
 
@@ -56,7 +56,7 @@ class WeeklySession:
             in_any |= _in_session(opens + hour * _HOUR)
         return in_any
 
-    def last_open_candle(self, now: datetime, delta: timedelta) -> datetime | None:
+    def last_open_candle(self, now: datetime, delta: timedelta) -> datetime:
         newest = _newest_closed(now, delta)
         opens = pd.date_range(newest - timedelta(days=4), newest, freq=delta)  # longer than any weekend
         return opens[self.open_candles(opens, delta)][-1].to_pydatetime()

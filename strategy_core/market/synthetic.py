@@ -53,8 +53,15 @@ _QUIET = np.where(np.isin(np.arange(24), (16, 18, 19)), 3.0, np.where(np.arange(
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """Attributes: base price; decimals it is quoted in; volatility of an hour and usual spread, as fractions of the
-    price; loading, the correlation of its shocks with the common ones."""
+    """What is made up about one instrument.
+
+    Attributes:
+        price: where it starts.
+        decimals: it is quoted in.
+        volatility: standard deviation of an hour's move, as a fraction of the price.
+        spread: usual ask minus bid, as a fraction of the price.
+        loading: correlation of its shocks with the common ones.
+    """
 
     price: float
     decimals: int
@@ -103,7 +110,7 @@ class SyntheticSource:
         if seed < 0:
             raise InvalidSetting("seed", seed, "0 or more")
         if not 1970 <= utc(start, "start").year <= 2200:
-            raise InvalidSetting("start", start, "the years 1970 to 2200")
+            raise InvalidSetting("start", start.isoformat(), "the years 1970 to 2200")
         self.name = f"synthetic, seed {seed}"
         self.timeframe = timeframe
         self.calendar: Calendar = WeeklySession()

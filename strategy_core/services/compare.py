@@ -12,15 +12,13 @@ from sqlmodel import Session
 from strategy_core.domain.comparison import Arm, Comparison, compare
 from strategy_core.domain.errors import InvalidPeriod
 from strategy_core.domain.lifecycle import Status, utc
-from strategy_core.domain.regimes import regimes
+from strategy_core.domain.regimes import WARMUP_BARS, regimes
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.domain.strategy import INSUFFICIENT_HISTORY
 from strategy_core.market.source import CandleSource
 from strategy_core.store import decisions, outcomes, versions
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.tables import ComparisonReport
-
-_REGIME_BARS = 500  # before the period, so that its first candles have a regime too
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +139,7 @@ def _regimes(
     labels = np.full(len(names), "unknown", dtype=object)
     for symbol in symbols:
         within = len(source.candles(symbol, closed_by=over.end, since=over.start))
-        known = regimes(source.candles(symbol, closed_by=over.end, bars=within + _REGIME_BARS))
+        known = regimes(source.candles(symbol, closed_by=over.end, bars=within + WARMUP_BARS))
         mine = names == symbol
         labels[mine] = known.reindex(opened_at[mine]).fillna("unknown").to_numpy(dtype=object)
     return labels

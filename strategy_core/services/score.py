@@ -90,7 +90,8 @@ def _outcome_rows(
             "symbol": symbol,
             "timestamp": moments[i],
             "opened_at": opened_at[int(trades.entry_position[i])].to_pydatetime(),
-            "closed_at": opened_at[int(trades.exit_position[i])].to_pydatetime() + delta,  # known when its candle closed
+            "closed_at": opened_at[int(trades.exit_position[i])].to_pydatetime()
+            + delta,  # known when its candle closed
             "entry_price": float(trades.entry_price[i]),
             "exit_price": float(trades.exit_price[i]),
             "exit_reason": str(trades.exit_reason[i]),

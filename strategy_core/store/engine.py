@@ -95,7 +95,7 @@ def insert_if_new(session: Session, table: type[SQLModel], rows: Sequence[Mappin
     if not rows:
         return 0
     insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    statement = insert(table).on_conflict_do_nothing()
+    statement = insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
     done = 0
     for start in range(0, len(rows), _ROWS_PER_STATEMENT):
         batch = [dict(row) for row in rows[start : start + _ROWS_PER_STATEMENT]]

@@ -49,6 +49,8 @@ def test_a_flat_account_has_lost_nothing_but_an_unmeasured_one_is_unknown() -> N
 
 def test_a_profit_factor_needs_losses() -> None:
     assert profit_factor(np.array([1.0, 0.0])) is None
+    assert profit_factor(NONE) is None
+    assert profit_factor(np.array([1.0, -5e-324])) is None  # a loss that is rounding
     assert profit_factor(np.array([-1.0, 0.0])) == 0
 
 

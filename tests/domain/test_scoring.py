@@ -200,8 +200,8 @@ def test_the_marks_of_closed_trades_add_up_to_their_r(
 
     sums = [marks(candles, trade, rule).sum() for trade in one_by_one]
 
-    np.testing.assert_allclose(np.asarray(sums)[trades.closed], trades.r_multiple[trades.closed], rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(marks(candles, trades, rule).sum(), sum(sums), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(np.asarray(sums)[trades.closed], trades.r_multiple[trades.closed], rtol=1e-9, atol=1e-6)
+    np.testing.assert_allclose(marks(candles, trades, rule).sum(), sum(sums), rtol=1e-9, atol=1e-6)
 
 
 @settings(deadline=None, max_examples=60)

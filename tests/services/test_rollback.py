@@ -1,0 +1,71 @@
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from strategy_core.domain.errors import NothingToRollBack, UnknownStrategy
+from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.plan import Plan
+from strategy_core.services.canary import activate_canary
+from strategy_core.services.promote import activate_version
+from strategy_core.services.rollback import roll_back
+from strategy_core.services.route import route_user
+from strategy_core.services.start import start_rollout
+from strategy_core.store import audit, rollouts, versions
+from strategy_core.store.engine import reading
+from tests.builders import MONDAY, OWNER, put_version
+
+WHO: dict[str, Any] = {"strategy_name": "fib_rsi", "actor": OWNER, "now": MONDAY}
+
+
+@pytest.fixture
+def pair(engine: Engine) -> Engine:
+    put_version(engine, "1", Status.ACTIVE)
+    put_version(engine, "2")
+    return engine
+
+
+def test_a_rollback_takes_every_user_off_the_canary_and_ends_the_rollout(pair: Engine) -> None:
+    rollout = start_rollout(pair, version="2", plan=Plan(), **WHO)
+
+    assert roll_back(pair, reason="odd fills", **WHO) == "2"
+
+    routes = {route_user(pair, user_id=f"user_{i}", strategy_name="fib_rsi").version for i in range(50)}
+    assert routes == {"1"}
+    with reading(pair) as session:
+        ended = rollouts.get_rollout(session, rollout.id)
+        event = audit.events(session)[-1]
+        alert = audit.alerts(session)[-1]
+    assert (ended.state, ended.reason) == ("rolled_back", "by ana: odd fills")
+    assert (event.action, event.before["percent"], event.after["percent"]) == ("roll_back", 5.0, 0.0)
+    assert alert.text == "fib_rsi 2 rolled back by ana: odd fills"
+
+
+def test_a_canary_without_a_rollout_is_withdrawn(pair: Engine) -> None:
+    activate_canary(pair, version="2", rollout_percent=20, **WHO)
+
+    assert roll_back(pair, reason="odd fills", **WHO) == "2"
+
+    with reading(pair) as session:
+        withdrawn = versions.get_version(session, "fib_rsi", "2")
+    assert (withdrawn.status, withdrawn.quarantined_at) == ("shadow", MONDAY)
+
+
+def test_without_a_canary_the_predecessor_is_reinstated(pair: Engine) -> None:
+    activate_version(pair, version="2", **WHO)
+
+    assert roll_back(pair, reason="users complain", **WHO) == "2"
+
+    with reading(pair) as session:
+        assert versions.active_version(session, "fib_rsi").version == "1"
+        assert versions.get_version(session, "fib_rsi", "2").quarantined_at == MONDAY
+
+
+def test_where_there_is_nothing_to_undo_it_says_so(pair: Engine) -> None:
+    with pytest.raises(NothingToRollBack):
+        roll_back(pair, reason="?", **WHO)
+    with pytest.raises(UnknownStrategy):
+        roll_back(pair, reason="?", **WHO | {"strategy_name": "ppo_gold"})
+
+    with reading(pair) as session:
+        assert audit.events(session) == []

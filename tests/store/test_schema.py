@@ -1,0 +1,228 @@
+"""The database refuses what must not happen, whatever the code does; the same on SQLite and PostgreSQL."""
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Engine, text
+from sqlmodel import SQLModel, select
+
+from strategy_core.domain.audit import Actor
+from strategy_core.domain.errors import InvalidSetting, InvariantRefused, NaiveTime
+from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.plan import Plan
+from strategy_core.services.start import start_rollout
+from strategy_core.store import audit, rollouts, versions
+from strategy_core.store.engine import open_database, reading, transaction, upgrade
+from strategy_core.store.tables import Strategy
+from tests.builders import MONDAY, OWNER, decision_row, outcome_row, put_decisions, put_outcomes, put_version
+
+
+def test_models_and_migrations_are_the_same_schema(engine: Engine) -> None:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+
+        assert compare_metadata(context, SQLModel.metadata) == []
+
+
+def test_an_upgrade_of_what_is_new_already_changes_nothing(engine: Engine) -> None:
+    put_version(engine, "1.0.0")
+
+    upgrade(engine)
+
+    with reading(engine) as session:
+        assert [version.version for version in versions.list_versions(session)] == ["1.0.0"]
+
+
+@pytest.mark.parametrize("status", [Status.ACTIVE, Status.CANARY])
+def test_a_second_active_or_canary_is_refused(engine: Engine, status: Status) -> None:
+    put_version(engine, "1.0.0", status)
+
+    with pytest.raises(InvariantRefused, match="the database refuses this"):
+        put_version(engine, "2.0.0", status)
+
+
+def test_another_strategy_may_have_its_own_active(engine: Engine) -> None:
+    put_version(engine, "1.0.0", Status.ACTIVE)
+    put_version(engine, "1.0.0", Status.ACTIVE, strategy_name="ppo_gold")
+
+    with reading(engine) as session:
+        assert len(versions.list_versions(session, status=Status.ACTIVE)) == 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "why"),
+    [
+        ({"status": "paused"}, "an unknown status"),
+        ({"status": "active", "activated_at": None}, "an active version that never became so"),
+        ({"status": "retired", "retired_at": None}, "a retired version that never became so"),
+        ({"warmup_bars": 0}, "no warm-up"),
+        ({"fingerprint": "print of 1.0.0"}, "the build of another version"),
+    ],
+)
+def test_a_version_that_must_not_be_is_refused(engine: Engine, columns: dict[str, Any], why: str) -> None:
+    put_version(engine, "1.0.0")
+
+    with pytest.raises(InvariantRefused):
+        put_version(engine, "2.0.0", **columns)
+
+
+def test_a_second_version_of_a_name_is_refused(engine: Engine) -> None:
+    put_version(engine, "1.0.0")
+
+    with pytest.raises(InvariantRefused):
+        put_version(engine, "1.0.0", fingerprint="another build")
+
+
+@pytest.mark.parametrize("percent_bp", [-1, 10_001])
+def test_a_share_outside_0_to_100_percent_is_refused(engine: Engine, percent_bp: int) -> None:
+    put_version(engine, "1.0.0")
+
+    with pytest.raises(InvariantRefused), transaction(engine) as session:
+        rollouts.point_canary(session, "fib_rsi", "1.0.0", rollout_bp=percent_bp, salt="", now=MONDAY)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        decision_row("1.0.0", MONDAY, "short"),
+        decision_row("1.0.0", MONDAY) | {"confidence": 1.5},
+        decision_row("1.0.0", MONDAY, "error"),
+        decision_row("1.0.0", MONDAY, "buy", error_kind="raised"),
+        decision_row("9.9.9", MONDAY),
+    ],
+    ids=["no such action", "confidence", "error without a kind", "decision with an error", "no such version"],
+)
+def test_a_decision_that_must_not_be_is_refused(engine: Engine, row: dict[str, object]) -> None:
+    put_version(engine, "1.0.0")
+
+    with pytest.raises(InvariantRefused):
+        put_decisions(engine, row)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "shadow_decision_log",
+        "outcome",
+        "equity_mark",
+        "gate_verdict",
+        "audit_event",
+        "comparison_report",
+        "live_trade_outcome",
+    ],
+)
+@pytest.mark.parametrize("change", ["UPDATE {} SET {} = {}", "DELETE FROM {}"])
+def test_evidence_is_never_changed(engine: Engine, table: str, change: str) -> None:
+    _fill(engine)
+    column = {"gate_verdict": "gate", "audit_event": "action", "live_trade_outcome": "user_id"}.get(
+        table, "strategy_name"
+    )
+
+    with pytest.raises(InvariantRefused, match="is evidence"), transaction(engine) as session:
+        session.connection().execute(text(change.format(table, column, column)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE strategy_version SET config = config",
+        "UPDATE strategy_version SET fingerprint = 'other'",
+        "DELETE FROM strategy_version",
+        "UPDATE strategy SET salt = 'other'",
+        "UPDATE rollout SET plan = plan",
+        "DELETE FROM rollout",
+    ],
+)
+def test_what_was_agreed_is_never_edited(engine: Engine, change: str) -> None:
+    _fill(engine)
+
+    with pytest.raises(InvariantRefused, match=r"never (edited|deleted)"), transaction(engine) as session:
+        session.connection().execute(text(change))
+
+
+def _fill(engine: Engine) -> None:
+    """Put a row into every table that holds evidence or agreements."""
+    put_version(engine, "1.0.0", Status.ACTIVE)
+    put_version(engine, "2.0.0")
+    put_decisions(engine, decision_row("1.0.0", MONDAY, "buy"))
+    put_outcomes(engine, outcome_row("1.0.0", MONDAY, 1.0))
+    rollout = start_rollout(engine, strategy_name="fib_rsi", version="2.0.0", plan=Plan(), actor=OWNER, now=MONDAY)
+    zero = "00000000000000000000000000000000"
+    with transaction(engine) as session:
+        run = session.connection().execute
+        run(
+            text(
+                "INSERT INTO gate_verdict (id, rollout_id, ticked_at, stage_index, gate, verdict, armed, reason, n) "
+                f"VALUES ('{zero}', '{rollout.id.hex}', '2026-03-02 00:00:00', 0, 'errors', 'pass', true, '', 0)"
+            )
+        )
+        run(
+            text(
+                "INSERT INTO comparison_report (id, strategy_name, shadow_version, active_version, symbol, "
+                "period_start, period_end, report, created_at) VALUES "
+                f"('{zero}', 'fib_rsi', '2', '1', '', '2026-03-01 00:00:00', '2026-03-02 00:00:00', '{{}}', "
+                "'2026-03-02 00:00:00')"
+            )
+        )
+        run(
+            text(
+                "INSERT INTO live_trade_outcome (trade_id, user_id, strategy_name, version, symbol, opened_at, "
+                "ingested_at) VALUES ('t1', 'u1', 'fib_rsi', '1.0.0', 'GOLD', '2026-03-02 00:00:00', "
+                "'2026-03-02 00:00:00')"
+            )
+        )
+
+
+def test_times_come_back_in_utc(engine: Engine) -> None:
+    berlin = timezone(timedelta(hours=1))
+    put_version(engine, "1.0.0", at=datetime(2026, 3, 2, 13, tzinfo=berlin))
+
+    with reading(engine) as session:
+        stored = versions.get_version(session, "fib_rsi", "1.0.0").created_at
+    assert stored == datetime(2026, 3, 2, 12, tzinfo=MONDAY.tzinfo)
+    assert stored.utcoffset() == timedelta(0)
+
+
+def test_a_naive_time_is_refused_before_it_is_written(engine: Engine) -> None:
+    with pytest.raises(NaiveTime, match="2026-03-02"):
+        put_version(engine, "1.0.0", at=datetime(2026, 3, 2))  # noqa: DTZ001
+
+    with reading(engine) as session:
+        assert session.exec(select(Strategy)).all() == []
+
+
+def test_a_transaction_that_fails_leaves_nothing(engine: Engine) -> None:
+    put_version(engine, "1.0.0")
+
+    with pytest.raises(RuntimeError, match="killed"), transaction(engine) as session:  # noqa: PT012
+        audit.record(
+            session,
+            Actor("ana"),
+            "half",
+            strategy_name="fib_rsi",
+            version="1.0.0",
+            before={},
+            after={},
+            reason="",
+            now=MONDAY,
+        )
+        raise RuntimeError("killed")
+
+    with reading(engine) as session:
+        assert audit.events(session) == []
+
+
+@pytest.mark.parametrize("url", ["mysql://db/rollout", "not an address", ""])
+def test_another_kind_of_database_is_refused_by_name(url: str) -> None:
+    with pytest.raises(InvalidSetting, match="allowed: sqlite:///FILE or postgresql://"):
+        open_database(url)
+
+
+def test_a_refused_address_never_shows_its_password() -> None:
+    with pytest.raises(InvalidSetting) as refused:
+        open_database("mysql://ana:s3cret@db/rollout")
+
+    assert "s3cret" not in str(refused.value)
