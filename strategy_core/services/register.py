@@ -19,12 +19,12 @@ from strategy_core.domain.errors import (
 )
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.scoring import ScoringRule
-from strategy_core.isolation.fingerprint import fingerprint
 from strategy_core.isolation.isolated import Description, IsolatedStrategy
 from strategy_core.isolation.vetting import Report, vet
 from strategy_core.market.source import CandleSource
 from strategy_core.services.promote import activate
 from strategy_core.services.transition import make_canary, standing
+from strategy_core.services.workers import build_of
 from strategy_core.store import audit, versions
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.tables import StrategyVersion
@@ -73,17 +73,15 @@ def register_version(
         _check_new(session, strategy_name, version, None)
     with IsolatedStrategy(entry_point, config) as strategy:
         described = strategy.describe()
-        print_ = fingerprint(
-            entry_point, described.config, symbols, timeframe, described.warmup_bars, described.model_files
-        )
+        build = build_of(entry_point, described, symbols, timeframe)
         with reading(engine) as session:
-            _check_new(session, strategy_name, version, print_.digest)
+            _check_new(session, strategy_name, version, build.digest)
         report = _vetted(strategy, described, source, strategy_name, version, symbols, now)
     with transaction(engine) as session:
         rule = scoring or ScoringRule()
         versions.create_strategy(session, strategy_name, salt=salt, scoring=rule.model_dump(mode="json"), now=now)
         strategy_row = versions.lock_strategy(session, strategy_name)
-        _check_new(session, strategy_name, version, print_.digest)
+        _check_new(session, strategy_name, version, build.digest)
         before = standing(session, strategy_name)
         registered = StrategyVersion(
             strategy_name=strategy_name,
@@ -94,8 +92,8 @@ def register_version(
             symbols=list(symbols),
             timeframe=timeframe,
             warmup_bars=described.warmup_bars,
-            fingerprint=print_.digest,
-            fingerprint_parts=print_.parts,
+            fingerprint=build.digest,
+            fingerprint_parts=build.parts,
             registration_report=report.model_dump(mode="json"),
             created_at=now,
         )
@@ -113,7 +111,7 @@ def register_version(
             strategy_name=strategy_name,
             version=version,
             before=before,
-            after=standing(session, strategy_name) | {"fingerprint": print_.digest},
+            after=standing(session, strategy_name) | {"fingerprint": build.digest},
             reason=reason,
             now=now,
         )

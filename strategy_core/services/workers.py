@@ -1,12 +1,25 @@
 """The worker processes that versions run in, one each, kept as long as the pool; a version that changed gets none."""
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 from strategy_core.domain.errors import FingerprintMismatch
-from strategy_core.isolation.fingerprint import changed_parts, fingerprint
-from strategy_core.isolation.isolated import IsolatedStrategy
+from strategy_core.isolation.fingerprint import Fingerprint, changed_parts, fingerprint
+from strategy_core.isolation.isolated import Description, IsolatedStrategy
 from strategy_core.store.tables import StrategyVersion
+
+
+def build_of(entry_point: str, described: Description, symbols: Sequence[str], timeframe: str) -> Fingerprint:
+    """Return the fingerprint of the build that is installed now."""
+    return fingerprint(
+        entry_point,
+        described.config,
+        symbols=symbols,
+        timeframe=timeframe,
+        warmup_bars=described.warmup_bars,
+        model_files=described.model_files,
+    )
 
 
 class Workers:
@@ -51,15 +64,7 @@ class Workers:
         self.close()
 
     def _verify(self, version: StrategyVersion, worker: IsolatedStrategy) -> None:
-        description = worker.describe()
-        found = fingerprint(
-            version.entry_point,
-            description.config,
-            version.symbols,
-            version.timeframe,
-            description.warmup_bars,
-            description.model_files,
-        )
+        found = build_of(version.entry_point, worker.describe(), version.symbols, version.timeframe)
         if found.digest != version.fingerprint:
             changed = changed_parts(version.fingerprint_parts, found.parts)
             raise FingerprintMismatch(version.strategy_name, version.version, changed)

@@ -74,12 +74,12 @@ def raise_alert(
         facts=dict(facts),
         dedupe_key=dedupe_key,
     )
-    insert_if_new(session, AlertOutbox, [alert.model_dump()])
+    insert_if_new(session, AlertOutbox, [alert.model_dump(exclude={"id"})])
 
 
 def alerts(session: Session, strategy_name: str | None = None) -> Sequence[AlertOutbox]:
     """Return what was raised, oldest first."""
-    query = select(AlertOutbox).order_by(col(AlertOutbox.at), col(AlertOutbox.id))
+    query = select(AlertOutbox).order_by(col(AlertOutbox.id))
     if strategy_name is not None:
         query = query.where(AlertOutbox.strategy_name == strategy_name)
     return session.exec(query).all()

@@ -109,7 +109,7 @@ class AlertOutbox(SQLModel, table=True):
         UniqueConstraint("dedupe_key", name="uq_alert"),
         CheckConstraint("severity IN ('info', 'warning', 'critical')", name="ck_severity"),
     )
-    id: UUID = Field(default_factory=uuid4, primary_key=True)
+    id: int | None = Field(default=None, primary_key=True)
     at: datetime = Field(sa_column=_time(index=True))
     severity: str
     kind: str

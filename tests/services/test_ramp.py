@@ -91,7 +91,7 @@ def test_it_advances_stage_by_stage_waits_for_the_owner_is_promoted_and_bakes(
         percents.append(standing(ramped)[1])
         now = days(ramped, now, 1)
     waits = ruled(tick(ramped, market, now=now))
-    again = ruled(tick(ramped, market, now=now + timedelta(minutes=1)))
+    again = ruled(tick(ramped, market, now=now))
     approve(ramped, now=now, reason="reviewed", **WHO)
     assert ruled(tick(ramped, market, now=now))[0] is Step.ADVANCE
     percents.append(standing(ramped)[1])
@@ -177,13 +177,18 @@ def test_a_quarantined_version_is_ramped_again_only_with_a_reason(ramped: Engine
 
 
 @pytest.mark.parametrize(
-    ("kind", "gate"), [("raised", "errors"), ("deadline", "errors"), ("invalid", "invalid_decisions"), ("breach", "i")]
+    ("kind", "gate"),
+    [("raised", "errors"), ("deadline", "errors"), ("invalid", "invalid_decisions"), ("breach", "invalid_decisions")],
 )
 def test_a_version_that_fails_is_rolled_back_though_it_dwells(
     ramped: Engine, market: SyntheticSource, kind: str, gate: str
 ) -> None:
+    errors = 3 if gate == "errors" else 1
     put_decisions(ramped, *(decision_row("1", MONDAY + hour * HOUR) for hour in range(3)))
-    put_decisions(ramped, *(decision_row("2", MONDAY + hour * HOUR, "error", error_kind=kind) for hour in range(3)))
+    put_decisions(ramped, *(decision_row("2", MONDAY + hour * HOUR) for hour in range(3 - errors)))
+    put_decisions(
+        ramped, *(decision_row("2", MONDAY + (2 - i) * HOUR, "error", error_kind=kind) for i in range(errors))
+    )
 
     step, reason = ruled(tick(ramped, market, now=MONDAY + 3 * HOUR))
 
@@ -293,8 +298,8 @@ def test_a_feed_that_fails_is_blind_and_recovers(ramped: Engine, market: Synthet
 
 
 def test_no_answer_within_the_maximum_asks_the_owner(ramped: Engine, market: SyntheticSource) -> None:
-    put_day(ramped, MONDAY + 60 * DAY, {"1": "buy", "2": "hold"}, {"1": 1.0, "2": 0.0}, signal_hours=[3])
-    now = MONDAY + 61 * DAY
+    put_day(ramped, MONDAY + 63 * DAY, {"1": "buy", "2": "hold"}, {"1": 1.0, "2": 0.0}, signal_hours=[3])
+    now = MONDAY + 64 * DAY
 
     assert ruled(tick(ramped, market, now=now))[0] is Step.AWAIT_DECISION
     assert newest(ramped).state == "awaiting_decision"
@@ -304,8 +309,8 @@ def test_no_answer_within_the_maximum_asks_the_owner(ramped: Engine, market: Syn
 
 
 def test_an_owner_may_advance_without_an_answer_and_answers_for_it(ramped: Engine, market: SyntheticSource) -> None:
-    put_day(ramped, MONDAY + 60 * DAY, {"1": "buy", "2": "hold"}, {"1": 1.0, "2": 0.0}, signal_hours=[3])
-    now = MONDAY + 61 * DAY
+    put_day(ramped, MONDAY + 63 * DAY, {"1": "buy", "2": "hold"}, {"1": 1.0, "2": 0.0}, signal_hours=[3])
+    now = MONDAY + 64 * DAY
     tick(ramped, market, now=now)
 
     decide_rollout(ramped, choice=Choice.ADVANCE, reason="few signals by design", now=now, **WHO)
@@ -317,12 +322,12 @@ def test_an_owner_may_advance_without_an_answer_and_answers_for_it(ramped: Engin
 
 
 def test_nobody_advances_what_is_blind(ramped: Engine, market: SyntheticSource) -> None:
-    put_day(ramped, MONDAY + 60 * DAY, {"1": "buy", "2": "hold"}, {"1": 1.0, "2": 0.0}, signal_hours=[3])
-    tick(ramped, market, now=MONDAY + 61 * DAY)
-    tick(ramped, market, now=MONDAY + 61 * DAY + 8 * HOUR)
+    put_day(ramped, MONDAY + 63 * DAY, {"1": "buy", "2": "hold"}, {"1": 1.0, "2": 0.0}, signal_hours=[3])
+    tick(ramped, market, now=MONDAY + 64 * DAY)
+    tick(ramped, market, now=MONDAY + 64 * DAY + 8 * HOUR)
 
     with pytest.raises(NotAwaiting, match="blind"):
-        decide_rollout(ramped, choice=Choice.ADVANCE, reason="hurry", now=MONDAY + 62 * DAY, **WHO)
+        decide_rollout(ramped, choice=Choice.ADVANCE, reason="hurry", now=MONDAY + 65 * DAY, **WHO)
 
 
 def test_an_approval_counts_only_when_it_is_asked_for(ramped: Engine) -> None:

@@ -45,7 +45,7 @@ FROZEN = {  # columns that stay as they were inserted
 def upgrade() -> None:
     op.create_table(
         "alert_outbox",
-        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("at", TIME, nullable=False),
         sa.Column("severity", sa.String(), nullable=False),
         sa.Column("kind", sa.String(), nullable=False),
