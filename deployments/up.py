@@ -88,7 +88,12 @@ def _run(
     stack: ExitStack,
     say: Callable[[str], None],
 ) -> None:
-    ReplayClock(datetime.now(UTC), datetime.now(UTC), speed)  # a bad speed is refused before anything is started
+    ReplayClock(datetime.now(UTC), datetime.now(UTC), speed)  # what is not usable is refused before anything is started
+    engine = settings.open_engine()
+    stack.callback(engine.dispose)
+    upgrade(engine)
+    source = open_source(settings.feed, symbol=settings.symbol, timeframe=settings.timeframe)
+    start, end = replay_span(engine, source)
     api_url, environment = os.environ.get("PREFECT_API_URL"), {**os.environ, **_PRIVATE}
     children = []
     if api_url is None:
@@ -96,11 +101,6 @@ def _run(
         api_url, environment = f"http://{HOST}:{port}/api", _own_prefect(state, port)
         children.append(_start(stack, "Prefect server", ["prefect", "server", "start"], environment, state))
         say(f"Starting a Prefect server, pid {children[0].pid} …")
-    engine = settings.open_engine()
-    stack.callback(engine.dispose)
-    upgrade(engine)
-    source = open_source(settings.feed, symbol=settings.symbol, timeframe=settings.timeframe)
-    start, end = replay_span(engine, source)
     if seed(engine, source, now=start, speed=speed):
         say("A new database: registered fib_rsi v1 as active and v2 in shadow, and started the rollout of v2.")
     said = _newest_event(engine)
