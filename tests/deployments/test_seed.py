@@ -27,7 +27,7 @@ def engine(sqlite_url: str) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def market() -> SyntheticSource:
-    return SyntheticSource((GOLD,), days=200)
+    return SyntheticSource((GOLD,), days=300)
 
 
 def test_a_new_database_gets_an_active_version_and_a_rollout_once(engine: Engine, market: SyntheticSource) -> None:
@@ -49,7 +49,7 @@ def test_a_replay_begins_where_a_registration_has_candles_to_be_vetted_on(
 ) -> None:
     start, end = replay_span(engine, market)
 
-    assert len(market.candles(GOLD, closed_by=start)) == HISTORY
+    assert len(market.candles(GOLD, closed_by=start)) == HISTORY == 2_000
     assert market.candles(GOLD, closed_by=end).index[-1] == end - HOUR
 
 

@@ -150,8 +150,10 @@ def test_scheduled_ticks_and_shadow_runs_change_the_database(
         return True if rollout.last_tick_at and logged else None
 
     def completed() -> dict[str, Any] | None:
-        wanted = {"deployments": {"id": {"any_": [served["ramp-tick"]["id"]]}}}
-        wanted["flow_runs"] = {"state": {"type": {"any_": ["COMPLETED"]}}}
+        wanted = {
+            "deployments": {"id": {"any_": [served["ramp-tick"]["id"]]}},
+            "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
+        }
         runs: list[dict[str, Any]] = api.post("/flow_runs/filter", json=wanted).raise_for_status().json()
         return runs[0] if runs else None
 
