@@ -155,7 +155,7 @@ def window_hash(candles: pd.DataFrame) -> str:
 def window_hashes(candles: pd.DataFrame, positions: Sequence[int], bars: int) -> list[str]:
     """Return for each position the `window_hash` of the *bars* candles (or as many as there are) that end there."""
     names = [name for name in COLUMNS if name in candles.columns]
-    values = candles[names].to_numpy(dtype=np.float64) + 0.0  # -0.0 becomes 0.0
+    values = np.column_stack([candles[name].to_numpy(np.float64) for name in names]) + 0.0  # -0.0 becomes 0.0
     values[np.isnan(values)] = np.nan
     table = np.empty((len(candles), 1 + len(names)), dtype="<i8")
     table[:, 0] = pd.DatetimeIndex(candles.index).tz_convert("UTC").as_unit("ns").asi8

@@ -210,10 +210,10 @@ class _Quotes:
 
 
 def _side(candles: pd.DataFrame, name: str, offset: float) -> FloatArray:
-    columns = ["open", "high", "low", "close"]
-    mid: FloatArray = candles[columns].to_numpy(dtype=np.float64).T + offset
+    columns = ("open", "high", "low", "close")
+    mid: FloatArray = np.stack([candles[column].to_numpy(np.float64) for column in columns]) + offset
     if f"{name}_open" not in candles.columns:
         return mid
-    quoted = candles[[f"{name}_{column}" for column in columns]].to_numpy(dtype=np.float64).T
+    quoted = np.stack([candles[f"{name}_{column}"].to_numpy(np.float64) for column in columns])
     side: FloatArray = np.where(np.isfinite(quoted), quoted, mid)
     return side

@@ -53,7 +53,7 @@ class Pending:
             symbol=ask.symbol,
             timeframe=ask.timeframe,
             index_ns=wire.index_ns(candles),
-            columns=[str(column) for column in candles.columns],
+            columns=[str(column) for column in candles.columns.tolist()],
             values=candles.to_numpy(dtype=np.float64).T,
             positions=np.array(positions, dtype=np.int64) - start,
             bars=ask.bars,

@@ -65,7 +65,12 @@ def fingerprint(
     }
     for i, file in enumerate(model_files):
         parts[f"model file {i + 1} {file.name}"] = _file_digest(file, entry_point)
-    return Fingerprint(sha256(_canonical_json(parts, entry_point).encode()).hexdigest(), parts)
+    return Fingerprint(digest_of(parts), parts)
+
+
+def digest_of(parts: Mapping[str, str]) -> str:
+    """Return sha256 hex of the parts; stored with every version, so never to be taken another way."""
+    return sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def changed_parts(stored_parts: Mapping[str, str], now_parts: Mapping[str, str]) -> list[str]:

@@ -19,6 +19,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -123,8 +124,8 @@ def _file(path: object, mode: object, flags: object) -> str | None:
 
 
 def _shown(args: tuple[Any, ...]) -> str:
-    plain = [_text(value) for value in args if isinstance(value, str | bytes | int | tuple | list)]
-    return f"({', '.join(plain)})"
+    plain = [_text(value) for value in args if isinstance(value, str | bytes | int | tuple | list | PurePath)]
+    return f"({', '.join(text for text in plain if text != '-1')})"  # -1: no folder descriptor given
 
 
 def _text(value: object) -> str:

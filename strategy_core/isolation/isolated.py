@@ -191,9 +191,9 @@ class IsolatedStrategy:
         if self._process is not None and self._process.alive:
             return self._process
         self.close()
-        self._process = process = Process()
-        deadline = time.monotonic() + self.load_deadline_s
         try:
+            self._process = process = Process()
+            deadline = time.monotonic() + self.load_deadline_s
             process.send(self._start, deadline)
             while (message := process.hear(deadline))[0] == "breach":
                 self._breached(message[1])

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import select
-import subprocess
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from strategy_core.isolation import wire
+from strategy_core.isolation.nursery import NurseryGone, nursery
 
 CHUNK_BYTES = 1 << 18
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 class Died(Exception):
@@ -24,34 +24,23 @@ class Overdue(Exception):
     """The deadline passed without an answer."""
 
 
-def environment() -> dict[str, str]:
-    """Return all that a worker gets of this process's environment: no database address, no credential, no home."""
-    return {
-        "PATH": os.environ.get("PATH", os.defpath),
-        "LANG": os.environ.get("LANG", "C.UTF-8"),
-        "TZ": "UTC",  # the same answers on every machine
-        "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        **dict.fromkeys(THREADS, "1"),  # as many threads as versions is enough, and sums keep their order
-    }
-
-
 class Process:
     """A running worker. `send`, then `hear` until the lines that were asked for have come."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-P", "-m", "strategy_core.isolation.worker", str(os.getpid())]
-        self._popen = subprocess.Popen(  # noqa: S603  our own interpreter and module
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment(),
-            bufsize=0,
-        )
-        assert self._popen.stdin is not None
-        assert self._popen.stdout is not None
-        self._to, self._from = self._popen.stdin.fileno(), self._popen.stdout.fileno()
+        its_inbox, self._to = os.pipe()
+        self._from, its_outbox = os.pipe()
+        try:
+            self._nursery = nursery()
+            self._pid = self._nursery.fork(its_inbox, its_outbox)
+        except NurseryGone:
+            os.close(self._to)
+            os.close(self._from)
+            raise Died("no worker could be started") from None
+        finally:
+            os.close(its_inbox)
+            os.close(its_outbox)
+        self._exit_code: int | None = None
         os.set_blocking(self._to, False)
         os.set_blocking(self._from, False)
         self._heard = bytearray()
@@ -59,7 +48,7 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        return self._popen.poll() is None
+        return self._nursery.usable and not _ready(self._to, select.POLLERR, 0.0)  # POLLERR: nobody reads it any more
 
     def send(self, frame: bytes, deadline: float) -> None:
         """Write *frame*; raise Died or Overdue when the worker does not take it by *deadline* (monotonic seconds)."""
@@ -94,29 +83,45 @@ class Process:
             raise Died(f"its worker sent what was not agreed: {garbled}") from None
 
     def end(self) -> None:
-        self._popen.kill()
-        self._popen.wait()
-        for pipe in (self._popen.stdin, self._popen.stdout):
-            if pipe is not None:
-                pipe.close()
+        self._reap()
+        os.close(self._to)
+        os.close(self._from)
+
+    def _reap(self) -> int | None:
+        """Make sure that it has ended; return its exit code, None when it had to be killed or nobody knows."""
+        if self._exit_code is None and self._nursery.usable:  # else the kernel has ended it with its nursery
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)  # does nothing to one that has ended and waits to be reaped
+            with contextlib.suppress(NurseryGone):
+                self._exit_code = self._nursery.reap(self._pid)
+        return self._exit_code
 
     def _wait(self, descriptor: int, event: int, deadline: float) -> None:
-        poll = select.poll()
-        poll.register(descriptor, event)
-        left_ms = max(0.0, (deadline - time.monotonic()) * 1e3)
-        if not poll.poll(left_ms):  # at 0 it still takes what is there: a slow parent is not a slow version
+        if not _ready(descriptor, event, deadline - time.monotonic()):
             raise Overdue
 
     def _end(self) -> str:
-        try:
-            code = self._popen.wait(timeout=1.0)
-        except subprocess.TimeoutExpired:
-            return "its worker closed its pipe"
+        code = self._reap()
         if code == wire.OUT_OF_MEMORY:
             return "its worker ran out of memory"
+        if code is None:
+            return "its worker has ended"
         return f"its worker was killed by signal {-code}" if code < 0 else f"its worker ended with exit code {code}"
 
 
+def _ready(descriptor: int, event: int, seconds: float) -> bool:
+    """Return whether *event* comes in time; at 0 s what is there is still seen: a slow parent is no slow version."""
+    poll = select.poll()
+    poll.register(descriptor, event)
+    return bool(poll.poll(max(0.0, seconds * 1e3)))
+
+
 def start_frame(entry_point: str, config: Mapping[str, Any], memory_bytes: int, engine: bytes | None) -> bytes:
-    header = {"entry_point": entry_point, "config": dict(config), "memory_bytes": memory_bytes}
+    header = {
+        "entry_point": entry_point,
+        "config": dict(config),
+        "memory_bytes": memory_bytes,
+        "search_path": [str(Path(entry).absolute()) for entry in sys.path],
+        "folder": str(Path.cwd()),
+    }
     return wire.frame(header, [] if engine is None else [engine])

@@ -7,8 +7,9 @@ the same each time.
 Tolerances. Determinism and look-ahead have none (1e-9 in the numbers of a `decide_many`, whose sums may run in another
 order). Window: an indicator with an infinite memory, such as Wilder's or an EMA, always carries a trace of its start,
 so on a history of twice `warmup_bars` up to 2 % of the decisions, and up to 2 % of the signals (rounded down), may
-change their action or move their confidence by more than 0.01. Wilder's RSI(14) keeps none of them different at 150
-candles, and changes about one signal in ten at 55.
+change their action or move their confidence by more than 0.01. On six years of hourly gold, Wilder's RSI(14) answers
+"oversold" or "overbought" otherwise on 31 % of such candles when it warms up on 30 candles, 5.5 % on 55, 0.25 % on 100
+and none on 150.
 """
 
 import math

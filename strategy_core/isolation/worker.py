@@ -1,20 +1,23 @@
 """The worker process that runs one version's code, and nothing else; it never sees a database, a network or a secret.
 
-Run as `python -P -m strategy_core.isolation.worker PARENT_PID`. It takes frames on its first stdin and answers lines on
-its first stdout (see `wire`), both moved out of the version's reach; what the version prints goes nowhere.
+Run as `python -P -m strategy_core.isolation.worker SOCKET`, it is the nursery that forks the workers. A worker takes
+frames and answers lines (see `wire`) on two pipes of its own; what the version prints goes nowhere.
 """
 
 import os
 import pickle
 import signal
+import socket
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import pandas as pd
 import scipy  # noqa: F401  imported, as talib is, before the guard is armed: importing loads native code
 import talib  # noqa: F401
@@ -36,16 +39,12 @@ from strategy_core.strategies.params import canonical, validated, warmup_of
 
 
 class Pipes:
-    """This process's two ends, on descriptors of their own; stdin, stdout and stderr are /dev/null from then on."""
+    """A worker's ends of its two pipes; its stdin, stdout and stderr are the nursery's: /dev/null."""
 
-    def __init__(self) -> None:
-        self._inbox = os.fdopen(os.dup(0), "rb")
-        self._outbox = os.dup(1)
+    def __init__(self, inbox: int, outbox: int) -> None:
+        self._inbox = os.fdopen(inbox, "rb")
+        self._outbox = outbox
         self._lock = threading.RLock()  # a version's thread may breach while a line is on its way
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        for standard in (0, 1, 2):
-            os.dup2(nowhere, standard)
-        os.close(nowhere)
 
     def read_frame(self) -> tuple[dict[str, Any], list[bytes]] | None:
         return wire.read_frame(self._inbox.read)
@@ -166,14 +165,39 @@ def _loaded(start: Mapping[str, Any], parts: Sequence[bytes], guard: Guard) -> V
     return Version(strategy, params, canonical(params), guard)
 
 
-def main() -> None:
-    kernel.end_with_parent(int(sys.argv[1]))
+def main() -> None:  # pragma: no cover - a worker may write no coverage file
+    """Fork a worker for every "fork" that comes with its two pipes; wait for the one that a "reap" names."""
+    asked = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    pipes = Pipes()
+    tempfile.gettempdir()  # finds the folder by writing there: libraries that only ask for its name must not breach
+    nursery_pid = os.getpid()
+    while True:
+        request, descriptors, _, _ = socket.recv_fds(asked, 64, 2)
+        if not request:
+            os._exit(0)  # its parent has ended; the kernel ends its workers
+        if request.startswith(b"reap"):
+            _, status = os.waitpid(int(request.split()[1]), 0)
+            asked.send(b"%d" % os.waitstatus_to_exitcode(status))
+            continue
+        pid = os.fork()
+        if pid == 0:
+            asked.close()
+            kernel.end_with_parent(nursery_pid)
+            _work(Pipes(*descriptors))
+        for descriptor in descriptors:
+            os.close(descriptor)
+        asked.send(b"%d" % pid)
+
+
+def _work(pipes: Pipes) -> NoReturn:  # pragma: no cover - a worker may write no coverage file
+    """Be one version's worker until its pipe ends."""
     start = pipes.read_frame()
     if start is None:
         os._exit(0)
     header, parts = start
+    sys.path[:] = header["search_path"]
+    os.chdir(header["folder"])
+    np.random.seed()
     guard = Guard(lambda tried: pipes.say(breach=wire.one_line(tried)))
     kernel.limit(header["memory_bytes"])
     guard.arm()

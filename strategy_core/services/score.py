@@ -52,14 +52,11 @@ def _score_symbol(
 
     No further: a signal on a candle that is decided later would have its first marks passed over.
     """
-    decided = decisions.newest_decided(session, version.strategy_name, version.version, symbol)
-    marked = outcomes.newest_mark(session, version, symbol)
+    signals = decisions.signals_to_score(session, version, symbol, horizon=rule.horizon)
+    decided = decisions.newest_decided(session, version.strategy_name, version.version, symbol) if signals else None
     if decided is None:
         return Scored()
-    since = decisions.candle_before(session, version, symbol, marked, rule.horizon + 1) if marked else None
-    signals = decisions.signals_to_score(session, version, symbol, since=since, until=decided)
-    if not signals:
-        return Scored()
+    marked = outcomes.newest_mark(session, version, symbol)
     known_by = now if version.status == Status.RETIRED else min(now, decided + timeframe_delta(version.timeframe))
     candles = _candles(source, symbol, signals[0][0], known_by, rule)
     positions = candles.index.get_indexer(pd.DatetimeIndex([moment for moment, _ in signals]))

@@ -1,7 +1,6 @@
 """Let every version that is not retired decide on every closed candle, and log what it said; nothing else happens."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -21,7 +20,7 @@ from strategy_core.store.engine import reading, transaction
 from strategy_core.store.tables import ERROR, StrategyVersion, decision_id
 
 _LOOK_BACK = 24  # candles: one that the vendor delivers late is still caught up
-_VECTORISE_FROM = 32  # candles: below, deciding one by one is as quick
+_VECTORISE_FROM = 2  # candles: a live run decides one by one, as the gate checked it
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,39 +58,33 @@ def run_shadow(
     """
     now = utc(now, "now")
     with reading(engine) as session:
-        asked = [
-            (version, [_due(session, source, version, symbol, now, catch_up) for symbol in version.symbols])
-            for version in versions.list_versions(session)
-            if version.status != Status.RETIRED
-        ]
-    with ThreadPoolExecutor(max_workers=2) as threads:  # each only waits for its worker process
-        answered = list(threads.map(lambda ask: _ask(workers, *ask), asked))
-    return [_log(engine, version, due, answers, now) for (version, due), answers in zip(asked, answered, strict=True)]
+        asked = [version for version in versions.list_versions(session) if version.status != Status.RETIRED]
+        due = {
+            version.id: [_due(session, source, version, symbol, now, catch_up) for symbol in version.symbols]
+            for version in asked
+        }
+    answered = workers.ask_each(asked, lambda version: _ask(workers, version, due[version.id]))
+    return [
+        _log(engine, version, due[version.id], answers, now) for version, answers in zip(asked, answered, strict=True)
+    ]
 
 
 def _due(
     session: Session, source: CandleSource, version: StrategyVersion, symbol: str, now: datetime, catch_up: int
 ) -> _Due:
-    newest = decisions.newest_row(session, version.strategy_name, version.version, symbol)
-    if newest is None:
-        since, decided = version.created_at, set()
-        recent = source.candles(symbol, closed_by=now, since=since)
-        if recent.empty:  # the candle that closes after the registration is the first, though it opened before
-            return _Due(symbol, recent, [])
-    else:
-        before = decisions.candle_before(session, version, symbol, newest.timestamp, _LOOK_BACK)
-        since = before or newest.timestamp
-        decided = decisions.decided_since(session, version.strategy_name, version.version, symbol, since)
-        recent = source.candles(symbol, closed_by=now, since=since)
+    known = decisions.newest_rows(session, version.strategy_name, version.version, symbol, _LOOK_BACK)
+    hashes = dict(known)
+    since = known[-1][0] if known else version.created_at
+    recent = source.candles(symbol, closed_by=now, since=since)
     candles = source.candles(symbol, closed_by=now, bars=len(recent) + version.warmup_bars - 1)
     opened_at = [moment.to_pydatetime() for moment in pd.DatetimeIndex(candles.index)]
     first = len(candles) - len(recent)
-    positions = [at for at in range(first, len(candles)) if opened_at[at] not in decided][-catch_up:]
-    due = _Due(symbol, candles, positions)
-    if newest is not None and newest.timestamp in opened_at:
-        at = opened_at.index(newest.timestamp)
-        if window_hashes(candles, [at], version.warmup_bars)[0] != newest.window_hash:
-            due.revised.append(newest.timestamp)
+    positions = [at for at in range(first, len(candles)) if opened_at[at] not in hashes]
+    due = _Due(symbol, candles, positions[-catch_up:])
+    if known and known[0][0] in opened_at:
+        newest = opened_at.index(known[0][0])
+        if window_hashes(candles, [newest], version.warmup_bars) != [known[0][1]]:
+            due.revised.append(known[0][0])
     return due
 
 

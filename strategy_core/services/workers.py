@@ -1,13 +1,16 @@
 """The worker processes that versions run in, one each, kept as long as the pool; a version that changed gets none."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from strategy_core.domain.errors import FingerprintMismatch
 from strategy_core.isolation.fingerprint import Fingerprint, changed_parts, fingerprint
 from strategy_core.isolation.isolated import Description, IsolatedStrategy
 from strategy_core.store.tables import StrategyVersion
+
+Answered = TypeVar("Answered")
 
 
 def build_of(entry_point: str, described: Description, symbols: Sequence[str], timeframe: str) -> Fingerprint:
@@ -32,6 +35,13 @@ class Workers:
     def __init__(self, *, deadline_s: float = 5.0) -> None:
         self._deadline_s = deadline_s
         self._running: dict[str, IsolatedStrategy] = {}
+        self._threads = ThreadPoolExecutor(max_workers=2)  # kept: a worker dies with the thread that started it
+
+    def ask_each(
+        self, versions: Sequence[StrategyVersion], ask: Callable[[StrategyVersion], Answered]
+    ) -> list[Answered]:
+        """Return what *ask* returns for each version, two at a time: each call only waits for its worker process."""
+        return list(self._threads.map(ask, versions))
 
     def of(self, version: StrategyVersion) -> IsolatedStrategy:
         """Return the version's worker, started if need be.
@@ -51,6 +61,7 @@ class Workers:
         return self._running[version.fingerprint]
 
     def close(self) -> None:
+        self._threads.shutdown()
         for worker in self._running.values():
             worker.close()
         self._running.clear()

@@ -1,7 +1,7 @@
 """The decision log: written once a candle and version, read by key and by time; never changed."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import and_, func
@@ -9,8 +9,10 @@ from sqlmodel import Session, col, select
 
 from strategy_core.store.engine import insert_if_new
 from strategy_core.store.tables import SIGNALS, EquityMark, Outcome, ShadowDecisionLog, StrategyVersion
+from strategy_core.store.types import UtcDateTime
 
 LOG = ShadowDecisionLog
+_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def log_decisions(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
@@ -24,13 +26,16 @@ def newest_decided(session: Session, strategy_name: str, version: str, symbol: s
     return session.exec(select(func.max(LOG.timestamp)).where(*_key(strategy_name, version, symbol))).one()
 
 
-def decided_since(session: Session, strategy_name: str, version: str, symbol: str, since: datetime) -> set[datetime]:
-    """Return the candles from *since* on that have a row already."""
-    return set(
-        session.exec(
-            select(LOG.timestamp).where(*_key(strategy_name, version, symbol), col(LOG.timestamp) >= since)
-        ).all()
-    )
+def newest_rows(
+    session: Session, strategy_name: str, version: str, symbol: str, limit: int
+) -> Sequence[tuple[datetime, str]]:
+    """Return (candle, window hash) of the newest rows, errors included, newest first."""
+    return session.exec(
+        select(LOG.timestamp, LOG.window_hash)
+        .where(*_key(strategy_name, version, symbol))
+        .order_by(col(LOG.timestamp).desc())
+        .limit(limit)
+    ).all()
 
 
 def find_decisions(
@@ -91,42 +96,42 @@ def worth_of_decisions(
 
 
 def signals_to_score(
-    session: Session, version: StrategyVersion, symbol: str, *, since: datetime | None, until: datetime
+    session: Session, version: StrategyVersion, symbol: str, *, horizon: int
 ) -> Sequence[tuple[datetime, str]]:
-    """Return (candle, decision) of the signals in [since, until] whose outcome is not booked yet, oldest first."""
-    query = (
+    """Return (candle, decision) of the signals whose outcome is not booked yet, oldest first.
+
+    Looks back from the newest candle that was marked to market: all that was decided *horizon* + 1 candles before it
+    had closed by then, so the cost does not grow with the log.
+    """
+    mine = _key(version.strategy_name, version.version, symbol)
+    marked = (
+        select(func.max(EquityMark.timestamp))
+        .where(
+            EquityMark.strategy_name == version.strategy_name,
+            EquityMark.version == version.version,
+            EquityMark.symbol == symbol,
+        )
+        .scalar_subquery()
+    )
+    since = (
+        select(LOG.timestamp)
+        .where(*mine, col(LOG.timestamp) <= marked)
+        .order_by(col(LOG.timestamp).desc())
+        .offset(horizon + 1)
+        .limit(1)
+        .scalar_subquery()
+    )
+    return session.exec(
         select(LOG.timestamp, LOG.decision)
         .outerjoin(Outcome, col(Outcome.decision_id) == LOG.id)
         .where(
-            *_key(version.strategy_name, version.version, symbol),
-            col(LOG.timestamp) <= until,
+            *mine,
+            col(LOG.timestamp) >= func.coalesce(since, _BEGINNING, type_=UtcDateTime()),
             col(LOG.decision).in_(SIGNALS),
             col(Outcome.decision_id).is_(None),
         )
         .order_by(col(LOG.timestamp))
-    )
-    if since is not None:
-        query = query.where(col(LOG.timestamp) >= since)
-    return session.exec(query).all()
-
-
-def candle_before(
-    session: Session, version: StrategyVersion, symbol: str, moment: datetime, candles: int
-) -> datetime | None:
-    """Return the decided candle that lies *candles* before the last one at or before *moment*."""
-    return session.exec(
-        select(LOG.timestamp)
-        .where(*_key(version.strategy_name, version.version, symbol), col(LOG.timestamp) <= moment)
-        .order_by(col(LOG.timestamp).desc())
-        .offset(candles)
-        .limit(1)
-    ).first()
-
-
-def newest_row(session: Session, strategy_name: str, version: str, symbol: str) -> ShadowDecisionLog | None:
-    return session.exec(
-        select(LOG).where(*_key(strategy_name, version, symbol)).order_by(col(LOG.timestamp).desc()).limit(1)
-    ).first()
+    ).all()
 
 
 def _key(strategy_name: str, version: str, symbol: str) -> tuple[Any, ...]:

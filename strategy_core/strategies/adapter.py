@@ -112,7 +112,8 @@ def _params_of(engine: type, entry_point: str) -> type[BaseModel]:
             continue
         if argument.kind is argument.POSITIONAL_ONLY:
             raise InvalidEntryPoint(entry_point, f"its argument {name!r} cannot be given by name, as config is")
-        annotation = Any if argument.annotation is argument.empty else argument.annotation
+        unread = argument.annotation is argument.empty or isinstance(argument.annotation, str)
+        annotation = Any if unread else argument.annotation
         fields[name] = (annotation, ... if argument.default is argument.empty else argument.default)
     settings = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, protected_namespaces=())
     return create_model(f"{engine.__name__}Params", __config__=settings, **fields)

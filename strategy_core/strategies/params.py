@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, AliasPath, BaseModel, ValidationError
 
 from strategy_core.domain.errors import InvalidConfig, StrategyFailed
 
@@ -49,13 +49,17 @@ def warmup_of(owner: Any, params: BaseModel) -> int:
 
 
 def _keys(params_model: type[BaseModel]) -> list[str]:
-    aliases = [
-        alias
-        for field in params_model.model_fields.values()
-        for alias in (field.alias, field.validation_alias)
-        if isinstance(alias, str)
-    ]
-    return [*params_model.model_fields, *aliases]
+    """Return the keys the model reads; a field with an alias is read by its alias, which hides its name."""
+    settings = params_model.model_config
+    by_name = settings.get("populate_by_name") or settings.get("validate_by_name")
+    keys: list[str] = []
+    for name, field in params_model.model_fields.items():
+        alias = field.validation_alias
+        aliases = alias.choices if isinstance(alias, AliasChoices) else [alias]
+        firsts = [one.path[0] if isinstance(one, AliasPath) else one for one in aliases]
+        keys += [str(first) for first in firsts if first is not None]
+        keys += [name] if by_name or alias is None else []
+    return keys
 
 
 def _unknown(key: str, fields: list[str]) -> str:

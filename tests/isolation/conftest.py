@@ -5,14 +5,23 @@ import pytest
 UNDER_TEST = "tests.isolation.strategies_under_test"
 
 
-@pytest.fixture(scope="session")
-def candles() -> pd.DataFrame:
-    """Four hundred hourly candles of a seeded random walk."""
+def walk(bars: int) -> pd.DataFrame:
+    """Return hourly candles of a seeded random walk."""
     rng = np.random.default_rng(7)
-    close = 1800.0 + rng.normal(0.0, 2.0, 400).cumsum()
+    close = 1800.0 + rng.normal(0.0, 2.0, bars).cumsum()
     opened = np.concatenate([[1800.0], close[:-1]])
     frame = pd.DataFrame({"open": opened, "close": close, "volume": np.nan})
-    frame["high"] = frame[["open", "close"]].max(axis=1) + rng.exponential(1.0, 400)
-    frame["low"] = frame[["open", "close"]].min(axis=1) - rng.exponential(1.0, 400)
-    frame.index = pd.date_range("2026-01-05", periods=400, freq="h", tz="UTC", unit="us")
+    frame["high"] = frame[["open", "close"]].max(axis=1) + rng.exponential(1.0, bars)
+    frame["low"] = frame[["open", "close"]].min(axis=1) - rng.exponential(1.0, bars)
+    frame.index = pd.date_range("2026-01-05", periods=bars, freq="h", tz="UTC", unit="us")
     return frame[["open", "high", "low", "close", "volume"]]
+
+
+@pytest.fixture(scope="session")
+def candles() -> pd.DataFrame:
+    return walk(400)
+
+
+@pytest.fixture(scope="session")
+def long_history() -> pd.DataFrame:
+    return walk(2000)

@@ -7,6 +7,7 @@ import faulthandler
 import io
 import multiprocessing
 import os
+import random
 import shutil
 import socket
 import sqlite3
@@ -132,6 +133,10 @@ def _environment(_: Path) -> Decision:
     return Decision(Action.HOLD, 0.0, dict.fromkeys(os.environ, True))
 
 
+def _luck(_: Path) -> Decision:
+    return Decision(Action.HOLD, 0.0, {"random": random.random(), "numpy": np.random.rand()})
+
+
 def _spawn_by_multiprocessing(_: Path) -> None:
     multiprocessing.get_context("spawn").Process(target=print).start()
 
@@ -213,6 +218,7 @@ TRICKS: dict[str, Callable[[Path], Any]] = {
     "mutate": lambda _: None,
     "asyncio": lambda _: asyncio.run(asyncio.sleep(0, BUY)),
     "environment": _environment,
+    "luck": _luck,
     # native code, past the audit hook
     "native write": _libc("open", "path", os.O_WRONLY | os.O_CREAT, 0o600),
     "native mkdir": _libc("mkdir", "path", 0o700),

@@ -198,7 +198,15 @@ def test_the_worker_has_no_secret_of_its_parent(candles: pd.DataFrame, monkeypat
         ((answer,),) = isolated.decide([Ask("environment", "1h", candles, [20], 5)])
 
     assert answer.decision is not None
-    allowed = {"PATH", "LANG", "TZ", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "LC_CTYPE"}  # the last is Python's own
+    allowed = {
+        "PATH",
+        "LANG",
+        "TZ",
+        "PYTHONHASHSEED",
+        "PYTHONPATH",
+        "PYTHONDONTWRITEBYTECODE",
+        "LC_CTYPE",
+    }  # the last is Python's own
     threads = {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"}
     assert set(answer.decision.features) <= allowed | threads
 
@@ -226,8 +234,7 @@ def test_a_version_that_always_hangs_does_not_stall_a_catch_up(candles: pd.DataF
 def test_a_worker_that_dies_while_idle_is_nobodys_fault(version: IsolatedStrategy, candles: pd.DataFrame) -> None:
     version.decide([Ask("GOLD", "1h", candles, [20], 5)])
     assert version._process is not None
-    version._process._popen.kill()
-    version._process._popen.wait()
+    version._process._reap()
 
     ((answer,),) = version.decide([Ask("GOLD", "1h", candles, [20], 5)])
 
@@ -348,7 +355,7 @@ def test_no_worker_outlives_its_strategy(candles: pd.DataFrame) -> None:
     with IsolatedStrategy(f"{UNDER_TEST}:Tricks", {}) as isolated:
         isolated.describe()
         assert isolated._process is not None
-        pid = isolated._process._popen.pid
+        pid = isolated._process._pid
 
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)

@@ -1,5 +1,3 @@
-from datetime import datetime
-
 from sqlalchemy import Engine
 
 from strategy_core.store import decisions, evidence, outcomes, versions
@@ -136,18 +134,17 @@ def test_a_version_that_never_spoke_is_silent_on_every_candle(engine: Engine) ->
 
 def test_only_signals_without_an_outcome_are_left_to_score(engine: Engine) -> None:
     version = put_version(engine, "1")
-    for hour, action in enumerate(["buy", "hold", "sell", "buy"]):
+    for hour, action in enumerate(["buy", "hold", "sell", "buy", "buy"]):
         put_decisions(engine, decision_row("1", MONDAY + hour * HOUR, action))
-    put_outcomes(engine, outcome_row("1", MONDAY, 1.0))
+    put_outcomes(engine, outcome_row("1", MONDAY + 3 * HOUR, 1.0))
 
-    def left(since: datetime | None, until: datetime) -> list[tuple[int, str]]:
+    def left(horizon: int) -> list[tuple[int, str]]:
         with reading(engine) as session:
-            rows = decisions.signals_to_score(session, version, GOLD, since=since, until=until)
+            rows = decisions.signals_to_score(session, version, GOLD, horizon=horizon)
         return [(moment.hour, action) for moment, action in rows]
 
-    assert left(None, MONDAY + 9 * HOUR) == [(2, "sell"), (3, "buy")]
-    assert left(MONDAY + 3 * HOUR, MONDAY + 9 * HOUR) == [(3, "buy")]
-    assert left(None, MONDAY + 2 * HOUR) == [(2, "sell")]
+    assert left(horizon=24) == [(0, "buy"), (2, "sell"), (4, "buy")]
+    assert left(horizon=1) == [(2, "sell"), (4, "buy")]  # marked up to 04:00: what is older had closed by then
 
 
 def test_outcomes_are_booked_once(engine: Engine) -> None:

@@ -1,0 +1,114 @@
+"""The same build has the same fingerprint everywhere; any other build has another, and its parts say why."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from strategy_core.domain.errors import InvalidConfig, InvalidEntryPoint
+from strategy_core.isolation.fingerprint import Fingerprint, changed_parts, digest_of, fingerprint
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A strategy package on the path, whose every module would raise if it were imported."""
+    root = tmp_path / "alpha_owner"
+    (root / "signals" / "deep").mkdir(parents=True)
+    explode = "raise SystemExit('imported')\n"
+    (root / "__init__.py").write_text(explode)
+    (root / "strategy.py").write_text(
+        explode + "import numpy\nfrom . import levels\nfrom .signals import rsi as r\nimport alpha_owner.extra.late\n"
+    )
+    (root / "levels.py").write_text(explode + "def f():\n    from alpha_owner.signals.deep.inner import thing\n")
+    (root / "signals" / "__init__.py").write_text(explode)
+    (root / "signals" / "rsi.py").write_text(explode + "from ..constants import RSI\n")
+    (root / "signals" / "deep" / "inner.py").write_text(explode)  # a namespace package: no __init__
+    (root / "constants.py").write_text(explode + "RSI = 14\n")
+    (root / "unused.py").write_text(explode)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    yield root
+    assert not [name for name in sys.modules if name.startswith("alpha_owner")]
+
+
+def of(entry_point: str = "alpha_owner.strategy:Alpha", **changed: object) -> Fingerprint:
+    facts = {"symbols": ["GOLD", "EURUSD"], "timeframe": "1h", "warmup_bars": 150, "model_files": ()} | changed
+    config = facts.pop("config", {"n": 14, "x": 0.5})
+    return fingerprint(entry_point, config, **facts)  # type: ignore[arg-type]
+
+
+def test_it_covers_what_the_strategy_may_import_of_its_own_package_without_running_it(package: Path) -> None:
+    sources = {name.removeprefix("source of ") for name in of().parts if name.startswith("source of ")}
+
+    inner = {"constants", "levels", "signals", "signals.deep.inner", "signals.rsi", "strategy"}
+    assert sources == {"alpha_owner", *(f"alpha_owner.{name}" for name in inner)}
+
+
+def test_a_change_of_any_part_changes_it_and_is_named(package: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model.bin"
+    model.write_bytes(b"weights")
+    before = of(model_files=[model])
+    (package / "constants.py").write_text("RSI = 21\n")
+    model.write_bytes(b"other weights")
+    after = of(model_files=[model], config={"n": 15}, symbols=["GOLD"], timeframe="4h", warmup_bars=151)
+
+    changed = changed_parts(before.parts, after.parts)
+
+    assert before.digest != after.digest
+    assert changed == [
+        "config", "model file 1 model.bin", "source of alpha_owner.constants", "symbols", "timeframe", "warmup_bars",
+    ]  # fmt: skip
+
+
+def test_what_does_not_change_an_answer_does_not_change_it(package: Path) -> None:
+    before = of()
+    (package / "unused.py").write_text("another = 1\n")
+
+    assert of(config={"x": 0.5, "n": 14}, symbols=["EURUSD", "GOLD"]) == before
+
+
+def test_a_part_that_came_or_went_is_named() -> None:
+    assert changed_parts({"a": "1", "b": "2"}, {"b": "2", "c": "3"}) == ["a", "c"]
+
+
+def test_a_name_and_what_it_stands_for_are_one_build() -> None:
+    by_name = of("fib_rsi")
+
+    assert by_name == of("strategy_core.strategies.fib_rsi:FibRsi")
+    assert by_name.parts["entry_point"] == "strategy_core.strategies.fib_rsi:FibRsi"
+
+
+def test_an_upgrade_of_this_product_is_no_new_version_of_a_built_in_strategy() -> None:
+    sources = {name for name in of("fib_rsi").parts if name.startswith("source of ")}
+
+    assert sources == {"source of strategy_core.strategies", "source of strategy_core.strategies.fib_rsi"}
+
+
+def test_the_digest_is_pinned() -> None:
+    """It is stored with every version: another way to take it would refuse them all."""
+    parts = {"timeframe": "1h", "config": '{"n":14}', "symbols": "GOLD"}
+
+    assert digest_of(parts) == "d27b03bbf98d1e00f926690cd583c309868e188172190ee3211a3d6dc52525eb"
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "text"),
+    [
+        ("alpha_owner.nothing:Alpha", "no module named 'alpha_owner.nothing'"),
+        ("nowhere_at_all.x:Alpha", "no module named 'nowhere_at_all.x'"),
+        ("alpha_owner.broken:Alpha", "module alpha_owner.broken cannot be read"),
+        ("alpha", "neither package.module:Class nor a known name"),
+    ],
+)
+def test_code_that_cannot_be_found_or_read_is_named(package: Path, entry_point: str, text: str) -> None:
+    (package / "broken.py").write_text("def (")
+
+    with pytest.raises(InvalidEntryPoint, match=text):
+        of(entry_point)
+
+
+def test_a_missing_model_file_and_a_config_that_is_no_json_are_refused(package: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidEntryPoint, match=r"model file .*gone.bin cannot be read: No such file"):
+        of(model_files=[tmp_path / "gone.bin"])
+    with pytest.raises(InvalidConfig):
+        of(config={"x": float("nan")})

@@ -1,0 +1,94 @@
+"""Workers come quickly, know nothing, and never outlive the process that asked for them."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from strategy_core.isolation.isolated import Ask, IsolatedStrategy
+from strategy_core.isolation.nursery import environment, nursery
+from tests.isolation.conftest import UNDER_TEST
+
+
+def test_the_environment_of_workers_is_made_not_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://owner:secret@db/rollout")
+    monkeypatch.setenv("HOME", "/home/owner")
+
+    given = environment()
+
+    assert not {"DATABASE_URL", "HOME"} & given.keys()
+    assert "secret" not in "".join(given.values())
+
+
+def test_workers_of_one_process_come_from_one_nursery() -> None:
+    assert nursery() is nursery()
+
+
+def test_a_nursery_that_was_killed_is_replaced(candles: pd.DataFrame) -> None:
+    ask = Ask("GOLD", "1h", candles, [20], 5)
+    with IsolatedStrategy(f"{UNDER_TEST}:Tricks", {}) as isolated:
+        ((before,),) = isolated.decide([ask])
+        gone = nursery()
+        gone._popen.kill()
+        gone._popen.wait()
+        ((after,),) = isolated.decide([ask])
+
+    assert before.decision == after.decision
+    assert nursery() is not gone
+
+
+def test_two_workers_do_not_share_their_luck(candles: pd.DataFrame) -> None:
+    """They are forks of one process, whose random numbers they would all draw."""
+    asks = [Ask("luck", "1h", candles, [20], 5)]
+    drawn = []
+    for _ in range(2):
+        with IsolatedStrategy(f"{UNDER_TEST}:Tricks", {}) as isolated:
+            ((answer,),) = isolated.decide(asks)
+            assert answer.decision is not None
+            drawn.append(answer.decision.features)
+
+    assert drawn[0]["random"] != drawn[1]["random"]
+    assert drawn[0]["numpy"] != drawn[1]["numpy"]
+
+
+def test_a_hanging_worker_ends_with_a_killed_parent(tmp_path: Path) -> None:
+    """SIGKILL gives the parent no chance to clean up: the kernel does."""
+    script = tmp_path / "parent.py"
+    script.write_text(
+        textwrap.dedent(f"""
+            import pandas as pd
+            from strategy_core.isolation.isolated import Ask, IsolatedStrategy
+
+            isolated = IsolatedStrategy("{UNDER_TEST}:Tricks", {{}}, deadline_s=600.0)
+            isolated.describe()
+            print(isolated._process._pid, flush=True)
+            index = pd.date_range("2026-01-05", periods=9, freq="h", tz="UTC")
+            isolated.decide([Ask("sleep", "1h", pd.DataFrame({{"close": 1.0}}, index=index), [8], 5)])
+        """)
+    )
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, env=environ, text=True) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        alive_before = runs(worker)
+        parent.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 60.0
+    while runs(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+    assert alive_before
+    assert not runs(worker)
+
+
+def runs(pid: int) -> bool:
+    """Return whether the process exists and is more than an unreaped entry in the table."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -1,0 +1,173 @@
+"""The worker's own logic, called here; that it holds in a process under guard is test_isolated's."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from strategy_core.domain.errors import InvalidConfig, InvalidEntryPoint, StrategyFailed
+from strategy_core.isolation import wire
+from strategy_core.isolation.guard import Guard, Refusal
+from strategy_core.isolation.wire import Answer, Question
+from strategy_core.isolation.worker import Pipes, Version, _loaded, _ready, _refused, raised_line
+from tests.isolation.conftest import UNDER_TEST
+from tests.isolation.strategies_under_test import Engine
+
+
+@pytest.fixture
+def guard() -> Guard:
+    return Guard(lambda _: None)
+
+
+def version_of(entry_point: str, config: dict[str, Any], guard: Guard) -> Version:
+    return _loaded({"entry_point": entry_point, "config": config}, [], guard)
+
+
+def question(
+    candles: pd.DataFrame, symbol: str, positions: list[int], *, bars: int = 5, many: bool = False
+) -> Question:
+    values = candles.to_numpy().T
+    at = np.array(positions)
+    return Question(symbol, "1h", wire.index_ns(candles), list(map(str, candles.columns)), values, at, bars, many)
+
+
+def answered(version: Version, asked: Question) -> list[Answer]:
+    return [answer for answers in version.answers(asked) for answer in answers]
+
+
+def test_one_by_one_each_answer_comes_alone(guard: Guard, candles: pd.DataFrame) -> None:
+    version = version_of(f"{UNDER_TEST}:Tricks", {}, guard)
+
+    batches = list(version.answers(question(candles, "GOLD", [9, 7])))
+
+    assert [len(batch) for batch in batches] == [1, 1]
+    closes = [batch[0].decision.features["close"] for batch in batches if batch[0].decision]
+    assert closes == [candles["close"].iloc[9], candles["close"].iloc[7]]
+
+
+def test_all_at_once_they_come_in_batches_and_in_the_order_asked(guard: Guard, candles: pd.DataFrame) -> None:
+    version = version_of("fib_rsi", {}, guard)
+    history = pd.concat([candles] * 2)
+    history.index = pd.date_range("2026-01-05", periods=800, freq="h", tz="UTC")
+    positions = list(range(799, 148, -1))
+
+    batches = list(version.answers(question(history, "GOLD", positions, bars=150, many=True)))
+    singly = answered(version, question(history, "GOLD", [799, 149], bars=150))
+
+    assert [len(batch) for batch in batches] == [500, 151]
+    for many, single in zip((batches[0][0], batches[-1][-1]), singly, strict=True):
+        assert many.decision is not None
+        assert single.decision is not None
+        assert many.decision.features == pytest.approx(single.decision.features, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "kinds", "error"),
+    [
+        ("too few", ["invalid", "invalid"], "decide_many gave 395 decisions for 396 windows"),
+        ("ValueError", ["raised", "raised"], "ValueError: boom in two lines"),
+        ("one bad", ["invalid", ""], "confidence 2.0 is not within 0..1"),
+    ],
+)
+def test_a_fault_of_decide_many(guard: Guard, candles: pd.DataFrame, symbol: str, kinds: list[str], error: str) -> None:
+    version = version_of(f"{UNDER_TEST}:Many", {}, guard)
+
+    answers = answered(version, question(candles, symbol, [4, 20], many=True))
+
+    assert [answer.kind for answer in answers] == kinds
+    assert str(answers[0].error).startswith(error)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "kind", "error"),
+    [
+        ("nan", "invalid", "confidence nan is not within 0..1"),
+        ("features of no kind", "invalid", "features is int, not a dict"),
+        ("reason of no kind", "invalid", "reason is int, not str"),
+        ("many features", "invalid", "101 features; allowed: 100 at most"),
+        ("SystemExit", "raised", "SystemExit: 0"),
+        ("KeyboardInterrupt", "raised", "KeyboardInterrupt ("),
+        ("unreadable", "raised", "_Unreadable: (its text cannot be read)"),
+    ],
+)
+def test_a_fault_of_decide(guard: Guard, candles: pd.DataFrame, symbol: str, kind: str, error: str) -> None:
+    version = version_of(f"{UNDER_TEST}:Tricks", {}, guard)
+
+    (answer,) = answered(version, question(candles, symbol, [20]))
+
+    assert (answer.kind, answer.decision) == (kind, None)
+    assert str(answer.error).startswith(error)
+
+
+def test_a_try_turns_even_a_good_answer_into_a_breach(guard: Guard, candles: pd.DataFrame) -> None:
+    version = version_of(f"{UNDER_TEST}:Tricks", {}, guard)
+    with pytest.raises(Refusal):
+        guard._hook("os.fork", ())
+
+    (breach, after) = answered(version, question(candles, "GOLD", [20, 21]))
+
+    assert (breach.kind, breach.error, breach.decision) == ("breach", "process: os.fork()", None)
+    assert after.kind == ""
+
+
+def test_a_ready_engine_needs_no_config(guard: Guard) -> None:
+    version = _loaded({"entry_point": "engine", "config": {"n": 1}}, [pickle.dumps(Engine(1.0))], guard)
+
+    assert version.description() == {"config": {}, "warmup_bars": 3, "vectorised": False, "model_files": []}
+
+
+def test_model_files_are_described_by_their_whole_path(guard: Guard) -> None:
+    version = version_of(f"{UNDER_TEST}:WithModelFiles", {"target": "models"}, guard)
+
+    assert version.description()["model_files"] == [str(Path("models/model.bin").absolute())]
+
+
+@pytest.mark.parametrize(
+    ("raised", "tried", "refused"),
+    [
+        (None, [], None),
+        (None, ["process: os.fork()"], ["IsolationBreach", ["process: os.fork()"]]),
+        (Refusal("x"), ["process: os.fork()"], ["IsolationBreach", ["process: os.fork()"]]),
+        (InvalidEntryPoint("e", "because"), [], ["InvalidEntryPoint", ["because"]]),
+        (InvalidConfig("e", ["a: no", "b: no"]), [], ["InvalidConfig", ["a: no", "b: no"]]),
+        (StrategyFailed("it failed"), [], ["StrategyFailed", ["it failed"]]),
+        (ValueError("boom"), [], ["StrategyFailed", ["ValueError: boom"]]),
+    ],
+)
+def test_a_refusal_travels_by_name_and_facts(
+    raised: BaseException | None, tried: list[str], refused: list[Any] | None
+) -> None:
+    assert _refused(raised, tried) == refused
+
+
+def test_an_exception_is_one_line_with_its_place() -> None:
+    try:
+        int("x")
+    except ValueError as error:
+        line = raised_line(error)
+
+    assert line.startswith("ValueError: invalid literal for int() with base 10: 'x' (test_worker.py, line ")
+
+
+def test_frames_and_lines_go_through_the_pipes(guard: Guard) -> None:
+    inbox, to_it = os.pipe()
+    from_it, outbox = os.pipe()
+    pipes = Pipes(inbox, outbox)
+    os.write(to_it, wire.frame({"entry_point": "fib_rsi", "config": {}}))
+    os.close(to_it)
+
+    start = pipes.read_frame()
+    assert start is not None
+    version = _ready(*start, guard, pipes)
+    key, description = wire.message_in(os.read(from_it, 10_000))
+
+    assert key == "ready"
+    assert description["warmup_bars"] == version.warmup_bars == 150
+    assert not guard.loading
+    assert pipes.read_frame() is None
+    os.close(from_it)
+    os.close(outbox)
