@@ -74,8 +74,6 @@ def up(
         except _ChildDied as died:
             say(str(died))
             return 1
-        finally:
-            say("Stopping …")
     return 0
 
 
@@ -126,6 +124,7 @@ def _run(
     while not asked.wait(_LOOK_EVERY_S):
         _check(children)
         said = _say_events(engine, said, say)
+    say("Stopping …")
 
 
 def _start(stack: ExitStack, name: str, module: list[str], environment: Mapping[str, str], state: Path) -> Child:

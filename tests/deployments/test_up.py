@@ -31,13 +31,13 @@ pytestmark = pytest.mark.xdist_group("prefect")
 
 PATIENCE_S = 300.0
 T = TypeVar("T")
-START = """
+FEED = "synthetic:GOLD?symbols=2&days=400"
+START = f"""
 import sys
 from pathlib import Path
 from deployments.up import up
 say = lambda line: print(line, flush=True)
-sys.exit(up(database_url=None, feed="synthetic:GOLD?symbols=2&days=400", symbol=None, speed=5760.0, port=None,
-            state=Path(sys.argv[1]), say=say))
+sys.exit(up(database_url=None, feed="{FEED}", symbol=None, speed=5760.0, port=None, state=Path(sys.argv[1]), say=say))
 """
 
 
@@ -58,15 +58,14 @@ class Up:
     state: Path
 
     @classmethod
-    def start(cls, state: Path, **environment: str) -> "Up":
-        state.mkdir(parents=True, exist_ok=True)
+    def start(cls, state: Path) -> "Up":
         (state / "prefect.yaml").write_text(quick(prefect_yaml()))
         said = state / "said.txt"
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "ROLLOUT_"))}
         with said.open("w") as output:
             process = subprocess.Popen(
                 [sys.executable, "-c", START, str(state)],
-                env=clean | {"HOME": str(state / "home")} | environment,
+                env=clean | {"HOME": str(state / "home")},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -204,19 +203,46 @@ def test_a_run_that_slipped_past_the_bounds_fails_with_the_domains_line(
 
 
 def test_a_child_that_dies_is_named_and_the_rest_is_stopped(
-    api: httpx.Client, served: Mapping[str, Mapping[str, Any]], tmp_path: Path
+    running: Up,
+    api: httpx.Client,
+    served: Mapping[str, Mapping[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It runs beside the other, on the other's server, which it must leave alone."""
-    second = Up.start(tmp_path / "second", PREFECT_API_URL=str(api.base_url).rstrip("/"))
-    flows = int(second.says(r"flows \(pid (\d+)").group(1))
+    """It runs beside the other, on its database and its server, which it must leave alone."""
+    monkeypatch.setenv("PREFECT_API_URL", str(api.base_url).rstrip("/"))
+    said: list[str] = []
 
-    os.kill(flows, signal.SIGKILL)
+    def kill_the_flows(line: str) -> None:
+        said.append(line)
+        for pid in re.findall(r"flows \(pid (\d+)", line):
+            os.kill(int(pid), signal.SIGKILL)
 
-    assert second.process.wait(PATIENCE_S) == 1
-    assert "flows ended with exit code -9; the end of " in second.said.read_text()
-    assert second.groups() == {flows}
-    assert members({flows}) == []
+    assert up(**arguments(running, tmp_path), say=kill_the_flows) == 1
+
+    assert "flows ended with exit code -9; the end of " in said[-1]
+    started = {int(pid) for line in said for pid in re.findall(r"pid (\d+)", line)}
+    assert len(started) == 1
+    assert members(started) == []
     assert api.get("/health").status_code == 200
+
+
+def test_a_server_that_cannot_start_is_named_with_its_reason(
+    running: Up, api: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    said: list[str] = []
+
+    assert up(**arguments(running, tmp_path) | {"port": api.base_url.port}, say=said.append) == 1
+
+    assert said[-1].startswith("Prefect server ended with exit code 1; the end of ")
+    assert "already in use" in said[-1]
+
+
+def arguments(running: Up, state: Path) -> dict[str, Any]:
+    """Return how to start another one on the same database, which needs no seed any more."""
+    database_url = f"sqlite:///{running.state / 'rollout.db'}"
+    return {"database_url": database_url, "feed": FEED, "symbol": None, "speed": 5760.0, "port": None, "state": state}
 
 
 def test_workers_would_be_given_the_same_deployments(
