@@ -1,6 +1,6 @@
 """The story an owner wants to see, on a simulated clock: every step is a call of the same services that flows call."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -28,6 +28,7 @@ from strategy_core.store.engine import reading
 STRATEGY = "fib_rsi"
 OWNER = Actor("owner", source="demo")
 SHADOW_STEP = timedelta(days=5)  # before a rollout nothing waits for the next candle: runs catch up
+REST_STEP = timedelta(days=40)
 Say = Callable[[str, datetime], None]
 
 
@@ -36,12 +37,13 @@ class Chapter:
     """One version of the story.
 
     Attributes:
+        config: as its owner writes it at the time of registration.
         shadow_days: how long it runs in shadow before its rollout; 0 for the version that is active from the start.
     """
 
     version: str
     entry_point: str
-    config: Mapping[str, Any]
+    config: Callable[[datetime], dict[str, Any]]
     shadow_days: int = 0
 
 
@@ -78,6 +80,12 @@ class Story:
             self._compare(chapter)
             self._ramp(chapter)
 
+    def finish(self) -> None:
+        """Run the versions that are left through the rest of the candles."""
+        while self.now < self.ends_at:
+            self._pass(REST_STEP)
+            self.say("the rest in shadow", self.now)
+
     def _register(self, chapter: Chapter, status: Status) -> None:
         self.say(f"registering {chapter.version}", self.now)
         register_version(
@@ -85,7 +93,7 @@ class Story:
             self.source,
             strategy_name=STRATEGY,
             version=chapter.version,
-            config=chapter.config,
+            config=chapter.config(self.now),
             entry_point=chapter.entry_point,
             symbols=self.source.symbols(),
             timeframe=self.source.timeframe,
