@@ -115,7 +115,7 @@ def _run(
         "Prefect UI": api_url.removesuffix("/api"),
         "database": make_url(settings.database_url).render_as_string(hide_password=True),
         "candles": f"{source.name}: {', '.join(source.symbols())}",
-        "clock": f"{start:%Y-%m-%d %H:%M} UTC, {speed / 60:g} h a minute, candles until {end:%Y-%m-%d}",
+        "clock": f"{start:%Y-%m-%d %H:%M} UTC, {speed / 60:.4g} h a minute, candles until {end:%Y-%m-%d}",
         "schedules": str(file),
         "running": ", ".join(f"{child.name} (pid {child.pid}, log {child.log})" for child in children),
     }.items():

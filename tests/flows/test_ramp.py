@@ -1,6 +1,7 @@
 """The flows that move a rollout, on both databases."""
 
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, update
@@ -10,11 +11,12 @@ from strategy_core.domain.errors import InvalidPercent
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import State
+from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.approve import Choice
 from strategy_core.store import audit, rollouts
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.rollout_tables import AuditEvent, Rollout
-from tests.builders import DAY, HOUR, MONDAY, put_version
+from tests.builders import DAY, GOLD, HOUR, MONDAY, put_version
 from tests.flows.conftest import Clock
 
 LATE = MONDAY + 12 * HOUR  # half a day of candles is due by now, and none has been decided
@@ -74,6 +76,20 @@ def test_a_tick_whose_feed_is_gone_is_blind_and_ends_in_a_rollback(
     assert "roll back, freshness: /nowhere/gold.csv" in (state.message or "")
     with reading(started) as session:
         assert rollouts.get_canary(session, "fib_rsi").rollout_bp == 0
+
+
+def test_a_file_is_replayed_up_to_the_clock(
+    started: Engine, at: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What the file holds beyond the replay's time is the future, not a fault of the file."""
+    market = SyntheticSource((GOLD,), start=MONDAY, days=30)
+    market.candles(GOLD, closed_by=MONDAY + 30 * DAY).to_csv(tmp_path / "GOLD.csv")
+    monkeypatch.setenv("ROLLOUT_FEED", str(tmp_path / "GOLD.csv"))
+    at(LATE)
+
+    state = ramp_tick.fn()
+
+    assert "hold, freshness: candle 2026-03-02 09:00 UTC is due, but none has been decided" in (state.message or "")
 
 
 def test_a_tick_that_cannot_rule_on_one_rollout_rules_on_the_others_and_fails(started: Engine, at: Clock) -> None:
