@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
+from sqlalchemy.event import listen, remove
 
 from strategy_core.domain.lifecycle import Status
 from strategy_core.market.synthetic import SyntheticSource
@@ -16,9 +17,9 @@ from strategy_core.services.register import register_version
 from strategy_core.services.shadow import ShadowRun, run_shadow
 from strategy_core.services.workers import Workers
 from strategy_core.store import audit, decisions
-from strategy_core.store.engine import reading
-from strategy_core.store.tables import ShadowDecisionLog, StrategyVersion
-from tests.builders import DAY, GOLD, HOUR, MONDAY, OWNER, put_version
+from strategy_core.store.engine import reading, transaction
+from strategy_core.store.tables import ShadowDecisionLog, StrategyVersion, decision_id
+from tests.builders import DAY, GOLD, HOUR, MONDAY, OWNER, decision_row, put_version
 
 CODE = "tests.services.versions_under_test"
 
@@ -236,3 +237,52 @@ def test_the_run_says_the_role_of_that_time(engine: Engine, market: SyntheticSou
 
     assert run == ShadowRun("clockwork", "1", "active", logged=1)
     assert log(engine, "1")[0].role == "active"
+
+
+def test_versions_of_a_strategy_are_logged_in_one_transaction(
+    engine: Engine, market: SyntheticSource, workers: Workers
+) -> None:
+    """A tick between the active version's rows and the canary's would take the canary for silent."""
+    register(engine, market, "1", status=Status.ACTIVE)
+    register(engine, market, "2", config={"hours": 4})
+    seen = []
+
+    def committed(_: Connection) -> None:
+        seen.append((len(log(engine, "1")), len(log(engine, "2"))))
+
+    listen(engine, "commit", committed)
+    run_shadow(engine, market, workers, now=MONDAY + 5 * HOUR)
+    remove(engine, "commit", committed)
+
+    assert set(seen) <= {(0, 0), (5, 5)}
+    assert (len(log(engine, "1")), len(log(engine, "2"))) == (5, 5)
+
+
+def test_a_row_the_database_refuses_keeps_out_no_other_versions(
+    engine: Engine, market: SyntheticSource, workers: Workers
+) -> None:
+    register(engine, market, "1")
+    register(engine, market, "2", config={"hours": 4})
+    with transaction(engine) as session:  # the id of the row to come is taken by another key
+        row = decision_row("1", MONDAY + 2 * HOUR) | {"strategy_name": "clockwork", "symbol": "SILVER"}
+        row["id"] = decision_id("clockwork", "1", GOLD, MONDAY)
+        decisions.log_decisions(session, [row])
+
+    one, two = run_shadow(engine, market, workers, now=MONDAY + 3 * HOUR)
+
+    assert (one.logged, two.logged) == (2, 3)
+
+
+def test_a_symbol_that_left_the_feed_stops_its_version_alone(
+    engine: Engine, market: SyntheticSource, workers: Workers
+) -> None:
+    register(engine, market, "1", status=Status.ACTIVE)
+    register(engine, market, "2", symbols=[GOLD, "SILVER"])
+    gold_only = SyntheticSource((GOLD,), start=MONDAY.replace(month=1, day=1), days=300)
+
+    one, two = run_shadow(engine, gold_only, workers, now=MONDAY + 3 * HOUR)
+
+    assert (one.logged, two.logged) == (3, 0)
+    assert "SILVER" in two.error
+    with reading(engine) as session:
+        assert [alert.kind for alert in audit.alerts(session)] == ["version.refused"]
