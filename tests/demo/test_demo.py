@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from strategy_core.cli import main
 from strategy_core.demo import run_demo, tell
 from strategy_core.demo.result import DemoResult
 from strategy_core.demo.show import show
@@ -54,7 +55,7 @@ class TestOnTheSyntheticMarket:
         """Golden: a change of these is a change of routing, scoring, gates or market, and must be meant."""
         assert [(one.version, one.state, one.slots) for one in story.rollouts] == [
             ("2.0.0", "completed", 712),
-            ("3.0.0", "rolled_back", 300),
+            ("3.0.0", "rolled_back", 95),
         ]
 
     def test_it_can_be_read_on_a_terminal(self, story: DemoResult) -> None:
@@ -78,7 +79,7 @@ def test_on_a_file_it_ends_with_whatever_the_candles_give(
     short_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept = tmp_path / "kept.db"
-    code = run_demo(candles=short_file, symbol=GOLD, as_json=True, database=kept, console=Console(quiet=True))
+    code = main(["demo", "--candles", str(short_file), "--symbol", GOLD, "--keep", str(kept), "--json"])
 
     told = json.loads(capsys.readouterr().out)
     assert code == 0
