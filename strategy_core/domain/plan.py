@@ -4,7 +4,16 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from strategy_core.domain.errors import InvalidPercent, InvalidPlan, UnarmedPlan
 from strategy_core.domain.gates import (
@@ -28,8 +37,14 @@ def _percent(value: float) -> float:
     return value
 
 
-Percent = Annotated[float, AfterValidator(_percent)]
-Span = Annotated[timedelta, Field(gt=timedelta(0)), PlainSerializer(lambda span: span.total_seconds(), float, "json")]
+# the schemas say what forms and other programs send: a percent's bounds, and seconds as they are written
+Percent = Annotated[float, AfterValidator(_percent), WithJsonSchema({"type": "number", "minimum": 0, "maximum": 100})]
+Span = Annotated[
+    timedelta,
+    Field(gt=timedelta(0)),
+    PlainSerializer(lambda span: span.total_seconds(), float, "json"),
+    WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "description": "seconds"}),
+]
 
 
 class Stage(BaseModel):

@@ -88,7 +88,8 @@ def decide(plan: Plan, at: Position, findings: Sequence[Finding], now: datetime)
         return Ruling(Step.HOLD, "waits for an owner's decision: extend, advance or roll back", worst)
     if at.promoted_at is not None:
         return _bake(plan, at.promoted_at, worst, now)
-    return _climb(plan, at, worst, now)
+    measured = next((finding for finding in armed if finding.low is not None), worst)
+    return _climb(plan, at, worst, measured, now)
 
 
 def _hold_blind(plan: Plan, at: Position, worst: Finding, now: datetime) -> Ruling:
@@ -105,7 +106,8 @@ def _bake(plan: Plan, promoted_at: datetime, worst: Finding, now: datetime) -> R
     return Ruling(Step.HOLD, f"bakes: {_span(baked)} of {_span(plan.bake)}", worst)
 
 
-def _climb(plan: Plan, at: Position, worst: Finding, now: datetime) -> Ruling:
+def _climb(plan: Plan, at: Position, worst: Finding, measured: Finding, now: datetime) -> Ruling:
+    """Rule on the next stage; *measured* is what a pass is told by: the finding with an interval."""
     stage = plan.stages[at.stage_index]
     dwell = now - at.stage_entered_at
     if dwell < stage.minimum_time:
@@ -113,12 +115,13 @@ def _climb(plan: Plan, at: Position, worst: Finding, now: datetime) -> Ruling:
     if worst.verdict is not Verdict.PASS:
         return _unanswered(plan, at, worst, now)
     following = at.stage_index + 1
+    passed = f"every gate passed at {stage.percent:g} %: {measured.reason}"
     if following == len(plan.stages):
-        return Ruling(Step.PROMOTE, f"every gate passed at {stage.percent:g} %; {worst.reason}", worst)
-    percent = f"{plan.stages[following].percent:g} %"
+        return Ruling(Step.PROMOTE, passed, measured)
     if plan.needs_approval(following) and at.approved_stage != following:
-        return Ruling(Step.AWAIT_APPROVAL, f"every gate passed; {percent} needs an owner's approval", worst)
-    return Ruling(Step.ADVANCE, f"every gate passed at {stage.percent:g} %, on to {percent}", worst)
+        reason = f"{plan.stages[following].percent:g} % needs an owner's approval; {passed}"
+        return Ruling(Step.AWAIT_APPROVAL, reason, measured)
+    return Ruling(Step.ADVANCE, passed, measured)
 
 
 def _unanswered(plan: Plan, at: Position, worst: Finding, now: datetime) -> Ruling:

@@ -1,6 +1,7 @@
 """One worker process as its parent sees it: started clean, heard with a deadline, ended for certain; never trusted."""
 
 import contextlib
+import json
 import os
 import select
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from strategy_core.domain.errors import InvalidConfig
 from strategy_core.isolation import wire
 from strategy_core.isolation.nursery import NurseryGone, nursery
 
@@ -117,6 +119,11 @@ def _ready(descriptor: int, event: int, seconds: float) -> bool:
 
 
 def start_frame(entry_point: str, config: Mapping[str, Any], memory_bytes: int, engine: bytes | None) -> bytes:
+    """Return what a worker is started with; a config that is not JSON raises InvalidConfig."""
+    try:
+        json.dumps(dict(config))
+    except (TypeError, ValueError) as error:
+        raise InvalidConfig(entry_point, [f"it must be JSON: {error}"]) from None
     header = {
         "entry_point": entry_point,
         "config": dict(config),

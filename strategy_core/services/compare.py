@@ -90,7 +90,7 @@ def compare_versions(
         symbols = [symbol] if symbol else sorted(set(shadow.symbols) & set(active.symbols))
         arms = [_arm(session, strategy_name, name, symbols, over) for name in (shadow.version, active.version)]
         rule = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring)
-    rows = arms[0].join(arms[1], how="outer", lsuffix="_shadow", rsuffix="_active")
+    rows = arms[0].add_suffix("_shadow").join(arms[1].add_suffix("_active"), how="outer")
     opened_at = pd.DatetimeIndex(rows.index.get_level_values("timestamp"))
     names = rows.index.get_level_values("symbol")
     return compare(

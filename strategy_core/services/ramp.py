@@ -22,6 +22,7 @@ from strategy_core.services.transition import end_rollout, replace_active, stand
 from strategy_core.store import audit, evidence, rollouts, versions
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.rollout_tables import Rollout
+from strategy_core.store.tables import StrategyVersion
 
 _ALERTS = {
     Step.ADVANCE: ("rollout.advanced", "info"),
@@ -80,9 +81,9 @@ def tick_rollout(
     now = utc(now, "now")
     with reading(engine) as session:
         rollout = rollouts.get_rollout(session, rollout_id)
-        version = versions.get_version(session, rollout.strategy_name, rollout.version)
-    grace = read_plan(rollout.plan).late_candles * timeframe_delta(version.timeframe)
-    feed = _due(source, version.symbols, now - grace)
+        canary, active = _pair(session, rollout)
+    grace = read_plan(rollout.plan).late_candles * timeframe_delta(canary.timeframe)
+    feed = _due(source, _common_symbols(canary, active), now - grace)
     with transaction(engine) as session:
         versions.lock_strategy(session, rollout.strategy_name)
         rollout = rollouts.get_rollout(session, rollout_id)
@@ -115,6 +116,7 @@ def gather(session: Session, rollout: Rollout, feed: _Feed, now: datetime) -> Ev
     """Return the evidence of a rollout since it began; never reset at a stage."""
     strategy_name, since = rollout.strategy_name, rollout.started_at
     canary, active = rollout.version, rollout.control_version
+    symbols = _common_symbols(*_pair(session, rollout))
     common = evidence.newest_common_candles(session, strategy_name, (canary, active), since)
     symbol = max(feed.due, key=lambda name: feed.due[name] - common.get(name, since), default=None)
     slots, pending = evidence.read_slots(session, strategy_name, canary, active, start=since)
@@ -125,8 +127,8 @@ def gather(session: Session, rollout: Rollout, feed: _Feed, now: datetime) -> Ev
         started_at=since,
         slots=slots,
         pending_slots=pending,
-        canary=evidence.read_record(session, strategy_name, canary, active, since=since),
-        active=evidence.read_record(session, strategy_name, active, canary, since=since),
+        canary=evidence.read_record(session, strategy_name, canary, active, symbols=symbols, since=since),
+        active=evidence.read_record(session, strategy_name, active, canary, symbols=symbols, since=since),
         canary_marks=canary_marks,
         active_marks=active_marks,
         risk_fraction=scoring.risk_fraction,
@@ -134,6 +136,18 @@ def gather(session: Session, rollout: Rollout, feed: _Feed, now: datetime) -> Ev
         due_candle=feed.due[symbol] if symbol else None,
         feed_problem=feed.problem,
     )
+
+
+def _pair(session: Session, rollout: Rollout) -> tuple[StrategyVersion, StrategyVersion]:
+    return (
+        versions.get_version(session, rollout.strategy_name, rollout.version),
+        versions.get_version(session, rollout.strategy_name, rollout.control_version),
+    )
+
+
+def _common_symbols(canary: StrategyVersion, active: StrategyVersion) -> list[str]:
+    """Return the symbols both decide on: on any other neither late nor silent means anything."""
+    return sorted(set(canary.symbols) & set(active.symbols))
 
 
 def take(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, *, actor: Actor, now: datetime) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import groupby
 from typing import Any
 
 import pandas as pd
@@ -10,14 +11,20 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from strategy_core.domain.candles import closed_by, window_hashes
-from strategy_core.domain.errors import FingerprintMismatch, InvalidCandles, RetiredVersion, RolloutError
+from strategy_core.domain.errors import (
+    FingerprintMismatch,
+    InvalidCandles,
+    InvariantRefused,
+    RetiredVersion,
+    RolloutError,
+)
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.isolation.isolated import Answer, Ask, IsolatedStrategy
 from strategy_core.market.source import CandleSource
 from strategy_core.services.workers import Workers
 from strategy_core.store import audit, decisions, versions
 from strategy_core.store.engine import reading, transaction
-from strategy_core.store.tables import ERROR, ShadowDecisionLog, StrategyVersion, decision_id
+from strategy_core.store.tables import ERROR, SIGNALS, ShadowDecisionLog, StrategyVersion, decision_id
 
 _LOOK_BACK = 24  # candles: one that the vendor delivers late is still caught up
 _VECTORISE_FROM = 2  # candles: a live run decides one by one, as the gate checked it
@@ -38,12 +45,22 @@ class ShadowRun:
 
 @dataclass(slots=True)
 class _Due:
-    """The candles of one symbol that a version has still to decide."""
+    """The candles of one symbol that a version has still to decide, and what it answered."""
 
     symbol: str
     candles: pd.DataFrame
     positions: list[int]
     revised: list[datetime] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Turn:
+    """One version's part of a run; *refused* says why it could not be asked."""
+
+    version: StrategyVersion
+    due: list[_Due] = field(default_factory=list)
+    refused: RolloutError | None = None
 
 
 def run_shadow(
@@ -58,15 +75,14 @@ def run_shadow(
     """
     now = utc(now, "now")
     with reading(engine) as session:
-        asked = [version for version in versions.list_versions(session) if version.status != Status.RETIRED]
-        due = {
-            version.id: [_due(session, source, version, symbol, now, catch_up) for symbol in version.symbols]
-            for version in asked
-        }
-    answered = workers.ask_each(asked, lambda version: _ask(workers, version, due[version.id]))
-    return [
-        _log(engine, version, due[version.id], answers, now) for version, answers in zip(asked, answered, strict=True)
-    ]
+        turns = [
+            _turn(session, source, version, now, catch_up)
+            for version in versions.list_versions(session)
+            if version.status != Status.RETIRED
+        ]
+    workers.for_each(turns, lambda turn: _ask(workers, turn))
+    by_strategy = groupby(turns, key=lambda turn: turn.version.strategy_name)
+    return [run for _, together in by_strategy for run in _log(engine, list(together), now)]
 
 
 def log_candle(
@@ -101,10 +117,18 @@ def log_candle(
         logged = session.get(ShadowDecisionLog, decision_id(*name))
     if logged is not None:
         return logged
-    answers = worker.decide([Ask(symbol, version.timeframe, known, due.positions, version.warmup_bars)])
+    (due.answers,) = worker.decide([Ask(symbol, version.timeframe, known, due.positions, version.warmup_bars)])
     with transaction(engine) as session:
-        decisions.log_decisions(session, _rows(version, due, answers[0], now))
+        decisions.log_decisions(session, _rows(version, due, now))
         return session.get_one(ShadowDecisionLog, decision_id(*name))
+
+
+def _turn(session: Session, source: CandleSource, version: StrategyVersion, now: datetime, catch_up: int) -> _Turn:
+    try:
+        due = [_due(session, source, version, symbol, now, catch_up) for symbol in version.symbols]
+    except RolloutError as error:  # its candles cannot be had; those of other versions may
+        return _Turn(version, refused=error)
+    return _Turn(version, due)
 
 
 def _due(
@@ -126,46 +150,56 @@ def _due(
     return due
 
 
-def _ask(workers: Workers, version: StrategyVersion, due: Sequence[_Due]) -> list[list[Answer]] | RolloutError:
-    asks = [
-        Ask(each.symbol, version.timeframe, each.candles, each.positions, version.warmup_bars)
-        for each in due
-        if each.positions
-    ]
+def _ask(workers: Workers, turn: _Turn) -> None:
+    version = turn.version
+    asked = [due for due in turn.due if due.positions]
+    asks = [Ask(due.symbol, version.timeframe, due.candles, due.positions, version.warmup_bars) for due in asked]
     if not asks:
-        return []
+        return
     try:
         many = max(len(ask.positions) for ask in asks) >= _VECTORISE_FROM
-        return workers.of(version).decide(asks, vectorised=many)
+        answered = workers.of(version).decide(asks, vectorised=many)
     except RolloutError as error:
-        return error
+        turn.refused = error
+    else:
+        for due, answers in zip(asked, answered, strict=True):
+            due.answers = answers
 
 
-def _log(
-    engine: Engine,
-    version: StrategyVersion,
-    due: Sequence[_Due],
-    answers: list[list[Answer]] | RolloutError,
-    now: datetime,
-) -> ShadowRun:
+def _log(engine: Engine, turns: Sequence[_Turn], now: datetime) -> list[ShadowRun]:
+    """Log the turns of one strategy together.
+
+    A tick that saw the active version's rows and not yet the canary's would call the canary silent. Only when the
+    database refuses them so are they logged one by one: then one version's bad row keeps out no other's.
+    """
+    try:
+        with transaction(engine) as session:
+            return [_log_turn(session, turn, now) for turn in turns]
+    except InvariantRefused as refused:
+        if len(turns) == 1:
+            version = turns[0].version
+            return [ShadowRun(version.strategy_name, version.version, version.status, error=str(refused))]
+    return [run for turn in turns for run in _log(engine, [turn], now)]
+
+
+def _log_turn(session: Session, turn: _Turn, now: datetime) -> ShadowRun:
+    version = turn.version
     name = (version.strategy_name, version.version, version.status)
-    with transaction(engine) as session:
-        _alert_revised(session, version, due, now)
-        if isinstance(answers, RolloutError):
-            _alert_refused(session, version, answers, now)
-            return ShadowRun(*name, error=str(answers))
-        asked = [each for each in due if each.positions]
-        rows = [row for each, said in zip(asked, answers, strict=True) for row in _rows(version, each, said, now)]
-        logged = decisions.log_decisions(session, rows)
-    signals = sum(row["decision"] in ("buy", "sell") for row in rows)
+    _alert_revised(session, version, turn.due, now)
+    if turn.refused is not None:
+        _alert_refused(session, version, turn.refused, now)
+        return ShadowRun(*name, error=str(turn.refused))
+    rows = [row for due in turn.due for row in _rows(version, due, now)]
+    logged = decisions.log_decisions(session, rows)
+    signals = sum(row["decision"] in SIGNALS for row in rows)
     return ShadowRun(*name, logged, signals, sum(row["decision"] == ERROR for row in rows))
 
 
-def _rows(version: StrategyVersion, due: _Due, answers: Sequence[Answer], now: datetime) -> list[dict[str, Any]]:
+def _rows(version: StrategyVersion, due: _Due, now: datetime) -> list[dict[str, Any]]:
     opened_at = pd.DatetimeIndex(due.candles.index)
     hashes = window_hashes(due.candles, due.positions, version.warmup_bars)
     rows = []
-    for at, answer, window_hash in zip(due.positions, answers, hashes, strict=True):
+    for at, answer, window_hash in zip(due.positions, due.answers, hashes, strict=True):
         timestamp = opened_at[at].to_pydatetime()
         said = answer.decision
         rows.append(

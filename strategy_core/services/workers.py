@@ -10,7 +10,7 @@ from strategy_core.isolation.fingerprint import Fingerprint, changed_parts, fing
 from strategy_core.isolation.isolated import Description, IsolatedStrategy
 from strategy_core.store.tables import StrategyVersion
 
-Answered = TypeVar("Answered")
+Turn = TypeVar("Turn")
 
 
 def build_of(entry_point: str, described: Description, symbols: Sequence[str], timeframe: str) -> Fingerprint:
@@ -37,11 +37,9 @@ class Workers:
         self._running: dict[str, IsolatedStrategy] = {}
         self._threads = ThreadPoolExecutor(max_workers=2)  # kept: a worker dies with the thread that started it
 
-    def ask_each(
-        self, versions: Sequence[StrategyVersion], ask: Callable[[StrategyVersion], Answered]
-    ) -> list[Answered]:
-        """Return what *ask* returns for each version, two at a time: each call only waits for its worker process."""
-        return list(self._threads.map(ask, versions))
+    def for_each(self, turns: Sequence[Turn], ask: Callable[[Turn], None]) -> None:
+        """Call *ask* for each of *turns*, two at a time: each call only waits for its version's worker process."""
+        list(self._threads.map(ask, turns))
 
     def of(self, version: StrategyVersion) -> IsolatedStrategy:
         """Return the version's worker, started if need be.

@@ -1,5 +1,6 @@
 """What the decision log and the outcomes say of one rollout, read as the domain's evidence; never judged here."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -76,8 +77,10 @@ def read_slots(
     return slots([slot[3] for slot in booked]), pending
 
 
-def read_record(session: Session, strategy_name: str, version: str, other: str, *, since: datetime) -> Record:
-    """Return what the log says of *version* since then; its silence is measured against *other*."""
+def read_record(
+    session: Session, strategy_name: str, version: str, other: str, *, symbols: Sequence[str], since: datetime
+) -> Record:
+    """Return what the log says of *version* since then; its silence on *symbols* is measured against *other*."""
     mine = (LOG.strategy_name == strategy_name, LOG.version == version, col(LOG.timestamp) >= since)
     counted = session.exec(
         select(LOG.decision, LOG.error_kind, func.count())
@@ -101,7 +104,7 @@ def read_record(session: Session, strategy_name: str, version: str, other: str, 
         errors_in_a_row=in_a_row,
         invalid=errors.get("invalid", 0),
         breaches=errors.get("breach", 0),
-        silent_candles=_silence(session, strategy_name, version, other, since),
+        silent_candles=_silence(session, strategy_name, version, other, symbols, since),
         last_error=last_error or "",
     )
 
@@ -134,7 +137,9 @@ def newest_common_candles(
     return {symbol: min(moments) for symbol, moments in newest.items() if len(moments) == len(versions)}
 
 
-def _silence(session: Session, strategy_name: str, version: str, other: str, since: datetime) -> int:
+def _silence(
+    session: Session, strategy_name: str, version: str, other: str, symbols: Sequence[str], since: datetime
+) -> int:
     spoke = (
         select(LOG.symbol, func.max(LOG.timestamp).label("last"))
         .where(LOG.strategy_name == strategy_name, LOG.version == version, col(LOG.timestamp) >= since)
@@ -148,6 +153,7 @@ def _silence(session: Session, strategy_name: str, version: str, other: str, sin
         .where(
             LOG.strategy_name == strategy_name,
             LOG.version == other,
+            col(LOG.symbol).in_(symbols),
             LOG.decision != ERROR,
             col(LOG.timestamp) >= since,
             col(LOG.timestamp) > func.coalesce(spoke.c.last, since - timedelta(microseconds=1)),

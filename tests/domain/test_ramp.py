@@ -33,7 +33,13 @@ def test_every_gate_passing_after_the_minimum_time_advances() -> None:
     ruling = decide(PLAN, at(), found(Verdict.PASS), NOON)
 
     assert ruling.step is Step.ADVANCE
-    assert ruling.reason == "every gate passed at 5 %, on to 10 %"
+    assert ruling.reason == "every gate passed at 5 %: because pass"
+
+
+def test_a_pass_is_told_by_the_gate_that_measured_it() -> None:
+    measured = Finding(gate="paired", verdict=Verdict.PASS, reason="difference +0.02 R", low=-0.01)
+
+    assert decide(PLAN, at(), [*found(Verdict.PASS), measured], NOON).reason.endswith("at 5 %: difference +0.02 R")
 
 
 def test_a_bleeding_canary_rolls_back_even_while_it_dwells() -> None:

@@ -99,7 +99,7 @@ def test_the_record_counts_errors_and_those_at_the_end(engine: Engine) -> None:
     put_decisions(engine, decision_row("2", MONDAY - HOUR, reason="insufficient_history"))
 
     with reading(engine) as session:
-        record = evidence.read_record(session, "fib_rsi", "2", "1", since=MONDAY - DAY)
+        record = evidence.read_record(session, "fib_rsi", "2", "1", symbols=[GOLD], since=MONDAY - DAY)
 
     assert (record.decided, record.errors, record.errors_in_a_row) == (6, 4, 2)
     assert (record.invalid, record.breaches, record.silent_candles) == (1, 1, 0)
@@ -117,7 +117,9 @@ def test_silence_is_counted_on_the_symbol_that_lags_most(engine: Engine) -> None
             put_decisions(engine, decision_row("2", at, symbol="SILVER"))
 
     with reading(engine) as session:
-        assert evidence.read_record(session, "fib_rsi", "2", "1", since=MONDAY).silent_candles == 4
+        both = evidence.read_record(session, "fib_rsi", "2", "1", symbols=[GOLD, "SILVER"], since=MONDAY)
+        gold = evidence.read_record(session, "fib_rsi", "2", "1", symbols=[GOLD], since=MONDAY)
+        assert (both.silent_candles, gold.silent_candles) == (4, 0)
         common = evidence.newest_common_candles(session, "fib_rsi", ("1", "2"), MONDAY)
     assert common == {"GOLD": MONDAY + 5 * HOUR, "SILVER": MONDAY + HOUR}
 
@@ -128,7 +130,7 @@ def test_a_version_that_never_spoke_is_silent_on_every_candle(engine: Engine) ->
     put_decisions(engine, *(decision_row("1", MONDAY + hour * HOUR) for hour in range(3)))
 
     with reading(engine) as session:
-        assert evidence.read_record(session, "fib_rsi", "2", "1", since=MONDAY).silent_candles == 3
+        assert evidence.read_record(session, "fib_rsi", "2", "1", symbols=[GOLD], since=MONDAY).silent_candles == 3
         assert evidence.newest_common_candles(session, "fib_rsi", ("1", "2"), MONDAY) == {}
 
 

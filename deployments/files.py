@@ -1,0 +1,10 @@
+"""Where the files stand that are data of this package; never what is in them."""
+
+from pathlib import Path
+
+
+def prefect_yaml() -> Path:
+    """Return prefect.yaml: at the root of a checkout, inside this package where a wheel was installed."""
+    here = Path(__file__).parent
+    installed = here / "prefect.yaml"
+    return installed if installed.exists() else here.parent / "prefect.yaml"

@@ -1,0 +1,221 @@
+"""`rollout up`: a Prefect server, the served flows and a replayed market, in one command; all of them stop with it."""
+
+import importlib.util
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from sqlalchemy import Engine, make_url
+
+from deployments.children import Child
+from deployments.files import prefect_yaml
+from deployments.seed import replay_span, seed
+from strategy_core.domain.errors import InvalidSetting, MissingExtra
+from strategy_core.market.open import open_source
+from strategy_core.market.replay import ReplayClock
+from strategy_core.settings import Settings, read_settings
+from strategy_core.store import audit
+from strategy_core.store.engine import reading, upgrade
+
+HOST = "127.0.0.1"  # nobody else's business: the server has no password
+_HEALTHY_WITHIN_S = 180.0
+_LOOK_EVERY_S = 1.0
+_PRIVATE = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+
+
+class _ChildDied(Exception):
+    """A process that should run has ended; the text says which, and what it said last."""
+
+
+def up(
+    *,
+    database_url: str | None,
+    feed: str | None,
+    symbol: str | None,
+    speed: float,
+    port: int | None,
+    state: Path,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Run everything until Ctrl-C or SIGTERM and return the exit code: 0 when asked to stop, 1 when a process died.
+
+    A second start goes on where the first stopped. Schedules are those of prefect.yaml, or of a copy of it in *state*.
+
+    Args:
+        database_url: of the rollout's own database; a SQLite file in *state*, unless given, whatever the environment
+            says: a replayed market is not for a database that serves users.
+        feed, symbol: candles, as `market.open.open_source` takes them; the settings' feed, unless given.
+        speed: simulated seconds in a real second. Runs come once a minute: 5760 plays four days between two of them.
+        port: of the Prefect server; a free one, unless given. With PREFECT_API_URL set, that server is used.
+        state: folder of databases and logs, made if need be.
+        say: takes what an owner should read, line by line.
+
+    Raises:
+        RolloutError: the feed, the database or an argument is not usable; nothing is left running.
+    """
+    if importlib.util.find_spec("prefect") is None:
+        raise MissingExtra("rollout up", "prefect")
+    state = state.resolve()
+    state.mkdir(parents=True, exist_ok=True)
+    given = {"feed": feed, "symbol": symbol, "database_url": database_url or f"sqlite:///{state / 'rollout.db'}"}
+    settings = read_settings().model_copy(update={name: value for name, value in given.items() if value is not None})
+    with _asked_to_stop() as asked, ExitStack() as stack:
+        try:
+            _run(settings, speed, port, state, asked, stack, say)
+        except _ChildDied as died:
+            say(str(died))
+            return 1
+    return 0
+
+
+def _run(
+    settings: Settings,
+    speed: float,
+    port: int | None,
+    state: Path,
+    asked: threading.Event,
+    stack: ExitStack,
+    say: Callable[[str], None],
+) -> None:
+    ReplayClock(datetime.now(UTC), datetime.now(UTC), speed)  # what is not usable is refused before anything is started
+    engine = settings.open_engine()
+    stack.callback(engine.dispose)
+    upgrade(engine)
+    source = open_source(settings.feed, symbol=settings.symbol, timeframe=settings.timeframe)
+    start, end = replay_span(engine, source)
+    api_url, environment = os.environ.get("PREFECT_API_URL"), {**os.environ, **_PRIVATE}
+    children = []
+    if api_url is None:
+        port = port or _free_port()
+        api_url, environment = f"http://{HOST}:{port}/api", _own_prefect(state, port)
+        children.append(_start(stack, "Prefect server", ["prefect", "server", "start"], environment, state))
+        say(f"Starting a Prefect server, pid {children[0].pid} …")
+    if seed(engine, source, now=start, speed=speed):
+        say("A new database: registered fib_rsi v1 as active and v2 in shadow, and started the rollout of v2.")
+    said = _newest_event(engine)
+    _wait_until_healthy(f"{api_url}/health", children, asked)
+    if asked.is_set():
+        return
+    settings = settings.model_copy(
+        update={"replay_from": start, "replay_started_at": datetime.now(UTC), "replay_speed": speed}
+    )
+    environment |= {"PREFECT_API_URL": api_url, **_variables(settings)}
+    file = state / "prefect.yaml" if (state / "prefect.yaml").exists() else prefect_yaml()
+    children.append(_start(stack, "flows", ["deployments.serve", str(file)], environment, state))
+    for what, value in {
+        "Prefect UI": api_url.removesuffix("/api"),
+        "database": make_url(settings.database_url).render_as_string(hide_password=True),
+        "candles": f"{source.name}: {', '.join(source.symbols())}",
+        "clock": f"{start:%Y-%m-%d %H:%M} UTC, {speed / 60:.4g} h a minute, candles until {end:%Y-%m-%d}",
+        "schedules": str(file),
+        "running": ", ".join(f"{child.name} (pid {child.pid}, log {child.log})" for child in children),
+    }.items():
+        say(f"{what:<12}{value}")
+    say("Ctrl-C stops all of it. What changes:")
+    while not asked.wait(_LOOK_EVERY_S):
+        _check(children)
+        said = _say_events(engine, said, say)
+    say("Stopping …")
+
+
+def _start(stack: ExitStack, name: str, module: list[str], environment: Mapping[str, str], state: Path) -> Child:
+    log = state / "logs" / f"{name.lower().replace(' ', '-')}.log"
+    child = Child(name, [sys.executable, "-m", *module], environment=environment, log=log)
+    stack.callback(child.stop)
+    return child
+
+
+def _own_prefect(state: Path, port: int) -> dict[str, str]:
+    """Return an environment in which Prefect knows this server alone, whatever the user's own Prefect is set to."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return {
+        **others,
+        **_PRIVATE,
+        "PREFECT_HOME": str(state / "prefect"),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{state / 'prefect' / 'prefect.db'}",
+        "PREFECT_SERVER_API_HOST": HOST,
+        "PREFECT_SERVER_API_PORT": str(port),
+    }
+
+
+def _variables(settings: Settings) -> dict[str, str]:
+    """Return the settings as the environment that a flow reads them from."""
+    prefix = settings.model_config["env_prefix"].upper()
+    values = settings.model_dump(mode="json", exclude_none=True)
+    return {f"{prefix}{name.upper()}": str(value) for name, value in values.items()}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_until_healthy(url: str, children: list[Child], asked: threading.Event) -> None:
+    tries = int(_HEALTHY_WITHIN_S / _LOOK_EVERY_S)
+    for _ in range(tries):
+        _check(children)
+        if _healthy(url) or asked.wait(_LOOK_EVERY_S):
+            return
+    if children:
+        raise _ChildDied(_last_words(children[0], f"is not healthy after {_HEALTHY_WITHIN_S:g} s"))
+    raise InvalidSetting("PREFECT_API_URL", url.removesuffix("/health"), "the address of a Prefect server that answers")
+
+
+def _healthy(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=5) as answer:  # noqa: S310  our own server, or the one the owner named
+            return bool(answer.status == 200)
+    except (URLError, OSError):
+        return False
+
+
+def _check(children: list[Child]) -> None:
+    for child in children:
+        if child.exit_code is not None:
+            raise _ChildDied(_last_words(child, f"ended with exit code {child.exit_code}"))
+
+
+def _last_words(child: Child, what: str) -> str:
+    return f"{child.name} {what}; the end of {child.log}:\n{child.tail()}"
+
+
+def _newest_event(engine: Engine) -> int:
+    with reading(engine) as session:
+        return max((event.id or 0 for event in audit.events(session)), default=0)
+
+
+def _say_events(engine: Engine, said: int, say: Callable[[str], None]) -> int:
+    with reading(engine) as session:
+        new = [event for event in audit.events(session) if (event.id or 0) > said]
+    for event in new:
+        action = event.action.replace("_", " ")
+        say(f"{event.at:%Y-%m-%d %H:%M}  {event.strategy_name} {event.version}  {action}: {event.reason}")
+        said = event.id or said
+    return said
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """Yield an event that is set by Ctrl-C or SIGTERM, which do nothing else meanwhile."""
+    asked = threading.Event()
+
+    def ask(_signal: int, _frame: FrameType | None) -> None:
+        asked.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,164 @@
+"""Move rollouts: the tick on its schedule, and what an owner starts, approves, decides, pauses and resumes."""
+
+from prefect import flow
+
+from flows.parameters import AnyPlan, Name, Owner, Percent, Reason
+from flows.runtime import one_line, opened, owned_by
+from strategy_core.domain.errors import RolloutError
+from strategy_core.domain.plan import Plan
+from strategy_core.services import approve, canary, ramp, start
+from strategy_core.services.approve import Choice
+
+
+@flow(flow_run_name="tick")
+@one_line
+def ramp_tick() -> str:
+    """Read the evidence of every open rollout, and advance it, hold it or roll it back.
+
+    It runs without candles too: then it is blind, which holds a rollout and, at the plan's limit, rolls it back. It
+    fails at its end if some rollout could not be ruled on; the others have been.
+    """
+    with opened() as runtime:
+        ticked = ramp.tick(runtime.engine, runtime.candles_if_any(), now=runtime.now)
+    line = "; ".join(map(_told, ticked)) or "no rollout is open"
+    if any(each.ruling is None for each in ticked):
+        raise RolloutError(line)
+    return line
+
+
+@flow(flow_run_name="start {strategy_name} {version}")
+@one_line
+def start_canary(
+    strategy_name: Name,
+    version: Name,
+    owner: Owner,
+    plan: AnyPlan = Plan(),  # noqa: B008  frozen
+    reason: str = "",
+    override_reason: str = "",
+) -> str:
+    """Freeze a plan and send its first stage's share of users to a shadow version.
+
+    Args:
+        strategy_name: the strategy.
+        version: the version in shadow that becomes the canary.
+        owner: who starts it.
+        plan: stages, gates and limits; what is left out is as shown.
+        reason: for the audit trail.
+        override_reason: why a version that was rolled back may be ramped again.
+    """
+    with opened() as runtime:
+        rollout = start.start_rollout(
+            runtime.engine,
+            strategy_name=strategy_name,
+            version=version,
+            plan=plan,
+            actor=owned_by(owner),
+            now=runtime.now,
+            reason=reason,
+            override_reason=override_reason,
+        )
+    return f"{strategy_name} {version} serves {plan.stages[0].percent:g} % against {rollout.control_version}"
+
+
+@flow(flow_run_name="set the canary of {strategy_name} to {percent} %")
+@one_line
+def set_canary_percent(strategy_name: Name, percent: Percent, owner: Owner, reason: str = "") -> str:
+    """Set the canary's share of users by hand, where no rollout moves it or an owner has paused that.
+
+    Args:
+        strategy_name: the strategy.
+        percent: of users, 0.00 to 100.00.
+        owner: who sets it.
+        reason: for the audit trail.
+    """
+    with opened() as runtime:
+        config = canary.update_canary_percent(
+            runtime.engine,
+            strategy_name=strategy_name,
+            percent=percent,
+            actor=owned_by(owner),
+            now=runtime.now,
+            reason=reason,
+        )
+    return f"{strategy_name} {config.version} serves {percent:g} %"
+
+
+@flow(flow_run_name="approve {strategy_name}")
+@one_line
+def approve_stage(strategy_name: Name, owner: Owner, reason: str = "") -> str:
+    """Let a rollout enter the stage it waits for; the next tick takes the step, if every gate passes then too.
+
+    Args:
+        strategy_name: the strategy whose rollout waits.
+        owner: who approves.
+        reason: for the audit trail.
+    """
+    with opened() as runtime:
+        rollout = approve.approve(
+            runtime.engine, strategy_name=strategy_name, actor=owned_by(owner), now=runtime.now, reason=reason
+        )
+    return f"{strategy_name} {rollout.version} may enter stage {rollout.stage_index + 2}"
+
+
+@flow(flow_run_name="decide {strategy_name}: {choice}")
+@one_line
+def decide(strategy_name: Name, choice: Choice, owner: Owner, reason: Reason) -> str:
+    """Answer a rollout whose stage ended without an answer of its gates.
+
+    Args:
+        strategy_name: the strategy whose rollout waits.
+        choice: extend gives the stage its maximum time again, advance goes on without an answer.
+        owner: who decides.
+        reason: why; it stays in the audit trail.
+    """
+    with opened() as runtime:
+        rollout = approve.decide_rollout(
+            runtime.engine,
+            strategy_name=strategy_name,
+            choice=choice,
+            actor=owned_by(owner),
+            now=runtime.now,
+            reason=reason,
+        )
+    return f"{strategy_name} {rollout.version} is {rollout.state} at stage {rollout.stage_index + 1}"
+
+
+@flow(flow_run_name="pause {strategy_name}")
+@one_line
+def pause(strategy_name: Name, owner: Owner, reason: str = "") -> str:
+    """Keep a rollout at its percent; every protection stays armed.
+
+    Args:
+        strategy_name: the strategy whose rollout runs.
+        owner: who pauses it.
+        reason: for the audit trail.
+    """
+    with opened() as runtime:
+        rollout = approve.pause(
+            runtime.engine, strategy_name=strategy_name, actor=owned_by(owner), now=runtime.now, reason=reason
+        )
+    return f"{strategy_name} {rollout.version} is {rollout.state}"
+
+
+@flow(flow_run_name="resume {strategy_name}")
+@one_line
+def resume(strategy_name: Name, owner: Owner, reason: str = "") -> str:
+    """Let a paused rollout go on, at its stage's percent.
+
+    Args:
+        strategy_name: the strategy whose rollout is paused.
+        owner: who resumes it.
+        reason: for the audit trail.
+    """
+    with opened() as runtime:
+        rollout = approve.resume(
+            runtime.engine, strategy_name=strategy_name, actor=owned_by(owner), now=runtime.now, reason=reason
+        )
+    return f"{strategy_name} {rollout.version} is {rollout.state}"
+
+
+def _told(ticked: ramp.Ticked) -> str:
+    name = f"{ticked.strategy_name} {ticked.version}"
+    if ticked.ruling is None:
+        return f"{name} could not be ruled on: {ticked.error}"
+    return f"{name}: {ticked.ruling.step.replace('_', ' ')}, {ticked.ruling.reason}"

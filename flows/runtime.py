@@ -1,0 +1,69 @@
+"""What every flow opens, and how its run ends: in one line. Nothing is decided here, and no time is read elsewhere."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import wraps
+from typing import Any, ParamSpec
+
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+from sqlalchemy import Engine
+
+from strategy_core.domain.audit import Actor
+from strategy_core.domain.errors import RolloutError
+from strategy_core.market.absent import AbsentSource
+from strategy_core.market.source import CandleSource
+from strategy_core.observe.logs import configure_logs
+from strategy_core.settings import Settings, read_settings
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """An open database, and the time at which the run began."""
+
+    settings: Settings
+    engine: Engine
+    now: datetime
+
+    def candles(self) -> CandleSource:
+        return self.settings.open_candles(self.now)
+
+    def candles_if_any(self) -> CandleSource:
+        """Return the feed; one that cannot be opened is an AbsentSource: what protects users must run without it."""
+        try:
+            return self.candles()
+        except RolloutError as error:
+            return AbsentSource(self.settings.feed, self.settings.timeframe, error)
+
+
+@contextmanager
+def opened() -> Iterator[Runtime]:
+    """Yield what the environment's settings name."""
+    configure_logs()
+    settings = read_settings()
+    engine = settings.open_engine()
+    try:
+        yield Runtime(settings, engine, settings.now())
+    finally:
+        engine.dispose()
+
+
+def owned_by(owner: str) -> Actor:
+    return Actor(owner, role="owner", source="flow")
+
+
+def one_line(work: Callable[P, str]) -> Callable[P, State[Any]]:
+    """End the run as completed with the line that *work* returns, or as failed with what was refused: no traceback."""
+
+    @wraps(work)
+    def run(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
+        try:
+            return Completed(message=work(*args, **kwargs))
+        except RolloutError as error:
+            return Failed(message=str(error))
+
+    return run

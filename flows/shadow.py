@@ -1,0 +1,38 @@
+"""Let every version decide on the newest candles, and book what earlier decisions were worth."""
+
+from prefect import flow
+
+from flows.parameters import Candles
+from flows.runtime import one_line, opened
+from strategy_core.domain.errors import RolloutError
+from strategy_core.services.score import score_outcomes
+from strategy_core.services.shadow import ShadowRun, run_shadow
+from strategy_core.services.workers import Workers
+
+
+@flow(flow_run_name="shadow run")
+@one_line
+def shadow_run(catch_up: Candles = 1_000) -> str:
+    """Log one decision per version, symbol and closed candle, then book the outcomes that have closed since.
+
+    One flow for the two: booking reads what the decisions just wrote, and a run of its own would cost a process more a
+    minute. A version that could not be asked fails the run at its end, when the others are logged and booked.
+
+    Args:
+        catch_up: how many missed candles are made up for, per version and symbol.
+    """
+    with opened() as runtime, Workers(deadline_s=runtime.settings.decision_deadline_s) as workers:
+        source = runtime.candles()
+        runs = run_shadow(runtime.engine, source, workers, now=runtime.now, catch_up=catch_up)
+        scored = score_outcomes(runtime.engine, source, now=runtime.now)
+    line = "; ".join([*map(_told, runs), f"{scored.booked} outcomes booked, {scored.pending} trades open"])
+    if any(run.error for run in runs):
+        raise RolloutError(line)
+    return line
+
+
+def _told(run: ShadowRun) -> str:
+    name = f"{run.strategy_name} {run.version} ({run.role})"
+    if run.error:
+        return f"{name} was not asked: {run.error}"
+    return f"{name}: {run.logged} decisions, {run.signals} signals, {run.errors} errors"

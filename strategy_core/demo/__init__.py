@@ -1,0 +1,117 @@
+"""`rollout demo`: the whole lifecycle in one process on a simulated clock; nothing in it is made up but the market."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from strategy_core.demo.collect import collect
+from strategy_core.demo.result import DemoResult
+from strategy_core.demo.show import show
+from strategy_core.demo.story import Chapter, Story
+from strategy_core.domain.candles import timeframe_delta
+from strategy_core.domain.errors import InvalidCandles, InvalidSetting
+from strategy_core.market.open import open_source
+from strategy_core.market.source import CandleSource
+from strategy_core.services.workers import Workers
+from strategy_core.store.engine import open_database, upgrade
+
+SYNTHETIC_FEED = "synthetic:GOLD?seed=7&symbols=10"
+SYNTHETIC_START = datetime(2024, 4, 1, tzinfo=UTC)
+HISTORY = 2_000  # candles before the story begins: the registration gate needs some
+END_OF_TIME = datetime(2200, 1, 1, tzinfo=UTC)
+BUG_AFTER_DAYS = 6  # of the third version's rollout
+
+
+def run_demo(
+    *, candles: Path | None, symbol: str | None, as_json: bool, database: Path | None, console: Console
+) -> int:
+    """Tell the story on synthetic candles, or on a file's; print it to *console*, or as JSON to standard output.
+
+    Args:
+        database: a SQLite file to keep; a temporary one, unless given.
+
+    Raises:
+        InvalidCandles: the file is not what it should be, or too short.
+        InvalidSetting: *database* exists already.
+    """
+    if database is not None and database.exists():
+        raise InvalidSetting("database", str(database), "a file that does not exist yet")
+    with TemporaryDirectory() as folder:
+        result = tell(str(candles) if candles else SYNTHETIC_FEED, symbol, database or Path(folder, "demo.db"), console)
+    if as_json:
+        print(result.model_dump_json(indent=2))  # noqa: T201  data for programs goes to standard output
+    else:
+        show(result, console)
+        if database is not None:
+            console.print(f"kept in {database}: try `rollout --database-url sqlite:///{database} status`")
+    return 0
+
+
+def tell(feed: str, symbol: str | None, database: Path, console: Console) -> DemoResult:
+    """Run the story on *feed* in a new SQLite file and return what it came to."""
+    synthetic = feed.startswith("synthetic")
+    source = open_source(feed, symbol=symbol)
+    started_at, ends_at = (SYNTHETIC_START, _end(source)) if synthetic else _period(source)
+    shadow_days = 20 if synthetic else 60
+    engine = open_database(f"sqlite:///{database}")
+    upgrade(engine)
+    with _bars(console) as progress, Workers() as workers:
+        task = progress.add_task("", day="", total=(ends_at - started_at).total_seconds() if not synthetic else None)
+
+        def say(what: str, at: datetime) -> None:
+            done = (at - started_at).total_seconds()
+            progress.update(task, completed=done, description=what, day=f"{at:%Y-%m-%d}")
+
+        story = Story(
+            engine=engine,
+            source=source,
+            now=started_at,
+            ends_at=ends_at,
+            workers=workers,
+            step=timedelta(hours=12) if synthetic else timedelta(days=1),
+            extensions=2,
+            say=say,
+        )
+        story.tell(*_chapters(shadow_days))
+        if not synthetic:
+            story.finish()
+    engine.dispose()
+    return collect(story, feed, started_at)
+
+
+def _chapters(shadow_days: int) -> tuple[Chapter, list[Chapter]]:
+    def seasonal(at: datetime) -> dict[str, str]:
+        return {"fitted_until": (at + timedelta(days=shadow_days + BUG_AFTER_DAYS)).isoformat()}
+
+    first = Chapter("1.0.0", "fib_rsi", lambda _: {"rsi_period": 10})
+    better = Chapter("2.0.0", "fib_rsi", lambda _: {}, shadow_days)
+    broken = Chapter("3.0.0", "strategy_core.demo.versions:FibRsiSeasonal", seasonal, shadow_days)
+    return first, [better, broken]
+
+
+def _period(source: CandleSource) -> tuple[datetime, datetime]:
+    """Return when the story may begin and must end on a file's candles."""
+    symbol = source.symbols()[0]
+    known = source.candles(symbol, closed_by=END_OF_TIME)
+    if len(known) <= 2 * HISTORY:
+        raise InvalidCandles(source.name, f"{len(known)} candles of {symbol}; the demo needs more than {2 * HISTORY}")
+    return known.index[HISTORY].to_pydatetime(), _end(source)
+
+
+def _end(source: CandleSource) -> datetime:
+    newest = [source.expected_at(symbol, END_OF_TIME) for symbol in source.symbols()]
+    return max(moment for moment in newest if moment is not None) + timeframe_delta(source.timeframe)
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.fields[day]}"),
+        BarColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )

@@ -1,0 +1,163 @@
+"""The story an owner wants to see, on a simulated clock: every step is a call of the same services that flows call."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Engine
+
+from strategy_core.domain.audit import Actor
+from strategy_core.domain.comparison import Comparison
+from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.plan import Plan
+from strategy_core.domain.preview import Preview
+from strategy_core.domain.ramp import ENDED, State
+from strategy_core.market.source import CandleSource
+from strategy_core.services.approve import Choice, approve, decide_rollout
+from strategy_core.services.compare import compare_versions, last_days
+from strategy_core.services.preview import preview_plan
+from strategy_core.services.ramp import tick
+from strategy_core.services.register import register_version
+from strategy_core.services.rollback import roll_back
+from strategy_core.services.score import score_outcomes
+from strategy_core.services.shadow import run_shadow
+from strategy_core.services.start import start_rollout
+from strategy_core.services.workers import Workers
+from strategy_core.store import rollouts, versions
+from strategy_core.store.engine import reading
+
+STRATEGY = "fib_rsi"
+OWNER = Actor("owner", source="demo")
+SHADOW_STEP = timedelta(days=5)  # before a rollout nothing waits for the next candle: runs catch up
+REST_STEP = timedelta(days=40)
+Say = Callable[[str, datetime], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """One version of the story.
+
+    Attributes:
+        config: as its owner writes it at the time of registration.
+        shadow_days: how long it runs in shadow before its rollout; 0 for the version that is active from the start.
+    """
+
+    version: str
+    entry_point: str
+    config: Callable[[datetime], dict[str, Any]]
+    shadow_days: int = 0
+
+
+@dataclass(slots=True)
+class Story:
+    """A simulated owner, platform and clock over one database and one source of candles.
+
+    Args:
+        ends_at: the last candle's close; the story stops there, whatever stands open.
+        step: simulated time from tick to tick during a rollout.
+        extensions: how often the owner gives a stage its maximum time again before giving up on an answer.
+        say: told what happens, and when.
+    """
+
+    engine: Engine
+    source: CandleSource
+    now: datetime
+    ends_at: datetime
+    workers: Workers
+    step: timedelta
+    extensions: int
+    say: Say
+    plan: Plan = field(default_factory=Plan)
+    comparisons: list[tuple[str, str, float, Comparison]] = field(default_factory=list)
+    previews: list[tuple[str, Preview]] = field(default_factory=list)
+
+    def tell(self, first: Chapter, challengers: list[Chapter]) -> None:
+        """Activate *first*; then take each challenger from registration to the end of its rollout."""
+        self._register(first, Status.ACTIVE)
+        for chapter in challengers:
+            if self.now >= self.ends_at:
+                return
+            self._register(chapter, Status.SHADOW)
+            self._shadow(chapter)
+            self._compare(chapter)
+            self._ramp(chapter)
+
+    def finish(self) -> None:
+        """Run the versions that are left through the rest of the candles."""
+        while self.now < self.ends_at:
+            self._pass(REST_STEP)
+            self.say("the rest in shadow", self.now)
+
+    def _register(self, chapter: Chapter, status: Status) -> None:
+        self.say(f"registering {chapter.version}", self.now)
+        register_version(
+            self.engine,
+            self.source,
+            strategy_name=STRATEGY,
+            version=chapter.version,
+            config=chapter.config(self.now),
+            entry_point=chapter.entry_point,
+            symbols=self.source.symbols(),
+            timeframe=self.source.timeframe,
+            status=status,
+            actor=OWNER,
+            now=self.now,
+        )
+
+    def _shadow(self, chapter: Chapter) -> None:
+        until = min(self.now + timedelta(days=chapter.shadow_days), self.ends_at)
+        while self.now < until:
+            self._pass(min(SHADOW_STEP, until - self.now))
+            self.say(f"{chapter.version} in shadow", self.now)
+
+    def _compare(self, chapter: Chapter) -> None:
+        with reading(self.engine) as session:
+            active = versions.active_version(session, STRATEGY).version
+        days = float(chapter.shadow_days)
+        found = compare_versions(
+            self.engine,
+            strategy_name=STRATEGY,
+            shadow_version=chapter.version,
+            over=last_days(days, self.now),
+            source=self.source,
+        )
+        self.comparisons.append((chapter.version, active, days, found))
+
+    def _ramp(self, chapter: Chapter) -> None:
+        previewed = preview_plan(
+            self.engine, strategy_name=STRATEGY, version=chapter.version, plan=self.plan, now=self.now
+        )
+        self.previews.append((chapter.version, previewed))
+        rollout = start_rollout(
+            self.engine, strategy_name=STRATEGY, version=chapter.version, plan=self.plan, actor=OWNER, now=self.now
+        )
+        extended = 0
+        while self.now < self.ends_at:
+            self._pass(self.step)
+            tick(self.engine, self.source, now=self.now)
+            with reading(self.engine) as session:
+                rollout = rollouts.get_rollout(session, rollout.id)
+            stage = self.plan.stages[rollout.stage_index]
+            bakes = "baking" if rollout.promoted_at else f"at {stage.percent:g} %"
+            self.say(f"{chapter.version} {rollout.state} {bakes}", self.now)
+            if rollout.state in ENDED:
+                return
+            if rollout.state == State.AWAITING_APPROVAL:
+                approve(self.engine, strategy_name=STRATEGY, actor=OWNER, now=self.now, reason="every gate passed")
+            if rollout.state == State.AWAITING_DECISION:
+                extended += 1
+                self._answer(extended)
+
+    def _answer(self, asked: int) -> None:
+        who: dict[str, Any] = {"strategy_name": STRATEGY, "actor": OWNER, "now": self.now}
+        if asked > self.extensions:
+            roll_back(self.engine, reason=f"no answer after {asked} times the stage's maximum", **who)
+        else:
+            decide_rollout(self.engine, choice=Choice.EXTEND, reason=f"more evidence, extension {asked}", **who)
+
+    def _pass(self, span: timedelta) -> None:
+        """Let simulated time pass: every version decides on the candles that closed, and trades that closed count."""
+        self.now = min(self.now + span, self.ends_at)
+        run_shadow(self.engine, self.source, self.workers, now=self.now)
+        score_outcomes(self.engine, self.source, now=self.now)

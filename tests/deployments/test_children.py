@@ -1,0 +1,69 @@
+"""Processes of ours: nothing that was started outlives `stop`."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deployments import children
+from deployments.children import Child
+
+PARENT = """
+import signal, subprocess, sys, time
+if len(sys.argv) > 1:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(grandchild.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def start(tmp_path: Path, *arguments: str, program: str = PARENT) -> Child:
+    command = [sys.executable, "-c", program, *arguments]
+    return Child("worker", command, environment=dict(os.environ), log=tmp_path / "logs" / "worker.log")
+
+
+def lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat")
+    return not state.exists() or state.read_text().rsplit(") ", 1)[1][0] != "Z"
+
+
+def wait_for(condition: object, seconds: float = 60.0) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("deaf", [[], ["deaf"]], ids=["obedient", "deaf to SIGTERM"])
+def test_stopping_ends_a_process_and_what_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaf: list[str]
+) -> None:
+    monkeypatch.setattr(children, "PATIENCE_S", 0.5)
+    child = start(tmp_path, *deaf)
+    wait_for(child.tail)
+    grandchild = int(child.tail())
+    assert child.exit_code is None
+
+    child.stop()
+
+    assert child.exit_code is not None
+    wait_for(lambda: not lives(grandchild))
+
+
+def test_one_that_has_ended_tells_how_and_what_it_said_last(tmp_path: Path) -> None:
+    child = start(tmp_path, program="for n in range(40): print('line', n)\nraise SystemExit(3)")
+    wait_for(lambda: child.exit_code is not None)
+
+    child.stop()
+
+    assert child.exit_code == 3
+    assert child.tail().splitlines()[-1] == "line 39"
+    assert "line 0" not in child.tail()

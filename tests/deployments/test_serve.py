@@ -1,0 +1,56 @@
+"""prefect.yaml as it is served; that `prefect deploy` makes the same of it is shown on a server, in test_up."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from deployments.files import prefect_yaml
+from deployments.serve import read_deployments
+from strategy_core.domain.errors import InvalidSetting
+
+
+def test_what_moves_rollouts_is_scheduled_and_what_owners_do_is_not() -> None:
+    scheduled = {each.name: each.schedules for each in read_deployments(prefect_yaml()) if "scheduled" in each.tags}
+    owners = [each for each in read_deployments(prefect_yaml()) if "owner" in each.tags]
+
+    assert set(scheduled) == {"shadow-run", "ramp-tick", "nightly-comparison"}
+    assert [getattr(schedule.schedule, "cron", None) for schedule in scheduled["shadow-run"] or []] == ["* * * * *"]
+    assert [getattr(schedule.schedule, "interval", None) for schedule in scheduled["ramp-tick"] or []] == [
+        timedelta(minutes=1)
+    ]
+    assert not any(each.schedules for each in owners)
+    assert {each.name for each in owners} >= {"approve-stage", "promote", "rollback", "start-canary"}
+
+
+def test_every_deployment_and_every_parameter_is_described() -> None:
+    for each in read_deployments(prefect_yaml()):
+        assert each.description, each.name
+        for name, schema in each._parameter_openapi_schema.properties.items():
+            assert schema.get("description"), f"{each.name}: {name}"
+
+
+def test_forms_and_api_know_the_bounds_and_the_choices() -> None:
+    schemas = {each.name: each._parameter_openapi_schema for each in read_deployments(prefect_yaml())}
+
+    percent = schemas["set-canary-percent"].properties["percent"]
+    assert (percent["minimum"], percent["maximum"]) == (0, 100)
+    assert schemas["decide"].definitions["Choice"]["enum"] == ["extend", "advance"]
+    assert schemas["register-version"].definitions["Status"]["enum"] == ["shadow", "canary", "active", "retired"]
+    assert "1h" in schemas["register-version"].properties["timeframe"]["enum"]
+    assert schemas["start-canary"].definitions["Stage"]["properties"]["percent"]["maximum"] == 100
+    for name in ("rollback", "decide", "promote"):
+        assert {"owner", "reason"} <= set(schemas[name].required)
+        assert schemas[name].properties["reason"]["minLength"] == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("collision_strategy: CANCEL_NEW", "collision_strategy: CANCEL_OLD"), ("tags:", "taggs:"), ("name: shadow", ":")],
+)
+def test_a_file_that_would_be_served_otherwise_than_deployed_is_refused(tmp_path: Path, given: str, meant: str) -> None:
+    file = tmp_path / "prefect.yaml"
+    file.write_text(prefect_yaml().read_text().replace(given, meant))
+
+    with pytest.raises(InvalidSetting, match=r"prefect\.yaml"):
+        read_deployments(file)

@@ -1,0 +1,304 @@
+"""`up` with a real Prefect server: scheduled runs that change the database, an API that refuses, nothing left behind.
+
+The tests share one start of it and stand in the order of its life; each waits for what it asserts, for minutes if the
+machine is busy.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+import yaml
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from deployments.files import prefect_yaml
+from deployments.up import up
+from flows.ramp import set_canary_percent
+from strategy_core.domain.errors import InvalidCandles, InvalidPercent, InvalidSetting
+from strategy_core.store import decisions, rollouts
+from strategy_core.store.engine import open_database, reading
+
+pytestmark = pytest.mark.xdist_group("prefect")
+
+PATIENCE_S = 300.0
+T = TypeVar("T")
+FEED = "synthetic:GOLD?symbols=2&days=400"
+START = f"""
+import sys
+from pathlib import Path
+from deployments.up import up
+say = lambda line: print(line, flush=True)
+sys.exit(up(database_url=None, feed="{FEED}", symbol=None, speed=5760.0, port=None, state=Path(sys.argv[1]), say=say))
+"""
+
+
+def wait_for(found: Callable[[], T | None]) -> T:
+    deadline = time.monotonic() + PATIENCE_S
+    while (answer := found()) is None:
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.25)
+    return answer
+
+
+@dataclass(frozen=True)
+class Up:
+    """A started `up`: its process, what it says, and the folder it keeps its state in."""
+
+    process: "subprocess.Popen[str]"
+    said: Path
+    state: Path
+
+    @classmethod
+    def start(cls, state: Path) -> "Up":
+        (state / "prefect.yaml").write_text(quick(prefect_yaml()))
+        said = state / "said.txt"
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "ROLLOUT_"))}
+        with said.open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-c", START, str(state)],
+                env=clean | {"HOME": str(state / "home")},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        return cls(process, said, state)
+
+    def says(self, pattern: str) -> "re.Match[str]":
+        def found() -> "re.Match[str] | None":
+            text = self.said.read_text()
+            ended = self.process.poll()
+            match = re.search(pattern, text)
+            assert match or ended is None, f"it ended with {ended}: {text}"
+            return match
+
+        return wait_for(found)
+
+    def groups(self) -> set[int]:
+        """Return the process groups of the children it says it started."""
+        return {int(pid) for pid in re.findall(r"pid (\d+)", self.said.read_text())}
+
+    def end(self, number: int) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE_S)
+
+
+def quick(file: Path) -> str:
+    """Return the deployments with schedules that a test can wait for."""
+    described = yaml.safe_load(file.read_text())
+    for deployment in described["deployments"]:
+        if deployment["name"] in ("shadow-run", "ramp-tick"):
+            deployment["schedules"] = [{"interval": 15, "timezone": "UTC"}]
+    return str(yaml.safe_dump(described))
+
+
+def members(groups: set[int]) -> list[str]:
+    """Return the processes that live in *groups*; one that has ended and only waits to be noticed does not."""
+    listed = subprocess.run(["ps", "-eo", "pgid=,stat=,args="], capture_output=True, text=True, check=True).stdout
+    return [row for row in listed.splitlines() if int(row.split()[0]) in groups and row.split()[1][0] != "Z"]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    started = Up.start(tmp_path_factory.mktemp("up"))
+    yield started
+    if started.process.poll() is None:
+        started.end(signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def api(running: Up) -> Iterator[httpx.Client]:
+    running.says(r"Ctrl-C stops all of it")
+    address = running.says(r"Prefect UI +(http://127\.0\.0\.1:\d+)\n").group(1)
+    with httpx.Client(base_url=f"{address}/api", timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def served(api: httpx.Client) -> Mapping[str, Mapping[str, Any]]:
+    """Return the deployments by name, as the API has them once the last one is served."""
+    return wait_for(lambda: found if len(found := deployments(api)) == len(names()) else None)
+
+
+def names() -> list[str]:
+    return [each["name"] for each in yaml.safe_load(prefect_yaml().read_text())["deployments"]]
+
+
+def deployments(api: httpx.Client) -> dict[str, dict[str, Any]]:
+    return {each["name"]: each for each in api.post("/deployments/filter", json={}).raise_for_status().json()}
+
+
+def test_scheduled_ticks_and_shadow_runs_change_the_database(
+    running: Up, api: httpx.Client, served: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """A server can look healthy while its scheduler never fires: only a run it made itself proves it."""
+    engine = open_database(f"sqlite:///{running.state / 'rollout.db'}")
+
+    def ticked() -> bool | None:
+        with reading(engine) as session:
+            rollout = rollouts.list_rollouts(session)[0]
+            logged = decisions.count_decisions(session, "fib_rsi")
+        return True if rollout.last_tick_at and logged else None
+
+    def completed() -> dict[str, Any] | None:
+        wanted = {
+            "deployments": {"id": {"any_": [served["ramp-tick"]["id"]]}},
+            "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
+        }
+        runs: list[dict[str, Any]] = api.post("/flow_runs/filter", json=wanted).raise_for_status().json()
+        return runs[0] if runs else None
+
+    assert wait_for(ticked)
+    run = wait_for(completed)
+    engine.dispose()
+    assert run["auto_scheduled"]
+    assert run["name"] == "tick"
+    assert run["state"]["message"].startswith("fib_rsi v2: ")
+
+
+@pytest.mark.parametrize(
+    ("deployment", "parameters", "field"),
+    [
+        ("set-canary-percent", {"strategy_name": "fib_rsi", "percent": 150, "owner": "ana"}, "percent"),
+        ("set-canary-percent", {"strategy_name": "fib_rsi", "percent": -1, "owner": "ana"}, "percent"),
+        ("decide", {"strategy_name": "fib_rsi", "choice": "maybe", "owner": "ana", "reason": "why not"}, "choice"),
+        ("rollback", {"strategy_name": "fib_rsi", "owner": "ana", "reason": ""}, "reason"),
+        ("promote", {"strategy_name": "fib_rsi", "version": "v2", "owner": "ana"}, "reason"),
+        ("start-canary", {"strategy_name": "", "version": "v2", "owner": "ana"}, "strategy_name"),
+        ("nightly-comparison", {"days": 0}, "days"),
+    ],
+)
+def test_parameters_out_of_bounds_are_refused_by_the_api(
+    api: httpx.Client,
+    served: Mapping[str, Mapping[str, Any]],
+    deployment: str,
+    parameters: Mapping[str, Any],
+    field: str,
+) -> None:
+    answer = api.post(f"/deployments/{served[deployment]['id']}/create_flow_run", json={"parameters": parameters})
+
+    assert answer.status_code == 409
+    assert field in answer.text
+
+
+def test_a_run_that_slipped_past_the_bounds_fails_with_the_domains_line(
+    api: httpx.Client, running: Up, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROLLOUT_DATABASE_URL", f"sqlite:///{running.state / 'rollout.db'}")
+    with temporary_settings({PREFECT_API_URL: str(api.base_url).rstrip("/")}):
+        state = set_canary_percent("fib_rsi", 150.0, owner="ana", return_state=True)
+
+    run = api.get(f"/flow_runs/{state.state_details.flow_run_id}").raise_for_status().json()
+    assert run["name"] == "set the canary of fib_rsi to 150.0 %"
+    assert run["state"]["type"] == "FAILED"
+    assert run["state"]["message"] == str(InvalidPercent(150.0))
+
+
+def test_a_child_that_dies_is_named_and_the_rest_is_stopped(
+    running: Up,
+    api: httpx.Client,
+    served: Mapping[str, Mapping[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It runs beside the other, on its database and its server, which it must leave alone."""
+    monkeypatch.setenv("PREFECT_API_URL", str(api.base_url).rstrip("/"))
+    said: list[str] = []
+
+    def kill_the_flows(line: str) -> None:
+        said.append(line)
+        for pid in re.findall(r"flows \(pid (\d+)", line):
+            os.kill(int(pid), signal.SIGKILL)
+
+    assert up(**arguments(running, tmp_path), say=kill_the_flows) == 1
+
+    assert "flows ended with exit code -9; the end of " in said[-1]
+    started = {int(pid) for line in said for pid in re.findall(r"pid (\d+)", line)}
+    assert len(started) == 1
+    assert members(started) == []
+    assert api.get("/health").status_code == 200
+
+
+def test_a_server_that_cannot_start_is_named_with_its_reason(
+    running: Up, api: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    said: list[str] = []
+
+    assert up(**arguments(running, tmp_path) | {"port": api.base_url.port}, say=said.append) == 1
+
+    assert said[-1].startswith("Prefect server ended with exit code 1; the end of ")
+    assert "already in use" in said[-1]
+
+
+def arguments(running: Up, state: Path) -> dict[str, Any]:
+    """Return how to start another one on the same database, which needs no seed any more."""
+    database_url = f"sqlite:///{running.state / 'rollout.db'}"
+    return {"database_url": database_url, "feed": FEED, "symbol": None, "speed": 5760.0, "port": None, "state": state}
+
+
+def test_workers_would_be_given_the_same_deployments(
+    running: Up, api: httpx.Client, served: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """`prefect deploy --all` and serving make the same of one prefect.yaml, but for where the runs run."""
+    api.post("/work_pools/", json={"name": "rollout", "type": "process"}).raise_for_status()
+    deploy = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    environment = os.environ | {"PREFECT_API_URL": str(api.base_url).rstrip("/"), "HOME": str(running.state / "home")}
+    subprocess.run([*deploy], cwd=running.state, env=environment, check=True, capture_output=True, timeout=PATIENCE_S)
+
+    deployed = deployments(api)
+
+    assert sorted(deployed) == sorted(names())
+    for name, each in deployed.items():
+        assert each["work_pool_name"] == "rollout"
+        for kept in KEPT:
+            assert each[kept] == served[name][kept], f"{name}: {kept}"
+        assert schedules(each) == schedules(served[name])
+        assert each["paused"] is False
+
+
+KEPT = (
+    "entrypoint",
+    "description",
+    "tags",
+    "parameters",
+    "parameter_openapi_schema",
+    "enforce_parameter_schema",
+    "concurrency_options",
+)
+
+
+def schedules(deployment: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return when it runs; an interval without an anchor is anchored to when it was applied."""
+    plain = [{"active": each["active"], **each["schedule"]} for each in deployment["schedules"]]
+    return [{key: value for key, value in each.items() if key != "anchor_date"} for each in plain]
+
+
+def test_ctrl_c_stops_everything_it_started(running: Up, api: httpx.Client) -> None:
+    groups = running.groups()
+    assert len(groups) == 2
+    assert len(members(groups)) >= 2
+
+    assert running.end(signal.SIGINT) == 0
+
+    assert members(groups) == []
+    with pytest.raises(httpx.TransportError):
+        api.get("/health")
+
+
+def test_what_is_not_usable_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    said: list[str] = []
+    with pytest.raises(InvalidCandles, match=r"/nowhere\.csv"):
+        up(database_url=None, feed="/nowhere.csv", symbol=None, speed=60, port=None, state=tmp_path, say=said.append)
+    with pytest.raises(InvalidSetting, match="speed"):
+        up(database_url=None, feed=None, symbol=None, speed=0, port=None, state=tmp_path, say=said.append)
+
+    assert not (tmp_path / "logs").exists()

@@ -1,0 +1,25 @@
+"""What a flow finds in its environment: a database, a feed, and a clock that stands still until a test moves it."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+import pytest
+
+from tests.builders import MONDAY
+
+FEED = "synthetic:GOLD?symbols=1&start=2026-01-01&days=300"
+Clock = Callable[[datetime], None]
+
+
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch, database_url: str) -> Clock:
+    """Return how to set the time of the flows to come, which run on `engine`'s database; it is Monday."""
+
+    def set_time(moment: datetime) -> None:
+        monkeypatch.setenv("ROLLOUT_REPLAY_FROM", moment.isoformat())
+
+    monkeypatch.setenv("ROLLOUT_DATABASE_URL", database_url)
+    monkeypatch.setenv("ROLLOUT_FEED", FEED)
+    monkeypatch.setenv("ROLLOUT_REPLAY_STARTED_AT", "2999-01-01T00:00:00+00:00")  # a replay stands still until then
+    set_time(MONDAY)
+    return set_time

@@ -1,0 +1,204 @@
+"""The flows that move a rollout, on both databases."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, update
+
+from flows.ramp import approve_stage, decide, pause, ramp_tick, resume, set_canary_percent, start_canary
+from strategy_core.domain.errors import InvalidPercent
+from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.plan import Plan
+from strategy_core.domain.ramp import State
+from strategy_core.market.synthetic import SyntheticSource
+from strategy_core.services.approve import Choice
+from strategy_core.store import audit, rollouts
+from strategy_core.store.engine import reading, transaction
+from strategy_core.store.rollout_tables import AuditEvent, Rollout
+from tests.builders import DAY, GOLD, HOUR, MONDAY, put_version
+from tests.flows.conftest import Clock
+
+LATE = MONDAY + 12 * HOUR  # half a day of candles is due by now, and none has been decided
+
+
+@pytest.fixture
+def started(engine: Engine, at: Clock) -> Engine:
+    """A database in which v2 runs its first stage against v1, since Monday."""
+    put_version(engine, "v1", Status.ACTIVE)
+    put_version(engine, "v2")
+    state = start_canary.fn("fib_rsi", "v2", owner="ana", plan=Plan(), reason="better in the backtest")
+    assert state.is_completed(), state.message
+    return engine
+
+
+def test_a_start_sends_the_first_stage_and_says_so_in_one_line(started: Engine) -> None:
+    with reading(started) as session:
+        assert rollouts.get_canary(session, "fib_rsi").rollout_bp == 500
+    event = newest_event(started)
+    assert (event.actor, event.role, event.source) == ("ana", "owner", "flow")
+    assert event.reason == "better in the backtest"
+
+
+def test_a_second_start_fails_with_what_was_refused(started: Engine) -> None:
+    state = start_canary.fn("fib_rsi", "v2", owner="ana", plan=Plan())
+
+    assert state.is_failed()
+    assert state.message == "a rollout of 'fib_rsi' 'v2' is running; let it end, or roll it back"
+
+
+def test_a_tick_notes_its_time_and_says_what_it_decided(started: Engine, at: Clock) -> None:
+    at(MONDAY + HOUR)
+
+    state = ramp_tick.fn()
+
+    assert state.is_completed()
+    assert state.message is not None
+    assert state.message.startswith("fib_rsi v2: hold, dwells at 5 %")
+    assert open_rollout(started).last_tick_at == MONDAY + HOUR
+
+
+def test_a_tick_without_a_rollout_says_so(engine: Engine, at: Clock) -> None:
+    assert ramp_tick.fn().message == "no rollout is open"
+
+
+def test_a_tick_whose_feed_is_gone_is_blind_and_ends_in_a_rollback(
+    started: Engine, at: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A feed that cannot be opened must not keep the blind limit from passing."""
+    monkeypatch.setenv("ROLLOUT_FEED", "/nowhere/gold.csv")
+    at(LATE)
+    assert "hold, freshness: /nowhere/gold.csv" in (ramp_tick.fn().message or "")
+    at(LATE + Plan().blind_limit)
+
+    state = ramp_tick.fn()
+
+    assert "roll back, freshness: /nowhere/gold.csv" in (state.message or "")
+    with reading(started) as session:
+        assert rollouts.get_canary(session, "fib_rsi").rollout_bp == 0
+
+
+def test_a_file_is_replayed_up_to_the_clock(
+    started: Engine, at: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What the file holds beyond the replay's time is the future, not a fault of the file."""
+    market = SyntheticSource((GOLD,), start=MONDAY, days=30)
+    market.candles(GOLD, closed_by=MONDAY + 30 * DAY).to_csv(tmp_path / "GOLD.csv")
+    monkeypatch.setenv("ROLLOUT_FEED", str(tmp_path / "GOLD.csv"))
+    at(LATE)
+
+    state = ramp_tick.fn()
+
+    assert "hold, freshness: candle 2026-03-02 09:00 UTC is due, but none has been decided" in (state.message or "")
+
+
+def test_a_tick_that_cannot_rule_on_one_rollout_rules_on_the_others_and_fails(started: Engine, at: Clock) -> None:
+    put_version(started, "v1", Status.ACTIVE, strategy_name="broken")
+    put_version(started, "v2", strategy_name="broken")
+    rollout = Rollout(
+        strategy_name="broken",
+        version="v2",
+        control_version="v1",
+        state=State.RUNNING,
+        plan={"stages": []},
+        started_at=MONDAY,
+        stage_entered_at=MONDAY,
+        stage_extended_at=MONDAY,
+    )
+    with transaction(started) as session:
+        rollouts.add_rollout(session, rollout)
+    at(MONDAY + HOUR)
+
+    state = ramp_tick.fn()
+
+    assert state.is_failed()
+    assert "broken v2 could not be ruled on: plan is not valid" in (state.message or "")
+    assert open_rollout(started).last_tick_at == MONDAY + HOUR
+
+
+@pytest.mark.parametrize("percent", [150.0, -1.0, 33.333, float("nan")])
+def test_a_percent_that_slips_past_the_api_fails_with_the_domains_line(
+    engine: Engine, at: Clock, percent: float
+) -> None:
+    state = set_canary_percent.fn("fib_rsi", percent, owner="ana")
+
+    assert state.is_failed()
+    assert state.message == str(InvalidPercent(percent))
+
+
+def test_a_canary_is_set_by_hand_while_its_rollout_is_paused(started: Engine) -> None:
+    assert set_canary_percent.fn("fib_rsi", 7.5, owner="ana").is_failed()
+    assert pause.fn("fib_rsi", owner="ana").message == "fib_rsi v2 is paused"
+
+    state = set_canary_percent.fn("fib_rsi", 7.5, owner="ana", reason="a quiet week")
+
+    assert state.message == "fib_rsi v2 serves 7.5 %"
+    with reading(started) as session:
+        assert rollouts.get_canary(session, "fib_rsi").rollout_bp == 750
+
+
+def test_resuming_restores_the_stages_percent(started: Engine) -> None:
+    pause.fn("fib_rsi", owner="ana")
+    set_canary_percent.fn("fib_rsi", 7.5, owner="ana")
+
+    state = resume.fn("fib_rsi", owner="ana")
+
+    assert state.message == "fib_rsi v2 is running"
+    with reading(started) as session:
+        assert rollouts.get_canary(session, "fib_rsi").rollout_bp == 500
+
+
+def test_an_approval_is_refused_until_it_is_asked_for(started: Engine) -> None:
+    assert approve_stage.fn("fib_rsi", owner="ana").is_failed()
+    put_state(started, State.AWAITING_APPROVAL)
+
+    state = approve_stage.fn("fib_rsi", owner="ana", reason="seen the report")
+
+    assert state.message == "fib_rsi v2 may enter stage 2"
+    assert open_rollout(started).approved_stage == 1
+
+
+def test_a_decision_to_extend_gives_the_stage_its_maximum_time_again(started: Engine, at: Clock) -> None:
+    put_state(started, State.AWAITING_DECISION)
+    at(MONDAY + DAY)
+
+    state = decide.fn("fib_rsi", Choice.EXTEND, owner="ana", reason="a holiday")
+
+    assert state.message == "fib_rsi v2 is running at stage 1"
+    assert open_rollout(started).stage_extended_at == MONDAY + DAY
+    assert newest_event(started).reason == "a holiday"
+
+
+def test_a_decision_to_advance_takes_one_stage(started: Engine, at: Clock) -> None:
+    put_state(started, State.AWAITING_DECISION)
+    at(MONDAY + timedelta(days=61))
+
+    state = decide.fn("fib_rsi", Choice.ADVANCE, owner="ana", reason="the market is quiet")
+
+    assert state.message == "fib_rsi v2 is running at stage 2"
+    with reading(started) as session:
+        assert rollouts.get_canary(session, "fib_rsi").rollout_bp == 1000
+
+
+def test_an_unknown_strategy_is_named_with_those_that_are_known(started: Engine) -> None:
+    state = pause.fn("fib_rsy", owner="ana")
+
+    assert state.is_failed()
+    assert state.message == "no strategy 'fib_rsy'; known strategies: fib_rsi"
+
+
+def open_rollout(engine: Engine) -> Rollout:
+    with reading(engine) as session:
+        rollout = rollouts.open_rollout(session, "fib_rsi")
+    assert rollout is not None
+    return rollout
+
+
+def put_state(engine: Engine, state: State) -> None:
+    with transaction(engine) as session:
+        session.execute(update(Rollout).values(state=state.value))
+
+
+def newest_event(engine: Engine) -> AuditEvent:
+    with reading(engine) as session:
+        return audit.events(session, "fib_rsi")[-1]

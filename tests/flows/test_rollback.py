@@ -1,0 +1,52 @@
+"""An owner's promotion and rollback from Prefect, on both databases."""
+
+import pytest
+from sqlalchemy import Engine
+
+from flows.rollback import promote, rollback
+from strategy_core.domain.lifecycle import Status
+from strategy_core.store import audit, versions
+from strategy_core.store.engine import reading
+from tests.builders import put_version
+from tests.flows.conftest import Clock
+
+
+@pytest.fixture
+def two(engine: Engine, at: Clock) -> Engine:
+    put_version(engine, "v1", Status.ACTIVE)
+    put_version(engine, "v2")
+    return engine
+
+
+def test_a_promotion_retires_the_predecessor_and_keeps_who_and_why(two: Engine) -> None:
+    state = promote.fn("fib_rsi", "v2", owner="ana", reason="agreed on Friday")
+
+    assert state.message == "fib_rsi v2 is active"
+    assert statuses(two) == {"v1": "retired", "v2": "active"}
+    with reading(two) as session:
+        event = audit.events(session)[-1]
+    assert (event.actor, event.role, event.source, event.reason) == ("ana", "owner", "flow", "agreed on Friday")
+
+
+def test_a_rollback_undoes_the_promotion_and_quarantines(two: Engine) -> None:
+    promote.fn("fib_rsi", "v2", owner="ana", reason="agreed on Friday")
+
+    state = rollback.fn("fib_rsi", owner="ana", reason="users complain")
+
+    assert state.message == "users of fib_rsi were taken off v2"
+    assert statuses(two) == {"v1": "active", "v2": "retired"}
+    refused = promote.fn("fib_rsi", "v2", owner="ana", reason="once more")
+    assert refused.is_failed()
+    assert "is quarantined; give an override reason" in (refused.message or "")
+
+
+def test_nothing_to_roll_back_is_said_in_a_line(two: Engine) -> None:
+    state = rollback.fn("fib_rsi", owner="ana", reason="users complain")
+
+    assert state.is_failed()
+    assert "has no canary, no rollout and no version that was active before" in (state.message or "")
+
+
+def statuses(engine: Engine) -> dict[str, str]:
+    with reading(engine) as session:
+        return {version.version: version.status for version in versions.list_versions(session)}

@@ -1,0 +1,58 @@
+"""Small strategies that the services' tests register by `tests.services.versions_under_test:Class`."""
+
+import time
+from typing import Any
+
+import pandas as pd
+from pydantic import BaseModel
+
+from strategy_core.domain.strategy import Action, Context, Decision
+
+
+class Every(BaseModel):
+    hours: int = 6
+    buy: bool = True
+
+
+class Clockwork:
+    """Signals on each candle that closes on a multiple of `hours`."""
+
+    Params = Every
+
+    def warmup_bars(self, params: Every) -> int:
+        return 20
+
+    def decide(self, candles: pd.DataFrame, params: Every, context: Context) -> Decision:
+        if context.now.hour % params.hours:
+            return Decision(Action.HOLD)
+        return Decision(Action.BUY if params.buy else Action.SELL, 0.6, {"close": float(candles["close"].iloc[-1])})
+
+
+class Failing(Clockwork):
+    """Fails in a way that its config chooses, from a moment on that registration does not reach."""
+
+    class Params(BaseModel):
+        how: str
+        after: str
+
+    def decide(self, candles: pd.DataFrame, params: Any, context: Context) -> Any:
+        if context.now.isoformat() < params.after:
+            return Decision(Action.HOLD)
+        if params.how == "raise":
+            raise ZeroDivisionError("no range")
+        if params.how == "sleep":
+            time.sleep(3600)
+        if params.how == "write":
+            with open("stolen.txt", "w") as file:  # noqa: PTH123  what a version would write
+                file.write("secrets")
+        return Decision(Action.BUY, 2.0)
+
+
+class Fickle(Clockwork):
+    """Remembers how often it was asked, which no version may."""
+
+    asked = 0
+
+    def decide(self, candles: pd.DataFrame, params: Any, context: Context) -> Decision:
+        self.asked += 1
+        return Decision(Action.BUY if self.asked % 7 == 0 else Action.HOLD)

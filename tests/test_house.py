@@ -1,0 +1,62 @@
+"""The house rules that a machine can hold: layers, file sizes, words, and a README whose commands are true."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = [*ROOT.glob("strategy_core/**/*.py"), *ROOT.glob("flows/*.py"), *ROOT.glob("deployments/*.py")]
+LONGEST = 340  # lines: about one noun; the tree of errors is the longest
+
+
+def test_imports_go_one_way() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "3 kept, 0 broken" in run.stdout
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_file_is_about_one_noun_and_says_which(file: Path) -> None:
+    text = file.read_text()
+    in_migrations = "versions" in file.parts
+
+    assert len(text.splitlines()) <= LONGEST or in_migrations
+    assert text.startswith('"""'), "a module opens with what it owns and what it never does"
+
+
+@pytest.mark.parametrize("word", ["utils", "helpers", "common", "models", "manager"])
+def test_no_module_is_called_after_nothing(word: str) -> None:
+    assert [file for file in SOURCES if file.stem == word or word in file.parent.parts] == []
+
+
+def test_nothing_is_left_for_later() -> None:
+    later = re.compile(r"\b(TODO|FIXME|XXX)\b")
+
+    assert [file for file in SOURCES if later.search(file.read_text())] == []
+
+
+def test_the_readmes_strategy_runs_as_it_stands(tmp_path: Path) -> None:
+    """What a newcomer copies is registered, vetted, activated and routed to, by the README's own commands."""
+    readme = (ROOT / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (tmp_path / "breakout.py").write_text(code)
+    shell = next(block for block in re.findall(r"```sh\n(.*?)```", readme, re.DOTALL) if "register breakout" in block)
+    lines = [line.partition(" #")[0] for line in shell.splitlines()]
+    script = "set -e\n" + "\n".join(
+        re.sub(r"^rollout", f"{sys.executable} -m strategy_core.cli", line) for line in lines
+    )
+
+    run = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert run.returncode == 0, run.stderr
+    assert "bucket 59.88 >= canary percent 0.00" in run.stdout
