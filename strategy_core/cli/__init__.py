@@ -36,7 +36,8 @@ app.add_typer(database.commands, name="db")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; a refusal is one line on standard error, never a traceback."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    sys.path.append(str(Path.cwd()))  # where an owner's own strategies lie; last, so that they replace nothing
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # where an owner's own strategies may lie; last, so that they replace nothing
     try:
         code = typer.main.get_command(app)(given or ["--help"], prog_name="rollout", standalone_mode=False)
     except Exception as error:

@@ -18,7 +18,6 @@ def upgrade(shell: Shell) -> None:
     from strategy_core.store.engine import address, check_schema
     from strategy_core.store.engine import upgrade as upgrade_schema
 
-    engine = shell.settings.open_engine()
-    upgrade_schema(engine)
-    revision, database = check_schema(engine), address(engine)
+    upgrade_schema(shell.database)
+    revision, database = check_schema(shell.database), address(shell.database)
     shell.answer({"database": database, "revision": revision}, f"{database} is at schema {revision}")

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -60,13 +61,21 @@ class Shell:
         return self.settings.now()
 
     @cached_property
+    def database(self) -> "Engine":
+        """The database as it is, or is not yet."""
+        return self.settings.open_engine()
+
+    @cached_property
     def engine(self) -> "Engine":
         """The database, whose schema is up to date; else raise SchemaOutdated."""
         from strategy_core.store.engine import check_schema
 
-        engine = self.settings.open_engine()
-        check_schema(engine)
-        return engine
+        check_schema(self.database)
+        return self.database
+
+    def close(self) -> None:
+        if "database" in self.__dict__:
+            self.database.dispose()
 
     def candles(self) -> "CandleSource":
         return self.settings.open_candles(self.now)
@@ -113,7 +122,9 @@ def command(
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
 
         def run(database_url: str | None, as_json: bool, actor: str | None, **given: Any) -> None:
-            function(Shell(database_url=database_url, as_json=as_json, actor=actor), **given)  # type: ignore[call-arg]
+            shell = Shell(database_url=database_url, as_json=as_json, actor=actor)
+            with closing(shell):
+                function(shell, **given)  # type: ignore[call-arg]
 
         run.__doc__ = function.__doc__
         run.__signature__ = inspect.Signature([*own, *_SHARED])  # type: ignore[attr-defined]

@@ -1,0 +1,151 @@
+"""The command as the shell starts it: quick to help, asking at a terminal, ended by Ctrl-C; real processes."""
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import Engine, text
+
+from strategy_core.domain.lifecycle import Status
+from strategy_core.store import versions
+from strategy_core.store.engine import open_database, reading
+from tests.builders import put_version
+
+HEAVY = ["pandas", "numpy", "sqlalchemy", "sqlmodel", "alembic", "scipy", "prefect"]
+COMMAND = [sys.executable, "-c", "import sys; from strategy_core.cli import main; sys.exit(main())"]
+TAKE_TERMINAL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "  # its Ctrl-C then is this process's
+AT_TERMINAL = [sys.executable, "-c", TAKE_TERMINAL + COMMAND[-1]]
+PROMPT = b"[y/N]"
+PATIENCE_S = 60.0
+
+
+def heavy_after(statement: str) -> list[str]:
+    """Return which heavy modules a fresh interpreter has imported after *statement*."""
+    code = f"import sys; {statement}; print('HEAVY', *[name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1].split()[1:]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import strategy_core",
+        "from strategy_core.cli import main; main(['--help'])",
+        "from strategy_core.cli import main; main(['start', '--help'])",
+        "from strategy_core.cli import main; main(['lst'])",
+    ],
+)
+def test_nothing_heavy_is_imported_before_a_command_needs_it(statement: str) -> None:
+    assert heavy_after(statement) == []
+
+
+def test_every_public_name_can_be_had() -> None:
+    import strategy_core
+
+    found = {name: getattr(strategy_core, name) for name in strategy_core.__all__}
+
+    assert {name: thing.__name__ for name, thing in found.items()} == {name: name for name in strategy_core.__all__}
+    assert set(strategy_core.__all__) <= set(dir(strategy_core))
+    with pytest.raises(AttributeError, match="has no attribute 'Manager'"):
+        _ = strategy_core.Manager
+
+
+@pytest.fixture
+def pair(database_url: str) -> Engine:
+    engine = open_database(database_url)
+    put_version(engine, "1", Status.ACTIVE)
+    put_version(engine, "2")
+    engine.dispose()
+    return engine
+
+
+def active(engine: Engine) -> str:
+    with reading(engine) as session:
+        return versions.active_version(session, "fib_rsi").version
+
+
+def at_a_terminal(database: Engine, *arguments: str, typed: bytes) -> tuple[int, str]:
+    """Run the command at a terminal of its own, type when it asks, and return its exit code and what was shown."""
+    controller, terminal = pty.openpty()
+    url = database.url.render_as_string(hide_password=False)
+    process = subprocess.Popen(
+        [*AT_TERMINAL, *arguments],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env={**os.environ, "ROLLOUT_DATABASE_URL": url},
+        start_new_session=True,
+    )
+    os.close(terminal)
+    shown = b""
+    while process.poll() is None or select.select([controller], [], [], 0)[0]:
+        if not select.select([controller], [], [], 1.0)[0]:
+            os.write(controller, typed if PROMPT in shown else b"")  # again: a Ctrl-C just before the read is lost
+            continue
+        try:
+            asked = PROMPT in shown
+            shown += os.read(controller, 4096)
+        except OSError:  # Linux's word for the other end being closed
+            break
+        if PROMPT in shown and not asked:
+            os.write(controller, typed)
+    os.close(controller)
+    return process.wait(PATIENCE_S), shown.decode()
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "version", "said"),
+    [
+        (b"y\n", 0, "2", "fib_rsi 2 is active"),
+        (b"n\n", 5, "1", "error: not confirmed, nothing was changed"),
+        (b"\x03", 130, "1", "interrupted: what was not finished was not changed"),
+    ],
+)
+def test_an_owner_is_asked_and_may_say_no(pair: Engine, typed: bytes, code: int, version: str, said: str) -> None:
+    exited, shown = at_a_terminal(pair, "activate", "fib_rsi", "2", typed=typed)
+
+    assert "2 becomes the version that users of fib_rsi get. Go on? [y/N]" in shown
+    assert said in shown
+    assert "Traceback" not in shown
+    assert (exited, active(pair)) == (code, version)
+
+
+def test_ctrl_c_in_the_middle_changes_nothing_and_shows_no_traceback(postgresql_url: str) -> None:
+    engine = open_database(postgresql_url)
+    put_version(engine, "1", Status.ACTIVE)
+    put_version(engine, "2")
+    with engine.begin() as holding:
+        holding.execute(text("SELECT name FROM strategy FOR UPDATE"))
+        process = subprocess.Popen(
+            [*COMMAND, "activate", "fib_rsi", "2", "--yes"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "ROLLOUT_DATABASE_URL": postgresql_url},
+        )
+        _until(lambda: _waits_for_a_lock(engine))
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=PATIENCE_S)
+
+    assert (process.returncode, out) == (130, "")
+    assert err == "interrupted: what was not finished was not changed\n"
+    assert active(engine) == "1"
+    engine.dispose()
+
+
+def _waits_for_a_lock(engine: Engine) -> bool:
+    with engine.connect() as connection:
+        return bool(connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one())
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
