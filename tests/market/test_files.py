@@ -175,8 +175,16 @@ def test_a_bad_csv_is_refused_by_file_and_row(tmp_path: Path, text: str, row: in
     [
         ("GOLD.csv", HEADER.encode() + b"\xff\xfe,1,1,1,1,\n", "is not UTF-8 text"),
         ("GOLD.csv.gz", b"timestamp", "cannot be read: Not a gzipped file"),
-        ("GOLD.csv.gz", gzip.compress((HEADER + ROWS[0]).encode())[:-9], "cannot be read: Compressed file ended"),
-        ("GOLD.csv.gz", gzip.compress(b"")[:10] + b"\xff" * 20, "cannot be read: Error -3 while decompressing"),
+        (
+            "GOLD.csv.gz",
+            gzip.compress((HEADER + ROWS[0]).encode(), mtime=0)[:-9],
+            "cannot be read: Compressed file ended",
+        ),
+        (
+            "GOLD.csv.gz",
+            gzip.compress(b"", mtime=0)[:10] + b"\xff" * 20,
+            "cannot be read: Error -3 while decompressing",
+        ),
         ("GOLD.parquet", b"", "is not Parquet: "),
         ("GOLD.parquet", b"PAR1" + b"\0" * 40 + b"PAR1", "is not Parquet: "),
     ],
