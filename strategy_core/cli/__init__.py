@@ -13,11 +13,11 @@ import typer
 from strategy_core.cli import audit, canary, database, evidence, preview, rollouts, versions, whole
 from strategy_core.domain.errors import RolloutError
 
-_EPILOG = """\
-Settings are read from the environment: ROLLOUT_DATABASE_URL (sqlite:///rollout.db), ROLLOUT_FEED (where candles come
-from), ROLLOUT_SYMBOL, ROLLOUT_TIMEFRAME. Exit codes: 0 done, 2 wrong input, 4 not found, 5 not allowed now, 6 a
-version's code may not run, 130 interrupted, 1 anything else.
-"""
+_EPILOG = (
+    "Settings are read from the environment: ROLLOUT_DATABASE_URL (sqlite:///rollout.db), ROLLOUT_FEED (where candles "
+    "come from), ROLLOUT_SYMBOL, ROLLOUT_TIMEFRAME. Exit codes: 0 done, 2 wrong input, 4 not found, 5 not allowed now, "
+    "6 a version's code may not run, 130 interrupted, 1 anything else."
+)
 _Usage: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException: Typer's own, or in older ones Click's
 _INTERRUPTED = 130
 

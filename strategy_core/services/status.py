@@ -9,7 +9,6 @@ from sqlmodel import Session
 from strategy_core.domain.gates import SEVERITY, Verdict
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import read_plan
-from strategy_core.domain.ramp import ENDED
 from strategy_core.services.transition import standing
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading
@@ -30,10 +29,6 @@ class RolloutStatus:
     rollout: Rollout
     stages: tuple[float, ...]
     verdicts: Sequence[GateVerdict]
-
-    @property
-    def is_open(self) -> bool:
-        return self.rollout.state not in ENDED
 
 
 @dataclass(frozen=True, slots=True)
