@@ -28,7 +28,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ROLLOUT_", extra="ignore")
 
     database_url: str = "sqlite:///rollout.db"
-    feed: str = "synthetic:GOLD?seed=7&symbols=10"
+    feed: str = "synthetic:GOLD?seed=7&symbols=10&days=3650"
     symbol: str | None = None
     timeframe: str = "1h"
     decision_deadline_s: float = Field(default=5.0, gt=0)

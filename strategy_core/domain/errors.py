@@ -11,7 +11,7 @@ RolloutError
 │   ├── InvalidPercent, InvalidConfig, InvalidPlan, InvalidTimeframe, InvalidEntryPoint,
 │   │   InvalidDecision, InvalidCandles, InvalidName, InvalidSetting, InvalidPeriod, NaiveTime, MissingExtra
 ├── Untrusted           a version's code may not run             (exit code 6)
-│   ├── FingerprintMismatch, IsolationBreach, StrategyFailed, DeadlineExceeded
+│   ├── FingerprintMismatch, IsolationBreach, StrategyFailed
 └── EvidenceUnavailable the facts a verdict needs cannot be had: blind, never a pass nor a failure
 """
 
@@ -316,12 +316,6 @@ class StrategyFailed(Untrusted):
     def __init__(self, what: str) -> None:
         self.what = what
         super().__init__(what)
-
-
-class DeadlineExceeded(Untrusted):
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        super().__init__(f"no answer within {seconds:g} s")
 
 
 class EvidenceUnavailable(RolloutError):

@@ -28,7 +28,7 @@ def test_seven_years_of_hourly_decisions(sqlite_url: str, tmp_path: Path, benchm
         traded = [at for at, signal in zip(moments, signals, strict=True) if signal]
         put_outcomes(engine, *(outcome_row(version, at, float(rng.normal(0.1, 1.0))) for at in traded))
 
-    found = benchmark.pedantic(
+    found = benchmark.pedantic(  # type: ignore[no-untyped-call]
         compare_versions,
         args=(engine,),
         kwargs={
