@@ -35,16 +35,22 @@ def promote(strategy_name: Name, version: Name, owner: Owner, reason: Reason, ov
 
 @flow(flow_run_name="roll {strategy_name} back")
 @one_line
-def rollback(strategy_name: Name, owner: Owner, reason: Reason) -> str:
-    """Undo the strategy's newest step, now: its rollout, else its canary, else its last activation.
+def rollback(strategy_name: Name, owner: Owner, reason: Reason, version: Name | None = None) -> str:
+    """Take users off a version, now: undo its rollout, else its canary, else, when it is named, its activation.
 
     Args:
         strategy_name: the strategy.
+        version: the one to take users off; the rollout's or the canary, unless given.
         owner: who rolls it back.
         reason: why; it stays in the audit trail and in the alert.
     """
     with opened() as runtime:
         taken_off = roll_back(
-            runtime.engine, strategy_name=strategy_name, actor=owned_by(owner), now=runtime.now, reason=reason
+            runtime.engine,
+            strategy_name=strategy_name,
+            version=version,
+            actor=owned_by(owner),
+            now=runtime.now,
+            reason=reason,
         )
     return f"users of {strategy_name} were taken off {taken_off}"

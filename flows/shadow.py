@@ -26,13 +26,12 @@ def shadow_run(catch_up: Candles = 1_000) -> str:
         runs = run_shadow(runtime.engine, source, workers, now=runtime.now, catch_up=catch_up)
         scored = score_outcomes(runtime.engine, source, now=runtime.now)
     line = "; ".join([*map(_told, runs), f"{scored.booked} outcomes booked, {scored.pending} trades open"])
-    if any(run.error for run in runs):
-        raise RolloutError(line)
+    if any(run.error for run in runs) or scored.refused:
+        raise RolloutError("; ".join([line, *scored.refused]))
     return line
 
 
 def _told(run: ShadowRun) -> str:
     name = f"{run.strategy_name} {run.version} ({run.role})"
-    if run.error:
-        return f"{name} was not asked: {run.error}"
-    return f"{name}: {run.logged} decisions, {run.signals} signals, {run.errors} errors"
+    told = f"{name}: {run.logged} decisions, {run.signals} signals, {run.errors} errors"
+    return f"{told}; not asked: {run.error}" if run.error else told

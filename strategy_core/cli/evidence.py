@@ -44,7 +44,10 @@ def score(shell: Shell) -> None:
 
     scored = score_outcomes(shell.engine, shell.candles(), now=shell.now)
     lost = f", {scored.lost} have no candle in the feed" if scored.lost else ""
-    shell.answer(asdict(scored), f"{scored.booked} outcomes booked, {scored.pending} trades still open{lost}")
+    told = f"{scored.booked} outcomes booked, {scored.pending} trades still open{lost}"
+    shell.answer(asdict(scored), told, *(f"not scored: {refused}" for refused in scored.refused))
+    if scored.refused:
+        raise typer.Exit(1)
 
 
 @command(commands)

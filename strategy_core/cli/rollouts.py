@@ -130,11 +130,20 @@ def decide(
 
 
 @command(commands)
-def rollback(shell: Shell, strategy: StrategyName, reason: NeededReason) -> None:
-    """Take users off the newest version now: its rollout, its canary, or its activation is undone. Asks nothing."""
+def rollback(
+    shell: Shell,
+    strategy: StrategyName,
+    reason: NeededReason,
+    version: Annotated[
+        str | None, typer.Option(help="Take users off this one; the active one is undone only when it is named.")
+    ] = None,
+) -> None:
+    """Take users off a version now: undo its rollout, its canary, or, named, its activation. Asks nothing."""
     from strategy_core.services.rollback import roll_back
 
-    taken_off = roll_back(shell.engine, strategy_name=strategy, actor=shell.actor, now=shell.now, reason=reason)
+    taken_off = roll_back(
+        shell.engine, strategy_name=strategy, version=version, actor=shell.actor, now=shell.now, reason=reason
+    )
     data = {"strategy_name": strategy, "version": taken_off}
     shell.answer(data, f"{strategy} {taken_off} is rolled back; no user gets it")
 

@@ -81,10 +81,12 @@ def at_a_terminal(database: Engine, *arguments: str, typed: bytes) -> tuple[int,
         stderr=terminal,
         env={**os.environ, "ROLLOUT_DATABASE_URL": url},
         start_new_session=True,
+        preexec_fn=_heed_ctrl_c,  # noqa: PLW1509  one signal, then exec
     )
     os.close(terminal)
-    shown = b""
+    shown, deadline = b"", time.monotonic() + PATIENCE_S
     while process.poll() is None or select.select([controller], [], [], 0)[0]:
+        assert time.monotonic() < deadline, shown
         if not select.select([controller], [], [], 1.0)[0]:
             os.write(controller, typed if PROMPT in shown else b"")  # again: a Ctrl-C just before the read is lost
             continue
@@ -128,6 +130,7 @@ def test_ctrl_c_in_the_middle_changes_nothing_and_shows_no_traceback(postgresql_
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "ROLLOUT_DATABASE_URL": postgresql_url},
+            preexec_fn=_heed_ctrl_c,  # noqa: PLW1509  one signal, then exec
         )
         _until(lambda: _waits_for_a_lock(engine))
         process.send_signal(signal.SIGINT)
@@ -137,6 +140,11 @@ def test_ctrl_c_in_the_middle_changes_nothing_and_shows_no_traceback(postgresql_
     assert err == "interrupted: what was not finished was not changed\n"
     assert active(engine) == "1"
     engine.dispose()
+
+
+def _heed_ctrl_c() -> None:
+    """Undo what a shell does to jobs in its background, whose children would ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _waits_for_a_lock(engine: Engine) -> bool:
