@@ -1,12 +1,14 @@
 """What an installation sets, by environment: database, feed, clock; each edge opens what it needs from here."""
 
 from datetime import UTC, datetime
+from typing import Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import Engine
 
 from strategy_core.domain.errors import InvalidSetting
+from strategy_core.market.calendars import CALENDARS
 from strategy_core.market.open import open_source
 from strategy_core.market.replay import ReplayClock, ReplaySource
 from strategy_core.market.source import CandleSource
@@ -20,6 +22,8 @@ class Settings(BaseSettings):
         database_url: `sqlite:///FILE` or `postgresql://…`.
         feed: where candles come from: see `market.open.open_source`.
         symbol: serve this symbol of the feed alone; a single file's is otherwise its stem.
+        calendar: when candles of a file that grows should come: `metals`, as in `WeeklySession`, or `always`; in a
+            replay a file ends with its last row.
         decision_deadline_s: how long a version may take for one decision.
         replay_from, replay_started_at, replay_speed: play the feed as if it were now: `replay_from` is what the clock
             showed at the real moment `replay_started_at`, and it runs `replay_speed` times as fast.
@@ -31,6 +35,7 @@ class Settings(BaseSettings):
     feed: str = "synthetic:GOLD?seed=7&symbols=10&days=3650"
     symbol: str | None = None
     timeframe: str = "1h"
+    calendar: Literal["metals", "always"] = "metals"
     decision_deadline_s: float = Field(default=5.0, gt=0)
     replay_from: datetime | None = None
     replay_started_at: datetime | None = None
@@ -51,7 +56,13 @@ class Settings(BaseSettings):
         replayed = (
             self.replay_from is not None
         )  # then the feed lies in the past: none of its candles is still being made
-        source = open_source(self.feed, symbol=self.symbol, timeframe=self.timeframe, now=None if replayed else now)
+        source = open_source(
+            self.feed,
+            symbol=self.symbol,
+            timeframe=self.timeframe,
+            now=None if replayed else now,
+            calendar=None if replayed else CALENDARS[self.calendar],
+        )
         return ReplaySource(source, now) if replayed else source
 
 

@@ -1,6 +1,7 @@
 """When a market is open, so that silence can be told from a closed market; never what is traded in it."""
 
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
@@ -12,6 +13,7 @@ from strategy_core.domain.lifecycle import utc
 
 NEW_YORK = ZoneInfo("America/New_York")
 _HOUR = timedelta(hours=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FRIDAY, _SATURDAY, _SUNDAY = 4, 5, 6
 
 
@@ -22,8 +24,11 @@ class Calendar(Protocol):
         """Return, for each candle that opens at *opens* and lasts *delta*, whether the market is open in any of it."""
         ...
 
-    def last_open_candle(self, now: datetime, delta: timedelta) -> datetime:
-        """Return when the newest candle that has closed by *now*, with the market open in any of it, opened."""
+    def last_open_candle(self, now: datetime, delta: timedelta, grid: datetime = _EPOCH) -> datetime:
+        """Return when the newest candle that has closed by *now*, with the market open in any of it, opened.
+
+        Candles open at *grid*, and at whole multiples of *delta* before and after it.
+        """
         ...
 
 
@@ -37,8 +42,8 @@ class AlwaysOpen:
     def open_candles(self, opens: pd.DatetimeIndex, delta: timedelta) -> BoolArray:
         return np.ones(len(opens), dtype=bool)
 
-    def last_open_candle(self, now: datetime, delta: timedelta) -> datetime:
-        return _newest_closed(now, delta).to_pydatetime()
+    def last_open_candle(self, now: datetime, delta: timedelta, grid: datetime = _EPOCH) -> datetime:
+        return _newest_closed(now, delta, grid)
 
 
 class WeeklySession:
@@ -56,14 +61,17 @@ class WeeklySession:
             in_any |= _in_session(opens + hour * _HOUR)
         return in_any
 
-    def last_open_candle(self, now: datetime, delta: timedelta) -> datetime:
-        newest = _newest_closed(now, delta)
+    def last_open_candle(self, now: datetime, delta: timedelta, grid: datetime = _EPOCH) -> datetime:
+        newest = _newest_closed(now, delta, grid)
         opens = pd.date_range(newest - timedelta(days=4), newest, freq=delta)  # longer than any weekend
         return opens[self.open_candles(opens, delta)][-1].to_pydatetime()
 
 
-def _newest_closed(now: datetime, delta: timedelta) -> pd.Timestamp:
-    return (pd.Timestamp(utc(now, "now")) - delta).floor(delta)
+CALENDARS: Mapping[str, Calendar] = {"metals": WeeklySession(), "always": AlwaysOpen()}
+
+
+def _newest_closed(now: datetime, delta: timedelta, grid: datetime) -> datetime:
+    return utc(grid, "grid") + ((utc(now, "now") - grid) // delta - 1) * delta
 
 
 def _in_session(moments: pd.DatetimeIndex) -> BoolArray:

@@ -11,6 +11,7 @@ import structlog
 
 from strategy_core.domain.candles import checked_candles, timeframe_delta
 from strategy_core.domain.errors import InvalidCandles, MissingExtra, UnknownSymbol
+from strategy_core.market.calendars import Calendar
 from strategy_core.market.source import newest_open, window
 
 log = structlog.get_logger(__name__)
@@ -21,11 +22,18 @@ class FileSource:
     """The candles of one file, or of a folder with one file a symbol, whose stem is the symbol.
 
     A file is read, checked and logged when its symbol is first asked for, and held: to see a file that has grown, open
-    it again. It promises what it holds and no more: past its end, `expected_at` is its last candle.
+    it again. Up to its last row a file knows its own gaps and holidays. Past it, `expected_at` is what the calendar
+    expects, so that a feed that stopped is missed; without a calendar the data simply end, and it is the last row.
     """
 
     def __init__(
-        self, path: Path | str, *, timeframe: str = "1h", symbol: str | None = None, now: datetime | None = None
+        self,
+        path: Path | str,
+        *,
+        timeframe: str = "1h",
+        symbol: str | None = None,
+        now: datetime | None = None,
+        calendar: Calendar | None = None,
     ) -> None:
         """Find the files; *symbol* names a single file's symbol, or picks one out of a folder.
 
@@ -34,6 +42,7 @@ class FileSource:
             timeframe: of every file.
             symbol: see above.
             now: the moment of opening, when the files may end in a candle that is still being made: it is dropped.
+            calendar: of the market, when the files are a feed that should go on; None for a replay, whose data end.
 
         Raises:
             InvalidCandles: no such path, or nothing in it that can be read.
@@ -42,6 +51,7 @@ class FileSource:
         self.name = str(path)
         self.timeframe = timeframe
         self._now = now
+        self._calendar = calendar
         self._paths = _paths_by_symbol(Path(path), symbol)
         self._candles: dict[str, pd.DataFrame] = {}
 
@@ -54,7 +64,11 @@ class FileSource:
         return window(self._of(symbol), self.timeframe, closed_by=closed_by, since=since, bars=bars)
 
     def expected_at(self, symbol: str, now: datetime) -> datetime | None:
-        return newest_open(self._of(symbol), self.timeframe, now)
+        candles = self._of(symbol)
+        newest = newest_open(candles, self.timeframe, now)
+        if self._calendar is None or newest is None or newest < candles.index[-1]:
+            return newest
+        return max(newest, self._calendar.last_open_candle(now, timeframe_delta(self.timeframe), newest))
 
     def _of(self, symbol: str) -> pd.DataFrame:
         if symbol not in self._paths:

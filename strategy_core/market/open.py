@@ -6,6 +6,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from strategy_core.domain.errors import InvalidSetting, UnknownSymbol
+from strategy_core.market.calendars import Calendar
 from strategy_core.market.files import FileSource
 from strategy_core.market.source import CandleSource
 from strategy_core.market.synthetic import DAYS, FIRST_CANDLE, INSTRUMENTS, SyntheticSource
@@ -14,7 +15,12 @@ SYNTHETIC = "synthetic"
 
 
 def open_source(
-    feed: str, *, symbol: str | None = None, timeframe: str = "1h", now: datetime | None = None
+    feed: str,
+    *,
+    symbol: str | None = None,
+    timeframe: str = "1h",
+    now: datetime | None = None,
+    calendar: Calendar | None = None,
 ) -> CandleSource:
     """Return the source that *feed* names.
 
@@ -25,6 +31,8 @@ def open_source(
         symbol: serve this one alone; a single file's symbol is otherwise its stem.
         timeframe: of the candles.
         now: the moment of opening, when a file may end in a candle that is still being made.
+        calendar: when a file should go on: its candles are missed past its end as well. None: the data end there. A
+            synthetic feed ends after its days, whatever the calendar.
 
     Raises:
         InvalidSetting, UnknownSymbol, InvalidCandles, InvalidTimeframe.
@@ -32,7 +40,7 @@ def open_source(
     spec = urlsplit(feed)
     if SYNTHETIC in (spec.scheme, spec.path):
         return _synthetic(spec.path if spec.scheme else "", spec.query, symbol, timeframe)
-    return FileSource(feed, timeframe=timeframe, symbol=symbol, now=now)
+    return FileSource(feed, timeframe=timeframe, symbol=symbol, now=now, calendar=calendar)
 
 
 class _Options(BaseModel):

@@ -39,7 +39,8 @@ class ReplayClock:
 class ReplaySource:
     """Another source's candles, of which none is shown that closes after *now*, whatever is asked.
 
-    Past the end of the other source it expects what that source expects: its last candle, if it is a file.
+    Past the end of the other source it expects what that source expects: of a file opened without a calendar, as for a
+    replay it should be, the last row.
     """
 
     def __init__(self, source: CandleSource, now: datetime) -> None:

@@ -110,6 +110,7 @@ def _sqlite(url: Any) -> Engine:
         connection.isolation_level = None  # the driver's own BEGIN comes too late for IMMEDIATE
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA recursive_triggers=ON")  # else INSERT OR REPLACE deletes past the triggers
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

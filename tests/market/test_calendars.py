@@ -87,6 +87,17 @@ def test_a_long_candle_is_open_when_any_of_it_is() -> None:
     assert METALS.open_candles(opens, 4 * HOUR).tolist() == [True, False, True]
 
 
+@given(moments, st.sampled_from(sorted(TIMEFRAMES)), st.integers(0, 23))
+def test_the_last_open_candle_lies_on_the_grid_asked_for(now: datetime, timeframe: str, hour: int) -> None:
+    delta, grid = TIMEFRAMES[timeframe], datetime(2030, 1, 1, hour, tzinfo=UTC)
+
+    for calendar in (METALS, AlwaysOpen()):
+        last = calendar.last_open_candle(now, delta, grid)
+
+        assert (last - grid) % delta == timedelta()
+        assert last + delta <= now
+
+
 @given(moments)
 def test_a_market_that_never_closes_expects_the_newest_candle(now: datetime) -> None:
     always = AlwaysOpen()

@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from strategy_core.domain.errors import InvalidCandles, InvalidTimeframe, MissingExtra, UnknownSymbol
+from strategy_core.market.calendars import AlwaysOpen, WeeklySession
 from strategy_core.market.files import FileSource, read_candles
 
 HEADER = "timestamp,open,high,low,close,volume\n"
@@ -91,12 +92,53 @@ def test_a_window_is_cut_at_its_ends_and_is_the_callers_own(gold: Path) -> None:
     assert source.candles("GOLD", closed_by=START, since=END).empty
 
 
-def test_a_file_expects_what_it_holds(gold: Path) -> None:
+def test_a_file_that_ends_expects_what_it_holds(gold: Path) -> None:
     source = FileSource(gold)
 
     assert source.expected_at("GOLD", START + timedelta(minutes=59)) is None
     assert source.expected_at("GOLD", START + HOUR) == START
     assert source.expected_at("GOLD", END) == START + 5 * HOUR
+
+
+def test_a_file_that_stopped_growing_is_missed(gold: Path) -> None:
+    """Else a dead feed were fresh for ever, and users stayed on a canary that nobody watches."""
+    source = FileSource(gold, calendar=WeeklySession())
+
+    assert source.expected_at("GOLD", START + timedelta(minutes=59)) is None
+    assert source.expected_at("GOLD", START + 6 * HOUR) == START + 5 * HOUR
+    assert source.expected_at("GOLD", START + 7 * HOUR - timedelta(minutes=1)) == START + 5 * HOUR
+    assert source.expected_at("GOLD", START + 7 * HOUR) == START + 6 * HOUR
+    assert source.expected_at("GOLD", START + timedelta(days=365)) == START + timedelta(days=365) - HOUR
+
+
+def test_past_its_end_a_file_is_expected_to_grow_in_open_hours_alone(tmp_path: Path) -> None:
+    friday = pd.date_range("2024-01-12T16:00Z", "2024-01-12T21:00Z", freq="h")
+    file = tmp_path / "GOLD.csv"
+    file.write_text(HEADER + "".join(f"{hour.isoformat()},1,1,1,1,\n" for hour in friday))
+    metals, always = FileSource(file, calendar=WeeklySession()), FileSource(file, calendar=AlwaysOpen())
+    sunday_opens = datetime(2024, 1, 14, 23, tzinfo=UTC)
+
+    assert metals.expected_at("GOLD", sunday_opens) == friday[-1]
+    assert metals.expected_at("GOLD", sunday_opens + HOUR) == sunday_opens
+    assert always.expected_at("GOLD", sunday_opens) == sunday_opens - HOUR
+
+
+def test_up_to_its_last_row_a_file_knows_its_own_holidays(tmp_path: Path) -> None:
+    file = tmp_path / "GOLD.csv"
+    file.write_text(HEADER + ROWS[0] + ROWS[1] + ROWS[5])
+
+    assert FileSource(file, calendar=AlwaysOpen()).expected_at("GOLD", START + 5 * HOUR) == START + HOUR
+
+
+def test_candles_that_open_off_midnight_are_expected_on_their_own_grid(tmp_path: Path) -> None:
+    """Vendors open their day at different hours; another grid would miss candles of a feed that is well."""
+    file = tmp_path / "GOLD.csv"
+    file.write_text(HEADER + "".join(f"2024-01-0{day}T22:00Z,1,1,1,1,\n" for day in (7, 8, 9)))
+    source = FileSource(file, timeframe="1d", calendar=AlwaysOpen())
+    last = datetime(2024, 1, 9, 22, tzinfo=UTC)
+
+    assert source.expected_at("GOLD", last + 47 * HOUR) == last
+    assert source.expected_at("GOLD", last + 48 * HOUR) == last + 24 * HOUR
 
 
 def test_a_folder_serves_its_files_by_stem(gold: Path) -> None:

@@ -1,12 +1,14 @@
 """One string names a feed; what it cannot name is refused with what it could."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from strategy_core.domain.errors import InvalidCandles, InvalidSetting, InvalidTimeframe, RolloutError, UnknownSymbol
+from strategy_core.market.calendars import CALENDARS
 from strategy_core.market.open import open_source
+from strategy_core.settings import Settings
 
 END = datetime(2100, 1, 1, tzinfo=UTC)
 
@@ -81,3 +83,27 @@ def test_a_path_is_read_as_of_the_moment_it_is_opened(tmp_path: Path) -> None:
 
     assert source.symbols() == ("GOLD",)
     assert len(source.candles("GOLD", closed_by=END)) == 1
+
+
+def test_a_path_is_missed_past_its_end_only_with_a_calendar(tmp_path: Path) -> None:
+    file = tmp_path / "GOLD.csv"
+    file.write_text("timestamp,open,high,low,close\n2024-01-08T00:00Z,1,1,1,1\n2024-01-08T01:00Z,1,1,1,1\n")
+
+    live, ended = open_source(str(file), calendar=CALENDARS["metals"]), open_source(str(file))
+
+    assert live.expected_at("GOLD", datetime(2024, 1, 8, 9, tzinfo=UTC)) == datetime(2024, 1, 8, 8, tzinfo=UTC)
+    assert ended.expected_at("GOLD", datetime(2024, 1, 8, 9, tzinfo=UTC)) == datetime(2024, 1, 8, 1, tzinfo=UTC)
+
+
+def test_an_installation_misses_candles_of_a_live_file_but_none_past_the_end_of_a_replay(tmp_path: Path) -> None:
+    file = tmp_path / "GOLD.csv"
+    file.write_text("timestamp,open,high,low,close\n2024-01-12T19:00Z,1,1,1,1\n2024-01-12T20:00Z,1,1,1,1\n")
+    last, saturday = datetime(2024, 1, 12, 20, tzinfo=UTC), datetime(2024, 1, 13, 12, tzinfo=UTC)
+
+    metals = Settings(feed=str(file)).open_candles(saturday)
+    always = Settings(feed=str(file), calendar="always").open_candles(saturday)
+    replayed = Settings(feed=str(file), replay_from=last).open_candles(saturday)
+
+    assert metals.expected_at("GOLD", saturday) == last + timedelta(hours=1)
+    assert always.expected_at("GOLD", saturday) == saturday - timedelta(hours=1)
+    assert replayed.expected_at("GOLD", saturday) == last

@@ -1,12 +1,14 @@
 """A replay tells one time in every process, and shows nothing that lies ahead of it."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from strategy_core.domain.errors import InvalidSetting, NaiveTime, UnknownSymbol
+from strategy_core.market.open import open_source
 from strategy_core.market.replay import ReplayClock, ReplaySource
 from strategy_core.market.synthetic import SyntheticSource
 
@@ -81,3 +83,12 @@ def test_a_replay_that_ran_out_expects_the_last_candle_there_is() -> None:
     end = MARKET.candles("GOLD", closed_by=FROM + timedelta(days=900)).index[-1]
 
     assert ReplaySource(MARKET, FROM + timedelta(days=900)).expected_at("GOLD", FROM + timedelta(days=800)) == end
+
+
+def test_a_replayed_file_that_ran_out_expects_its_last_row(tmp_path: Path) -> None:
+    candles = MARKET.candles("GOLD", closed_by=FROM)
+    candles.to_csv(tmp_path / "GOLD.csv")
+
+    replay = ReplaySource(open_source(str(tmp_path / "GOLD.csv")), FROM + timedelta(days=900))
+
+    assert replay.expected_at("GOLD", FROM + timedelta(days=800)) == candles.index[-1]

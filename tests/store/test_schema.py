@@ -16,8 +16,19 @@ from strategy_core.domain.plan import Plan
 from strategy_core.services.start import start_rollout
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import open_database, reading, transaction, upgrade
-from strategy_core.store.tables import Strategy
+from strategy_core.store.tables import ShadowDecisionLog, Strategy
 from tests.builders import MONDAY, OWNER, decision_row, outcome_row, put_decisions, put_outcomes, put_version
+
+EVIDENCE = [
+    "shadow_decision_log",
+    "outcome",
+    "equity_mark",
+    "gate_verdict",
+    "audit_event",
+    "comparison_report",
+    "live_trade_outcome",
+]
+KEPT = [*EVIDENCE, "strategy", "strategy_version", "rollout"]
 
 
 def test_models_and_migrations_are_the_same_schema(engine: Engine) -> None:
@@ -102,18 +113,7 @@ def test_a_decision_that_must_not_be_is_refused(engine: Engine, row: dict[str, o
         put_decisions(engine, row)
 
 
-@pytest.mark.parametrize(
-    "table",
-    [
-        "shadow_decision_log",
-        "outcome",
-        "equity_mark",
-        "gate_verdict",
-        "audit_event",
-        "comparison_report",
-        "live_trade_outcome",
-    ],
-)
+@pytest.mark.parametrize("table", EVIDENCE)
 @pytest.mark.parametrize("change", ["UPDATE {} SET {} = {}", "DELETE FROM {}"])
 def test_evidence_is_never_changed(engine: Engine, table: str, change: str) -> None:
     _fill(engine)
@@ -123,6 +123,38 @@ def test_evidence_is_never_changed(engine: Engine, table: str, change: str) -> N
 
     with pytest.raises(InvariantRefused, match="is evidence"), transaction(engine) as session:
         session.connection().execute(text(change.format(table, column, column)))
+
+
+@pytest.mark.parametrize("table", KEPT)
+def test_sqlite_never_replaces_what_is_kept(sqlite_url: str, table: str) -> None:
+    """A replaced row is deleted without its trigger, unless the connection asks for it."""
+    engine = open_database(sqlite_url)
+    _fill(engine)
+
+    with pytest.raises(InvariantRefused, match=r"is (evidence|never deleted)"), transaction(engine) as session:
+        session.connection().execute(text(f"INSERT OR REPLACE INTO {table} SELECT * FROM {table}"))
+
+    engine.dispose()
+
+
+@pytest.mark.parametrize("table", KEPT)
+def test_postgresql_never_empties_what_is_kept(postgresql_url: str, table: str) -> None:
+    engine = open_database(postgresql_url)
+    _fill(engine)
+
+    with pytest.raises(InvariantRefused, match=f"{table} is never emptied"), transaction(engine) as session:
+        session.connection().execute(text(f"TRUNCATE {table} CASCADE"))
+
+    engine.dispose()
+
+
+def test_evidence_that_is_there_already_is_passed_over(engine: Engine) -> None:
+    _fill(engine)
+
+    put_decisions(engine, decision_row("1.0.0", MONDAY, "sell"))
+
+    with reading(engine) as session:
+        assert [row.decision for row in session.exec(select(ShadowDecisionLog)).all()] == ["buy"]
 
 
 @pytest.mark.parametrize(

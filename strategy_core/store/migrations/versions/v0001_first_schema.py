@@ -1,4 +1,9 @@
-"""The first schema: versions, decisions, outcomes, rollouts, audit; and the triggers that keep evidence as it was."""
+"""The first schema: versions, decisions, outcomes, rollouts, audit; and the triggers that keep evidence as it was.
+
+On SQLite `INSERT OR REPLACE` passes them by unless the connection has `PRAGMA recursive_triggers=ON`, as every one that
+`store.engine` opens has. A trigger before INSERT cannot stand in for it: it fires for `ON CONFLICT DO NOTHING` as well,
+and cannot tell the two apart.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -356,6 +361,12 @@ def refuse_changes() -> None:
     for table, columns in FROZEN.items():
         refuse(on_postgresql, table, f"UPDATE OF {', '.join(columns)}", f"{table} is never edited: make a new one")
         refuse(on_postgresql, table, "DELETE", f"{table} is never deleted")
+    if on_postgresql:  # it deletes without a row's trigger; SQLite has no such statement
+        for table in (*EVIDENCE, *FROZEN):
+            op.execute(
+                f"CREATE TRIGGER refuse_truncate_{table} BEFORE TRUNCATE ON {table} FOR EACH STATEMENT "
+                f"EXECUTE FUNCTION refuse_change('{table} is never emptied')"
+            )
 
 
 def refuse(on_postgresql: bool, table: str, change: str, why: str) -> None:
