@@ -122,6 +122,7 @@ def command(
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
 
         def run(database_url: str | None, as_json: bool, actor: str | None, **given: Any) -> None:
+            _check_text(database_url, actor, *given.values())
             shell = Shell(database_url=database_url, as_json=as_json, actor=actor)
             with closing(shell):
                 function(shell, **given)  # type: ignore[call-arg]
@@ -163,6 +164,16 @@ def moment(text: str | None, what: str) -> datetime | None:
     except ValueError:
         raise InvalidName(f"time for {what}", text, "2026-01-31, or 2026-01-31T12:00Z") from None
     return found.replace(tzinfo=UTC) if len(text) == _DAY else found
+
+
+def _check_text(*given: object) -> None:
+    """Raise InvalidName unless every text can be stored: a shell hands bytes that are not UTF-8 on as half characters.
+
+    A path may hold such bytes: it is no text.
+    """
+    for each in given:
+        if isinstance(each, str) and any("\ud800" <= char <= "\udfff" for char in each):
+            raise InvalidName("readable text", each, "UTF-8")
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

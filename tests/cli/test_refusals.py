@@ -78,6 +78,15 @@ def refused(rollout: Rollout, *arguments: str) -> tuple[int, str]:
         ("compare fib_rsi 2 --start 2026-01-02 --end 2026-01-01", 2, "is empty; allowed: start before end"),
         ("decisions fib_rsi 2 --start 2026-01-02T10:00", 2, "--start has no time zone"),
         ("decisions fib_rsi 2 --end tomorrow", 2, "'tomorrow' is not a time for --end; allowed: 2026-01-31, or"),
+        ("decisions fib_rsi 2 --start 0001-01-01T00:00+14:00", 2, "--start 0001-01-01T00:00:00+14:00 is out of range"),
+        ("decisions fib_rsi 2 --end 9999-12-31T23:59-12:00", 2, "is out of range; allowed: the years 1678 to 2261"),
+        ("compare fib_rsi 2 --start 1000-01-01", 2, "1000-01-01T00:00:00+00:00 is out of range"),
+        ("compare fib_rsi 2 --start 2026-01-01 --end 9999-12-31", 2, "9999-12-31T00:00:00+00:00 is out of range"),
+        ("route \udcff fib_rsi", 2, "'\\udcff' is not a readable text; allowed: UTF-8"),
+        ("show \udcff 1", 2, "'\\udcff' is not a readable text; allowed: UTF-8"),
+        ("list --actor \udcff", 2, "'\\udcff' is not a readable text; allowed: UTF-8"),
+        ("route  fib_rsi", 2, "'' is not a user id; allowed: text in UTF-8, one character or more"),
+        ("list --database-url postgresql://u@h:abc/d", 2, "database_url = 'postgresql://u@h:abc/d' is not valid; "),
         ("decisions fib_rsi 2 --limit 0", 2, "Invalid value for '--limit'"),
         ("decide fib_rsi perhaps --reason x", 2, "'perhaps' is not one of 'extend', 'advance'"),
         ("decide fib_rsi extend", 2, "Missing option '--reason'. See: rollout decide --help"),
@@ -150,6 +159,7 @@ def test_a_plan_is_refused_by_its_field(
         ("text.csv", "text.csv: has no column timestamp"),
         ("none.csv", "none.csv: no such file or folder"),
         ("synthetic:GOLD?sead=1", "feed option sead"),
+        ("http://[x", "feed = 'http://[x' is not valid; allowed: synthetic:…, or the path of a file or folder"),
     ],
 )
 def test_candles_that_cannot_be_read_are_named(
@@ -243,13 +253,27 @@ def test_a_database_that_cannot_be_had_is_one_line_without_its_password(rollout:
     assert (code, "secret" in line) == (2, False)
 
 
-def test_a_setting_that_is_wrong_is_named(rollout: Rollout, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ROLLOUT_REPLAY_SPEED", "fast")
+@pytest.mark.parametrize(
+    ("settings", "facts"),
+    [
+        ({"REPLAY_SPEED": "fast"}, "ROLLOUT_REPLAY_SPEED = 'fast' is not valid"),
+        ({"REPLAY_FROM": "9999-12-31T23:00Z"}, "replay_from 9999-12-31T23:00:00+00:00 is out of range"),
+        (
+            {"REPLAY_SPEED": "1000000", "REPLAY_STARTED_AT": "2000-01-01T00:00Z"},
+            "replay_speed = 1000000.0 is not valid",
+        ),
+    ],
+)
+def test_a_setting_that_is_wrong_is_named(
+    rollout: Rollout, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], facts: str
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(f"ROLLOUT_{name}", value)
 
-    code, line = refused(rollout, "list")
+    code, line = refused(rollout, "shadow")
 
     assert code == 2
-    assert line.startswith("ROLLOUT_REPLAY_SPEED = 'fast' is not valid")
+    assert line.startswith(facts)
 
 
 def test_a_fault_of_the_software_keeps_its_traceback() -> None:
