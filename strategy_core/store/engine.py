@@ -13,7 +13,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlmodel import Session, SQLModel
 
 from strategy_core.domain.errors import InvalidSetting, InvariantRefused, MissingExtra, SchemaOutdated
@@ -68,6 +68,12 @@ def check_schema(engine: Engine) -> str:
     if found != needed:
         raise SchemaOutdated(address(engine), found, needed)
     return needed
+
+
+def failure(error: DBAPIError) -> str:
+    """Return what an owner is told of a database that could not be had, or refused to work: one line."""
+    said = str(error.orig).strip() or type(error.orig).__name__
+    return f"the database refuses to work: {' '.join(said.splitlines()[0].split())}"
 
 
 def address(engine: Engine) -> str:

@@ -126,6 +126,21 @@ def test_a_gate_without_a_vote_is_shown_so(
     assert "pass (no vote)" in rollout("status").out
 
 
+def test_a_tick_without_a_feed_is_blind_and_notes_it(
+    rollout: Rollout, pair: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout("start", "fib_rsi", "2", "--yes")
+    monkeypatch.setenv("ROLLOUT_FEED", "missing.csv")
+    set_clock(monkeypatch, MONDAY + 12 * HOUR)
+
+    (ticked,) = rollout("tick", "--json").data
+
+    assert ticked["ruling"]["step"] == "hold"
+    assert "missing.csv: no such file or folder" in ticked["ruling"]["reason"]
+    (known,) = rollout("status", "--json").data
+    assert known["rollout"]["blind_since"] == "2026-03-02T12:00:00Z"
+
+
 def test_a_rollout_that_cannot_be_ruled_on_fails_the_tick(rollout: Rollout, pair: Engine) -> None:
     """A scheduler sees the exit code; the reason stands beside the rollouts that could be ruled on."""
     begun: dict[str, Any] = {"started_at": MONDAY, "stage_entered_at": MONDAY, "stage_extended_at": MONDAY}

@@ -78,6 +78,20 @@ def test_a_tick_whose_feed_is_gone_is_blind_and_ends_in_a_rollback(
         assert rollouts.get_canary(session, "fib_rsi").rollout_bp == 0
 
 
+@pytest.mark.parametrize("feed", ["http://[x", "x" * 5_000 + ".csv"])
+def test_a_feed_that_is_not_even_an_address_is_blindness_too(
+    started: Engine, at: Clock, monkeypatch: pytest.MonkeyPatch, feed: str
+) -> None:
+    monkeypatch.setenv("ROLLOUT_FEED", feed)
+    at(LATE)
+
+    state = ramp_tick.fn()
+
+    assert state.is_completed()
+    assert "hold, freshness: " in (state.message or "")
+    assert open_rollout(started).blind_since == LATE
+
+
 def test_a_file_is_replayed_up_to_the_clock(
     started: Engine, at: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
