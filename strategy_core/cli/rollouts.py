@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from strategy_core.cli.shell import Override, Reason, Shell, StrategyName, VersionName, Yes, command, read_json
+from strategy_core.cli.shell import (
+    NeededReason,
+    Override,
+    Reason,
+    Shell,
+    StrategyName,
+    VersionName,
+    Yes,
+    command,
+    read_json,
+)
 from strategy_core.domain.errors import InvalidPlan
 
 if TYPE_CHECKING:
@@ -15,7 +25,6 @@ if TYPE_CHECKING:
     from strategy_core.store.rollout_tables import Rollout
 
 commands = typer.Typer()
-NeededReason = Annotated[str, typer.Option("--reason", help="Why; kept in the audit trail.")]
 
 
 @command(commands)

@@ -29,10 +29,26 @@ P = ParamSpec("P")
 _PIPE_WIDTH = 200  # columns: what a table gets where no terminal says how wide it is
 _DAY = len("2026-01-31")
 
+
+def _said(reason: str) -> str:
+    """Return *reason*, which answers for users' money; a blank one raises InvalidName."""
+    if not reason.strip():
+        raise InvalidName("reason", reason, "a text that is not blank")
+    return reason
+
+
 StrategyName = Annotated[str, typer.Argument(metavar="STRATEGY", help="The strategy's name.")]
 VersionName = Annotated[str, typer.Argument(metavar="VERSION", help="One of its versions.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the audit trail.")]
-Override = Annotated[str, typer.Option("--override-reason", help="Why a quarantined version may be tried again.")]
+NeededReason = Annotated[str, typer.Option("--reason", help="Why; kept in the audit trail.", callback=_said)]
+Override = Annotated[
+    str,
+    typer.Option(
+        "--override-reason",
+        help="Why a quarantined version may be tried again.",
+        callback=lambda text: text and _said(text),
+    ),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Symbol = Annotated[str | None, typer.Option(help="Only this symbol.")]
 

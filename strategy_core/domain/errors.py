@@ -274,14 +274,10 @@ class NaiveTime(Invalid):
 
 
 class TimeOutOfRange(Invalid):
-    """*moment*: one that no table of candles can hold."""
-
-    def __init__(self, what: str, moment: datetime, first: int, last: int) -> None:
+    def __init__(self, what: str, moment: datetime, years: tuple[int, int]) -> None:
         self.what = what
         self.moment = moment
-        self.first = first
-        self.last = last
-        super().__init__(f"{what} {moment.isoformat()} is out of range; allowed: the years {first} to {last}")
+        super().__init__(f"{what} {moment.isoformat()} is out of range; allowed: the years {years[0]} to {years[1]}")
 
 
 class InvalidPeriod(Invalid):

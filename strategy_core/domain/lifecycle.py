@@ -44,5 +44,5 @@ def utc(moment: datetime, what: str = "time") -> datetime:
     except OverflowError:  # the first or last day there is, in a zone that has it before or after UTC
         found = moment
     if not _YEARS[0] <= found.year <= _YEARS[1]:
-        raise TimeOutOfRange(what, moment, *_YEARS)
+        raise TimeOutOfRange(what, moment, _YEARS)
     return found

@@ -1,8 +1,10 @@
 """An owner's promotion and rollback from Prefect, on both databases."""
 
 import pytest
+from prefect.exceptions import ParameterTypeError
 from sqlalchemy import Engine
 
+from flows.ramp import decide, start_canary
 from flows.rollback import promote, rollback
 from strategy_core.domain.lifecycle import Status
 from strategy_core.store import audit, versions
@@ -45,6 +47,20 @@ def test_nothing_to_roll_back_is_said_in_a_line(two: Engine) -> None:
 
     assert state.is_failed()
     assert "has no canary, no rollout and no version that was active before" in (state.message or "")
+
+
+@pytest.mark.parametrize("blank", [" ", "\n", "\t \u00a0"])
+def test_a_blank_reason_is_none(blank: str) -> None:
+    named = {"strategy_name": "fib_rsi", "owner": "ana", "reason": "once more"}
+
+    assert promote.validate_parameters(named | {"version": "v2", "override_reason": ""})
+    with pytest.raises(ParameterTypeError, match="override_reason"):
+        promote.validate_parameters(named | {"version": "v2", "override_reason": blank})
+    with pytest.raises(ParameterTypeError, match="override_reason"):
+        start_canary.validate_parameters(named | {"version": "v2", "override_reason": blank})
+    for flow, more in ((rollback, {}), (decide, {"choice": "extend"})):
+        with pytest.raises(ParameterTypeError, match="reason"):
+            flow.validate_parameters(named | more | {"reason": blank})
 
 
 def statuses(engine: Engine) -> dict[str, str]:
