@@ -154,9 +154,16 @@ class GateRefused(Refused):
 
 
 class NothingToRollBack(Refused):
-    def __init__(self, strategy_name: str) -> None:
+    """*version* is what was named, None for whatever is on its way; *active* is what serves now."""
+
+    def __init__(self, strategy_name: str, version: str | None, active: str | None) -> None:
         self.strategy_name = strategy_name
-        super().__init__(f"{strategy_name!r} has no canary, no rollout and no version that was active before this one")
+        self.version = version
+        self.active = active
+        found = (
+            f"{strategy_name!r} has no canary and no rollout" if version is None else f"{version!r} cannot be undone"
+        )
+        super().__init__(f"{found}; to undo an activation, name the active version ({active or 'there is none'})")
 
 
 class Incomparable(Refused):

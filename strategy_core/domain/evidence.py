@@ -48,7 +48,7 @@ class Record:
 
     Attributes:
         decided: rows of any kind, errors included, `insufficient_history` not.
-        errors_in_a_row: errors at the newest end of the log.
+        errors_in_a_row: errors at the newest end of the log, on the symbol that has most.
         silent_candles: the most candles, by symbol, on which the other arm has decided since this one last did.
     """
 
@@ -69,15 +69,18 @@ class Evidence:
         canary_marks, active_marks: change of marked-to-market R at each candle since the start, open trades included,
             summed over symbols; shape (candles,), aligned with each other.
         risk_fraction: of equity, staked on one R.
+        stage_entered_at: when users of the present stage began to be served.
         pending_slots: signalled, but a trade of theirs is still open.
         newest_candle: open time of the newest candle on which both arms have a row, on the symbol that lags most;
             None before the first.
         due_candle: open time of that symbol's newest candle that must have been decided by now; None if there is none.
+        overdue: which trade should have closed by now and has no outcome; "" when none.
         feed_problem: why the feed could not even say what to expect; "" when it could.
     """
 
     now: datetime
     started_at: datetime
+    stage_entered_at: datetime
     slots: Slots
     pending_slots: int
     canary: Record
@@ -87,6 +90,7 @@ class Evidence:
     risk_fraction: float
     newest_candle: datetime | None
     due_candle: datetime | None
+    overdue: str = ""
     feed_problem: str = ""
 
 

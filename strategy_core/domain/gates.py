@@ -34,7 +34,7 @@ SEVERITY = {verdict: rank for rank, verdict in enumerate(Verdict)}
 class Margins(BaseModel):
     """How much worse than the active version may still be called not worse, at one stage."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     pnl_r: float = Field(gt=0, le=1, description="R per slot")
     win: float = Field(gt=0, le=0.5, description="share of slots won")
@@ -59,7 +59,7 @@ class Finding(BaseModel):
 class Gate(BaseModel):
     """What every gate is: settings, and `judge`. With `dry_run` it is recorded but has no vote."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: str
     dry_run: bool = False
@@ -68,6 +68,10 @@ class Gate(BaseModel):
         """Return the finding; raises EvidenceUnavailable when its facts cannot be had."""
         raise NotImplementedError
 
+    def nothing_yet(self, what: str) -> Finding:
+        """Return the finding on no evidence at all, which may never pass."""
+        return self.found(Verdict.INSUFFICIENT, f"no {what} yet", value=0, n=0)
+
     def found(self, verdict: Verdict, reason: str, **facts: float | None) -> Finding:
         return Finding.model_validate(
             {"gate": self.kind, "verdict": verdict, "reason": reason, "armed": not self.dry_run, **facts}
@@ -75,23 +79,24 @@ class Gate(BaseModel):
 
 
 class Freshness(Gate):
-    """Blind when a candle that is due has not been decided: stale evidence answers nothing.
+    """Blind when a candle that is due has not been decided, or a trade that must have closed has no outcome.
 
-    It stands in every rollout, whatever the plan: how late a candle may be is the plan's `late_candles`.
+    Insufficient until something has been decided at this stage: evidence of before says nothing of it. It stands in
+    every rollout, whatever the plan: how late a candle or an outcome may be is the plan's `late_candles`.
     """
 
     kind: Literal["freshness"] = "freshness"
 
     def judge(self, evidence: Evidence, margins: Margins) -> Finding:
-        if evidence.feed_problem:
-            raise EvidenceUnavailable(evidence.feed_problem)
+        if evidence.feed_problem or evidence.overdue:
+            raise EvidenceUnavailable(evidence.feed_problem or evidence.overdue)
         due, newest = evidence.due_candle, evidence.newest_candle
-        if due is None or due < evidence.started_at:
-            return self.found(Verdict.PASS, "no candle is due since the start")
-        if newest is not None and newest >= due:
-            return self.found(Verdict.PASS, f"decided up to candle {newest:%Y-%m-%d %H:%M} UTC")
         seen = "none has been decided" if newest is None else f"the newest decided is {newest:%Y-%m-%d %H:%M}"
-        return self.found(Verdict.BLIND, f"candle {due:%Y-%m-%d %H:%M} UTC is due, but {seen}")
+        if due is not None and due >= evidence.started_at and (newest is None or newest < due):
+            return self.found(Verdict.BLIND, f"candle {due:%Y-%m-%d %H:%M} UTC is due, but {seen}")
+        if newest is None or newest < evidence.stage_entered_at:
+            return self.found(Verdict.INSUFFICIENT, f"no candle has been decided at this stage yet: {seen}")
+        return self.found(Verdict.PASS, f"decided up to candle {newest:%Y-%m-%d %H:%M} UTC")
 
 
 class Errors(Gate):
@@ -108,7 +113,9 @@ class Errors(Gate):
         if record.errors_in_a_row >= self.in_a_row:
             reason = f"{record.errors_in_a_row} errors in a row (limit {self.in_a_row}): {record.last_error}"
             return self.found(Verdict.BREACH, reason, value=record.errors_in_a_row, limit=self.in_a_row, n=n)
-        share = record.errors / n if n else 0.0
+        if n == 0:
+            return self.nothing_yet("decision")
+        share = record.errors / n
         if n >= self.minimum_decisions and share >= self.share:
             reason = f"{record.errors} of {n} decisions are errors (limit {self.share:.0%}): {record.last_error}"
             return self.found(Verdict.BREACH, reason, value=share, limit=self.share, n=n)
@@ -126,6 +133,8 @@ class InvalidDecisions(Gate):
         if count:
             reason = f"{record.invalid} invalid decisions, {record.breaches} isolation breaches: {record.last_error}"
             return self.found(Verdict.BREACH, reason, value=count, limit=1, n=record.decided)
+        if record.decided == 0:
+            return self.nothing_yet("decision")
         return self.found(Verdict.PASS, "all decisions are valid", value=0, limit=1, n=record.decided)
 
 
@@ -141,6 +150,8 @@ class Silence(Gate):
         if silent >= self.candles:
             reason = f"no decision on {silent} candles that the active version decided (limit {self.candles})"
             return self.found(Verdict.BREACH, reason, **facts)
+        if evidence.active.decided == 0:
+            return self.nothing_yet("decision of the active version")
         return self.found(Verdict.PASS, f"silent on {silent} candles", **facts)
 
 
@@ -157,6 +168,8 @@ class LosingStreak(Gate):
         if streak >= self.slots:
             reason = f"{streak} slots in a row were won by the active version and lost by the canary"
             return self.found(Verdict.BREACH, f"{reason} (limit {self.slots})", **facts)
+        if len(evidence.slots) == 0:
+            return self.nothing_yet("slot")
         return self.found(Verdict.PASS, f"longest streak {streak} slots", **facts)
 
 
@@ -181,7 +194,11 @@ class ExcessDrawdown(Gate):
         limit = max(self.drawdown, active + max(self.excess, self.relative * active, self.sigmas * sigma))
         facts = {"value": canary, "limit": limit, "n": len(evidence.slots)}
         reason = f"drawdown {canary:.2%}, the active version's {active:.2%}, limit {limit:.2%}"
-        return self.found(Verdict.BREACH if canary >= limit else Verdict.PASS, reason, **facts)
+        if canary >= limit:
+            return self.found(Verdict.BREACH, reason, **facts)
+        if len(evidence.canary_marks) == 0:
+            return self.nothing_yet("trade")
+        return self.found(Verdict.PASS, reason, **facts)
 
 
 class PairedDifference(Gate):

@@ -71,7 +71,7 @@ class Plan(BaseModel):
     Attributes:
         approve_before: percents that wait for an owner's approval.
         on_inconclusive: what happens when a stage's maximum time ends without an answer: `hold` asks the owner.
-        late_candles: how many candles a decision may be late before the rollout is blind.
+        late_candles: how many candles a decision, or an outcome, may be late before the rollout is blind.
         blind_limit: how long a rollout may be without evidence before it is rolled back.
         bake: how long the previous active version stays in shadow, ready to be reinstated, after the promotion.
     """
@@ -88,7 +88,7 @@ class Plan(BaseModel):
     approve_before: tuple[Percent, ...] = (100.0,)
     on_inconclusive: Literal["hold", "rollback"] = "hold"
     maximum_stage_time: Span = timedelta(days=60)
-    late_candles: int = Field(default=2, ge=1)
+    late_candles: int = Field(default=2, ge=1, le=1_000)
     blind_limit: Span = timedelta(days=1)
     bake: Span = timedelta(days=7)
     gates: tuple[AnyGate, ...] = (
@@ -106,6 +106,8 @@ class Plan(BaseModel):
         kinds = [gate.kind for gate in self.gates]
         if not percents or percents[0] <= 0 or percents != sorted(set(percents)):
             raise ValueError("stages must rise from above 0 %, each wider than the one before")
+        if percents[-1] != 100:
+            raise ValueError("the last stage must be 100 %: nobody is promoted to users who have never been served")
         if stranger := set(self.approve_before) - set(percents):
             raise ValueError(f"approve_before names {sorted(stranger)}, which is no stage's percent")
         if len(kinds) != len(set(kinds)):

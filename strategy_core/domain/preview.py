@@ -1,12 +1,14 @@
 """What a plan will take before it starts: can its evidence come in the time it gives? It never moves anything."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from pydantic import BaseModel
 
 from strategy_core.domain.arrays import FloatArray, IntArray
 from strategy_core.domain.evidence import Slots
+from strategy_core.domain.gates import PairedDifference
 from strategy_core.domain.plan import Plan
 
 SLOTS_FACTOR = 3.1  # standard deviations over the margin, for a version as good as the active to pass
@@ -33,6 +35,7 @@ class Preview(BaseModel):
     Attributes:
         slots, days: what the history had, and over how many calendar days.
         pnl_deviation, win_deviation: of the difference per slot, days clustered.
+        shares_users_with: strategies whose canary is on the same users, having the same salt.
     """
 
     slots: int
@@ -41,6 +44,7 @@ class Preview(BaseModel):
     pnl_deviation: float | None
     win_deviation: float | None
     stages: list[StagePreview]
+    shares_users_with: list[str]
 
     @property
     def underpowered(self) -> bool:
@@ -62,18 +66,20 @@ class Preview(BaseModel):
         )
 
 
-def preview(plan: Plan, slots: Slots, days: float) -> Preview:
+def preview(plan: Plan, slots: Slots, days: float, *, shares_users_with: Sequence[str] = ()) -> Preview:
     """Return what *plan* takes, given the slots that the pair had in *days* calendar days of shadow.
 
-    Slots needed = (3.1 · s / margin)², for the harder of PnL and win rate, s the deviation of the paired difference.
+    Slots needed = (3.1 · s / margin)², for the harder of PnL and win rate, s the deviation of the paired difference; at
+    least the paired gate's minimum.
     """
     per_day = len(slots) / days if days > 0 else 0.0
     pnl = _deviation(slots.pnl_difference, slots.day)
     win = _deviation(slots.win_difference, slots.day)
+    minimum = next((gate.minimum_slots for gate in plan.gates if isinstance(gate, PairedDifference)), 0)
     stages, booked = [], 0
     for stage in plan.stages:
         margins = stage.margins
-        needed = max(_needed(pnl, margins.pnl_r), _needed(win, margins.win))
+        needed = max(minimum, _needed(pnl, margins.pnl_r), _needed(win, margins.win))
         minimum_days = stage.minimum_time.total_seconds() / 86_400
         expected = None
         if per_day > 0 and pnl is not None:
@@ -85,7 +91,13 @@ def preview(plan: Plan, slots: Slots, days: float) -> Preview:
             StagePreview(percent=stage.percent, slots_needed=needed, days_expected=expected, underpowered=underpowered)
         )
     return Preview(
-        slots=len(slots), days=days, slots_per_day=per_day, pnl_deviation=pnl, win_deviation=win, stages=stages
+        slots=len(slots),
+        days=days,
+        slots_per_day=per_day,
+        pnl_deviation=pnl,
+        win_deviation=win,
+        stages=stages,
+        shares_users_with=list(shares_users_with),
     )
 
 

@@ -81,6 +81,8 @@ def checked(answer: object) -> Decision:
         raise InvalidDecision(f"returned {type(answer).__name__}, not a Decision")
     if not isinstance(answer.action, Action):
         raise InvalidDecision(f"action {answer.action!r} is not one of {', '.join(Action)}")
+    if answer.signals and answer.reason == INSUFFICIENT_HISTORY:
+        raise InvalidDecision(f"{answer.action} for {INSUFFICIENT_HISTORY}, which is a hold")
     confidence = answer.confidence
     if not _is_number(confidence) or not 0.0 <= confidence <= 1.0:  # NaN fails the comparison too
         raise InvalidDecision(f"confidence {confidence!r} is not within 0..1")

@@ -8,10 +8,12 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from strategy_core.domain.audit import Actor
+from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import NotAwaiting, UnknownRollout
-from strategy_core.domain.plan import read_plan
+from strategy_core.domain.gates import SEVERITY, Verdict
+from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.ramp import Ruling, State, Step
-from strategy_core.services.ramp import take
+from strategy_core.services.ramp import Feed, judge, take
 from strategy_core.services.transition import standing
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import transaction
@@ -32,6 +34,7 @@ def approve(engine: Engine, *, strategy_name: str, actor: Actor, now: datetime, 
     """
     with transaction(engine) as session:
         rollout = _open(session, strategy_name, "approve", State.AWAITING_APPROVAL)
+        _check_passing(session, rollout)
         following = rollout.stage_index + 1
         changes = {"state": State.RUNNING.value, "approved_stage": following}
         return _set(session, rollout, "approve", changes, actor=actor, now=now, reason=reason)
@@ -46,16 +49,16 @@ def decide_rollout(
 
     Raises:
         UnknownStrategy, UnknownRollout: nothing is open.
-        NotAwaiting: it does not wait for a decision, or is blind now: then nobody knows what an advance would do.
+        NotAwaiting: it does not wait for a decision; or to advance it would be blind or harmful: some gate breaks or
+            is blind now, or no tick has looked lately.
     """
     with transaction(engine) as session:
         rollout = _open(session, strategy_name, "decide", State.AWAITING_DECISION)
         if choice is Choice.EXTEND:
             changes = {"state": State.RUNNING.value, "stage_extended_at": now}
             return _set(session, rollout, "extend", changes, actor=actor, now=now, reason=reason)
-        if rollout.blind_since is not None:
-            raise NotAwaiting("advance", "blind", ["there is evidence again"])
         plan = read_plan(rollout.plan)
+        _check_harmless(session, rollout, plan, now)
         last = rollout.stage_index + 1 == len(plan.stages)
         ruling = Ruling(Step.PROMOTE if last else Step.ADVANCE, f"by {actor.name}: {reason}")
         take(session, rollout, plan, ruling, actor=actor, now=now)
@@ -70,13 +73,19 @@ def pause(engine: Engine, *, strategy_name: str, actor: Actor, now: datetime, re
 
 
 def resume(engine: Engine, *, strategy_name: str, actor: Actor, now: datetime, reason: str = "") -> Rollout:
-    """Let a paused rollout go on, at its stage's percent, whatever was set by hand meanwhile."""
+    """Let a paused rollout go on: at its stage's percent, whatever was set by hand, and with its minimum time anew.
+
+    While it is blind no user is added: then a lower percent that was set by hand stays.
+    """
     with transaction(engine) as session:
         rollout = _open(session, strategy_name, "resume", State.PAUSED)
+        changes: dict[str, Any] = {"state": State.RUNNING.value, "stage_entered_at": now, "stage_extended_at": now}
         if rollout.promoted_at is None:
             stage = read_plan(rollout.plan).stages[rollout.stage_index]
-            rollouts.set_canary_share(session, strategy_name, stage.percent_bp)
-        return _set(session, rollout, "resume", {"state": State.RUNNING.value}, actor=actor, now=now, reason=reason)
+            present = rollouts.get_canary(session, strategy_name).rollout_bp
+            share = stage.percent_bp if rollout.blind_since is None else min(present, stage.percent_bp)
+            rollouts.set_canary_share(session, strategy_name, share)
+        return _set(session, rollout, "resume", changes, actor=actor, now=now, reason=reason)
 
 
 def _open(session: Session, strategy_name: str, what: str, needed: State) -> Rollout:
@@ -87,6 +96,29 @@ def _open(session: Session, strategy_name: str, what: str, needed: State) -> Rol
     if rollout.state != needed:
         raise NotAwaiting(what, rollout.state, [needed])
     return rollout
+
+
+def _check_passing(session: Session, rollout: Rollout) -> None:
+    """Raise NotAwaiting unless every armed gate passed when it last spoke: an approval is of evidence."""
+    failing = [
+        f"{row.gate} is {row.verdict}"
+        for row in rollouts.last_verdicts(session, rollout.id).values()
+        if row.armed and row.verdict != Verdict.PASS
+    ]
+    if failing or rollout.blind_since is not None:
+        raise NotAwaiting("approve", ", ".join(failing) or "blind", ["every gate passes"])
+
+
+def _check_harmless(session: Session, rollout: Rollout, plan: Plan, now: datetime) -> None:
+    """Raise NotAwaiting when an owner's advance would be into harm, or into the dark."""
+    version = versions.get_version(session, rollout.strategy_name, rollout.version)
+    since = rollout.last_tick_at or rollout.started_at
+    if rollout.blind_since is not None or now - since > plan.late_candles * timeframe_delta(version.timeframe):
+        raise NotAwaiting("advance", f"without sight since {since:%Y-%m-%d %H:%M} UTC", ["a tick sees evidence again"])
+    findings = judge(session, rollout, plan, Feed({}), now)
+    worst = min((f for f in findings if f.armed), key=lambda finding: SEVERITY[finding.verdict])
+    if worst.verdict in (Verdict.BREACH, Verdict.FAIL, Verdict.BLIND):
+        raise NotAwaiting("advance", f"in {worst.verdict}: {worst.gate}: {worst.reason}", ["no gate breaks"])
 
 
 def _set(

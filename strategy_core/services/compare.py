@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from strategy_core.domain.comparison import Arm, Comparison, compare
-from strategy_core.domain.errors import InvalidPeriod, InvalidSetting
+from strategy_core.domain.errors import InvalidPeriod, InvalidSetting, RolloutError
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.regimes import WARMUP_BARS, regimes
 from strategy_core.domain.scoring import ScoringRule
@@ -157,8 +157,11 @@ def _regimes(
 ) -> "np.typing.NDArray[np.object_]":
     labels = np.full(len(names), "unknown", dtype=object)
     for symbol in symbols:
-        within = len(source.candles(symbol, closed_by=over.end, since=over.start))
-        known = regimes(source.candles(symbol, closed_by=over.end, bars=within + WARMUP_BARS))
+        try:
+            within = len(source.candles(symbol, closed_by=over.end, since=over.start))
+            known = regimes(source.candles(symbol, closed_by=over.end, bars=within + WARMUP_BARS))
+        except RolloutError:  # its candles cannot be had: the comparison stands, its regime stays unknown
+            continue
         mine = names == symbol
         labels[mine] = known.reindex(opened_at[mine]).fillna("unknown").to_numpy(dtype=object)
     return labels

@@ -4,9 +4,10 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Engine
 
-from strategy_core.domain.lifecycle import utc
+from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.preview import Preview, preview
+from strategy_core.services.start import check_comparable
 from strategy_core.store import evidence, versions
 from strategy_core.store.engine import reading
 
@@ -18,13 +19,20 @@ def preview_plan(engine: Engine, *, strategy_name: str, version: str, plan: Plan
 
     Raises:
         UnknownStrategy, UnknownVersion, NoActiveVersion
-        UnarmedPlan: it could not start.
+        UnarmedPlan, Incomparable: it could not start.
     """
     now = utc(now, "now")
     plan.check_armed()
     with reading(engine) as session:
         chosen = versions.get_version(session, strategy_name, version)
         active = versions.active_version(session, strategy_name)
+        check_comparable(chosen, active)
+        salt = versions.get_strategy(session, strategy_name).salt
+        shared = [
+            other.strategy_name
+            for other in versions.list_versions(session, status=Status.CANARY)
+            if other.strategy_name != strategy_name and versions.get_strategy(session, other.strategy_name).salt == salt
+        ]
         start = max(now - HISTORY, chosen.created_at)
         slots, _ = evidence.read_slots(session, strategy_name, version, active.version, start=start, end=now)
-    return preview(plan, slots, (now - start).total_seconds() / 86_400)
+    return preview(plan, slots, (now - start).total_seconds() / 86_400, shares_users_with=shared)

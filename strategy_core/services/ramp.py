@@ -1,6 +1,6 @@
 """The tick: read a running rollout's evidence, decide, apply it; all in one transaction, or not at all."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -47,10 +47,10 @@ class Ticked:
 
 
 @dataclass(frozen=True, slots=True)
-class _Feed:
+class Feed:
     """By symbol, the newest candle that must have been decided by now; or why that cannot be said."""
 
-    due: dict[str, datetime]
+    due: Mapping[str, datetime]
     problem: str = ""
 
 
@@ -63,8 +63,8 @@ def tick(engine: Engine, source: CandleSource, *, now: datetime, actor: Actor = 
         about = (rollout.id, rollout.strategy_name, rollout.version)
         try:
             ruled = tick_rollout(engine, source, rollout.id, now=now, actor=actor)
-        except RolloutError as error:
-            ticked.append(Ticked(*about, ruling=None, error=str(error)))
+        except Exception as error:  # noqa: BLE001  one rollout's fault must not keep another from being rolled back
+            ticked.append(Ticked(*about, ruling=None, error=_line(error)))
         else:
             if ruled is not None:
                 ticked.append(Ticked(*about, *ruled))
@@ -91,13 +91,19 @@ def tick_rollout(
             return None
         now = max(now, rollout.last_tick_at or rollout.started_at)
         plan = read_plan(rollout.plan)
-        margins = plan.stages[rollout.stage_index].margins
-        findings = judge_all(plan.gates, gather(session, rollout, feed, now), margins)
+        findings = judge(session, rollout, plan, feed, now)
         ruling = decide(plan, position(rollout), findings, now)
         if apply:
             rollouts.record_findings(session, rollout, findings, now)
+            _look(session, rollout, ruling, now)
             take(session, rollout, plan, ruling, actor=actor, now=now)
         return ruling, findings
+
+
+def judge(session: Session, rollout: Rollout, plan: Plan, feed: Feed, now: datetime) -> list[Finding]:
+    """Return what every gate finds in the rollout's evidence of this moment."""
+    margins = plan.stages[rollout.stage_index].margins
+    return judge_all(plan.gates, gather(session, rollout, plan, feed, now), margins)
 
 
 def position(rollout: Rollout) -> Position:
@@ -112,7 +118,7 @@ def position(rollout: Rollout) -> Position:
     )
 
 
-def gather(session: Session, rollout: Rollout, feed: _Feed, now: datetime) -> Evidence:
+def gather(session: Session, rollout: Rollout, plan: Plan, feed: Feed, now: datetime) -> Evidence:
     """Return the evidence of a rollout since it began; never reset at a stage."""
     strategy_name, since = rollout.strategy_name, rollout.started_at
     canary, active = rollout.version, rollout.control_version
@@ -122,11 +128,14 @@ def gather(session: Session, rollout: Rollout, feed: _Feed, now: datetime) -> Ev
     slots, pending = evidence.read_slots(session, strategy_name, canary, active, start=since)
     canary_marks, active_marks = evidence.read_marks(session, strategy_name, canary, active, since=since)
     scoring = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring)
+    patience = scoring.horizon + 1 + plan.late_candles
+    late = evidence.oldest_overdue(session, strategy_name, pending, patience)
     return Evidence(
         now=now,
         started_at=since,
+        stage_entered_at=rollout.stage_entered_at,
         slots=slots,
-        pending_slots=pending,
+        pending_slots=len(pending),
         canary=evidence.read_record(session, strategy_name, canary, active, symbols=symbols, since=since),
         active=evidence.read_record(session, strategy_name, active, canary, symbols=symbols, since=since),
         canary_marks=canary_marks,
@@ -134,6 +143,9 @@ def gather(session: Session, rollout: Rollout, feed: _Feed, now: datetime) -> Ev
         risk_fraction=scoring.risk_fraction,
         newest_candle=common.get(symbol) if symbol else None,
         due_candle=feed.due[symbol] if symbol else None,
+        overdue=f"no outcome of {late.version} on {late.symbol} {late.timestamp:%Y-%m-%d %H:%M} UTC yet"
+        if late
+        else "",
         feed_problem=feed.problem,
     )
 
@@ -153,10 +165,6 @@ def _common_symbols(canary: StrategyVersion, active: StrategyVersion) -> list[st
 def take(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, *, actor: Actor, now: datetime) -> None:
     """Apply a ruling: versions, percent, rollout, audit event and alert change together."""
     before = standing(session, rollout.strategy_name)
-    blind_since = (rollout.blind_since or now) if ruling.blind else None
-    if blind_since is not None and rollout.blind_since is None:
-        _alert(session, rollout, "rollout.blind", "warning", ruling.reason, facts=before, now=now)
-    rollouts.touch_rollout(session, rollout, last_tick_at=now, blind_since=blind_since)
     if not _change(session, rollout, plan, ruling, now):
         return
     after = standing(session, rollout.strategy_name)
@@ -175,6 +183,15 @@ def take(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, *, acto
     kind, severity = _ALERTS[ruling.step]
     worst = ruling.worst.model_dump(mode="json") if ruling.worst else {}
     _alert(session, rollout, kind, severity, ruling.reason, facts={"before": before, "after": after, **worst}, now=now)
+
+
+def _look(session: Session, rollout: Rollout, ruling: Ruling, now: datetime) -> None:
+    """Note that a tick has looked, and whether it saw anything."""
+    blind_since = (rollout.blind_since or now) if ruling.blind else None
+    if blind_since is not None and rollout.blind_since is None:
+        facts = standing(session, rollout.strategy_name)
+        _alert(session, rollout, "rollout.blind", "warning", ruling.reason, facts=facts, now=now)
+    rollouts.touch_rollout(session, rollout, last_tick_at=now, blind_since=blind_since)
 
 
 def _change(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, now: datetime) -> bool:
@@ -206,12 +223,17 @@ def _change(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, now:
     return True
 
 
-def _due(source: CandleSource, symbols: Sequence[str], moment: datetime) -> _Feed:
+def _due(source: CandleSource, symbols: Sequence[str], moment: datetime) -> Feed:
     try:
         due = {symbol: source.expected_at(symbol, moment) for symbol in symbols}
-    except RolloutError as error:
-        return _Feed({}, str(error))
-    return _Feed({symbol: candle for symbol, candle in due.items() if candle is not None})
+    except Exception as error:  # noqa: BLE001  a source's own fault is blindness, and must not keep a gate from ruling
+        return Feed({}, _line(error))
+    return Feed({symbol: candle for symbol, candle in due.items() if candle is not None})
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, RolloutError) else f"{type(error).__name__}: {text}"
 
 
 def _alert(

@@ -14,26 +14,33 @@ from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import transaction
 
 
-def roll_back(engine: Engine, *, strategy_name: str, actor: Actor, now: datetime, reason: str) -> str:
-    """Undo the newest step of the strategy and return the version that users were taken off.
+def roll_back(
+    engine: Engine, *, strategy_name: str, actor: Actor, now: datetime, reason: str, version: str | None = None
+) -> str:
+    """Take users off a version and return which; it is quarantined.
 
-    An open rollout is rolled back, whatever its state; else a canary is withdrawn; else the version that was active
-    before is reinstated. What users are taken off is quarantined.
+    An open rollout is rolled back, whatever its state; else a canary is withdrawn. Else an activation is undone: the
+    version that was active before is reinstated. That one needs *version* named, so that a call that comes twice, or
+    after an automatic rollback, takes nobody off a healthy version.
+
+    Args:
+        version: the one users shall be taken off; the rollout's or the canary, unless given.
 
     Raises:
         UnknownStrategy
-        NothingToRollBack: none of the three is there.
+        NothingToRollBack: no such version serves anybody, or nothing was active before it.
     """
     with transaction(engine) as session:
         versions.lock_strategy(session, strategy_name)
         before = standing(session, strategy_name)
         rollout = rollouts.open_rollout(session, strategy_name)
-        if rollout is not None:
+        if rollout is not None and version in (None, rollout.version):
             taken_off = rollout.version
             undo(session, rollout, now=now)
             end_rollout(session, rollout, State.ROLLED_BACK, f"by {actor.name}: {reason}", now)
         else:
-            taken_off = _undo_by_hand(session, strategy_name, now)
+            taken_off = _undo_by_hand(session, strategy_name, version, now)
+            rollout = None
         after = standing(session, strategy_name)
         audit.record(
             session,
@@ -61,15 +68,15 @@ def roll_back(engine: Engine, *, strategy_name: str, actor: Actor, now: datetime
         return taken_off
 
 
-def _undo_by_hand(session: Session, strategy_name: str, now: datetime) -> str:
+def _undo_by_hand(session: Session, strategy_name: str, version: str | None, now: datetime) -> str:
     canary = versions.with_status(session, strategy_name, Status.CANARY)
-    if canary is not None:
+    if canary is not None and version in (None, canary.version):
         withdraw_canary(session, canary, quarantine=True, now=now)
         return canary.version
     active = versions.with_status(session, strategy_name, Status.ACTIVE)
     predecessor = versions.previously_active(session, strategy_name)
-    if active is None or predecessor is None:
-        raise NothingToRollBack(strategy_name)
+    if active is None or predecessor is None or version != active.version or canary is not None:
+        raise NothingToRollBack(strategy_name, version, active.version if active else None)
     active.quarantined_at = now
     replace_active(session, predecessor, outgoing_becomes=Status.RETIRED, now=now)
     return active.version

@@ -1,8 +1,9 @@
 """Book what decisions were worth, once their trades have closed, and mark open ones to market; never before."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -11,62 +12,111 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from strategy_core.domain.candles import timeframe_delta
+from strategy_core.domain.errors import RolloutError
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.scoring import ScoringRule, Trades, marks, score
 from strategy_core.domain.strategy import Action
 from strategy_core.market.source import CandleSource
 from strategy_core.store import decisions, outcomes, versions
-from strategy_core.store.engine import transaction
+from strategy_core.store.engine import reading, transaction
 from strategy_core.store.tables import StrategyVersion, decision_id
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """How many outcomes were booked and how many trades are still open; *lost* signals have no candle in the feed."""
+    """What a run booked.
+
+    Attributes:
+        booked: outcomes of trades that closed.
+        pending: trades that are still open.
+        lost: signals whose candle has left the feed.
+        refused: versions and symbols that could not be scored, each with why; the others were.
+    """
 
     booked: int = 0
     pending: int = 0
     lost: int = 0
+    refused: tuple[str, ...] = ()
 
-    def __add__(self, other: "Scored") -> "Scored":
-        return Scored(self.booked + other.booked, self.pending + other.pending, self.lost + other.lost)
+
+@dataclass(slots=True)
+class _Open:
+    """One version's signals on one symbol that are not booked yet, and what became of them."""
+
+    version: StrategyVersion
+    symbol: str
+    rule: ScoringRule
+    signals: Sequence[tuple[datetime, str]]
+    decided: datetime
+    marked: datetime | None
+    outcomes: list[dict[str, Any]] = field(default_factory=list)
+    marks: list[dict[str, Any]] = field(default_factory=list)
+    pending: int = 0
+    lost: int = 0
 
 
 def score_outcomes(engine: Engine, source: CandleSource, *, now: datetime) -> Scored:
-    """Book the outcomes of every strategy's signals that have closed by *now*; a second run changes nothing."""
-    total = Scored()
-    with transaction(engine) as session:
-        everything = versions.list_versions(session)
-    for version in everything:
-        with transaction(engine) as session:
-            rule = ScoringRule.model_validate(versions.get_strategy(session, version.strategy_name).scoring)
-            for symbol in version.symbols:
-                total += _score_symbol(session, source, version, symbol, rule, now)
-    return total
+    """Book the outcomes of every strategy's signals that have closed by *now*; a second run changes nothing.
 
-
-def _score_symbol(
-    session: Session, source: CandleSource, version: StrategyVersion, symbol: str, rule: ScoringRule, now: datetime
-) -> Scored:
-    """Book one version's trades on one symbol, up to the newest candle it has decided.
-
-    No further: a signal on a candle that is decided later would have its first marks passed over.
+    Candles are read and trades simulated outside any transaction, so that no rollback waits for them; then each
+    strategy's versions are booked in one, so that no tick sees a shock in one arm alone.
     """
+    with reading(engine) as session:
+        rules = {
+            name: ScoringRule.model_validate(versions.get_strategy(session, name).scoring)
+            for name in versions.strategy_names(session)
+        }
+        found = [
+            _open(session, version, symbol, rules[version.strategy_name])
+            for version in versions.list_versions(session)
+            for symbol in version.symbols
+        ]
+    scored, refused = [], []
+    for one in found:
+        if one is None:
+            continue
+        try:
+            _simulate(one, source, now)
+        except RolloutError as error:  # its candles cannot be had; those of others may
+            refused.append(f"{one.version.strategy_name} {one.version.version} {one.symbol}: {error}")
+        else:
+            scored.append(one)
+    booked = 0
+    for _, together in groupby(scored, key=lambda one: one.version.strategy_name):
+        with transaction(engine) as session:
+            for one in together:
+                booked += outcomes.book_outcomes(session, one.outcomes)
+                outcomes.mark_equity(session, one.marks)
+    pending, lost = sum(one.pending for one in scored), sum(one.lost for one in scored)
+    return Scored(booked, pending, lost, tuple(refused))
+
+
+def _open(session: Session, version: StrategyVersion, symbol: str, rule: ScoringRule) -> _Open | None:
     signals = decisions.signals_to_score(session, version, symbol, horizon=rule.horizon)
     decided = decisions.newest_decided(session, version.strategy_name, version.version, symbol) if signals else None
     if decided is None:
-        return Scored()
-    marked = outcomes.newest_mark(session, version, symbol)
-    known_by = now if version.status == Status.RETIRED else min(now, decided + timeframe_delta(version.timeframe))
-    candles = _candles(source, symbol, signals[0][0], known_by, rule)
+        return None
+    return _Open(version, symbol, rule, signals, decided, outcomes.newest_mark(session, version, symbol))
+
+
+def _simulate(one: _Open, source: CandleSource, now: datetime) -> None:
+    """Simulate the trades up to the newest candle that the version has decided.
+
+    No further: a signal on a candle that is decided later would have its first marks passed over. A retired version
+    decides nothing more, and its last trades still close.
+    """
+    version, symbol, signals = one.version, one.symbol, one.signals
+    known_by = now if version.status == Status.RETIRED else min(now, one.decided + timeframe_delta(version.timeframe))
+    candles = _candles(source, symbol, signals[0][0], known_by, one.rule)
     positions = candles.index.get_indexer(pd.DatetimeIndex([moment for moment, _ in signals]))
     found = np.flatnonzero(positions >= 0)
     sides = np.array([1 if signals[i][1] == Action.BUY else -1 for i in found.tolist()])
-    trades = score(candles, positions[found], sides, rule)
+    trades = score(candles, positions[found], sides, one.rule)
     moments = [signals[i][0] for i in found.tolist()]
-    booked = outcomes.book_outcomes(session, _outcome_rows(version, symbol, candles, moments, trades))
-    outcomes.mark_equity(session, _mark_rows(version, symbol, candles, marks(candles, trades, rule), marked))
-    return Scored(booked, int((~trades.closed).sum()), len(signals) - len(found))
+    one.outcomes = _outcome_rows(version, symbol, candles, moments, trades)
+    one.marks = _mark_rows(version, symbol, candles, marks(candles, trades, one.rule), one.marked)
+    one.pending = int((~trades.closed).sum())
+    one.lost = len(signals) - len(found)
 
 
 def _candles(source: CandleSource, symbol: str, first: datetime, known_by: datetime, rule: ScoringRule) -> pd.DataFrame:

@@ -32,7 +32,7 @@ _VECTORISE_FROM = 2  # candles: a live run decides one by one, as the gate check
 
 @dataclass(frozen=True, slots=True)
 class ShadowRun:
-    """What one version did in a run; *error* says why it could not be asked at all."""
+    """What one version did in a run; *error* says why it could not be asked, at all or on some symbol."""
 
     strategy_name: str
     version: str
@@ -56,10 +56,16 @@ class _Due:
 
 @dataclass(slots=True)
 class _Turn:
-    """One version's part of a run; *refused* says why it could not be asked."""
+    """One version's part of a run.
+
+    Attributes:
+        absent: symbols whose candles cannot be had, each with why; the others are decided all the same.
+        refused: why the version could not be asked at all.
+    """
 
     version: StrategyVersion
     due: list[_Due] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
     refused: RolloutError | None = None
 
 
@@ -71,7 +77,7 @@ def run_shadow(
     Run twice, late, or in parallel, the log is the same. One version's failure touches no other's decisions.
 
     Args:
-        catch_up: how many missed candles, the newest ones, are decided per symbol and run.
+        catch_up: how many missed candles, the oldest first, are decided per symbol and run; the next run goes on.
     """
     now = utc(now, "now")
     with reading(engine) as session:
@@ -124,11 +130,13 @@ def log_candle(
 
 
 def _turn(session: Session, source: CandleSource, version: StrategyVersion, now: datetime, catch_up: int) -> _Turn:
-    try:
-        due = [_due(session, source, version, symbol, now, catch_up) for symbol in version.symbols]
-    except RolloutError as error:  # its candles cannot be had; those of other versions may
-        return _Turn(version, refused=error)
-    return _Turn(version, due)
+    turn = _Turn(version)
+    for symbol in version.symbols:
+        try:
+            turn.due.append(_due(session, source, version, symbol, now, catch_up))
+        except RolloutError as error:  # its candles cannot be had; those of other symbols may
+            turn.absent.append(f"{symbol}: {error}")
+    return turn
 
 
 def _due(
@@ -142,7 +150,7 @@ def _due(
     opened_at = [moment.to_pydatetime() for moment in pd.DatetimeIndex(candles.index)]
     first = len(candles) - len(recent)
     positions = [at for at in range(first, len(candles)) if opened_at[at] not in hashes]
-    due = _Due(symbol, candles, positions[-catch_up:])
+    due = _Due(symbol, candles, positions[:catch_up])
     if known and known[0][0] in opened_at:
         newest = opened_at.index(known[0][0])
         if window_hashes(candles, [newest], version.warmup_bars) != [known[0][1]]:
@@ -189,10 +197,13 @@ def _log_turn(session: Session, turn: _Turn, now: datetime) -> ShadowRun:
     if turn.refused is not None:
         _alert_refused(session, version, turn.refused, now)
         return ShadowRun(*name, error=str(turn.refused))
+    if turn.absent:
+        _alert_absent(session, version, turn.absent, now)
     rows = [row for due in turn.due for row in _rows(version, due, now)]
     logged = decisions.log_decisions(session, rows)
     signals = sum(row["decision"] in SIGNALS for row in rows)
-    return ShadowRun(*name, logged, signals, sum(row["decision"] == ERROR for row in rows))
+    errors = sum(row["decision"] == ERROR for row in rows)
+    return ShadowRun(*name, logged, signals, errors, error="; ".join(turn.absent))
 
 
 def _rows(version: StrategyVersion, due: _Due, now: datetime) -> list[dict[str, Any]]:
@@ -233,6 +244,19 @@ def _alert_refused(session: Session, version: StrategyVersion, error: RolloutErr
         severity="critical",
         strategy_name=version.strategy_name,
         dedupe_key=f"{version.id} {kind} {error}",
+        facts={"version": version.version, "status": version.status},
+        now=now,
+    )
+
+
+def _alert_absent(session: Session, version: StrategyVersion, absent: Sequence[str], now: datetime) -> None:
+    audit.raise_alert(
+        session,
+        "candles.absent",
+        f"{version.strategy_name} {version.version} has no candles of {'; '.join(absent)}",
+        severity="critical",
+        strategy_name=version.strategy_name,
+        dedupe_key=f"{version.id} absent {now:%Y-%m-%d} {'; '.join(absent)}",
         facts={"version": version.version, "status": version.status},
         now=now,
     )

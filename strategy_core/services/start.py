@@ -6,6 +6,7 @@ from sqlalchemy import Engine
 
 from strategy_core.domain.audit import Actor
 from strategy_core.domain.errors import Incomparable, RolloutOpen
+from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import State
 from strategy_core.services.transition import make_canary, standing
@@ -26,7 +27,7 @@ def start_rollout(
     reason: str = "",
     override_reason: str = "",
 ) -> Rollout:
-    """Freeze *plan* and make *version* the canary at its first stage.
+    """Freeze *plan* and make *version*, from shadow or a canary moved by hand, the canary at its first stage.
 
     Raises:
         UnarmedPlan: no gate has a vote.
@@ -45,9 +46,13 @@ def start_rollout(
             raise RolloutOpen(strategy_name, open_one.version, open_one.state, "let it end, or roll it back")
         before = standing(session, strategy_name)
         active = versions.active_version(session, strategy_name)
-        _check_comparable(chosen, active)
+        check_comparable(chosen, active)
         first = plan.stages[0]
-        make_canary(session, strategy, chosen, percent_bp=first.percent_bp, override_reason=override_reason, now=now)
+        if chosen.status == Status.CANARY:  # moved by hand so far: the plan takes it over
+            rollouts.set_canary_share(session, strategy_name, first.percent_bp)
+        else:
+            share = first.percent_bp
+            make_canary(session, strategy, chosen, percent_bp=share, override_reason=override_reason, now=now)
         rollout = Rollout(
             strategy_name=strategy_name,
             version=version,
@@ -87,7 +92,8 @@ def start_rollout(
         return rollout
 
 
-def _check_comparable(version: StrategyVersion, active: StrategyVersion) -> None:
+def check_comparable(version: StrategyVersion, active: StrategyVersion) -> None:
+    """Raise Incomparable unless the two decide on some candles in common."""
     if version.timeframe != active.timeframe:
         difference = f"timeframe {version.timeframe} against {active.timeframe}"
         raise Incomparable(version.strategy_name, version.version, active.version, difference)

@@ -1,7 +1,9 @@
 """What the decision log and the outcomes say of one rollout, read as the domain's evidence; never judged here."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 from sqlalchemy import func
@@ -16,14 +18,43 @@ from strategy_core.store.tables import ERROR, SIGNALS, Outcome, ShadowDecisionLo
 
 LOG = ShadowDecisionLog
 _SIDES = {Action.BUY.value: 1, Action.SELL.value: -1, Action.HOLD.value: 0}
-_RECENT_ROWS = 200  # enough to see errors in a row; older rows cannot be at the newest end
+_RECENT_ROWS = 20  # a symbol: enough to see errors in a row, which are at the newest end
+_SPOKE = (col(LOG.decision) != ERROR, col(LOG.reason) != INSUFFICIENT_HISTORY)  # an error is no decision
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A signal whose outcome is not booked yet."""
+
+    version: str
+    symbol: str
+    timestamp: datetime
+
+
+def oldest_overdue(session: Session, strategy_name: str, pending: Sequence[Pending], candles: int) -> Pending | None:
+    """Return a signal that its version has decided more than *candles* candles after, and that is still pending."""
+    oldest: dict[tuple[str, str], Pending] = {}
+    for one in sorted(pending, key=lambda one: one.timestamp):
+        oldest.setdefault((one.version, one.symbol), one)
+    for one in oldest.values():
+        since = session.exec(
+            select(func.count()).where(
+                LOG.strategy_name == strategy_name,
+                LOG.version == one.version,
+                LOG.symbol == one.symbol,
+                col(LOG.timestamp) > one.timestamp,
+            )
+        ).one()
+        if since > candles:
+            return one
+    return None
 
 
 def read_slots(
     session: Session, strategy_name: str, canary: str, active: str, *, start: datetime, end: datetime | None = None
-) -> tuple[Slots, int]:
-    """Return the closed slots on candles in [start, end) in booking order, and how many are still pending.
+) -> tuple[Slots, list[Pending]]:
+    """Return the closed slots on candles in [start, end) in booking order, and the signals that are still pending.
 
     A candle on which one of the two has an error, too little history or no row at all is no slot: unpaired evidence
     would count one arm's trades against nothing.
@@ -64,10 +95,16 @@ def read_slots(
     if end is not None:
         query = query.where(one.timestamp < end)
     rows = session.exec(query).all()
-    booked, pending = [], 0
+    booked: list[tuple[Any, ...]] = []
+    pending: list[Pending] = []
     for timestamp, symbol, canary_said, active_said, canary_r, canary_closed, active_r, active_closed in rows:
-        if (canary_said in SIGNALS and canary_closed is None) or (active_said in SIGNALS and active_closed is None):
-            pending += 1
+        unbooked = [
+            Pending(version, symbol, timestamp)
+            for version, said, closed in ((canary, canary_said, canary_closed), (active, active_said, active_closed))
+            if said in SIGNALS and closed is None
+        ]
+        if unbooked:
+            pending += unbooked
             continue
         closed_at = max(moment for moment in (canary_closed, active_closed) if moment is not None)
         day = (timestamp - _EPOCH).days
@@ -89,19 +126,18 @@ def read_record(
     ).all()
     errors = {kind: count for decision, kind, count in counted if decision == ERROR}
     newest = session.exec(
-        select(LOG.decision, LOG.error)
+        select(LOG.symbol, LOG.decision)
         .where(*mine, LOG.reason != INSUFFICIENT_HISTORY)
-        .order_by(col(LOG.timestamp).desc(), LOG.symbol)
-        .limit(_RECENT_ROWS)
+        .order_by(col(LOG.timestamp).desc())
+        .limit(_RECENT_ROWS * max(1, len(symbols)))
     ).all()
-    in_a_row = next((i for i, (decision, _) in enumerate(newest) if decision != ERROR), len(newest))
     last_error = session.exec(
         select(LOG.error).where(*mine, LOG.decision == ERROR).order_by(col(LOG.timestamp).desc(), LOG.symbol).limit(1)
     ).first()
     return Record(
         decided=sum(count for *_, count in counted),
         errors=sum(errors.values()),
-        errors_in_a_row=in_a_row,
+        errors_in_a_row=_in_a_row(newest),
         invalid=errors.get("invalid", 0),
         breaches=errors.get("breach", 0),
         silent_candles=_silence(session, strategy_name, version, other, symbols, since),
@@ -125,10 +161,10 @@ def read_marks(
 def newest_common_candles(
     session: Session, strategy_name: str, versions: tuple[str, str], since: datetime
 ) -> dict[str, datetime]:
-    """Return, by symbol, the open time of the newest candle since then on which BOTH versions have a row."""
+    """Return, by symbol, the open time of the newest candle since then that BOTH versions have decided."""
     rows = session.exec(
         select(LOG.version, LOG.symbol, func.max(LOG.timestamp))
-        .where(LOG.strategy_name == strategy_name, col(LOG.version).in_(versions), col(LOG.timestamp) >= since)
+        .where(LOG.strategy_name == strategy_name, col(LOG.version).in_(versions), col(LOG.timestamp) >= since, *_SPOKE)
         .group_by(LOG.version, LOG.symbol)
     ).all()
     newest: dict[str, list[datetime]] = {}
@@ -137,12 +173,24 @@ def newest_common_candles(
     return {symbol: min(moments) for symbol, moments in newest.items() if len(moments) == len(versions)}
 
 
+def _in_a_row(newest: Sequence[tuple[str, str]]) -> int:
+    """Return the most errors at the newest end of one symbol's rows: many symbols failing once are no streak."""
+    streaks: dict[str, int] = {}
+    broken: set[str] = set()
+    for symbol, decision in newest:
+        if decision == ERROR and symbol not in broken:
+            streaks[symbol] = streaks.get(symbol, 0) + 1
+        else:
+            broken.add(symbol)
+    return max(streaks.values(), default=0)
+
+
 def _silence(
     session: Session, strategy_name: str, version: str, other: str, symbols: Sequence[str], since: datetime
 ) -> int:
     spoke = (
         select(LOG.symbol, func.max(LOG.timestamp).label("last"))
-        .where(LOG.strategy_name == strategy_name, LOG.version == version, col(LOG.timestamp) >= since)
+        .where(LOG.strategy_name == strategy_name, LOG.version == version, col(LOG.timestamp) >= since, *_SPOKE)
         .group_by(LOG.symbol)
         .subquery()
     )
@@ -154,7 +202,7 @@ def _silence(
             LOG.strategy_name == strategy_name,
             LOG.version == other,
             col(LOG.symbol).in_(symbols),
-            LOG.decision != ERROR,
+            *_SPOKE,
             col(LOG.timestamp) >= since,
             col(LOG.timestamp) > func.coalesce(spoke.c.last, since - timedelta(microseconds=1)),
         )

@@ -132,7 +132,7 @@ def previously_active(session: Session, strategy_name: str) -> StrategyVersion |
             col(StrategyVersion.activated_at).is_not(None),
             col(StrategyVersion.quarantined_at).is_(None),
         )
-        .order_by(col(StrategyVersion.retired_at).desc())
+        .order_by(col(StrategyVersion.activated_at).desc())
     ).first()
 
 

@@ -28,6 +28,7 @@ MARGINS = Margins(pnl_r=0.15, win=0.06)
 NOTHING = Evidence(
     now=NOON,
     started_at=NOON - timedelta(days=5),
+    stage_entered_at=NOON - timedelta(days=1),
     slots=slots([]),
     pending_slots=0,
     canary=Record(),
@@ -49,10 +50,27 @@ def pairs(canary_r: list[float], active_r: list[float], *, a_day: int = 10) -> A
     return slots([(i // a_day, c, a, int(np.sign(c)), int(np.sign(a))) for i, (c, a) in enumerate(rows)])
 
 
+@pytest.mark.parametrize("gate", [Errors(), InvalidDecisions(), Silence(), LosingStreak(), ExcessDrawdown()])
+def test_nothing_at_all_passes_no_gate(gate: Gate) -> None:
+    """Absence of evidence never advances a rollout."""
+    assert judged(gate).verdict is Verdict.INSUFFICIENT
+
+
+@pytest.mark.parametrize("field", ["relative", "sigmas"])
+def test_a_limit_without_end_is_refused(field: str) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        ExcessDrawdown(**{field: float("inf")})
+
+
 class TestFreshness:
-    def test_passes_while_no_candle_is_due(self) -> None:
-        assert judged(Freshness(), due_candle=None).verdict is Verdict.PASS
-        assert judged(Freshness(), due_candle=NOTHING.started_at - timedelta(hours=1)).verdict is Verdict.PASS
+    def test_a_stage_on_which_nothing_was_decided_yet_passes_nothing(self) -> None:
+        """A weekend's stage has no evidence of its own, however good the week before was."""
+        for newest in (None, NOTHING.stage_entered_at - timedelta(hours=1)):
+            assert judged(Freshness(), newest_candle=newest).verdict is Verdict.INSUFFICIENT
+
+    def test_a_trade_that_must_have_closed_and_has_no_outcome_is_blindness(self) -> None:
+        with pytest.raises(EvidenceUnavailable, match="no outcome"):
+            judged(Freshness(), due_candle=NOON, newest_candle=NOON, overdue="2 has no outcome of GOLD")
 
     def test_passes_when_what_is_due_is_decided(self) -> None:
         assert judged(Freshness(), due_candle=NOON, newest_candle=NOON).verdict is Verdict.PASS
@@ -89,9 +107,6 @@ class TestErrors:
     def test_a_share_counts_once_there_are_decisions_enough(self, decided: int, errors: int, verdict: str) -> None:
         assert judged(Errors(), canary=Record(decided=decided, errors=errors)).verdict == verdict
 
-    def test_nothing_decided_is_no_error(self) -> None:
-        assert judged(Errors()).verdict is Verdict.PASS
-
 
 class TestInvalidDecisions:
     @pytest.mark.parametrize("record", [Record(decided=900, invalid=1), Record(decided=900, breaches=1)])
@@ -99,13 +114,15 @@ class TestInvalidDecisions:
         assert judged(InvalidDecisions(), canary=record).verdict is Verdict.BREACH
 
     def test_the_active_versions_own_do_not_count(self) -> None:
-        assert judged(InvalidDecisions(), active=Record(decided=900, invalid=9)).verdict is Verdict.PASS
+        finding = judged(InvalidDecisions(), active=Record(decided=900, invalid=9), canary=Record(decided=900))
+
+        assert finding.verdict is Verdict.PASS
 
 
 class TestSilence:
     @pytest.mark.parametrize(("silent", "verdict"), [(0, "pass"), (2, "pass"), (3, "breach")])
     def test_three_candles_are_too_many(self, silent: int, verdict: str) -> None:
-        assert judged(Silence(), canary=Record(silent_candles=silent)).verdict == verdict
+        assert judged(Silence(), canary=Record(silent_candles=silent), active=Record(decided=9)).verdict == verdict
 
 
 class TestLosingStreak:
@@ -143,9 +160,6 @@ class TestExcessDrawdown:
 
         assert finding.verdict is Verdict.PASS
         assert finding.limit == pytest.approx(4 * 0.01 * (20 * 36) ** 0.5)
-
-    def test_no_candle_is_no_drawdown(self) -> None:
-        assert judged(ExcessDrawdown()).value == 0.0
 
 
 class TestPairedDifference:

@@ -46,4 +46,5 @@ def test_identical_versions_need_only_the_minimum_time() -> None:
 
     told = preview(Plan(), same, 30)
 
-    assert [stage.days_expected for stage in told.stages] == [1.0] * 5
+    assert [stage.slots_needed for stage in told.stages] == [30] * 5  # the paired gate's own minimum
+    assert [stage.days_expected for stage in told.stages] == [30.0, 1.0, 1.0, 1.0, 1.0]

@@ -163,6 +163,7 @@ def test_a_broken_gate_is_blind_and_silences_no_other() -> None:
     evidence = Evidence(
         now=NOON,
         started_at=NOON,
+        stage_entered_at=NOON,
         slots=slots([]),
         pending_slots=0,
         canary=Record(silent_candles=3),
@@ -179,7 +180,7 @@ def test_a_broken_gate_is_blind_and_silences_no_other() -> None:
     assert {f.gate: f.verdict.value for f in findings} == {
         "freshness": "blind",
         "broken": "blind",
-        "errors": "pass",
+        "errors": "insufficient",
         "silence": "breach",
     }
     assert findings[0].reason == "the feed is down"

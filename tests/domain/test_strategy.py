@@ -20,6 +20,7 @@ def test_a_sound_decision_is_returned_as_it_is() -> None:
         (None, "NoneType, not a Decision"),
         ("buy", "str, not a Decision"),
         (Decision("short"), "'short' is not one of buy, sell, hold"),  # type: ignore[arg-type]
+        (Decision(Action.BUY, 0.5, {}, "insufficient_history"), "which is a hold"),
         (Decision(Action.BUY, 2.0), "confidence 2.0 is not within"),
         (Decision(Action.BUY, -0.1), "confidence -0.1 is not within"),
         (Decision(Action.BUY, float("nan")), "confidence nan is not within"),

@@ -21,7 +21,8 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.ramp import Step
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services.approve import Choice, approve, decide_rollout, pause
+from strategy_core.services.approve import Choice, approve, decide_rollout, pause, resume
+from strategy_core.services.canary import activate_canary, update_canary_percent
 from strategy_core.services.promote import activate_version
 from strategy_core.services.ramp import Ticked, tick, tick_rollout
 from strategy_core.services.rollback import roll_back
@@ -321,12 +322,12 @@ def test_an_owner_may_advance_without_an_answer_and_answers_for_it(ramped: Engin
     assert (event.actor, event.action, event.reason) == ("ana", "advance", "by ana: few signals by design")
 
 
-def test_nobody_advances_what_is_blind(ramped: Engine, market: SyntheticSource) -> None:
+def test_nobody_advances_in_the_dark(ramped: Engine, market: SyntheticSource) -> None:
     put_day(ramped, MONDAY + 63 * DAY, {"1": "buy", "2": "hold"}, {"1": 1.0, "2": 0.0}, signal_hours=[3])
     tick(ramped, market, now=MONDAY + 64 * DAY)
     tick(ramped, market, now=MONDAY + 64 * DAY + 8 * HOUR)
 
-    with pytest.raises(NotAwaiting, match="blind"):
+    with pytest.raises(NotAwaiting, match="without sight since"):
         decide_rollout(ramped, choice=Choice.ADVANCE, reason="hurry", now=MONDAY + 65 * DAY, **WHO)
 
 
@@ -404,3 +405,127 @@ def test_what_keeps_one_rollout_from_a_ruling_keeps_no_other(ramped: Engine, mar
     assert broken.ruling is None
     assert "'weekly' is not a timeframe" in broken.error
     assert sound.ruling is not None
+
+
+def test_without_new_outcomes_it_is_blind_however_good_the_old_ones_were(
+    ramped: Engine, market: SyntheticSource
+) -> None:
+    """Decisions go on, scoring has stopped: what was booked before says nothing of now."""
+    now = days(ramped, MONDAY, 4)
+    assert ruled(tick(ramped, market, now=now))[0] is Step.ADVANCE
+    for day in range(4, 8):
+        at = MONDAY + day * DAY
+        for version in ("1", "2"):
+            rows = (decision_row(version, at + hour * HOUR, "buy" if hour % 6 == 0 else "hold") for hour in range(24))
+            put_decisions(ramped, *rows)
+
+    step, reason = ruled(tick(ramped, market, now=MONDAY + 8 * DAY))
+
+    assert step is Step.HOLD
+    assert "no outcome of 2 on GOLD 2026-03-06 00:00 UTC yet" in reason
+    assert newest(ramped).stage_index == 1
+
+
+def test_a_weekend_advances_nothing(ramped: Engine, market: SyntheticSource) -> None:
+    """Friday's evidence has moved the ramp on Friday; on Saturday nothing has been decided at the new stage."""
+    now = days(ramped, MONDAY, 5)
+    assert ruled(tick(ramped, market, now=now))[0] is Step.ADVANCE
+
+    step, reason = ruled(tick(ramped, market, now=now + DAY))
+
+    assert step is Step.HOLD
+    assert "no candle has been decided at this stage yet" in reason
+
+
+@pytest.mark.parametrize("how", ["insufficient_history", "errors"])
+def test_a_canary_that_answers_without_deciding_is_silent(ramped: Engine, market: SyntheticSource, how: str) -> None:
+    now = days(ramped, MONDAY, 4)
+    hours = [now + hour * HOUR for hour in range(4)]
+    put_decisions(ramped, *(decision_row("1", at) for at in hours))
+    if how == "errors":
+        put_decisions(ramped, *(decision_row("2", at, "error", error_kind="raised") for at in hours))
+    else:
+        put_decisions(ramped, *(decision_row("2", at, reason=how) for at in hours))
+
+    assert ruled(tick(ramped, market, now=now + 4 * HOUR))[0] is Step.ROLL_BACK
+
+
+def test_a_fault_of_one_rollout_or_of_the_feed_keeps_no_breach_from_being_rolled_back(
+    ramped: Engine, market: SyntheticSource
+) -> None:
+    class Broken(SyntheticSource):
+        def expected_at(self, symbol: str, now: datetime) -> datetime | None:
+            raise OSError("disk failure")
+
+    put_decisions(ramped, *(decision_row("1", MONDAY + hour * HOUR) for hour in range(5)))
+
+    assert ruled(tick(ramped, Broken(("GOLD",)), now=MONDAY + 5 * HOUR))[0] is Step.ROLL_BACK
+
+
+def test_nobody_advances_into_harm(ramped: Engine, market: SyntheticSource) -> None:
+    put_day(ramped, MONDAY + 63 * DAY, {"1": "buy", "2": "hold"}, {"1": 1.0, "2": 0.0}, signal_hours=[3])
+    now = MONDAY + 64 * DAY
+    tick(ramped, market, now=now)
+    put_decisions(ramped, decision_row("2", now, "error", error_kind="breach"), decision_row("1", now))
+
+    with pytest.raises(NotAwaiting, match="in breach: invalid_decisions"):
+        decide_rollout(ramped, choice=Choice.ADVANCE, reason="hurry", now=now + HOUR, **WHO)
+    with pytest.raises(NotAwaiting, match="without sight since"):
+        decide_rollout(ramped, choice=Choice.ADVANCE, reason="hurry", now=now + 3 * DAY, **WHO)
+
+
+def test_an_approval_is_not_taken_for_gates_that_pass_no_more(ramped: Engine, market: SyntheticSource) -> None:
+    now = days(ramped, MONDAY, 4)
+    for _ in range(4):
+        step, _ = ruled(tick(ramped, market, now=now))
+        now = days(ramped, now, 1)
+    assert step is Step.AWAIT_APPROVAL
+    tick(ramped, market, now=now + 8 * HOUR)
+
+    with pytest.raises(NotAwaiting, match="freshness is blind"):
+        approve(ramped, now=now + 8 * HOUR, **WHO)
+
+
+def test_a_pause_is_no_dwell(ramped: Engine, market: SyntheticSource) -> None:
+    """Nobody was served at the stage while its percent was 0: its minimum time begins with the resumption."""
+    pause(ramped, now=MONDAY, **WHO)
+    now = days(ramped, MONDAY, 4)
+    resume(ramped, now=now, **WHO)
+    days(ramped, now, 1)
+
+    assert ruled(tick(ramped, market, now=now + HOUR))[1].startswith("dwells at 5 %: 1.0 h")
+
+
+def test_a_resumption_in_the_dark_adds_no_users(ramped: Engine, market: SyntheticSource) -> None:
+    days(ramped, MONDAY, 1)
+    pause(ramped, now=MONDAY + DAY, **WHO)
+    update_canary_percent(ramped, percent=1, now=MONDAY + DAY, **WHO)
+    tick(ramped, market, now=MONDAY + DAY + 8 * HOUR)
+    resume(ramped, now=MONDAY + DAY + 9 * HOUR, **WHO)
+
+    assert newest(ramped).blind_since is not None
+    assert standing(ramped)[1] == 1.0
+
+
+def test_a_canary_moved_by_hand_can_be_put_under_a_plan(engine: Engine) -> None:
+    put_version(engine, "1", Status.ACTIVE)
+    put_version(engine, "2")
+    activate_canary(engine, version="2", rollout_percent=20, now=MONDAY, **WHO)
+
+    start_rollout(engine, version="2", plan=Plan(), now=MONDAY + DAY, **WHO)
+
+    assert standing(engine) == ({"1": "active", "2": "canary"}, 5.0)
+
+
+def test_symbols_of_one_version_alone_are_neither_due_nor_silent(engine: Engine, market: SyntheticSource) -> None:
+    put_version(engine, "1", Status.ACTIVE, symbols=("GOLD", "SILVER"))
+    put_version(engine, "2", symbols=("GOLD",))
+    start_rollout(engine, version="2", plan=Plan(), now=MONDAY, **WHO)
+    for hour in range(6):
+        at = MONDAY + hour * HOUR
+        put_decisions(engine, decision_row("1", at), decision_row("2", at), decision_row("1", at, symbol="SILVER"))
+
+    step, reason = ruled(tick(engine, market, now=MONDAY + 6 * HOUR))
+
+    assert step is Step.HOLD
+    assert reason.startswith("dwells")

@@ -13,7 +13,7 @@ from strategy_core.services.route import route_user
 from strategy_core.services.start import start_rollout
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading
-from tests.builders import MONDAY, OWNER, put_version
+from tests.builders import DAY, MONDAY, OWNER, put_version
 
 WHO: dict[str, Any] = {"strategy_name": "fib_rsi", "actor": OWNER, "now": MONDAY}
 
@@ -51,10 +51,10 @@ def test_a_canary_without_a_rollout_is_withdrawn(pair: Engine) -> None:
     assert (withdrawn.status, withdrawn.quarantined_at) == ("shadow", MONDAY)
 
 
-def test_without_a_canary_the_predecessor_is_reinstated(pair: Engine) -> None:
+def test_an_activation_is_undone_when_its_version_is_named(pair: Engine) -> None:
     activate_version(pair, version="2", **WHO)
 
-    assert roll_back(pair, reason="users complain", **WHO) == "2"
+    assert roll_back(pair, version="2", reason="users complain", **WHO) == "2"
 
     with reading(pair) as session:
         assert versions.active_version(session, "fib_rsi").version == "1"
@@ -69,3 +69,37 @@ def test_where_there_is_nothing_to_undo_it_says_so(pair: Engine) -> None:
 
     with reading(pair) as session:
         assert audit.events(session) == []
+
+
+def test_a_call_that_comes_twice_takes_nobody_off_the_healthy_version(pair: Engine) -> None:
+    put_version(pair, "0", Status.RETIRED, activated_at=MONDAY, retired_at=MONDAY)
+    start_rollout(pair, version="2", plan=Plan(), **WHO)
+    roll_back(pair, reason="odd fills", **WHO)
+
+    with pytest.raises(NothingToRollBack, match=r"no canary and no rollout; .* name the active version \(1\)"):
+        roll_back(pair, reason="odd fills", **WHO)
+    with pytest.raises(NothingToRollBack, match="'2' cannot be undone"):
+        roll_back(pair, version="2", reason="odd fills", **WHO)
+
+    with reading(pair) as session:
+        assert versions.active_version(session, "fib_rsi").version == "1"
+
+
+def test_a_version_that_is_not_the_one_on_its_way_is_left_alone(pair: Engine) -> None:
+    start_rollout(pair, version="2", plan=Plan(), **WHO)
+
+    with pytest.raises(NothingToRollBack):
+        roll_back(pair, version="1", reason="odd fills", **WHO)
+
+    with reading(pair) as session:
+        assert rollouts.get_canary(session, "fib_rsi").rollout_percent == 5.0
+
+
+def test_the_predecessor_is_the_one_that_was_activated_last(pair: Engine) -> None:
+    put_version(pair, "old", Status.RETIRED, activated_at=MONDAY - 9 * DAY, retired_at=MONDAY)
+    put_version(pair, "new", Status.RETIRED, activated_at=MONDAY - 2 * DAY, retired_at=MONDAY - DAY)
+
+    roll_back(pair, version="1", reason="users complain", **WHO)
+
+    with reading(pair) as session:
+        assert versions.active_version(session, "fib_rsi").version == "new"

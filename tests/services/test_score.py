@@ -1,6 +1,8 @@
 """Outcomes are the same however often, and in whatever pieces, they are booked."""
 
 from datetime import timedelta
+from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -8,12 +10,15 @@ import pytest
 from sqlalchemy import Engine
 
 from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.plan import Plan
 from strategy_core.domain.scoring import ScoringRule, marks, score
 from strategy_core.market.synthetic import SyntheticSource
+from strategy_core.services.rollback import roll_back
 from strategy_core.services.score import Scored, score_outcomes
-from strategy_core.store import outcomes, versions
-from strategy_core.store.engine import reading, transaction
-from tests.builders import DAY, GOLD, HOUR, MONDAY, decision_row, put_decisions, put_version
+from strategy_core.services.start import start_rollout
+from strategy_core.store import outcomes, rollouts, versions
+from strategy_core.store.engine import open_database, reading, transaction
+from tests.builders import DAY, GOLD, HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
 
 RULE = ScoringRule()
 
@@ -110,3 +115,39 @@ def test_a_signal_whose_candle_left_the_feed_is_counted_as_lost(engine: Engine, 
     log_hours(engine, market, 1, 5)
 
     assert score_outcomes(engine, market, now=MONDAY + 5 * HOUR).lost == 1
+
+
+def test_a_symbol_that_left_the_feed_is_said_and_stops_no_other(engine: Engine, market: SyntheticSource) -> None:
+    put_version(engine, "1", strategy_name="aaa", symbols=("DOGE",))
+    row = decision_row("1", MONDAY, "buy", symbol="DOGE") | {"strategy_name": "aaa"}
+    put_decisions(engine, row, row | {"id": uuid4(), "timestamp": MONDAY + HOUR})
+    put_version(engine, "1")
+    log_hours(engine, market, 0, 100)
+
+    scored = score_outcomes(engine, market, now=MONDAY + 100 * HOUR)
+
+    assert scored.booked > 5
+    assert [one.split(":")[0] for one in scored.refused] == ["aaa 1 DOGE"]
+
+
+def test_no_transaction_is_open_while_candles_are_read(sqlite_url: str, market: SyntheticSource) -> None:
+    """A slow source may not make a rollback wait: SQLite has one writer at a time."""
+    engine = open_database(sqlite_url)
+    put_version(engine, "1", Status.ACTIVE)
+    put_version(engine, "2")
+    log_hours(engine, market, 0, 50)
+    start_rollout(engine, strategy_name="fib_rsi", version="2", plan=Plan(), actor=OWNER, now=MONDAY)
+
+    class Slow(SyntheticSource):
+        def candles(self, symbol: str, **period: Any) -> pd.DataFrame:
+            with reading(engine) as session:
+                rolled_back = rollouts.list_rollouts(session)[0].ended_at is not None
+            if not rolled_back:
+                roll_back(engine, strategy_name="fib_rsi", actor=OWNER, now=MONDAY, reason="now")
+            return super().candles(symbol, **period)
+
+    score_outcomes(engine, Slow((GOLD,), start=MONDAY.replace(month=1, day=1), days=300), now=MONDAY + 50 * HOUR)
+
+    with reading(engine) as session:
+        assert rollouts.list_rollouts(session)[0].state == "rolled_back"
+    engine.dispose()

@@ -204,15 +204,15 @@ def test_a_candle_delivered_late_is_caught_up(engine: Engine, market: SyntheticS
     assert [row.timestamp.hour for row in log(engine, "1")] == list(range(8))
 
 
-def test_a_long_outage_is_caught_up_from_its_newest_end(
+def test_a_long_outage_is_caught_up_run_by_run_and_loses_no_candle(
     engine: Engine, market: SyntheticSource, workers: Workers
 ) -> None:
     register(engine, market, "1")
-    run_shadow(engine, market, workers, now=MONDAY + 30 * DAY, catch_up=10)
+    logged = [run_shadow(engine, market, workers, now=MONDAY + 3 * DAY, catch_up=30)[0].logged for _ in range(4)]
 
-    rows = log(engine, "1")
-    assert len(rows) == 10
-    assert rows[-1].timestamp == market.expected_at(GOLD, MONDAY + 30 * DAY)
+    candles = market.candles(GOLD, closed_by=MONDAY + 3 * DAY, since=MONDAY)
+    assert logged == [30, 30, len(candles) - 60, 0]
+    assert [row.timestamp for row in log(engine, "1")] == [at.to_pydatetime() for at in candles.index]
 
 
 def test_too_little_history_is_a_hold_that_does_not_count(engine: Engine, workers: Workers) -> None:
@@ -273,16 +273,18 @@ def test_a_row_the_database_refuses_keeps_out_no_other_versions(
     assert (one.logged, two.logged) == (2, 3)
 
 
-def test_a_symbol_that_left_the_feed_stops_its_version_alone(
+def test_a_symbol_that_left_the_feed_stops_no_other_symbol(
     engine: Engine, market: SyntheticSource, workers: Workers
 ) -> None:
+    """Or its version would look silent where it is not."""
     register(engine, market, "1", status=Status.ACTIVE)
     register(engine, market, "2", symbols=[GOLD, "SILVER"])
     gold_only = SyntheticSource((GOLD,), start=MONDAY.replace(month=1, day=1), days=300)
 
     one, two = run_shadow(engine, gold_only, workers, now=MONDAY + 3 * HOUR)
+    run_shadow(engine, gold_only, workers, now=MONDAY + 3 * HOUR)
 
-    assert (one.logged, two.logged) == (3, 0)
+    assert (one.logged, two.logged) == (3, 3)
     assert "SILVER" in two.error
     with reading(engine) as session:
-        assert [alert.kind for alert in audit.alerts(session)] == ["version.refused"]
+        assert [alert.kind for alert in audit.alerts(session)] == ["candles.absent"]

@@ -69,7 +69,7 @@ def test_a_slot_needs_both_arms_closed_trades(engine: Engine) -> None:
     with reading(engine) as session:
         slots, pending = evidence.read_slots(session, "fib_rsi", "2", "1", start=MONDAY)
 
-    assert pending == 1  # version 2's buy at 05:00
+    assert [(one.version, one.timestamp.hour) for one in pending] == [("2", 5)]
     assert slots.canary_r.tolist() == [0.0, 2.0, 0.5]  # in the order they closed: 03:00, 06:00, 09:00
     assert slots.active_r.tolist() == [-1.0, 0.0, 1.0]
     assert slots.canary_side.tolist() == [0, -1, 1]
@@ -102,7 +102,7 @@ def test_the_record_counts_errors_and_those_at_the_end(engine: Engine) -> None:
         record = evidence.read_record(session, "fib_rsi", "2", "1", symbols=[GOLD], since=MONDAY - DAY)
 
     assert (record.decided, record.errors, record.errors_in_a_row) == (6, 4, 2)
-    assert (record.invalid, record.breaches, record.silent_candles) == (1, 1, 0)
+    assert (record.invalid, record.breaches, record.silent_candles) == (1, 1, 2)  # an error is no decision
     assert record.last_error == "deadline at 05:00"
 
 
@@ -160,3 +160,35 @@ def test_outcomes_are_booked_once(engine: Engine) -> None:
         assert outcomes.find_outcomes(session, "fib_rsi", "1", since=MONDAY + HOUR) == []
         assert versions.get_version(session, "fib_rsi", "1").version == "1"
     assert booked.r_multiple == 1.0
+
+
+def test_many_symbols_that_fail_on_one_candle_are_no_streak(engine: Engine) -> None:
+    """A busy machine misses one candle's deadline on every symbol at once."""
+    symbols = ["GOLD", "SILVER", "COPPER"]
+    put_version(engine, "1")
+    put_version(engine, "2")
+    for hour in range(4):
+        for symbol in symbols:
+            kind = "deadline" if hour == 3 else ""
+            row = decision_row("2", MONDAY + hour * HOUR, "error" if kind else "hold", symbol=symbol, error_kind=kind)
+            put_decisions(engine, row)
+
+    with reading(engine) as session:
+        record = evidence.read_record(session, "fib_rsi", "2", "1", symbols=symbols, since=MONDAY)
+    assert (record.errors, record.errors_in_a_row) == (3, 1)
+
+
+def test_a_signal_is_overdue_once_its_version_has_decided_enough_candles_since(engine: Engine) -> None:
+    put_version(engine, "1")
+    put_version(engine, "2")
+    for version in ("1", "2"):
+        put_decisions(engine, *(decision_row(version, MONDAY + hour * HOUR) for hour in range(1, 11)))
+        put_decisions(engine, decision_row(version, MONDAY, "buy"))
+
+    with reading(engine) as session:
+        _, pending = evidence.read_slots(session, "fib_rsi", "2", "1", start=MONDAY)
+        overdue = evidence.oldest_overdue(session, "fib_rsi", pending, 9)
+        in_time = evidence.oldest_overdue(session, "fib_rsi", pending, 10)
+    assert overdue is not None
+    assert (overdue.symbol, overdue.timestamp) == (GOLD, MONDAY)
+    assert in_time is None
