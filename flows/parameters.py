@@ -14,6 +14,7 @@ from strategy_core.domain.plan import Plan, read_plan
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 Owner = Annotated[str, Field(min_length=1, max_length=64, pattern=r"\S")]
 Reason = Annotated[str, Field(min_length=1, pattern=r"\S")]
+OverrideReason = Annotated[str, Field(pattern=r"^$|\S")]  # empty: none is given; a blank one must lift no quarantine
 Percent = Annotated[float, WithJsonSchema({"type": "number", "minimum": 0, "maximum": 100})]
 Days = Annotated[float, Field(gt=0, le=3660)]
 Candles = Annotated[int, Field(ge=1, le=100_000)]

@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from flows.parameters import AnyPlan, Name, Owner, Percent, Reason
+from flows.parameters import AnyPlan, Name, OverrideReason, Owner, Percent, Reason
 from flows.runtime import one_line, opened, owned_by
 from strategy_core.domain.errors import RolloutError
 from strategy_core.domain.plan import Plan
@@ -34,7 +34,7 @@ def start_canary(
     owner: Owner,
     plan: AnyPlan = Plan(),  # noqa: B008  frozen
     reason: str = "",
-    override_reason: str = "",
+    override_reason: OverrideReason = "",
 ) -> str:
     """Freeze a plan and send its first stage's share of users to a shadow version.
 

@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from flows.parameters import Name, Owner, Reason
+from flows.parameters import Name, OverrideReason, Owner, Reason
 from flows.runtime import one_line, opened, owned_by
 from strategy_core.services.promote import activate_version
 from strategy_core.services.rollback import roll_back
@@ -10,7 +10,9 @@ from strategy_core.services.rollback import roll_back
 
 @flow(flow_run_name="promote {strategy_name} {version}")
 @one_line
-def promote(strategy_name: Name, version: Name, owner: Owner, reason: Reason, override_reason: str = "") -> str:
+def promote(
+    strategy_name: Name, version: Name, owner: Owner, reason: Reason, override_reason: OverrideReason = ""
+) -> str:
     """Make a version the active one and retire its predecessor, in one step; an open rollout ends.
 
     Args:

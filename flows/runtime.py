@@ -10,13 +10,14 @@ from typing import Any, ParamSpec
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from strategy_core.domain.audit import Actor
 from strategy_core.domain.errors import RolloutError
-from strategy_core.market.absent import AbsentSource
 from strategy_core.market.source import CandleSource
 from strategy_core.observe.logs import configure_logs
 from strategy_core.settings import Settings, read_settings
+from strategy_core.store.engine import check_schema, failure
 
 P = ParamSpec("P")
 
@@ -33,20 +34,17 @@ class Runtime:
         return self.settings.open_candles(self.now)
 
     def candles_if_any(self) -> CandleSource:
-        """Return the feed; one that cannot be opened is an AbsentSource: what protects users must run without it."""
-        try:
-            return self.candles()
-        except RolloutError as error:
-            return AbsentSource(self.settings.feed, self.settings.timeframe, error)
+        return self.settings.candles_if_any(self.now)
 
 
 @contextmanager
 def opened() -> Iterator[Runtime]:
-    """Yield what the environment's settings name."""
+    """Yield what the environment's settings name; a database that is not up to date raises SchemaOutdated."""
     configure_logs()
     settings = read_settings()
     engine = settings.open_engine()
     try:
+        check_schema(engine)
         yield Runtime(settings, engine, settings.now())
     finally:
         engine.dispose()
@@ -65,5 +63,7 @@ def one_line(work: Callable[P, str]) -> Callable[P, State[Any]]:
             return Completed(message=work(*args, **kwargs))
         except RolloutError as error:
             return Failed(message=str(error))
+        except DBAPIError as error:
+            return Failed(message=failure(error))
 
     return run

@@ -7,7 +7,8 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import Engine
 
-from strategy_core.domain.errors import InvalidSetting
+from strategy_core.domain.errors import EvidenceUnavailable, InvalidSetting, RolloutError
+from strategy_core.market.absent import AbsentSource
 from strategy_core.market.calendars import CALENDARS
 from strategy_core.market.open import open_source
 from strategy_core.market.replay import ReplayClock, ReplaySource
@@ -64,6 +65,16 @@ class Settings(BaseSettings):
             calendar=None if replayed else CALENDARS[self.calendar],
         )
         return ReplaySource(source, now) if replayed else source
+
+    def candles_if_any(self, now: datetime) -> CandleSource:
+        """Return the feed; one that cannot be opened is an AbsentSource: what protects users must run without it."""
+        try:
+            return self.open_candles(now)
+        except RolloutError as error:
+            return AbsentSource(self.feed, self.timeframe, error)
+        except (OSError, ValueError) as error:
+            why = EvidenceUnavailable(f"{self.feed}: {' '.join(str(error).split()) or type(error).__name__}")
+            return AbsentSource(self.feed, self.timeframe, why)
 
 
 def read_settings() -> Settings:

@@ -66,7 +66,9 @@ def _refusal(error: Exception) -> tuple[str, int] | None:
     from sqlalchemy.exc import DBAPIError
 
     if isinstance(error, DBAPIError):
-        return f"the database refuses to work: {str(error.orig).strip().splitlines()[0]}", 1
+        from strategy_core.store.engine import failure
+
+        return failure(error), 1
     return None
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from strategy_core.cli.shell import Shell, StrategyName, Symbol, VersionName, command, moment
+from strategy_core.domain.errors import UnknownSymbol
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -94,7 +95,9 @@ def decisions(
 
     since, until = moment(start, "--start"), moment(end, "--end")
     with reading(shell.engine) as session:
-        versions.get_version(session, strategy, version)
+        known = versions.get_version(session, strategy, version).symbols
+        if symbol is not None and symbol not in known:
+            raise UnknownSymbol(symbol, known)
         found = decisions.find_decisions(
             session,
             strategy,

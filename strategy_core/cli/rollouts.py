@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from strategy_core.cli.shell import Override, Reason, Shell, StrategyName, VersionName, Yes, command, read_json
+from strategy_core.cli.shell import (
+    NeededReason,
+    Override,
+    Reason,
+    Shell,
+    StrategyName,
+    VersionName,
+    Yes,
+    command,
+    read_json,
+)
 from strategy_core.domain.errors import InvalidPlan
 
 if TYPE_CHECKING:
@@ -15,7 +25,6 @@ if TYPE_CHECKING:
     from strategy_core.store.rollout_tables import Rollout
 
 commands = typer.Typer()
-NeededReason = Annotated[str, typer.Option("--reason", help="Why; kept in the audit trail.")]
 
 
 @command(commands)
@@ -64,13 +73,13 @@ def status(
 
 @command(commands)
 def tick(shell: Shell) -> None:
-    """Rule once on every open rollout: advance, hold or roll back."""
+    """Rule once on every open rollout: advance, hold or roll back; without a feed it is blind, which holds at first."""
     from dataclasses import asdict
 
     from strategy_core.cli.tables import table
     from strategy_core.services.ramp import tick as tick_all
 
-    ticked = tick_all(shell.engine, shell.candles(), now=shell.now, actor=shell.actor)
+    ticked = tick_all(shell.engine, shell.settings.candles_if_any(shell.now), now=shell.now, actor=shell.actor)
     rows = [
         (t.strategy_name, t.version, *((t.ruling.step, t.ruling.reason) if t.ruling else ("error", t.error)))
         for t in ticked

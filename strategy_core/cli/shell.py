@@ -29,10 +29,26 @@ P = ParamSpec("P")
 _PIPE_WIDTH = 200  # columns: what a table gets where no terminal says how wide it is
 _DAY = len("2026-01-31")
 
+
+def _said(reason: str) -> str:
+    """Return *reason*, which answers for users' money; a blank one raises InvalidName."""
+    if not reason.strip():
+        raise InvalidName("reason", reason, "a text that is not blank")
+    return reason
+
+
 StrategyName = Annotated[str, typer.Argument(metavar="STRATEGY", help="The strategy's name.")]
 VersionName = Annotated[str, typer.Argument(metavar="VERSION", help="One of its versions.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the audit trail.")]
-Override = Annotated[str, typer.Option("--override-reason", help="Why a quarantined version may be tried again.")]
+NeededReason = Annotated[str, typer.Option("--reason", help="Why; kept in the audit trail.", callback=_said)]
+Override = Annotated[
+    str,
+    typer.Option(
+        "--override-reason",
+        help="Why a quarantined version may be tried again.",
+        callback=lambda text: text and _said(text),
+    ),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Symbol = Annotated[str | None, typer.Option(help="Only this symbol.")]
 
@@ -122,6 +138,7 @@ def command(
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
 
         def run(database_url: str | None, as_json: bool, actor: str | None, **given: Any) -> None:
+            _check_text(database_url, actor, *given.values())
             shell = Shell(database_url=database_url, as_json=as_json, actor=actor)
             with closing(shell):
                 function(shell, **given)  # type: ignore[call-arg]
@@ -163,6 +180,16 @@ def moment(text: str | None, what: str) -> datetime | None:
     except ValueError:
         raise InvalidName(f"time for {what}", text, "2026-01-31, or 2026-01-31T12:00Z") from None
     return found.replace(tzinfo=UTC) if len(text) == _DAY else found
+
+
+def _check_text(*given: object) -> None:
+    """Raise InvalidName unless every text can be stored: a shell hands bytes that are not UTF-8 on as half characters.
+
+    A path may hold such bytes: it is no text.
+    """
+    for each in given:
+        if isinstance(each, str) and any("\ud800" <= char <= "\udfff" for char in each):
+            raise InvalidName("readable text", each, "UTF-8")
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def register(
         version=version,
         config=settings,
         entry_point=entry_point or strategy,
-        symbols=[name.strip() for name in symbols.split(",")] if symbols else source.symbols(),
+        symbols=source.symbols() if symbols is None else _listed(symbols),
         timeframe=timeframe or source.timeframe,
         status=status,
         actor=shell.actor,
@@ -124,6 +124,10 @@ def retire(shell: Shell, strategy: StrategyName, version: VersionName, reason: R
         shell.engine, strategy_name=strategy, version=version, actor=shell.actor, now=shell.now, reason=reason
     )
     shell.answer(found.model_dump(mode="json", exclude=_LONG), f"{strategy} {version} is retired")
+
+
+def _listed(symbols: str) -> list[str]:
+    return [name.strip() for name in symbols.split(",")] if symbols.strip() else []
 
 
 def _since(version: "StrategyVersion") -> object:

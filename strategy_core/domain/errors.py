@@ -9,7 +9,8 @@ RolloutError
 │   │   Incomparable, InvariantRefused, RetiredVersion, SchemaOutdated, Unconfirmed
 ├── Invalid             the input itself is wrong                (API 422, exit code 2)
 │   ├── InvalidPercent, InvalidConfig, InvalidPlan, InvalidTimeframe, InvalidEntryPoint,
-│   │   InvalidDecision, InvalidCandles, InvalidName, InvalidSetting, InvalidPeriod, NaiveTime, MissingExtra
+│   │   InvalidDecision, InvalidCandles, InvalidName, InvalidSetting, InvalidPeriod, NaiveTime, TimeOutOfRange,
+│   │   MissingExtra
 ├── Untrusted           a version's code may not run             (exit code 6)
 │   ├── FingerprintMismatch, IsolationBreach, StrategyFailed
 └── EvidenceUnavailable the facts a verdict needs cannot be had: blind, never a pass nor a failure
@@ -277,6 +278,13 @@ class NaiveTime(Invalid):
     def __init__(self, what: str) -> None:
         self.what = what
         super().__init__(f"{what} has no time zone; give an aware time (UTC)")
+
+
+class TimeOutOfRange(Invalid):
+    def __init__(self, what: str, moment: datetime, years: tuple[int, int]) -> None:
+        self.what = what
+        self.moment = moment
+        super().__init__(f"{what} {moment.isoformat()} is out of range; allowed: the years {years[0]} to {years[1]}")
 
 
 class InvalidPeriod(Invalid):

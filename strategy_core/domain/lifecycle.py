@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from strategy_core.domain.errors import IllegalTransition, NaiveTime
+from strategy_core.domain.errors import IllegalTransition, NaiveTime, TimeOutOfRange
+
+_YEARS = (1678, 2261)  # the whole ones that pandas counts in nanoseconds
 
 
 class Status(StrEnum):
@@ -29,7 +31,18 @@ def check_move(current: Status, target: Status) -> None:
 
 
 def utc(moment: datetime, what: str = "time") -> datetime:
-    """Return *moment* in UTC; a naive one raises NaiveTime, because guessing a zone moves money by hours."""
+    """Return *moment* in UTC.
+
+    Raises:
+        NaiveTime: it has no zone, and guessing one moves money by hours.
+        TimeOutOfRange: its year in UTC is not within 1678 to 2261, where candles can be.
+    """
     if moment.tzinfo is None:
         raise NaiveTime(what)
-    return moment.astimezone(UTC)
+    try:
+        found = moment.astimezone(UTC)
+    except OverflowError:  # the first or last day there is, in a zone that has it before or after UTC
+        found = moment
+    if not _YEARS[0] <= found.year <= _YEARS[1]:
+        raise TimeOutOfRange(what, moment, _YEARS)
+    return found

@@ -37,7 +37,10 @@ def open_source(
     Raises:
         InvalidSetting, UnknownSymbol, InvalidCandles, InvalidTimeframe.
     """
-    spec = urlsplit(feed)
+    try:
+        spec = urlsplit(feed)
+    except ValueError as error:
+        raise InvalidSetting("feed", feed, f"synthetic:…, or the path of a file or folder ({error})") from None
     if SYNTHETIC in (spec.scheme, spec.path):
         return _synthetic(spec.path if spec.scheme else "", spec.query, symbol, timeframe)
     return FileSource(feed, timeframe=timeframe, symbol=symbol, now=now, calendar=calendar)

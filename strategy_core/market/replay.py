@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 import pandas as pd
 
-from strategy_core.domain.errors import InvalidSetting
+from strategy_core.domain.errors import InvalidSetting, TimeOutOfRange
 from strategy_core.domain.lifecycle import utc
 from strategy_core.market.source import CandleSource
 
@@ -31,9 +31,17 @@ class ReplayClock:
             raise InvalidSetting("speed", self.speed, "above 0, at most 1000000")
 
     def now(self, real_now: datetime) -> datetime:
-        """Return the simulated time at *real_now*; before the start it stands still."""
+        """Return the simulated time at *real_now*; before the start it stands still.
+
+        Raises:
+            InvalidSetting: the speed has led beyond the times that candles can have.
+        """
         elapsed = max(utc(real_now, "real_now") - utc(self.started_at), timedelta(0))
-        return utc(self.replay_from) + elapsed * self.speed
+        try:
+            return utc(utc(self.replay_from) + elapsed * self.speed)
+        except (OverflowError, TimeOutOfRange):
+            allowed = f"one at which {elapsed} after {self.replay_from.isoformat()} is not out of range"
+            raise InvalidSetting("replay_speed", self.speed, allowed) from None
 
 
 class ReplaySource:

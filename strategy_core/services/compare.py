@@ -79,6 +79,7 @@ def compare_versions(
 
     Raises:
         UnknownStrategy, UnknownVersion, NoActiveVersion
+        UnknownSymbol: the two do not both decide on it.
     """
     with reading(engine) as session:
         shadow = versions.get_version(session, strategy_name, shadow_version)
@@ -87,7 +88,10 @@ def compare_versions(
             if active_version is None
             else versions.get_version(session, strategy_name, active_version)
         )
-        symbols = [symbol] if symbol else sorted(set(shadow.symbols) & set(active.symbols))
+        symbols = sorted(set(shadow.symbols) & set(active.symbols))
+        if symbol is not None and symbol not in symbols:
+            raise UnknownSymbol(symbol, symbols)
+        symbols = [symbol] if symbol else symbols
         arms = [_arm(session, strategy_name, name, symbols, over) for name in (shadow.version, active.version)]
         rule = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring)
     rows = arms[0].add_suffix("_shadow").join(arms[1].add_suffix("_active"), how="outer")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
+from strategy_core.domain.errors import InvalidName
 from strategy_core.domain.routing import as_percent, bucket_of
 from strategy_core.store import versions
 from strategy_core.store.engine import reading
@@ -31,8 +32,10 @@ def route_user(engine: Engine, *, user_id: str, strategy_name: str) -> Route:
     """Return the version *user_id* is routed to now, with the reason.
 
     Raises:
+        InvalidName: *user_id* is empty, or is not text that can be encoded.
         UnknownStrategy: no such strategy. NoActiveVersion: nobody can be routed.
     """
+    _check_user(user_id)
     with reading(engine) as session:
         serving = versions.serving(session, strategy_name)
     percent_bp = serving.rollout_bp if serving.canary is not None else 0
@@ -47,3 +50,12 @@ def route_user(engine: Engine, *, user_id: str, strategy_name: str) -> Route:
         in_canary=in_canary,
         generation=serving.generation,
     )
+
+
+def _check_user(user_id: str) -> None:
+    try:
+        if user_id.encode():
+            return
+    except UnicodeEncodeError:  # half a surrogate pair: what a shell makes of bytes that are not UTF-8
+        pass
+    raise InvalidName("user id", user_id, "text in UTF-8, one character or more")

@@ -1,5 +1,6 @@
 """The database: how it is opened and what a transaction is; never what is in it."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,13 +13,15 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlmodel import Session, SQLModel
 
 from strategy_core.domain.errors import InvalidSetting, InvariantRefused, MissingExtra, SchemaOutdated
 
 _BUSY_SECONDS = 30
 _ROWS_PER_STATEMENT = 5_000
+_ADDRESSES = "sqlite:///FILE or postgresql://USER@HOST/NAME"
+_PASSWORD = re.compile(r"(?<=//)([^:@]*):.*@")
 
 
 def open_database(url: str) -> Engine:
@@ -30,8 +33,8 @@ def open_database(url: str) -> Engine:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError:
-        raise InvalidSetting("database_url", url, "sqlite:///FILE or postgresql://USER@HOST/NAME") from None
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
+        raise InvalidSetting("database_url", _PASSWORD.sub(r"\1:***@", url), _ADDRESSES) from None
     kind = parsed.get_backend_name()
     if kind == "sqlite":
         return _sqlite(parsed.set(drivername="sqlite+pysqlite"))
@@ -40,9 +43,7 @@ def open_database(url: str) -> Engine:
             return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
         except ModuleNotFoundError:
             raise MissingExtra("PostgreSQL", "postgres") from None
-    raise InvalidSetting(
-        "database_url", parsed.render_as_string(hide_password=True), "sqlite:///FILE or postgresql://USER@HOST/NAME"
-    )
+    raise InvalidSetting("database_url", parsed.render_as_string(hide_password=True), _ADDRESSES)
 
 
 def upgrade(engine: Engine) -> None:
@@ -67,6 +68,12 @@ def check_schema(engine: Engine) -> str:
     if found != needed:
         raise SchemaOutdated(address(engine), found, needed)
     return needed
+
+
+def failure(error: DBAPIError) -> str:
+    """Return what an owner is told of a database that could not be had, or refused to work: one line."""
+    said = str(error.orig).strip() or type(error.orig).__name__
+    return f"the database refuses to work: {' '.join(said.splitlines()[0].split())}"
 
 
 def address(engine: Engine) -> str:

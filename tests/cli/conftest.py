@@ -40,7 +40,7 @@ def rollout(sqlite_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setenv("ROLLOUT_DATABASE_URL", sqlite_url)
     monkeypatch.setenv("ROLLOUT_FEED", FEED)
     monkeypatch.setenv("ROLLOUT_DECISION_DEADLINE_S", "0.5")
-    monkeypatch.setenv("ROLLOUT_REPLAY_STARTED_AT", "2999-01-01T00:00Z")  # until then the clock stands still
+    monkeypatch.setenv("ROLLOUT_REPLAY_STARTED_AT", "2199-01-01T00:00Z")  # until then the clock stands still
     set_clock(monkeypatch, MONDAY)
 
     def call(*arguments: str) -> Said:

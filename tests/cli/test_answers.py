@@ -10,11 +10,11 @@ from strategy_core.cli.rollouts import decide
 from strategy_core.domain.audit import Actor
 from strategy_core.domain.lifecycle import Status
 from strategy_core.services.approve import Choice
-from strategy_core.store import audit, rollouts
+from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.rollout_tables import Rollout as RolloutRow
 from tests.builders import DAY, HOUR, MONDAY, decision_row, outcome_row, put_decisions, put_outcomes, put_version
-from tests.cli.conftest import Rollout, set_clock
+from tests.cli.conftest import Rollout, contents, set_clock
 
 
 @pytest.fixture
@@ -100,6 +100,29 @@ def test_a_quarantined_version_is_tried_again_with_a_reason_only(rollout: Rollou
     assert rollout("audit", "--json").data[-1]["reason"] == "the feed was wrong"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("rollback", "fib_rsi", "--reason"),
+        ("decide", "fib_rsi", "extend", "--reason"),
+        ("activate", "fib_rsi", "2", "--yes", "--override-reason"),
+        ("start", "fib_rsi", "2", "--yes", "--override-reason"),
+        ("canary", "fib_rsi", "2", "5", "--yes", "--override-reason"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_blank_reason_is_none(rollout: Rollout, pair: Engine, command: tuple[str, ...]) -> None:
+    """Also for a version in quarantine, which a blank would otherwise lift."""
+    with transaction(pair) as session:
+        versions.get_version(session, "fib_rsi", "2").quarantined_at = MONDAY
+    before = contents(pair)
+
+    said = rollout(*command, " ")
+
+    assert (said.code, said.err) == (2, "error: ' ' is not a reason; allowed: a text that is not blank\n")
+    assert contents(pair) == before
+
+
 def test_status_tells_people_the_stage_and_what_each_gate_said(
     rollout: Rollout, started: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,7 +146,22 @@ def test_a_gate_without_a_vote_is_shown_so(
     rollout("start", "fib_rsi", "2", "--plan", str(plan), "--yes")
     rollout("tick")
 
-    assert "pass (no vote)" in rollout("status").out
+    assert "insufficient (no vote)" in rollout("status").out
+
+
+def test_a_tick_without_a_feed_is_blind_and_notes_it(
+    rollout: Rollout, pair: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout("start", "fib_rsi", "2", "--yes")
+    monkeypatch.setenv("ROLLOUT_FEED", "missing.csv")
+    set_clock(monkeypatch, MONDAY + 12 * HOUR)
+
+    (ticked,) = rollout("tick", "--json").data
+
+    assert ticked["ruling"]["step"] == "hold"
+    assert "missing.csv: no such file or folder" in ticked["ruling"]["reason"]
+    (known,) = rollout("status", "--json").data
+    assert known["rollout"]["blind_since"] == "2026-03-02T12:00:00Z"
 
 
 def test_a_rollout_that_cannot_be_ruled_on_fails_the_tick(rollout: Rollout, pair: Engine) -> None:

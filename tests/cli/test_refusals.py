@@ -45,13 +45,13 @@ def refused(rollout: Rollout, *arguments: str) -> tuple[int, str]:
         ("start fib_rsi 9 --yes", 4, "no version '9' of 'fib_rsi'; known versions: 1, 2"),
         ("decisions fib_rsi 9", 4, "no version '9' of 'fib_rsi'; known versions: 1, 2"),
         ("compare fib_rsi 9", 4, "no version '9' of 'fib_rsi'; known versions: 1, 2"),
-        ("compare fib_rsi 2 --symbol NOPE", 4, "no candles of 'NOPE'; known symbols: GOLD, SILVER"),
+        ("compare fib_rsi 2 --symbol NOPE", 4, "no candles of 'NOPE'; known symbols: GOLD"),
         ("percent fib_rsi 10 --yes", 4, "'fib_rsi' has no canary; activate one first"),
         ("approve fib_rsi", 4, "no rollout of 'fib_rsi' is open"),
         ("register fib_rsi 1", 5, "'fib_rsi' already has a version '1'"),
         ("activate fib_rsi 1 --yes", 5, "cannot move active -> active; allowed: retired, shadow"),
         ("retire fib_rsi 1", 5, "cannot move active -> retired"),
-        ("rollback fib_rsi --reason harm", 5, "no version that was active before"),
+        ("rollback fib_rsi --reason harm", 5, "name the active version (1)"),
         ("canary fib_rsi 2 150", 2, "'150' is not a rollout percent; allowed: 0.00 to 100.00, two decimals at most"),
         ("canary fib_rsi 2 -1", 2, "'-1' is not a rollout percent"),
         ("canary fib_rsi 2 33.333", 2, "'33.333' is not a rollout percent"),
@@ -61,6 +61,9 @@ def refused(rollout: Rollout, *arguments: str) -> tuple[int, str]:
         ("register fib_rsi 3 --timeframe 7m", 2, "'7m' is not a timeframe; allowed: 1m, 5m, 15m, 30m, 1h, 2h, 4h, 1d"),
         ("register fib_rsi 3 --timeframe 4h", 2, "'4h' is not a timeframe; allowed: 1h"),
         ("register fib_rsi 3 --symbols OIL", 4, "no candles of 'OIL'; known symbols: GOLD, SILVER"),
+        ("register fib_rsi 3 --symbols ", 2, "[] is not a list of symbols; allowed: one symbol or more"),
+        ("register fib_rsi 3 --symbols GOLD,,SILVER", 2, "'' is not a symbol; allowed: 1 to 64 letters"),
+        ("decisions fib_rsi 2 --symbol NOPE", 4, "no candles of 'NOPE'; known symbols: GOLD"),
         ("register fib_rsi ../3", 2, "'../3' is not a version; allowed: 1 to 64 letters"),
         ("register fib_rsj 3", 2, "neither package.module:Class nor a known name; did you mean 'fib_rsi'?"),
         ("register fib_rsi 3 --entry-point ./mine.py", 2, "neither package.module:Class nor a known name"),
@@ -78,6 +81,15 @@ def refused(rollout: Rollout, *arguments: str) -> tuple[int, str]:
         ("compare fib_rsi 2 --start 2026-01-02 --end 2026-01-01", 2, "is empty; allowed: start before end"),
         ("decisions fib_rsi 2 --start 2026-01-02T10:00", 2, "--start has no time zone"),
         ("decisions fib_rsi 2 --end tomorrow", 2, "'tomorrow' is not a time for --end; allowed: 2026-01-31, or"),
+        ("decisions fib_rsi 2 --start 0001-01-01T00:00+14:00", 2, "--start 0001-01-01T00:00:00+14:00 is out of range"),
+        ("decisions fib_rsi 2 --end 9999-12-31T23:59-12:00", 2, "is out of range; allowed: the years 1678 to 2261"),
+        ("compare fib_rsi 2 --start 1000-01-01", 2, "1000-01-01T00:00:00+00:00 is out of range"),
+        ("compare fib_rsi 2 --start 2026-01-01 --end 9999-12-31", 2, "9999-12-31T00:00:00+00:00 is out of range"),
+        ("route \udcff fib_rsi", 2, "'\\udcff' is not a readable text; allowed: UTF-8"),
+        ("show \udcff 1", 2, "'\\udcff' is not a readable text; allowed: UTF-8"),
+        ("list --actor \udcff", 2, "'\\udcff' is not a readable text; allowed: UTF-8"),
+        ("route  fib_rsi", 2, "'' is not a user id; allowed: text in UTF-8, one character or more"),
+        ("list --database-url postgresql://u@h:abc/d", 2, "database_url = 'postgresql://u@h:abc/d' is not valid; "),
         ("decisions fib_rsi 2 --limit 0", 2, "Invalid value for '--limit'"),
         ("decide fib_rsi perhaps --reason x", 2, "'perhaps' is not one of 'extend', 'advance'"),
         ("decide fib_rsi extend", 2, "Missing option '--reason'. See: rollout decide --help"),
@@ -150,6 +162,7 @@ def test_a_plan_is_refused_by_its_field(
         ("text.csv", "text.csv: has no column timestamp"),
         ("none.csv", "none.csv: no such file or folder"),
         ("synthetic:GOLD?sead=1", "feed option sead"),
+        ("http://[x", "feed = 'http://[x' is not valid; allowed: synthetic:…, or the path of a file or folder"),
     ],
 )
 def test_candles_that_cannot_be_read_are_named(
@@ -243,13 +256,27 @@ def test_a_database_that_cannot_be_had_is_one_line_without_its_password(rollout:
     assert (code, "secret" in line) == (2, False)
 
 
-def test_a_setting_that_is_wrong_is_named(rollout: Rollout, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ROLLOUT_REPLAY_SPEED", "fast")
+@pytest.mark.parametrize(
+    ("settings", "facts"),
+    [
+        ({"REPLAY_SPEED": "fast"}, "ROLLOUT_REPLAY_SPEED = 'fast' is not valid"),
+        ({"REPLAY_FROM": "9999-12-31T23:00Z"}, "replay_from 9999-12-31T23:00:00+00:00 is out of range"),
+        (
+            {"REPLAY_SPEED": "1000000", "REPLAY_STARTED_AT": "2000-01-01T00:00Z"},
+            "replay_speed = 1000000.0 is not valid",
+        ),
+    ],
+)
+def test_a_setting_that_is_wrong_is_named(
+    rollout: Rollout, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], facts: str
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(f"ROLLOUT_{name}", value)
 
-    code, line = refused(rollout, "list")
+    code, line = refused(rollout, "shadow")
 
     assert code == 2
-    assert line.startswith("ROLLOUT_REPLAY_SPEED = 'fast' is not valid")
+    assert line.startswith(facts)
 
 
 def test_a_fault_of_the_software_keeps_its_traceback() -> None:

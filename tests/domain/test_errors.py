@@ -45,6 +45,8 @@ FACTS = {
     "value": "x",
     "start": MONDAY,
     "end": MONDAY - DAY,
+    "moment": MONDAY,
+    "years": (1678, 2261),
     "extra": "postgres",
     "changed": ["source"],
     "tried": "open for writing: x",

@@ -20,6 +20,6 @@ def at(monkeypatch: pytest.MonkeyPatch, database_url: str) -> Clock:
 
     monkeypatch.setenv("ROLLOUT_DATABASE_URL", database_url)
     monkeypatch.setenv("ROLLOUT_FEED", FEED)
-    monkeypatch.setenv("ROLLOUT_REPLAY_STARTED_AT", "2999-01-01T00:00:00+00:00")  # a replay stands still until then
+    monkeypatch.setenv("ROLLOUT_REPLAY_STARTED_AT", "2199-01-01T00:00:00+00:00")  # a replay stands still until then
     set_time(MONDAY)
     return set_time

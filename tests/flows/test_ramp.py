@@ -1,6 +1,6 @@
 """The flows that move a rollout, on both databases."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -76,6 +76,20 @@ def test_a_tick_whose_feed_is_gone_is_blind_and_ends_in_a_rollback(
     assert "roll back, freshness: /nowhere/gold.csv" in (state.message or "")
     with reading(started) as session:
         assert rollouts.get_canary(session, "fib_rsi").rollout_bp == 0
+
+
+@pytest.mark.parametrize("feed", ["http://[x", "x" * 5_000 + ".csv"])
+def test_a_feed_that_is_not_even_an_address_is_blindness_too(
+    started: Engine, at: Clock, monkeypatch: pytest.MonkeyPatch, feed: str
+) -> None:
+    monkeypatch.setenv("ROLLOUT_FEED", feed)
+    at(LATE)
+
+    state = ramp_tick.fn()
+
+    assert state.is_completed()
+    assert "hold, freshness: " in (state.message or "")
+    assert open_rollout(started).blind_since == LATE
 
 
 def test_a_file_is_replayed_up_to_the_clock(
@@ -170,7 +184,7 @@ def test_a_decision_to_extend_gives_the_stage_its_maximum_time_again(started: En
 
 
 def test_a_decision_to_advance_takes_one_stage(started: Engine, at: Clock) -> None:
-    put_state(started, State.AWAITING_DECISION)
+    put_state(started, State.AWAITING_DECISION, last_tick_at=MONDAY + timedelta(days=61))
     at(MONDAY + timedelta(days=61))
 
     state = decide.fn("fib_rsi", Choice.ADVANCE, owner="ana", reason="the market is quiet")
@@ -194,9 +208,9 @@ def open_rollout(engine: Engine) -> Rollout:
     return rollout
 
 
-def put_state(engine: Engine, state: State) -> None:
+def put_state(engine: Engine, state: State, **changes: datetime) -> None:
     with transaction(engine) as session:
-        session.execute(update(Rollout).values(state=state.value))
+        session.execute(update(Rollout).values(state=state.value, **changes))
 
 
 def newest_event(engine: Engine) -> AuditEvent:

@@ -1,8 +1,10 @@
 """An owner's promotion and rollback from Prefect, on both databases."""
 
 import pytest
+from prefect.exceptions import ParameterTypeError
 from sqlalchemy import Engine
 
+from flows.ramp import decide, start_canary
 from flows.rollback import promote, rollback
 from strategy_core.domain.lifecycle import Status
 from strategy_core.store import audit, versions
@@ -31,7 +33,7 @@ def test_a_promotion_retires_the_predecessor_and_keeps_who_and_why(two: Engine) 
 def test_a_rollback_undoes_the_promotion_and_quarantines(two: Engine) -> None:
     promote.fn("fib_rsi", "v2", owner="ana", reason="agreed on Friday")
 
-    state = rollback.fn("fib_rsi", owner="ana", reason="users complain")
+    state = rollback.fn("fib_rsi", owner="ana", reason="users complain", version="v2")
 
     assert state.message == "users of fib_rsi were taken off v2"
     assert statuses(two) == {"v1": "active", "v2": "retired"}
@@ -44,7 +46,21 @@ def test_nothing_to_roll_back_is_said_in_a_line(two: Engine) -> None:
     state = rollback.fn("fib_rsi", owner="ana", reason="users complain")
 
     assert state.is_failed()
-    assert "has no canary, no rollout and no version that was active before" in (state.message or "")
+    assert "no canary and no rollout; to undo an activation, name the active version (v1)" in (state.message or "")
+
+
+@pytest.mark.parametrize("blank", [" ", "\n", "\t \u00a0"])
+def test_a_blank_reason_is_none(blank: str) -> None:
+    named = {"strategy_name": "fib_rsi", "owner": "ana", "reason": "once more"}
+
+    assert promote.validate_parameters(named | {"version": "v2", "override_reason": ""})
+    with pytest.raises(ParameterTypeError, match="override_reason"):
+        promote.validate_parameters(named | {"version": "v2", "override_reason": blank})
+    with pytest.raises(ParameterTypeError, match="override_reason"):
+        start_canary.validate_parameters(named | {"version": "v2", "override_reason": blank})
+    for flow, more in ((rollback, {}), (decide, {"choice": "extend"})):
+        with pytest.raises(ParameterTypeError, match="reason"):
+            flow.validate_parameters(named | more | {"reason": blank})
 
 
 def statuses(engine: Engine) -> dict[str, str]:

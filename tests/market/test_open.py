@@ -57,8 +57,9 @@ def test_options_reach_the_market() -> None:
         ("synthetic:GOLD?seed=-1", InvalidSetting, "seed = -1 is not valid; allowed: 0 or more"),
         ("synthetic:GOLD?symbols=13", InvalidSetting, "feed option symbols = '13'"),
         ("synthetic:GOLD?days=0", InvalidSetting, "days = 0 is not valid; allowed: 1 to 3660"),
-        ("synthetic:GOLD?start=1066-10-14", InvalidSetting, "the years 1970 to 2200"),
+        ("synthetic:GOLD?start=1766-10-14", InvalidSetting, "the years 1970 to 2200"),
         ("synthetic:TIN", UnknownSymbol, "no candles of 'TIN'; known symbols: ALUMINIUM, BRENT"),
+        ("http://[x", InvalidSetting, "feed = 'http://[x' is not valid; allowed: synthetic:…, or the path of"),
         ("gold.csv", InvalidCandles, "gold.csv: no such file or folder"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategy_core.domain.errors import InvalidSetting, NaiveTime, UnknownSymbol
+from strategy_core.domain.errors import InvalidSetting, NaiveTime, TimeOutOfRange, UnknownSymbol
 from strategy_core.market.open import open_source
 from strategy_core.market.replay import ReplayClock, ReplaySource
 from strategy_core.market.synthetic import SyntheticSource
@@ -39,6 +39,17 @@ def test_the_clock_never_runs_backwards(first: int, second: int) -> None:
 def test_a_speed_that_is_none_is_refused(speed: float) -> None:
     with pytest.raises(InvalidSetting, match="speed"):
         ReplayClock(STARTED, FROM, speed)
+
+
+@pytest.mark.parametrize("days", [1, 30, 73_000])
+def test_a_speed_that_leads_out_of_time_is_refused(days: int) -> None:
+    with pytest.raises(InvalidSetting, match=r"replay_speed = 1000000 is not valid; allowed: one at which"):
+        ReplayClock(STARTED, FROM, speed=1_000_000).now(STARTED + timedelta(days=days))
+
+
+def test_a_replay_from_a_time_that_no_candle_can_have_is_refused() -> None:
+    with pytest.raises(TimeOutOfRange, match="replay_from 9999-12-31"):
+        ReplayClock(STARTED, datetime(9999, 12, 31, tzinfo=UTC))
 
 
 def test_naive_times_are_refused() -> None:

@@ -5,6 +5,7 @@ from sqlalchemy import Engine
 
 from strategy_core.domain.errors import (
     IllegalTransition,
+    InvalidName,
     InvalidPercent,
     NoActiveVersion,
     NoCanary,
@@ -67,6 +68,12 @@ def test_who_cannot_be_routed_is_an_error_never_a_default(engine: Engine) -> Non
     put_version(engine, "1")
     with pytest.raises(NoActiveVersion, match="activate one first"):
         route_user(engine, user_id="user_123", strategy_name="fib_rsi")
+
+
+@pytest.mark.parametrize("user_id", ["", "\udcff", "user_\ud83d"])
+def test_a_user_id_that_is_no_text_is_refused(pair: Engine, user_id: str) -> None:
+    with pytest.raises(InvalidName, match="is not a user id; allowed: text in UTF-8, one character or more"):
+        route_user(pair, user_id=user_id, strategy_name="fib_rsi")
 
 
 @pytest.mark.parametrize("percent", [150, -1, 33.333, float("nan")])
