@@ -21,7 +21,7 @@ def register_version(
     entry_point: str = "",
     timeframe: Timeframe = "1h",
     status: Status = Status.SHADOW,
-    salt: str = "",
+    salt: str | None = None,
     reason: str = "",
 ) -> str:
     """Vet a new version on the feed's newest candles and store it, never to be edited.
@@ -35,7 +35,7 @@ def register_version(
         entry_point: a known strategy or package.module:Class; the strategy's name, unless given.
         timeframe: of its candles.
         status: shadow, unless there is nothing yet that could be harmed.
-        salt: of the strategy's routing, fixed with its first version.
+        salt: of the strategy's routing, fixed with its first version; whatever it has, unless given.
         reason: for the audit trail.
     """
     with opened() as runtime:

@@ -52,7 +52,7 @@ class VersionRegistry:
         timeframe: str = "1h",
         status: Status | str = Status.SHADOW,
         scoring: ScoringRule | None = None,
-        salt: str = "",
+        salt: str | None = None,
         reason: str = "",
     ) -> StrategyVersion:
         """Vet and store a new version; see `services.register`.

@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [*ROOT.glob("strategy_core/**/*.py"), *ROOT.glob("flows/*.py"), *ROOT.glob("deployments/*.py")]
-LONGEST = 340  # lines: about one noun; the tree of errors is the longest
+LONGEST = 300  # lines: about one noun
+TREE = 360  # the one tree of errors stands in one file
 
 
 def test_imports_go_one_way() -> None:
@@ -30,7 +31,7 @@ def test_a_file_is_about_one_noun_and_says_which(file: Path) -> None:
     text = file.read_text()
     in_migrations = "versions" in file.parts
 
-    assert len(text.splitlines()) <= LONGEST or in_migrations
+    assert len(text.splitlines()) <= (TREE if file.name == "errors.py" else LONGEST) or in_migrations
     assert text.startswith('"""'), "a module opens with what it owns and what it never does"
 
 

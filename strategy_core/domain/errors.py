@@ -6,7 +6,7 @@ RolloutError
 ├── Refused             it exists, but this is not allowed now   (API 409, exit code 5)
 │   ├── IllegalTransition, DuplicateVersion, DuplicateFingerprint, Quarantined, RolloutOpen,
 │   │   LostRace, NotAwaiting, UnarmedPlan, GateRefused, NothingToRollBack,
-│   │   Incomparable, InvariantRefused, RetiredVersion, SchemaOutdated, Unconfirmed
+│   │   Incomparable, InvariantRefused, RetiredVersion, SchemaOutdated, Unconfirmed, FixedForLife
 ├── Invalid             the input itself is wrong                (API 422, exit code 2)
 │   ├── InvalidPercent, InvalidConfig, InvalidPlan, InvalidTimeframe, InvalidEntryPoint,
 │   │   InvalidDecision, InvalidCandles, InvalidName, InvalidSetting, InvalidPeriod, NaiveTime, TimeOutOfRange,
@@ -141,6 +141,17 @@ class NotAwaiting(Refused):
 class UnarmedPlan(Refused):
     def __init__(self) -> None:
         super().__init__("no armed gate: every gate of the plan is dry_run; arm at least one")
+
+
+class FixedForLife(Refused):
+    def __init__(self, strategy_name: str, field: str, fixed: object, asked: object) -> None:
+        self.strategy_name = strategy_name
+        self.field = field
+        self.fixed = fixed
+        self.asked = asked
+        super().__init__(
+            f"the {field} of {strategy_name!r} is fixed for its life: it is {fixed!r}, asked was {asked!r}"
+        )
 
 
 class GateRefused(Refused):

@@ -13,6 +13,7 @@ from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import (
     DuplicateFingerprint,
     DuplicateVersion,
+    FixedForLife,
     GateRefused,
     InvalidName,
     InvalidTimeframe,
@@ -27,7 +28,7 @@ from strategy_core.services.transition import make_canary, standing
 from strategy_core.services.workers import build_of
 from strategy_core.store import audit, versions
 from strategy_core.store.engine import reading, transaction
-from strategy_core.store.tables import StrategyVersion
+from strategy_core.store.tables import Strategy, StrategyVersion
 
 VETTING_BARS = 1_500  # candles a symbol, beside the warm-up: about three months of hours
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -48,7 +49,7 @@ def register_version(
     now: datetime,
     status: Status = Status.SHADOW,
     scoring: ScoringRule | None = None,
-    salt: str = "",
+    salt: str | None = None,
     reason: str = "",
     deadline_s: float = 5.0,
 ) -> StrategyVersion:
@@ -57,13 +58,15 @@ def register_version(
     Args:
         config: of the strategy's own `Params`; defaults are filled in.
         entry_point: a known name, or `package.module:Class`.
-        scoring, salt: of the strategy, taken at its first registration and fixed from then on.
+        scoring, salt: of the strategy, taken at its first registration and fixed from then on; whatever it has, unless
+            given, and the usual rule and no salt for a new one.
         deadline_s: how long it may take for one decision.
 
     Raises:
         InvalidName, InvalidEntryPoint, InvalidConfig, UnknownSymbol, InvalidTimeframe
         StrategyFailed: its code raises while it is loaded.
         DuplicateVersion, DuplicateFingerprint: it is there already, by name or by content.
+        FixedForLife: the strategy has another scoring or salt.
         GateRefused: it is not deterministic, looks ahead, depends on its window, or fails on candles.
     """
     now = utc(now, "now")
@@ -73,6 +76,8 @@ def register_version(
         raise InvalidTimeframe(timeframe, [source.timeframe])
     with reading(engine) as session:
         _check_new(session, strategy_name, version, None)
+        if strategy_name in versions.strategy_names(session):
+            _check_fixed(versions.get_strategy(session, strategy_name), scoring, salt)
     with IsolatedStrategy(entry_point, config, deadline_s=deadline_s) as strategy:
         described = strategy.describe()
         build = build_of(entry_point, described, symbols, timeframe)
@@ -81,8 +86,9 @@ def register_version(
         report = _vetted(strategy, described, source, strategy_name, version, symbols, now)
     with transaction(engine) as session:
         rule = scoring or ScoringRule()
-        versions.create_strategy(session, strategy_name, salt=salt, scoring=rule.model_dump(mode="json"), now=now)
+        versions.create_strategy(session, strategy_name, salt=salt or "", scoring=rule.model_dump(mode="json"), now=now)
         strategy_row = versions.lock_strategy(session, strategy_name)
+        _check_fixed(strategy_row, scoring, salt)  # it may have been made meanwhile
         _check_new(session, strategy_name, version, build.digest)
         before = standing(session, strategy_name)
         registered = StrategyVersion(
@@ -135,6 +141,17 @@ def _check_new(session: Session, strategy_name: str, version: str, digest: str |
             raise DuplicateVersion(strategy_name, version)
         if known.fingerprint == digest:
             raise DuplicateFingerprint(strategy_name, version, known.version, known.fingerprint)
+
+
+def _check_fixed(strategy: Strategy, scoring: ScoringRule | None, salt: str | None) -> None:
+    if salt is not None and salt != strategy.salt:
+        raise FixedForLife(strategy.name, "salt", strategy.salt, salt)
+    if scoring is None:
+        return
+    fixed = ScoringRule.model_validate(strategy.scoring)
+    for field in ScoringRule.model_fields:
+        if (asked := getattr(scoring, field)) != (known := getattr(fixed, field)):
+            raise FixedForLife(strategy.name, f"scoring's {field}", known, asked)
 
 
 def _vetted(

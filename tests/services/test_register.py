@@ -6,6 +6,7 @@ from sqlalchemy import Engine
 from strategy_core.domain.errors import (
     DuplicateFingerprint,
     DuplicateVersion,
+    FixedForLife,
     GateRefused,
     InvalidConfig,
     InvalidEntryPoint,
@@ -20,7 +21,7 @@ from strategy_core.domain.scoring import ScoringRule
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.register import register_version
 from strategy_core.store import audit, rollouts, versions
-from strategy_core.store.engine import reading
+from strategy_core.store.engine import reading, transaction
 from strategy_core.store.tables import StrategyVersion
 from tests.builders import GOLD, MONDAY, OWNER
 
@@ -90,12 +91,37 @@ def test_registering_as_active_replaces_the_active_one(engine: Engine, market: S
 
 
 def test_scoring_and_salt_are_fixed_at_the_first_registration(engine: Engine, market: SyntheticSource) -> None:
-    register(engine, market, "1", scoring=ScoringRule(horizon=12), salt="gold")
-    register(engine, market, "2", config={"rsi_period": 9}, scoring=ScoringRule(horizon=48), salt="other")
+    first = {"scoring": ScoringRule(horizon=12), "salt": "gold"}
+    register(engine, market, "1", **first)
+    register(engine, market, "2", config={"rsi_period": 9})
+    register(engine, market, "3", config={"rsi_period": 10}, **first)
 
     with reading(engine) as session:
         strategy = versions.get_strategy(session, "fib_rsi")
     assert (strategy.salt, ScoringRule.model_validate(strategy.scoring).horizon) == ("gold", 12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"salt": "other"}, "the salt of 'fib_rsi' is fixed for its life: it is 'gold', asked was 'other'"),
+        ({"salt": ""}, "it is 'gold', asked was ''"),
+        ({"scoring": ScoringRule(horizon=48)}, "the scoring's horizon of 'fib_rsi' .* it is 12, asked was 48"),
+        ({"scoring": ScoringRule(horizon=12, cost=0.5)}, "the scoring's cost of 'fib_rsi' .* it is 0.0, asked was 0.5"),
+    ],
+)
+def test_another_scoring_or_salt_is_refused(
+    engine: Engine, market: SyntheticSource, changes: dict[str, Any], words: str
+) -> None:
+    with transaction(engine) as session:
+        rule = ScoringRule(horizon=12).model_dump(mode="json")
+        versions.create_strategy(session, "fib_rsi", salt="gold", scoring=rule, now=MONDAY)
+
+    with pytest.raises(FixedForLife, match=words):
+        register(engine, market, **changes)
+
+    with reading(engine) as session:
+        assert versions.list_versions(session) == []
 
 
 @pytest.mark.parametrize(
