@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from strategy_core.domain.comparison import Arm, Comparison, compare
-from strategy_core.domain.errors import InvalidPeriod, InvalidSetting, RolloutError
+from strategy_core.domain.errors import InvalidPeriod, InvalidSetting, RolloutError, UnknownSymbol
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.regimes import WARMUP_BARS, regimes
 from strategy_core.domain.scoring import ScoringRule

@@ -87,8 +87,9 @@ def at_a_terminal(database: Engine, *arguments: str, typed: bytes) -> tuple[int,
     shown, deadline = b"", time.monotonic() + PATIENCE_S
     while process.poll() is None or select.select([controller], [], [], 0)[0]:
         assert time.monotonic() < deadline, shown
-        if not select.select([controller], [], [], 1.0)[0]:
-            os.write(controller, typed if PROMPT in shown else b"")  # again: a Ctrl-C just before the read is lost
+        if not select.select([controller], [], [], 5.0)[0]:
+            lost = PROMPT in shown and b"interrupted" not in shown  # a Ctrl-C just before the read
+            os.write(controller, typed if lost else b"")
             continue
         try:
             asked = PROMPT in shown
