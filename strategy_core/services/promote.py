@@ -40,7 +40,7 @@ def activate_version(
         versions.lock_strategy(session, strategy_name)
         incoming = versions.get_version(session, strategy_name, version)
         check_move(Status(incoming.status), Status.ACTIVE)
-        if incoming.quarantined_at is not None and not override_reason:
+        if incoming.quarantined_at is not None and not override_reason.strip():
             raise Quarantined(strategy_name, version, incoming.quarantined_at)
         reason = override_reason or reason
         before = standing(session, strategy_name)

@@ -49,7 +49,7 @@ def make_canary(
     if other is not None and other.id != version.id:
         allowed = MAY_FOLLOW[Status.SHADOW] - {Status.CANARY}
         raise IllegalTransition(version.status, Status.CANARY, allowed, f"{other.version} is the canary")
-    if version.quarantined_at is not None and not override_reason:
+    if version.quarantined_at is not None and not override_reason.strip():
         raise Quarantined(strategy.name, version.version, version.quarantined_at)
     versions.move(session, version, Status.CANARY, now)
     version.quarantined_at = None

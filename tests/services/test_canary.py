@@ -104,8 +104,9 @@ def test_a_canary_needs_an_active_version_beside_it(engine: Engine) -> None:
 def test_a_quarantined_version_is_no_canary(pair: Engine) -> None:
     put_version(pair, "3", quarantined_at=MONDAY)
 
-    with pytest.raises(Quarantined):
-        activate_canary(pair, version="3", rollout_percent=5, **WHO)
+    for blank in ("", "  "):
+        with pytest.raises(Quarantined):
+            activate_canary(pair, version="3", rollout_percent=5, override_reason=blank, **WHO)
 
 
 def test_there_must_be_a_canary_to_set_its_percent(pair: Engine) -> None:

@@ -74,7 +74,7 @@ def test_a_quarantined_version_needs_a_reason(engine: Engine) -> None:
     put_version(engine, "2", quarantined_at=MONDAY - DAY)
 
     with pytest.raises(Quarantined, match="give an override reason"):
-        activate_version(engine, version="2", reason="I like it", **WHO)
+        activate_version(engine, version="2", reason="I like it", override_reason=" ", **WHO)
     activate_version(engine, version="2", override_reason="the feed was wrong, not the version", **WHO)
 
     with reading(engine) as session:
