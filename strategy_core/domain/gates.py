@@ -64,6 +64,11 @@ class Gate(BaseModel):
     kind: str
     dry_run: bool = False
 
+    @property
+    def name(self) -> str:
+        """What findings call it; a kind that may stand in a plan more than once gives its gates names of their own."""
+        return self.kind
+
     def judge(self, evidence: Evidence, margins: Margins) -> Finding:
         """Return the finding; raises EvidenceUnavailable when its facts cannot be had."""
         raise NotImplementedError
@@ -74,7 +79,7 @@ class Gate(BaseModel):
 
     def found(self, verdict: Verdict, reason: str, **facts: float | None) -> Finding:
         return Finding.model_validate(
-            {"gate": self.kind, "verdict": verdict, "reason": reason, "armed": not self.dry_run, **facts}
+            {"gate": self.name, "verdict": verdict, "reason": reason, "armed": not self.dry_run, **facts}
         )
 
 

@@ -103,14 +103,14 @@ class Plan(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         percents = [stage.percent for stage in self.stages]
-        kinds = [gate.kind for gate in self.gates]
+        names = [gate.name for gate in self.gates]
         if not percents or percents[0] <= 0 or percents != sorted(set(percents)):
             raise ValueError("stages must rise from above 0 %, each wider than the one before")
         if percents[-1] != 100:
             raise ValueError("the last stage must be 100 %: nobody is promoted to users who have never been served")
         if stranger := set(self.approve_before) - set(percents):
             raise ValueError(f"approve_before names {sorted(stranger)}, which is no stage's percent")
-        if len(kinds) != len(set(kinds)):
+        if len(names) != len(set(names)):
             raise ValueError("each gate may stand in a plan once")
         if any(stage.minimum_time >= self.maximum_stage_time for stage in self.stages):
             raise ValueError("maximum_stage_time must exceed every stage's minimum_time")

@@ -63,7 +63,7 @@ def start_rollout(
             stage_entered_at=now,
             stage_extended_at=now,
         )
-        rollouts.add_rollout(session, rollout)
+        rollouts.add_rollout(session, rollout, {})
         why = override_reason or reason
         after = standing(session, strategy_name)
         audit.record(

@@ -1,4 +1,4 @@
-"""The tables of a canary's journey: rollouts, their verdicts, the audit trail and the alert outbox."""
+"""The tables of a canary's journey: rollouts, their evidence and verdicts, the audit trail and the alert outbox."""
 
 from datetime import datetime
 from typing import Any
@@ -80,6 +80,56 @@ class GateVerdict(SQLModel, table=True):
     low: float | None = None
     high: float | None = None
     n: int = 0
+
+
+class RolloutBook(SQLModel, table=True):
+    """What a rollout's paired gates rest on: the pair's shadow history, and running totals of its booked slots.
+
+    The totals are a shortcut: they follow from `history` and the rows of `booked_slot`, to the same number.
+    """
+
+    __tablename__ = "rollout_book"
+    rollout_id: UUID = Field(primary_key=True, foreign_key="rollout.id")
+    history: dict[str, Any] = Field(sa_column=_json())  # measured when the rollout started; frozen
+    slots: int = 0
+    totals: dict[str, Any] = Field(sa_column=_json())
+
+
+class BookedSlot(SQLModel, table=True):
+    """A closed slot, in the order in which a rollout booked it. Evidence: insert-only."""
+
+    __tablename__ = "booked_slot"
+    __table_args__ = (
+        UniqueConstraint("rollout_id", "symbol", "timestamp", name="uq_slot"),
+        CheckConstraint("canary_side IN (-1, 0, 1) AND active_side IN (-1, 0, 1)", name="ck_sides"),
+        CheckConstraint("canary_side <> 0 OR active_side <> 0", name="ck_signalled"),
+    )
+    rollout_id: UUID = Field(primary_key=True, foreign_key="rollout.id")
+    position: int = Field(primary_key=True)
+    symbol: str
+    timestamp: datetime = Field(sa_column=_time())
+    closed_at: datetime = Field(sa_column=_time())  # of the trade that closed last
+    booked_at: datetime = Field(sa_column=_time())  # by which tick
+    canary_r: float
+    active_r: float
+    canary_side: int
+    active_side: int
+
+
+class MetricSample(SQLModel, table=True):
+    """One answer of an external metric, or why there was none. Evidence: insert-only."""
+
+    __tablename__ = "metric_sample"
+    __table_args__ = (
+        UniqueConstraint("rollout_id", "gate", "taken_at", name="uq_sample"),
+        CheckConstraint("(value IS NULL) = (problem <> '')", name="ck_sample"),
+    )
+    id: int | None = Field(default=None, primary_key=True)
+    rollout_id: UUID = Field(foreign_key="rollout.id")
+    gate: str
+    taken_at: datetime = Field(sa_column=_time())
+    value: float | None = None
+    problem: str = Field(default="", sa_column=Column(Text, nullable=False))
 
 
 class AuditEvent(SQLModel, table=True):

@@ -12,7 +12,7 @@ from sqlmodel.sql.expression import SelectOfScalar
 from strategy_core.domain.errors import LostRace, NoCanary, UnknownRollout
 from strategy_core.domain.gates import Finding
 from strategy_core.domain.ramp import ENDED
-from strategy_core.store.rollout_tables import GateVerdict, Rollout
+from strategy_core.store.rollout_tables import GateVerdict, Rollout, RolloutBook
 from strategy_core.store.tables import CanaryConfig
 
 
@@ -53,8 +53,10 @@ def set_canary_share(session: Session, strategy_name: str, rollout_bp: int) -> C
     return canary
 
 
-def add_rollout(session: Session, rollout: Rollout) -> None:
+def add_rollout(session: Session, rollout: Rollout, history: dict[str, Any]) -> None:
     session.add(rollout)
+    session.flush()
+    session.add(RolloutBook(rollout_id=rollout.id, history=history, totals={}))
     session.flush()
 
 

@@ -185,25 +185,6 @@ class EquityMark(SQLModel, table=True):
     r: float
 
 
-class LiveTradeOutcome(SQLModel, table=True):
-    """What the platform's broker reports of one user's trade, under the platform's own trade id. Insert-only."""
-
-    __tablename__ = "live_trade_outcome"
-    __table_args__ = (Index("ix_live_trade", "strategy_name", "version", "closed_at"),)
-    trade_id: str = Field(primary_key=True)
-    user_id: str
-    strategy_name: str = Field(foreign_key="strategy.name")
-    version: str
-    symbol: str
-    opened_at: datetime = Field(sa_column=_time())
-    closed_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
-    pnl: float | None = None
-    risk: float | None = None
-    error: str | None = Field(default=None, sa_column=Column(Text))
-    latency_ms: float | None = None
-    ingested_at: datetime = Field(sa_column=_time())
-
-
 class ComparisonReport(SQLModel, table=True):
     """One nightly comparison, as it was seen. Evidence: insert-only."""
 

@@ -171,7 +171,7 @@ def test_a_rollout_that_cannot_be_ruled_on_fails_the_tick(rollout: Rollout, pair
         strategy_name="fib_rsi", version="2", control_version="1", state="running", plan={"stages": []}, **begun
     )
     with transaction(pair) as session:
-        rollouts.add_rollout(session, row)
+        rollouts.add_rollout(session, row, {})
 
     said = rollout("tick", "--json")
 

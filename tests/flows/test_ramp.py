@@ -120,7 +120,7 @@ def test_a_tick_that_cannot_rule_on_one_rollout_rules_on_the_others_and_fails(st
         stage_extended_at=MONDAY,
     )
     with transaction(started) as session:
-        rollouts.add_rollout(session, rollout)
+        rollouts.add_rollout(session, rollout, {})
     at(MONDAY + HOUR)
 
     state = ramp_tick.fn()

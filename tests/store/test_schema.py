@@ -26,9 +26,11 @@ EVIDENCE = [
     "gate_verdict",
     "audit_event",
     "comparison_report",
-    "live_trade_outcome",
+    "live_trade",
+    "booked_slot",
+    "metric_sample",
 ]
-KEPT = [*EVIDENCE, "strategy", "strategy_version", "rollout"]
+KEPT = [*EVIDENCE, "strategy", "strategy_version", "rollout", "rollout_book"]
 
 
 def test_models_and_migrations_are_the_same_schema(engine: Engine) -> None:
@@ -117,9 +119,8 @@ def test_a_decision_that_must_not_be_is_refused(engine: Engine, row: dict[str, o
 @pytest.mark.parametrize("change", ["UPDATE {} SET {} = {}", "DELETE FROM {}"])
 def test_evidence_is_never_changed(engine: Engine, table: str, change: str) -> None:
     _fill(engine)
-    column = {"gate_verdict": "gate", "audit_event": "action", "live_trade_outcome": "user_id"}.get(
-        table, "strategy_name"
-    )
+    columns = {"gate_verdict": "gate", "audit_event": "action", "booked_slot": "symbol", "metric_sample": "gate"}
+    column = columns.get(table, "strategy_name")
 
     with pytest.raises(InvariantRefused, match="is evidence"), transaction(engine) as session:
         session.connection().execute(text(change.format(table, column, column)))
@@ -166,6 +167,8 @@ def test_evidence_that_is_there_already_is_passed_over(engine: Engine) -> None:
         "UPDATE strategy SET salt = 'other'",
         "UPDATE rollout SET plan = plan",
         "DELETE FROM rollout",
+        "UPDATE rollout_book SET history = history",
+        "DELETE FROM rollout_book",
     ],
 )
 def test_what_was_agreed_is_never_edited(engine: Engine, change: str) -> None:
@@ -201,9 +204,22 @@ def _fill(engine: Engine) -> None:
         )
         run(
             text(
-                "INSERT INTO live_trade_outcome (trade_id, user_id, strategy_name, version, symbol, opened_at, "
-                "ingested_at) VALUES ('t1', 'u1', 'fib_rsi', '1.0.0', 'GOLD', '2026-03-02 00:00:00', "
-                "'2026-03-02 00:00:00')"
+                "INSERT INTO live_trade (trade_id, state, user_id, strategy_name, version, symbol, opened_at, error, "
+                "canary_bp, misrouted, ingested_at) VALUES ('t1', 'open', 'u1', 'fib_rsi', '1.0.0', 'GOLD', "
+                "'2026-03-02 00:00:00', '', 500, false, '2026-03-02 00:00:00')"
+            )
+        )
+        run(
+            text(
+                "INSERT INTO booked_slot (rollout_id, position, symbol, timestamp, closed_at, booked_at, canary_r, "
+                f"active_r, canary_side, active_side) VALUES ('{rollout.id.hex}', 0, 'GOLD', '2026-03-02 00:00:00', "
+                "'2026-03-02 05:00:00', '2026-03-02 05:00:00', 0, 1, 0, 1)"
+            )
+        )
+        run(
+            text(
+                "INSERT INTO metric_sample (rollout_id, gate, taken_at, value, problem) "
+                f"VALUES ('{rollout.id.hex}', 'slippage', '2026-03-02 00:00:00', 1, '')"
             )
         )
 

@@ -1,0 +1,115 @@
+"""Evidence for the health gates: booked slots, metric samples, live trades, and the platform's users."""
+
+import sqlalchemy as sa
+from alembic import op
+
+from strategy_core.store.migrations.versions.v0001_first_schema import JSON, TIME, refuse
+
+revision = "v0002"
+down_revision = "v0001"
+branch_labels = None
+depends_on = None
+
+EVIDENCE = ("booked_slot", "metric_sample", "live_trade")
+
+
+def upgrade() -> None:
+    op.drop_table("live_trade_outcome")  # nothing ever wrote to it
+    op.create_table(
+        "rollout_book",
+        sa.Column("rollout_id", sa.Uuid(), nullable=False),
+        sa.Column("history", JSON, nullable=False),
+        sa.Column("slots", sa.Integer(), nullable=False),
+        sa.Column("totals", JSON, nullable=False),
+        sa.ForeignKeyConstraint(["rollout_id"], ["rollout.id"]),
+        sa.PrimaryKeyConstraint("rollout_id"),
+    )
+    op.create_table(
+        "booked_slot",
+        sa.Column("rollout_id", sa.Uuid(), nullable=False),
+        sa.Column("position", sa.Integer(), nullable=False),
+        sa.Column("symbol", sa.String(), nullable=False),
+        sa.Column("timestamp", TIME, nullable=False),
+        sa.Column("closed_at", TIME, nullable=False),
+        sa.Column("booked_at", TIME, nullable=False),
+        sa.Column("canary_r", sa.Float(), nullable=False),
+        sa.Column("active_r", sa.Float(), nullable=False),
+        sa.Column("canary_side", sa.Integer(), nullable=False),
+        sa.Column("active_side", sa.Integer(), nullable=False),
+        sa.CheckConstraint("canary_side IN (-1, 0, 1) AND active_side IN (-1, 0, 1)", name="ck_sides"),
+        sa.CheckConstraint("canary_side <> 0 OR active_side <> 0", name="ck_signalled"),
+        sa.ForeignKeyConstraint(["rollout_id"], ["rollout.id"]),
+        sa.PrimaryKeyConstraint("rollout_id", "position"),
+        sa.UniqueConstraint("rollout_id", "symbol", "timestamp", name="uq_slot"),
+    )
+    op.create_table(
+        "metric_sample",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("rollout_id", sa.Uuid(), nullable=False),
+        sa.Column("gate", sa.String(), nullable=False),
+        sa.Column("taken_at", TIME, nullable=False),
+        sa.Column("value", sa.Float(), nullable=True),
+        sa.Column("problem", sa.Text(), nullable=False),
+        sa.CheckConstraint("(value IS NULL) = (problem <> '')", name="ck_sample"),
+        sa.ForeignKeyConstraint(["rollout_id"], ["rollout.id"]),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("rollout_id", "gate", "taken_at", name="uq_sample"),
+    )
+    op.create_table(
+        "platform_user",
+        sa.Column("user_id", sa.String(), nullable=False),
+        sa.Column("capital", sa.Float(), nullable=True),
+        sa.Column("loaded_at", TIME, nullable=False),
+        sa.CheckConstraint("capital >= 0", name="ck_capital"),
+        sa.PrimaryKeyConstraint("user_id"),
+    )
+    op.create_table(
+        "live_trade",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("trade_id", sa.String(), nullable=False),
+        sa.Column("state", sa.String(), nullable=False),
+        sa.Column("user_id", sa.String(), nullable=False),
+        sa.Column("strategy_name", sa.String(), nullable=False),
+        sa.Column("version", sa.String(), nullable=False),
+        sa.Column("symbol", sa.String(), nullable=False),
+        sa.Column("opened_at", TIME, nullable=False),
+        sa.Column("closed_at", TIME, nullable=True),
+        sa.Column("pnl", sa.Float(), nullable=True),
+        sa.Column("risk", sa.Float(), nullable=True),
+        sa.Column("error", sa.Text(), nullable=False),
+        sa.Column("latency_ms", sa.Float(), nullable=True),
+        sa.Column("canary_bp", sa.Integer(), nullable=False),
+        sa.Column("misrouted", sa.Boolean(), nullable=False),
+        sa.Column("ingested_at", TIME, nullable=False),
+        sa.CheckConstraint("state IN ('open', 'closed', 'failed')", name="ck_live_state"),
+        sa.CheckConstraint("(state = 'closed') = (closed_at IS NOT NULL AND pnl IS NOT NULL)", name="ck_live_closed"),
+        sa.CheckConstraint("(state = 'failed') = (error <> '')", name="ck_live_failed"),
+        sa.CheckConstraint("risk > 0", name="ck_live_risk"),
+        sa.CheckConstraint("latency_ms >= 0", name="ck_live_latency"),
+        sa.ForeignKeyConstraint(
+            ["strategy_name", "version"],
+            ["strategy_version.strategy_name", "strategy_version.version"],
+            name="fk_live_trade_version",
+        ),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("trade_id", "state", name="uq_live_trade"),
+    )
+    op.create_index("ix_live_trade", "live_trade", ["strategy_name", "opened_at"], unique=False)
+
+    on_postgresql = op.get_bind().dialect.name == "postgresql"
+    for table in EVIDENCE:
+        refuse(on_postgresql, table, "UPDATE", f"{table} is evidence: its rows are never changed")
+        refuse(on_postgresql, table, "DELETE", f"{table} is evidence: its rows are never deleted")
+    refuse(
+        on_postgresql,
+        "rollout_book",
+        "UPDATE OF rollout_id, history",
+        "rollout_book keeps its history: it is never edited",
+    )
+    refuse(on_postgresql, "rollout_book", "DELETE", "rollout_book is never deleted")
+    if on_postgresql:
+        for table in (*EVIDENCE, "rollout_book"):
+            op.execute(
+                f"CREATE TRIGGER refuse_truncate_{table} BEFORE TRUNCATE ON {table} FOR EACH STATEMENT "
+                f"EXECUTE FUNCTION refuse_change('{table} is never emptied')"
+            )
