@@ -91,6 +91,24 @@ def tick(shell: Shell) -> None:
 
 
 @command(commands)
+def sample(shell: Shell) -> None:
+    """Ask for the external metrics of open rollouts, once; their gates judge the answers at the next tick."""
+    from dataclasses import asdict
+
+    from strategy_core.cli.tables import table
+    from strategy_core.services.sample import sample_metrics
+
+    sampled = sample_metrics(shell.engine, shell.settings.open_prometheus(), now=shell.now)
+    rows = [(each.strategy_name, each.version, each.gate, each.value, each.problem) for each in sampled]
+    columns = ["strategy", "version", "gate", "value", "problem"]
+    shell.answer(
+        [asdict(each) for each in sampled], table(columns, rows) if rows else "no open rollout has a metric gate"
+    )
+    if any(each.problem for each in sampled):
+        raise typer.Exit(1)
+
+
+@command(commands)
 def pause(shell: Shell, strategy: StrategyName, reason: Reason = "") -> None:
     """Keep a rollout where it is; every protection stays armed."""
     from strategy_core.services import approve as owner

@@ -14,12 +14,13 @@ from strategy_core.domain.errors import RolloutError
 from strategy_core.domain.evidence import Evidence
 from strategy_core.domain.gates import Finding
 from strategy_core.domain.lifecycle import Status, utc
+from strategy_core.domain.metric import MetricThreshold
 from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.ramp import ENDED, Position, Ruling, State, Step, decide, judge_all
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.market.source import CandleSource
 from strategy_core.services.transition import end_rollout, replace_active, standing, undo
-from strategy_core.store import audit, evidence, rollouts, versions
+from strategy_core.store import audit, evidence, rollouts, samples, versions
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.rollout_tables import Rollout
 from strategy_core.store.tables import StrategyVersion
@@ -130,6 +131,7 @@ def gather(session: Session, rollout: Rollout, plan: Plan, feed: Feed, now: date
     scoring = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring)
     patience = scoring.horizon + 1 + plan.late_candles
     late = evidence.oldest_overdue(session, strategy_name, pending, patience)
+    metrics = {gate.name: gate.samples_needed for gate in plan.gates if isinstance(gate, MetricThreshold)}
     return Evidence(
         now=now,
         started_at=since,
@@ -147,6 +149,7 @@ def gather(session: Session, rollout: Rollout, plan: Plan, feed: Feed, now: date
         if late
         else "",
         feed_problem=feed.problem,
+        samples=samples.read_samples(session, rollout.id, metrics, until=now),
     )
 
 
