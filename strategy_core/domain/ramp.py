@@ -1,7 +1,7 @@
 """What happens to a rollout next, and why: a pure function of plan, position, findings and time; it applies nothing."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -29,6 +29,7 @@ class Step(StrEnum):
     HOLD = "hold"
     ADVANCE = "advance"
     AWAIT_APPROVAL = "await_approval"
+    LAPSE = "lapse"  # an approval was given, and is worth nothing any more: hold
     AWAIT_DECISION = "await_decision"
     PROMOTE = "promote"
     COMPLETE = "complete"
@@ -72,8 +73,16 @@ def decide(plan: Plan, at: Position, findings: Sequence[Finding], now: datetime)
     """Return the one step a rollout takes now.
 
     Protection comes first and depends on nothing else: a breach or a failure rolls back in every state. Then, in this
-    order, blindness, an owner's pause, the stage's minimum time, the verdicts, an approval.
+    order, blindness, an owner's pause, the stage's minimum time, the verdicts, an approval. An approval is of the
+    evidence that it was given on: a tick that cannot take it lets it lapse, and it is asked for again.
     """
+    ruling = _rule(plan, at, findings, now)
+    if ruling.step is Step.HOLD and at.approved_stage == at.stage_index + 1:
+        return replace(ruling, step=Step.LAPSE, reason=f"the approval lapses: {ruling.reason}")
+    return ruling
+
+
+def _rule(plan: Plan, at: Position, findings: Sequence[Finding], now: datetime) -> Ruling:
     armed = sorted((f for f in findings if f.armed), key=lambda finding: SEVERITY[finding.verdict])
     if not armed:
         return Ruling(Step.HOLD, "no armed gate has spoken")

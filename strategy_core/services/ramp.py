@@ -28,6 +28,7 @@ from strategy_core.store.tables import StrategyVersion
 _ALERTS = {
     Step.ADVANCE: ("rollout.advanced", "info"),
     Step.AWAIT_APPROVAL: ("rollout.awaiting_approval", "warning"),
+    Step.LAPSE: ("rollout.approval_lapsed", "warning"),
     Step.AWAIT_DECISION: ("rollout.awaiting_decision", "warning"),
     Step.PROMOTE: ("rollout.promoted", "warning"),
     Step.COMPLETE: ("rollout.completed", "info"),
@@ -207,11 +208,13 @@ def _change(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, now:
             following = rollout.stage_index + 1
             rollouts.set_canary_share(session, rollout.strategy_name, plan.stages[following].percent_bp)
             rollouts.change_rollout(session, rollout, stage_index=following, reason=ruling.reason, **entered)
+        case Step.LAPSE:
+            rollouts.change_rollout(session, rollout, approved_stage=None, reason=ruling.reason)
         case Step.AWAIT_APPROVAL | Step.AWAIT_DECISION:
             asked = State.AWAITING_APPROVAL if ruling.step is Step.AWAIT_APPROVAL else State.AWAITING_DECISION
             if rollout.state == asked:
                 return False
-            rollouts.change_rollout(session, rollout, state=asked.value, reason=ruling.reason)
+            rollouts.change_rollout(session, rollout, state=asked.value, approved_stage=None, reason=ruling.reason)
         case Step.PROMOTE:
             winner = versions.get_version(session, rollout.strategy_name, rollout.version)
             replace_active(session, winner, outgoing_becomes=Status.SHADOW, now=now)

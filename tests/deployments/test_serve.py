@@ -35,7 +35,7 @@ def test_forms_and_api_know_the_bounds_and_the_choices() -> None:
 
     percent = schemas["set-canary-percent"].properties["percent"]
     assert (percent["minimum"], percent["maximum"]) == (0, 100)
-    assert schemas["decide"].definitions["Choice"]["enum"] == ["extend", "advance"]
+    assert schemas["decide"].definitions["Choice"]["enum"] == ["extend", "advance", "rollback"]
     assert schemas["register-version"].definitions["Status"]["enum"] == ["shadow", "canary", "active", "retired"]
     assert "1h" in schemas["register-version"].properties["timeframe"]["enum"]
     assert schemas["start-canary"].definitions["Stage"]["properties"]["percent"]["maximum"] == 100
