@@ -35,6 +35,7 @@ def start(
     yes: Yes = False,
 ) -> None:
     """Start a rollout: the version becomes the canary, at the first stage of the plan."""
+    from strategy_core.domain.metric import MetricThreshold
     from strategy_core.domain.plan import read_plan
     from strategy_core.services.start import start_rollout
 
@@ -52,7 +53,13 @@ def start(
         reason=reason,
         override_reason=override_reason,
     )
-    _answer_rollout(shell, rollout, f"{strategy} {version} started at {frozen.stages[0].percent:g} % of users")
+    notes = []
+    if shell.settings.prometheus_url is None and any(isinstance(gate, MetricThreshold) for gate in frozen.gates):
+        notes.append(
+            "ROLLOUT_PROMETHEUS_URL is not set here: metric gates are blind unless it is where they are sampled"
+        )
+    headline = f"{strategy} {version} started at {frozen.stages[0].percent:g} % of users"
+    _answer_rollout(shell, rollout, headline, *notes)
 
 
 @command(commands)
@@ -162,5 +169,5 @@ def rollback(
     shell.answer(data, f"{strategy} {taken_off} is rolled back; no user gets it")
 
 
-def _answer_rollout(shell: Shell, rollout: "Rollout", headline: str) -> None:
-    shell.answer(rollout.model_dump(mode="json"), headline)
+def _answer_rollout(shell: Shell, rollout: "Rollout", *lines: str) -> None:
+    shell.answer(rollout.model_dump(mode="json"), *lines)

@@ -125,9 +125,7 @@ class MetricThreshold(Gate):
         return f"{value:.6g}, allowed {bounds}"
 
     def _told(self, verdict: Verdict, reason: str, values: Sequence[float]) -> Finding:
-        """Return the finding on the newest value; its limit is the bound that lies nearest."""
-        if not values:
-            return self.found(verdict, reason, n=0)
+        """Return the finding on the newest of *values*, which are some; its limit is the bound that lies nearest."""
         bounds = [bound for bound in (self.minimum, self.maximum) if bound is not None]
         nearest = min(bounds, key=lambda bound: abs(bound - values[-1]))
         return self.found(verdict, reason, value=values[-1], limit=nearest, n=len(values))

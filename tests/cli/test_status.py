@@ -85,6 +85,21 @@ def test_a_metric_without_an_answer_fails_the_command_and_is_kept(
     assert "metric:slippage: no value: ROLLOUT_PROMETHEUS_URL is not set; blind for 0.0 h of at most 24.0 h" in ticked
 
 
+def test_a_start_says_when_its_metrics_cannot_be_asked_for(
+    rollout: Rollout, started: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout("rollback", "fib_rsi", "--reason", "anew")
+    monkeypatch.delenv("ROLLOUT_PROMETHEUS_URL")
+    again = ("start", "fib_rsi", "2", "--override-reason", "anew", "--yes")
+    plan = str(Path(str(started.url.database)).parent / "plan.json")
+
+    said = rollout(*again, "--plan", plan)
+    rollout("rollback", "fib_rsi", "--reason", "anew")
+
+    assert said.out.startswith("fib_rsi 2 started at 5 % of users\nROLLOUT_PROMETHEUS_URL is not set here: ")
+    assert rollout(*again).out == "fib_rsi 2 started at 5 % of users\n"
+
+
 def test_a_rollout_without_metrics_has_nothing_to_sample(rollout: Rollout, database: Engine) -> None:
     assert rollout("sample").out == "no open rollout has a metric gate\n"
 

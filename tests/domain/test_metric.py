@@ -1,7 +1,10 @@
 """An external metric: what its samples say, and what their absence says."""
 
+import json
+import re
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -189,3 +192,10 @@ def test_several_metrics_stand_in_one_plan_under_names_of_their_own() -> None:
 def test_it_looks_at_as_many_samples_as_either_setting_needs() -> None:
     assert GATE.samples_needed == 4
     assert GATE.model_copy(update={"consecutive_limit": 9}).samples_needed == 9
+
+
+def test_the_readmes_metric_is_a_gate() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (gate,) = re.findall(r"```json\n(.*?)```", readme, re.DOTALL)
+
+    assert read_plan({"gates": [json.loads(gate)]}).gates[0].name == "metric:slippage"
