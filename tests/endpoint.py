@@ -27,6 +27,8 @@ class Endpoint:
 
     Attributes:
         trickle_s: seconds between two bytes of the body.
+        reached: set when a query has come.
+        let_go: cleared by a test, no query is answered until it is set again.
     """
 
     url: str = ""
@@ -35,6 +37,8 @@ class Endpoint:
     headers: dict[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
     trickle_s: float = 0.0
+    reached: threading.Event = field(default_factory=threading.Event)
+    let_go: threading.Event = field(default_factory=threading.Event)
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)  # path, query, headers
 
     @property
@@ -45,12 +49,15 @@ class Endpoint:
 @contextmanager
 def serving() -> Iterator[Endpoint]:
     endpoint = Endpoint()
+    endpoint.let_go.set()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
             (query,) = parse_qs(parts.query).get("query", [""])
             endpoint.asked.append((parts.path, query, dict(self.headers)))
+            endpoint.reached.set()
+            endpoint.let_go.wait()
             time.sleep(endpoint.delay_s)
             try:
                 self._answer()
@@ -78,6 +85,7 @@ def serving() -> Iterator[Endpoint]:
     try:
         yield endpoint
     finally:
+        endpoint.let_go.set()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -66,7 +66,8 @@ def _drawn(found: "VerdictHistory") -> list[str]:
         return []
     times, values = zip(*found.values, strict=True)
     span = f"{cell(times[0])} to {cell(times[-1])} UTC"
-    return [f"{spark(times, values)}  {cell(min(values))} to {cell(max(values))}, {span}"]
+    limit = f"limit {cell(found.verdicts[-1].limit)}, "
+    return [f"{spark(times, values)}  {cell(min(values))} to {cell(max(values))}, {limit}{span}"]
 
 
 def _status_data(status: "StrategyStatus") -> dict[str, Any]:

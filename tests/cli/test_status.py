@@ -64,7 +64,7 @@ def test_a_metric_is_sampled_told_and_judged(
 
     assert shown.startswith("fib_rsi 2: running\n")
     assert "9, allowed at most 3; 1 of 3 samples in a row outside" in shown
-    assert "▁" * 29 + "▂" * 30 + "█  1 to 9, 2026-03-02 00:01 to 2026-03-02 00:03 UTC\n" in shown
+    assert "▁" * 29 + "▂" * 30 + "█  1 to 9, limit 3, 2026-03-02 00:01 to 2026-03-02 00:03 UTC\n" in shown
     assert [row["verdict"] for row in data["verdicts"]] == ["pass", "inconclusive"]
     assert data["values"] == [
         [f"2026-03-02T00:0{minute}:00Z", value] for minute, value in ((1, 1.0), (2, 2.5), (3, 9.0))

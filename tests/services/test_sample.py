@@ -1,5 +1,6 @@
 """Samples of external metrics: taken for every open rollout, kept as they came, judged by the tick after."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -135,6 +136,27 @@ def test_values_out_of_bounds_in_a_row_roll_back(engine: Engine, endpoint: Endpo
         history = rollouts.verdict_history(session, ticked.rollout_id)
     told = [(row.verdict, row.value, row.n) for row in history if row.gate == "metric:slippage"]
     assert told == [("insufficient", 1, 1), ("inconclusive", 9, 2), ("inconclusive", 9, 3), ("fail", 9, 3)]
+
+
+def test_no_tick_and_no_rollback_waits_for_an_endpoint(
+    engine: Engine, endpoint: Endpoint, market: SyntheticSource
+) -> None:
+    """The pass is still asking when the users are taken off; its samples come to a rollout that is over."""
+    start(engine)
+    endpoint.let_go.clear()
+    with ThreadPoolExecutor(1) as thread:
+        passing = thread.submit(sample_metrics, engine, Prometheus(endpoint.url, timeout=60), now=MONDAY + MINUTE)
+        assert endpoint.reached.wait(60)
+        (ticked,) = tick(engine, market, now=MONDAY + MINUTE)
+        roll_back(engine, strategy_name="fib_rsi", actor=OWNER, now=MONDAY + MINUTE, reason="odd fills")
+        was_asking = not passing.done()
+        endpoint.let_go.set()
+        sampled = passing.result()
+
+    assert was_asking
+    assert ticked.ruling is not None
+    assert [each.value for each in sampled] == [1.5, 1.5]
+    assert len(stored(engine)) == 2
 
 
 def test_what_a_tick_saw_is_seen_again_from_the_rows_of_its_time(engine: Engine) -> None:
