@@ -107,7 +107,8 @@ def decide(strategy_name: Name, choice: Choice, owner: Owner, reason: Reason) ->
 
     Args:
         strategy_name: the strategy whose rollout waits.
-        choice: extend gives the stage its maximum time again, advance goes on without an answer.
+        choice: extend gives the stage its maximum time again, advance goes on without an answer, rollback takes users
+            off the canary, at once and in every state.
         owner: who decides.
         reason: why; it stays in the audit trail.
     """

@@ -1,9 +1,10 @@
 """What an installation sets, by environment: database, feed, clock; each edge opens what it needs from here."""
 
+import re
 from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AnyHttpUrl, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import Engine
 
@@ -13,7 +14,11 @@ from strategy_core.market.calendars import CALENDARS
 from strategy_core.market.open import open_source
 from strategy_core.market.replay import ReplayClock, ReplaySource
 from strategy_core.market.source import CandleSource
+from strategy_core.observe.prometheus import Prometheus
 from strategy_core.store.engine import open_database
+
+_HEADER = re.compile(r"[A-Za-z0-9-]+: *[!-~]([ -~]*[!-~])?")
+_SECRET = ("prometheus_url", "prometheus_header")  # what is wrong with an address may be the password in it
 
 
 class Settings(BaseSettings):
@@ -26,6 +31,9 @@ class Settings(BaseSettings):
         calendar: when candles of a file that grows should come: `metals`, as in `WeeklySession`, or `always`; in a
             replay a file ends with its last row.
         decision_deadline_s: how long a version may take for one decision.
+        prometheus_url: where external metrics are asked for, as `http://HOST:9090`.
+        prometheus_header: what that server wants to see, as `Authorization: Bearer …`; never shown, never stored.
+        prometheus_timeout: for one answer, in seconds.
         replay_from, replay_started_at, replay_speed: play the feed as if it were now: `replay_from` is what the clock
             showed at the real moment `replay_started_at`, and it runs `replay_speed` times as fast.
     """
@@ -38,9 +46,26 @@ class Settings(BaseSettings):
     timeframe: str = "1h"
     calendar: Literal["metals", "always"] = "metals"
     decision_deadline_s: float = Field(default=5.0, gt=0)
+    prometheus_url: AnyHttpUrl | None = None
+    prometheus_header: SecretStr | None = None
+    prometheus_timeout: float = Field(default=5.0, gt=0, le=60)
     replay_from: datetime | None = None
     replay_started_at: datetime | None = None
     replay_speed: float = 1.0
+
+    @field_validator("prometheus_url")
+    @classmethod
+    def _address_alone(cls, url: AnyHttpUrl | None) -> AnyHttpUrl | None:
+        if url is not None and (url.username or url.password or url.query or url.fragment):
+            raise ValueError("an address alone, such as http://HOST:9090; a password goes to ROLLOUT_PROMETHEUS_HEADER")
+        return url
+
+    @field_validator("prometheus_header")
+    @classmethod
+    def _one_header(cls, header: SecretStr | None) -> SecretStr | None:
+        if header is not None and not _HEADER.fullmatch(header.get_secret_value()):
+            raise ValueError("one line of plain characters, `Name: value`")
+        return header
 
     def now(self) -> datetime:
         """Return the time: the real one, or the replay's."""
@@ -51,6 +76,10 @@ class Settings(BaseSettings):
 
     def open_engine(self) -> Engine:
         return open_database(self.database_url)
+
+    def open_prometheus(self) -> Prometheus:
+        url = str(self.prometheus_url).rstrip("/") if self.prometheus_url else None
+        return Prometheus(url, header=self.prometheus_header, timeout=self.prometheus_timeout)
 
     def open_candles(self, now: datetime) -> CandleSource:
         """Return the feed as it is known at *now*."""
@@ -83,5 +112,6 @@ def read_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
-        name = f"ROLLOUT_{'_'.join(str(part) for part in first['loc']).upper()}"
-        raise InvalidSetting(name, first["input"], first["msg"]) from None
+        setting = "_".join(str(part) for part in first["loc"])
+        shown = "***" if setting in _SECRET else first["input"]
+        raise InvalidSetting(f"ROLLOUT_{setting.upper()}", shown, first["msg"]) from None

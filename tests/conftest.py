@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
 
 from strategy_core.store.engine import open_database, upgrade
+from tests.endpoint import Endpoint, serving
 
 DATABASES = ["sqlite", "postgresql"]
 
@@ -72,6 +73,12 @@ def engine(database_url: str) -> Iterator[Engine]:
     engine = open_database(database_url)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    with serving() as served:
+        yield served
 
 
 def _named(admin: Engine, database: str) -> str:

@@ -10,13 +10,13 @@ from typing import Any
 
 import typer
 
-from strategy_core.cli import audit, canary, database, evidence, preview, rollouts, versions, whole
+from strategy_core.cli import audit, canary, database, evidence, preview, rollouts, status, versions, whole
 from strategy_core.domain.errors import RolloutError
 
 _EPILOG = (
     "Settings are read from the environment: ROLLOUT_DATABASE_URL (sqlite:///rollout.db), ROLLOUT_FEED (where candles "
-    "come from), ROLLOUT_SYMBOL, ROLLOUT_TIMEFRAME. Exit codes: 0 done, 2 wrong input, 4 not found, 5 not allowed now, "
-    "6 a version's code may not run, 130 interrupted, 1 anything else."
+    "come from), ROLLOUT_SYMBOL, ROLLOUT_TIMEFRAME, ROLLOUT_PROMETHEUS_URL. Exit codes: 0 done, "
+    "2 wrong input, 4 not found, 5 not allowed now, 6 a version's code may not run, 130 interrupted, 1 anything else."
 )
 _Usage: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException: Typer's own, or in older ones Click's
 _INTERRUPTED = 130
@@ -28,7 +28,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for part in (whole, versions, preview, canary, rollouts, evidence, audit):
+for part in (whole, versions, preview, canary, rollouts, status, evidence, audit):
     app.registered_commands += part.commands.registered_commands
 app.add_typer(database.commands, name="db")
 

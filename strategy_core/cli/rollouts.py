@@ -1,7 +1,7 @@
-"""`rollout start | status | tick | pause | resume | approve | decide | rollback`: a canary's journey and its owner."""
+"""`rollout start | sample | tick | pause | resume | approve | decide | rollback`: a canary's journey and its owner."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,9 +19,6 @@ from strategy_core.cli.shell import (
 from strategy_core.domain.errors import InvalidPlan
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from strategy_core.services.status import RolloutStatus, StrategyStatus
     from strategy_core.store.rollout_tables import Rollout
 
 commands = typer.Typer()
@@ -38,6 +35,7 @@ def start(
     yes: Yes = False,
 ) -> None:
     """Start a rollout: the version becomes the canary, at the first stage of the plan."""
+    from strategy_core.domain.metric import MetricThreshold
     from strategy_core.domain.plan import read_plan
     from strategy_core.services.start import start_rollout
 
@@ -55,20 +53,13 @@ def start(
         reason=reason,
         override_reason=override_reason,
     )
-    _answer_rollout(shell, rollout, f"{strategy} {version} started at {frozen.stages[0].percent:g} % of users")
-
-
-@command(commands)
-def status(
-    shell: Shell,
-    strategy: Annotated[str | None, typer.Argument(metavar="[STRATEGY]", help="All, unless given.")] = None,
-) -> None:
-    """Show who serves whom, the rollout, what each gate last said, and the last alerts."""
-    from strategy_core.services.status import read_status
-
-    found = read_status(shell.engine, strategy)
-    shown = [part for each in found for part in _shown(each)]
-    shell.answer([_status_data(each) for each in found], *(shown or ["no strategies yet"]))
+    notes = []
+    if shell.settings.prometheus_url is None and any(isinstance(gate, MetricThreshold) for gate in frozen.gates):
+        notes.append(
+            "ROLLOUT_PROMETHEUS_URL is not set here: metric gates are blind unless it is where they are sampled"
+        )
+    headline = f"{strategy} {version} started at {frozen.stages[0].percent:g} % of users"
+    _answer_rollout(shell, rollout, headline, *notes)
 
 
 @command(commands)
@@ -87,6 +78,24 @@ def tick(shell: Shell) -> None:
     shown = table(["strategy", "version", "step", "reason"], rows) if rows else "no rollout is open"
     shell.answer([asdict(each) for each in ticked], shown)
     if any(each.error for each in ticked):
+        raise typer.Exit(1)
+
+
+@command(commands)
+def sample(shell: Shell) -> None:
+    """Ask for the external metrics of open rollouts, once; their gates judge the answers at the next tick."""
+    from dataclasses import asdict
+
+    from strategy_core.cli.tables import table
+    from strategy_core.services.sample import sample_metrics
+
+    sampled = sample_metrics(shell.engine, shell.settings.open_prometheus(), now=shell.now)
+    rows = [(each.strategy_name, each.version, each.gate, each.value, each.problem) for each in sampled]
+    columns = ["strategy", "version", "gate", "value", "problem"]
+    shell.answer(
+        [asdict(each) for each in sampled], table(columns, rows) if rows else "no open rollout has a metric gate"
+    )
+    if any(each.problem for each in sampled):
         raise typer.Exit(1)
 
 
@@ -121,10 +130,13 @@ def approve(shell: Shell, strategy: StrategyName, reason: Reason = "") -> None:
 def decide(
     shell: Shell,
     strategy: StrategyName,
-    choice: Annotated[Literal["extend", "advance"], typer.Argument(help="The maximum time anew, or the next stage.")],
+    choice: Annotated[
+        Literal["extend", "advance", "rollback"],
+        typer.Argument(help="The maximum time anew, the next stage, or users off it now."),
+    ],
     reason: NeededReason,
 ) -> None:
-    """Answer a rollout that waits for a decision; to take users off it, say rollback."""
+    """Answer a rollout that waits for a decision; to roll back is heard in every state."""
     from strategy_core.services import approve as owner
 
     rollout = owner.decide_rollout(
@@ -157,66 +169,5 @@ def rollback(
     shell.answer(data, f"{strategy} {taken_off} is rolled back; no user gets it")
 
 
-def _answer_rollout(shell: Shell, rollout: "Rollout", headline: str) -> None:
-    shell.answer(rollout.model_dump(mode="json"), headline)
-
-
-def _status_data(status: "StrategyStatus") -> dict[str, Any]:
-    rollout = status.rollout
-    return {
-        "strategy_name": status.strategy_name,
-        "active": status.active,
-        "canary": status.canary,
-        "percent": status.percent,
-        "shadows": status.shadows,
-        "rollout": None
-        if rollout is None
-        else {
-            **rollout.rollout.model_dump(mode="json", exclude={"plan"}),
-            "stages": rollout.stages,
-            "verdicts": [verdict.model_dump(mode="json") for verdict in rollout.verdicts],
-        },
-        "alerts": [alert.model_dump(mode="json") for alert in status.alerts],
-    }
-
-
-def _shown(status: "StrategyStatus") -> list["RenderableType"]:
-    from strategy_core.cli.tables import facts, plain, table
-
-    canary = f"{status.canary} for {status.percent:g} % of users" if status.canary else None
-    known: dict[str, object] = {
-        "strategy": status.strategy_name,
-        "active": status.active,
-        "canary": canary,
-        "shadow": status.shadows,
-    }
-    shown: list[RenderableType] = []
-    if status.rollout is not None:
-        known |= _rollout_facts(status.rollout)
-        columns = ["gate", "verdict", "value", "limit", "n", "reason", "since"]
-        rows = [
-            (v.gate, v.verdict if v.armed else f"{v.verdict} (no vote)", v.value, v.limit, v.n, v.reason, v.ticked_at)
-            for v in status.rollout.verdicts
-        ]
-        shown.append(table(columns, rows))
-    shown.insert(0, facts(known))
-    shown += [f"{alert.at:%Y-%m-%d %H:%M} {alert.severity}: {plain(alert.text)}" for alert in status.alerts]
-    return shown
-
-
-def _rollout_facts(status: "RolloutStatus") -> dict[str, object]:
-    rollout = status.rollout
-    stages = " → ".join(
-        f"[{percent:g}]" if index == rollout.stage_index else f"{percent:g}"
-        for index, percent in enumerate(status.stages)
-    )
-    return {
-        "rollout": f"{rollout.version} against {rollout.control_version}: {rollout.state}",
-        "stages": f"{stages} %",
-        "in stage since": rollout.stage_entered_at,
-        "promoted": rollout.promoted_at,
-        "ended": rollout.ended_at,
-        "last tick": rollout.last_tick_at,
-        "blind since": rollout.blind_since,
-        "reason": rollout.reason,
-    }
+def _answer_rollout(shell: Shell, rollout: "Rollout", *lines: str) -> None:
+    shell.answer(rollout.model_dump(mode="json"), *lines)

@@ -1,5 +1,6 @@
 """How answers look to people: tables and cells for a terminal; never what is in them."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
@@ -7,6 +8,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 NOTHING = "–"
+_BARS = "▁▂▃▄▅▆▇█"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> Table:
@@ -43,6 +45,21 @@ def cell(value: object) -> str:
             return ", ".join(cell(each) for each in value) or NOTHING
         case _:
             return plain(str(value))
+
+
+def spark(times: Sequence[datetime], values: Sequence[float], *, width: int = 60) -> str:
+    """Draw *values* over time as a line of bars, each as high as the value that stood at its end.
+
+    Args:
+        times: of the values, ascending, at least one; each value stands until the next.
+        width: how many bars.
+    """
+    low, high = min(values), max(values)
+    span = times[-1] - times[0]
+    ends = [times[0] + span * (bar + 1) / width for bar in range(width - 1)] + [times[-1]]
+    stood = [values[bisect_right(times, end) - 1] for end in ends]
+    steps = len(_BARS) - 1
+    return "".join(_BARS[round((value - low) / ((high - low) or 1.0) * steps)] for value in stood)
 
 
 def plain(text: str) -> str:

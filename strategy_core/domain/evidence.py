@@ -1,6 +1,7 @@
 """The facts a gate may look at: one rollout's slots, decision counts and equity; never how they are fetched."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from strategy_core.domain.book import Totals
@@ -27,6 +28,15 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Sample:
+    """One answer of an external metric; *value* is finite, or None, and then *problem* says why there is none."""
+
+    taken_at: datetime
+    value: float | None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """All that is known of one rollout at one moment.
 
@@ -43,6 +53,8 @@ class Evidence:
         due_candle: open time of that symbol's newest candle that must have been decided by now; None if there is none.
         overdue: which trade should have closed by now and has no outcome; "" when none.
         feed_problem: why the feed could not even say what to expect; "" when it could.
+        samples: by gate, the newest answers of its external metric, oldest first: as many with a value as the gate
+            asks for, and whatever came last.
     """
 
     now: datetime
@@ -60,3 +72,4 @@ class Evidence:
     due_candle: datetime | None
     overdue: str = ""
     feed_problem: str = ""
+    samples: Mapping[str, Sequence[Sample]] = field(default_factory=dict)

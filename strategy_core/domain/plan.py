@@ -9,7 +9,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PlainSerializer,
     ValidationError,
     WithJsonSchema,
     model_validator,
@@ -17,8 +16,10 @@ from pydantic import (
 
 from strategy_core.domain.errors import InvalidPercent, InvalidPlan, UnarmedPlan
 from strategy_core.domain.gates import Errors, InvalidDecisions, Margins, Silence
+from strategy_core.domain.metric import MetricThreshold
 from strategy_core.domain.paired_gates import ExcessDrawdown, Harm, LosingStreak, NotWorse
 from strategy_core.domain.routing import basis_points
+from strategy_core.domain.span import Span
 
 
 def _percent(value: float) -> float:
@@ -29,18 +30,12 @@ def _percent(value: float) -> float:
     return value
 
 
-# the schemas say what forms and other programs send: a percent's bounds, and seconds as they are written
+# the schema says what forms and other programs send
 Percent = Annotated[float, AfterValidator(_percent), WithJsonSchema({"type": "number", "minimum": 0, "maximum": 100})]
-Span = Annotated[
-    timedelta,
-    Field(gt=timedelta(0)),
-    PlainSerializer(lambda span: span.total_seconds(), float, "json"),
-    WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "description": "seconds"}),
-]
 
 
 AnyGate = Annotated[
-    Errors | InvalidDecisions | Silence | LosingStreak | ExcessDrawdown | Harm | NotWorse,
+    Errors | InvalidDecisions | Silence | LosingStreak | ExcessDrawdown | Harm | NotWorse | MetricThreshold,
     Field(discriminator="kind"),
 ]
 
@@ -111,7 +106,7 @@ class Plan(BaseModel):
         if stranger := set(self.approve_before) - set(percents):
             raise ValueError(f"approve_before names {sorted(stranger)}, which is no stage's percent")
         if len(names) != len(set(names)):
-            raise ValueError("each gate may stand in a plan once")
+            raise ValueError("each gate may stand in a plan once, each metric under a name of its own")
         if any(stage.minimum_time >= self.maximum_stage_time for stage in self.stages):
             raise ValueError("maximum_stage_time must exceed every stage's minimum_time")
         return self

@@ -1,14 +1,15 @@
 """What happens to a rollout next, and why: a pure function of plan, position, findings and time; it applies nothing."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import StrEnum
 
 from strategy_core.domain.errors import EvidenceUnavailable
 from strategy_core.domain.evidence import Evidence
 from strategy_core.domain.gates import SEVERITY, Finding, Freshness, Gate, Margins, Verdict
 from strategy_core.domain.plan import Plan
+from strategy_core.domain.span import told
 
 
 class State(StrEnum):
@@ -28,6 +29,7 @@ class Step(StrEnum):
     HOLD = "hold"
     ADVANCE = "advance"
     AWAIT_APPROVAL = "await_approval"
+    LAPSE = "lapse"  # an approval was given, and is worth nothing any more: hold
     AWAIT_DECISION = "await_decision"
     PROMOTE = "promote"
     COMPLETE = "complete"
@@ -71,8 +73,16 @@ def decide(plan: Plan, at: Position, findings: Sequence[Finding], now: datetime)
     """Return the one step a rollout takes now.
 
     Protection comes first and depends on nothing else: a breach or a failure rolls back in every state. Then, in this
-    order, blindness, an owner's pause, the stage's minimum time, the verdicts, an approval.
+    order, blindness, an owner's pause, the stage's minimum time, the verdicts, an approval. An approval is of the
+    evidence that it was given on: a tick that cannot take it lets it lapse, and it is asked for again.
     """
+    ruling = _rule(plan, at, findings, now)
+    if ruling.step is Step.HOLD and at.approved_stage == at.stage_index + 1:
+        return replace(ruling, step=Step.LAPSE, reason=f"the approval lapses: {ruling.reason}")
+    return ruling
+
+
+def _rule(plan: Plan, at: Position, findings: Sequence[Finding], now: datetime) -> Ruling:
     armed = sorted((f for f in findings if f.armed), key=lambda finding: SEVERITY[finding.verdict])
     if not armed:
         return Ruling(Step.HOLD, "no armed gate has spoken")
@@ -94,7 +104,7 @@ def decide(plan: Plan, at: Position, findings: Sequence[Finding], now: datetime)
 
 def _hold_blind(plan: Plan, at: Position, worst: Finding, now: datetime) -> Ruling:
     blind_for = now - (at.blind_since or now)
-    reason = f"{worst.gate}: {worst.reason}; blind for {_span(blind_for)} of at most {_span(plan.blind_limit)}"
+    reason = f"{worst.gate}: {worst.reason}; blind for {told(blind_for)} of at most {told(plan.blind_limit)}"
     step = Step.ROLL_BACK if blind_for >= plan.blind_limit else Step.HOLD
     return Ruling(step, reason, worst, blind=True)
 
@@ -102,8 +112,8 @@ def _hold_blind(plan: Plan, at: Position, worst: Finding, now: datetime) -> Ruli
 def _bake(plan: Plan, promoted_at: datetime, worst: Finding, now: datetime) -> Ruling:
     baked = now - promoted_at
     if baked >= plan.bake:
-        return Ruling(Step.COMPLETE, f"baked {_span(baked)} without harm", worst)
-    return Ruling(Step.HOLD, f"bakes: {_span(baked)} of {_span(plan.bake)}", worst)
+        return Ruling(Step.COMPLETE, f"baked {told(baked)} without harm", worst)
+    return Ruling(Step.HOLD, f"bakes: {told(baked)} of {told(plan.bake)}", worst)
 
 
 def _climb(plan: Plan, at: Position, worst: Finding, measured: Finding, now: datetime) -> Ruling:
@@ -111,7 +121,7 @@ def _climb(plan: Plan, at: Position, worst: Finding, measured: Finding, now: dat
     stage = plan.stages[at.stage_index]
     dwell = now - at.stage_entered_at
     if dwell < stage.minimum_time:
-        return Ruling(Step.HOLD, f"dwells at {stage.percent:g} %: {_span(dwell)} of {_span(stage.minimum_time)}", worst)
+        return Ruling(Step.HOLD, f"dwells at {stage.percent:g} %: {told(dwell)} of {told(stage.minimum_time)}", worst)
     if worst.verdict is not Verdict.PASS:
         return _unanswered(plan, at, worst, now)
     following = at.stage_index + 1
@@ -129,7 +139,7 @@ def _unanswered(plan: Plan, at: Position, worst: Finding, now: datetime) -> Ruli
     waited = now - at.stage_extended_at
     if waited < plan.maximum_stage_time:
         return Ruling(Step.HOLD, reason, worst)
-    reason = f"{_span(waited)} at this stage without an answer; {reason}"
+    reason = f"{told(waited)} at this stage without an answer; {reason}"
     if plan.on_inconclusive == "rollback":
         return Ruling(Step.ROLL_BACK, reason, worst)
     return Ruling(Step.AWAIT_DECISION, reason, worst)
@@ -142,8 +152,3 @@ def _judge(gate: Gate, evidence: Evidence, margins: Margins) -> Finding:
         return gate.found(Verdict.BLIND, error.cause)
     except Exception as error:  # noqa: BLE001  a gate's own fault must not silence the gates that would roll back
         return gate.found(Verdict.BLIND, f"the gate itself failed: {type(error).__name__}: {error}")
-
-
-def _span(span: timedelta) -> str:
-    hours = span.total_seconds() / 3600
-    return f"{hours / 24:.1f} d" if hours >= 48 else f"{hours:.1f} h"

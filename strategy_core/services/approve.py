@@ -14,15 +14,17 @@ from strategy_core.domain.gates import SEVERITY, Verdict
 from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.ramp import Ruling, State, Step
 from strategy_core.services.ramp import Feed, judge, take
+from strategy_core.services.rollback import roll_back
 from strategy_core.services.transition import standing
 from strategy_core.store import audit, rollouts, versions
-from strategy_core.store.engine import transaction
+from strategy_core.store.engine import reading, transaction
 from strategy_core.store.rollout_tables import Rollout
 
 
 class Choice(StrEnum):
     EXTEND = "extend"  # the stage's maximum time starts anew
     ADVANCE = "advance"  # on to the next stage without an answer: the owner's own responsibility
+    ROLL_BACK = "rollback"  # users off the canary, now
 
 
 def approve(engine: Engine, *, strategy_name: str, actor: Actor, now: datetime, reason: str = "") -> Rollout:
@@ -43,15 +45,17 @@ def approve(engine: Engine, *, strategy_name: str, actor: Actor, now: datetime, 
 def decide_rollout(
     engine: Engine, *, strategy_name: str, choice: Choice, actor: Actor, now: datetime, reason: str
 ) -> Rollout:
-    """Answer a rollout that waits for a decision: give the stage its maximum time again, or advance it.
+    """Answer a rollout that waits for a decision: give the stage its maximum time again, advance it, or roll it back.
 
-    To roll back needs no waiting: see `services.rollback`.
+    To roll back needs no waiting: that answer is taken in every state, as by `services.rollback`.
 
     Raises:
         UnknownStrategy, UnknownRollout: nothing is open.
         NotAwaiting: it does not wait for a decision; or to advance it would be blind or harmful: some gate breaks or
             is blind now, or no tick has looked lately.
     """
+    if choice is Choice.ROLL_BACK:
+        return _roll_back(engine, strategy_name, actor=actor, now=now, reason=reason)
     with transaction(engine) as session:
         rollout = _open(session, strategy_name, "decide", State.AWAITING_DECISION)
         if choice is Choice.EXTEND:
@@ -66,15 +70,22 @@ def decide_rollout(
 
 
 def pause(engine: Engine, *, strategy_name: str, actor: Actor, now: datetime, reason: str = "") -> Rollout:
-    """Keep the rollout at its percent; every protection stays armed."""
+    """Keep the rollout at its percent, whether it runs or waits for an owner; every protection stays armed.
+
+    An approval that no tick has taken yet is none any more.
+    """
     with transaction(engine) as session:
-        rollout = _open(session, strategy_name, "pause", State.RUNNING)
-        return _set(session, rollout, "pause", {"state": State.PAUSED.value}, actor=actor, now=now, reason=reason)
+        rollout = _open(
+            session, strategy_name, "pause", State.RUNNING, State.AWAITING_APPROVAL, State.AWAITING_DECISION
+        )
+        changes = {"state": State.PAUSED.value, "approved_stage": None}
+        return _set(session, rollout, "pause", changes, actor=actor, now=now, reason=reason)
 
 
 def resume(engine: Engine, *, strategy_name: str, actor: Actor, now: datetime, reason: str = "") -> Rollout:
-    """Let a paused rollout go on: at its stage's percent, whatever was set by hand, and with its minimum time anew.
+    """Let a paused rollout go on: at its stage's percent, whatever was set by hand, and with its times anew.
 
+    What it had waited for is asked for again when it comes to that.
     While it is blind no user is added: then a lower percent that was set by hand stays.
     """
     with transaction(engine) as session:
@@ -88,13 +99,28 @@ def resume(engine: Engine, *, strategy_name: str, actor: Actor, now: datetime, r
         return _set(session, rollout, "resume", changes, actor=actor, now=now, reason=reason)
 
 
-def _open(session: Session, strategy_name: str, what: str, needed: State) -> Rollout:
+def _roll_back(engine: Engine, strategy_name: str, *, actor: Actor, now: datetime, reason: str) -> Rollout:
+    """Roll back the open rollout, by the name of its version: if it has ended meanwhile, no other one is meant."""
+    with reading(engine) as session:
+        versions.get_strategy(session, strategy_name)
+        rollout = _the_open(session, strategy_name)
+    roll_back(engine, strategy_name=strategy_name, version=rollout.version, actor=actor, now=now, reason=reason)
+    with reading(engine) as session:
+        return rollouts.get_rollout(session, rollout.id)
+
+
+def _open(session: Session, strategy_name: str, what: str, *needed: State) -> Rollout:
     versions.lock_strategy(session, strategy_name)
+    rollout = _the_open(session, strategy_name)
+    if rollout.state not in needed:
+        raise NotAwaiting(what, rollout.state, needed)
+    return rollout
+
+
+def _the_open(session: Session, strategy_name: str) -> Rollout:
     rollout = rollouts.open_rollout(session, strategy_name)
     if rollout is None:
         raise UnknownRollout(f"of {strategy_name!r} is open")
-    if rollout.state != needed:
-        raise NotAwaiting(what, rollout.state, [needed])
     return rollout
 
 

@@ -14,6 +14,7 @@ from strategy_core.domain.errors import RolloutError
 from strategy_core.domain.evidence import Evidence
 from strategy_core.domain.gates import Finding
 from strategy_core.domain.lifecycle import Status, utc
+from strategy_core.domain.metric import MetricThreshold
 from strategy_core.domain.performance import max_drawdown
 from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.ramp import ENDED, Position, Ruling, State, Step, decide, judge_all
@@ -21,7 +22,7 @@ from strategy_core.domain.scoring import ScoringRule
 from strategy_core.market.source import CandleSource
 from strategy_core.services.book import Booking, keep, look
 from strategy_core.services.transition import end_rollout, replace_active, standing, undo
-from strategy_core.store import audit, evidence, rollouts, slots, versions
+from strategy_core.store import audit, evidence, rollouts, samples, slots, versions
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.rollout_tables import Rollout
 from strategy_core.store.tables import StrategyVersion
@@ -29,6 +30,7 @@ from strategy_core.store.tables import StrategyVersion
 _ALERTS = {
     Step.ADVANCE: ("rollout.advanced", "info"),
     Step.AWAIT_APPROVAL: ("rollout.awaiting_approval", "warning"),
+    Step.LAPSE: ("rollout.approval_lapsed", "warning"),
     Step.AWAIT_DECISION: ("rollout.awaiting_decision", "warning"),
     Step.PROMOTE: ("rollout.promoted", "warning"),
     Step.COMPLETE: ("rollout.completed", "info"),
@@ -134,6 +136,7 @@ def gather(session: Session, rollout: Rollout, plan: Plan, feed: Feed, booking: 
     scoring = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring)
     patience = scoring.horizon + 1 + plan.late_candles
     late = slots.oldest_overdue(session, strategy_name, booking.pending, patience)
+    metrics = {gate.name: gate.samples_needed for gate in plan.gates if isinstance(gate, MetricThreshold)}
     return Evidence(
         now=now,
         started_at=since,
@@ -152,6 +155,7 @@ def gather(session: Session, rollout: Rollout, plan: Plan, feed: Feed, booking: 
         if late
         else "",
         feed_problem=feed.problem,
+        samples=samples.read_samples(session, rollout.id, metrics, until=now),
     )
 
 
@@ -209,11 +213,13 @@ def _change(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, now:
             following = rollout.stage_index + 1
             rollouts.set_canary_share(session, rollout.strategy_name, plan.stages[following].percent_bp)
             rollouts.change_rollout(session, rollout, stage_index=following, reason=ruling.reason, **entered)
+        case Step.LAPSE:
+            rollouts.change_rollout(session, rollout, approved_stage=None, reason=ruling.reason)
         case Step.AWAIT_APPROVAL | Step.AWAIT_DECISION:
             asked = State.AWAITING_APPROVAL if ruling.step is Step.AWAIT_APPROVAL else State.AWAITING_DECISION
             if rollout.state == asked:
                 return False
-            rollouts.change_rollout(session, rollout, state=asked.value, reason=ruling.reason)
+            rollouts.change_rollout(session, rollout, state=asked.value, approved_stage=None, reason=ruling.reason)
         case Step.PROMOTE:
             winner = versions.get_version(session, rollout.strategy_name, rollout.version)
             replace_active(session, winner, outgoing_becomes=Status.SHADOW, now=now)

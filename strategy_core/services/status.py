@@ -1,14 +1,17 @@
 """Where strategies stand now: who serves whom, the rollout, what its gates last said; it changes nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from strategy_core.domain.gates import SEVERITY, Verdict
-from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.gates import SEVERITY, Finding, Verdict
+from strategy_core.domain.lifecycle import Status, utc
+from strategy_core.domain.outlook import Outlook, outlook
 from strategy_core.domain.plan import read_plan
+from strategy_core.services.ramp import position
 from strategy_core.services.transition import standing
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading
@@ -24,11 +27,15 @@ class RolloutStatus:
     Attributes:
         stages: percents of the plan, of which `rollout.stage_index` is the present one.
         verdicts: each gate's newest, the worst first.
+        since: by gate, when it began to say that verdict.
+        outlook: what it waits for.
     """
 
     rollout: Rollout
     stages: tuple[float, ...]
     verdicts: Sequence[GateVerdict]
+    since: Mapping[str, datetime]
+    outlook: Outlook
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +51,18 @@ class StrategyStatus:
     alerts: Sequence[AlertOutbox]
 
 
-def read_status(engine: Engine, strategy_name: str | None = None) -> list[StrategyStatus]:
+def read_status(engine: Engine, strategy_name: str | None = None, *, now: datetime) -> list[StrategyStatus]:
     """Return the status of one strategy, or of all of them by name.
 
     Raises:
         UnknownStrategy
     """
+    now = utc(now, "now")
     with reading(engine) as session:
         if strategy_name is not None:
             versions.get_strategy(session, strategy_name)
         names = versions.strategy_names(session) if strategy_name is None else [strategy_name]
-        return [_status(session, name) for name in names]
+        return [_status(session, name, now) for name in names]
 
 
 def read_audit(engine: Engine, strategy_name: str | None = None, *, limit: int | None = None) -> Sequence[AuditEvent]:
@@ -69,26 +77,33 @@ def read_audit(engine: Engine, strategy_name: str | None = None, *, limit: int |
         return audit.events(session, strategy_name, limit=limit)
 
 
-def _status(session: Session, strategy_name: str) -> StrategyStatus:
-    now = standing(session, strategy_name)
+def _status(session: Session, strategy_name: str, now: datetime) -> StrategyStatus:
+    stands = standing(session, strategy_name)
     newest = rollouts.open_rollout(session, strategy_name) or next(
         iter(rollouts.list_rollouts(session, strategy_name)), None
     )
     return StrategyStatus(
         strategy_name=strategy_name,
-        active=now["active"],
-        canary=now["canary"],
-        percent=now["percent"],
+        active=stands["active"],
+        canary=stands["canary"],
+        percent=stands["percent"],
         shadows=tuple(v.version for v in versions.list_versions(session, strategy_name, Status.SHADOW)),
-        rollout=_rollout_status(session, newest) if newest else None,
+        rollout=_rollout_status(session, newest, now) if newest else None,
         alerts=audit.alerts(session, strategy_name, limit=ALERTS_SHOWN),
     )
 
 
-def _rollout_status(session: Session, rollout: Rollout) -> RolloutStatus:
+def _rollout_status(session: Session, rollout: Rollout, now: datetime) -> RolloutStatus:
+    plan = read_plan(rollout.plan)
     said = rollouts.last_verdicts(session, rollout.id).values()
     return RolloutStatus(
         rollout=rollout,
-        stages=tuple(stage.percent for stage in read_plan(rollout.plan).stages),
+        stages=tuple(stage.percent for stage in plan.stages),
         verdicts=sorted(said, key=lambda verdict: (SEVERITY[Verdict(verdict.verdict)], verdict.gate)),
+        since={verdict.gate: rollouts.held_since(session, verdict) for verdict in said},
+        outlook=outlook(plan, position(rollout), [_finding(verdict) for verdict in said], now),
     )
+
+
+def _finding(row: GateVerdict) -> Finding:
+    return Finding.model_validate(row.model_dump(include=set(Finding.model_fields)))

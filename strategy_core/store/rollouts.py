@@ -129,10 +129,37 @@ def last_verdicts(session: Session, rollout_id: UUID) -> dict[str, GateVerdict]:
     return {row.gate: row for row in rows}
 
 
-def verdict_history(session: Session, rollout_id: UUID) -> Sequence[GateVerdict]:
-    return session.exec(
-        select(GateVerdict).where(GateVerdict.rollout_id == rollout_id).order_by(col(GateVerdict.ticked_at))
+def held_since(session: Session, last: GateVerdict) -> datetime:
+    """Return when the gate whose newest row is *last* began to say this verdict without a break."""
+    mine = (GateVerdict.rollout_id == last.rollout_id, GateVerdict.gate == last.gate)
+    other = session.exec(
+        select(func.max(GateVerdict.ticked_at)).where(*mine, GateVerdict.verdict != last.verdict)
+    ).one()
+    began = select(func.min(GateVerdict.ticked_at)).where(*mine)
+    if other is not None:
+        began = began.where(col(GateVerdict.ticked_at) > other)
+    return session.exec(began).one()
+
+
+def verdict_history(
+    session: Session, rollout_id: UUID, *, gate: str | None = None, limit: int | None = None
+) -> Sequence[GateVerdict]:
+    """Return what the gates said, oldest first; with *limit* the newest so many rows."""
+    query = select(GateVerdict).where(GateVerdict.rollout_id == rollout_id)
+    if gate is not None:
+        query = query.where(GateVerdict.gate == gate)
+    newest = query.order_by(col(GateVerdict.ticked_at).desc(), col(GateVerdict.gate).desc()).limit(limit)
+    return session.exec(newest).all()[::-1]
+
+
+def value_history(session: Session, rollout_id: UUID, gate: str) -> list[tuple[datetime, float]]:
+    """Return each time at which a gate told a value, and that, oldest first."""
+    rows = session.exec(
+        select(GateVerdict.ticked_at, GateVerdict.value)
+        .where(GateVerdict.rollout_id == rollout_id, GateVerdict.gate == gate)
+        .order_by(col(GateVerdict.ticked_at))
     ).all()
+    return [(at, value) for at, value in rows if value is not None]
 
 
 def record_findings(session: Session, rollout: Rollout, findings: Sequence[Finding], now: datetime) -> None:

@@ -18,6 +18,8 @@ from strategy_core.store.tables import ERROR, SIGNALS, Outcome, ShadowDecisionLo
 LOG = ShadowDecisionLog
 _SIDES = {Action.BUY.value: 1, Action.SELL.value: -1, Action.HOLD.value: 0}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ONE, _OTHER = aliased(LOG), aliased(LOG)  # here: made anew, each would have its statement compiled anew
+_OURS, _THEIRS = aliased(Outcome), aliased(Outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,7 @@ def read_slots(
     A candle on which one of the two has an error, too little history or no row at all is no slot: unpaired evidence
     would count one arm's trades against nothing.
     """
-    one, other = aliased(LOG), aliased(LOG)
-    ours, theirs = aliased(Outcome), aliased(Outcome)
+    one, other, ours, theirs = _ONE, _OTHER, _OURS, _THEIRS
     query = (
         select(  # type: ignore[call-overload]
             one.timestamp,

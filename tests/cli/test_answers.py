@@ -105,11 +105,12 @@ def test_a_quarantined_version_is_tried_again_with_a_reason_only(rollout: Rollou
     [
         ("rollback", "fib_rsi", "--reason"),
         ("decide", "fib_rsi", "extend", "--reason"),
+        ("decide", "fib_rsi", "rollback", "--reason"),
         ("activate", "fib_rsi", "2", "--yes", "--override-reason"),
         ("start", "fib_rsi", "2", "--yes", "--override-reason"),
         ("canary", "fib_rsi", "2", "5", "--yes", "--override-reason"),
     ],
-    ids=lambda command: command[0],
+    ids=lambda command: f"{command[0]} {command[2]}",
 )
 def test_a_blank_reason_is_none(rollout: Rollout, pair: Engine, command: tuple[str, ...]) -> None:
     """Also for a version in quarantine, which a blank would otherwise lift."""
@@ -197,6 +198,8 @@ def test_an_owner_decides_what_the_evidence_could_not(rollout: Rollout, started:
 
     assert (extended.code, advanced.code) == (0, 0)
     assert rollout("status", "--json").data[0]["percent"] == 10.0
+    assert rollout("decide", "fib_rsi", "rollback", "--reason", "enough").out == "fib_rsi 2: rollback, as decided\n"
+    assert state_of(started) == "rolled_back"
 
 
 def test_the_choices_offered_are_the_services(rollout: Rollout) -> None:

@@ -14,7 +14,7 @@ def test_what_moves_rollouts_is_scheduled_and_what_owners_do_is_not() -> None:
     scheduled = {each.name: each.schedules for each in read_deployments(prefect_yaml()) if "scheduled" in each.tags}
     owners = [each for each in read_deployments(prefect_yaml()) if "owner" in each.tags]
 
-    assert set(scheduled) == {"shadow-run", "ramp-tick", "nightly-comparison"}
+    assert set(scheduled) == {"shadow-run", "sample-metrics", "ramp-tick", "nightly-comparison"}
     assert [getattr(schedule.schedule, "cron", None) for schedule in scheduled["shadow-run"] or []] == ["* * * * *"]
     assert [getattr(schedule.schedule, "interval", None) for schedule in scheduled["ramp-tick"] or []] == [
         timedelta(minutes=1)
@@ -35,7 +35,7 @@ def test_forms_and_api_know_the_bounds_and_the_choices() -> None:
 
     percent = schemas["set-canary-percent"].properties["percent"]
     assert (percent["minimum"], percent["maximum"]) == (0, 100)
-    assert schemas["decide"].definitions["Choice"]["enum"] == ["extend", "advance"]
+    assert schemas["decide"].definitions["Choice"]["enum"] == ["extend", "advance", "rollback"]
     assert schemas["register-version"].definitions["Status"]["enum"] == ["shadow", "canary", "active", "retired"]
     assert "1h" in schemas["register-version"].properties["timeframe"]["enum"]
     assert schemas["start-canary"].definitions["Stage"]["properties"]["percent"]["maximum"] == 100

@@ -110,8 +110,28 @@ def test_the_full_ramp_waits_for_an_owner() -> None:
     assert decide(PLAN, at(3, approved_stage=4), found(Verdict.PASS), NOON).step is Step.ADVANCE
 
 
-def test_an_approval_is_worth_nothing_without_evidence() -> None:
-    assert decide(PLAN, at(3, approved_stage=4), found(Verdict.INCONCLUSIVE), NOON).step is Step.HOLD
+@pytest.mark.parametrize(
+    ("verdict", "changes"),
+    [
+        (Verdict.INCONCLUSIVE, {}),
+        (Verdict.INSUFFICIENT, {}),
+        (Verdict.BLIND, {}),
+        (Verdict.PASS, {"entered": NOON - DAY / 2}),
+        (Verdict.PASS, {"state": State.PAUSED}),
+    ],
+)
+def test_an_approval_that_cannot_be_taken_lapses(verdict: Verdict, changes: dict[str, Any]) -> None:
+    """It was of the evidence it was given on: when that returns, the owner is asked again."""
+    ruling = decide(PLAN, at(3, approved_stage=4, **changes), found(verdict), NOON)
+
+    assert ruling.step is Step.LAPSE
+    assert ruling.reason.startswith("the approval lapses: ")
+    assert ruling.blind == (verdict is Verdict.BLIND)
+    assert decide(PLAN, at(3, **changes), found(verdict), NOON).step is Step.HOLD
+
+
+def test_an_approval_of_a_stage_that_was_entered_lapses_no_more() -> None:
+    assert decide(PLAN, at(4, approved_stage=4), found(Verdict.INCONCLUSIVE), NOON).step is Step.HOLD
 
 
 def test_the_last_stage_promotes() -> None:

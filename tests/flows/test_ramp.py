@@ -194,6 +194,17 @@ def test_a_decision_to_advance_takes_one_stage(started: Engine, at: Clock) -> No
         assert rollouts.get_canary(session, "fib_rsi").rollout_bp == 1000
 
 
+def test_a_decision_to_roll_back_takes_users_off(started: Engine) -> None:
+    put_state(started, State.AWAITING_DECISION)
+
+    state = decide.fn("fib_rsi", Choice.ROLL_BACK, owner="ana", reason="odd fills")
+
+    assert state.message == "fib_rsi v2 is rolled_back at stage 1"
+    with reading(started) as session:
+        assert rollouts.get_canary(session, "fib_rsi").rollout_bp == 0
+    assert newest_event(started).reason == "odd fills"
+
+
 def test_an_unknown_strategy_is_named_with_those_that_are_known(started: Engine) -> None:
     state = pause.fn("fib_rsy", owner="ana")
 

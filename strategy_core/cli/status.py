@@ -1,0 +1,151 @@
+"""`rollout status | verdicts`: where rollouts stand, what they wait for, and what their gates said until now."""
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
+
+import typer
+
+from strategy_core.cli.shell import Shell, StrategyName, command
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from strategy_core.services.status import RolloutStatus, StrategyStatus
+    from strategy_core.services.verdicts import VerdictHistory
+
+commands = typer.Typer()
+
+
+@command(commands)
+def status(
+    shell: Shell,
+    strategy: Annotated[str | None, typer.Argument(metavar="[STRATEGY]", help="All, unless given.")] = None,
+) -> None:
+    """Show who serves whom, the rollout, what each gate says, what must happen next, and the last alerts."""
+    from strategy_core.services.status import read_status
+
+    found = read_status(shell.engine, strategy, now=shell.now)
+    shown = [part for each in found for part in _shown(each)]
+    shell.answer([_status_data(each) for each in found], *(shown or ["no strategies yet"]))
+
+
+@command(commands)
+def verdicts(
+    shell: Shell,
+    strategy: StrategyName,
+    gate: Annotated[str | None, typer.Option(help="Only this one, with its value over time.")] = None,
+    rollout: Annotated[UUID | None, typer.Option(metavar="ID", help="The newest, unless given.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
+) -> None:
+    """Show what a rollout's gates said over time, and why."""
+    from strategy_core.cli.tables import table
+    from strategy_core.services.verdicts import read_verdicts
+
+    found = read_verdicts(shell.engine, strategy, gate=gate, rollout_id=rollout, limit=limit)
+    columns = ["at", "stage", "gate", "verdict", "value", "limit", "low", "high", "n", "reason"]
+    rows = [
+        (v.ticked_at, v.stage_index + 1, v.gate, _verdict(v), v.value, v.limit, v.low, v.high, v.n, v.reason)
+        for v in found.verdicts
+    ]
+    data = {
+        "rollout_id": found.rollout.id,
+        "strategy_name": strategy,
+        "version": found.rollout.version,
+        "verdicts": [row.model_dump(mode="json") for row in found.verdicts],
+        "values": found.values,
+    }
+    shown = table(columns, rows) if rows else "no gate has spoken yet"
+    shell.answer(data, f"{strategy} {found.rollout.version}: {found.rollout.state}", shown, *_drawn(found))
+
+
+def _drawn(found: "VerdictHistory") -> list[str]:
+    from strategy_core.cli.tables import cell, spark
+
+    if not found.values:
+        return []
+    times, values = zip(*found.values, strict=True)
+    span = f"{cell(times[0])} to {cell(times[-1])} UTC"
+    limit = f"limit {cell(found.verdicts[-1].limit)}, "
+    return [f"{spark(times, values)}  {cell(min(values))} to {cell(max(values))}, {limit}{span}"]
+
+
+def _status_data(status: "StrategyStatus") -> dict[str, Any]:
+    rollout = status.rollout
+    return {
+        "strategy_name": status.strategy_name,
+        "active": status.active,
+        "canary": status.canary,
+        "percent": status.percent,
+        "shadows": status.shadows,
+        "rollout": None if rollout is None else _rollout_data(rollout),
+        "alerts": [alert.model_dump(mode="json") for alert in status.alerts],
+    }
+
+
+def _rollout_data(status: "RolloutStatus") -> dict[str, Any]:
+    return {
+        **status.rollout.model_dump(mode="json", exclude={"plan"}),
+        "stages": status.stages,
+        "minimum_left": _seconds(status.outlook.minimum_left),
+        "maximum_left": _seconds(status.outlook.maximum_left),
+        "needs": status.outlook.needs,
+        "verdicts": [row.model_dump(mode="json") | {"since": status.since[row.gate]} for row in status.verdicts],
+    }
+
+
+def _shown(status: "StrategyStatus") -> list["RenderableType"]:
+    from strategy_core.cli.tables import facts, plain, table
+
+    canary = f"{status.canary} for {status.percent:g} % of users" if status.canary else None
+    known: dict[str, object] = {
+        "strategy": status.strategy_name,
+        "active": status.active,
+        "canary": canary,
+        "shadow": status.shadows,
+    }
+    shown: list[RenderableType] = []
+    if (rollout := status.rollout) is not None:
+        known |= _rollout_facts(rollout)
+        columns = ["gate", "verdict", "value", "limit", "n", "reason", "since"]
+        rows = [(v.gate, _verdict(v), v.value, v.limit, v.n, v.reason, rollout.since[v.gate]) for v in rollout.verdicts]
+        shown.append(table(columns, rows))
+        if rollout.outlook.needs:
+            shown += ["before it goes on:", *(f"  - {plain(line)}" for line in rollout.outlook.needs)]
+    shown.insert(0, facts(known))
+    shown += [f"{alert.at:%Y-%m-%d %H:%M} {alert.severity}: {plain(alert.text)}" for alert in status.alerts]
+    return shown
+
+
+def _rollout_facts(status: "RolloutStatus") -> dict[str, object]:
+    rollout = status.rollout
+    stages = " → ".join(
+        f"[{percent:g}]" if index == rollout.stage_index else f"{percent:g}"
+        for index, percent in enumerate(status.stages)
+    )
+    return {
+        "rollout": f"{rollout.version} against {rollout.control_version}: {rollout.state}",
+        "stages": f"{stages} %",
+        "in stage since": rollout.stage_entered_at,
+        "minimum left": _span(status.outlook.minimum_left),
+        "maximum left": _span(status.outlook.maximum_left),
+        "promoted": rollout.promoted_at,
+        "ended": rollout.ended_at,
+        "last tick": rollout.last_tick_at,
+        "blind since": rollout.blind_since,
+        "reason": rollout.reason,
+    }
+
+
+def _verdict(row: Any) -> str:
+    return row.verdict if row.armed else f"{row.verdict} (no vote)"
+
+
+def _span(span: timedelta | None) -> str | None:
+    from strategy_core.domain.span import told
+
+    return None if span is None else told(span)
+
+
+def _seconds(span: timedelta | None) -> float | None:
+    return None if span is None else span.total_seconds()

@@ -1,0 +1,75 @@
+"""Sample external metrics: ask for what open rollouts' metric gates need, and write down what was answered.
+
+It is a pass of its own, outside every tick: however slow a metric's endpoint is, no tick and no rollback waits for it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Engine
+
+from strategy_core.domain.errors import InvalidPlan
+from strategy_core.domain.lifecycle import utc
+from strategy_core.domain.metric import MetricThreshold
+from strategy_core.domain.plan import read_plan
+from strategy_core.observe.prometheus import Prometheus
+from strategy_core.store import rollouts, samples
+from strategy_core.store.engine import reading, transaction
+from strategy_core.store.rollout_tables import Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What a metric gate got: a value, or a problem."""
+
+    rollout_id: UUID
+    strategy_name: str
+    version: str
+    gate: str
+    value: float | None
+    problem: str
+
+
+def sample_metrics(engine: Engine, prometheus: Prometheus, *, now: datetime) -> list[Sampled]:
+    """Take one sample for each metric gate of each open rollout; what has no value is a sample too, which says why.
+
+    A rollout whose plan cannot be read is passed over: its ticks say so. Nothing is locked while the answers come.
+    """
+    now = utc(now, "now")
+    with reading(engine) as session:
+        open_now = rollouts.open_rollouts(session)
+    asked = [(rollout, gate, gate.filled(_names(rollout))) for rollout in open_now for gate in _metric_gates(rollout)]
+    answers = prometheus.ask(query for *_, query in asked)
+    sampled = [
+        Sampled(rollout.id, rollout.strategy_name, rollout.version, gate.name, answer.value, answer.problem)
+        for rollout, gate, query in asked
+        for answer in (answers[query],)
+    ]
+    rows = [
+        {
+            "rollout_id": each.rollout_id,
+            "gate": each.gate,
+            "taken_at": now,
+            "value": each.value,
+            "problem": each.problem,
+        }
+        for each in sampled
+    ]
+    if rows:
+        with transaction(engine) as session:
+            samples.add_samples(session, rows)
+    return sampled
+
+
+def _metric_gates(rollout: Rollout) -> list[MetricThreshold]:
+    try:
+        plan = read_plan(rollout.plan)
+    except InvalidPlan:
+        return []
+    return [gate for gate in plan.gates if isinstance(gate, MetricThreshold)]
+
+
+def _names(rollout: Rollout) -> Mapping[str, str]:
+    return {"strategy": rollout.strategy_name, "canary": rollout.version, "active": rollout.control_version}

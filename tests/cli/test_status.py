@@ -1,0 +1,146 @@
+"""What an owner reads of a rollout: what it waits for, what its gates said until now, and what a metric answers."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from strategy_core.cli.tables import spark
+from strategy_core.domain.lifecycle import Status
+from tests.builders import HOUR, MONDAY, decision_row, put_decisions, put_version
+from tests.cli.conftest import Rollout, set_clock
+from tests.endpoint import Endpoint, vector
+
+PLAN = """{"gates": [
+    {"kind": "errors"},
+    {"kind": "metric", "metric": "slippage", "query": "slippage", "maximum": 3, "minimum_samples": 1}
+]}"""
+
+
+@pytest.fixture
+def started(database: Engine, rollout: Rollout, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """Version 2 at 5 % since Monday, under a plan with a metric."""
+    monkeypatch.setenv("ROLLOUT_PROMETHEUS_URL", endpoint.url)
+    plan = Path(str(database.url.database)).parent / "plan.json"
+    plan.write_text(PLAN)
+    put_version(database, "1", Status.ACTIVE)
+    put_version(database, "2")
+    assert rollout("start", "fib_rsi", "2", "--plan", str(plan), "--yes").code == 0
+    return database
+
+
+def test_status_says_what_must_happen_before_it_goes_on(
+    rollout: Rollout, started: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_decisions(started, *(decision_row(version, MONDAY) for version in ("1", "2")))
+    set_clock(monkeypatch, MONDAY + HOUR)
+    rollout("sample")
+    rollout("tick")
+
+    shown = rollout("status").out
+    (known,) = rollout("status", "--json").data
+
+    assert "minimum left    23.0 h" in shown
+    assert "maximum left    60.0 d" in shown
+    assert "before it goes on:\n  - it dwells for another 23.0 h, until 2026-03-03 00:00 UTC\n" in shown
+    assert known["rollout"]["needs"] == ["it dwells for another 23.0 h, until 2026-03-03 00:00 UTC"]
+    assert (known["rollout"]["minimum_left"], known["rollout"]["maximum_left"]) == (82_800.0, 5_180_400.0)
+    assert {verdict["since"] for verdict in known["rollout"]["verdicts"]} == {"2026-03-02T01:00:00Z"}
+
+
+def test_a_metric_is_sampled_told_and_judged(
+    rollout: Rollout, started: Engine, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for minute, value in enumerate(("1", "2.5", "9"), start=1):
+        endpoint.body = vector(value)
+        set_clock(monkeypatch, MONDAY + timedelta(minutes=minute))
+        (sampled,) = rollout("sample", "--json").data
+        assert (sampled["gate"], sampled["value"]) == ("metric:slippage", float(value))
+        rollout("tick")
+
+    shown = rollout("verdicts", "fib_rsi", "--gate", "metric:slippage").out
+    data = rollout("verdicts", "fib_rsi", "--gate", "metric:slippage", "--limit", "2", "--json").data
+
+    assert shown.startswith("fib_rsi 2: running\n")
+    assert "9, allowed at most 3; 1 of 3 samples in a row outside" in shown
+    assert "▁" * 29 + "▂" * 30 + "█  1 to 9, limit 3, 2026-03-02 00:01 to 2026-03-02 00:03 UTC\n" in shown
+    assert [row["verdict"] for row in data["verdicts"]] == ["pass", "inconclusive"]
+    assert data["values"] == [
+        [f"2026-03-02T00:0{minute}:00Z", value] for minute, value in ((1, 1.0), (2, 2.5), (3, 9.0))
+    ]
+
+
+def test_a_metric_without_an_answer_fails_the_command_and_is_kept(
+    rollout: Rollout, started: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ROLLOUT_PROMETHEUS_URL")
+
+    said = rollout("sample")
+    ticked = rollout("tick").out
+
+    assert said.code == 1
+    assert "metric:slippage" in said.out
+    assert "ROLLOUT_PROMETHEUS_URL is not set" in said.out
+    assert "metric:slippage: no value: ROLLOUT_PROMETHEUS_URL is not set; blind for 0.0 h of at most 24.0 h" in ticked
+
+
+def test_a_start_says_when_its_metrics_cannot_be_asked_for(
+    rollout: Rollout, started: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout("rollback", "fib_rsi", "--reason", "anew")
+    monkeypatch.delenv("ROLLOUT_PROMETHEUS_URL")
+    again = ("start", "fib_rsi", "2", "--override-reason", "anew", "--yes")
+    plan = str(Path(str(started.url.database)).parent / "plan.json")
+
+    said = rollout(*again, "--plan", plan)
+    rollout("rollback", "fib_rsi", "--reason", "anew")
+
+    assert said.out.startswith("fib_rsi 2 started at 5 % of users\nROLLOUT_PROMETHEUS_URL is not set here: ")
+    assert rollout(*again).out == "fib_rsi 2 started at 5 % of users\n"
+
+
+def test_a_rollout_without_metrics_has_nothing_to_sample(rollout: Rollout, database: Engine) -> None:
+    assert rollout("sample").out == "no open rollout has a metric gate\n"
+
+
+def test_all_gates_are_told_in_the_order_of_time(rollout: Rollout, started: Engine) -> None:
+    assert "no gate has spoken yet" in rollout("verdicts", "fib_rsi").out
+    rollout("tick")
+    known = rollout("verdicts", "fib_rsi", "--json").data
+
+    assert [row["gate"] for row in known["verdicts"]] == ["errors", "freshness", "metric:slippage"]
+    assert known["values"] == []
+    assert known["rollout_id"] == rollout("status", "--json").data[0]["rollout"]["id"]
+    assert rollout("verdicts", "fib_rsi", "--rollout", known["rollout_id"], "--json").data == known
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (("fib_rsy",), 4, "no strategy 'fib_rsy'"),
+        (("fib_rsi", "--rollout", "7"), 2, "Invalid value for '--rollout'"),
+        (("fib_rsi", "--rollout", "00000000-0000-0000-0000-000000000000"), 4, "no rollout 00000000"),
+        (("fib_rsi", "--gate", "slippage"), 2, "allowed: freshness, errors, metric:slippage"),
+    ],
+)
+def test_a_history_that_is_not_there_is_refused_in_a_line(
+    rollout: Rollout, started: Engine, arguments: tuple[str, ...], code: int, line: str
+) -> None:
+    said = rollout("verdicts", *arguments)
+
+    assert said.code == code
+    assert line in said.err
+
+
+@pytest.mark.parametrize(
+    ("hours", "values", "drawn"),
+    [
+        ([0], [5.0], "▁▁▁▁"),
+        ([0, 4], [1.0, 1.0], "▁▁▁▁"),
+        ([0, 1, 2, 3, 4], [0.0, 1.0, 2.0, 3.0, 7.0], "▂▃▄█"),
+        ([0, 3, 4], [7.0, 0.0, 3.5], "██▁▅"),
+    ],
+)
+def test_a_value_stands_until_the_next(hours: list[int], values: list[float], drawn: str) -> None:
+    assert spark([MONDAY + hour * HOUR for hour in hours], values, width=4) == drawn

@@ -1,0 +1,165 @@
+"""What comes over a wire that nobody vouches for: one finite number, or a line that says why there is none."""
+
+import socket
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from strategy_core.observe.prometheus import Answer, Prometheus
+from tests.endpoint import Endpoint, serving, success, vector
+
+TOKEN = "s3cr3t-t0ken"
+HEADER = SecretStr(f"Authorization: Bearer {TOKEN}")
+
+
+def ask(endpoint: Endpoint, *, timeout: float = 10.0) -> Answer:
+    return Prometheus(endpoint.url, header=HEADER, timeout=timeout).ask(["up"])["up"]
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (vector("0.25"), 0.25),
+        (vector("-1e-3"), -0.001),
+        (success({"resultType": "scalar", "result": [1772000000.0, "7"]}), 7.0),
+        (success({"resultType": "vector", "result": [{"metric": {}, "value": [0, "0"]}]}, infos=["a hint"]), 0.0),
+    ],
+)
+def test_one_finite_number_is_a_value(endpoint: Endpoint, body: bytes, value: float) -> None:
+    endpoint.body = body
+
+    assert ask(endpoint) == Answer(value)
+
+
+BAD: dict[str, tuple[int, bytes, str]] = {
+    "nan": (200, vector("NaN"), "the value is nan"),
+    "infinite": (200, vector("+Inf"), "the value is inf"),
+    "minus infinite": (200, vector("-Inf"), "the value is -inf"),
+    "empty": (200, vector(), "the answer is empty: no series matches"),
+    "several series": (200, vector("1", "2"), "2 series: aggregate them to one"),
+    "a matrix": (200, success({"resultType": "matrix", "result": []}), "the answer is a matrix: one number is needed"),
+    "a text": (200, success({"resultType": "string", "result": [0, "1"]}), "the answer is a string: one number is"),
+    "a warning": (200, success({"resultType": "scalar", "result": [0, "1"]}, warnings=["a store is down"]), "warning"),
+    "a word": (200, vector("many"), "the answer is not Prometheus's"),
+    "a bare number": (
+        200,
+        success({"resultType": "vector", "result": [{"value": [0, 1.5]}]}),
+        "the answer is a vector",
+    ),
+    "no data": (200, success(None), "the answer is not Prometheus's"),
+    "not a success": (200, b'{"status": "error", "error": "x"}', "the answer is not Prometheus's"),
+    "a list": (200, b"[1]", "the answer is not Prometheus's"),
+    "not JSON": (200, b"<html>welcome</html>", "the answer is not Prometheus's"),
+    "nested without end": (200, b"[" * 100_000, "the answer is not Prometheus's"),
+    "not text": (200, b"\xff\xfe\x00", "the answer is not Prometheus's"),
+    "nothing at all": (200, b"", "the answer is not Prometheus's"),
+    "too much": (200, b" " * 1_000_001, "the answer is larger than 1000000 bytes"),
+    "a server's fault": (500, b"oops", "HTTP 500"),
+    "no right": (401, b"", "HTTP 401"),
+    "a wrong query": (
+        400,
+        b'{"status": "error", "error": "parse error\\u0000 at char 3"}',
+        "HTTP 400: parse error  at",
+    ),
+    "a value with a wrong status": (206, vector("1"), "HTTP 206"),
+}
+
+
+@pytest.mark.parametrize(("status", "body", "problem"), BAD.values(), ids=BAD)
+def test_what_is_no_number_is_a_problem_in_a_line(endpoint: Endpoint, status: int, body: bytes, problem: str) -> None:
+    endpoint.status, endpoint.body = status, body
+
+    answer = ask(endpoint)
+
+    assert answer.value is None
+    assert problem in answer.problem
+    assert answer.problem.isprintable()
+
+
+@pytest.mark.parametrize("slowness", [{"delay_s": 1.0}, {"trickle_s": 0.05}])
+def test_a_slow_answer_is_none(endpoint: Endpoint, slowness: dict[str, float]) -> None:
+    """A trickle too: each of its bytes comes in time, and the last one never."""
+    for name, value in slowness.items():
+        setattr(endpoint, name, value)
+
+    assert ask(endpoint, timeout=0.2) == Answer(None, "no answer within 0.2 s")
+
+
+def test_a_server_that_is_down_is_a_problem() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # taken, and nobody listens
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+        answer = Prometheus(url).ask(["up"])["up"]
+
+    assert answer.value is None
+    assert "cannot be reached: " in answer.problem
+
+
+def test_a_server_that_hangs_up_is_a_problem(endpoint: Endpoint) -> None:
+    endpoint.headers = {"Content-Length": "1000"}
+
+    assert ask(endpoint).problem == "no answer: RemoteProtocolError"
+
+
+def test_an_installation_without_a_prometheus_has_no_answers() -> None:
+    assert Prometheus(None).ask(["up"]) == {"up": Answer(None, "ROLLOUT_PROMETHEUS_URL is not set")}
+
+
+def test_each_different_query_is_asked_once_as_it_stands(endpoint: Endpoint) -> None:
+    odd = 'sum(rate(errors{version="a b&c=ü"}[5m])) + 1'
+
+    answers = Prometheus(f"{endpoint.url}/tenant").ask([odd, "up", odd])
+
+    assert answers == {odd: Answer(1.5), "up": Answer(1.5)}
+    assert sorted(endpoint.queries) == sorted([odd, "up"])
+    assert {path for path, *_ in endpoint.asked} == {"/tenant/api/v1/query"}
+
+
+def test_no_queries_ask_nobody() -> None:
+    assert Prometheus("http://127.0.0.1:9").ask([]) == {}
+
+
+def test_many_queries_are_asked_side_by_side(endpoint: Endpoint) -> None:
+    endpoint.delay_s = 0.05
+    queries = [f"up{i}" for i in range(40)]
+
+    assert Prometheus(endpoint.url).ask(queries) == dict.fromkeys(queries, Answer(1.5))
+
+
+def test_the_header_is_sent_and_shown_nowhere(endpoint: Endpoint, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(0)
+    prometheus = Prometheus(endpoint.url, header=HEADER)
+
+    assert prometheus.ask(["up"])["up"].value == 1.5
+    assert endpoint.asked[0][2]["Authorization"] == f"Bearer {TOKEN}"
+    assert TOKEN not in caplog.text
+    assert TOKEN not in f"{prometheus!r} {vars(prometheus)}"
+
+
+def test_a_server_that_echoes_the_header_gives_nothing_away(endpoint: Endpoint) -> None:
+    endpoint.status = 403
+    endpoint.body = b'{"error": "no right: Authorization: Bearer %s"}' % TOKEN.encode()
+
+    assert ask(endpoint).problem == "HTTP 403: no right: Authorization: *** ***"
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_not_followed(endpoint: Endpoint, status: int) -> None:
+    """The header is for the server that the owner named."""
+    with serving() as elsewhere:
+        endpoint.status, endpoint.headers = status, {"Location": f"{elsewhere.url}/api/v1/query?query=up"}
+
+        answer = ask(endpoint)
+
+    assert (answer.value, answer.problem) == (None, f"HTTP {status}")
+    assert elsewhere.asked == []
+
+
+def test_nothing_is_remembered_between_passes(endpoint: Endpoint) -> None:
+    prometheus: Any = Prometheus(endpoint.url)
+    assert prometheus.ask(["up"])["up"].value == 1.5
+    endpoint.body = vector("2")
+
+    assert prometheus.ask(["up"])["up"].value == 2.0

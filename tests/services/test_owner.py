@@ -1,0 +1,164 @@
+"""What owners say to a rollout that waits, on evidence as it stands in the store; test_ramp has its whole life."""
+
+from datetime import datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from strategy_core.domain.errors import NotAwaiting, UnknownRollout, UnknownStrategy
+from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.plan import read_plan
+from strategy_core.domain.ramp import State, Step
+from strategy_core.market.synthetic import SyntheticSource
+from strategy_core.services.approve import Choice, approve, decide_rollout, pause, resume
+from strategy_core.services.canary import update_canary_percent
+from strategy_core.services.ramp import tick
+from strategy_core.services.start import start_rollout
+from strategy_core.store import audit, rollouts, versions
+from strategy_core.store.engine import reading, transaction
+from strategy_core.store.rollout_tables import Rollout
+from tests.builders import DAY, HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
+
+WHO: dict[str, Any] = {"strategy_name": "fib_rsi", "actor": OWNER}
+DAILY = {"percent": 5, "minimum_time": 86_400, "margins": {"pnl_r": 0.1, "win": 0.05}}
+PLAN = read_plan(
+    {"stages": [DAILY, {**DAILY, "percent": 100}], "gates": [{"kind": "errors"}], "maximum_stage_time": 172_800}
+)
+
+
+@pytest.fixture
+def asked(engine: Engine, market: SyntheticSource) -> Engine:
+    """Version 2 has passed its first stage against version 1: it waits for an approval since Tuesday."""
+    put_version(engine, "1", Status.ACTIVE)
+    put_version(engine, "2")
+    start_rollout(engine, version="2", plan=PLAN, now=MONDAY, **WHO)
+    assert step(engine, market, MONDAY + DAY) is Step.AWAIT_APPROVAL
+    return engine
+
+
+def step(engine: Engine, market: SyntheticSource, now: datetime, *, decided: bool = True) -> Step:
+    """Log the candles until *now*, if they are *decided*, and tick."""
+    if decided:
+        hours = [MONDAY + hour * HOUR for hour in range(int((now - MONDAY) / HOUR))]
+        put_decisions(engine, *(decision_row(version, at) for version in ("1", "2") for at in hours))
+    (ticked,) = tick(engine, market, now=now)
+    assert ticked.ruling is not None, ticked.error
+    return ticked.ruling.step
+
+
+def put_state(engine: Engine, state: State) -> None:
+    with transaction(engine) as session:
+        rollouts.change_rollout(session, rollouts.list_rollouts(session)[0], state=state.value)
+
+
+def newest(engine: Engine) -> Rollout:
+    with reading(engine) as session:
+        return rollouts.list_rollouts(session)[0]
+
+
+def percent(engine: Engine) -> float:
+    with reading(engine) as session:
+        return rollouts.get_canary(session, "fib_rsi").rollout_percent
+
+
+def test_an_approval_lapses_when_a_gate_passes_no_more_and_is_asked_for_again(
+    asked: Engine, market: SyntheticSource
+) -> None:
+    approve(asked, now=MONDAY + DAY, **WHO)
+
+    assert step(asked, market, MONDAY + DAY + 6 * HOUR, decided=False) is Step.LAPSE
+    assert newest(asked).approved_stage is None
+    assert step(asked, market, MONDAY + DAY + 7 * HOUR, decided=False) is Step.HOLD
+    assert step(asked, market, MONDAY + DAY + 8 * HOUR) is Step.AWAIT_APPROVAL
+    assert percent(asked) == 5.0
+    with reading(asked) as session:
+        event = audit.events(session)[-2]
+        alerts = [alert.kind for alert in audit.alerts(session)]
+    assert (event.action, event.before["percent"], event.after["percent"]) == ("lapse", 5.0, 5.0)
+    assert event.reason.startswith("the approval lapses: freshness: candle")
+    assert alerts[-3:] == ["rollout.blind", "rollout.approval_lapsed", "rollout.awaiting_approval"]
+
+    approve(asked, now=MONDAY + DAY + 8 * HOUR, **WHO)
+    assert step(asked, market, MONDAY + DAY + 9 * HOUR) is Step.ADVANCE
+    assert percent(asked) == 100.0
+
+
+def test_harm_rolls_back_what_was_approved(asked: Engine, market: SyntheticSource) -> None:
+    approve(asked, now=MONDAY + DAY, **WHO)
+    at = [MONDAY + DAY + hour * HOUR for hour in range(3)]
+    put_decisions(asked, *(decision_row("2", hour, "error", error_kind="raised") for hour in at))
+
+    assert step(asked, market, MONDAY + DAY + 3 * HOUR) is Step.ROLL_BACK
+
+
+@pytest.mark.parametrize("state", [State.AWAITING_APPROVAL, State.AWAITING_DECISION])
+def test_what_waits_for_an_owner_can_be_paused_and_set_by_hand(
+    asked: Engine, market: SyntheticSource, state: State
+) -> None:
+    put_state(asked, state)
+    pause(asked, now=MONDAY + DAY, reason="a holiday", **WHO)
+    update_canary_percent(asked, percent=1, now=MONDAY + DAY, **WHO)
+    assert step(asked, market, MONDAY + DAY + HOUR) is Step.HOLD
+    assert newest(asked).state == State.PAUSED
+
+    resume(asked, now=MONDAY + DAY + 2 * HOUR, **WHO)
+
+    assert newest(asked).state == State.RUNNING
+    assert percent(asked) == 5.0
+    assert step(asked, market, MONDAY + DAY + 3 * HOUR) is Step.HOLD
+    assert step(asked, market, MONDAY + 2 * DAY + 2 * HOUR) is Step.AWAIT_APPROVAL
+
+
+def test_an_approval_does_not_outlast_a_pause(asked: Engine, market: SyntheticSource) -> None:
+    approve(asked, now=MONDAY + DAY, **WHO)
+    pause(asked, now=MONDAY + DAY, **WHO)
+    resume(asked, now=MONDAY + DAY, **WHO)
+
+    assert step(asked, market, MONDAY + 2 * DAY) is Step.AWAIT_APPROVAL
+    assert percent(asked) == 5.0
+
+
+@pytest.mark.parametrize("state", [State.PAUSED, State.ROLLED_BACK])
+def test_what_is_paused_or_over_is_not_paused(asked: Engine, state: State) -> None:
+    if state is State.ROLLED_BACK:
+        decide_rollout(asked, choice=Choice.ROLL_BACK, reason="enough", now=MONDAY + DAY, **WHO)
+        with pytest.raises(UnknownRollout):
+            pause(asked, now=MONDAY + DAY, **WHO)
+        return
+    put_state(asked, state)
+    allowed = "allowed when awaiting_approval or awaiting_decision or running"
+    with pytest.raises(NotAwaiting, match=f"cannot pause: the rollout is paused; {allowed}"):
+        pause(asked, now=MONDAY + DAY, **WHO)
+
+
+@pytest.mark.parametrize(
+    "state", [State.RUNNING, State.PAUSED, State.AWAITING_APPROVAL, State.AWAITING_DECISION], ids=str
+)
+def test_a_decision_to_roll_back_is_heard_in_every_state(asked: Engine, state: State) -> None:
+    put_state(asked, state)
+
+    rollout = decide_rollout(asked, choice=Choice.ROLL_BACK, reason="odd fills", now=MONDAY + DAY, **WHO)
+
+    assert (rollout.state, rollout.reason) == (State.ROLLED_BACK, "by ana: odd fills")
+    assert percent(asked) == 0.0
+    with reading(asked) as session:
+        assert versions.get_version(session, "fib_rsi", "2").quarantined_at == MONDAY + DAY
+        event = audit.events(session)[-1]
+        assert audit.alerts(session)[-1].kind == "rollout.rolled_back"
+    assert (event.actor, event.action, event.reason) == ("ana", "roll_back", "odd fills")
+
+
+def test_a_decision_that_comes_twice_takes_nobody_off_the_healthy_version(asked: Engine) -> None:
+    decide_rollout(asked, choice=Choice.ROLL_BACK, reason="odd fills", now=MONDAY + DAY, **WHO)
+
+    with pytest.raises(UnknownRollout, match="of 'fib_rsi' is open"):
+        decide_rollout(asked, choice=Choice.ROLL_BACK, reason="odd fills", now=MONDAY + DAY, **WHO)
+    with pytest.raises(UnknownStrategy):
+        decide_rollout(asked, choice=Choice.ROLL_BACK, reason="odd", now=MONDAY, strategy_name="fib_rsy", actor=OWNER)
+
+
+@pytest.mark.parametrize("choice", [Choice.EXTEND, Choice.ADVANCE])
+def test_any_other_decision_waits_to_be_asked_for(asked: Engine, choice: Choice) -> None:
+    with pytest.raises(NotAwaiting, match="cannot decide: the rollout is awaiting_approval"):
+        decide_rollout(asked, choice=choice, reason="hurry", now=MONDAY + DAY, **WHO)
