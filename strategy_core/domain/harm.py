@@ -116,6 +116,8 @@ def advance(process: EProcess, slots: Slots, history: History) -> tuple[EProcess
 
     However the slots are cut into calls, the result is the same up to rounding.
     """
+    if len(slots) == 0:
+        return process, Path(np.empty(0), np.empty(0))
     days = np.maximum.accumulate(slots.day if process.last_day is None else np.maximum(slots.day, process.last_day))
     staked = bets(history)
     factors = _log_factors(staked, history.design_effect_bound, slots)
@@ -125,8 +127,6 @@ def advance(process: EProcess, slots: Slots, history: History) -> tuple[EProcess
         wealth = process.log_wealth + np.cumsum(factors[chosen], axis=0)
         log_e[chosen] = _log_sum(wealth + staked.log_share, process.held_back)
         process = replace(process, log_wealth=wealth[-1])
-    if len(slots) == 0:
-        return process, Path(log_e, log_e)
     peak = np.maximum(np.maximum.accumulate(log_e), process.log_peak)
     return replace(process, log_e=float(log_e[-1]), log_peak=float(peak[-1])), Path(log_e, peak)
 
