@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from strategy_core.domain.arrays import FloatArray, IntArray
+from strategy_core.domain.fidelity import Fidelity
+from strategy_core.domain.orders import NO_ORDERS, Orders
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ class Evidence:
         due_candle: open time of that symbol's newest candle that must have been decided by now; None if there is none.
         overdue: which trade should have closed by now and has no outcome; "" when none.
         feed_problem: why the feed could not even say what to expect; "" when it could.
+        orders: users' live orders since the start, as far as the platform reports them.
+        fidelity: how well the shadow tells what the active version is worth live; None without live trades.
     """
 
     now: datetime
@@ -92,6 +96,8 @@ class Evidence:
     due_candle: datetime | None
     overdue: str = ""
     feed_problem: str = ""
+    orders: Orders = NO_ORDERS
+    fidelity: Fidelity | None = None
 
 
 def slots(rows: list[tuple[int, float, float, int, int]]) -> Slots:

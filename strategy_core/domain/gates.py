@@ -1,11 +1,11 @@
 """Gates: each turns evidence into a verdict with its reason, value and limit; none knows of users, time or storage.
 
 A gate is data (it is frozen with the plan) and one pure function. A new one is a class here or beside, and a name in
-`AnyGate`.
+the plan's `AnyGate`.
 """
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -243,12 +243,6 @@ class PairedDifference(Gate):
         reason = f"difference {mean:+.3f} {unit}, lower bound {low:+.3f}, margin {-margin:+.3f}, {interval.n} slots"
         verdict = Verdict.PASS if low > -margin else Verdict.INCONCLUSIVE
         return self.found(verdict, reason, value=mean, limit=-margin, low=low, high=high, n=interval.n)
-
-
-AnyGate = Annotated[
-    Errors | InvalidDecisions | Silence | LosingStreak | ExcessDrawdown | PairedDifference,
-    Field(discriminator="kind"),
-]
 
 
 def _deepest(marks: FloatArray, risk_fraction: float) -> float:

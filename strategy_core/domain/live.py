@@ -6,7 +6,7 @@ It is never judged here: the gates on it stand in `execution`.
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -15,7 +15,6 @@ from strategy_core.domain.rows import Moment, Name
 
 ROUTING_GRACE = timedelta(seconds=60)  # the platform's own limit for a router to follow a change
 CLOCK_SKEW = timedelta(seconds=5)  # a broker's clock that is late may not make a healthy canary look misrouted
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class TradeReport(BaseModel):
@@ -96,9 +95,10 @@ def is_misrouted(history: Sequence[Serving], bucket: int, version: str, opened_a
     return version not in given and None not in given
 
 
-def candle_of(moment: datetime, timeframe: timedelta) -> datetime:
-    """Return the open time of the candle in which *moment* lies; of one longer than an hour, whose grid is its
-    source's own, the hour.
+def candle_of(moment: datetime, timeframe: timedelta) -> int:
+    """Return the open of the candle in which *moment* lies, in seconds since 1970.
+
+    Of a candle longer than an hour, whose grid is its source's own, it is the open of the hour.
     """
-    step = min(timeframe, timedelta(hours=1))
-    return _EPOCH + (moment - _EPOCH) // step * step
+    seconds = int(min(timeframe, timedelta(hours=1)).total_seconds())
+    return int(moment.timestamp()) // seconds * seconds

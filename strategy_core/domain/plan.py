@@ -16,8 +16,8 @@ from pydantic import (
 )
 
 from strategy_core.domain.errors import InvalidPercent, InvalidPlan, UnarmedPlan
+from strategy_core.domain.execution import Latency, OrderErrors, RoutingAudit, SampleRatio
 from strategy_core.domain.gates import (
-    AnyGate,
     Errors,
     ExcessDrawdown,
     InvalidDecisions,
@@ -44,6 +44,21 @@ Span = Annotated[
     Field(gt=timedelta(0)),
     PlainSerializer(lambda span: span.total_seconds(), float, "json"),
     WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "description": "seconds"}),
+]
+
+
+AnyGate = Annotated[
+    Errors
+    | InvalidDecisions
+    | Silence
+    | LosingStreak
+    | ExcessDrawdown
+    | PairedDifference
+    | OrderErrors
+    | Latency
+    | SampleRatio
+    | RoutingAudit,
+    Field(discriminator="kind"),
 ]
 
 
@@ -98,6 +113,10 @@ class Plan(BaseModel):
         LosingStreak(),
         ExcessDrawdown(),
         PairedDifference(),
+        OrderErrors(),
+        Latency(),
+        SampleRatio(),
+        RoutingAudit(),
     )
 
     @model_validator(mode="after")

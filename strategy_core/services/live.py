@@ -6,20 +6,24 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sqlalchemy import Engine
 from sqlmodel import Session
 
 from strategy_core.domain.candles import timeframe_delta
-from strategy_core.domain.errors import Contradicted, InvalidReport
+from strategy_core.domain.errors import Contradicted, InvalidPeriod, InvalidReport
+from strategy_core.domain.fidelity import Fidelity, fidelity
 from strategy_core.domain.lifecycle import utc
 from strategy_core.domain.live import CLOCK_SKEW, Serving, TradeReport, candle_of, is_misrouted, serving_at
+from strategy_core.domain.performance import Performance, performance
 from strategy_core.domain.routing import bucket_of
 from strategy_core.domain.rows import checked
+from strategy_core.domain.scoring import ScoringRule
 from strategy_core.services.rows import FIRST_ROW, read_csv
-from strategy_core.store import audit, live, versions
+from strategy_core.store import audit, live, outcomes, versions
 from strategy_core.store.engine import reading, transaction
-from strategy_core.store.platform_tables import LiveTrade
 
+FIDELITY_HISTORY = timedelta(days=60)  # before a rollout's start: live trades of the active version that count for it
 _REPORTED = tuple(TradeReport.model_fields)
 _SAME_IN_EACH_STATE = ("user_id", "strategy_name", "version", "symbol", "opened_at")
 
@@ -31,6 +35,24 @@ class Ingested:
     new: int
     known: int
     misrouted: int
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSummary:
+    """What a version's live trades came to, beside what its shadow says of the same period.
+
+    Attributes:
+        live: by slot, each the mean over the users who traded it, so that its numbers compare with the shadow's; its
+            drawdown is that of the mean user's equity, marked when trades close.
+        shadow: of the outcomes of decisions that were entered then.
+        fidelity: agreement on the slots that both have; None without any.
+        trades: users' closed trades behind `live`.
+    """
+
+    live: Performance
+    shadow: Performance
+    fidelity: Fidelity | None
+    trades: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +117,51 @@ def ingest(
     return Ingested(new=new, known=len(rows) - new, misrouted=sum(row["misrouted"] for row in rows))
 
 
+def live_summary(engine: Engine, strategy_name: str, version: str, since: datetime, until: datetime) -> LiveSummary:
+    """Set a version's live trades that were opened in [since, until) beside its shadow outcomes of that period.
+
+    Raises:
+        UnknownStrategy, UnknownVersion
+        InvalidPeriod: *since* is not before *until*.
+    """
+    since, until = utc(since, "since"), utc(until, "until")
+    if since >= until:
+        raise InvalidPeriod(since, until)
+    with reading(engine) as session:
+        versions.get_version(session, strategy_name, version)
+        risk = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring).risk_fraction
+        slots = live.read_live_slots(session, strategy_name, version, since=since, until=until)
+        booked = [
+            outcome
+            for outcome in outcomes.find_outcomes(session, strategy_name, version, since=since - timedelta(days=1))
+            if since <= outcome.opened_at < until
+        ]
+        by_candle = outcomes.marks_by_candle(session, strategy_name, version, start=since, end=until)
+    return LiveSummary(
+        live=performance(slots.r, slots.pnl, marks=slots.r, risk_fraction=risk),
+        shadow=performance(
+            np.array([outcome.r_multiple for outcome in booked], np.float64),
+            np.array([outcome.pnl for outcome in booked], np.float64),
+            marks=np.array([by_candle[candle] for candle in sorted(by_candle)], np.float64),
+            risk_fraction=risk,
+        ),
+        fidelity=_agreement(slots),
+        trades=slots.trades,
+    )
+
+
+def live_fidelity(
+    session: Session, strategy_name: str, version: str, *, since: datetime, until: datetime
+) -> Fidelity | None:
+    """Return how well the shadow tells what the version is worth live, by trades opened in [since, until)."""
+    return _agreement(live.read_live_slots(session, strategy_name, version, since=since, until=until))
+
+
+def _agreement(slots: live.LiveSlots) -> Fidelity | None:
+    both = ~np.isnan(slots.shadow_r)
+    return fidelity(slots.r[both], slots.shadow_r[both])
+
+
 def _build(session: Session, strategy_name: str, version: str) -> _Build:
     found = versions.get_version(session, strategy_name, version)
     return _Build(
@@ -111,7 +178,7 @@ def _row(report: TradeReport, build: _Build, now: datetime) -> dict[str, Any]:
     return {
         **report.model_dump(),
         "state": report.state,
-        "candle": candle_of(report.opened_at, build.timeframe),
+        "candle_s": candle_of(report.opened_at, build.timeframe),
         "canary_bp": serving.canary_bp if serving else 0,
         "misrouted": is_misrouted(build.history, bucket, report.version, report.opened_at),
         "ingested_at": now,
@@ -120,7 +187,7 @@ def _row(report: TradeReport, build: _Build, now: datetime) -> dict[str, Any]:
 
 def _check_unchanged(session: Session, reports: Iterable[TradeReport]) -> None:
     """Raise Contradicted unless what stands there of these trades is what is reported of them."""
-    stored: dict[str, dict[str, LiveTrade]] = {}
+    stored: dict[str, dict[str, Any]] = {}
     for row in live.reported(session, (report.trade_id for report in reports)):
         stored.setdefault(row.trade_id, {})[row.state] = row
     for report in reports:

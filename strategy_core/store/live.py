@@ -1,13 +1,24 @@
 """What the platform reports: live trades, written once and read by rollout and by slot; never judged here."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
+from strategy_core.domain.arrays import FloatArray
+from strategy_core.domain.live import TradeReport
+from strategy_core.domain.orders import NO_ORDERS, Orders
+from strategy_core.domain.routing import BUCKETS
 from strategy_core.store.engine import insert_if_new
 from strategy_core.store.platform_tables import LiveTrade
+from strategy_core.store.tables import Outcome
 
+_LONGEST_CANDLE = timedelta(days=1)
 _NAMES_PER_QUERY = 5_000  # below what either database takes as parameters of one statement
 
 
@@ -16,9 +27,115 @@ def add_trades(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
     return insert_if_new(session, LiveTrade, rows)
 
 
-def reported(session: Session, trade_ids: Iterable[str]) -> Iterator[LiveTrade]:
-    """Yield every report on these trades, in the order of arrival of each."""
+def reported(session: Session, trade_ids: Iterable[str]) -> Iterator[Any]:
+    """Yield a row for every report on these trades: `state`, and the fields of a report."""
+    columns = [getattr(LiveTrade, name) for name in ("state", *TradeReport.model_fields)]
     wanted = sorted(set(trade_ids))
     for start in range(0, len(wanted), _NAMES_PER_QUERY):
         names = wanted[start : start + _NAMES_PER_QUERY]
-        yield from session.exec(select(LiveTrade).where(col(LiveTrade.trade_id).in_(names)).order_by(col(LiveTrade.id)))
+        yield from session.connection().execute(sa.select(*columns).where(col(LiveTrade.trade_id).in_(names)))
+
+
+def read_orders(session: Session, strategy_name: str, canary: str, active: str, *, since: datetime) -> Orders:
+    """Return the live orders of both versions that were opened since then, and whether any user was misrouted."""
+    mine = (col(LiveTrade.strategy_name) == strategy_name, col(LiveTrade.opened_at) >= since)
+    rows = (
+        session.connection()
+        .execute(
+            sa.select(
+                col(LiveTrade.candle_s),
+                col(LiveTrade.user_id),
+                col(LiveTrade.version),
+                col(LiveTrade.state),
+                col(LiveTrade.latency_ms),
+                col(LiveTrade.canary_bp),
+                col(LiveTrade.misrouted),
+            )
+            .where(*mine)
+            .order_by(col(LiveTrade.candle_s), col(LiveTrade.id))
+        )
+        .all()
+    )
+    if not rows:
+        return NO_ORDERS
+    candle, user, version, state, latency, share, misrouted = zip(*rows, strict=True)
+    sent_by = np.array(version, object)
+    found = Orders(
+        candle=np.array(candle, np.int64),
+        user=pd.factorize(np.array(user, object))[0].astype(np.int64),
+        canary=sent_by == canary,
+        failed=np.array(state, object) == "failed",
+        latency_ms=np.array(latency, np.float64),
+        share=np.array(share, np.float64) / BUCKETS,
+    ).where((sent_by == canary) | (sent_by == active))
+    return replace(found, **_misrouted(session, mine)) if any(misrouted) else found
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSlots:
+    """What closed live trades came to by slot, mean over users; oldest close first, all of shape (slots,).
+
+    Attributes:
+        r, pnl: means over the users who traded it.
+        shadow_r: of the same version's outcome on the same entry candle; NaN where none is booked.
+        trades: how many users' trades there were in all.
+    """
+
+    r: FloatArray
+    pnl: FloatArray
+    shadow_r: FloatArray
+    trades: int
+
+
+def read_live_slots(
+    session: Session, strategy_name: str, version: str, *, since: datetime, until: datetime
+) -> LiveSlots:
+    """Return the closed live trades of a version that were opened in [since, until), by symbol and candle."""
+    rows = session.exec(
+        select(  # type: ignore[call-overload]
+            LiveTrade.symbol,
+            LiveTrade.candle_s,
+            sa.func.avg(col(LiveTrade.pnl) / col(LiveTrade.risk)),
+            sa.func.avg(LiveTrade.pnl),
+            sa.func.count(),
+        )
+        .where(
+            LiveTrade.strategy_name == strategy_name,
+            LiveTrade.version == version,
+            LiveTrade.state == "closed",
+            col(LiveTrade.opened_at) >= since,
+            col(LiveTrade.opened_at) < until,
+        )
+        .group_by(LiveTrade.symbol, LiveTrade.candle_s)
+        .order_by(sa.func.max(LiveTrade.closed_at), LiveTrade.symbol)
+    ).all()
+    booked = (
+        {
+            (symbol, int(opened_at.timestamp())): r
+            for symbol, opened_at, r in session.exec(
+                select(Outcome.symbol, Outcome.opened_at, Outcome.r_multiple).where(
+                    Outcome.strategy_name == strategy_name,
+                    Outcome.version == version,
+                    col(Outcome.opened_at) >= since - _LONGEST_CANDLE,
+                    col(Outcome.opened_at) < until,
+                )
+            ).all()
+        }
+        if rows
+        else {}
+    )
+    return LiveSlots(
+        r=np.array([r for _, _, r, _, _ in rows], np.float64),
+        pnl=np.array([pnl for _, _, _, pnl, _ in rows], np.float64),
+        shadow_r=np.array([booked.get((symbol, candle), np.nan) for symbol, candle, *_ in rows], np.float64),
+        trades=sum(count for *_, count in rows),
+    )
+
+
+def _misrouted(session: Session, mine: Sequence[Any]) -> dict[str, Any]:
+    """Return how many trades are misrouted, and the first of them in words."""
+    wrong = (*mine, col(LiveTrade.misrouted))
+    count = session.exec(select(sa.func.count(sa.distinct(col(LiveTrade.trade_id)))).where(*wrong)).one()
+    first = session.exec(select(LiveTrade).where(*wrong).order_by(col(LiveTrade.id)).limit(1)).one()
+    example = f"trade {first.trade_id} of user {first.user_id} on {first.version}"
+    return {"misrouted": count, "misrouted_example": example}

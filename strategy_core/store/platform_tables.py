@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, Column, ForeignKeyConstraint, Index, Text, UniqueConstraint
+from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKeyConstraint, Index, Text, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 from strategy_core.store.tables import _time
@@ -48,7 +48,7 @@ class LiveTrade(SQLModel, table=True):
     version: str
     symbol: str
     opened_at: datetime = Field(sa_column=_time())  # of an order that failed: when it was tried
-    candle: datetime = Field(sa_column=_time())  # in which it was opened; of candles longer than an hour, the hour
+    candle_s: int = Field(sa_type=BigInteger)  # its open, in seconds since 1970; of one longer than an hour, the hour
     closed_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
     pnl: float | None = None  # in price units, as outcomes have it; any other will do for R, which is pnl / risk
     risk: float | None = None  # distance from entry to stop, in the same unit

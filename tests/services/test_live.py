@@ -199,10 +199,10 @@ def test_a_file_is_taken_in(pair: Engine, tmp_path: Path) -> None:
     )
 
     assert ingest_csv(pair, file, now=NOON + DAY).new == 3
-    assert [(row.state, row.pnl, row.latency_ms, row.candle) for row in stored(pair)] == [
-        ("open", None, 35.5, NOON),
-        ("closed", -4.5, None, NOON),
-        ("failed", None, None, NOON),
+    assert [(row.state, row.pnl, row.latency_ms, row.candle_s) for row in stored(pair)] == [
+        ("open", None, 35.5, NOON.timestamp()),
+        ("closed", -4.5, None, NOON.timestamp()),
+        ("failed", None, None, NOON.timestamp()),
     ]
 
 

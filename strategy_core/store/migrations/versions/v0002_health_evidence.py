@@ -73,7 +73,7 @@ def upgrade() -> None:
         sa.Column("version", sa.String(), nullable=False),
         sa.Column("symbol", sa.String(), nullable=False),
         sa.Column("opened_at", TIME, nullable=False),
-        sa.Column("candle", TIME, nullable=False),
+        sa.Column("candle_s", sa.BigInteger(), nullable=False),
         sa.Column("closed_at", TIME, nullable=True),
         sa.Column("pnl", sa.Float(), nullable=True),
         sa.Column("risk", sa.Float(), nullable=True),
