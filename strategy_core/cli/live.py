@@ -23,3 +23,18 @@ def outcomes(
     done = ingest_csv(shell.engine, file, now=shell.now)
     told = f"{done.new} reports taken in, {done.known} known already"
     shell.answer(asdict(done), told + (f"; {done.misrouted} of users on a wrong version" if done.misrouted else ""))
+
+
+@command(commands)
+def users(
+    shell: Shell,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV of user_id and capital; - is standard input.")],
+) -> None:
+    """Replace the directory of the platform's users, which plans count by, with the file's."""
+    from dataclasses import asdict
+
+    from strategy_core.services.directory import load_users_csv
+
+    done = load_users_csv(shell.engine, file, now=shell.now)
+    told = f"{done.users} users: {done.added} added, {done.removed} removed, {done.changed} with another capital"
+    shell.answer(asdict(done), told)

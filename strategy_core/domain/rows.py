@@ -1,6 +1,6 @@
 """Rows that the platform hands over, held against what they must be; never where they come from."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from difflib import get_close_matches
 from typing import Annotated, Any, TypeVar
@@ -32,8 +32,8 @@ Moment = Annotated[datetime, BeforeValidator(_moment)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=_LONGEST, pattern=r"^[^\x00-\x1f]+$")]
 
 
-def checked(model: type[Row], rows: Iterable[Mapping[str, Any]], *, source: str, first_row: int = 1) -> list[Row]:
-    """Return *rows* as *model* has them.
+def checked(model: type[Row], rows: Iterable[Mapping[str, Any]], *, source: str, first_row: int = 1) -> Iterator[Row]:
+    """Yield *rows* as *model* has them.
 
     Args:
         model: forbids what it does not know.
@@ -44,13 +44,11 @@ def checked(model: type[Row], rows: Iterable[Mapping[str, Any]], *, source: str,
     Raises:
         InvalidReport: with the number of the first row that is at fault, the field and the problem.
     """
-    found = []
     for number, row in enumerate(rows, first_row):
         try:
-            found.append(model.model_validate(row))
+            yield model.model_validate(row)
         except ValidationError as error:
             raise InvalidReport(source, _problem(model, dict(error.errors()[0])), number) from None
-    return found
 
 
 def check_columns(model: type[BaseModel], columns: Sequence[str], *, source: str) -> None:

@@ -99,7 +99,7 @@ def ingest(
         Contradicted: a trade was reported otherwise before.
     """
     now = utc(now, "now")
-    reports = checked(TradeReport, trades, source=source, first_row=first_row)
+    reports = list(checked(TradeReport, trades, source=source, first_row=first_row))
     with reading(engine) as session:
         builds = {key: _build(session, *key) for key in {(one.strategy_name, one.version) for one in reports}}
     rows = []

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Engine
 
-from strategy_core.domain.lifecycle import Status, utc
+from strategy_core.domain.lifecycle import utc
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.preview import Preview, preview
 from strategy_core.services.start import check_comparable
@@ -27,12 +27,6 @@ def preview_plan(engine: Engine, *, strategy_name: str, version: str, plan: Plan
         chosen = versions.get_version(session, strategy_name, version)
         active = versions.active_version(session, strategy_name)
         check_comparable(chosen, active)
-        salt = versions.get_strategy(session, strategy_name).salt
-        shared = [
-            other.strategy_name
-            for other in versions.list_versions(session, status=Status.CANARY)
-            if other.strategy_name != strategy_name and versions.get_strategy(session, other.strategy_name).salt == salt
-        ]
         start = max(now - HISTORY, chosen.created_at)
         slots, _ = evidence.read_slots(session, strategy_name, version, active.version, start=start, end=now)
-    return preview(plan, slots, (now - start).total_seconds() / 86_400, shares_users_with=shared)
+    return preview(plan, slots, (now - start).total_seconds() / 86_400)
