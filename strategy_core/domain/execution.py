@@ -188,16 +188,22 @@ def log_evidence(orders: Orders, faulty: BoolArray, tolerated: float, against: t
     *tolerated* or less, however rates change from candle to candle: the safe log-rank test (ter Schure, Pérez-Ortiz,
     Ly & Grünwald 2020). Faults of one candle are drawn without replacement, which spreads less (Hoeffding 1963).
 
-    For faults that begin late it is a mixture, 0.6 on the rollout's start and 0.4/(d(d + 1)) on the d-th later UTC day
-    with orders, whose users count anew for a week; a mixture of such processes is one, however they depend.
+    For faults that begin late it is a mixture, 0.6 on the rollout's start and 0.4/(d(d + 1)) on the d-th UTC day after
+    the first order, from which users count anew for a week; a mixture of such processes is one, however they depend.
+    Of orders that are cut, what began before them is left out, which only lowers the evidence.
     """
     candles = np.unique(orders.candle)
-    started = np.flatnonzero(np.diff(candles // _DAY, prepend=-1))
+    mornings = np.flatnonzero(np.diff(candles // _DAY, prepend=-1))
+    day = candles[mornings] // _DAY - orders.first_day
+    restarts = [
+        (begin, (1 - _FIRST_START) / (d * (d + 1)), (d + orders.first_day + _WEEK) * _DAY)
+        for begin, d in zip(mornings.tolist(), day.tolist(), strict=True)
+        if d > 0
+    ]
+    starts = restarts if orders.cut else [(0, _FIRST_START, math.inf), *restarts]
     total = np.full(len(candles), -np.inf)
-    waiting = np.ones(len(candles))
-    for d, begin in enumerate(started):
-        weight = _FIRST_START if d == 0 else (1 - _FIRST_START) / (d * (d + 1))
-        end = np.inf if d == 0 else (candles[begin] // _DAY + _WEEK) * _DAY
+    waiting = np.full(len(candles), (1 - _FIRST_START) / max(float(day[0]), 1.0) if orders.cut else 1.0)
+    for begin, weight, end in starts:
         within = (orders.candle >= candles[begin]) & (orders.candle < end)
         path = _log_ratios(first_faults(orders.where(within), faulty[within]), tolerated, against)
         held = np.concatenate([path, np.full(len(candles) - begin - len(path), path[-1])])

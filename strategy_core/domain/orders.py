@@ -1,6 +1,6 @@
 """Users' live orders as evidence: what the gates on execution see of them; never how they are fetched."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +21,8 @@ class Orders:
         failed: whether it came back with an error.
         latency_ms: from the signal to the fill; NaN where nobody said.
         share: of users that routing sent to the canary then, 0..1.
+        first_day: UTC day of the rollout's first order, as days since 1970.
+        cut: whether these are the newest days' alone, since all would be too many to look at every minute.
         misrouted: trades of the strategy since then whose version was not what routing gave the user.
         misrouted_example: one of them, for people.
     """
@@ -31,6 +33,8 @@ class Orders:
     failed: BoolArray
     latency_ms: FloatArray
     share: FloatArray
+    first_day: int = 0
+    cut: bool = False
     misrouted: int = 0
     misrouted_example: str = ""
 
@@ -38,13 +42,14 @@ class Orders:
         return len(self.candle)
 
     def where(self, chosen: BoolArray) -> "Orders":
-        return Orders(
-            self.candle[chosen],
-            self.user[chosen],
-            self.canary[chosen],
-            self.failed[chosen],
-            self.latency_ms[chosen],
-            self.share[chosen],
+        return replace(
+            self,
+            candle=self.candle[chosen],
+            user=self.user[chosen],
+            canary=self.canary[chosen],
+            failed=self.failed[chosen],
+            latency_ms=self.latency_ms[chosen],
+            share=self.share[chosen],
         )
 
 

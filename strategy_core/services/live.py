@@ -153,8 +153,9 @@ def live_summary(engine: Engine, strategy_name: str, version: str, since: dateti
 def live_fidelity(
     session: Session, strategy_name: str, version: str, *, since: datetime, until: datetime
 ) -> Fidelity | None:
-    """Return how well the shadow tells what the version is worth live, by trades opened in [since, until)."""
-    return _agreement(live.read_live_slots(session, strategy_name, version, since=since, until=until))
+    """Return how well the shadow tells live results, by the newest of the trades opened in [since, until)."""
+    slots = live.read_live_slots(session, strategy_name, version, since=since, until=until, at_most=live.FIDELITY_READ)
+    return _agreement(slots)
 
 
 def _agreement(slots: live.LiveSlots) -> Fidelity | None:

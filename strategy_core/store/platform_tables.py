@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKeyConstraint, Index, Text, UniqueConstraint
+from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKeyConstraint, Index, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from strategy_core.store.tables import _time
@@ -39,6 +39,13 @@ class LiveTrade(SQLModel, table=True):
         CheckConstraint("state <> 'closed' OR risk IS NOT NULL", name="ck_live_r"),
         CheckConstraint("latency_ms >= 0", name="ck_live_latency"),
         Index("ix_live_trade", "strategy_name", "opened_at"),
+        Index(
+            "ix_live_misrouted",
+            "strategy_name",
+            "opened_at",
+            sqlite_where=text("misrouted = 1"),
+            postgresql_where=text("misrouted"),
+        ),
     )
     id: int | None = Field(default=None, primary_key=True)  # rises in the order of arrival
     trade_id: str

@@ -195,6 +195,29 @@ def test_found_once_it_stays_found() -> None:
     assert judged(OrderErrors(), orders=both).verdict is Verdict.FAIL
 
 
+def test_what_is_cut_only_lowers_the_evidence() -> None:
+    """A tick looks at the newest days alone when orders are too many; harm that goes on is found all the same."""
+    sick = stream(1, users=2_000, rate=0.01, ratio=8)
+    newest = replace(sick.where(sick.candle >= 2 * 86_400), cut=True)
+
+    whole, part = judged(OrderErrors(), orders=sick), judged(OrderErrors(), orders=newest)
+
+    assert (whole.verdict, part.verdict) == (Verdict.FAIL, Verdict.FAIL)
+    assert part.value is not None
+    assert whole.value is not None
+    assert part.value < whole.value
+
+
+@pytest.mark.parametrize("days", [1, 2, 4])
+def test_nothing_is_staked_twice_on_what_is_cut(days: int) -> None:
+    """Without any fault the evidence is what is left of the stake: that of the days cut is gone."""
+    quiet = stream(1, rate=0.0)
+    newest = replace(quiet.where(quiet.candle >= days * 86_400), cut=True)
+
+    assert judged(OrderErrors(), orders=quiet).value == pytest.approx(1)
+    assert judged(OrderErrors(), orders=newest).value == pytest.approx(0.4 / days)
+
+
 def test_slow_is_measured_by_earlier_days_alone() -> None:
     """On the first day nothing is slow: there is nothing to be slower than."""
     first = stream(1, users=1_000, candles=PER_DAY, rate=0.005, ratio=50)

@@ -18,6 +18,7 @@ from strategy_core.services.live import ingest, live_fidelity, live_summary
 from strategy_core.services.ramp import tick
 from strategy_core.services.start import start_rollout
 from strategy_core.store.engine import reading
+from strategy_core.store.live import read_orders
 from tests.builders import DAY, HOUR, MONDAY, OWNER, put_day, put_version
 
 USERS = [f"u{number}" for number in range(400)]
@@ -107,6 +108,29 @@ def test_trades_of_before_the_rollout_are_none_of_its_own(ramped: Engine, market
     _, _, found = ruled(ramped, market, MONDAY + DAY)
 
     assert found["routing_audit"].reason == "no live orders are reported"
+
+
+def test_of_too_many_orders_the_newest_whole_days_are_read(ramped: Engine) -> None:
+    """Misrouted ones are counted all the same: they are found by an index, not by reading."""
+    wrong = next(row for row in trades() if row["version"] == "1") | {"version": "2", "trade_id": "wrong"}
+    ingest(ramped, [wrong], now=MONDAY + 5 * DAY)
+    for day in range(4):
+        ingest(ramped, trades(MONDAY + day * DAY), now=MONDAY + 5 * DAY)
+
+    with reading(ramped) as session:
+        found = {
+            at_most: read_orders(session, "fib_rsi", "2", "1", since=MONDAY, at_most=at_most)
+            for at_most in (10, 4_100, 6_500, 8_001)
+        }
+
+    assert {at_most: (len(orders), orders.cut) for at_most, orders in found.items()} == {
+        10: (4_000, True),
+        4_100: (4_000, True),
+        6_500: (6_000, True),
+        8_001: (8_001, False),
+    }
+    assert {orders.misrouted for orders in found.values()} == {1}
+    assert {orders.first_day for orders in found.values()} == {int(MONDAY.timestamp()) // 86_400}
 
 
 def test_users_of_the_canary_who_get_no_signals_hold_the_ramp(ramped: Engine, market: SyntheticSource) -> None:

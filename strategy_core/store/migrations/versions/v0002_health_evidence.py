@@ -97,6 +97,14 @@ def upgrade() -> None:
         sa.UniqueConstraint("trade_id", "state", name="uq_live_trade"),
     )
     op.create_index("ix_live_trade", "live_trade", ["strategy_name", "opened_at"], unique=False)
+    op.create_index(
+        "ix_live_misrouted",
+        "live_trade",
+        ["strategy_name", "opened_at"],
+        unique=False,
+        sqlite_where=sa.text("misrouted = 1"),
+        postgresql_where=sa.text("misrouted"),
+    )
 
     on_postgresql = op.get_bind().dialect.name == "postgresql"
     for table in EVIDENCE:
