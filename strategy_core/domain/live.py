@@ -87,11 +87,11 @@ def is_misrouted(history: Sequence[Serving], bucket: int, version: str, opened_a
     A trade is rightly routed if its version is what routing gave at any moment of the ROUTING_GRACE before it was
     opened, or of the CLOCK_SKEW after. Before the history begins, or while nothing was active, nobody was routed.
     """
-    if serving_at(history, opened_at) is None:
-        return False
     first = bisect_right(history, opened_at - ROUTING_GRACE, key=lambda serving: serving.since)
     last = bisect_right(history, opened_at + CLOCK_SKEW, key=lambda serving: serving.since)
-    given = {serving.version_of(bucket) for serving in history[max(first - 1, 0) : last]}
+    if first == 0:
+        return False
+    given = {serving.version_of(bucket) for serving in history[first - 1 : last]}
     return version not in given and None not in given
 
 

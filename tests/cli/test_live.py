@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import Engine
 
 from strategy_core.domain.lifecycle import Status
-from tests.builders import put_version
-from tests.cli.conftest import Rollout
+from tests.builders import HOUR, MONDAY, put_version
+from tests.cli.conftest import Rollout, set_clock
 
 HEADER = "trade_id,user_id,strategy_name,version,symbol,opened_at\n"
 TRADE = "t1,u2,fib_rsi,1,GOLD,2026-03-01T12:00Z\n"
@@ -39,9 +39,12 @@ def test_trades_come_by_standard_input_too(rollout: Rollout, pair: Engine, monke
     assert rollout("outcomes", "-", "--json").data["new"] == 1
 
 
-def test_users_on_a_wrong_version_are_told_of_at_once(rollout: Rollout, pair: Engine, file: Path) -> None:
+def test_users_on_a_wrong_version_are_told_of_at_once(
+    rollout: Rollout, pair: Engine, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rollout("start", "fib_rsi", "2", "--yes")
-    file.write_text(HEADER + TRADE.replace(",1,GOLD,2026-03-01T12:00Z", ",2,GOLD,2026-03-02T00:00:03Z"))
+    set_clock(monkeypatch, MONDAY + HOUR)
+    file.write_text(HEADER + TRADE.replace(",1,GOLD,2026-03-01T12:00Z", ",2,GOLD,2026-03-02T00:30Z"))
 
     assert rollout("outcomes", str(file)).out.endswith("; 1 of users on a wrong version\n")
 

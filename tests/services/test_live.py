@@ -1,5 +1,6 @@
 """Live trades as the platform reports them: taken in once, whole batches, held against what routing gave."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,15 @@ def test_many_reports_are_read_back_whole(pair: Engine) -> None:
     assert ingest(pair, batch, now=NOON).new == 5_100
     with reading(pair) as session:
         assert len(list(live.reported(session, (row["trade_id"] for row in batch)))) == 5_100
+
+
+def test_the_same_batch_twice_at_once_is_taken_in_once(pair: Engine) -> None:
+    batch = [report(f"t{number}") for number in range(200)]
+
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: ingest(pair, batch, now=NOON), range(4)))
+
+    assert (sum(one.new for one in done), sum(one.known for one in done)) == (200, 600)
 
 
 def put_csv(folder: Path, *lines: str) -> Path:
