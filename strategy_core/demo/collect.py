@@ -19,7 +19,7 @@ from strategy_core.domain.comparison import Comparison
 from strategy_core.domain.gates import SEVERITY, Verdict
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import ENDED, Step
-from strategy_core.store import audit, decisions, evidence, rollouts, versions
+from strategy_core.store import audit, decisions, rollouts, slots, versions
 from strategy_core.store.engine import reading
 from strategy_core.store.rollout_tables import AuditEvent, Rollout
 from strategy_core.store.tables import ERROR, SIGNALS
@@ -71,7 +71,7 @@ def _event(event: AuditEvent) -> Event:
 
 
 def _rollout(session: Session, plan: Plan, rollout: Rollout, events: Sequence[AuditEvent]) -> RolloutResult:
-    slots, _ = evidence.read_slots(
+    closed, _ = slots.read_slots(
         session, STRATEGY, rollout.version, rollout.control_version, start=rollout.started_at, end=rollout.ended_at
     )
     stages: list[StageResult] = []
@@ -107,7 +107,7 @@ def _rollout(session: Session, plan: Plan, rollout: Rollout, events: Sequence[Au
         state=rollout.state,
         started_at=rollout.started_at,
         ended_at=rollout.ended_at,
-        slots=len(slots),
+        slots=len(closed),
         reason=rollout.reason,
         stages=stages,
     )

@@ -2,46 +2,11 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-import numpy as np
-
-from strategy_core.domain.arrays import FloatArray, IntArray
+from strategy_core.domain.book import Totals
 from strategy_core.domain.fidelity import Fidelity
+from strategy_core.domain.history import History
 from strategy_core.domain.orders import NO_ORDERS, Orders
-
-
-@dataclass(frozen=True, slots=True)
-class Slots:
-    """Closed slots in the order they were booked; the unit of evidence.
-
-    A slot is a (symbol, candle) on which the canary or the active version signalled while both decided; it is booked
-    when the trades of both have closed. All arrays have shape (slots,).
-
-    Attributes:
-        day: UTC day of the candle, as days since 1970.
-        canary_r, active_r: R-multiple of the arm's trade; 0 where it held.
-        canary_side, active_side: +1 buy, -1 sell, 0 hold.
-    """
-
-    day: IntArray
-    canary_r: FloatArray
-    active_r: FloatArray
-    canary_side: IntArray
-    active_side: IntArray
-
-    def __len__(self) -> int:
-        return len(self.day)
-
-    @property
-    def pnl_difference(self) -> FloatArray:
-        """d = canary R - active R, by slot."""
-        return self.canary_r - self.active_r
-
-    @property
-    def win_difference(self) -> FloatArray:
-        """w = (sgn canary R - sgn active R) / 2, by slot: +1 when the canary won what the active lost."""
-        return (np.sign(self.canary_r) - np.sign(self.active_r)) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +33,13 @@ class Evidence:
     """All that is known of one rollout at one moment.
 
     Attributes:
-        canary_marks, active_marks: change of marked-to-market R at each candle since the start, open trades included,
-            summed over symbols; shape (candles,), aligned with each other.
+        totals: of the slots booked since the start.
+        history: of the pair's shadow, as it was measured at the start.
+        pending_slots: signalled, but a trade of theirs is still open.
+        canary_drawdown, active_drawdown: the deepest since the start, of marked-to-market equity, open trades included;
+            as a fraction of its peak. None before the first trade.
         risk_fraction: of equity, staked on one R.
         stage_entered_at: when users of the present stage began to be served.
-        pending_slots: signalled, but a trade of theirs is still open.
         newest_candle: open time of the newest candle on which both arms have a row, on the symbol that lags most;
             None before the first.
         due_candle: open time of that symbol's newest candle that must have been decided by now; None if there is none.
@@ -85,12 +52,13 @@ class Evidence:
     now: datetime
     started_at: datetime
     stage_entered_at: datetime
-    slots: Slots
+    totals: Totals
+    history: History
     pending_slots: int
     canary: Record
     active: Record
-    canary_marks: FloatArray
-    active_marks: FloatArray
+    canary_drawdown: float | None
+    active_drawdown: float | None
     risk_fraction: float
     newest_candle: datetime | None
     due_candle: datetime | None
@@ -98,16 +66,3 @@ class Evidence:
     feed_problem: str = ""
     orders: Orders = NO_ORDERS
     fidelity: Fidelity | None = None
-
-
-def slots(rows: list[tuple[int, float, float, int, int]]) -> Slots:
-    """Return Slots from rows of (day, canary_r, active_r, canary_side, active_side), already in booking order."""
-    columns: list[tuple[Any, ...]] = list(zip(*rows, strict=True)) if rows else [()] * 5
-    day, canary_r, active_r, canary_side, active_side = columns
-    return Slots(
-        np.asarray(day, np.int64),
-        np.asarray(canary_r, np.float64),
-        np.asarray(active_r, np.float64),
-        np.asarray(canary_side, np.int64),
-        np.asarray(active_side, np.int64),
-    )

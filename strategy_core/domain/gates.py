@@ -1,20 +1,16 @@
 """Gates: each turns evidence into a verdict with its reason, value and limit; none knows of users, time or storage.
 
-A gate is data (it is frozen with the plan) and one pure function. A new one is a class here or beside, and a name in
-the plan's `AnyGate`.
+A gate is data (it is frozen with the plan) and one pure function. Here is what all gates are, and those that look at
+the decision log; a new one is a class here or beside, and a name in `plan.AnyGate`.
 """
 
 from enum import StrEnum
 from typing import Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from strategy_core.domain.arrays import BoolArray, FloatArray, IntArray
-from strategy_core.domain.comparison import day_cluster_interval
 from strategy_core.domain.errors import EvidenceUnavailable
 from strategy_core.domain.evidence import Evidence
-from strategy_core.domain.performance import max_drawdown
 
 
 class Verdict(StrEnum):
@@ -38,6 +34,13 @@ class Margins(BaseModel):
 
     pnl_r: float = Field(gt=0, le=1, description="R per slot")
     win: float = Field(gt=0, le=0.5, description="share of slots won")
+    pnl_of_edge: float = Field(
+        default=0, ge=0, lt=1, description="or this share of the active version's mean R per slot, when that is more"
+    )
+
+    def pnl(self, edge: float) -> float:
+        """Return the PnL margin in R per slot, for an active version that makes *edge* R per slot."""
+        return max(self.pnl_r, self.pnl_of_edge * edge)
 
 
 class Finding(BaseModel):
@@ -158,106 +161,3 @@ class Silence(Gate):
         if evidence.active.decided == 0:
             return self.nothing_yet("decision of the active version")
         return self.found(Verdict.PASS, f"silent on {silent} candles", **facts)
-
-
-class LosingStreak(Gate):
-    """Breach when, slot after slot, the active version won what the canary lost."""
-
-    kind: Literal["losing_streak"] = "losing_streak"
-    slots: int = Field(default=8, ge=2)
-
-    def judge(self, evidence: Evidence, margins: Margins) -> Finding:
-        lost = (evidence.slots.canary_r < 0) & (evidence.slots.active_r > 0)
-        streak = _longest_run(lost)
-        facts = {"value": streak, "limit": self.slots, "n": len(evidence.slots)}
-        if streak >= self.slots:
-            reason = f"{streak} slots in a row were won by the active version and lost by the canary"
-            return self.found(Verdict.BREACH, f"{reason} (limit {self.slots})", **facts)
-        if len(evidence.slots) == 0:
-            return self.nothing_yet("slot")
-        return self.found(Verdict.PASS, f"longest streak {streak} slots", **facts)
-
-
-class ExcessDrawdown(Gate):
-    """Breach when the canary's drawdown is deep in itself AND much deeper than the active version's.
-
-    The second condition keeps a market shock, which hits both, from rolling back a healthy canary. Its noise term is
-    the active arm's own realised variance: sigma = risk * sqrt(sum of squared active R).
-    """
-
-    kind: Literal["excess_drawdown"] = "excess_drawdown"
-    drawdown: float = Field(default=0.20, gt=0, lt=1, description="of the canary's equity peak")
-    excess: float = Field(default=0.15, gt=0, lt=1, description="over the active version's drawdown")
-    relative: float = Field(default=0.5, ge=0, description="of the active version's drawdown")
-    sigmas: float = Field(default=4.0, ge=0)
-
-    def judge(self, evidence: Evidence, margins: Margins) -> Finding:
-        risk = evidence.risk_fraction
-        canary = _deepest(evidence.canary_marks, risk)
-        active = _deepest(evidence.active_marks, risk)
-        sigma = risk * float(np.sqrt(np.sum(evidence.slots.active_r**2)))
-        limit = max(self.drawdown, active + max(self.excess, self.relative * active, self.sigmas * sigma))
-        facts = {"value": canary, "limit": limit, "n": len(evidence.slots)}
-        reason = f"drawdown {canary:.2%}, the active version's {active:.2%}, limit {limit:.2%}"
-        if canary >= limit:
-            return self.found(Verdict.BREACH, reason, **facts)
-        if len(evidence.canary_marks) == 0:
-            return self.nothing_yet("trade")
-        return self.found(Verdict.PASS, reason, **facts)
-
-
-class PairedDifference(Gate):
-    """Compare canary and active slot by slot: not worse by more than the stage's margins, or worse beyond doubt.
-
-    Passes when the one-sided lower bounds of both mean differences (R per slot, and share won) lie above -margin;
-    fails when the upper bound of either, at the much stricter `harm_confidence`, lies below 0. Bounds are day-cluster
-    t bounds: outcomes of one day move together. They are of fixed size, so looking often costs some of their
-    confidence; the strict harm bound keeps that cost small.
-    """
-
-    kind: Literal["paired_difference"] = "paired_difference"
-    minimum_slots: int = Field(default=30, ge=2)
-    minimum_days: int = Field(default=3, ge=2)
-    confidence: float = Field(default=0.95, gt=0.5, lt=1)
-    harm_confidence: float = Field(default=0.9999, gt=0.5, lt=1)
-
-    def judge(self, evidence: Evidence, margins: Margins) -> Finding:
-        slots = evidence.slots
-        n, days = len(slots), len(np.unique(slots.day))
-        if n < self.minimum_slots or days < self.minimum_days:
-            reason = f"{n} of {self.minimum_slots} slots on {days} of {self.minimum_days} days"
-            return self.found(Verdict.INSUFFICIENT, reason, value=n, limit=self.minimum_slots, n=n)
-        judged = [
-            self._measure(slots.pnl_difference, slots.day, margins.pnl_r, "R per slot"),
-            self._measure(slots.win_difference, slots.day, margins.win, "of slots won"),
-        ]
-        return min(judged, key=lambda finding: SEVERITY[finding.verdict])
-
-    def _measure(self, differences: FloatArray, days: IntArray, margin: float, unit: str) -> Finding:
-        interval = day_cluster_interval(differences, days, 2 * self.confidence - 1)
-        strict = day_cluster_interval(differences, days, 2 * self.harm_confidence - 1)
-        mean, low, high = _known(interval.mean), _known(interval.low), _known(strict.high)
-        if high < 0:
-            reason = f"worse by {-mean:.3f} {unit}, at {self.harm_confidence:.2%} confidence by at least {-high:.3f}"
-            return self.found(Verdict.FAIL, reason, value=mean, limit=0.0, low=low, high=high, n=interval.n)
-        reason = f"difference {mean:+.3f} {unit}, lower bound {low:+.3f}, margin {-margin:+.3f}, {interval.n} slots"
-        verdict = Verdict.PASS if low > -margin else Verdict.INCONCLUSIVE
-        return self.found(verdict, reason, value=mean, limit=-margin, low=low, high=high, n=interval.n)
-
-
-def _deepest(marks: FloatArray, risk_fraction: float) -> float:
-    return max_drawdown(marks, risk_fraction) or 0.0  # no candles yet: nothing is lost yet
-
-
-def _known(bound: float | None) -> float:
-    if bound is None:
-        raise EvidenceUnavailable("an interval needs slots on two days at least")
-    return bound
-
-
-def _longest_run(flags: BoolArray) -> int:
-    longest = run = 0
-    for flag in flags:
-        run = run + 1 if flag else 0
-        longest = max(longest, run)
-    return longest

@@ -17,15 +17,8 @@ from pydantic import (
 
 from strategy_core.domain.errors import InvalidPercent, InvalidPlan, UnarmedPlan
 from strategy_core.domain.execution import Latency, OrderErrors, RoutingAudit, SampleRatio
-from strategy_core.domain.gates import (
-    Errors,
-    ExcessDrawdown,
-    InvalidDecisions,
-    LosingStreak,
-    Margins,
-    PairedDifference,
-    Silence,
-)
+from strategy_core.domain.gates import Errors, InvalidDecisions, Margins, Silence
+from strategy_core.domain.paired_gates import ExcessDrawdown, Harm, LosingStreak, NotWorse
 from strategy_core.domain.routing import basis_points
 
 
@@ -53,7 +46,8 @@ AnyGate = Annotated[
     | Silence
     | LosingStreak
     | ExcessDrawdown
-    | PairedDifference
+    | Harm
+    | NotWorse
     | OrderErrors
     | Latency
     | SampleRatio
@@ -76,8 +70,9 @@ class Stage(BaseModel):
         return basis_points(self.percent)
 
 
-def _stage(percent: float, pnl_r: float, win: float) -> Stage:
-    return Stage(percent=percent, minimum_time=timedelta(days=1), margins=Margins(pnl_r=pnl_r, win=win))
+def _stage(percent: float, pnl_r: float, win: float, pnl_of_edge: float = 0) -> Stage:
+    margins = Margins(pnl_r=pnl_r, win=win, pnl_of_edge=pnl_of_edge)
+    return Stage(percent=percent, minimum_time=timedelta(days=1), margins=margins)
 
 
 class Plan(BaseModel):
@@ -97,8 +92,8 @@ class Plan(BaseModel):
         _stage(5, 0.15, 0.06),
         _stage(10, 0.10, 0.05),
         _stage(25, 0.07, 0.04),
-        _stage(50, 0.05, 0.03),
-        _stage(100, 0.05, 0.03),
+        _stage(50, 0.02, 0.03, pnl_of_edge=0.5),
+        _stage(100, 0.02, 0.03, pnl_of_edge=0.5),
     )
     approve_before: tuple[Percent, ...] = (100.0,)
     on_inconclusive: Literal["hold", "rollback"] = "hold"
@@ -112,7 +107,8 @@ class Plan(BaseModel):
         Silence(),
         LosingStreak(),
         ExcessDrawdown(),
-        PairedDifference(),
+        Harm(),
+        NotWorse(),
         OrderErrors(),
         Latency(),
         SampleRatio(),

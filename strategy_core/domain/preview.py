@@ -2,12 +2,10 @@
 
 import math
 
-import numpy as np
 from pydantic import BaseModel
 
-from strategy_core.domain.arrays import FloatArray, IntArray
-from strategy_core.domain.evidence import Slots
-from strategy_core.domain.gates import PairedDifference
+from strategy_core.domain.history import History
+from strategy_core.domain.paired_gates import NotWorse
 from strategy_core.domain.plan import Plan
 
 SLOTS_FACTOR = 3.1  # standard deviations over the margin, for a version as good as the active to pass
@@ -63,20 +61,18 @@ class Preview(BaseModel):
         )
 
 
-def preview(plan: Plan, slots: Slots, days: float) -> Preview:
-    """Return what *plan* takes, given the slots that the pair had in *days* calendar days of shadow.
+def preview(plan: Plan, history: History, calendar_days: float) -> Preview:
+    """Return what *plan* takes, given the history that the pair had in *calendar_days* of shadow.
 
     Slots needed = (3.1 · s / margin)², for the harder of PnL and win rate, s the deviation of the paired difference; at
-    least the paired gate's minimum.
+    least the gate's minimum.
     """
-    per_day = len(slots) / days if days > 0 else 0.0
-    pnl = _deviation(slots.pnl_difference, slots.day)
-    win = _deviation(slots.win_difference, slots.day)
-    minimum = next((gate.minimum_slots for gate in plan.gates if isinstance(gate, PairedDifference)), 0)
+    per_day, pnl, win = history.slots_per_day, history.pnl_deviation, history.win_deviation
+    minimum = next((gate.minimum_slots for gate in plan.gates if isinstance(gate, NotWorse)), 0)
     stages, booked = [], 0
     for stage in plan.stages:
         margins = stage.margins
-        needed = max(minimum, _needed(pnl, margins.pnl_r), _needed(win, margins.win))
+        needed = max(minimum, _needed(pnl, margins.pnl(history.edge)), _needed(win, margins.win))
         minimum_days = stage.minimum_time.total_seconds() / 86_400
         expected = None
         if per_day > 0 and pnl is not None:
@@ -88,23 +84,13 @@ def preview(plan: Plan, slots: Slots, days: float) -> Preview:
             StagePreview(percent=stage.percent, slots_needed=needed, days_expected=expected, underpowered=underpowered)
         )
     return Preview(
-        slots=len(slots),
-        days=days,
+        slots=history.slots,
+        days=calendar_days,
         slots_per_day=per_day,
         pnl_deviation=pnl,
         win_deviation=win,
         stages=stages,
     )
-
-
-def _deviation(differences: FloatArray, days: IntArray) -> float | None:
-    """Return sqrt(n) times the day-clustered standard error of the mean; None with fewer than two days."""
-    _, codes = np.unique(days, return_inverse=True)
-    clusters = int(codes.max()) + 1 if len(codes) else 0
-    if clusters < 2:
-        return None
-    sums = np.bincount(codes, weights=differences - differences.mean())
-    return float(np.sqrt(clusters / (clusters - 1) * np.sum(sums**2) / len(differences)))
 
 
 def _needed(deviation: float | None, margin: float) -> int:

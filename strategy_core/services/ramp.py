@@ -14,13 +14,15 @@ from strategy_core.domain.errors import RolloutError
 from strategy_core.domain.evidence import Evidence
 from strategy_core.domain.gates import Finding
 from strategy_core.domain.lifecycle import Status, utc
+from strategy_core.domain.performance import max_drawdown
 from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.ramp import ENDED, Position, Ruling, State, Step, decide, judge_all
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.market.source import CandleSource
+from strategy_core.services.book import Booking, keep, look
 from strategy_core.services.live import FIDELITY_HISTORY, live_fidelity
 from strategy_core.services.transition import end_rollout, replace_active, standing, undo
-from strategy_core.store import audit, evidence, live, rollouts, versions
+from strategy_core.store import audit, evidence, live, rollouts, slots, versions
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.rollout_tables import Rollout
 from strategy_core.store.tables import StrategyVersion
@@ -92,9 +94,12 @@ def tick_rollout(
             return None
         now = max(now, rollout.last_tick_at or rollout.started_at)
         plan = read_plan(rollout.plan)
-        findings = judge(session, rollout, plan, feed, now)
+        booking = look(session, rollout, _common_symbols(*_pair(session, rollout)))
+        gathered = gather(session, rollout, plan, feed, booking, now)
+        findings = judge_all(plan.gates, gathered, plan.stages[rollout.stage_index].margins)
         ruling = decide(plan, position(rollout), findings, now)
         if apply:
+            keep(session, rollout, booking, now=now)
             rollouts.record_findings(session, rollout, findings, now)
             _look(session, rollout, ruling, now)
             take(session, rollout, plan, ruling, actor=actor, now=now)
@@ -102,9 +107,10 @@ def tick_rollout(
 
 
 def judge(session: Session, rollout: Rollout, plan: Plan, feed: Feed, now: datetime) -> list[Finding]:
-    """Return what every gate finds in the rollout's evidence of this moment."""
+    """Return what every gate finds in the rollout's evidence of this moment; it writes nothing."""
     margins = plan.stages[rollout.stage_index].margins
-    return judge_all(plan.gates, gather(session, rollout, plan, feed, now), margins)
+    booking = look(session, rollout, _common_symbols(*_pair(session, rollout)))
+    return judge_all(plan.gates, gather(session, rollout, plan, feed, booking, now), margins)
 
 
 def position(rollout: Rollout) -> Position:
@@ -119,30 +125,29 @@ def position(rollout: Rollout) -> Position:
     )
 
 
-def gather(session: Session, rollout: Rollout, plan: Plan, feed: Feed, now: datetime) -> Evidence:
+def gather(session: Session, rollout: Rollout, plan: Plan, feed: Feed, booking: Booking, now: datetime) -> Evidence:
     """Return the evidence of a rollout since it began; never reset at a stage."""
     strategy_name, since = rollout.strategy_name, rollout.started_at
     canary, active = rollout.version, rollout.control_version
-    symbols = _common_symbols(*_pair(session, rollout))
-    common = evidence.newest_common_candles(session, strategy_name, (canary, active), since)
-    symbol = max(feed.due, key=lambda name: feed.due[name] - common.get(name, since), default=None)
-    slots, pending = evidence.read_slots(session, strategy_name, canary, active, start=since)
+    symbols, settled = list(booking.settled), booking.settled
+    symbol = max(feed.due, key=lambda name: feed.due[name] - (settled.get(name) or since), default=None)
     canary_marks, active_marks = evidence.read_marks(session, strategy_name, canary, active, since=since)
     scoring = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring)
     patience = scoring.horizon + 1 + plan.late_candles
-    late = evidence.oldest_overdue(session, strategy_name, pending, patience)
+    late = slots.oldest_overdue(session, strategy_name, booking.pending, patience)
     return Evidence(
         now=now,
         started_at=since,
         stage_entered_at=rollout.stage_entered_at,
-        slots=slots,
-        pending_slots=len(pending),
+        totals=booking.book.totals,
+        history=booking.history,
+        pending_slots=len(booking.pending),
         canary=evidence.read_record(session, strategy_name, canary, active, symbols=symbols, since=since),
         active=evidence.read_record(session, strategy_name, active, canary, symbols=symbols, since=since),
-        canary_marks=canary_marks,
-        active_marks=active_marks,
+        canary_drawdown=max_drawdown(canary_marks, scoring.risk_fraction),
+        active_drawdown=max_drawdown(active_marks, scoring.risk_fraction),
         risk_fraction=scoring.risk_fraction,
-        newest_candle=common.get(symbol) if symbol else None,
+        newest_candle=settled.get(symbol) if symbol else None,
         due_candle=feed.due[symbol] if symbol else None,
         overdue=f"no outcome of {late.version} on {late.symbol} {late.timestamp:%Y-%m-%d %H:%M} UTC yet"
         if late

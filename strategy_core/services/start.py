@@ -6,9 +6,11 @@ from sqlalchemy import Engine
 
 from strategy_core.domain.audit import Actor
 from strategy_core.domain.errors import Incomparable, RolloutOpen
+from strategy_core.domain.history import measure
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import State
+from strategy_core.services.history import shadow_slots
 from strategy_core.services.transition import make_canary, standing
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import transaction
@@ -63,7 +65,8 @@ def start_rollout(
             stage_entered_at=now,
             stage_extended_at=now,
         )
-        rollouts.add_rollout(session, rollout, {})
+        history = measure(*shadow_slots(session, chosen, active, now))
+        rollouts.add_rollout(session, rollout, history.model_dump(mode="json"))
         why = override_reason or reason
         after = standing(session, strategy_name)
         audit.record(

@@ -74,7 +74,7 @@ def test_from_a_new_database_to_a_rollback(
     assert status["rollout"]["stages"] == [5.0, 10.0, 25.0, 50.0, 100.0]
     assert {verdict["gate"] for verdict in status["rollout"]["verdicts"]} >= {
         "errors",
-        "paired_difference",
+        "not_worse",
         "freshness",
     }
     assert rolled_back == {"strategy_name": "fib_rsi", "version": "2"}

@@ -4,13 +4,14 @@ from datetime import UTC, datetime, timedelta
 from itertools import product
 from typing import Any, Literal
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategy_core.domain.evidence import Evidence, Record, slots
+from strategy_core.domain.book import Totals
+from strategy_core.domain.evidence import Evidence, Record
 from strategy_core.domain.gates import Errors, Finding, Gate, Margins, Silence, Verdict
+from strategy_core.domain.history import History
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import ENDED, Position, State, Step, decide, judge_all
 
@@ -164,12 +165,13 @@ def test_a_broken_gate_is_blind_and_silences_no_other() -> None:
         now=NOON,
         started_at=NOON,
         stage_entered_at=NOON,
-        slots=slots([]),
+        totals=Totals(),
+        history=History(),
         pending_slots=0,
         canary=Record(silent_candles=3),
         active=Record(),
-        canary_marks=np.array([]),
-        active_marks=np.array([]),
+        canary_drawdown=None,
+        active_drawdown=None,
         risk_fraction=0.01,
         newest_candle=None,
         due_candle=None,

@@ -163,7 +163,7 @@ def test_proven_harm_rolls_back_quarantines_and_tells(ramped: Engine, market: Sy
         assert versions.get_version(session, "fib_rsi", "2").quarantined_at == now
         alert = audit.alerts(session)[-1]
     assert (alert.kind, alert.severity) == ("rollout.rolled_back", "critical")
-    assert (alert.facts["value"], alert.facts["limit"], alert.facts["gate"]) == (40.0, 8.0, "losing_streak")
+    assert (alert.facts["value"], alert.facts["limit"], alert.facts["gate"]) == (40.0, 12.0, "losing_streak")
     assert tick(ramped, market, now=now) == []
 
 
@@ -216,7 +216,7 @@ def test_a_drawdown_of_the_canary_alone_is_rolled_back_while_paused(ramped: Engi
 
 def test_after_the_promotion_a_failure_reinstates_the_predecessor(ramped: Engine, market: SyntheticSource) -> None:
     now = _promoted(ramped, market)
-    now = days(ramped, now, 1, {"1": 0.4, "2": -3.0})
+    now = days(ramped, now, 2, {"1": 0.4, "2": -3.0})
 
     assert ruled(tick(ramped, market, now=now))[0] is Step.ROLL_BACK
     assert standing(ramped) == ({"1": "active", "2": "shadow"}, 0.0)
@@ -390,9 +390,9 @@ def test_verdicts_are_written_when_they_say_something_new(ramped: Engine, market
     with reading(ramped) as session:
         history = rollouts.verdict_history(session, newest(ramped).id)
         last = rollouts.last_verdicts(session, newest(ramped).id)
-    assert len(history) == len(last) == 11
-    assert last["paired_difference"].verdict == "insufficient"
-    assert last["paired_difference"].reason == "10 of 30 slots on 1 of 3 days"
+    assert len(history) == len(last) == 12
+    assert last["not_worse"].verdict == "insufficient"
+    assert last["not_worse"].reason == "10 of 30 slots on 1 of 3 days"
 
 
 def test_what_keeps_one_rollout_from_a_ruling_keeps_no_other(ramped: Engine, market: SyntheticSource) -> None:

@@ -1,6 +1,6 @@
 from sqlalchemy import Engine
 
-from strategy_core.store import decisions, evidence, outcomes, versions
+from strategy_core.store import decisions, evidence, outcomes, slots, versions
 from strategy_core.store.engine import reading, transaction
 from tests.builders import (
     DAY,
@@ -67,12 +67,12 @@ def test_a_slot_needs_both_arms_closed_trades(engine: Engine) -> None:
     put_outcomes(engine, outcome_row("2", MONDAY, 0.5), outcome_row("2", MONDAY + 4 * HOUR, 2.0))
 
     with reading(engine) as session:
-        slots, pending = evidence.read_slots(session, "fib_rsi", "2", "1", start=MONDAY)
+        closed, pending = slots.read_slots(session, "fib_rsi", "2", "1", start=MONDAY)
 
     assert [(one.version, one.timestamp.hour) for one in pending] == [("2", 5)]
-    assert slots.canary_r.tolist() == [0.0, 2.0, 0.5]  # in the order they closed: 03:00, 06:00, 09:00
-    assert slots.active_r.tolist() == [-1.0, 0.0, 1.0]
-    assert slots.canary_side.tolist() == [0, -1, 1]
+    assert [one.canary_r for one in closed] == [0.0, 2.0, 0.5]  # in the order they closed: 03:00, 06:00, 09:00
+    assert [one.active_r for one in closed] == [-1.0, 0.0, 1.0]
+    assert [one.canary_side for one in closed] == [0, -1, 1]
 
 
 def test_slots_of_before_the_rollout_do_not_count(engine: Engine) -> None:
@@ -82,10 +82,10 @@ def test_slots_of_before_the_rollout_do_not_count(engine: Engine) -> None:
         put_day(engine, day, {"1": "buy", "2": "buy"}, {"1": 1.0, "2": 0.0}, signal_hours=[3, 4])
 
     with reading(engine) as session:
-        slots, _ = evidence.read_slots(session, "fib_rsi", "2", "1", start=MONDAY + DAY)
+        closed, _ = slots.read_slots(session, "fib_rsi", "2", "1", start=MONDAY + DAY)
         ours, theirs = evidence.read_marks(session, "fib_rsi", "2", "1", since=MONDAY + DAY)
 
-    assert len(slots) == 2
+    assert len(closed) == 2
     assert (ours.sum(), theirs.sum()) == (0.0, 2.0)
 
 
@@ -186,9 +186,9 @@ def test_a_signal_is_overdue_once_its_version_has_decided_enough_candles_since(e
         put_decisions(engine, decision_row(version, MONDAY, "buy"))
 
     with reading(engine) as session:
-        _, pending = evidence.read_slots(session, "fib_rsi", "2", "1", start=MONDAY)
-        overdue = evidence.oldest_overdue(session, "fib_rsi", pending, 9)
-        in_time = evidence.oldest_overdue(session, "fib_rsi", pending, 10)
+        _, pending = slots.read_slots(session, "fib_rsi", "2", "1", start=MONDAY)
+        overdue = slots.oldest_overdue(session, "fib_rsi", pending, 9)
+        in_time = slots.oldest_overdue(session, "fib_rsi", pending, 10)
     assert overdue is not None
     assert (overdue.symbol, overdue.timestamp) == (GOLD, MONDAY)
     assert in_time is None

@@ -1,6 +1,6 @@
 import numpy as np
 
-from strategy_core.domain.evidence import slots
+from strategy_core.domain.slots import slots
 
 
 def test_differences_are_the_canarys_side_of_each_slot() -> None:

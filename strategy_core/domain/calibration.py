@@ -1,0 +1,197 @@
+"""What a plan's gates do to simulated ramps: how often they roll back a healthy one, how soon they find a known fault.
+
+The gates, the ramp's rules and the booking of slots are the very ones that real rollouts run; only the clock and the
+trades are simulated.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from scipy import stats
+
+from strategy_core.domain.arrays import FloatArray
+from strategy_core.domain.book import Totals, book, open_book
+from strategy_core.domain.evidence import Evidence, Record
+from strategy_core.domain.history import History
+from strategy_core.domain.performance import drawdown, equity
+from strategy_core.domain.plan import Plan
+from strategy_core.domain.ramp import Position, Ruling, State, Step, decide, judge_all
+from strategy_core.domain.simulation import RISK_FRACTION, Ramp
+
+START = datetime(2026, 1, 5, tzinfo=UTC)  # any day: ramps count from it
+LOOK_EVERY = timedelta(hours=1)
+CONFIDENCE = 0.95
+
+
+class RampResult(BaseModel):
+    """What became of one simulated ramp.
+
+    Attributes:
+        slots: booked until it ended.
+        rolled_back_after: slots booked since the fault began (since the start, of a healthy one); None if it never was.
+        gate: that rolled it back.
+        days: simulated until it was rolled back; None if it never was.
+        promoted_on: the day of its promotion; None if it never was.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    slots: int
+    rolled_back_after: int | None = None
+    gate: str | None = None
+    days: float | None = None
+    promoted_on: float | None = None
+
+
+class Calibration(BaseModel):
+    """What became of all ramps of one scenario.
+
+    Attributes:
+        rolled_back: share of ramps; `rolled_back_limit` its one-sided 95 % upper Clopper-Pearson limit.
+        by_gate: how many each gate rolled back.
+        median_slots, p95_slots, p95_hours: until the rollback, since the fault began; infinite ones are None.
+        promoted: share of ramps.
+        bound_slots: ln(1/0.01) / KL_inf: what no test can beat; None for a healthy scenario.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    scenario: str
+    healthy: bool
+    ramps: int
+    rolled_back: float
+    rolled_back_limit: float
+    by_gate: dict[str, int]
+    median_slots: float | None
+    p95_slots: float | None
+    p95_hours: float | None
+    promoted: float
+    median_promotion_days: float | None
+    bound_slots: float | None = None
+
+
+def run_ramp(
+    plan: Plan, history: History, ramp: Ramp, *, days: int, risk_fraction: float = RISK_FRACTION
+) -> RampResult:
+    """Take one simulated ramp through *plan*, an owner approving at once; looks are hourly.
+
+    A rollback is dated by the slot that made it: between the looks around it every slot is looked at.
+    """
+    totals = [Totals(), *book(open_book(history), ramp.slots, history)[1]]
+    canary = _deepest(ramp.slots.canary_r, risk_fraction)
+    active = _deepest(ramp.slots.active_r, risk_fraction)
+    at = Position(State.RUNNING, 0, START, START)
+
+    def look(now: datetime, booked: int, at: Position) -> Ruling:
+        candles = Record(decided=max(1, int((now - START) / LOOK_EVERY)))
+        evidence = Evidence(
+            now=now,
+            started_at=START,
+            stage_entered_at=at.stage_entered_at,
+            totals=totals[booked],
+            history=history,
+            pending_slots=0,
+            canary=candles,
+            active=candles,
+            canary_drawdown=canary[booked],
+            active_drawdown=active[booked],
+            risk_fraction=risk_fraction,
+            newest_candle=now,
+            due_candle=now,
+        )
+        findings = judge_all(plan.gates, evidence, plan.stages[at.stage_index].margins)
+        return decide(plan, at, findings, now)
+
+    seen, promoted_on = 0, None
+    for hour in range(1, days * 24 + 1):
+        now = START + hour * LOOK_EVERY
+        booked = int(np.searchsorted(ramp.closed_at, hour / 24, side="right"))
+        ruling = look(now, booked, at)
+        if ruling.step is Step.ROLL_BACK:
+            first = next(n for n in range(min(seen + 1, booked), booked + 1) if _rolls_back(look(now, n, at)))
+            return _rolled_back(ramp, first, ruling, promoted_on)
+        if ruling.step is Step.PROMOTE:
+            promoted_on = hour / 24
+        if ruling.step is Step.COMPLETE:
+            break
+        at = _moved(at, ruling.step, now)
+        seen = booked
+    return RampResult(slots=len(ramp.slots), promoted_on=promoted_on)
+
+
+def summarise(
+    scenario: str, results: Sequence[RampResult], *, healthy: bool, bound_slots: float | None = None
+) -> Calibration:
+    """Return the figures of a scenario's ramps."""
+    n = len(results)
+    found = [result for result in results if result.rolled_back_after is not None]
+    slots = [float("inf") if r.rolled_back_after is None else float(r.rolled_back_after) for r in results]
+    hours = [float("inf") if r.days is None else r.days * 24 for r in results]
+    promoted = [result.promoted_on for result in results if result.promoted_on is not None]
+    gates = [result.gate or "" for result in found]
+    return Calibration(
+        scenario=scenario,
+        healthy=healthy,
+        ramps=n,
+        rolled_back=len(found) / n,
+        rolled_back_limit=upper_limit(len(found), n),
+        by_gate={gate: gates.count(gate) for gate in sorted(set(gates))},
+        median_slots=_quantile(slots, 0.5),
+        p95_slots=_quantile(slots, 0.95),
+        p95_hours=_quantile(hours, 0.95),
+        promoted=len(promoted) / n,
+        median_promotion_days=float(np.median(promoted)) if promoted else None,
+        bound_slots=bound_slots,
+    )
+
+
+def upper_limit(count: int, n: int) -> float:
+    """Return the one-sided 95 % upper limit of a share seen *count* times in *n* (Clopper & Pearson 1934)."""
+    return 1.0 if count == n else float(stats.beta.ppf(CONFIDENCE, count + 1, n - count))
+
+
+def _moved(at: Position, step: Step, now: datetime) -> Position:
+    match step:
+        case Step.ADVANCE:
+            return replace(at, stage_index=at.stage_index + 1, stage_entered_at=now, stage_extended_at=now)
+        case Step.AWAIT_APPROVAL:
+            return replace(at, approved_stage=at.stage_index + 1)
+        case Step.AWAIT_DECISION:
+            return replace(at, stage_extended_at=now)
+        case Step.PROMOTE:
+            return replace(at, promoted_at=now, stage_entered_at=now, stage_extended_at=now)
+        case _:
+            return at
+
+
+def _rolls_back(ruling: Ruling) -> bool:
+    return ruling.step is Step.ROLL_BACK
+
+
+def _rolled_back(ramp: Ramp, booked: int, ruling: Ruling, promoted_on: float | None) -> RampResult:
+    """Count from the fault's first slot, or, of a healthy ramp, from the start."""
+    began = int(np.argmax(ramp.faulty)) if ramp.faulty.any() else 0
+    started = float(ramp.closed_at[began]) if ramp.faulty.any() else 0.0
+    ended = float(ramp.closed_at[booked - 1]) if booked else 0.0
+    return RampResult(
+        slots=booked,
+        rolled_back_after=booked - began,
+        gate=ruling.worst.gate if ruling.worst else None,
+        days=ended - started,
+        promoted_on=promoted_on,
+    )
+
+
+def _deepest(r: FloatArray, risk_fraction: float) -> list[float | None]:
+    """Return the deepest drawdown so far, before the first slot and after each."""
+    if len(r) == 0:
+        return [None]
+    return [None, *np.maximum.accumulate(drawdown(equity(r, risk_fraction))).tolist()]
+
+
+def _quantile(values: Sequence[float], share: float) -> float | None:
+    found = float(np.quantile(values, share, method="higher"))
+    return found if np.isfinite(found) else None

@@ -1,0 +1,60 @@
+"""Slots: where two versions can be told apart; pairs of results, never how they are fetched."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from strategy_core.domain.arrays import FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """Closed slots in the order in which they closed; the unit of evidence.
+
+    A slot is a (symbol, candle) on which the canary or the active version signalled while both decided; it closes when
+    the trades of both have. All arrays have shape (slots,).
+
+    Attributes:
+        day: UTC day on which it closed, as days since 1970.
+        canary_r, active_r: R-multiple of the arm's trade; 0 where it held.
+        canary_side, active_side: +1 buy, -1 sell, 0 hold.
+    """
+
+    day: IntArray
+    canary_r: FloatArray
+    active_r: FloatArray
+    canary_side: IntArray
+    active_side: IntArray
+
+    def __len__(self) -> int:
+        return len(self.day)
+
+    @property
+    def pnl_difference(self) -> FloatArray:
+        """d = canary R - active R, by slot."""
+        return self.canary_r - self.active_r
+
+    @property
+    def win_difference(self) -> FloatArray:
+        """w = (sgn canary R - sgn active R) / 2, by slot: +1 when the canary won what the active lost."""
+        return (np.sign(self.canary_r) - np.sign(self.active_r)) / 2
+
+    @property
+    def rate_difference(self) -> FloatArray:
+        """y, by slot: +1 where the canary alone signalled, -1 where the active version alone did, else 0."""
+        alone: FloatArray = (self.canary_side != 0).astype(np.float64) - (self.active_side != 0)
+        return alone
+
+
+def slots(rows: list[tuple[int, float, float, int, int]]) -> Slots:
+    """Return Slots from rows of (day, canary_r, active_r, canary_side, active_side), already in booking order."""
+    columns: list[tuple[Any, ...]] = list(zip(*rows, strict=True)) if rows else [()] * 5
+    day, canary_r, active_r, canary_side, active_side = columns
+    return Slots(
+        np.asarray(day, np.int64),
+        np.asarray(canary_r, np.float64),
+        np.asarray(active_r, np.float64),
+        np.asarray(canary_side, np.int64),
+        np.asarray(active_side, np.int64),
+    )

@@ -1,0 +1,73 @@
+"""Book the slots that have closed since a rollout's last tick; what was booked before is read as totals alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlmodel import Session
+
+from strategy_core.domain.book import Book, Totals, book, open_book, read_book
+from strategy_core.domain.history import History
+from strategy_core.store import evidence, slots
+from strategy_core.store.rollout_tables import Rollout, RolloutBook
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """A rollout's book as it is now, and what a tick has to write so that it stays so.
+
+    Attributes:
+        new: slots that have closed and are not booked yet, in order.
+        pending: signals whose trades are still open.
+        settled: by symbol that both decide on, the newest candle that both have decided; None before the first.
+    """
+
+    row: RolloutBook
+    history: History
+    book: Book
+    new: Sequence[slots.Closed]
+    pending: Sequence[slots.Pending]
+    settled: Mapping[str, datetime | None]
+
+
+def look(session: Session, rollout: Rollout, symbols: Sequence[str]) -> Booking:
+    """Return the rollout's book with all slots that have closed by now; it writes nothing.
+
+    Args:
+        symbols: that both versions decide on.
+    """
+    row = slots.get_book(session, rollout.id)
+    history = History.model_validate(row.history)
+    before = read_book(row.totals.get("book", {}), history)
+    strategy_name, canary, active = rollout.strategy_name, rollout.version, rollout.control_version
+    since = _unsettled_from(row, rollout)
+    closed, pending = slots.read_slots(session, strategy_name, canary, active, start=since)
+    common = evidence.newest_common_candles(session, strategy_name, (canary, active), since)
+    new = slots.not_booked(session, rollout.id, closed)
+    after, _ = book(before, slots.as_slots(new), history)
+    return Booking(row, history, after, new, pending, {symbol: common.get(symbol) for symbol in symbols})
+
+
+def keep(session: Session, rollout: Rollout, booking: Booking, *, now: datetime) -> None:
+    """Write what `look` has found; before the settled candles no slot can come any more but those that are pending."""
+    row = booking.row
+    settled = [candle or rollout.started_at for candle in booking.settled.values()]
+    slots.book_slots(session, rollout.id, booking.new, first=row.slots, now=now)
+    open_from = min([*settled, *(one.timestamp for one in booking.pending)], default=rollout.started_at)
+    row.slots += len(booking.new)
+    row.totals = {"book": booking.book.as_data(), "unsettled_from": open_from.isoformat()}
+    session.add(row)
+    session.flush()
+
+
+def recompute(session: Session, rollout: Rollout, *, first: int | None = None) -> Totals:
+    """Return the totals that follow from the rollout's booked rows alone: all, or the first so many."""
+    history = History.model_validate(slots.get_book(session, rollout.id).history)
+    rows = slots.booked(session, rollout.id, first=first)
+    return book(open_book(history), slots.as_slots(rows), history)[0].totals
+
+
+def _unsettled_from(row: RolloutBook, rollout: Rollout) -> datetime:
+    """Return the candle from which on slots may still come."""
+    noted = row.totals.get("unsettled_from")
+    return datetime.fromisoformat(noted) if noted else rollout.started_at

@@ -1,0 +1,180 @@
+"""Slots: read from the decision log and its outcomes, and booked by a rollout once they have closed."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from sqlalchemy import func
+from sqlalchemy.orm import aliased
+from sqlmodel import Session, col, select
+
+from strategy_core.domain.slots import Slots, slots
+from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action
+from strategy_core.store.engine import insert_if_new
+from strategy_core.store.rollout_tables import BookedSlot, RolloutBook
+from strategy_core.store.tables import ERROR, SIGNALS, Outcome, ShadowDecisionLog
+
+LOG = ShadowDecisionLog
+_SIDES = {Action.BUY.value: 1, Action.SELL.value: -1, Action.HOLD.value: 0}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A signal whose outcome is not booked yet."""
+
+    version: str
+    symbol: str
+    timestamp: datetime
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Closed:
+    """A slot whose trades have closed; slots are booked in this order."""
+
+    closed_at: datetime
+    timestamp: datetime
+    symbol: str
+    canary_r: float
+    active_r: float
+    canary_side: int
+    active_side: int
+
+
+def as_slots(closed: Sequence[Closed | BookedSlot]) -> Slots:
+    return slots(
+        [
+            ((one.closed_at - _EPOCH).days, one.canary_r, one.active_r, one.canary_side, one.active_side)
+            for one in closed
+        ]
+    )
+
+
+def read_slots(
+    session: Session, strategy_name: str, canary: str, active: str, *, start: datetime, end: datetime | None = None
+) -> tuple[list[Closed], list[Pending]]:
+    """Return the closed slots on candles in [start, end) in booking order, and the signals that are still pending.
+
+    A candle on which one of the two has an error, too little history or no row at all is no slot: unpaired evidence
+    would count one arm's trades against nothing.
+    """
+    one, other = aliased(LOG), aliased(LOG)
+    ours, theirs = aliased(Outcome), aliased(Outcome)
+    query = (
+        select(  # type: ignore[call-overload]
+            one.timestamp,
+            one.symbol,
+            one.decision,
+            other.decision,
+            ours.r_multiple,
+            ours.closed_at,
+            theirs.r_multiple,
+            theirs.closed_at,
+        )
+        .join(
+            other,
+            (other.strategy_name == one.strategy_name)
+            & (other.version == active)
+            & (other.symbol == one.symbol)
+            & (other.timestamp == one.timestamp),
+        )
+        .outerjoin(ours, ours.decision_id == one.id)
+        .outerjoin(theirs, theirs.decision_id == other.id)
+        .where(
+            one.strategy_name == strategy_name,
+            one.version == canary,
+            one.timestamp >= start,
+            col(one.decision).in_(SIGNALS) | col(other.decision).in_(SIGNALS),
+            one.decision != ERROR,
+            other.decision != ERROR,
+            one.reason != INSUFFICIENT_HISTORY,
+            other.reason != INSUFFICIENT_HISTORY,
+        )
+    )
+    if end is not None:
+        query = query.where(one.timestamp < end)
+    closed: list[Closed] = []
+    pending: list[Pending] = []
+    for timestamp, symbol, canary_said, active_said, canary_r, canary_closed, active_r, active_closed in session.exec(
+        query
+    ).all():
+        unbooked = [
+            Pending(version, symbol, timestamp)
+            for version, said, closed_at in ((canary, canary_said, canary_closed), (active, active_said, active_closed))
+            if said in SIGNALS and closed_at is None
+        ]
+        if unbooked:
+            pending += unbooked
+            continue
+        last = max(moment for moment in (canary_closed, active_closed) if moment is not None)
+        sides = (_SIDES[canary_said], _SIDES[active_said])
+        closed.append(Closed(last, timestamp, symbol, canary_r or 0.0, active_r or 0.0, *sides))
+    return sorted(closed), pending
+
+
+def oldest_overdue(session: Session, strategy_name: str, pending: Sequence[Pending], candles: int) -> Pending | None:
+    """Return a signal that its version has decided more than *candles* candles after, and that is still pending."""
+    oldest: dict[tuple[str, str], Pending] = {}
+    for one in sorted(pending, key=lambda one: one.timestamp):
+        oldest.setdefault((one.version, one.symbol), one)
+    for one in oldest.values():
+        since = session.exec(
+            select(func.count()).where(
+                LOG.strategy_name == strategy_name,
+                LOG.version == one.version,
+                LOG.symbol == one.symbol,
+                col(LOG.timestamp) > one.timestamp,
+            )
+        ).one()
+        if since > candles:
+            return one
+    return None
+
+
+def get_book(session: Session, rollout_id: UUID) -> RolloutBook:
+    return session.get_one(RolloutBook, rollout_id)
+
+
+def booked(session: Session, rollout_id: UUID, *, first: int | None = None) -> Sequence[BookedSlot]:
+    """Return the slots that a rollout has booked, in that order; with *first* only so many."""
+    query = select(BookedSlot).where(BookedSlot.rollout_id == rollout_id).order_by(col(BookedSlot.position))
+    return session.exec(query if first is None else query.limit(first)).all()
+
+
+def not_booked(session: Session, rollout_id: UUID, closed: Collection[Closed]) -> list[Closed]:
+    """Return those of *closed* that the rollout has not booked yet, in the order to book them in."""
+    if not closed:
+        return []
+    known = set(
+        session.exec(
+            select(BookedSlot.symbol, BookedSlot.timestamp).where(
+                BookedSlot.rollout_id == rollout_id,
+                col(BookedSlot.timestamp) >= min(one.timestamp for one in closed),
+            )
+        ).all()
+    )
+    return sorted(one for one in closed if (one.symbol, one.timestamp) not in known)
+
+
+def book_slots(session: Session, rollout_id: UUID, closed: Sequence[Closed], *, first: int, now: datetime) -> None:
+    """Book *closed* at the positions from *first* on."""
+    insert_if_new(
+        session,
+        BookedSlot,
+        [
+            {
+                "rollout_id": rollout_id,
+                "position": position,
+                "symbol": one.symbol,
+                "timestamp": one.timestamp,
+                "closed_at": one.closed_at,
+                "booked_at": now,
+                "canary_r": one.canary_r,
+                "active_r": one.active_r,
+                "canary_side": one.canary_side,
+                "active_side": one.active_side,
+            }
+            for position, one in enumerate(closed, start=first)
+        ],
+    )
