@@ -21,8 +21,9 @@ from strategy_core.domain.ramp import ENDED, Position, Ruling, State, Step, deci
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.market.source import CandleSource
 from strategy_core.services.book import Booking, keep, look
+from strategy_core.services.live import FIDELITY_HISTORY, live_fidelity
 from strategy_core.services.transition import end_rollout, replace_active, standing, undo
-from strategy_core.store import audit, evidence, rollouts, samples, slots, versions
+from strategy_core.store import audit, evidence, live, rollouts, samples, slots, versions
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.rollout_tables import Rollout
 from strategy_core.store.tables import StrategyVersion
@@ -156,6 +157,8 @@ def gather(session: Session, rollout: Rollout, plan: Plan, feed: Feed, booking: 
         else "",
         feed_problem=feed.problem,
         samples=samples.read_samples(session, rollout.id, metrics, until=now),
+        orders=live.read_orders(session, strategy_name, canary, active, since=since),
+        fidelity=live_fidelity(session, strategy_name, active, since=since - FIDELITY_HISTORY, until=now),
     )
 
 
