@@ -10,7 +10,7 @@ users on the same candle, where an outage of the broker hits both.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -109,6 +109,8 @@ class SampleRatio(ExecutionGate):
     traded too, or the version that signals first would look favoured. A version without any
     order yet is insufficient once the other's are too many for that.
     """
+
+    warns: ClassVar[bool] = True
 
     kind: Literal["sample_ratio"] = "sample_ratio"
     concentration: float = Field(default=100, gt=0, description="κ: users; the larger, the smaller what it looks for")

@@ -1,10 +1,11 @@
 """Gates on slots: proven harm, proven health, and the hard limits that no statistics may talk away."""
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from strategy_core.domain.errors import EvidenceUnavailable
 from strategy_core.domain.evidence import Evidence
 from strategy_core.domain.gates import SEVERITY, Finding, Gate, Margins, Verdict
 
@@ -19,6 +20,8 @@ class Harm(Gate):
     measured on two months of shadow cannot know. Values are log10 E.
     """
 
+    warns: ClassVar[bool] = True
+
     kind: Literal["harm"] = "harm"
     alpha: float = Field(default=0.008, gt=0, lt=0.5)
     freeze_at: float = Field(default=10.0, gt=1)
@@ -29,6 +32,8 @@ class Harm(Gate):
         limit = -math.log10(self.alpha)
         if totals.slots == 0:
             return self.nothing_yet("slot")
+        if math.isnan(now) or math.isnan(peak):
+            raise EvidenceUnavailable("an outcome that is no number has spoilt the e-process")
         facts = {"value": now, "limit": limit, "n": totals.slots}
         seen = f"E = {_power(now)} against {1 / self.alpha:.0f}, {totals.slots} slots"
         provisional = "; its design effect is provisional" if evidence.history.provisional else ""

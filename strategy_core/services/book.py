@@ -38,7 +38,7 @@ def look(session: Session, rollout: Rollout, symbols: Sequence[str]) -> Booking:
     """
     row = slots.get_book(session, rollout.id)
     history = History.model_validate(row.history)
-    before = read_book(row.totals.get("book", {}), history)
+    before = read_book(row.totals.get("book", {})) or _rebook(session, rollout, history)
     strategy_name, canary, active = rollout.strategy_name, rollout.version, rollout.control_version
     since = _unsettled_from(row, rollout)
     closed, pending = slots.read_slots(session, strategy_name, canary, active, start=since)
@@ -63,8 +63,12 @@ def keep(session: Session, rollout: Rollout, booking: Booking, *, now: datetime)
 def recompute(session: Session, rollout: Rollout, *, first: int | None = None) -> Totals:
     """Return the totals that follow from the rollout's booked rows alone: all, or the first so many."""
     history = History.model_validate(slots.get_book(session, rollout.id).history)
+    return _rebook(session, rollout, history, first=first).totals
+
+
+def _rebook(session: Session, rollout: Rollout, history: History, *, first: int | None = None) -> Book:
     rows = slots.booked(session, rollout.id, first=first)
-    return book(open_book(history), slots.as_slots(rows), history)[0].totals
+    return book(open_book(history), slots.as_slots(rows), history)[0]
 
 
 def _unsettled_from(row: RolloutBook, rollout: Rollout) -> datetime:

@@ -12,7 +12,7 @@ from strategy_core.domain.audit import RAMP, Actor
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import RolloutError
 from strategy_core.domain.evidence import Evidence
-from strategy_core.domain.gates import Finding
+from strategy_core.domain.gates import Finding, Verdict
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.metric import MetricThreshold
 from strategy_core.domain.performance import max_drawdown
@@ -102,7 +102,8 @@ def tick_rollout(
         ruling = decide(plan, position(rollout), findings, now)
         if apply:
             keep(session, rollout, booking, now=now)
-            rollouts.record_findings(session, rollout, findings, now)
+            turned = rollouts.record_findings(session, rollout, findings, now)
+            _warn(session, rollout, plan, turned, now)
             _look(session, rollout, ruling, now)
             take(session, rollout, plan, ruling, actor=actor, now=now)
         return ruling, findings
@@ -197,6 +198,16 @@ def take(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, *, acto
     _alert(session, rollout, kind, severity, ruling.reason, facts={"before": before, "after": after, **worst}, now=now)
 
 
+def _warn(session: Session, rollout: Rollout, plan: Plan, turned: Sequence[Finding], now: datetime) -> None:
+    """Tell the owner of harm that is likely and not proven: the stage is frozen until it is refuted, or proven."""
+    warning = {gate.name for gate in plan.gates if gate.warns and not gate.dry_run}
+    for finding in turned:
+        if finding.gate in warning and finding.verdict is Verdict.INCONCLUSIVE:
+            facts = standing(session, rollout.strategy_name) | finding.model_dump(mode="json")
+            reason = f"{finding.gate}: {finding.reason}"
+            _alert(session, rollout, "rollout.frozen", "warning", reason, facts=facts, now=now, about=finding.gate)
+
+
 def _look(session: Session, rollout: Rollout, ruling: Ruling, now: datetime) -> None:
     """Note that a tick has looked, and whether it saw anything."""
     blind_since = (rollout.blind_since or now) if ruling.blind else None
@@ -259,6 +270,7 @@ def _alert(
     *,
     facts: dict[str, object],
     now: datetime,
+    about: str = "",
 ) -> None:
     audit.raise_alert(
         session,
@@ -266,7 +278,7 @@ def _alert(
         f"{rollout.strategy_name} {rollout.version} {kind.removeprefix('rollout.').replace('_', ' ')}: {reason}",
         severity=severity,
         strategy_name=rollout.strategy_name,
-        dedupe_key=f"{rollout.id} {kind} {now.isoformat()}",
+        dedupe_key=f"{rollout.id} {kind} {about} {now.isoformat()}",
         facts=facts,
         now=now,
         rollout_id=rollout.id,

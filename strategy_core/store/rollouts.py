@@ -162,9 +162,10 @@ def value_history(session: Session, rollout_id: UUID, gate: str) -> list[tuple[d
     return [(at, value) for at, value in rows if value is not None]
 
 
-def record_findings(session: Session, rollout: Rollout, findings: Sequence[Finding], now: datetime) -> None:
-    """Write the findings that say something new, at this stage, since each gate last spoke."""
+def record_findings(session: Session, rollout: Rollout, findings: Sequence[Finding], now: datetime) -> list[Finding]:
+    """Write the findings that say something new, at this stage, and return those whose verdict has turned."""
     last = last_verdicts(session, rollout.id)
+    turned = []
     for finding in findings:
         before = last.get(finding.gate)
         if before is not None and (before.ticked_at >= now or _says(before) == _would_say(finding, rollout)):
@@ -177,6 +178,9 @@ def record_findings(session: Session, rollout: Rollout, findings: Sequence[Findi
                 **finding.model_dump(mode="json"),
             )
         )
+        if before is None or before.verdict != finding.verdict:
+            turned.append(finding)
+    return turned
 
 
 def _says(row: GateVerdict) -> tuple[object, ...]:

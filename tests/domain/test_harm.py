@@ -122,6 +122,13 @@ def test_no_bet_is_larger_than_what_grows_when_every_slot_is_lost() -> None:
         assert np.all(np.log1p(total) - (effect - 1) * total**2 / 2 > 0)
 
 
+def test_a_pair_that_never_differed_is_not_bet_upon_with_everything() -> None:
+    """The wealth must outlive a slot that the canary alone wins."""
+    twins = KNOWN.model_copy(update={"win_noise": 0.0})
+
+    assert np.isfinite(run(slots([(0, 9.0, -9.0, 1, 1)] * 50), twins)[0].log_wealth).all()
+
+
 def test_shares_of_the_wealth_add_up() -> None:
     assert np.exp(bets(KNOWN).log_share).sum() == pytest.approx(1.0)
 
