@@ -104,8 +104,8 @@ def _table(rows: Sequence[Row]) -> str:
         "alike",
         "rolled back",
         "by",
-        "slots, median / p95",
-        "days, median / p95",
+        "slots until then, median / p95",
+        "days until then, median / p95",
         "promoted",
     )
     lines = [heads, ("---",) * len(heads), *(_told(row) for row in rows)]
@@ -126,8 +126,8 @@ def _told(row: Row) -> tuple[str, ...]:
         f"{np.mean([np.mean(each.slots.canary_side == each.slots.active_side) for each in row.live]):.0%}",
         f"{len(back)} of {n}",
         ", ".join(f"{gate} {count}" for gate, count in gates.most_common()) or "-",
-        _quantiles([float(result.rolled_back_after or 0) for result in back], n),
-        _quantiles([result.days or 0.0 for result in back], n),
+        _quantiles([float(result.rolled_back_after or 0) for result in back]),
+        _quantiles([result.days or 0.0 for result in back]),
         f"{promoted} of {n}",
     )
 
@@ -139,8 +139,7 @@ def _mean(live: Sequence[Pair], of: str) -> str:
     return f"{np.mean(means):+.3f} ± {np.mean(errors):.3f}"
 
 
-def _quantiles(found: Sequence[float], n: int) -> str:
-    """Tell the median and the 95 % quantile of all *n*, those that never came among them."""
-    every = [*found, *[np.inf] * (n - len(found))]
-    told = [float(np.quantile(every, share, method="higher")) for share in (0.5, 0.95)]
-    return " / ".join(f"{value:.0f}" if np.isfinite(value) else "never" for value in told)
+def _quantiles(found: Sequence[float]) -> str:
+    """Tell the median and the 95 % quantile of those that came."""
+    told = [float(np.quantile(found, share, method="higher")) for share in (0.5, 0.95)] if found else []
+    return " / ".join(f"{value:.0f}" for value in told) or "-"
