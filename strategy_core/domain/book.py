@@ -19,6 +19,7 @@ class Totals:
     Attributes:
         days: distinct UTC days on which slots were booked.
         active_squares: Σ (active R)².
+        unlike: slots on which the two said different things.
         streak, longest_streak: slots in a row that the active version won and the canary lost: at the end, and ever.
         log_e, log_peak: natural logarithm of the e-process of harm, now and at its highest.
     """
@@ -30,6 +31,7 @@ class Totals:
     w: float = 0.0
     w_squares: float = 0.0
     active_squares: float = 0.0
+    unlike: int = 0
     streak: int = 0
     longest_streak: int = 0
     log_e: float = 0.0
@@ -83,6 +85,7 @@ def book(before: Book, slots: Slots, history: History) -> tuple[Book, Sequence[T
         "w": then.w + np.cumsum(w),
         "w_squares": then.w_squares + np.cumsum(w**2),
         "active_squares": then.active_squares + np.cumsum(slots.active_r**2),
+        "unlike": then.unlike + np.cumsum(slots.unlike),
         "streak": streaks,
         "longest_streak": np.maximum(np.maximum.accumulate(streaks), then.longest_streak),
         "log_e": path.log_e,

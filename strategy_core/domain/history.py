@@ -27,6 +27,7 @@ class History(BaseModel):
         trade_r: root mean square R of the active version's trades.
         win_noise: mean of w² by slot: how often the two arms differ in winning.
         lost_share: share of slots that the active version won and the canary lost; never quite 0.
+        unlike_share: share of slots on which the two said different things; never quite 0 or 1.
         noise_ratio: Σ d² over Σ (active R)²: how much of the active version's variance the difference has.
         edge: mean R by slot of the active version, over the newest 60 days.
         pnl_deviation, win_deviation: sqrt(n) times the day-clustered standard error of mean d and w; None with fewer
@@ -44,6 +45,7 @@ class History(BaseModel):
     trade_r: float = 1.0
     win_noise: float = 0.5
     lost_share: float = 0.25
+    unlike_share: float = 0.5
     noise_ratio: float = 1.0
     edge: float = 0.0
     pnl_deviation: float | None = None
@@ -74,6 +76,7 @@ def measure(slots: Slots, calendar_days: float) -> History:
         trade_r=float(np.sqrt(np.mean(traded**2))) if len(traded) and squares > 0 else 1.0,
         win_noise=float(np.mean(w**2)),
         lost_share=(lost + PRIOR_SLOTS * 0.25) / (len(slots) + PRIOR_SLOTS),
+        unlike_share=(int(np.sum(slots.unlike)) + PRIOR_SLOTS * 0.5) / (len(slots) + PRIOR_SLOTS),
         noise_ratio=float(np.sum(d**2)) / squares if squares > 0 else 1.0,
         edge=float(np.mean(slots.active_r[slots.day > slots.day[-1] - EDGE_DAYS])),
         pnl_deviation=deviation(d, slots.day),

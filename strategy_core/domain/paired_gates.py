@@ -3,6 +3,7 @@
 import math
 from typing import ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from strategy_core.domain.errors import EvidenceUnavailable
@@ -103,6 +104,39 @@ class NotWorse(Gate):
         rho_squared = (-2 * math.log(2 * a) + math.log(1 - 2 * math.log(2 * a))) / self.tuned_for
         grown = n * rho_squared + 1
         return deviation * math.sqrt(2 * grown / (n**2 * rho_squared) * math.log(1 + math.sqrt(grown) / (2 * a)))
+
+
+class Divergence(Gate):
+    """Hold while the canary differs from the active version far more often than it did in shadow.
+
+    It is the same code on the same candles: when it no longer says what it said in shadow, something came with the
+    release that no comparison of results can tell for months, such as stale or late input. Whether that is harm is for
+    an owner to say. With k of n slots unlike, and `tolerated` times the shadow's share of them as t, each stake c of
+    0.1, 0.3 and 0.9 has made (1 - c)^(n - k) · (1 + c(1 - t)/t)^k; E is their mean, to the power 1/design effect.
+    """
+
+    warns: ClassVar[bool] = True
+
+    kind: Literal["divergence"] = "divergence"
+    tolerated: float = Field(default=1.5, ge=1)
+    alpha: float = Field(default=0.001, gt=0, lt=0.5)
+
+    def judge(self, evidence: Evidence, margins: Margins) -> Finding:
+        n, unlike, history = evidence.totals.slots, evidence.totals.unlike, evidence.history
+        if n == 0:
+            return self.nothing_yet("slot")
+        limit = min(0.95, self.tolerated * history.unlike_share)
+        paid = [
+            (n - unlike) * math.log1p(-stake) + unlike * math.log1p(stake * (1 - limit) / limit)
+            for stake in (0.1, 0.3, 0.9)
+        ]
+        log_e = float(np.logaddexp.reduce(paid) - math.log(len(paid))) / history.design_effect
+        reason = f"unlike the active version on {unlike / n:.0%} of {n} slots, in shadow on {history.unlike_share:.0%}"
+        facts = {"value": unlike / n, "limit": limit, "n": n}
+        if log_e >= -math.log(self.alpha):
+            reason = f"it no longer says what it said in shadow, the stage is frozen: {reason}"
+            return self.found(Verdict.INCONCLUSIVE, reason, **facts)
+        return self.found(Verdict.PASS, reason, **facts)
 
 
 class LosingStreak(Gate):

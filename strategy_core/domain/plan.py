@@ -18,7 +18,7 @@ from strategy_core.domain.errors import InvalidPercent, InvalidPlan, UnarmedPlan
 from strategy_core.domain.execution import Latency, OrderErrors, RoutingAudit, SampleRatio
 from strategy_core.domain.gates import Errors, InvalidDecisions, Margins, Silence
 from strategy_core.domain.metric import MetricThreshold
-from strategy_core.domain.paired_gates import ExcessDrawdown, Harm, LosingStreak, NotWorse
+from strategy_core.domain.paired_gates import Divergence, ExcessDrawdown, Harm, LosingStreak, NotWorse
 from strategy_core.domain.routing import basis_points
 from strategy_core.domain.span import Span
 
@@ -43,6 +43,7 @@ AnyGate = Annotated[
     | ExcessDrawdown
     | Harm
     | NotWorse
+    | Divergence
     | OrderErrors
     | Latency
     | SampleRatio
@@ -105,6 +106,7 @@ class Plan(BaseModel):
         ExcessDrawdown(),
         Harm(),
         NotWorse(),
+        Divergence(),
         OrderErrors(),
         Latency(),
         SampleRatio(),

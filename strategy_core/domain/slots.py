@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from strategy_core.domain.arrays import FloatArray, IntArray
+from strategy_core.domain.arrays import BoolArray, FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,12 @@ class Slots:
     def win_difference(self) -> FloatArray:
         """w = (sgn canary R - sgn active R) / 2, by slot: +1 when the canary won what the active lost."""
         return (np.sign(self.canary_r) - np.sign(self.active_r)) / 2
+
+    @property
+    def unlike(self) -> BoolArray:
+        """Whether the two said different things, by slot."""
+        unlike: BoolArray = self.canary_side != self.active_side
+        return unlike
 
     @property
     def rate_difference(self) -> FloatArray:

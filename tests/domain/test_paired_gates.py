@@ -12,7 +12,7 @@ from strategy_core.domain.book import Totals, book, open_book
 from strategy_core.domain.evidence import Evidence, Record
 from strategy_core.domain.gates import Finding, Gate, Margins, Verdict
 from strategy_core.domain.history import History
-from strategy_core.domain.paired_gates import ExcessDrawdown, Harm, LosingStreak, NotWorse
+from strategy_core.domain.paired_gates import Divergence, ExcessDrawdown, Harm, LosingStreak, NotWorse
 from strategy_core.domain.slots import Slots, slots
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -48,7 +48,7 @@ def paired(canary_r: list[float], active_r: list[float], *, a_day: int = 10) -> 
     return slots([(i // a_day, c, a, int(np.sign(c)), int(np.sign(a))) for i, (c, a) in enumerate(rows)])
 
 
-@pytest.mark.parametrize("gate", [Harm(), NotWorse(), LosingStreak(), ExcessDrawdown()])
+@pytest.mark.parametrize("gate", [Harm(), NotWorse(), Divergence(), LosingStreak(), ExcessDrawdown()])
 def test_nothing_at_all_passes_no_gate(gate: Gate) -> None:
     """Absence of evidence never advances a rollout."""
     assert judged(gate).verdict is Verdict.INSUFFICIENT
@@ -151,6 +151,49 @@ class TestNotWorse:
 
         assert judged(NotWorse(), paired(slightly_less, result), margins).verdict is Verdict.INCONCLUSIVE
         assert judged(NotWorse(), paired(slightly_less, result), margins, history=rich).verdict is Verdict.PASS
+
+
+class TestDivergence:
+    def test_a_canary_that_no_longer_says_what_it_said_freezes_the_stage(self) -> None:
+        """One candle late: hardly a loss, and hardly one decision as it was."""
+        late = slots([(i // 5, 0.0 if i % 2 else 1.0, 1.0 if i % 2 else 0.0, int(not i % 2), i % 2) for i in range(6)])
+        finding = judged(Divergence(), late, history=KNOWN.model_copy(update={"unlike_share": 0.02}))
+
+        assert finding.verdict is Verdict.INCONCLUSIVE
+        assert finding.reason.endswith("unlike the active version on 100% of 6 slots, in shadow on 2%")
+        assert finding.limit == pytest.approx(0.03)
+
+    def test_one_that_differs_as_in_shadow_passes(self) -> None:
+        often = slots([(i // 5, 1.0, 1.0, 1, 1 if i % 3 else -1) for i in range(300)])
+
+        assert judged(Divergence(), often, history=KNOWN.model_copy(update={"unlike_share": 0.33})).verdict == "pass"
+
+    def test_a_pair_without_a_history_is_given_the_benefit_of_the_doubt(self) -> None:
+        always = slots([(i // 5, 1.0, 1.0, 1, -1) for i in range(20)])
+
+        assert judged(Divergence(), always, history=History()).verdict is Verdict.PASS
+
+    def test_a_pair_that_was_never_alike_cannot_diverge(self) -> None:
+        always = slots([(i // 5, 1.0, 1.0, 1, -1) for i in range(50)])
+        finding = judged(Divergence(), always, history=KNOWN.model_copy(update={"unlike_share": 0.98}))
+
+        assert finding.limit == 0.95
+        assert finding.verdict is Verdict.PASS
+
+    def test_twins_by_chance_are_hardly_ever_held(self) -> None:
+        """At each of 400 looks: its error is bounded however often one looks."""
+        rng = np.random.default_rng(11)
+        history = KNOWN.model_copy(update={"unlike_share": 0.2})
+        held = 0
+        for _ in range(200):
+            unlike = np.cumsum(rng.random(400) < 0.3)  # at what is just tolerated
+            held += any(
+                judged(Divergence(), totals=Totals(slots=n, unlike=int(unlike[n - 1])), history=history).verdict
+                is Verdict.INCONCLUSIVE
+                for n in range(1, 401, 4)
+            )
+
+        assert held <= 2
 
 
 class TestLosingStreak:
