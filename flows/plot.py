@@ -42,7 +42,7 @@ def equity_svg(title: str, shadow: Curve, active: Curve, *, start: datetime, end
     Of a curve with more than `MOST_POINTS` as many are drawn, evenly spread, first and last among them.
     """
     lows, highs = zip(*((curve.values.min(), curve.values.max()) for curve in (shadow, active)), strict=True)
-    ticks = _ticks(min(0.0, *lows), max(0.0, *highs))
+    ticks = round_ticks(min(0.0, *lows), max(0.0, *highs))
     svg = canvas(_WIDTH, _HEIGHT)
     text(svg, _LEFT, 24, title, size=15)
     _values_axis(svg, ticks)
@@ -113,7 +113,7 @@ def _times_axis(svg: ET.Element, start: datetime, end: datetime) -> None:
     text(svg, (_LEFT + _RIGHT) / 2, _BOTTOM + 44, "candle (UTC)", anchor="middle")
 
 
-def _ticks(low: float, high: float) -> FloatArray:
+def round_ticks(low: float, high: float) -> FloatArray:
     """Return about five round values, 0 among them, that span *low* to *high*; low <= 0 <= high."""
     rough = (high - low or 1.0) / 5  # of nothing but zeros any scale will do
     size = 10.0 ** np.floor(np.log10(rough))

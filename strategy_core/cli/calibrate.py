@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from strategy_core.cli.shell import Shell, command, read_json
-from strategy_core.domain.errors import InvalidPlan
+from strategy_core.domain.errors import InvalidPlan, InvalidSetting
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,6 +37,8 @@ def calibrate(
 
     if strategy is not None and version is None:
         raise typer.BadParameter(f"which version of {strategy}? Give VERSION too, or neither.")
+    if plot is not None and not plot.parent.is_dir():
+        raise InvalidSetting("plot", str(plot), "a file in a folder that exists")
     frozen = read_plan({} if plan is None else read_json(f"@{plan}", InvalidPlan))
     pair = (
         read_pair(shell.engine, strategy_name=strategy, version=version, now=shell.now)
@@ -52,7 +54,7 @@ def calibrate(
     said = [_healthy(found.scenarios), _harmful(found.scenarios), f"{ramps:,} ramps of {days} days each, seed {seed}."]
     if pair is not None:
         of = f"{pair.history.slots:,} slots on {pair.history.days} days in shadow"
-        assumed = ", design effect assumed: too few days" if pair.history.provisional else ""
+        assumed = ", assumed: too few days" if pair.history.provisional else ""
         said.append(f"Drawn from {of}, {pair.history.design_effect:.2f} design effect{assumed}.")
     if found.left_out:
         said.append(f"Left out, for a simulation has no facts for them: {', '.join(found.left_out)}.")

@@ -5,7 +5,7 @@ from itertools import pairwise
 from math import ceil, log10
 from xml.etree import ElementTree as ET
 
-from flows.plot import GRID, INK, canvas, line, text
+from flows.plot import GRID, INK, canvas, line, round_ticks, text
 from strategy_core.domain.calibration import CONFIDENCE, Calibration
 
 TOLERATED = 0.01  # of healthy ramps rolled back
@@ -17,7 +17,7 @@ _LOOKS = (  # told apart without colour too
     ("#b3470b", "7 4"),
     ("#2a7a3b", "2 3"),
     ("#7a2a7a", "10 3 2 3"),
-    ("#333333", "1 5"),
+    ("#777777", "6 2 2 2 2 2"),
     ("#b8860b", "14 4"),
     ("#00767a", "5 2"),
 )
@@ -77,16 +77,15 @@ def _draw_harmful(svg: ET.Element, harmful: Sequence[Calibration]) -> None:
 def _draw_healthy(svg: ET.Element, healthy: Sequence[Calibration], top: int) -> None:
     """Draw each scenario's share rolled back as a dot, and a line up to its limit; against what is tolerated."""
     first, bottom = top + _HEAD, top + _HEAD + _ROW * len(healthy)
-    most = max(2 * TOLERATED, *(one.rolled_back_limit for one in healthy))
+    ticks: list[float] = round_ticks(0.0, max(2 * TOLERATED, *(one.rolled_back_limit for one in healthy))).tolist()
 
     def across(share: float) -> float:
-        return _LEFT + share / most * (_RIGHT - _LEFT)
+        return _LEFT + share / ticks[-1] * (_RIGHT - _LEFT)
 
-    text(svg, 70, top + 54, f"healthy canaries: share rolled back, and its upper {CONFIDENCE:.0%} limit")
-    for tick in range(5):
-        share = most * tick / 4
+    text(svg, 70, top + 40, f"healthy canaries: share rolled back, and its upper {CONFIDENCE:.0%} limit")
+    for share in ticks:
         line(svg, across(share), first, across(share), bottom, stroke=GRID)
-        text(svg, across(share), bottom + 18, f"{share:.2%}", anchor="middle")
+        text(svg, across(share), bottom + 18, f"{100 * share:.3g}%", anchor="middle")
     line(svg, across(TOLERATED), first - 6, across(TOLERATED), bottom, stroke="#b3470b", **{"stroke-dasharray": "7 4"})
     text(svg, across(TOLERATED), first - 10, f"{TOLERATED:.0%}", anchor="middle")
     for place, one in enumerate(healthy):

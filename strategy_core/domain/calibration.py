@@ -114,7 +114,7 @@ def run_ramp(
         findings = judge_all(plan.gates, evidence, plan.stages[at.stage_index].margins)
         return decide(plan, at, findings, now)
 
-    seen, promoted_on = 0, None
+    seen, booked, promoted_on = 0, 0, None
     for hour in range(1, days * 24 + 1):
         now = START + hour * LOOK_EVERY
         booked = int(np.searchsorted(ramp.closed_at, hour / 24, side="right"))
@@ -128,7 +128,7 @@ def run_ramp(
             break
         at = _moved(at, ruling.step, now)
         seen = booked
-    return RampResult(slots=len(ramp.slots), promoted_on=promoted_on)
+    return RampResult(slots=booked, promoted_on=promoted_on)
 
 
 def summarise(
@@ -172,6 +172,8 @@ def _moved(at: Position, step: Step, now: datetime) -> Position:
             return replace(at, stage_index=at.stage_index + 1, stage_entered_at=now, stage_extended_at=now)
         case Step.AWAIT_APPROVAL:
             return replace(at, approved_stage=at.stage_index + 1)
+        case Step.LAPSE:
+            return replace(at, approved_stage=None)
         case Step.AWAIT_DECISION:
             return replace(at, stage_extended_at=now)
         case Step.PROMOTE:

@@ -1,10 +1,11 @@
 """Try a plan's gates on simulated ramps, or on ramps of a pair's own past; it touches no user and changes nothing."""
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import repeat
 from multiprocessing import get_context
 
 import numpy as np
@@ -26,6 +27,7 @@ from strategy_core.store.engine import reading
 
 FEWEST_SLOTS, FEWEST_DAYS = 30, 2
 CHUNK = 10  # ramps a process runs at once: a quarter of a second
+FEW = 40  # ramps: done before another process would have started
 
 
 class Calibrated(BaseModel):
@@ -111,17 +113,24 @@ def _run_all(
     chunks = [
         (n, range(first, min(first + CHUNK, ramps))) for n in range(len(trials)) for first in range(0, ramps, CHUNK)
     ]
+    given = ((trials[n] for n, _ in chunks), repeat(seed), (numbers for _, numbers in chunks))
     results: list[list[RampResult]] = [[] for _ in trials]
+
+    def collect(answers: Iterable[list[RampResult]]) -> list[list[RampResult]]:
+        for (n, _), answer in zip(chunks, answers, strict=True):
+            results[n] += answer
+            done(sum(map(len, results)), ramps * len(trials))
+        return results
+
+    if workers is None and ramps * len(trials) <= FEW:
+        return collect(map(_run, *given))
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))  # a fork would share the database's sockets
     try:
         with _deaf_to_interrupts():
-            answers = pool.map(_run, (trials[n] for n, _ in chunks), (seed for _ in chunks), (r for _, r in chunks))
-        for (n, _), answer in zip(chunks, answers, strict=True):
-            results[n] += answer
-            done(sum(map(len, results)), len(trials) * ramps)
+            answers = pool.map(_run, *given)
+        return collect(answers)
     finally:
         pool.shutdown(cancel_futures=True)
-    return results
 
 
 def _run(trial: Trial, seed: int, numbers: range) -> list[RampResult]:

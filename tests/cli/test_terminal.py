@@ -70,8 +70,8 @@ def active(engine: Engine) -> str:
         return versions.active_version(session, "fib_rsi").version
 
 
-def at_a_terminal(database: Engine, *arguments: str, typed: bytes) -> tuple[int, str]:
-    """Run the command at a terminal of its own, type when it asks, and return its exit code and what was shown."""
+def at_a_terminal(database: Engine, *arguments: str, typed: bytes, prompt: bytes = PROMPT) -> tuple[int, str]:
+    """Run the command at a terminal of its own, type at *prompt*, and return its exit code and what was shown."""
     controller, terminal = pty.openpty()
     url = database.url.render_as_string(hide_password=False)
     process = subprocess.Popen(
@@ -88,15 +88,15 @@ def at_a_terminal(database: Engine, *arguments: str, typed: bytes) -> tuple[int,
     while process.poll() is None or select.select([controller], [], [], 0)[0]:
         assert time.monotonic() < deadline, shown
         if not select.select([controller], [], [], 5.0)[0]:
-            lost = PROMPT in shown and b"interrupted" not in shown  # a Ctrl-C just before the read
+            lost = prompt in shown and b"interrupted" not in shown  # a Ctrl-C just before the read
             os.write(controller, typed if lost else b"")
             continue
         try:
-            asked = PROMPT in shown
+            asked = prompt in shown
             shown += os.read(controller, 4096)
         except OSError:  # Linux's word for the other end being closed
             break
-        if PROMPT in shown and not asked:
+        if prompt in shown and not asked:
             os.write(controller, typed)
     os.close(controller)
     return process.wait(PATIENCE_S), shown.decode()
@@ -117,6 +117,19 @@ def test_an_owner_is_asked_and_may_say_no(pair: Engine, typed: bytes, code: int,
     assert said in shown
     assert "Traceback" not in shown
     assert (exited, active(pair)) == (code, version)
+
+
+def test_a_long_calibration_shows_how_far_it_is_and_ends_by_ctrl_c(sqlite_url: str) -> None:
+    """Its processes hear no Ctrl-C: none of them dies with a traceback of its own, none is left behind."""
+    engine = open_database(sqlite_url)
+    arguments = ("calibrate", "--ramps", "20000", "--scenario", "equivalent")
+
+    exited, shown = at_a_terminal(engine, *arguments, typed=b"\x03", prompt=b"0/20000")
+
+    assert exited == 130
+    assert "interrupted: what was not finished was not changed" in shown
+    assert "Traceback" not in shown
+    engine.dispose()
 
 
 def test_ctrl_c_in_the_middle_changes_nothing_and_shows_no_traceback(postgresql_url: str) -> None:
