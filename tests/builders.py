@@ -28,6 +28,7 @@ def put_version(
     strategy_name: str = "fib_rsi",
     symbols: Sequence[str] = (GOLD,),
     at: datetime = MONDAY - DAY,
+    salt: str = "",
     **columns: Any,
 ) -> StrategyVersion:
     values: dict[str, Any] = {
@@ -48,7 +49,9 @@ def put_version(
     }
     row = StrategyVersion(**values | columns)
     with transaction(engine) as session:
-        versions.create_strategy(session, strategy_name, salt="", scoring=ScoringRule().model_dump(mode="json"), now=at)
+        versions.create_strategy(
+            session, strategy_name, salt=salt, scoring=ScoringRule().model_dump(mode="json"), now=at
+        )
         versions.add_version(session, row)
     return row
 

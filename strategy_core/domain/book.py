@@ -36,6 +36,7 @@ class Totals:
     log_peak: float = 0.0
 
 
+SCHEME = 1  # of what is bet and summed; raised with any change, so that stored totals are computed anew from their rows
 NUMBERS = tuple(each.name for each in fields(Totals))
 
 
@@ -47,16 +48,22 @@ class Book:
     totals: Totals = field(default_factory=Totals)
 
     def as_data(self) -> dict[str, Any]:
-        return {"harm": self.harm.as_data(), "totals": {name: getattr(self.totals, name) for name in NUMBERS}}
+        return {
+            "scheme": SCHEME,
+            "harm": self.harm.as_data(),
+            "totals": {name: getattr(self.totals, name) for name in NUMBERS},
+        }
 
 
 def open_book(history: History) -> Book:
     return Book(begin(history))
 
 
-def read_book(data: dict[str, Any], history: History) -> Book:
-    """Return what `Book.as_data` gave; of no data, the book of a rollout that has booked nothing yet."""
-    return Book(read_e_process(data["harm"]), Totals(**data["totals"])) if data else open_book(history)
+def read_book(data: dict[str, Any]) -> Book | None:
+    """Return what `Book.as_data` gave; None when that was by another scheme, or never written."""
+    if data.get("scheme") != SCHEME:
+        return None
+    return Book(read_e_process(data["harm"]), Totals(**data["totals"]))
 
 
 def book(before: Book, slots: Slots, history: History) -> tuple[Book, Sequence[Totals]]:

@@ -6,11 +6,11 @@ RolloutError
 ├── Refused             it exists, but this is not allowed now   (API 409, exit code 5)
 │   ├── IllegalTransition, DuplicateVersion, DuplicateFingerprint, Quarantined, RolloutOpen,
 │   │   LostRace, NotAwaiting, UnarmedPlan, GateRefused, NothingToRollBack,
-│   │   Incomparable, InvariantRefused, RetiredVersion, SchemaOutdated, Unconfirmed, FixedForLife
+│   │   Incomparable, InvariantRefused, RetiredVersion, SchemaOutdated, Unconfirmed, FixedForLife, Contradicted
 ├── Invalid             the input itself is wrong                (API 422, exit code 2)
 │   ├── InvalidPercent, InvalidConfig, InvalidPlan, InvalidTimeframe, InvalidEntryPoint,
-│   │   InvalidDecision, InvalidCandles, InvalidName, InvalidSetting, InvalidPeriod, NaiveTime, TimeOutOfRange,
-│   │   MissingExtra
+│   │   InvalidDecision, InvalidRow (InvalidCandles, InvalidReport), InvalidName, InvalidSetting, InvalidPeriod,
+│   │   NaiveTime, TimeOutOfRange, MissingExtra
 ├── Untrusted           a version's code may not run             (exit code 6)
 │   ├── FingerprintMismatch, IsolationBreach, StrategyFailed
 └── EvidenceUnavailable the facts a verdict needs cannot be had: blind, never a pass nor a failure
@@ -154,6 +154,20 @@ class FixedForLife(Refused):
         )
 
 
+class Contradicted(Refused):
+    """The platform reports a trade otherwise than it has reported it before."""
+
+    def __init__(self, trade_id: str, field: str, known: object, reported: object) -> None:
+        self.trade_id = trade_id
+        self.field = field
+        self.known = known
+        self.reported = reported
+        super().__init__(
+            f"trade {trade_id!r} was reported with {field} {known}, now with {reported}; a report is never changed, "
+            "and nothing of this batch was taken in"
+        )
+
+
 class GateRefused(Refused):
     """The registration gate found the version unfit; *failures* says in what, and on how many candles."""
 
@@ -262,7 +276,7 @@ class InvalidDecision(Invalid):
     """What a version returned is not a decision (NaN, confidence outside 0..1, wrong type)."""
 
 
-class InvalidCandles(Invalid):
+class InvalidRow(Invalid):
     """One problem of one source; *row* counts from 1 and includes a header line where there is one."""
 
     def __init__(self, source: str, problem: str, row: int | None = None) -> None:
@@ -270,6 +284,14 @@ class InvalidCandles(Invalid):
         self.problem = problem
         self.row = row
         super().__init__(f"{source}{f', row {row}' if row is not None else ''}: {problem}")
+
+
+class InvalidCandles(InvalidRow):
+    """A source of candles that cannot be read, or holds what no candle can be."""
+
+
+class InvalidReport(InvalidRow):
+    """What the platform reports of its trades or users is not what a report can be; the problem names the field."""
 
 
 class InvalidName(Invalid):

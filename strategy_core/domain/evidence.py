@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from strategy_core.domain.book import Totals
+from strategy_core.domain.fidelity import Fidelity
 from strategy_core.domain.history import History
+from strategy_core.domain.orders import NO_ORDERS, Orders
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class Evidence:
         feed_problem: why the feed could not even say what to expect; "" when it could.
         samples: by gate, the newest answers of its external metric, oldest first: as many with a value as the gate
             asks for, and whatever came last.
+        orders: users' live orders since the start, as far as the platform reports them.
+        fidelity: how well the shadow tells what the active version is worth live; None without live trades.
     """
 
     now: datetime
@@ -73,3 +77,5 @@ class Evidence:
     overdue: str = ""
     feed_problem: str = ""
     samples: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
+    orders: Orders = NO_ORDERS
+    fidelity: Fidelity | None = None

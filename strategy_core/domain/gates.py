@@ -5,7 +5,7 @@ the decision log; a new one is a class here or beside, and a name in `plan.AnyGa
 """
 
 from enum import StrEnum
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -63,6 +63,8 @@ class Gate(BaseModel):
     """What every gate is: settings, and `judge`. With `dry_run` it is recorded but has no vote."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    warns: ClassVar[bool] = False  # whether `inconclusive` is a sign of harm, of which an owner is told at once
 
     kind: str
     dry_run: bool = False

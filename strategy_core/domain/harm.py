@@ -28,6 +28,7 @@ AT_START = 0.72  # share of the wealth that is bet from the first slot on
 HALF_LIFE_DAYS = 15  # of what is held back: after t days 15 / (15 + t) of it is left
 CLIP_IN_TRADES = 1.5  # the PnL bets' scale, in root mean square R of the active version's trades
 TYPICAL_FALL = 0.05  # of the win rate: where the middle win bet grows fastest
+LARGEST_MIDDLE = 0.6  # a pair that never differed before may still differ once
 RATE_BET = 0.66  # below 2/3, where a canary that signals alone would take all
 
 
@@ -47,7 +48,7 @@ def bets(history: History) -> Bets:
     The log-optimal bet on a fall Δ of the win rate, among slots of which a share n differs anyway, is Δ / (n + Δ). None
     is larger than what grows fastest when every slot is lost: log(1 + x) - (δ - 1)·x²/2 has its top there.
     """
-    middle = TYPICAL_FALL / (history.win_noise + TYPICAL_FALL)
+    middle = min(LARGEST_MIDDLE, TYPICAL_FALL / (history.win_noise + TYPICAL_FALL))
     rows = np.array(
         [  # win, pnl, share
             (middle / 2, 0.0, 0.03),
@@ -116,6 +117,8 @@ def advance(process: EProcess, slots: Slots, history: History) -> tuple[EProcess
 
     However the slots are cut into calls, the result is the same up to rounding.
     """
+    if len(slots) == 0:
+        return process, Path(np.empty(0), np.empty(0))
     days = np.maximum.accumulate(slots.day if process.last_day is None else np.maximum(slots.day, process.last_day))
     staked = bets(history)
     factors = _log_factors(staked, history.design_effect_bound, slots)
@@ -125,8 +128,6 @@ def advance(process: EProcess, slots: Slots, history: History) -> tuple[EProcess
         wealth = process.log_wealth + np.cumsum(factors[chosen], axis=0)
         log_e[chosen] = _log_sum(wealth + staked.log_share, process.held_back)
         process = replace(process, log_wealth=wealth[-1])
-    if len(slots) == 0:
-        return process, Path(log_e, log_e)
     peak = np.maximum(np.maximum.accumulate(log_e), process.log_peak)
     return replace(process, log_e=float(log_e[-1]), log_peak=float(peak[-1])), Path(log_e, peak)
 

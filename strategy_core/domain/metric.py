@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -35,6 +35,8 @@ class MetricThreshold(Gate):
         consecutive_limit: samples in a row outside, to fail.
         stale_after: how old the newest sample may be.
     """
+
+    warns: ClassVar[bool] = True
 
     kind: Literal["metric"] = "metric"
     metric: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,60}$")

@@ -1,10 +1,11 @@
 """Gates on slots: proven harm, proven health, and the hard limits that no statistics may talk away."""
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from strategy_core.domain.errors import EvidenceUnavailable
 from strategy_core.domain.evidence import Evidence
 from strategy_core.domain.gates import SEVERITY, Finding, Gate, Margins, Verdict
 
@@ -19,6 +20,8 @@ class Harm(Gate):
     measured on two months of shadow cannot know. Values are log10 E.
     """
 
+    warns: ClassVar[bool] = True
+
     kind: Literal["harm"] = "harm"
     alpha: float = Field(default=0.008, gt=0, lt=0.5)
     freeze_at: float = Field(default=10.0, gt=1)
@@ -29,6 +32,8 @@ class Harm(Gate):
         limit = -math.log10(self.alpha)
         if totals.slots == 0:
             return self.nothing_yet("slot")
+        if math.isnan(now) or math.isnan(peak):
+            raise EvidenceUnavailable("an outcome that is no number has spoilt the e-process")
         facts = {"value": now, "limit": limit, "n": totals.slots}
         seen = f"E = {_power(now)} against {1 / self.alpha:.0f}, {totals.slots} slots"
         provisional = "; its design effect is provisional" if evidence.history.provisional else ""
@@ -49,7 +54,8 @@ class NotWorse(Gate):
 
         bound = mean - s·sqrt(2(nρ² + 1) / (nρ)² · ln(1 + sqrt(nρ² + 1) / (2a)))
 
-    No share of the error is split between the two, for both must pass. It proves no harm: that is `Harm`.
+    No share of the error is split between the two, for both must pass. It proves no harm: that is `Harm`. Where live
+    results say that the shadow's are not to be believed, nothing is proven by them.
 
     Source: Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas (2024), "Time-uniform central limit theory", theorem 2.2 and
     its one-sided form.
@@ -60,8 +66,18 @@ class NotWorse(Gate):
     minimum_days: int = Field(default=3, ge=2)
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     tuned_for: int = Field(default=1250, ge=1, description="slots at which the bound is tightest")
+    minimum_fidelity: float = Field(default=0.8, gt=0, lt=1, description="of shadow to live results, Lin's coefficient")
+    fidelity_slots: int = Field(default=30, ge=2, description="with live trades, before fidelity is judged")
 
     def judge(self, evidence: Evidence, margins: Margins) -> Finding:
+        finding = self._compare(evidence, margins)
+        doubt = evidence.fidelity.doubt(self.minimum_fidelity, self.fidelity_slots) if evidence.fidelity else ""
+        if finding.verdict is Verdict.PASS and doubt:
+            doubted = {"verdict": Verdict.INCONCLUSIVE, "reason": f"{doubt}; {finding.reason}"}
+            return finding.model_copy(update=doubted)
+        return finding
+
+    def _compare(self, evidence: Evidence, margins: Margins) -> Finding:
         totals, effect = evidence.totals, evidence.history.design_effect
         n = totals.slots
         if n < self.minimum_slots or totals.days < self.minimum_days:

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from strategy_core.domain.errors import InvalidPercent, InvalidPlan, UnarmedPlan
+from strategy_core.domain.execution import Latency, OrderErrors, RoutingAudit, SampleRatio
 from strategy_core.domain.gates import Errors, InvalidDecisions, Margins, Silence
 from strategy_core.domain.metric import MetricThreshold
 from strategy_core.domain.paired_gates import ExcessDrawdown, Harm, LosingStreak, NotWorse
@@ -35,7 +36,18 @@ Percent = Annotated[float, AfterValidator(_percent), WithJsonSchema({"type": "nu
 
 
 AnyGate = Annotated[
-    Errors | InvalidDecisions | Silence | LosingStreak | ExcessDrawdown | Harm | NotWorse | MetricThreshold,
+    Errors
+    | InvalidDecisions
+    | Silence
+    | LosingStreak
+    | ExcessDrawdown
+    | Harm
+    | NotWorse
+    | OrderErrors
+    | Latency
+    | SampleRatio
+    | RoutingAudit
+    | MetricThreshold,
     Field(discriminator="kind"),
 ]
 
@@ -93,6 +105,10 @@ class Plan(BaseModel):
         ExcessDrawdown(),
         Harm(),
         NotWorse(),
+        OrderErrors(),
+        Latency(),
+        SampleRatio(),
+        RoutingAudit(),
     )
 
     @model_validator(mode="after")

@@ -1,7 +1,6 @@
 """What a plan will take before it starts: can its evidence come in the time it gives? It never moves anything."""
 
 import math
-from collections.abc import Sequence
 
 from pydantic import BaseModel
 
@@ -33,7 +32,6 @@ class Preview(BaseModel):
     Attributes:
         slots, days: what the history had, and over how many calendar days.
         pnl_deviation, win_deviation: of the difference per slot, days clustered.
-        shares_users_with: strategies whose canary is on the same users, having the same salt.
     """
 
     slots: int
@@ -42,7 +40,6 @@ class Preview(BaseModel):
     pnl_deviation: float | None
     win_deviation: float | None
     stages: list[StagePreview]
-    shares_users_with: list[str]
 
     @property
     def underpowered(self) -> bool:
@@ -64,7 +61,7 @@ class Preview(BaseModel):
         )
 
 
-def preview(plan: Plan, history: History, calendar_days: float, *, shares_users_with: Sequence[str] = ()) -> Preview:
+def preview(plan: Plan, history: History, calendar_days: float) -> Preview:
     """Return what *plan* takes, given the history that the pair had in *calendar_days* of shadow.
 
     Slots needed = (3.1 · s / margin)², for the harder of PnL and win rate, s the deviation of the paired difference; at
@@ -93,7 +90,6 @@ def preview(plan: Plan, history: History, calendar_days: float, *, shares_users_
         pnl_deviation=pnl,
         win_deviation=win,
         stages=stages,
-        shares_users_with=list(shares_users_with),
     )
 
 

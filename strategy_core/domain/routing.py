@@ -3,9 +3,13 @@
 `bucket_of` is persisted in every user's experience: changing it re-buckets everybody, so golden values pin it.
 """
 
+from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from hashlib import sha256
 
+import numpy as np
+
+from strategy_core.domain.arrays import IntArray
 from strategy_core.domain.errors import InvalidPercent
 
 BUCKETS = 10_000  # one bucket = one basis point of users
@@ -19,6 +23,15 @@ def bucket_of(user_id: str, salt: str = "") -> int:
     """
     h = int.from_bytes(sha256((salt + user_id).encode()).digest(), "big")
     return h % 100 * 100 + h // 100 % 100
+
+
+def buckets_of(user_ids: Sequence[str], salt: str = "") -> IntArray:
+    """Return `bucket_of` of each user, shape (users,): a million of them in about a second."""
+    digests = b"".join(sha256((salt + user_id).encode()).digest() for user_id in user_ids)
+    words = np.frombuffer(digests, ">u8").reshape(-1, 4) % BUCKETS
+    places = np.array([pow(2, 64 * place, BUCKETS) for place in (3, 2, 1, 0)], np.uint64)
+    h = ((words * places).sum(axis=1) % BUCKETS).astype(np.int64)  # all that `bucket_of` uses of the hash
+    return np.asarray(h % 100 * 100 + h // 100, np.int64)
 
 
 def in_canary(user_id: str, percent_bp: int, salt: str = "") -> bool:

@@ -27,7 +27,15 @@ from strategy_core.domain.slots import Slots
 
 SHADOW_DAYS = 60  # of history that a simulated pair has when its ramp starts
 BOUND_RAMPS, BOUND_ALPHA = 100, 0.01
-SIMULATED = (Errors, InvalidDecisions, Silence, LosingStreak, ExcessDrawdown, Harm, NotWorse)
+SIMULATED = (  # no other gate has facts in a simulation: neither users' orders nor metrics
+    Errors,
+    InvalidDecisions,
+    Silence,
+    LosingStreak,
+    ExcessDrawdown,
+    Harm,
+    NotWorse,
+)
 _FAULTS = ("mild", "severe", "every_trade_loses", "goes_silent", "drawdown_spike")
 OF_A_PAIR = {  # a pair's own past instead of a market
     each.name: each for each in (Scenario("a_a", Market()), *(one for one in HARMFUL if one.name in _FAULTS))

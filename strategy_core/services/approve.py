@@ -13,7 +13,8 @@ from strategy_core.domain.errors import NotAwaiting, UnknownRollout
 from strategy_core.domain.gates import SEVERITY, Verdict
 from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.ramp import Ruling, State, Step
-from strategy_core.services.ramp import Feed, judge, take
+from strategy_core.services.gather import Feed, judge
+from strategy_core.services.ramp import take
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.transition import standing
 from strategy_core.store import audit, rollouts, versions

@@ -19,6 +19,7 @@ class Booking:
     Attributes:
         new: slots that have closed and are not booked yet, in order.
         pending: signals whose trades are still open.
+        spoken: by version and symbol, the newest candle that it has decided.
         settled: by symbol that both decide on, the newest candle that both have decided; None before the first.
     """
 
@@ -27,6 +28,7 @@ class Booking:
     book: Book
     new: Sequence[slots.Closed]
     pending: Sequence[slots.Pending]
+    spoken: Mapping[str, Mapping[str, datetime]]
     settled: Mapping[str, datetime | None]
 
 
@@ -38,14 +40,15 @@ def look(session: Session, rollout: Rollout, symbols: Sequence[str]) -> Booking:
     """
     row = slots.get_book(session, rollout.id)
     history = History.model_validate(row.history)
-    before = read_book(row.totals.get("book", {}), history)
+    before = read_book(row.totals.get("book", {})) or _rebook(session, rollout, history)
     strategy_name, canary, active = rollout.strategy_name, rollout.version, rollout.control_version
     since = _unsettled_from(row, rollout)
     closed, pending = slots.read_slots(session, strategy_name, canary, active, start=since)
-    common = evidence.newest_common_candles(session, strategy_name, (canary, active), since)
+    spoken = evidence.newest_spoken(session, strategy_name, (canary, active), since)
     new = slots.not_booked(session, rollout.id, closed)
     after, _ = book(before, slots.as_slots(new), history)
-    return Booking(row, history, after, new, pending, {symbol: common.get(symbol) for symbol in symbols})
+    settled = {symbol: _earlier(spoken[canary].get(symbol), spoken[active].get(symbol)) for symbol in symbols}
+    return Booking(row, history, after, new, pending, spoken, settled)
 
 
 def keep(session: Session, rollout: Rollout, booking: Booking, *, now: datetime) -> None:
@@ -63,8 +66,16 @@ def keep(session: Session, rollout: Rollout, booking: Booking, *, now: datetime)
 def recompute(session: Session, rollout: Rollout, *, first: int | None = None) -> Totals:
     """Return the totals that follow from the rollout's booked rows alone: all, or the first so many."""
     history = History.model_validate(slots.get_book(session, rollout.id).history)
+    return _rebook(session, rollout, history, first=first).totals
+
+
+def _rebook(session: Session, rollout: Rollout, history: History, *, first: int | None = None) -> Book:
     rows = slots.booked(session, rollout.id, first=first)
-    return book(open_book(history), slots.as_slots(rows), history)[0].totals
+    return book(open_book(history), slots.as_slots(rows), history)[0]
+
+
+def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
+    return None if one is None or other is None else min(one, other)
 
 
 def _unsettled_from(row: RolloutBook, rollout: Rollout) -> datetime:

@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import Engine
 
 from strategy_core.domain.history import measure
-from strategy_core.domain.lifecycle import Status, utc
+from strategy_core.domain.lifecycle import utc
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.preview import Preview, preview
 from strategy_core.services.history import shadow_slots
@@ -27,11 +27,5 @@ def preview_plan(engine: Engine, *, strategy_name: str, version: str, plan: Plan
         chosen = versions.get_version(session, strategy_name, version)
         active = versions.active_version(session, strategy_name)
         check_comparable(chosen, active)
-        salt = versions.get_strategy(session, strategy_name).salt
-        shared = [
-            other.strategy_name
-            for other in versions.list_versions(session, status=Status.CANARY)
-            if other.strategy_name != strategy_name and versions.get_strategy(session, other.strategy_name).salt == salt
-        ]
         slots, days = shadow_slots(session, chosen, active, now)
-    return preview(plan, measure(slots, days), days, shares_users_with=shared)
+    return preview(plan, measure(slots, days), days)

@@ -1,6 +1,6 @@
 """The tick: read a running rollout's evidence, decide, apply it; all in one transaction, or not at all."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -9,23 +9,17 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from strategy_core.domain.audit import RAMP, Actor
-from strategy_core.domain.candles import timeframe_delta
-from strategy_core.domain.errors import RolloutError
-from strategy_core.domain.evidence import Evidence
-from strategy_core.domain.gates import Finding
+from strategy_core.domain.gates import Finding, Verdict
 from strategy_core.domain.lifecycle import Status, utc
-from strategy_core.domain.metric import MetricThreshold
-from strategy_core.domain.performance import max_drawdown
 from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.ramp import ENDED, Position, Ruling, State, Step, decide, judge_all
-from strategy_core.domain.scoring import ScoringRule
 from strategy_core.market.source import CandleSource
-from strategy_core.services.book import Booking, keep, look
+from strategy_core.services.book import keep, look
+from strategy_core.services.gather import gather, in_a_line, read_feed, read_pair
 from strategy_core.services.transition import end_rollout, replace_active, standing, undo
-from strategy_core.store import audit, evidence, rollouts, samples, slots, versions
+from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.rollout_tables import Rollout
-from strategy_core.store.tables import StrategyVersion
 
 _ALERTS = {
     Step.ADVANCE: ("rollout.advanced", "info"),
@@ -50,14 +44,6 @@ class Ticked:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Feed:
-    """By symbol, the newest candle that must have been decided by now; or why that cannot be said."""
-
-    due: Mapping[str, datetime]
-    problem: str = ""
-
-
 def tick(engine: Engine, source: CandleSource, *, now: datetime, actor: Actor = RAMP) -> list[Ticked]:
     """Tick every open rollout; what keeps one from being ruled on does not keep the others."""
     with reading(engine) as session:
@@ -68,7 +54,7 @@ def tick(engine: Engine, source: CandleSource, *, now: datetime, actor: Actor = 
         try:
             ruled = tick_rollout(engine, source, rollout.id, now=now, actor=actor)
         except Exception as error:  # noqa: BLE001  one rollout's fault must not keep another from being rolled back
-            ticked.append(Ticked(*about, ruling=None, error=_line(error)))
+            ticked.append(Ticked(*about, ruling=None, error=in_a_line(error)))
         else:
             if ruled is not None:
                 ticked.append(Ticked(*about, *ruled))
@@ -85,9 +71,8 @@ def tick_rollout(
     now = utc(now, "now")
     with reading(engine) as session:
         rollout = rollouts.get_rollout(session, rollout_id)
-        canary, active = _pair(session, rollout)
-    grace = read_plan(rollout.plan).late_candles * timeframe_delta(canary.timeframe)
-    feed = _due(source, _common_symbols(canary, active), now - grace)
+        pair = read_pair(session, rollout)
+    feed = read_feed(source, pair, now - read_plan(rollout.plan).late_candles * pair.timeframe)
     with transaction(engine) as session:
         versions.lock_strategy(session, rollout.strategy_name)
         rollout = rollouts.get_rollout(session, rollout_id)
@@ -95,23 +80,17 @@ def tick_rollout(
             return None
         now = max(now, rollout.last_tick_at or rollout.started_at)
         plan = read_plan(rollout.plan)
-        booking = look(session, rollout, _common_symbols(*_pair(session, rollout)))
-        gathered = gather(session, rollout, plan, feed, booking, now)
+        booking = look(session, rollout, pair.symbols)
+        gathered = gather(session, rollout, plan, pair, feed, booking, now)
         findings = judge_all(plan.gates, gathered, plan.stages[rollout.stage_index].margins)
         ruling = decide(plan, position(rollout), findings, now)
         if apply:
             keep(session, rollout, booking, now=now)
-            rollouts.record_findings(session, rollout, findings, now)
+            turned = rollouts.record_findings(session, rollout, findings, now)
+            _warn(session, rollout, plan, turned, now)
             _look(session, rollout, ruling, now)
             take(session, rollout, plan, ruling, actor=actor, now=now)
         return ruling, findings
-
-
-def judge(session: Session, rollout: Rollout, plan: Plan, feed: Feed, now: datetime) -> list[Finding]:
-    """Return what every gate finds in the rollout's evidence of this moment; it writes nothing."""
-    margins = plan.stages[rollout.stage_index].margins
-    booking = look(session, rollout, _common_symbols(*_pair(session, rollout)))
-    return judge_all(plan.gates, gather(session, rollout, plan, feed, booking, now), margins)
 
 
 def position(rollout: Rollout) -> Position:
@@ -126,53 +105,10 @@ def position(rollout: Rollout) -> Position:
     )
 
 
-def gather(session: Session, rollout: Rollout, plan: Plan, feed: Feed, booking: Booking, now: datetime) -> Evidence:
-    """Return the evidence of a rollout since it began; never reset at a stage."""
-    strategy_name, since = rollout.strategy_name, rollout.started_at
-    canary, active = rollout.version, rollout.control_version
-    symbols, settled = list(booking.settled), booking.settled
-    symbol = max(feed.due, key=lambda name: feed.due[name] - (settled.get(name) or since), default=None)
-    canary_marks, active_marks = evidence.read_marks(session, strategy_name, canary, active, since=since)
-    scoring = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring)
-    patience = scoring.horizon + 1 + plan.late_candles
-    late = slots.oldest_overdue(session, strategy_name, booking.pending, patience)
-    metrics = {gate.name: gate.samples_needed for gate in plan.gates if isinstance(gate, MetricThreshold)}
-    return Evidence(
-        now=now,
-        started_at=since,
-        stage_entered_at=rollout.stage_entered_at,
-        totals=booking.book.totals,
-        history=booking.history,
-        pending_slots=len(booking.pending),
-        canary=evidence.read_record(session, strategy_name, canary, active, symbols=symbols, since=since),
-        active=evidence.read_record(session, strategy_name, active, canary, symbols=symbols, since=since),
-        canary_drawdown=max_drawdown(canary_marks, scoring.risk_fraction),
-        active_drawdown=max_drawdown(active_marks, scoring.risk_fraction),
-        risk_fraction=scoring.risk_fraction,
-        newest_candle=settled.get(symbol) if symbol else None,
-        due_candle=feed.due[symbol] if symbol else None,
-        overdue=f"no outcome of {late.version} on {late.symbol} {late.timestamp:%Y-%m-%d %H:%M} UTC yet"
-        if late
-        else "",
-        feed_problem=feed.problem,
-        samples=samples.read_samples(session, rollout.id, metrics, until=now),
-    )
-
-
-def _pair(session: Session, rollout: Rollout) -> tuple[StrategyVersion, StrategyVersion]:
-    return (
-        versions.get_version(session, rollout.strategy_name, rollout.version),
-        versions.get_version(session, rollout.strategy_name, rollout.control_version),
-    )
-
-
-def _common_symbols(canary: StrategyVersion, active: StrategyVersion) -> list[str]:
-    """Return the symbols both decide on: on any other neither late nor silent means anything."""
-    return sorted(set(canary.symbols) & set(active.symbols))
-
-
 def take(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, *, actor: Actor, now: datetime) -> None:
     """Apply a ruling: versions, percent, rollout, audit event and alert change together."""
+    if ruling.step is Step.HOLD:
+        return
     before = standing(session, rollout.strategy_name)
     if not _change(session, rollout, plan, ruling, now):
         return
@@ -194,6 +130,16 @@ def take(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, *, acto
     _alert(session, rollout, kind, severity, ruling.reason, facts={"before": before, "after": after, **worst}, now=now)
 
 
+def _warn(session: Session, rollout: Rollout, plan: Plan, turned: Sequence[Finding], now: datetime) -> None:
+    """Tell the owner of harm that is likely and not proven: the stage is frozen until it is refuted, or proven."""
+    warning = {gate.name for gate in plan.gates if gate.warns and not gate.dry_run}
+    for finding in turned:
+        if finding.gate in warning and finding.verdict is Verdict.INCONCLUSIVE:
+            facts = standing(session, rollout.strategy_name) | finding.model_dump(mode="json")
+            reason = f"{finding.gate}: {finding.reason}"
+            _alert(session, rollout, "rollout.frozen", "warning", reason, facts=facts, now=now, about=finding.gate)
+
+
 def _look(session: Session, rollout: Rollout, ruling: Ruling, now: datetime) -> None:
     """Note that a tick has looked, and whether it saw anything."""
     blind_since = (rollout.blind_since or now) if ruling.blind else None
@@ -207,8 +153,6 @@ def _change(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, now:
     """Take the step and return whether it changed anything but the time of the tick."""
     entered = {"state": State.RUNNING.value, "stage_entered_at": now, "stage_extended_at": now}
     match ruling.step:
-        case Step.HOLD:
-            return False
         case Step.ADVANCE:
             following = rollout.stage_index + 1
             rollouts.set_canary_share(session, rollout.strategy_name, plan.stages[following].percent_bp)
@@ -234,19 +178,6 @@ def _change(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, now:
     return True
 
 
-def _due(source: CandleSource, symbols: Sequence[str], moment: datetime) -> Feed:
-    try:
-        due = {symbol: source.expected_at(symbol, moment) for symbol in symbols}
-    except Exception as error:  # noqa: BLE001  a source's own fault is blindness, and must not keep a gate from ruling
-        return Feed({}, _line(error))
-    return Feed({symbol: candle for symbol, candle in due.items() if candle is not None})
-
-
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, RolloutError) else f"{type(error).__name__}: {text}"
-
-
 def _alert(
     session: Session,
     rollout: Rollout,
@@ -256,6 +187,7 @@ def _alert(
     *,
     facts: dict[str, object],
     now: datetime,
+    about: str = "",
 ) -> None:
     audit.raise_alert(
         session,
@@ -263,7 +195,7 @@ def _alert(
         f"{rollout.strategy_name} {rollout.version} {kind.removeprefix('rollout.').replace('_', ' ')}: {reason}",
         severity=severity,
         strategy_name=rollout.strategy_name,
-        dedupe_key=f"{rollout.id} {kind} {now.isoformat()}",
+        dedupe_key=f"{rollout.id} {kind} {about} {now.isoformat()}",
         facts=facts,
         now=now,
         rollout_id=rollout.id,

@@ -8,6 +8,8 @@ from uuid import UUID
 from sqlmodel import Session, col, select
 
 from strategy_core.domain.audit import Actor
+from strategy_core.domain.live import Serving
+from strategy_core.domain.routing import basis_points
 from strategy_core.store.engine import insert_if_new
 from strategy_core.store.rollout_tables import AlertOutbox, AuditEvent
 
@@ -49,6 +51,23 @@ def events(session: Session, strategy_name: str | None = None, *, limit: int | N
     if strategy_name is not None:
         query = query.where(AuditEvent.strategy_name == strategy_name)
     return list(reversed(session.exec(query).all()))
+
+
+def serving_history(session: Session, strategy_name: str) -> list[Serving]:
+    """Return who served the strategy's users and since when, oldest first; `serving_at` says who did at a moment.
+
+    Changes of one strategy queue, so the trail's own order is the true one: a clock that ran back moves none of them.
+    """
+    rows = session.exec(
+        select(AuditEvent.at, AuditEvent.after)
+        .where(AuditEvent.strategy_name == strategy_name)
+        .order_by(col(AuditEvent.id))
+    ).all()
+    history: list[Serving] = []
+    for at, after in rows:
+        since = max(at, history[-1].since) if history else at
+        history.append(Serving(since, after["active"], after["canary"], basis_points(after["percent"])))
+    return history
 
 
 def raise_alert(

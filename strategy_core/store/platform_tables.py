@@ -2,14 +2,14 @@
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, Column, ForeignKeyConstraint, Index, Text, UniqueConstraint
+from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKeyConstraint, Index, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from strategy_core.store.tables import _time
 
 
 class PlatformUser(SQLModel, table=True):
-    """One user of the platform, as its directory had him when it was last loaded."""
+    """One user of the platform, as its directory has had him since *loaded_at*."""
 
     __tablename__ = "platform_user"
     __table_args__ = (CheckConstraint("capital >= 0", name="ck_capital"),)
@@ -36,8 +36,16 @@ class LiveTrade(SQLModel, table=True):
         CheckConstraint("(state = 'closed') = (closed_at IS NOT NULL AND pnl IS NOT NULL)", name="ck_live_closed"),
         CheckConstraint("(state = 'failed') = (error <> '')", name="ck_live_failed"),
         CheckConstraint("risk > 0", name="ck_live_risk"),
+        CheckConstraint("state <> 'closed' OR risk IS NOT NULL", name="ck_live_r"),
         CheckConstraint("latency_ms >= 0", name="ck_live_latency"),
         Index("ix_live_trade", "strategy_name", "opened_at"),
+        Index(
+            "ix_live_misrouted",
+            "strategy_name",
+            "opened_at",
+            sqlite_where=text("misrouted = 1"),
+            postgresql_where=text("misrouted"),
+        ),
     )
     id: int | None = Field(default=None, primary_key=True)  # rises in the order of arrival
     trade_id: str
@@ -46,10 +54,11 @@ class LiveTrade(SQLModel, table=True):
     strategy_name: str
     version: str
     symbol: str
-    opened_at: datetime = Field(sa_column=_time())
+    opened_at: datetime = Field(sa_column=_time())  # of an order that failed: when it was tried
+    candle_s: int = Field(sa_type=BigInteger)  # its open, in seconds since 1970; of one longer than an hour, the hour
     closed_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
-    pnl: float | None = None  # in price units, as outcomes have it
-    risk: float | None = None  # price distance from entry to stop
+    pnl: float | None = None  # in price units, as outcomes have it; any other will do for R, which is pnl / risk
+    risk: float | None = None  # distance from entry to stop, in the same unit
     error: str = Field(default="", sa_column=Column(Text, nullable=False))
     latency_ms: float | None = None  # from the signal to the fill
     canary_bp: int  # share of users that routing sent to the canary when it was opened

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, update
+from sqlalchemy import bindparam, func, update
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
@@ -14,6 +14,18 @@ from strategy_core.domain.gates import Finding
 from strategy_core.domain.ramp import ENDED
 from strategy_core.store.rollout_tables import GateVerdict, Rollout, RolloutBook
 from strategy_core.store.tables import CanaryConfig
+
+_NEWEST = (
+    select(GateVerdict.gate, func.max(GateVerdict.ticked_at).label("ticked_at"))
+    .where(GateVerdict.rollout_id == bindparam("rollout_id"))
+    .group_by(GateVerdict.gate)
+    .subquery()
+)
+_LAST_VERDICTS = (
+    select(GateVerdict)
+    .join(_NEWEST, (col(GateVerdict.gate) == _NEWEST.c.gate) & (col(GateVerdict.ticked_at) == _NEWEST.c.ticked_at))
+    .where(GateVerdict.rollout_id == bindparam("rollout_id"))
+)
 
 
 def find_canary(session: Session, strategy_name: str) -> CanaryConfig | None:
@@ -112,21 +124,7 @@ def touch_rollout(session: Session, rollout: Rollout, *, last_tick_at: datetime,
 
 def last_verdicts(session: Session, rollout_id: UUID) -> dict[str, GateVerdict]:
     """Return each gate's newest verdict, by gate."""
-    newest = (
-        select(GateVerdict.gate, func.max(GateVerdict.ticked_at).label("ticked_at"))
-        .where(GateVerdict.rollout_id == rollout_id)
-        .group_by(GateVerdict.gate)
-        .subquery()
-    )
-    rows = session.exec(
-        select(GateVerdict)
-        .join(
-            newest,
-            (col(GateVerdict.gate) == newest.c.gate) & (col(GateVerdict.ticked_at) == newest.c.ticked_at),
-        )
-        .where(GateVerdict.rollout_id == rollout_id)
-    ).all()
-    return {row.gate: row for row in rows}
+    return {row.gate: row for row in session.exec(_LAST_VERDICTS, params={"rollout_id": rollout_id}).all()}
 
 
 def held_since(session: Session, last: GateVerdict) -> datetime:
@@ -162,9 +160,10 @@ def value_history(session: Session, rollout_id: UUID, gate: str) -> list[tuple[d
     return [(at, value) for at, value in rows if value is not None]
 
 
-def record_findings(session: Session, rollout: Rollout, findings: Sequence[Finding], now: datetime) -> None:
-    """Write the findings that say something new, at this stage, since each gate last spoke."""
+def record_findings(session: Session, rollout: Rollout, findings: Sequence[Finding], now: datetime) -> list[Finding]:
+    """Write the findings that say something new, at this stage, and return those whose verdict has turned."""
     last = last_verdicts(session, rollout.id)
+    turned = []
     for finding in findings:
         before = last.get(finding.gate)
         if before is not None and (before.ticked_at >= now or _says(before) == _would_say(finding, rollout)):
@@ -177,6 +176,9 @@ def record_findings(session: Session, rollout: Rollout, findings: Sequence[Findi
                 **finding.model_dump(mode="json"),
             )
         )
+        if before is None or before.verdict != finding.verdict:
+            turned.append(finding)
+    return turned
 
 
 def _says(row: GateVerdict) -> tuple[object, ...]:

@@ -1,11 +1,11 @@
 """Slots: read from the decision log and its outcomes, and booked by a rollout once they have closed."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import func
+from sqlalchemy import bindparam, func
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
@@ -18,8 +18,39 @@ from strategy_core.store.tables import ERROR, SIGNALS, Outcome, ShadowDecisionLo
 LOG = ShadowDecisionLog
 _SIDES = {Action.BUY.value: 1, Action.SELL.value: -1, Action.HOLD.value: 0}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_ONE, _OTHER = aliased(LOG), aliased(LOG)  # here: made anew, each would have its statement compiled anew
+_ONE, _OTHER = aliased(LOG), aliased(LOG)
 _OURS, _THEIRS = aliased(Outcome), aliased(Outcome)
+_SLOTS = (  # built once: a tick of many rollouts would spend most of its time on building it
+    select(  # type: ignore[call-overload]
+        _ONE.timestamp,
+        _ONE.symbol,
+        _ONE.decision,
+        _OTHER.decision,
+        _OURS.r_multiple,
+        _OURS.closed_at,
+        _THEIRS.r_multiple,
+        _THEIRS.closed_at,
+    )
+    .join(
+        _OTHER,
+        (_OTHER.strategy_name == _ONE.strategy_name)
+        & (_OTHER.version == bindparam("active"))
+        & (_OTHER.symbol == _ONE.symbol)
+        & (_OTHER.timestamp == _ONE.timestamp),
+    )
+    .outerjoin(_OURS, _OURS.decision_id == _ONE.id)
+    .outerjoin(_THEIRS, _THEIRS.decision_id == _OTHER.id)
+    .where(
+        _ONE.strategy_name == bindparam("strategy_name"),
+        _ONE.version == bindparam("canary"),
+        _ONE.timestamp >= bindparam("start"),
+        col(_ONE.decision).in_(SIGNALS) | col(_OTHER.decision).in_(SIGNALS),
+        _ONE.decision != ERROR,
+        _OTHER.decision != ERROR,
+        _ONE.reason != INSUFFICIENT_HISTORY,
+        _OTHER.reason != INSUFFICIENT_HISTORY,
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,44 +92,12 @@ def read_slots(
     A candle on which one of the two has an error, too little history or no row at all is no slot: unpaired evidence
     would count one arm's trades against nothing.
     """
-    one, other, ours, theirs = _ONE, _OTHER, _OURS, _THEIRS
-    query = (
-        select(  # type: ignore[call-overload]
-            one.timestamp,
-            one.symbol,
-            one.decision,
-            other.decision,
-            ours.r_multiple,
-            ours.closed_at,
-            theirs.r_multiple,
-            theirs.closed_at,
-        )
-        .join(
-            other,
-            (other.strategy_name == one.strategy_name)
-            & (other.version == active)
-            & (other.symbol == one.symbol)
-            & (other.timestamp == one.timestamp),
-        )
-        .outerjoin(ours, ours.decision_id == one.id)
-        .outerjoin(theirs, theirs.decision_id == other.id)
-        .where(
-            one.strategy_name == strategy_name,
-            one.version == canary,
-            one.timestamp >= start,
-            col(one.decision).in_(SIGNALS) | col(other.decision).in_(SIGNALS),
-            one.decision != ERROR,
-            other.decision != ERROR,
-            one.reason != INSUFFICIENT_HISTORY,
-            other.reason != INSUFFICIENT_HISTORY,
-        )
-    )
-    if end is not None:
-        query = query.where(one.timestamp < end)
+    query = _SLOTS if end is None else _SLOTS.where(_ONE.timestamp < end)
+    names = {"strategy_name": strategy_name, "canary": canary, "active": active, "start": start}
     closed: list[Closed] = []
     pending: list[Pending] = []
     for timestamp, symbol, canary_said, active_said, canary_r, canary_closed, active_r, active_closed in session.exec(
-        query
+        query, params=names
     ).all():
         unbooked = [
             Pending(version, symbol, timestamp)
@@ -114,12 +113,27 @@ def read_slots(
     return sorted(closed), pending
 
 
-def oldest_overdue(session: Session, strategy_name: str, pending: Sequence[Pending], candles: int) -> Pending | None:
-    """Return a signal that its version has decided more than *candles* candles after, and that is still pending."""
+def oldest_overdue(
+    session: Session,
+    strategy_name: str,
+    pending: Sequence[Pending],
+    candles: int,
+    *,
+    timeframe: timedelta,
+    spoken: Mapping[str, Mapping[str, datetime]],
+) -> Pending | None:
+    """Return a signal that its version has decided more than *candles* candles after, and that is still pending.
+
+    Args:
+        spoken: by version and symbol, the newest candle decided: a signal too young to be overdue is not looked at.
+    """
     oldest: dict[tuple[str, str], Pending] = {}
     for one in sorted(pending, key=lambda one: one.timestamp):
         oldest.setdefault((one.version, one.symbol), one)
     for one in oldest.values():
+        newest = spoken[one.version].get(one.symbol, one.timestamp)
+        if newest - one.timestamp <= candles * timeframe:
+            continue
         since = session.exec(
             select(func.count()).where(
                 LOG.strategy_name == strategy_name,

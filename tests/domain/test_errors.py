@@ -48,6 +48,8 @@ FACTS = {
     "moment": MONDAY,
     "years": (1678, 2261),
     "field": "salt",
+    "trade_id": "t1",
+    "reported": "otherwise",
     "fixed": "",
     "asked": "gold",
     "extra": "postgres",

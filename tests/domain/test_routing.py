@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strategy_core.domain.errors import InvalidPercent
-from strategy_core.domain.routing import BUCKETS, as_percent, basis_points, bucket_of, in_canary
+from strategy_core.domain.routing import BUCKETS, as_percent, basis_points, bucket_of, buckets_of, in_canary
 
 users = st.text(min_size=0, max_size=40)
 shares = st.integers(0, BUCKETS)
@@ -27,6 +27,11 @@ shares = st.integers(0, BUCKETS)
 )
 def test_golden_buckets(user_id: str, salt: str, bucket: int) -> None:
     assert bucket_of(user_id, salt) == bucket
+
+
+@given(st.lists(users), st.text(max_size=10))
+def test_buckets_of_many_are_those_of_each(user_ids: list[str], salt: str) -> None:
+    assert buckets_of(user_ids, salt).tolist() == [bucket_of(user_id, salt) for user_id in user_ids]
 
 
 @given(users, st.integers(0, 100))

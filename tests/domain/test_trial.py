@@ -77,9 +77,12 @@ def test_a_fault_that_leaves_no_trace_has_no_bound() -> None:
     assert trial("severe", replace(PAIR, slots=nothing)).bound(1) is None
 
 
-def test_the_usual_plan_can_be_simulated_whole() -> None:
-    assert simulable(Plan()) == (Plan(), [])
-    assert {type(gate) for gate in Plan().gates} == set(SIMULATED)
+def test_of_the_usual_plan_the_gates_on_live_orders_are_left_out_and_named() -> None:
+    plan, left_out = simulable(Plan())
+
+    assert {type(gate) for gate in plan.gates} == set(SIMULATED)
+    assert left_out == ["order_errors", "latency", "sample_ratio", "routing_audit"]
+    assert plan.stages == Plan().stages
 
 
 def test_gates_on_metrics_are_left_out_and_named() -> None:

@@ -69,7 +69,7 @@ def test_metric_gates_are_left_out_and_said_to_be() -> None:
     metric = MetricThreshold(metric="slippage", query="slippage", maximum=3)
     with_metric = calibrate(Plan(gates=(*Plan().gates, metric)), ramps=2, days=20, seed=1, scenarios=["severe"])
 
-    assert with_metric.left_out == ["metric:slippage"]
+    assert with_metric.left_out[-1] == "metric:slippage"
     assert with_metric.scenarios == tried("severe", ramps=2).scenarios
 
 

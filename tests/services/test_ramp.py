@@ -390,7 +390,7 @@ def test_verdicts_are_written_when_they_say_something_new(ramped: Engine, market
     with reading(ramped) as session:
         history = rollouts.verdict_history(session, newest(ramped).id)
         last = rollouts.last_verdicts(session, newest(ramped).id)
-    assert len(history) == len(last) == 8
+    assert len(history) == len(last) == 12
     assert last["not_worse"].verdict == "insufficient"
     assert last["not_worse"].reason == "10 of 30 slots on 1 of 3 days"
 

@@ -1,5 +1,11 @@
-from sqlalchemy import Engine
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
 
+from sqlalchemy import Engine
+from sqlmodel import Session
+
+from strategy_core.domain.evidence import Record
 from strategy_core.store import decisions, evidence, outcomes, slots, versions
 from strategy_core.store.engine import reading, transaction
 from tests.builders import (
@@ -99,7 +105,7 @@ def test_the_record_counts_errors_and_those_at_the_end(engine: Engine) -> None:
     put_decisions(engine, decision_row("2", MONDAY - HOUR, reason="insufficient_history"))
 
     with reading(engine) as session:
-        record = evidence.read_record(session, "fib_rsi", "2", "1", symbols=[GOLD], since=MONDAY - DAY)
+        record = _record(session, "fib_rsi", "2", "1", symbols=[GOLD], since=MONDAY - DAY)
 
     assert (record.decided, record.errors, record.errors_in_a_row) == (6, 4, 2)
     assert (record.invalid, record.breaches, record.silent_candles) == (1, 1, 2)  # an error is no decision
@@ -117,11 +123,12 @@ def test_silence_is_counted_on_the_symbol_that_lags_most(engine: Engine) -> None
             put_decisions(engine, decision_row("2", at, symbol="SILVER"))
 
     with reading(engine) as session:
-        both = evidence.read_record(session, "fib_rsi", "2", "1", symbols=[GOLD, "SILVER"], since=MONDAY)
-        gold = evidence.read_record(session, "fib_rsi", "2", "1", symbols=[GOLD], since=MONDAY)
+        both = _record(session, "fib_rsi", "2", "1", symbols=[GOLD, "SILVER"], since=MONDAY)
+        gold = _record(session, "fib_rsi", "2", "1", symbols=[GOLD], since=MONDAY)
         assert (both.silent_candles, gold.silent_candles) == (4, 0)
-        common = evidence.newest_common_candles(session, "fib_rsi", ("1", "2"), MONDAY)
-    assert common == {"GOLD": MONDAY + 5 * HOUR, "SILVER": MONDAY + HOUR}
+        spoken = evidence.newest_spoken(session, "fib_rsi", ("1", "2"), MONDAY)
+    assert spoken["2"] == {"GOLD": MONDAY + 5 * HOUR, "SILVER": MONDAY + HOUR}
+    assert spoken["1"] == {"GOLD": MONDAY + 5 * HOUR, "SILVER": MONDAY + 5 * HOUR}
 
 
 def test_a_version_that_never_spoke_is_silent_on_every_candle(engine: Engine) -> None:
@@ -130,8 +137,8 @@ def test_a_version_that_never_spoke_is_silent_on_every_candle(engine: Engine) ->
     put_decisions(engine, *(decision_row("1", MONDAY + hour * HOUR) for hour in range(3)))
 
     with reading(engine) as session:
-        assert evidence.read_record(session, "fib_rsi", "2", "1", symbols=[GOLD], since=MONDAY).silent_candles == 3
-        assert evidence.newest_common_candles(session, "fib_rsi", ("1", "2"), MONDAY) == {}
+        assert _record(session, "fib_rsi", "2", "1", symbols=[GOLD], since=MONDAY).silent_candles == 3
+        assert evidence.newest_spoken(session, "fib_rsi", ("1", "2"), MONDAY)["2"] == {}
 
 
 def test_only_signals_without_an_outcome_are_left_to_score(engine: Engine) -> None:
@@ -174,7 +181,7 @@ def test_many_symbols_that_fail_on_one_candle_are_no_streak(engine: Engine) -> N
             put_decisions(engine, row)
 
     with reading(engine) as session:
-        record = evidence.read_record(session, "fib_rsi", "2", "1", symbols=symbols, since=MONDAY)
+        record = _record(session, "fib_rsi", "2", "1", symbols=symbols, since=MONDAY)
     assert (record.errors, record.errors_in_a_row) == (3, 1)
 
 
@@ -187,8 +194,16 @@ def test_a_signal_is_overdue_once_its_version_has_decided_enough_candles_since(e
 
     with reading(engine) as session:
         _, pending = slots.read_slots(session, "fib_rsi", "2", "1", start=MONDAY)
-        overdue = slots.oldest_overdue(session, "fib_rsi", pending, 9)
-        in_time = slots.oldest_overdue(session, "fib_rsi", pending, 10)
+        spoken = evidence.newest_spoken(session, "fib_rsi", ("1", "2"), MONDAY)
+        about: dict[str, Any] = {"timeframe": HOUR, "spoken": spoken}
+        overdue = slots.oldest_overdue(session, "fib_rsi", pending, 9, **about)
+        in_time = slots.oldest_overdue(session, "fib_rsi", pending, 10, **about)
     assert overdue is not None
     assert (overdue.symbol, overdue.timestamp) == (GOLD, MONDAY)
     assert in_time is None
+
+
+def _record(session: Session, *names: str, symbols: Sequence[str], since: datetime) -> Record:
+    strategy_name, version, other = names
+    spoken = evidence.newest_spoken(session, strategy_name, (version, other), since)
+    return evidence.read_record(session, *names, symbols=symbols, since=since, spoken=spoken)

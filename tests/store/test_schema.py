@@ -204,9 +204,10 @@ def _fill(engine: Engine) -> None:
         )
         run(
             text(
-                "INSERT INTO live_trade (trade_id, state, user_id, strategy_name, version, symbol, opened_at, error, "
-                "canary_bp, misrouted, ingested_at) VALUES ('t1', 'open', 'u1', 'fib_rsi', '1.0.0', 'GOLD', "
-                "'2026-03-02 00:00:00', '', 500, false, '2026-03-02 00:00:00')"
+                "INSERT INTO live_trade (trade_id, state, user_id, strategy_name, version, symbol, opened_at, "
+                "candle_s, error, canary_bp, misrouted, ingested_at) VALUES "
+                "('t1', 'open', 'u1', 'fib_rsi', '1.0.0', 'GOLD', "
+                "'2026-03-02 00:00:00', 1772409600, '', 500, false, '2026-03-02 00:00:00')"
             )
         )
         run(

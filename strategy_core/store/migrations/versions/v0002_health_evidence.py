@@ -73,6 +73,7 @@ def upgrade() -> None:
         sa.Column("version", sa.String(), nullable=False),
         sa.Column("symbol", sa.String(), nullable=False),
         sa.Column("opened_at", TIME, nullable=False),
+        sa.Column("candle_s", sa.BigInteger(), nullable=False),
         sa.Column("closed_at", TIME, nullable=True),
         sa.Column("pnl", sa.Float(), nullable=True),
         sa.Column("risk", sa.Float(), nullable=True),
@@ -85,6 +86,7 @@ def upgrade() -> None:
         sa.CheckConstraint("(state = 'closed') = (closed_at IS NOT NULL AND pnl IS NOT NULL)", name="ck_live_closed"),
         sa.CheckConstraint("(state = 'failed') = (error <> '')", name="ck_live_failed"),
         sa.CheckConstraint("risk > 0", name="ck_live_risk"),
+        sa.CheckConstraint("state <> 'closed' OR risk IS NOT NULL", name="ck_live_r"),
         sa.CheckConstraint("latency_ms >= 0", name="ck_live_latency"),
         sa.ForeignKeyConstraint(
             ["strategy_name", "version"],
@@ -95,6 +97,14 @@ def upgrade() -> None:
         sa.UniqueConstraint("trade_id", "state", name="uq_live_trade"),
     )
     op.create_index("ix_live_trade", "live_trade", ["strategy_name", "opened_at"], unique=False)
+    op.create_index(
+        "ix_live_misrouted",
+        "live_trade",
+        ["strategy_name", "opened_at"],
+        unique=False,
+        sqlite_where=sa.text("misrouted = 1"),
+        postgresql_where=sa.text("misrouted"),
+    )
 
     on_postgresql = op.get_bind().dialect.name == "postgresql"
     for table in EVIDENCE:

@@ -1,0 +1,90 @@
+"""Load the directory of the platform's users, and say whom a plan would reach; it routes nobody."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Engine
+
+from strategy_core.domain.audience import Account, Audience, OtherCanary, audience
+from strategy_core.domain.errors import InvalidReport
+from strategy_core.domain.lifecycle import Status, utc
+from strategy_core.domain.plan import Plan
+from strategy_core.domain.routing import buckets_of
+from strategy_core.domain.rows import checked
+from strategy_core.services.rows import FIRST_ROW, read_csv
+from strategy_core.store import directory, rollouts, versions
+from strategy_core.store.engine import reading, transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a load made of the directory: *users* are in it now, *changed* have another capital than before."""
+
+    users: int
+    added: int
+    removed: int
+    changed: int
+
+
+def load_users_csv(engine: Engine, path: Path, *, now: datetime) -> Loaded:
+    """Load a CSV file with the columns `user_id` and, where it is known, `capital`; see `load_users`."""
+    return _load(engine, read_csv(path, Account), now=now, source=str(path), first_row=FIRST_ROW)
+
+
+def load_users(engine: Engine, users: Iterable[tuple[str, float | None]], *, now: datetime) -> Loaded:
+    """Replace the directory by *users*, each with the capital or None: what is loaded is the whole truth.
+
+    Raises:
+        InvalidReport: with the row and the problem; nobody at all is one.
+    """
+    rows = ({"user_id": user_id, "capital": capital} for user_id, capital in users)
+    return _load(engine, rows, now=now, source="users", first_row=1)
+
+
+def plan_audience(engine: Engine, *, strategy_name: str, plan: Plan) -> Audience:
+    """Return whom *plan* would reach, by the directory and the canaries of this moment.
+
+    Raises:
+        UnknownStrategy
+    """
+    with reading(engine) as session:
+        salt = versions.get_strategy(session, strategy_name).salt
+        users = directory.read_users(session)
+        others = [
+            OtherCanary(
+                strategy_name=other.strategy_name,
+                version=other.version,
+                percent_bp=rollouts.get_canary(session, other.strategy_name).rollout_bp,
+                same_salt=versions.get_strategy(session, other.strategy_name).salt == salt,
+            )
+            for other in versions.list_versions(session, status=Status.CANARY)
+            if other.strategy_name != strategy_name
+        ]
+    capital = np.array(list(users.values()), np.float64)  # None becomes NaN
+    return audience(plan, buckets_of(list(users), salt), capital, others)
+
+
+def _load(engine: Engine, rows: Iterable[Mapping[str, Any]], *, now: datetime, source: str, first_row: int) -> Loaded:
+    now = utc(now, "now")
+    wanted: dict[str, float | None] = {}
+    for number, account in enumerate(checked(Account, rows, source=source, first_row=first_row), first_row):
+        if account.user_id in wanted:
+            raise InvalidReport(source, f"user_id: {account.user_id!r} stands there twice", number)
+        wanted[account.user_id] = account.capital
+    if not wanted:
+        raise InvalidReport(source, "holds no users, and a directory that is loaded is the whole truth")
+    with transaction(engine) as session:
+        known = directory.read_users(session)
+        removed = known.keys() - wanted.keys()
+        changed = {user for user in known.keys() & wanted.keys() if known[user] != wanted[user]}
+        added = wanted.keys() - known.keys()
+        directory.remove_users(session, removed | changed)
+        directory.add_users(
+            session,
+            [{"user_id": user, "capital": wanted[user], "loaded_at": now} for user in sorted(added | changed)],
+        )
+    return Loaded(users=len(wanted), added=len(added), removed=len(removed), changed=len(changed))

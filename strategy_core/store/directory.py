@@ -1,0 +1,28 @@
+"""The platform's users, as its directory has them; replaced by what is loaded, never changed by anything else."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session, col
+
+from strategy_core.store.engine import insert_if_new
+from strategy_core.store.platform_tables import PlatformUser
+
+
+def read_users(session: Session) -> dict[str, float | None]:
+    """Return every user's capital; None where it is not known."""
+    rows = session.connection().execute(sa.select(col(PlatformUser.user_id), col(PlatformUser.capital)))
+    return dict(rows.tuples().all())
+
+
+def add_users(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
+    return insert_if_new(session, PlatformUser, rows)
+
+
+def remove_users(session: Session, user_ids: Iterable[str]) -> None:
+    gone = [{"gone": user_id} for user_id in user_ids]
+    if gone:
+        session.connection().execute(
+            sa.delete(PlatformUser).where(col(PlatformUser.user_id) == sa.bindparam("gone")), gone
+        )

@@ -1,0 +1,175 @@
+"""Slots are booked once, as they close; and every verdict on them follows from their rows, whenever it is asked for."""
+
+import math
+from datetime import datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from strategy_core.domain.history import UNKNOWN_DESIGN_EFFECT, History
+from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.paired_gates import NotWorse
+from strategy_core.domain.plan import Plan
+from strategy_core.market.synthetic import SyntheticSource
+from strategy_core.services.book import recompute
+from strategy_core.services.ramp import tick, tick_rollout
+from strategy_core.services.start import start_rollout
+from strategy_core.store import audit, rollouts, slots
+from strategy_core.store.engine import reading, transaction
+from strategy_core.store.rollout_tables import BookedSlot, Rollout
+from tests.builders import (
+    DAY,
+    HOUR,
+    MONDAY,
+    OWNER,
+    decision_row,
+    outcome_row,
+    put_day,
+    put_decisions,
+    put_outcomes,
+    put_version,
+)
+
+BOTH = {"1": "buy", "2": "buy"}
+WORSE = {"1": 0.6, "2": -0.2}
+
+
+@pytest.fixture
+def ramped(engine: Engine) -> Engine:
+    put_version(engine, "1", Status.ACTIVE)
+    put_version(engine, "2")
+    _start(engine, MONDAY)
+    return engine
+
+
+def _start(engine: Engine, now: datetime) -> Rollout:
+    return start_rollout(engine, strategy_name="fib_rsi", version="2", plan=Plan(), actor=OWNER, now=now)
+
+
+def _newest(engine: Engine) -> Rollout:
+    with reading(engine) as session:
+        return rollouts.list_rollouts(session)[0]
+
+
+def _booked(engine: Engine) -> list[BookedSlot]:
+    with reading(engine) as session:
+        return list(slots.booked(session, _newest(engine).id))
+
+
+def test_what_has_closed_is_booked_once(ramped: Engine, market: SyntheticSource) -> None:
+    put_day(ramped, MONDAY, BOTH, WORSE, signal_hours=[1, 5, 9])
+    for minute in range(3):
+        tick(ramped, market, now=MONDAY + DAY + minute * HOUR)
+
+    booked = _booked(ramped)
+    assert [(row.position, row.timestamp.hour, row.canary_r, row.active_r) for row in booked] == [
+        (0, 1, -0.2, 0.6),
+        (1, 5, -0.2, 0.6),
+        (2, 9, -0.2, 0.6),
+    ]
+    assert {row.booked_at for row in booked} == {MONDAY + DAY}
+
+
+def test_a_trade_that_stays_open_is_booked_when_it_closes_however_late(ramped: Engine, market: SyntheticSource) -> None:
+    put_day(ramped, MONDAY, BOTH, WORSE, signal_hours=[1, 5])
+    put_decisions(ramped, *(decision_row(version, MONDAY + 26 * HOUR, "sell") for version in BOTH))
+    put_day(ramped, MONDAY + 2 * DAY, BOTH, WORSE, signal_hours=[3])
+    tick(ramped, market, now=MONDAY + 3 * DAY)
+    assert [row.timestamp for row in _booked(ramped)] == [MONDAY + h * HOUR for h in (1, 5, 51)]
+
+    put_outcomes(ramped, *(outcome_row(version, MONDAY + 26 * HOUR, 1.0, candles=50) for version in BOTH))
+    tick(ramped, market, now=MONDAY + 4 * DAY)
+
+    late = _booked(ramped)[-1]
+    assert (late.position, late.timestamp, late.active_side) == (3, MONDAY + 26 * HOUR, -1)
+
+
+def test_a_look_without_a_tick_books_nothing(ramped: Engine, market: SyntheticSource) -> None:
+    put_day(ramped, MONDAY, BOTH, WORSE, signal_hours=[1])
+    tick_rollout(ramped, market, _newest(ramped).id, now=MONDAY + DAY, apply=False)
+
+    assert _booked(ramped) == []
+
+
+def test_every_past_verdict_is_recomputed_from_its_rows_to_the_same_number(
+    ramped: Engine, market: SyntheticSource
+) -> None:
+    """Ticks at odd hours, each a new process as far as the store can tell: none of it shows in the numbers."""
+    mixed = [{"1": 0.6, "2": 0.6}, {"1": -1.0, "2": -1.1}, {"1": 0.5, "2": -1.0}, {"1": -1.0, "2": 0.7}] * 2
+    for day, worth in enumerate(mixed):
+        put_day(ramped, MONDAY + day * DAY, BOTH, worth, signal_hours=[2, 7, 11, 12, 19])
+        for hour in (6, 8, 23):
+            tick(ramped, market, now=MONDAY + day * DAY + hour * HOUR)
+
+    rollout = _newest(ramped)
+    with reading(ramped) as session:
+        said = [row for row in rollouts.verdict_history(session, rollout.id) if row.n > 0]
+        harm = [row for row in said if row.gate == "harm"]
+        means = [row for row in said if row.gate == "not_worse" and row.low is not None]
+        recomputed = {row.n: recompute(session, rollout, first=row.n) for row in said}
+    assert len(harm) >= 8
+    assert means
+    for row in harm:
+        assert row.value == pytest.approx(recomputed[row.n].log_e / math.log(10), abs=1e-12)
+    for row in means:
+        totals = recomputed[row.n]
+        expected = []
+        for total, squares in ((totals.d, totals.d_squares), (totals.w, totals.w_squares)):
+            mean = total / row.n
+            deviation = math.sqrt(UNKNOWN_DESIGN_EFFECT * squares / row.n - mean**2)
+            expected.append(mean - NotWorse().reach(row.n, deviation))
+        assert any(row.low == pytest.approx(low, abs=1e-12) for low in expected)
+
+
+def test_totals_of_another_release_are_computed_anew(ramped: Engine, market: SyntheticSource) -> None:
+    put_day(ramped, MONDAY, BOTH, WORSE, signal_hours=[1, 5])
+    tick(ramped, market, now=MONDAY + DAY)
+    rollout = _newest(ramped)
+    with transaction(ramped) as session:
+        row = slots.get_book(session, rollout.id)
+        row.totals = row.totals | {"book": {"scheme": 0, "harm": "of another shape"}}
+        session.add(row)
+    put_day(ramped, MONDAY + DAY, BOTH, WORSE, signal_hours=[1])
+    tick(ramped, market, now=MONDAY + 2 * DAY)
+
+    with reading(ramped) as session:
+        stored = slots.get_book(session, rollout.id).totals["book"]["totals"]
+        assert stored["slots"] == 3
+        assert stored["log_e"] == pytest.approx(recompute(session, rollout).log_e, abs=1e-12)
+
+
+def test_likely_harm_freezes_the_stage_and_is_told_once(engine: Engine, market: SyntheticSource) -> None:
+    put_version(engine, "1", Status.ACTIVE, at=MONDAY - 50 * DAY)
+    put_version(engine, "2", at=MONDAY - 50 * DAY)
+    for day in range(-40, 0):  # a healthy shadow history, so that harm is believed sooner
+        put_day(engine, MONDAY + day * DAY, BOTH, {"1": 0.6, "2": 0.6}, signal_hours=[3, 9])
+    _start(engine, MONDAY)
+    put_day(engine, MONDAY, BOTH, {"1": 0.6, "2": -0.6}, signal_hours=range(1, 15, 2))
+    for hour in (24, 25, 26):
+        tick(engine, market, now=MONDAY + hour * HOUR)
+
+    with reading(engine) as session:
+        told = [alert for alert in audit.alerts(session) if alert.kind == "rollout.frozen"]
+        last = rollouts.last_verdicts(session, _newest(engine).id)["harm"]
+    assert last.verdict == "inconclusive"
+    assert [alert.severity for alert in told] == ["warning"]
+    assert told[0].text.startswith("fib_rsi 2 frozen: harm: harm is likely, the stage is frozen: E = ")
+    assert _newest(engine).stage_index == 0
+
+
+def test_the_history_is_measured_at_the_start_and_kept(engine: Engine, market: SyntheticSource) -> None:
+    put_version(engine, "1", Status.ACTIVE, at=MONDAY - 50 * DAY)
+    put_version(engine, "2", at=MONDAY - 40 * DAY)
+    for day in range(-45, 0):
+        worth: dict[str, Any] = {"1": 0.6, "2": 0.6 if day % 3 else -1.0}
+        put_day(engine, MONDAY + day * DAY, BOTH, worth, signal_hours=[3, 9])
+    rollout = _start(engine, MONDAY)
+    tick(engine, market, now=MONDAY + HOUR)
+
+    with reading(engine) as session:
+        kept = History.model_validate(slots.get_book(session, rollout.id).history)
+    assert (kept.slots, kept.days, kept.slots_per_day) == (80, 40, 2.0)
+    assert not kept.provisional
+    assert kept.design_effect > 1.5  # both slots of a day lose together
+    assert kept.edge == pytest.approx(0.6)

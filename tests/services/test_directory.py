@@ -1,0 +1,140 @@
+"""The directory of users, replaced whole by what is loaded, and whom a plan reaches by it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from strategy_core.domain.errors import InvalidReport, UnknownStrategy
+from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.plan import Plan
+from strategy_core.domain.routing import in_canary
+from strategy_core.services.canary import activate_canary
+from strategy_core.services.directory import Loaded, load_users, load_users_csv, plan_audience
+from strategy_core.store import directory
+from strategy_core.store.engine import reading
+from tests.builders import MONDAY, OWNER, put_version
+
+USERS: list[tuple[str, float | None]] = [(f"user_{number}", float(number % 7)) for number in range(2_000)]
+
+
+def known(engine: Engine) -> dict[str, float | None]:
+    with reading(engine) as session:
+        return directory.read_users(session)
+
+
+def put_canary(engine: Engine, strategy_name: str, percent: float, *, salt: str = "") -> None:
+    put_version(engine, "1", Status.ACTIVE, strategy_name=strategy_name, salt=salt)
+    put_version(engine, "2", strategy_name=strategy_name)
+    who: dict[str, Any] = {"strategy_name": strategy_name, "actor": OWNER, "now": MONDAY}
+    activate_canary(engine, version="2", rollout_percent=percent, **who)
+
+
+def test_a_load_is_the_whole_truth(engine: Engine) -> None:
+    first = load_users(engine, [("a", 1.0), ("b", None), ("c", 3.0)], now=MONDAY)
+    second = load_users(engine, [("b", 2.0), ("c", 3.0), ("d", None)], now=MONDAY)
+
+    assert first == Loaded(users=3, added=3, removed=0, changed=0)
+    assert second == Loaded(users=3, added=1, removed=1, changed=1)
+    assert known(engine) == {"b": 2.0, "c": 3.0, "d": None}
+
+
+@pytest.mark.parametrize(
+    ("users", "problem"),
+    [
+        ([("a", 1.0), ("a", 2.0)], "users, row 2: user_id: 'a' stands there twice"),
+        ([("a", -1.0)], "users, row 1: capital: Input should be greater than or equal to 0"),
+        ([("a", float("inf"))], "users, row 1: capital: Input should be a finite number"),
+        ([("", 1.0)], "users, row 1: user_id: String should have at least 1 character"),
+        ([], "users: holds no users, and a directory that is loaded is the whole truth"),
+    ],
+)
+def test_a_directory_that_cannot_be_leaves_the_one_before(
+    engine: Engine, users: list[tuple[str, float | None]], problem: str
+) -> None:
+    load_users(engine, [("kept", 1.0)], now=MONDAY)
+
+    with pytest.raises(InvalidReport, match=problem):
+        load_users(engine, users, now=MONDAY)
+
+    assert known(engine) == {"kept": 1.0}
+
+
+def test_a_file_is_loaded(engine: Engine, tmp_path: Path) -> None:
+    file = tmp_path / "users.csv"
+    file.write_text("user_id,capital\na,1000.5\nb,\n")
+
+    assert load_users_csv(engine, file, now=MONDAY).users == 2
+    assert known(engine) == {"a": 1000.5, "b": None}
+    file.write_text("user_id,capital\na,rich\n")
+    with pytest.raises(InvalidReport, match="row 2: capital: Input should be a valid number"):
+        load_users_csv(engine, file, now=MONDAY)
+
+
+def test_a_plan_counts_the_users_that_routing_would_send(engine: Engine) -> None:
+    put_version(engine, "1", Status.ACTIVE)
+    load_users(engine, USERS, now=MONDAY)
+
+    reached = plan_audience(engine, strategy_name="fib_rsi", plan=Plan())
+
+    for stage, found in zip(Plan().stages, reached.stages, strict=True):
+        inside = [capital or 0.0 for user, capital in USERS if in_canary(user, stage.percent_bp)]
+        assert (found.users, found.capital) == (len(inside), sum(inside))
+        assert found.share == len(inside) / 2_000
+    assert (reached.users, reached.capital_unknown, reached.estimated) == (2_000, 0, False)
+
+
+def test_capital_is_of_those_whose_is_known(engine: Engine) -> None:
+    put_version(engine, "1", Status.ACTIVE)
+    load_users(engine, [("a", 30.0), ("b", None)], now=MONDAY)
+    some = plan_audience(engine, strategy_name="fib_rsi", plan=Plan())
+    load_users(engine, [("a", None), ("b", None)], now=MONDAY)
+    none = plan_audience(engine, strategy_name="fib_rsi", plan=Plan())
+    load_users(engine, [("a", 0.0)], now=MONDAY)
+    empty = plan_audience(engine, strategy_name="fib_rsi", plan=Plan())
+
+    assert (some.capital, some.capital_unknown) == (30.0, 1)
+    assert (some.stages[-1].capital, some.stages[-1].capital_share) == (30.0, 1.0)
+    assert (none.capital, none.stages[-1].capital, none.stages[-1].capital_share) == (None, None, None)
+    assert (empty.stages[-1].capital, empty.stages[-1].capital_share) == (0.0, None)
+
+
+def test_without_a_directory_shares_are_estimates(engine: Engine) -> None:
+    put_version(engine, "1", Status.ACTIVE)
+
+    reached = plan_audience(engine, strategy_name="fib_rsi", plan=Plan())
+
+    assert reached.estimated
+    assert [stage.share for stage in reached.stages] == [0.05, 0.10, 0.25, 0.50, 1.0]
+    assert {(stage.users, stage.capital) for stage in reached.stages} == {(None, None)}
+
+
+def test_canaries_of_one_salt_are_on_the_same_users(engine: Engine) -> None:
+    """With a directory they are counted: whoever is below both percents is in both canaries."""
+    put_version(engine, "1", Status.ACTIVE)
+    put_canary(engine, "ppo_gold", 20)
+    before = plan_audience(engine, strategy_name="fib_rsi", plan=Plan()).overlaps
+    load_users(engine, USERS, now=MONDAY)
+    (overlap,) = plan_audience(engine, strategy_name="fib_rsi", plan=Plan()).overlaps
+
+    assert [(one.shares, one.users) for one in before] == [([0.05, 0.10, 0.20, 0.20, 0.20], None)]
+    inside = [sum(in_canary(user, bp) for user, _ in USERS) for bp in (500, 1_000, 2_000)]
+    assert overlap.users == [*inside, inside[-1], inside[-1]]
+    assert (overlap.strategy_name, overlap.version, overlap.percent, overlap.same_salt) == ("ppo_gold", "2", 20.0, True)
+
+
+def test_canaries_of_other_salts_meet_by_chance(engine: Engine) -> None:
+    put_version(engine, "1", Status.ACTIVE)
+    put_canary(engine, "ppo_gold", 20, salt="gold")
+    load_users(engine, USERS, now=MONDAY)
+
+    (overlap,) = plan_audience(engine, strategy_name="fib_rsi", plan=Plan()).overlaps
+
+    assert overlap.shares == pytest.approx([0.01, 0.02, 0.05, 0.10, 0.20])
+    assert (overlap.users, overlap.same_salt) == ([20, 40, 100, 200, 400], False)
+
+
+def test_the_audience_of_no_strategy_is_refused(engine: Engine) -> None:
+    with pytest.raises(UnknownStrategy):
+        plan_audience(engine, strategy_name="nope", plan=Plan())
