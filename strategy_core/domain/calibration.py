@@ -55,7 +55,7 @@ class Calibration(BaseModel):
         by_gate: how many each gate rolled back.
         median_slots, p95_slots, p95_hours: until the rollback, since the fault began; infinite ones are None.
         promoted: share of ramps; with a fault that begins late, some were before it.
-        bound_slots: ln(1/0.01) / KL_inf: what no test can beat; None where there is none.
+        bound_slots: ln(1/0.01) / KL_inf, see `information_bound`; None where there is none.
         delays: slots to each rollback since the fault began, rising.
     """
 

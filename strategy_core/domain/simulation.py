@@ -220,10 +220,11 @@ def payoffs(ramps: Sequence[Ramp]) -> dict[str, FloatArray]:
 
 
 def information_bound(ramps: Sequence[Ramp], alpha: float) -> float:
-    """Return ln(1/alpha) / KL_inf in slots: no test of that error finds the fault in fewer, whatever it knew of it.
+    """Return ln(1/alpha) / KL_inf in slots: what the best test by one of win, PnL and rate needs, knowing the fault.
 
-    KL_inf is the growth of the best single bet on win, PnL or rate by one who knows the fault, its symbols included.
-    Slots are counted from the fault's first on, on all symbols.
+    KL_inf is the growth of the best bet on one of the three by one who knows the fault, its symbols included. Slots are
+    counted from the fault's first on, on all symbols. It bounds the mean: a median may lie below it, and so may a test
+    that joins the three.
 
     Source: Agrawal, Juneja & Glynn (2020), "Optimal δ-correct best-arm selection for heavy-tailed distributions".
     """

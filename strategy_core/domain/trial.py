@@ -83,7 +83,7 @@ class Trial:
         return run_ramp(self.plan, *self.draw(seed, number), days=self.days, risk_fraction=risk_fraction)
 
     def bound(self, seed: int) -> float | None:
-        """Return what no test can beat, in slots; None where no evidence has to: without harm, and for a hard limit."""
+        """Return the information bound in slots; None without harm, and where a hard limit is to find it."""
         if self.scenario.fault in (Fault.NONE, Fault.SPIKE):
             return None
         found = information_bound([self.draw(seed, number)[1] for number in range(BOUND_RAMPS)], BOUND_ALPHA)

@@ -19,7 +19,7 @@ from strategy_core.domain.history import measure
 from strategy_core.domain.paired_gates import ExcessDrawdown, Harm, LosingStreak, NotWorse
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import judge_all
-from strategy_core.domain.simulation import SCENARIOS, shadow, simulate
+from strategy_core.domain.simulation import SCENARIOS, SPIKE_TRADES, shadow, simulate
 from strategy_core.domain.slots import Slots
 from strategy_core.services.calibrate import calibrate
 
@@ -51,12 +51,33 @@ def test_healthy_canaries_are_hardly_ever_rolled_back(found: dict[str, Calibrati
     assert found[name].rolled_back_limit <= TOLERATED
 
 
-@pytest.mark.parametrize(("name", "power"), [("severe", 1.0), ("mild", 0.995), ("drawdown_spike", 0.99)])
+def test_an_equivalent_version_is_promoted_in_time(found: dict[str, Calibration]) -> None:
+    assert found["equivalent"].promoted >= 0.85
+
+
+@pytest.mark.parametrize(
+    ("name", "power"),
+    [("severe", 1.0), ("mild", 0.995), ("every_trade_loses", 1.0), ("goes_silent", 1.0), ("drawdown_spike", 0.99)],
+)
 def test_harmful_canaries_are_rolled_back_and_not_promoted(
     found: dict[str, Calibration], name: str, power: float
 ) -> None:
     assert found[name].rolled_back >= power
     assert found[name].promoted == 0.0
+
+
+@pytest.mark.parametrize(("name", "times"), [("severe", 1.4), ("mild", 1.35), ("severe_from_day_10", 2.0)])
+def test_harm_is_found_in_little_more_than_the_bound(found: dict[str, Calibration], name: str, times: float) -> None:
+    ratio = found[name].median_over_bound
+
+    assert ratio is not None
+    assert ratio <= times
+
+
+def test_a_spike_is_found_within_its_eight_trades(found: dict[str, Calibration]) -> None:
+    delays = found["drawdown_spike"].delays
+
+    assert sum(delay <= SPIKE_TRADES for delay in delays) >= 0.99 * len(delays)
 
 
 def test_one_update_of_the_gates(benchmark: BenchmarkFixture) -> None:
