@@ -1,12 +1,15 @@
 """Try a plan's gates on simulated ramps, or on ramps of a pair's own past; it touches no user and changes nothing."""
 
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import repeat
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
+from threading import Thread
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -124,7 +127,8 @@ def _run_all(
 
     if workers is None and ramps * len(trials) <= FEW:
         return collect(map(_run, *given))
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))  # a fork would share the database's sockets
+    context = get_context("spawn")  # a fork would share the database's sockets
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
     try:
         with _deaf_to_interrupts():
             answers = pool.map(_run, *given)
@@ -135,6 +139,17 @@ def _run_all(
 
 def _run(trial: Trial, seed: int, numbers: range) -> list[RampResult]:
     return [trial.run(seed, number) for number in numbers]
+
+
+def _end_with_parent() -> None:
+    """Watch the process that started this one: killed, it can tell nobody to end."""
+
+    def watch(parent: BaseProcess) -> None:
+        parent.join()
+        os._exit(1)
+
+    if (parent := parent_process()) is not None:
+        Thread(target=watch, args=(parent,), daemon=True).start()
 
 
 @contextmanager

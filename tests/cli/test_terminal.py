@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, text
@@ -132,6 +133,17 @@ def test_a_long_calibration_shows_how_far_it_is_and_ends_by_ctrl_c(sqlite_url: s
     engine.dispose()
 
 
+def test_a_calibration_that_is_killed_leaves_no_process_behind() -> None:
+    process = subprocess.Popen([*COMMAND, "calibrate", "--ramps", "20000", "--scenario", "equivalent"])
+    _until(lambda: len(_children(process.pid)) > 1)  # one of them is multiprocessing's own
+    children = _children(process.pid)
+
+    process.kill()
+
+    process.wait(PATIENCE_S)
+    _until(lambda: not any(_runs(child) for child in children))
+
+
 def test_ctrl_c_in_the_middle_changes_nothing_and_shows_no_traceback(postgresql_url: str) -> None:
     engine = open_database(postgresql_url)
     put_version(engine, "1", Status.ACTIVE)
@@ -159,6 +171,18 @@ def test_ctrl_c_in_the_middle_changes_nothing_and_shows_no_traceback(postgresql_
 def _heed_ctrl_c() -> None:
     """Undo what a shell does to jobs in its background, whose children would ignore Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def _runs(pid: str) -> bool:
+    """Say whether the process is there, and not a dead one that nobody has asked for yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
 
 
 def _waits_for_a_lock(engine: Engine) -> bool:
