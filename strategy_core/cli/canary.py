@@ -6,7 +6,6 @@ import typer
 
 from strategy_core.cli.shell import Override, Reason, Shell, StrategyName, VersionName, Yes, command
 from strategy_core.domain.errors import InvalidPercent
-from strategy_core.domain.routing import basis_points
 
 commands = typer.Typer()
 Percent = Annotated[str, typer.Argument(metavar="PERCENT", help="Of users: 0 to 100, two decimals at most.")]
@@ -74,5 +73,7 @@ def _percent(text: str) -> float:
         found = float(text)
     except ValueError:
         raise InvalidPercent(text) from None
+    from strategy_core.domain.routing import basis_points
+
     basis_points(text)
     return found

@@ -1,5 +1,6 @@
 """`rollout status | verdicts`: where rollouts stand, what they wait for, and what their gates said until now."""
 
+from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
@@ -91,6 +92,7 @@ def _rollout_data(status: "RolloutStatus") -> dict[str, Any]:
         "maximum_left": _seconds(status.outlook.maximum_left),
         "needs": status.outlook.needs,
         "verdicts": [row.model_dump(mode="json") | {"since": status.since[row.gate]} for row in status.verdicts],
+        "live": {version: asdict(summary) for version, summary in status.live.items()},
     }
 
 
@@ -110,11 +112,28 @@ def _shown(status: "StrategyStatus") -> list["RenderableType"]:
         columns = ["gate", "verdict", "value", "limit", "n", "reason", "since"]
         rows = [(v.gate, _verdict(v), v.value, v.limit, v.n, v.reason, rollout.since[v.gate]) for v in rollout.verdicts]
         shown.append(table(columns, rows))
+        if rollout.live:
+            shown.append(_live_table(rollout))
         if rollout.outlook.needs:
             shown += ["before it goes on:", *(f"  - {plain(line)}" for line in rollout.outlook.needs)]
     shown.insert(0, facts(known))
     shown += [f"{alert.at:%Y-%m-%d %H:%M} {alert.severity}: {plain(alert.text)}" for alert in status.alerts]
     return shown
+
+
+def _live_table(status: "RolloutStatus") -> "RenderableType":
+    """Set users' results beside the shadow's, version by version."""
+    from strategy_core.cli.tables import table
+
+    columns = ["version", "from", "trades", "win rate", "average PnL", "expectancy R", "drawdown", "fidelity"]
+    rows: list[tuple[object, ...]] = []
+    for version, summary in status.live.items():
+        fidelity = None if summary.fidelity is None else summary.fidelity.concordance
+        for source, done in (("users", summary.live), ("shadow", summary.shadow)):
+            trades = summary.trades if source == "users" else done.trades
+            measured = (done.win_rate, done.average_pnl, done.expectancy, done.max_drawdown)
+            rows.append((version, source, trades, *measured, fidelity if source == "users" else None))
+    return table(columns, rows)
 
 
 def _rollout_facts(status: "RolloutStatus") -> dict[str, object]:

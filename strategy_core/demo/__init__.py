@@ -55,7 +55,7 @@ def tell(feed: str, symbol: str | None, database: Path, console: Console) -> Dem
     synthetic = feed.startswith("synthetic")
     source = open_source(feed, symbol=symbol)
     started_at, ends_at = (SYNTHETIC_START, _end(source)) if synthetic else _period(source)
-    shadow_days = 20 if synthetic else 60
+    shadow_days = 45 if synthetic else 60
     engine = open_database(f"sqlite:///{database}")
     upgrade(engine)
     with _bars(console) as progress, Workers() as workers:
@@ -72,7 +72,7 @@ def tell(feed: str, symbol: str | None, database: Path, console: Console) -> Dem
             ends_at=ends_at,
             workers=workers,
             step=timedelta(hours=12) if synthetic else timedelta(days=1),
-            extensions=2,
+            extensions=2 if synthetic else 12,  # one symbol gives a slot every other day
             say=say,
         )
         story.tell(*_chapters(shadow_days))
@@ -86,7 +86,7 @@ def _chapters(shadow_days: int) -> tuple[Chapter, list[Chapter]]:
     def seasonal(at: datetime) -> dict[str, str]:
         return {"fitted_until": (at + timedelta(days=shadow_days + BUG_AFTER_DAYS)).isoformat()}
 
-    first = Chapter("1.0.0", "fib_rsi", lambda _: {"rsi_period": 10})
+    first = Chapter("1.0.0", "fib_rsi", lambda _: {"fib_lookback_bars": 40})
     better = Chapter("2.0.0", "fib_rsi", lambda _: {}, shadow_days)
     broken = Chapter("3.0.0", "strategy_core.demo.versions:FibRsiSeasonal", seasonal, shadow_days)
     return first, [better, broken]

@@ -129,14 +129,19 @@ def live_summary(engine: Engine, strategy_name: str, version: str, since: dateti
         raise InvalidPeriod(since, until)
     with reading(engine) as session:
         versions.get_version(session, strategy_name, version)
-        risk = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring).risk_fraction
-        slots = live.read_live_slots(session, strategy_name, version, since=since, until=until)
-        booked = [
-            outcome
-            for outcome in outcomes.find_outcomes(session, strategy_name, version, since=since - timedelta(days=1))
-            if since <= outcome.opened_at < until
-        ]
-        by_candle = outcomes.marks_by_candle(session, strategy_name, version, start=since, end=until)
+        return summarise(session, strategy_name, version, since, until)
+
+
+def summarise(session: Session, strategy_name: str, version: str, since: datetime, until: datetime) -> LiveSummary:
+    """Return `live_summary` as the open transaction sees it."""
+    risk = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring).risk_fraction
+    slots = live.read_live_slots(session, strategy_name, version, since=since, until=until)
+    booked = [
+        outcome
+        for outcome in outcomes.find_outcomes(session, strategy_name, version, since=since - timedelta(days=1))
+        if since <= outcome.opened_at < until
+    ]
+    by_candle = outcomes.marks_by_candle(session, strategy_name, version, start=since, end=until)
     return LiveSummary(
         live=performance(slots.r, slots.pnl, marks=slots.r, risk_fraction=risk),
         shadow=performance(

@@ -11,6 +11,7 @@ from strategy_core.domain.gates import SEVERITY, Finding, Verdict
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.outlook import Outlook, outlook
 from strategy_core.domain.plan import read_plan
+from strategy_core.services.live import LiveSummary, summarise
 from strategy_core.services.ramp import position
 from strategy_core.services.transition import standing
 from strategy_core.store import audit, rollouts, versions
@@ -29,6 +30,8 @@ class RolloutStatus:
         verdicts: each gate's newest, the worst first.
         since: by gate, when it began to say that verdict.
         outlook: what it waits for.
+        live: by version of the two, what users' trades since the start came to, beside the shadow's; of versions that
+            the platform reports trades of.
     """
 
     rollout: Rollout
@@ -36,6 +39,7 @@ class RolloutStatus:
     verdicts: Sequence[GateVerdict]
     since: Mapping[str, datetime]
     outlook: Outlook
+    live: Mapping[str, LiveSummary]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,17 @@ def _rollout_status(session: Session, rollout: Rollout, now: datetime) -> Rollou
         verdicts=sorted(said, key=lambda verdict: (SEVERITY[Verdict(verdict.verdict)], verdict.gate)),
         since={verdict.gate: rollouts.held_since(session, verdict) for verdict in said},
         outlook=outlook(plan, position(rollout), [_finding(verdict) for verdict in said], now),
+        live=_live(session, rollout, now),
     )
+
+
+def _live(session: Session, rollout: Rollout, now: datetime) -> dict[str, LiveSummary]:
+    since, until = rollout.started_at, rollout.ended_at or now
+    if until <= since:
+        return {}
+    pair = (rollout.version, rollout.control_version)
+    found = {version: summarise(session, rollout.strategy_name, version, since, until) for version in pair}
+    return {version: summary for version, summary in found.items() if summary.trades}
 
 
 def _finding(row: GateVerdict) -> Finding:

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine
 
 from strategy_core.domain.lifecycle import Status
-from tests.builders import HOUR, MONDAY, put_version
+from tests.builders import DAY, HOUR, MONDAY, put_day, put_version
 from tests.cli.conftest import Rollout, set_clock
 
 HEADER = "trade_id,user_id,strategy_name,version,symbol,opened_at\n"
@@ -112,3 +112,26 @@ def test_a_plan_says_whom_other_canaries_share(
     rollout("users", str(file))
     counted = "17 → 17 → 17 → 17 → 17 users" if salt == "" else "1 → 2 → 5 → 10 → 20 users"
     assert counted in rollout("plan", "fib_rsi", "2").out
+
+
+def test_status_sets_users_results_beside_the_shadows(
+    rollout: Rollout, pair: Engine, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout("start", "fib_rsi", "2", "--yes")
+    put_day(pair, MONDAY, {"1": "buy", "2": "buy"}, {"1": 0.5, "2": 0.5}, signal_hours=[1, 5])
+    set_clock(monkeypatch, MONDAY + DAY)
+    head = HEADER.strip() + ",closed_at,pnl,risk\n"
+    opened, closes = ["2026-03-02T02:00Z", "2026-03-02T06:00Z"], "2026-03-02T08:00Z"
+    rows = [
+        f"t{n},u2,fib_rsi,1,GOLD,{at},{closes},{pnl},10\n"
+        for n, (at, pnl) in enumerate(zip(opened, [4, -2], strict=True))
+    ]
+    file.write_text(head + "".join(rows))
+    rollout("outcomes", str(file))
+
+    told = rollout("status", "fib_rsi", "--json").data[0]["rollout"]["live"]
+    assert list(told) == ["1"]
+    assert (told["1"]["trades"], told["1"]["live"]["win_rate"], told["1"]["shadow"]["win_rate"]) == (2, 0.5, 1.0)
+    shown = rollout("status", "fib_rsi").out
+    assert "users" in shown
+    assert "fidelity" in shown
