@@ -49,13 +49,14 @@ def calibrate(
         found = calibrate(frozen, ramps=ramps, days=days, seed=seed, scenarios=scenario or (), pair=pair, done=done)
     if plot is not None:
         of = "simulated markets" if pair is None else f"{strategy} {version}, drawn from its own shadow history"
-        plot.write_text(calibration_svg(f"{of}: {ramps:,} ramps of {days} days a scenario", found.scenarios))
+        title = f"{of}: {ramps:,} ramps of {days} days a scenario"
+        plot.write_text(calibration_svg(title, found.scenarios), encoding="utf-8")
     data = found.model_dump(mode="json") | {"strategy_name": strategy, "version": version, "ramps": ramps}
     said = [_healthy(found.scenarios), _harmful(found.scenarios), f"{ramps:,} ramps of {days} days each, seed {seed}."]
     if pair is not None:
         of = f"{pair.history.slots:,} slots on {pair.history.days} days in shadow"
         assumed = ", assumed: too few days" if pair.history.provisional else ""
-        said.append(f"Drawn from {of}, {pair.history.design_effect:.2f} design effect{assumed}.")
+        said.append(f"Drawn from {of}, design effect {pair.history.design_effect:.2f}{assumed}.")
     if found.left_out:
         said.append(f"Left out, for a simulation has no facts for them: {', '.join(found.left_out)}.")
     shell.answer(data, *(each for each in said if each is not None))

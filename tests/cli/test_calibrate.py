@@ -83,7 +83,7 @@ def test_a_pairs_own_past_is_drawn_from_and_nothing_changes(rollout: Rollout, pa
     ]
     assert (data["strategy_name"], data["version"]) == ("fib_rsi", "2")
     out = rollout("calibrate", "fib_rsi", "2", "--ramps", "1", "--scenario", "a_a").out
-    assert "Drawn from 36 slots on 12 days in shadow, 3.00 design effect, assumed: too few days.\n" in out
+    assert "Drawn from 36 slots on 12 days in shadow, design effect 3.00, assumed: too few days.\n" in out
     assert contents(pair) == before
 
 
