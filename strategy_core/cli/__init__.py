@@ -10,7 +10,19 @@ from typing import Any
 
 import typer
 
-from strategy_core.cli import audit, canary, database, evidence, live, preview, rollouts, status, versions, whole
+from strategy_core.cli import (
+    audit,
+    calibrate,
+    canary,
+    database,
+    evidence,
+    live,
+    preview,
+    rollouts,
+    status,
+    versions,
+    whole,
+)
 from strategy_core.domain.errors import RolloutError
 
 _EPILOG = (
@@ -28,7 +40,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for part in (whole, versions, preview, canary, rollouts, status, evidence, live, audit):
+for part in (whole, versions, preview, calibrate, canary, rollouts, status, evidence, live, audit):
     app.registered_commands += part.commands.registered_commands
 app.add_typer(database.commands, name="db")
 

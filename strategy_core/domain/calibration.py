@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 from scipy import stats
 
 from strategy_core.domain.arrays import FloatArray
@@ -51,10 +51,12 @@ class Calibration(BaseModel):
 
     Attributes:
         rolled_back: share of ramps; `rolled_back_limit` its one-sided 95 % upper Clopper-Pearson limit.
+        before_fault: how many were rolled back before the fault began; they are in no other figure but *promoted*.
         by_gate: how many each gate rolled back.
         median_slots, p95_slots, p95_hours: until the rollback, since the fault began; infinite ones are None.
-        promoted: share of ramps.
-        bound_slots: ln(1/0.01) / KL_inf: what no test can beat; None for a healthy scenario.
+        promoted: share of ramps; with a fault that begins late, some were before it.
+        bound_slots: ln(1/0.01) / KL_inf, see `information_bound`; None where there is none.
+        delays: slots to each rollback since the fault began, rising.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -62,6 +64,7 @@ class Calibration(BaseModel):
     scenario: str
     healthy: bool
     ramps: int
+    before_fault: int
     rolled_back: float
     rolled_back_limit: float
     by_gate: dict[str, int]
@@ -71,6 +74,12 @@ class Calibration(BaseModel):
     promoted: float
     median_promotion_days: float | None
     bound_slots: float | None = None
+    delays: tuple[int, ...] = Field(exclude=True, repr=False)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def median_over_bound(self) -> float | None:
+        return self.median_slots / self.bound_slots if self.median_slots is not None and self.bound_slots else None
 
 
 def run_ramp(
@@ -105,7 +114,7 @@ def run_ramp(
         findings = judge_all(plan.gates, evidence, plan.stages[at.stage_index].margins)
         return decide(plan, at, findings, now)
 
-    seen, promoted_on = 0, None
+    seen, booked, promoted_on = 0, 0, None
     for hour in range(1, days * 24 + 1):
         now = START + hour * LOOK_EVERY
         booked = int(np.searchsorted(ramp.closed_at, hour / 24, side="right"))
@@ -119,32 +128,36 @@ def run_ramp(
             break
         at = _moved(at, ruling.step, now)
         seen = booked
-    return RampResult(slots=len(ramp.slots), promoted_on=promoted_on)
+    return RampResult(slots=booked, promoted_on=promoted_on)
 
 
 def summarise(
     scenario: str, results: Sequence[RampResult], *, healthy: bool, bound_slots: float | None = None
 ) -> Calibration:
     """Return the figures of a scenario's ramps."""
-    n = len(results)
-    found = [result for result in results if result.rolled_back_after is not None]
-    slots = [float("inf") if r.rolled_back_after is None else float(r.rolled_back_after) for r in results]
-    hours = [float("inf") if r.days is None else r.days * 24 for r in results]
-    promoted = [result.promoted_on for result in results if result.promoted_on is not None]
-    gates = [result.gate or "" for result in found]
+    seen = [r for r in results if healthy or r.rolled_back_after is None or r.rolled_back_after > 0]
+    n = len(seen)
+    found = [r for r in seen if r.rolled_back_after is not None]
+    delays = [r.rolled_back_after for r in found if r.rolled_back_after is not None]
+    never = [float("inf")] * (n - len(found))
+    hours = [r.days * 24 for r in found if r.days is not None]
+    promoted = [r.promoted_on for r in results if r.promoted_on is not None]
+    gates = [r.gate or "" for r in found]
     return Calibration(
         scenario=scenario,
         healthy=healthy,
-        ramps=n,
-        rolled_back=len(found) / n,
+        ramps=len(results),
+        before_fault=len(results) - n,
+        rolled_back=len(found) / n if n else 0.0,
         rolled_back_limit=upper_limit(len(found), n),
         by_gate={gate: gates.count(gate) for gate in sorted(set(gates))},
-        median_slots=_quantile(slots, 0.5),
-        p95_slots=_quantile(slots, 0.95),
-        p95_hours=_quantile(hours, 0.95),
-        promoted=len(promoted) / n,
+        median_slots=_quantile([*delays, *never], 0.5),
+        p95_slots=_quantile([*delays, *never], 0.95),
+        p95_hours=_quantile([*hours, *never], 0.95),
+        promoted=len(promoted) / len(results),
         median_promotion_days=float(np.median(promoted)) if promoted else None,
         bound_slots=bound_slots,
+        delays=tuple(sorted(delays)),
     )
 
 
@@ -159,6 +172,8 @@ def _moved(at: Position, step: Step, now: datetime) -> Position:
             return replace(at, stage_index=at.stage_index + 1, stage_entered_at=now, stage_extended_at=now)
         case Step.AWAIT_APPROVAL:
             return replace(at, approved_stage=at.stage_index + 1)
+        case Step.LAPSE:
+            return replace(at, approved_stage=None)
         case Step.AWAIT_DECISION:
             return replace(at, stage_extended_at=now)
         case Step.PROMOTE:
@@ -193,5 +208,5 @@ def _deepest(r: FloatArray, risk_fraction: float) -> list[float | None]:
 
 
 def _quantile(values: Sequence[float], share: float) -> float | None:
-    found = float(np.quantile(values, share, method="higher"))
+    found = float(np.quantile(values or [np.inf], share, method="higher"))
     return found if np.isfinite(found) else None

@@ -192,7 +192,7 @@ class NothingToRollBack(Refused):
 
 
 class Incomparable(Refused):
-    """Two versions that never decide on the same candles give no evidence about each other."""
+    """Two versions that never, or hardly ever, decide on the same candles give no evidence about each other."""
 
     def __init__(self, strategy_name: str, version: str, active: str, difference: str) -> None:
         self.strategy_name = strategy_name

@@ -6,6 +6,7 @@ They are what gates are calibrated on. Nothing here judges, and all chance comes
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import pairwise
 
 import numpy as np
 from scipy.special import ndtr
@@ -28,6 +29,7 @@ class Fault(StrEnum):
 LOST_WINS = {Fault.MILD: 1 / 11, Fault.SEVERE: 3 / 11}
 LARGER_LOSSES = 1.5
 SPIKE_TRADES, SPIKE_LOSS = 8, 0.30
+BOUND_CLIP_IN_TRADES = 4.0  # root mean square R of the active version's trades: it hardly ever binds
 RISK_FRACTION = 0.0025  # of equity on one R: some 2,000 trades of 1.55 R then scatter by 17 % of equity
 
 
@@ -107,7 +109,7 @@ class Ramp:
 
     Attributes:
         closed_at: days since the start, rising; shape (slots,).
-        faulty: slots from the fault's first on; all False without a fault.
+        faulty: slots that the fault is on: from its first day, on its symbols; all False without a fault.
     """
 
     slots: Slots
@@ -159,10 +161,11 @@ def resampled(
     """Return a ramp of whole days drawn from a pair's own history, with a known fault or none.
 
     On each day the two arms change places by the toss of a coin, so that, whatever the history says of them, the canary
-    of the ramp is as good as its active version; what hangs together within a day stays together.
+    of the ramp is as good as its active version; what hangs together within a day stays together. Days without a slot
+    between the first and the last are drawn too: a ramp has its weekends.
     """
-    codes = np.unique(history.day, return_inverse=True)[1]
-    by_day = [np.flatnonzero(codes == code) for code in range(int(codes.max()) + 1)]
+    edges = np.searchsorted(history.day, np.arange(history.day[0], history.day[-1] + 2))
+    by_day = [np.arange(first, end) for first, end in pairwise(edges.tolist())]
     drawn = rng.integers(0, len(by_day), days)
     rows = [by_day[code] for code in drawn.tolist()]
     chosen = np.concatenate(rows)
@@ -205,26 +208,35 @@ def harmed(
     return r, side
 
 
-def payoffs(ramps: Sequence[Ramp], scale: float) -> dict[str, FloatArray]:
+def payoffs(ramps: Sequence[Ramp]) -> dict[str, FloatArray]:
     """Return what the three kinds of bets on harm would be paid on the faulty slots, each in [-1, 1]."""
     w = np.concatenate([ramp.slots.win_difference[ramp.faulty] for ramp in ramps])
     d = np.concatenate([ramp.slots.pnl_difference[ramp.faulty] for ramp in ramps])
     y = np.concatenate([ramp.slots.rate_difference[ramp.faulty] for ramp in ramps])
+    traded = sum(int(np.count_nonzero(ramp.slots.active_side)) for ramp in ramps)
+    squares = sum(float(np.sum(ramp.slots.active_r**2)) for ramp in ramps)
+    scale = BOUND_CLIP_IN_TRADES * np.sqrt(squares / traded) if squares > 0 else 1.0
     return {"win": -w, "pnl": -np.clip(d / scale, -1.0, 1.0), "rate": -(y + 0.5) / 1.5}
 
 
-def information_bound(ramps: Sequence[Ramp], scale: float, alpha: float) -> float:
-    """Return ln(1/alpha) / KL_inf in slots: no test of that error finds the fault in fewer, whatever it knew of it.
+def information_bound(ramps: Sequence[Ramp], alpha: float) -> float:
+    """Return ln(1/alpha) / KL_inf in slots: what the best test by one of win, PnL and rate needs, knowing the fault.
 
-    KL_inf is the growth of the best single bet on win, PnL or rate by one who knows the fault.
+    KL_inf is the growth of the best bet on one of the three by one who knows the fault, its symbols included. Slots are
+    counted from the fault's first on, on all symbols. It bounds the mean: a median may lie below it, and so may a test
+    that joins the three.
 
     Source: Agrawal, Juneja & Glynn (2020), "Optimal δ-correct best-arm selection for heavy-tailed distributions".
     """
+    faulty = sum(int(np.count_nonzero(ramp.faulty)) for ramp in ramps)
+    if faulty == 0:
+        return float("inf")
     best = max(
         float(np.max([np.mean(np.log1p(stake * paid)) for stake in np.linspace(0.02, 0.98, 49)]))
-        for paid in payoffs(ramps, scale).values()
+        for paid in payoffs(ramps).values()
     )
-    return float(-np.log(alpha) / best) if best > 0 else float("inf")
+    since = sum(len(ramp.faulty) - int(np.argmax(ramp.faulty)) for ramp in ramps if ramp.faulty.any())
+    return float(-np.log(alpha) / (best * faulty / since)) if best > 0 else float("inf")
 
 
 def _pair(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, text
@@ -70,8 +71,8 @@ def active(engine: Engine) -> str:
         return versions.active_version(session, "fib_rsi").version
 
 
-def at_a_terminal(database: Engine, *arguments: str, typed: bytes) -> tuple[int, str]:
-    """Run the command at a terminal of its own, type when it asks, and return its exit code and what was shown."""
+def at_a_terminal(database: Engine, *arguments: str, typed: bytes, prompt: bytes = PROMPT) -> tuple[int, str]:
+    """Run the command at a terminal of its own, type at *prompt*, and return its exit code and what was shown."""
     controller, terminal = pty.openpty()
     url = database.url.render_as_string(hide_password=False)
     process = subprocess.Popen(
@@ -88,15 +89,15 @@ def at_a_terminal(database: Engine, *arguments: str, typed: bytes) -> tuple[int,
     while process.poll() is None or select.select([controller], [], [], 0)[0]:
         assert time.monotonic() < deadline, shown
         if not select.select([controller], [], [], 5.0)[0]:
-            lost = PROMPT in shown and b"interrupted" not in shown  # a Ctrl-C just before the read
+            lost = prompt in shown and b"interrupted" not in shown  # a Ctrl-C just before the read
             os.write(controller, typed if lost else b"")
             continue
         try:
-            asked = PROMPT in shown
+            asked = prompt in shown
             shown += os.read(controller, 4096)
         except OSError:  # Linux's word for the other end being closed
             break
-        if PROMPT in shown and not asked:
+        if prompt in shown and not asked:
             os.write(controller, typed)
     os.close(controller)
     return process.wait(PATIENCE_S), shown.decode()
@@ -117,6 +118,30 @@ def test_an_owner_is_asked_and_may_say_no(pair: Engine, typed: bytes, code: int,
     assert said in shown
     assert "Traceback" not in shown
     assert (exited, active(pair)) == (code, version)
+
+
+def test_a_long_calibration_shows_how_far_it_is_and_ends_by_ctrl_c(sqlite_url: str) -> None:
+    """Its processes hear no Ctrl-C: none of them dies with a traceback of its own, none is left behind."""
+    engine = open_database(sqlite_url)
+    arguments = ("calibrate", "--ramps", "20000", "--scenario", "equivalent")
+
+    exited, shown = at_a_terminal(engine, *arguments, typed=b"\x03", prompt=b"0/20000")
+
+    assert exited == 130
+    assert "interrupted: what was not finished was not changed" in shown
+    assert "Traceback" not in shown
+    engine.dispose()
+
+
+def test_a_calibration_that_is_killed_leaves_no_process_behind() -> None:
+    process = subprocess.Popen([*COMMAND, "calibrate", "--ramps", "20000", "--scenario", "equivalent"])
+    _until(lambda: len(_children(process.pid)) > 1)  # one of them is multiprocessing's own
+    children = _children(process.pid)
+
+    process.kill()
+
+    process.wait(PATIENCE_S)
+    _until(lambda: not any(_runs(child) for child in children))
 
 
 def test_ctrl_c_in_the_middle_changes_nothing_and_shows_no_traceback(postgresql_url: str) -> None:
@@ -146,6 +171,18 @@ def test_ctrl_c_in_the_middle_changes_nothing_and_shows_no_traceback(postgresql_
 def _heed_ctrl_c() -> None:
     """Undo what a shell does to jobs in its background, whose children would ignore Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def _runs(pid: str) -> bool:
+    """Say whether the process is there, and not a dead one that nobody has asked for yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
 
 
 def _waits_for_a_lock(engine: Engine) -> bool:

@@ -1,0 +1,120 @@
+"""`rollout calibrate`: what a plan's gates would do to healthy and to harmful canaries, before any user is touched."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from strategy_core.cli.shell import Shell, command, read_json
+from strategy_core.domain.errors import InvalidPlan, InvalidSetting
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from strategy_core.domain.calibration import Calibration
+
+commands = typer.Typer()
+
+
+@command(commands)
+def calibrate(
+    shell: Shell,
+    strategy: Annotated[str | None, typer.Argument(help="Draw from its shadow history; simulate, else.")] = None,
+    version: Annotated[str | None, typer.Argument(help="The version that would be the canary.")] = None,
+    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="The plan as JSON; the usual one, else.")] = None,
+    ramps: Annotated[int, typer.Option(min=1, help="Of each scenario.")] = 400,
+    days: Annotated[int, typer.Option(min=1, max=365, help="That a ramp lasts at most.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed, the same answer.")] = 1,
+    scenario: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this one; may be repeated.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw a picture as well.")] = None,
+) -> None:
+    """Simulate ramps through a plan's own gates: how often healthy canaries fall, how soon harmful ones do."""
+    from strategy_core.cli.calibration_plot import calibration_svg
+    from strategy_core.domain.plan import read_plan
+    from strategy_core.services.calibrate import calibrate, read_pair
+
+    if strategy is not None and version is None:
+        raise typer.BadParameter(f"which version of {strategy}? Give VERSION too, or neither.")
+    if plot is not None and not plot.parent.is_dir():
+        raise InvalidSetting("plot", str(plot), "a file in a folder that exists")
+    frozen = read_plan({} if plan is None else read_json(f"@{plan}", InvalidPlan))
+    pair = (
+        read_pair(shell.engine, strategy_name=strategy, version=version, now=shell.now)
+        if strategy is not None and version is not None
+        else None
+    )
+    with _progress() as done:
+        found = calibrate(frozen, ramps=ramps, days=days, seed=seed, scenarios=scenario or (), pair=pair, done=done)
+    if plot is not None:
+        of = "simulated markets" if pair is None else f"{strategy} {version}, drawn from its own shadow history"
+        title = f"{of}: {ramps:,} ramps of {days} days a scenario"
+        plot.write_text(calibration_svg(title, found.scenarios), encoding="utf-8")
+    data = found.model_dump(mode="json") | {"strategy_name": strategy, "version": version, "ramps": ramps}
+    said = [_healthy(found.scenarios), _harmful(found.scenarios), f"{ramps:,} ramps of {days} days each, seed {seed}."]
+    if pair is not None:
+        of = f"{pair.history.slots:,} slots on {pair.history.days} days in shadow"
+        assumed = ", assumed: too few days" if pair.history.provisional else ""
+        said.append(f"Drawn from {of}, design effect {pair.history.design_effect:.2f}{assumed}.")
+    if found.left_out:
+        said.append(f"Left out, for a simulation has no facts for them: {', '.join(found.left_out)}.")
+    shell.answer(data, *(each for each in said if each is not None))
+
+
+def _healthy(calibrations: "Sequence[Calibration]") -> "Table | None":
+    from strategy_core.cli.tables import table
+
+    rows = [
+        (
+            one.scenario,
+            f"{one.rolled_back:.2%}",
+            f"{one.rolled_back_limit:.2%}",
+            _gates(one),
+            f"{one.promoted:.1%}",
+            one.median_promotion_days,
+        )
+        for one in calibrations
+        if one.healthy
+    ]
+    columns = ["healthy canary", "rolled back", "at most (95 %)", "by", "promoted", "median day"]
+    return table(columns, rows) if rows else None
+
+
+def _harmful(calibrations: "Sequence[Calibration]") -> "Table | None":
+    from strategy_core.cli.tables import table
+
+    rows = [
+        (
+            one.scenario,
+            f"{one.rolled_back:.2%}",
+            _gates(one),
+            one.median_slots,
+            one.p95_slots,
+            one.p95_hours,
+            one.bound_slots,
+            one.median_over_bound,
+            f"{one.promoted:.1%}",
+        )
+        for one in calibrations
+        if not one.healthy
+    ]
+    columns = ["harmful canary", "power", "by", "median slots", "p95", "p95 hours", "bound", "median/bound", "promoted"]
+    return table(columns, rows) if rows else None
+
+
+def _gates(one: "Calibration") -> str:
+    return ", ".join(f"{gate} {count}" for gate, count in one.by_gate.items())
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Show at a terminal, on standard error, how far it is; elsewhere nothing."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("ramps", total=None)
+        yield lambda count, of: bar.update(task, completed=count, total=of)

@@ -1,0 +1,162 @@
+"""Try a plan's gates on simulated ramps, or on ramps of a pair's own past; it touches no user and changes nothing."""
+
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import repeat
+from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
+from threading import Thread
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import Engine
+
+from strategy_core.domain.calibration import Calibration, RampResult, summarise
+from strategy_core.domain.errors import Incomparable, InvalidName, InvalidSetting
+from strategy_core.domain.history import measure
+from strategy_core.domain.lifecycle import utc
+from strategy_core.domain.plan import Plan
+from strategy_core.domain.scoring import ScoringRule
+from strategy_core.domain.simulation import SCENARIOS, Scenario
+from strategy_core.domain.trial import OF_A_PAIR, Pair, Trial, simulable
+from strategy_core.services.history import shadow_slots
+from strategy_core.services.start import check_comparable
+from strategy_core.store import versions
+from strategy_core.store.engine import reading
+
+FEWEST_SLOTS, FEWEST_DAYS = 30, 2
+CHUNK = 10  # ramps a process runs at once: a quarter of a second
+FEW = 40  # ramps: done before another process would have started
+
+
+class Calibrated(BaseModel):
+    """What a plan's gates did; *left_out* are those that a simulation has no facts for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    days: int
+    seed: int
+    left_out: list[str]
+    scenarios: list[Calibration]
+
+
+def calibrate(
+    plan: Plan,
+    *,
+    ramps: int,
+    days: int,
+    seed: int,
+    scenarios: Sequence[str] = (),
+    pair: Pair | None = None,
+    workers: int | None = None,
+    done: Callable[[int, int], None] = lambda *_: None,
+) -> Calibrated:
+    """Take *ramps* simulated ramps of each scenario through *plan*, on all cores; all scenarios unless some are named.
+
+    Args:
+        pair: whose own past is drawn from, instead of the scenarios' markets.
+        workers: processes; one a core, unless given. The answer does not depend on it.
+        done: is told how many ramps are done, and of how many.
+
+    Raises:
+        UnarmedPlan, InvalidPlan: no gate with a vote can be simulated.
+        InvalidName: of an unknown scenario.
+        InvalidSetting: a scenario's fault would begin after so many days.
+    """
+    plan, left_out = simulable(plan)
+    known = SCENARIOS if pair is None else OF_A_PAIR
+    chosen = [_named(known, name) for name in dict.fromkeys(scenarios)] or list(known.values())
+    for each in chosen:
+        if each.from_day >= days:
+            raise InvalidSetting("days", days, f"more than {each.from_day}, when the fault of {each.name} begins")
+    trials = [Trial(plan, each, days, pair) for each in chosen]
+    results = _run_all(trials, ramps, seed, workers, done)
+    summaries = [
+        summarise(trial.scenario.name, found, healthy=trial.scenario.healthy, bound_slots=trial.bound(seed))
+        for trial, found in zip(trials, results, strict=True)
+    ]
+    return Calibrated(days=days, seed=seed, left_out=left_out, scenarios=summaries)
+
+
+def read_pair(engine: Engine, *, strategy_name: str, version: str, now: datetime) -> Pair:
+    """Return *version* and the active one as their shadow history shows them, at most 180 days of it.
+
+    Raises:
+        UnknownStrategy, UnknownVersion, NoActiveVersion
+        Incomparable: there is too little that both have decided on.
+    """
+    now = utc(now, "now")
+    with reading(engine) as session:
+        chosen = versions.get_version(session, strategy_name, version)
+        active = versions.active_version(session, strategy_name)
+        check_comparable(chosen, active)
+        scoring = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring)
+        slots, calendar_days = shadow_slots(session, chosen, active, now)
+    days = len(np.unique(slots.day))
+    if len(slots) < FEWEST_SLOTS or days < FEWEST_DAYS:
+        found = f"{len(slots)} closed slots on {days} days in shadow, needed are {FEWEST_SLOTS} on {FEWEST_DAYS}"
+        raise Incomparable(strategy_name, version, active.version, found)
+    return Pair(slots, measure(slots, calendar_days), scoring.risk_fraction)
+
+
+def _named(known: dict[str, Scenario], name: str) -> Scenario:
+    if name not in known:
+        raise InvalidName("scenario", name, ", ".join(known))
+    return known[name]
+
+
+def _run_all(
+    trials: Sequence[Trial], ramps: int, seed: int, workers: int | None, done: Callable[[int, int], None]
+) -> list[list[RampResult]]:
+    """Return the results of each trial's ramps, in order."""
+    chunks = [
+        (n, range(first, min(first + CHUNK, ramps))) for n in range(len(trials)) for first in range(0, ramps, CHUNK)
+    ]
+    given = ((trials[n] for n, _ in chunks), repeat(seed), (numbers for _, numbers in chunks))
+    results: list[list[RampResult]] = [[] for _ in trials]
+
+    def collect(answers: Iterable[list[RampResult]]) -> list[list[RampResult]]:
+        for (n, _), answer in zip(chunks, answers, strict=True):
+            results[n] += answer
+            done(sum(map(len, results)), ramps * len(trials))
+        return results
+
+    if workers is None and ramps * len(trials) <= FEW:
+        return collect(map(_run, *given))
+    context = get_context("spawn")  # a fork would share the database's sockets
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+    try:
+        with _deaf_to_interrupts():
+            answers = pool.map(_run, *given)
+        return collect(answers)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _run(trial: Trial, seed: int, numbers: range) -> list[RampResult]:
+    return [trial.run(seed, number) for number in numbers]
+
+
+def _end_with_parent() -> None:
+    """Watch the process that started this one: killed, it can tell nobody to end."""
+
+    def watch(parent: BaseProcess) -> None:
+        parent.join()
+        os._exit(1)
+
+    if (parent := parent_process()) is not None:
+        Thread(target=watch, args=(parent,), daemon=True).start()
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Let processes that start meanwhile never hear Ctrl-C: it is this one that ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

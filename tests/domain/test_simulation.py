@@ -1,0 +1,293 @@
+"""Simulated pairs have the market that they claim, and the very fault that they claim."""
+
+import numpy as np
+import pytest
+
+from strategy_core.domain.arrays import FloatArray
+from strategy_core.domain.history import design_effect
+from strategy_core.domain.simulation import (
+    HARMFUL,
+    HEALTHY,
+    LARGER_LOSSES,
+    RISK_FRACTION,
+    SCENARIOS,
+    SPIKE_LOSS,
+    SPIKE_TRADES,
+    Fault,
+    Market,
+    Ramp,
+    Scenario,
+    harmed,
+    information_bound,
+    payoffs,
+    resampled,
+    shadow,
+    simulate,
+)
+from strategy_core.domain.slots import Slots, slots
+
+DAYS = 20
+
+
+def ramps(name: str, count: int = 30, days: int = DAYS) -> list[Ramp]:
+    return [simulate(SCENARIOS[name], np.random.default_rng([7, i]), days=days) for i in range(count)]
+
+
+def root_mean_square(values: FloatArray) -> float:
+    return float(np.sqrt(np.mean(values**2)))
+
+
+def differences(drawn: list[Ramp]) -> FloatArray:
+    return np.concatenate([ramp.slots.pnl_difference for ramp in drawn])
+
+
+def win_rate(drawn: list[Ramp], *, canary: bool = True) -> float:
+    """Return the share of wins among an arm's trades on the faulty slots, or on all where there are none."""
+    won = traded = 0
+    for ramp in drawn:
+        chosen = ramp.faulty if ramp.faulty.any() else np.ones(len(ramp.slots), np.bool_)
+        r, side = (
+            (ramp.slots.canary_r, ramp.slots.canary_side) if canary else (ramp.slots.active_r, ramp.slots.active_side)
+        )
+        won += int(np.sum(r[chosen] > 0))
+        traded += int(np.sum(side[chosen] != 0))
+    return won / traded
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_slots_come_in_the_order_in_which_they_close_each_on_its_day(name: str) -> None:
+    ramp = simulate(SCENARIOS[name], np.random.default_rng(7), days=DAYS, first_day=100)
+
+    assert np.all(np.diff(ramp.closed_at) >= 0)
+    assert ramp.closed_at[0] >= 0
+    assert ramp.closed_at[-1] < DAYS
+    assert ramp.slots.day.tolist() == (100 + np.floor(ramp.closed_at)).tolist()
+    assert len(ramp.slots) == len(ramp.closed_at) == len(ramp.faulty)
+    assert np.all((ramp.slots.canary_side != 0) | (ramp.slots.active_side != 0))
+    assert np.all(ramp.slots.canary_r[ramp.slots.canary_side == 0] == 0)
+    assert np.all(ramp.slots.active_r[ramp.slots.active_side == 0] == 0)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_same_seed_gives_the_same_ramp(name: str) -> None:
+    one, other = (simulate(SCENARIOS[name], np.random.default_rng(7), days=DAYS) for _ in range(2))
+
+    assert one.slots.canary_r.tolist() == other.slots.canary_r.tolist()
+    assert one.closed_at.tolist() == other.closed_at.tolist()
+
+
+def test_the_market_has_the_spreads_that_the_gates_were_designed_for() -> None:
+    drawn = ramps("equivalent")
+    active = np.concatenate([ramp.slots.active_r[ramp.slots.active_side != 0] for ramp in drawn])
+
+    assert sum(len(ramp.slots) for ramp in drawn) == 30 * DAYS * 96
+    assert root_mean_square(active) == pytest.approx(1.55, rel=0.02)
+    assert root_mean_square(differences(drawn)) == pytest.approx(0.68, abs=0.04)
+    assert win_rate(drawn) == pytest.approx(0.55, abs=0.01)
+    assert win_rate(drawn, canary=False) == pytest.approx(0.55, abs=0.01)
+
+
+@pytest.mark.parametrize("scenario", HEALTHY, ids=lambda scenario: scenario.name)
+def test_a_healthy_canary_is_as_good_as_the_active_version(scenario: Scenario) -> None:
+    drawn = ramps(scenario.name)
+    by_ramp = np.array([ramp.slots.pnl_difference.mean() for ramp in drawn])
+
+    assert scenario.healthy
+    assert not any(ramp.faulty.any() for ramp in drawn)
+    assert abs(by_ramp.mean()) <= 3.3 * by_ramp.std() / np.sqrt(len(by_ramp))
+
+
+def test_identical_versions_never_differ_and_independent_ones_always() -> None:
+    assert not differences(ramps("identical", 3)).any()
+    assert np.all(differences(ramps("independent", 3)) != 0)
+
+
+def test_swinging_days_hang_together_from_their_day_on() -> None:
+    def effect(name: str, first: int, end: int) -> float:
+        found = []
+        for ramp in ramps(name, days=40):
+            chosen = (ramp.slots.day >= first) & (ramp.slots.day < end)
+            found.append(design_effect(ramp.slots.pnl_difference[chosen], ramp.slots.day[chosen]))
+        return float(np.mean(found))
+
+    assert effect("equivalent", 0, 40) == pytest.approx(1.1, abs=0.1)
+    assert effect("day_clustered", 0, 40) > 1.4
+    assert effect("clustering_from_day_8", 0, 8) < 1.3 < effect("clustering_from_day_8", 8, 40)
+
+
+def test_overlapping_trades_win_and_lose_together() -> None:
+    def together(name: str) -> float:
+        won = np.concatenate([np.sign(ramp.slots.active_r[ramp.slots.active_side != 0]) for ramp in ramps(name, 5)])
+        return float(np.corrcoef(won[:-1], won[1:])[0, 1])
+
+    assert abs(together("equivalent")) < 0.05
+    assert together("overlapping_trades") > 0.4
+
+
+def test_a_shock_makes_both_lose_for_eight_hours() -> None:
+    for ramp in ramps("common_shock", 5):
+        nobody_won = (ramp.slots.canary_r <= 0) & (ramp.slots.active_r <= 0)
+        runs = np.diff(np.flatnonzero(np.concatenate([[True], ~nobody_won, [True]]))) - 1
+
+        assert runs.max() >= 31  # of 32 slots in eight hours
+
+
+def test_fewer_slots_are_seen_where_traffic_is_tiny_candles_are_missing_or_trades_still_open() -> None:
+    assert len(ramps("tiny_traffic", 1)[0].slots) == 4 * DAYS
+    assert len(ramps("missing_candles", 1)[0].slots) / (96 * DAYS) == pytest.approx(0.7, abs=0.05)
+    assert 96 * (DAYS - 1) < len(ramps("delayed_closes", 1)[0].slots) < 96 * DAYS
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [("mild", 0.50), ("severe", 0.40), ("severe_from_day_10", 0.40), ("one_symbol_of_ten", 0.40)],
+)
+def test_lost_wins_lower_the_canarys_win_rate_alone(name: str, rate: float) -> None:
+    drawn = ramps(name)
+
+    assert win_rate(drawn) == pytest.approx(rate, abs=0.015)
+    assert win_rate(drawn, canary=False) == pytest.approx(0.55, abs=0.015)
+
+
+def test_every_trade_loses_and_a_silent_canary_has_none() -> None:
+    assert win_rate(ramps("every_trade_loses", 3)) == 0.0
+    assert not any(ramp.slots.canary_side.any() or ramp.slots.canary_r.any() for ramp in ramps("goes_silent", 3))
+
+
+def test_a_fault_begins_on_its_day_and_stays_on_its_symbols() -> None:
+    late, narrow = ramps("severe_from_day_10", 1)[0], ramps("one_symbol_of_ten", 1)[0]
+
+    assert late.faulty.tolist() == (late.closed_at >= 10).tolist()
+    assert narrow.faulty.sum() == len(narrow.faulty) / 10
+
+
+def test_severe_losses_are_larger() -> None:
+    r, side = np.array([-1.0, -2.0]), np.array([1, 1])
+    harm, _ = harmed(Fault.SEVERE, r, side, np.array([True, False]), np.random.default_rng(7), RISK_FRACTION)
+
+    assert harm.tolist() == [-LARGER_LOSSES, -2.0]
+
+
+def test_a_spike_costs_its_share_of_equity_in_eight_trades() -> None:
+    r, side = np.ones(20), np.array([1, 0] * 10)
+    harm, _ = harmed(Fault.SPIKE, r, side, np.ones(20, np.bool_), np.random.default_rng(7), RISK_FRACTION)
+
+    assert RISK_FRACTION * harm[harm < 0].sum() == pytest.approx(-SPIKE_LOSS)
+    assert np.flatnonzero(harm < 0).tolist() == [2 * i for i in range(SPIKE_TRADES)]
+
+
+def test_the_shadow_history_is_of_before_the_fault_and_of_before_the_ramp() -> None:
+    for scenario in (*HEALTHY, *HARMFUL):
+        history = shadow(scenario, np.random.default_rng(7), days=60)
+
+        assert history.day[0] == -60
+        assert history.day[-1] == -1
+        assert abs(history.pnl_difference.mean()) < 0.25
+
+
+def test_clustering_that_begins_late_is_not_in_the_shadow_history() -> None:
+    def effect(name: str) -> float:
+        drawn = [shadow(SCENARIOS[name], np.random.default_rng([7, i]), days=60) for i in range(20)]
+        return float(np.mean([design_effect(each.pnl_difference, each.day) for each in drawn]))
+
+    assert effect("clustering_from_day_8") < 1.3
+    assert effect("day_clustered") > 1.4
+
+
+def bad_history() -> Slots:
+    """Thirty weekdays of a canary that loses R after R, six slots a day."""
+    days = [day for day in range(42) if day % 7 < 5]
+    rng = np.random.default_rng(7)
+    return slots([(day, float(rng.normal(-1, 1)), float(rng.normal(1, 1)), 1, 1) for day in days for _ in range(6)])
+
+
+class TestResampled:
+    def test_whatever_the_history_the_two_arms_are_as_good(self) -> None:
+        history = bad_history()
+        means = [
+            resampled(history, Fault.NONE, np.random.default_rng([7, i]), days=40).slots.pnl_difference.mean()
+            for i in range(400)
+        ]
+
+        assert history.pnl_difference.mean() < -1.5
+        assert abs(np.mean(means)) < 3.3 * np.std(means) / 20
+
+    def test_days_stay_whole_and_weekends_stay_empty(self) -> None:
+        ramp = resampled(bad_history(), Fault.NONE, np.random.default_rng(7), days=700)
+        days, counts = np.unique(ramp.slots.day, return_counts=True)
+        by_day = np.split(ramp.slots.pnl_difference, np.cumsum(counts)[:-1])
+
+        assert set(counts.tolist()) == {6}
+        assert len(days) / 700 == pytest.approx(30 / 40, abs=0.05)  # from a Monday to the last Friday
+        assert len({round(abs(float(day.sum())), 9) for day in by_day}) == 30
+        assert np.all(np.diff(ramp.closed_at) >= 0)
+        assert ramp.slots.day.tolist() == np.floor(ramp.closed_at).tolist()
+        assert not ramp.faulty.any()
+
+    def test_a_fault_is_put_upon_it_from_its_day_on(self) -> None:
+        ramp = resampled(bad_history(), Fault.EVERY_LOSS, np.random.default_rng(7), days=40, from_day=10)
+
+        assert ramp.faulty.tolist() == (ramp.slots.day >= 10).tolist()
+        assert np.all(ramp.slots.canary_r[ramp.faulty] < 0)
+        assert np.any(ramp.slots.canary_r[~ramp.faulty] > 0)
+
+    def test_a_slot_on_which_nobody_signals_any_more_is_none(self) -> None:
+        alone = slots([(day, 1.0, 0.0, 1, 0) if day % 2 else (day, 1.0, 1.0, 1, 1) for day in range(40)])
+        ramp = resampled(alone, Fault.SILENT, np.random.default_rng(7), days=40)
+
+        assert 0 < len(ramp.slots) < 40
+        assert np.all(ramp.slots.active_side != 0)
+
+
+class TestInformationBound:
+    def test_of_a_canary_that_loses_each_win_it_is_what_the_full_stake_takes(self) -> None:
+        """Each slot pays 1: wealth grows by ln(1.98) with the largest stake of the grid."""
+        ramp = one_sided(100, canary=-1.0, active=1.0)
+
+        assert information_bound([ramp], 0.01) == pytest.approx(np.log(100) / np.log(1.98))
+
+    def test_of_a_rare_fault_it_counts_the_slots_between(self) -> None:
+        ramp = one_sided(100, canary=-1.0, active=1.0)
+        rare = Ramp(ramp.slots, ramp.closed_at, np.arange(100) % 10 == 0)
+
+        assert information_bound([rare], 0.01) == pytest.approx(10 * np.log(100) / np.log(1.98), rel=0.1)
+
+    def test_slots_before_the_fault_are_not_counted(self) -> None:
+        ramp = one_sided(100, canary=-1.0, active=1.0)
+        late = Ramp(ramp.slots, ramp.closed_at, np.arange(100) >= 60)
+
+        assert information_bound([late], 0.01) == pytest.approx(np.log(100) / np.log(1.98))
+
+    def test_without_a_fault_or_without_its_trace_there_is_none(self) -> None:
+        healthy = one_sided(100, canary=1.0, active=1.0, faulty=False)
+        better = one_sided(100, canary=1.0, active=-1.0)
+
+        assert information_bound([healthy], 0.01) == float("inf")
+        assert information_bound([better], 0.01) == float("inf")
+
+    def test_payoffs_lie_between_minus_one_and_one_and_large_trades_are_hardly_clipped(self) -> None:
+        drawn = ramps("severe", 5)
+        paid = payoffs(drawn)
+
+        assert all(np.all(np.abs(each) <= 1) for each in paid.values())
+        assert np.mean(np.abs(paid["pnl"]) == 1) < 0.02
+
+    def test_an_active_version_that_never_trades_gives_a_scale_of_one(self) -> None:
+        assert payoffs([one_sided(3, canary=-0.5, active=0.0)])["pnl"].tolist() == [0.5] * 3
+
+    def test_a_longer_ramp_has_the_same_bound(self) -> None:
+        assert information_bound(ramps("mild"), 0.01) == pytest.approx(
+            information_bound(ramps("mild", 60), 0.01), rel=0.1
+        )
+
+
+def one_sided(count: int, *, canary: float, active: float, faulty: bool = True) -> Ramp:
+    side = (int(np.sign(canary)), int(np.sign(active)))
+    rows = slots([(0, canary, active, *side)] * count)
+    return Ramp(rows, np.arange(count) / count, np.full(count, faulty))
+
+
+def test_names_are_unique_and_markets_are_equal_but_for_the_fault() -> None:
+    assert len(SCENARIOS) == len(HEALTHY) + len(HARMFUL)
+    assert {scenario.market for scenario in HARMFUL} == {Market()}
+    assert not any(scenario.healthy for scenario in HARMFUL)
