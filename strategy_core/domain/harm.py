@@ -52,8 +52,8 @@ def bets(history: History) -> Bets:
     rows = np.array(
         [  # win, pnl, share
             (middle / 2, 0.0, 0.03),
-            (middle, 0.0, 0.35),
-            (0.98, 0.0, 0.27),
+            (middle, 0.0, 0.30),
+            (0.98, 0.0, 0.30),
             (0.0, 0.3, 0.03),
             (0.0, 0.8, 0.13),
             (0.3, 0.6, 0.14),

@@ -10,7 +10,7 @@ FEW_DAYS = 30  # of shadow history: with fewer its design effect is not believed
 UNKNOWN_DESIGN_EFFECT = 3.0
 SHRINKAGE_DAYS = 10  # of independence, put beside the measured days
 CLIPPED = 1.1  # what clipping the day sums at their 95 % quantile takes away, given back: 1 / E[min(z², 1.96²)]
-DOUBT = 1.6  # by which a measured clustering is taken for stronger: two months know it to a quarter
+DOUBT = 1.9  # by which a measured clustering is taken for stronger: two months know it to a quarter
 EDGE_DAYS = 60
 PRIOR_SLOTS = 4  # with one slot of four lost to the active one: what an unknown pair is taken for
 
@@ -87,7 +87,8 @@ def measure(slots: Slots, calendar_days: float) -> History:
 def design_effect(differences: FloatArray, days: IntArray) -> float:
     """Return Σ_day (Σ d)² / Σ d², shrunk towards 1 by ten days of independence; at least 1.
 
-    Day sums are clipped at the 95 % quantile of their size, so that no single day makes it.
+    Day sums are clipped at the 95 % quantile of the size of those that are not 0, so that no single day makes it; with
+    the zeros, a pair that differs on one day of forty would seem not to cluster at all.
 
     Source: Kish (1965), "Survey Sampling", 5.4, for clusters of unequal size around a mean of 0.
     """
@@ -96,7 +97,7 @@ def design_effect(differences: FloatArray, days: IntArray) -> float:
         return 1.0
     _, codes = np.unique(days, return_inverse=True)
     sums = np.bincount(codes, weights=differences)
-    reach = np.quantile(np.abs(sums), 0.95)
+    reach = np.quantile(np.abs(sums[sums != 0]), 0.95) if np.any(sums) else 0.0
     raw = CLIPPED * float(np.sum(np.clip(sums, -reach, reach) ** 2)) / squares
     count = len(sums)
     return max(1.0, (count * raw + SHRINKAGE_DAYS) / (count + SHRINKAGE_DAYS))

@@ -9,7 +9,7 @@ from strategy_core.domain.calibration import RampResult, run_ramp
 from strategy_core.domain.errors import InvalidPlan
 from strategy_core.domain.gates import Errors, InvalidDecisions, Silence
 from strategy_core.domain.history import History, measure
-from strategy_core.domain.paired_gates import ExcessDrawdown, Harm, LosingStreak, NotWorse
+from strategy_core.domain.paired_gates import Divergence, ExcessDrawdown, Harm, LosingStreak, NotWorse
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.simulation import (
     HARMFUL,
@@ -35,6 +35,7 @@ SIMULATED = (  # no other gate has facts in a simulation: neither users' orders 
     ExcessDrawdown,
     Harm,
     NotWorse,
+    Divergence,
 )
 _FAULTS = ("mild", "severe", "every_trade_loses", "goes_silent", "drawdown_spike")
 OF_A_PAIR = {  # a pair's own past instead of a market
