@@ -46,11 +46,11 @@ def open_database(url: str) -> Engine:
     raise InvalidSetting("database_url", parsed.render_as_string(hide_password=True), _ADDRESSES)
 
 
-def upgrade(engine: Engine) -> None:
-    """Bring the schema to the newest migration; does nothing when it is there already."""
+def upgrade(engine: Engine, revision: str = "head") -> None:
+    """Bring the schema to *revision*, the newest unless given; does nothing when it is there already."""
     config = _migrations()
     config.attributes["engine"] = engine
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
 
 
 def check_schema(engine: Engine) -> str:

@@ -1,9 +1,11 @@
 """Evidence for the health gates: booked slots, metric samples, live trades, and the platform's users."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
-from strategy_core.store.migrations.versions.v0001_first_schema import JSON, TIME, refuse
+from strategy_core.store.migrations.versions.v0001_first_schema import FROZEN, JSON, TIME, refuse
 
 revision = "v0002"
 down_revision = "v0001"
@@ -11,6 +13,14 @@ branch_labels = None
 depends_on = None
 
 EVIDENCE = ("booked_slot", "metric_sample", "live_trade")
+ROLLOUT = sa.table("rollout", sa.column("id", sa.Uuid()), sa.column("plan", JSON))
+BOOK = sa.table(
+    "rollout_book",
+    sa.column("rollout_id", sa.Uuid()),
+    sa.column("history", JSON),
+    sa.column("slots", sa.Integer()),
+    sa.column("totals", JSON),
+)
 
 
 def upgrade() -> None:
@@ -107,6 +117,7 @@ def upgrade() -> None:
     )
 
     on_postgresql = op.get_bind().dialect.name == "postgresql"
+    take_over_rollouts(on_postgresql)
     for table in EVIDENCE:
         refuse(on_postgresql, table, "UPDATE", f"{table} is evidence: its rows are never changed")
         refuse(on_postgresql, table, "DELETE", f"{table} is evidence: its rows are never deleted")
@@ -123,3 +134,31 @@ def upgrade() -> None:
                 f"CREATE TRIGGER refuse_truncate_{table} BEFORE TRUNCATE ON {table} FOR EACH STATEMENT "
                 f"EXECUTE FUNCTION refuse_change('{table} is never emptied')"
             )
+
+
+def take_over_rollouts(on_postgresql: bool) -> None:
+    """Give rollouts of the first release the gates that took the place of theirs: an open one must stay protected.
+
+    Their pairs' histories were not measured: they begin with none, which is the cautious guess. What they have seen
+    since their start is booked at their next tick.
+    """
+    run = op.get_bind().execute
+    known = run(sa.select(ROLLOUT.c.id, ROLLOUT.c.plan)).all()
+    if not known:
+        return
+    run(sa.insert(BOOK), [{"rollout_id": one.id, "history": {}, "slots": 0, "totals": {}} for one in known])
+    op.execute("DROP TRIGGER refuse_update_rollout" + (" ON rollout" if on_postgresql else ""))
+    for one in known:
+        gates = [new for gate in one.plan["gates"] for new in _successors(gate)]
+        run(sa.update(ROLLOUT).where(ROLLOUT.c.id == one.id).values(plan={**one.plan, "gates": gates}))
+    columns = ", ".join(FROZEN["rollout"])
+    refuse(on_postgresql, "rollout", f"UPDATE OF {columns}", "rollout is never edited: make a new one")
+
+
+def _successors(gate: dict[str, Any]) -> list[dict[str, Any]]:
+    if gate["kind"] != "paired_difference":
+        return [gate]
+    kept: dict[str, Any] = {
+        name: gate[name] for name in ("dry_run", "minimum_slots", "minimum_days", "confidence") if name in gate
+    }
+    return [{"kind": "harm", "dry_run": gate.get("dry_run", False)}, {"kind": "not_worse", **kept}]

@@ -1,0 +1,95 @@
+"""A database of an earlier release, with a rollout under way, goes on in this one, as protected as before."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Engine, text
+
+from strategy_core.domain.errors import InvariantRefused
+from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.plan import read_plan
+from strategy_core.domain.ramp import Step
+from strategy_core.market.synthetic import SyntheticSource
+from strategy_core.services.ramp import tick
+from strategy_core.store import rollouts
+from strategy_core.store.engine import open_database, reading, transaction, upgrade
+from tests.builders import DAY, GOLD, MONDAY, put_day, put_version
+
+PLAN = {
+    "stages": [
+        {"percent": 5.0, "minimum_time": 86400.0, "margins": {"pnl_r": 0.15, "win": 0.06}},
+        {"percent": 100.0, "minimum_time": 86400.0, "margins": {"pnl_r": 0.05, "win": 0.03}},
+    ],
+    "gates": [
+        {"kind": "errors", "dry_run": False, "in_a_row": 3, "share": 0.05, "minimum_decisions": 50},
+        {
+            "kind": "paired_difference",
+            "dry_run": False,
+            "minimum_slots": 40,
+            "minimum_days": 3,
+            "confidence": 0.95,
+            "harm_confidence": 0.9999,
+        },
+    ],
+}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def first_release(request: pytest.FixtureRequest, tmp_path: object, postgresql: Engine) -> Iterator[Engine]:
+    """A database as the first release left it: version 2 at 5 % against version 1, since Monday."""
+    if request.param == "sqlite":
+        engine = open_database(f"sqlite:///{tmp_path}/first.db")
+    else:
+        with postgresql.connect() as connection:
+            connection.execute(text("CREATE DATABASE first_release"))
+        address = postgresql.url.set(database="first_release")
+        engine = open_database(address.render_as_string(hide_password=False))
+    upgrade(engine, "v0001")
+    put_version(engine, "1", Status.ACTIVE)
+    put_version(engine, "2", Status.CANARY)
+    with transaction(engine) as session:
+        rollouts.point_canary(session, "fib_rsi", "2", rollout_bp=500, salt="", now=MONDAY)
+        session.connection().execute(
+            text(
+                "INSERT INTO rollout (id, strategy_name, version, control_version, state, stage_index, generation, "
+                "plan, started_at, stage_entered_at, stage_extended_at, reason) VALUES "
+                f"('{'a' * 12}4{'a' * 3}8{'a' * 15}', 'fib_rsi', '2', '1', 'running', 0, 1, '{json.dumps(PLAN)}', '2026-03-02 00:00:00+00:00', "
+                "'2026-03-02 00:00:00+00:00', '2026-03-02 00:00:00+00:00', '')"
+            )
+        )
+    yield engine
+    engine.dispose()
+    if request.param == "postgresql":
+        with postgresql.connect() as connection:
+            connection.execute(text("DROP DATABASE first_release WITH (FORCE)"))
+
+
+@pytest.fixture
+def market() -> SyntheticSource:
+    return SyntheticSource((GOLD,), start=MONDAY - 60 * DAY, days=90)
+
+
+def test_an_open_rollout_is_judged_by_the_new_gates_on_all_it_has_seen(
+    first_release: Engine, market: SyntheticSource
+) -> None:
+    put_day(first_release, MONDAY, {"1": "buy", "2": "buy"}, {"1": 0.5, "2": -0.5}, signal_hours=range(0, 20))
+    put_day(first_release, MONDAY + DAY, {"1": "buy", "2": "buy"}, {"1": 0.5, "2": -0.5}, signal_hours=range(0, 20))
+
+    upgrade(first_release)
+
+    with reading(first_release) as session:
+        (rollout,) = rollouts.open_rollouts(session)
+    assert [gate.kind for gate in read_plan(rollout.plan).gates] == ["errors", "harm", "not_worse"]
+    assert rollout.plan["gates"][2]["minimum_slots"] == 40
+    (ticked,) = tick(first_release, market, now=MONDAY + 2 * DAY)
+    assert ticked.ruling is not None, ticked.error
+    assert ticked.ruling.step is Step.ROLL_BACK
+    assert ticked.ruling.reason.startswith("harm: the canary does harm")
+
+
+def test_a_plan_stays_frozen_after_the_upgrade(first_release: Engine) -> None:
+    upgrade(first_release)
+
+    with pytest.raises(InvariantRefused, match="never edited"), transaction(first_release) as session:
+        session.connection().execute(text("UPDATE rollout SET plan = plan"))
