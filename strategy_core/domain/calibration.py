@@ -15,6 +15,7 @@ from scipy import stats
 from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.book import Totals, book, open_book
 from strategy_core.domain.evidence import Evidence, Record
+from strategy_core.domain.gates import Verdict
 from strategy_core.domain.history import History
 from strategy_core.domain.performance import drawdown, equity
 from strategy_core.domain.plan import Plan
@@ -35,6 +36,8 @@ class RampResult(BaseModel):
         gate: that rolled it back.
         days: simulated until it was rolled back; None if it never was.
         promoted_on: the day of its promotion; None if it never was.
+        frozen_after: slots booked since the fault began when a gate first froze its stage, by an hourly look; None if
+            none did.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -44,6 +47,7 @@ class RampResult(BaseModel):
     gate: str | None = None
     days: float | None = None
     promoted_on: float | None = None
+    frozen_after: int | None = None
 
 
 class Calibration(BaseModel):
@@ -94,7 +98,10 @@ def run_ramp(
     active = _deepest(ramp.slots.active_r, risk_fraction)
     at = Position(State.RUNNING, 0, START, START)
 
-    def look(now: datetime, booked: int, at: Position) -> Ruling:
+    began = int(np.argmax(ramp.faulty)) if ramp.faulty.any() else 0
+    warning = {gate.name for gate in plan.gates if gate.warns}
+
+    def look(now: datetime, booked: int, at: Position) -> tuple[Ruling, bool]:
         candles = Record(decided=max(1, int((now - START) / LOOK_EVERY)))
         evidence = Evidence(
             now=now,
@@ -112,23 +119,27 @@ def run_ramp(
             due_candle=now,
         )
         findings = judge_all(plan.gates, evidence, plan.stages[at.stage_index].margins)
-        return decide(plan, at, findings, now)
+        frozen = any(f.gate in warning and f.verdict is Verdict.INCONCLUSIVE for f in findings)
+        return decide(plan, at, findings, now), frozen
 
-    seen, booked, promoted_on = 0, 0, None
+    seen, booked, promoted_on, frozen_after = 0, 0, None, None
     for hour in range(1, days * 24 + 1):
         now = START + hour * LOOK_EVERY
         booked = int(np.searchsorted(ramp.closed_at, hour / 24, side="right"))
-        ruling = look(now, booked, at)
+        ruling, frozen = look(now, booked, at)
+        if frozen and frozen_after is None:
+            frozen_after = booked - began
         if ruling.step is Step.ROLL_BACK:
-            first = next(n for n in range(min(seen + 1, booked), booked + 1) if _rolls_back(look(now, n, at)))
-            return _rolled_back(ramp, first, ruling, promoted_on)
+            first = next(n for n in range(min(seen + 1, booked), booked + 1) if _rolls_back(look(now, n, at)[0]))
+            ended = _rolled_back(ramp, first, ruling, promoted_on)
+            return ended.model_copy(update={"frozen_after": frozen_after})
         if ruling.step is Step.PROMOTE:
             promoted_on = hour / 24
         if ruling.step is Step.COMPLETE:
             break
         at = _moved(at, ruling.step, now)
         seen = booked
-    return RampResult(slots=booked, promoted_on=promoted_on)
+    return RampResult(slots=booked, promoted_on=promoted_on, frozen_after=frozen_after)
 
 
 def summarise(

@@ -102,6 +102,8 @@ def _table(rows: Sequence[Row]) -> str:
         "mean d",
         "mean w",
         "alike",
+        "frozen",
+        "slots until then, median / p95",
         "rolled back",
         "by",
         "slots until then, median / p95",
@@ -115,6 +117,7 @@ def _table(rows: Sequence[Row]) -> str:
 def _told(row: Row) -> tuple[str, ...]:
     n = len(row.results)
     back = [result for result in row.results if result.rolled_back_after is not None]
+    frozen = [result.frozen_after for result in row.results if result.frozen_after is not None]
     promoted = sum(result.promoted_on is not None for result in row.results)
     gates = Counter(result.gate or "" for result in back)
     return (
@@ -124,6 +127,8 @@ def _told(row: Row) -> tuple[str, ...]:
         _mean(row.live, "pnl_difference"),
         _mean(row.live, "win_difference"),
         f"{np.mean([np.mean(each.slots.canary_side == each.slots.active_side) for each in row.live]):.0%}",
+        f"{len(frozen)} of {n}",
+        _quantiles([float(after) for after in frozen]),
         f"{len(back)} of {n}",
         ", ".join(f"{gate} {count}" for gate, count in gates.most_common()) or "-",
         _quantiles([float(result.rolled_back_after or 0) for result in back]),

@@ -65,6 +65,16 @@ def test_a_rollback_is_dated_by_the_very_slot_that_made_it(name: str) -> None:
         assert result.days == ramp.closed_at[first - 1] - ramp.closed_at[began]
 
 
+def test_a_stage_that_freezes_is_dated_too() -> None:
+    """Seven wins lost make E pass 10, and five more 125; a healthy ramp freezes nothing."""
+    harmed = run_ramp(QUICK, KNOWN, ramp_of(*every_hour(0, 60, LOST), faulty_from=0), days=4)
+
+    assert harmed.frozen_after is not None
+    assert harmed.rolled_back_after is not None
+    assert 0 < harmed.frozen_after < harmed.rolled_back_after
+    assert run_ramp(QUICK, KNOWN, ramp_of(*every_hour(0, 60, SAME)), days=4).frozen_after is None
+
+
 def test_a_rollback_of_a_healthy_ramp_is_dated_from_its_start() -> None:
     result = run_ramp(QUICK, KNOWN, ramp_of(*every_hour(0, 30, LOST)), days=2)
 

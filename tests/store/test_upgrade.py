@@ -54,7 +54,8 @@ def first_release(request: pytest.FixtureRequest, tmp_path: object, postgresql: 
             text(
                 "INSERT INTO rollout (id, strategy_name, version, control_version, state, stage_index, generation, "
                 "plan, started_at, stage_entered_at, stage_extended_at, reason) VALUES "
-                f"('{'a' * 12}4{'a' * 3}8{'a' * 15}', 'fib_rsi', '2', '1', 'running', 0, 1, '{json.dumps(PLAN)}', '2026-03-02 00:00:00+00:00', "
+                f"('{'a' * 12}4{'a' * 3}8{'a' * 15}', 'fib_rsi', '2', '1', 'running', 0, 1, '{json.dumps(PLAN)}', "
+                "'2026-03-02 00:00:00+00:00', "
                 "'2026-03-02 00:00:00+00:00', '2026-03-02 00:00:00+00:00', '')"
             )
         )
