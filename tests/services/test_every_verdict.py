@@ -1,0 +1,89 @@
+"""Each verdict, reached by a tick on evidence as it stands in the store, and what it does to the rollout."""
+
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import Engine
+
+from strategy_core.domain.gates import Verdict
+from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.plan import Plan
+from strategy_core.domain.ramp import Step
+from strategy_core.market.synthetic import SyntheticSource
+from strategy_core.services.ramp import tick
+from strategy_core.services.start import start_rollout
+from strategy_core.store import rollouts
+from strategy_core.store.engine import reading
+from tests.builders import DAY, HOUR, MONDAY, OWNER, decision_row, put_day, put_decisions, put_version
+
+BOTH = {"1": "buy", "2": "buy"}
+HOURS = range(0, 20, 2)
+
+
+def passed(engine: Engine) -> None:
+    for day in range(4):
+        put_day(engine, MONDAY + day * DAY, BOTH, {"1": 0.4, "2": 0.4}, signal_hours=HOURS)
+
+
+def too_little(engine: Engine) -> None:
+    """Four days, and a slot on each: fewer than any plan asks for."""
+    for day in range(4):
+        put_day(engine, MONDAY + day * DAY, BOTH, {"1": 0.4, "2": 0.4}, signal_hours=[3])
+
+
+def no_answer(engine: Engine) -> None:
+    """The canary wins and loses by turns, and the active version the other way round."""
+    for day in range(4):
+        worth = {"1": 1.0, "2": -1.0} if day % 2 else {"1": -1.0, "2": 1.0}
+        put_day(engine, MONDAY + day * DAY, BOTH, worth, signal_hours=HOURS)
+
+
+def nothing_to_see(engine: Engine) -> None:
+    """The log ends on the third day."""
+    for day in range(3):
+        put_day(engine, MONDAY + day * DAY, BOTH, {"1": 0.4, "2": 0.4}, signal_hours=HOURS)
+
+
+def harm(engine: Engine) -> None:
+    """Each win of the active version is lost by the canary: the streak is too long as well, and both say so."""
+    for day in range(4):
+        put_day(engine, MONDAY + day * DAY, BOTH, {"1": 0.4, "2": -0.4}, signal_hours=HOURS)
+
+
+def broken(engine: Engine) -> None:
+    passed(engine)
+    at = MONDAY + 4 * DAY
+    put_decisions(engine, decision_row("1", at), decision_row("2", at, "error", error_kind="breach"))
+
+
+@pytest.mark.parametrize(
+    ("evidence", "verdict", "gate", "step"),
+    [
+        (broken, Verdict.BREACH, "invalid_decisions", Step.ROLL_BACK),
+        (harm, Verdict.FAIL, "harm", Step.ROLL_BACK),
+        (nothing_to_see, Verdict.BLIND, "freshness", Step.HOLD),
+        (no_answer, Verdict.INCONCLUSIVE, "not_worse", Step.HOLD),
+        (too_little, Verdict.INSUFFICIENT, "not_worse", Step.HOLD),
+        (passed, Verdict.PASS, "not_worse", Step.ADVANCE),
+    ],
+)
+def test_it_is_reached(
+    engine: Engine,
+    market: SyntheticSource,
+    evidence: Callable[[Engine], None],
+    verdict: Verdict,
+    gate: str,
+    step: Step,
+) -> None:
+    put_version(engine, "1", Status.ACTIVE)
+    put_version(engine, "2")
+    rollout = start_rollout(engine, strategy_name="fib_rsi", version="2", plan=Plan(), actor=OWNER, now=MONDAY)
+    evidence(engine)
+
+    (ticked,) = tick(engine, market, now=MONDAY + 4 * DAY + HOUR)
+
+    assert ticked.ruling is not None, ticked.error
+    assert ticked.ruling.step is step
+    assert {finding.gate: finding.verdict for finding in ticked.findings}[gate] is verdict
+    with reading(engine) as session:
+        assert rollouts.last_verdicts(session, rollout.id)[gate].verdict == verdict
