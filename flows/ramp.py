@@ -21,7 +21,7 @@ def ramp_tick() -> str:
     with opened() as runtime:
         ticked = ramp.tick(runtime.engine, runtime.candles_if_any(), now=runtime.now)
     line = "; ".join(map(_told, ticked)) or "no rollout is open"
-    if any(each.ruling is None for each in ticked):
+    if any(each.error for each in ticked):
         raise RolloutError(line)
     return line
 

@@ -33,6 +33,7 @@ TIMEFRAMES: Mapping[str, timedelta] = MappingProxyType(
 PRICES = ("open", "high", "low", "close")
 SIDES = tuple(f"{side}_{price}" for side in ("bid", "ask") for price in PRICES)
 COLUMNS = (*PRICES, "volume", *SIDES)
+LATE_CANDLES = 24  # one that the vendor delivers late is still caught up, and its slot still booked
 _HOUR = timedelta(hours=1)
 _ZONED = r"[Tt ]\d{2}.*(?:[Zz]|[+-]\d{2}(?::?\d{2})?)$"  # a time of day with its offset from UTC
 

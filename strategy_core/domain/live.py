@@ -15,6 +15,8 @@ from strategy_core.domain.rows import Moment, Name
 
 ROUTING_GRACE = timedelta(seconds=60)  # the platform's own limit for a router to follow a change
 CLOCK_SKEW = timedelta(seconds=5)  # a broker's clock that is late may not make a healthy canary look misrouted
+LARGEST_R = 1e6  # rows are never deleted: one absurd number would spoil, or on PostgreSQL stop, every sum it is in
+LARGEST_PNL = 1e15
 
 
 class TradeReport(BaseModel):
@@ -38,9 +40,9 @@ class TradeReport(BaseModel):
     symbol: Name
     opened_at: Moment
     closed_at: Moment | None = None
-    pnl: float | None = None
+    pnl: float | None = Field(default=None, ge=-LARGEST_PNL, le=LARGEST_PNL)
     risk: float | None = Field(default=None, gt=0)
-    error: str = ""
+    error: str = Field(default="", pattern=r"^[^\x00]*$")
     latency_ms: float | None = Field(default=None, ge=0)
 
     @property
@@ -57,6 +59,8 @@ class TradeReport(BaseModel):
             raise ValueError("closed_at, pnl: a closed trade has both, an open one neither")
         if self.closed_at is not None and self.risk is None:
             raise ValueError("risk: a closed trade needs it, since R = pnl / risk")
+        if self.pnl is not None and self.risk is not None and abs(self.pnl) > LARGEST_R * self.risk:
+            raise ValueError(f"pnl, risk: no trade makes R = pnl / risk beyond {LARGEST_R:,.0f}")
         if self.closed_at is not None and self.closed_at < self.opened_at:
             raise ValueError("closed_at: lies before opened_at")
         return self

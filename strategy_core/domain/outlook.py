@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from strategy_core.domain.gates import SEVERITY, Finding, Verdict
 from strategy_core.domain.plan import Plan
-from strategy_core.domain.ramp import ENDED, Position, State
+from strategy_core.domain.ramp import ENDED, Position, State, bake_doubt
 from strategy_core.domain.span import told
 
 _NONE = timedelta(0)
@@ -66,6 +66,8 @@ def _rest(plan: Plan, at: Position, armed: Sequence[Finding], now: datetime) -> 
     if at.state is not State.PAUSED and (end := _minimum_end(plan, at)) > now:
         yield f"it {'bakes' if at.promoted_at else 'dwells'} for another {told(end - now)}, until {_moment(end)}"
     if at.promoted_at is not None:
+        if doubt := bake_doubt(plan, armed):
+            yield f"{doubt.gate} must pass, it is {doubt.verdict}: {doubt.reason}"
         return
     for finding in armed:
         if finding.verdict in (Verdict.INCONCLUSIVE, Verdict.INSUFFICIENT):

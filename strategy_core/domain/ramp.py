@@ -8,6 +8,7 @@ from enum import StrEnum
 from strategy_core.domain.errors import EvidenceUnavailable
 from strategy_core.domain.evidence import Evidence
 from strategy_core.domain.gates import SEVERITY, Finding, Freshness, Gate, Margins, Verdict
+from strategy_core.domain.paired_gates import Harm
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.span import told
 
@@ -64,6 +65,16 @@ class Ruling:
     blind: bool = False
 
 
+def bake_doubt(plan: Plan, armed: Iterable[Finding]) -> Finding | None:
+    """Return why a promoted version's predecessor must stay ready: harm is likely, or nothing has been decided yet."""
+    harm = {gate.name for gate in plan.gates if isinstance(gate, Harm)}
+    for finding in armed:
+        likely = finding.gate in harm and finding.verdict is Verdict.INCONCLUSIVE
+        if likely or (finding.gate == Freshness().name and finding.verdict is Verdict.INSUFFICIENT):
+            return finding
+    return None
+
+
 def judge_all(gates: Iterable[Gate], evidence: Evidence, margins: Margins) -> list[Finding]:
     """Return one finding per gate, freshness first; a gate that cannot answer is blind, and silences no other."""
     return [_judge(gate, evidence, margins) for gate in (Freshness(), *gates)]
@@ -97,7 +108,7 @@ def _rule(plan: Plan, at: Position, findings: Sequence[Finding], now: datetime) 
     if at.state is State.AWAITING_DECISION:
         return Ruling(Step.HOLD, "waits for an owner's decision: extend, advance or roll back", worst)
     if at.promoted_at is not None:
-        return _bake(plan, at.promoted_at, worst, now)
+        return _bake(plan, at.promoted_at, armed, now)
     measured = next((finding for finding in armed if finding.low is not None), worst)
     return _climb(plan, at, worst, measured, now)
 
@@ -109,11 +120,13 @@ def _hold_blind(plan: Plan, at: Position, worst: Finding, now: datetime) -> Ruli
     return Ruling(step, reason, worst, blind=True)
 
 
-def _bake(plan: Plan, promoted_at: datetime, worst: Finding, now: datetime) -> Ruling:
+def _bake(plan: Plan, promoted_at: datetime, armed: Sequence[Finding], now: datetime) -> Ruling:
     baked = now - promoted_at
-    if baked >= plan.bake:
-        return Ruling(Step.COMPLETE, f"baked {told(baked)} without harm", worst)
-    return Ruling(Step.HOLD, f"bakes: {told(baked)} of {told(plan.bake)}", worst)
+    if baked < plan.bake:
+        return Ruling(Step.HOLD, f"bakes: {told(baked)} of {told(plan.bake)}", armed[0])
+    if doubt := bake_doubt(plan, armed):
+        return Ruling(Step.HOLD, f"has baked {told(baked)}, but {doubt.gate}: {doubt.reason}", doubt)
+    return Ruling(Step.COMPLETE, f"baked {told(baked)} without harm", armed[0])
 
 
 def _climb(plan: Plan, at: Position, worst: Finding, measured: Finding, now: datetime) -> Ruling:

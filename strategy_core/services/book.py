@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlmodel import Session
 
 from strategy_core.domain.book import Book, Totals, book, open_book, read_book
+from strategy_core.domain.candles import LATE_CANDLES
 from strategy_core.domain.history import History
 from strategy_core.store import evidence, slots
 from strategy_core.store.rollout_tables import Rollout, RolloutBook
@@ -52,13 +53,20 @@ def look(session: Session, rollout: Rollout, symbols: Sequence[str]) -> Booking:
 
 
 def keep(session: Session, rollout: Rollout, booking: Booking, *, now: datetime) -> None:
-    """Write what `look` has found; before the settled candles no slot can come any more but those that are pending."""
+    """Write what `look` has found, and from where the next one has to look.
+
+    Before the settled candles no slot can come any more but those that are pending, and those on candles that the
+    vendor delivers late: so the newest LATE_CANDLES beginnings are kept, and the oldest of them is where to look.
+    """
     row = booking.row
     settled = [candle or rollout.started_at for candle in booking.settled.values()]
     slots.book_slots(session, rollout.id, booking.new, first=row.slots, now=now)
     open_from = min([*settled, *(one.timestamp for one in booking.pending)], default=rollout.started_at)
     row.slots += len(booking.new)
-    row.totals = {"book": booking.book.as_data(), "unsettled_from": open_from.isoformat()}
+    was = row.totals.get("unsettled_from", [])
+    now_from = open_from.isoformat()
+    unsettled = was if was[-1:] == [now_from] else [*was, now_from][-LATE_CANDLES:]
+    row.totals = {"book": booking.book.as_data(), "unsettled_from": unsettled}
     session.add(row)
     session.flush()
 
@@ -80,5 +88,5 @@ def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
 
 def _unsettled_from(row: RolloutBook, rollout: Rollout) -> datetime:
     """Return the candle from which on slots may still come."""
-    noted = row.totals.get("unsettled_from")
-    return datetime.fromisoformat(noted) if noted else rollout.started_at
+    noted = row.totals.get("unsettled_from", [])
+    return rollout.started_at if len(noted) < LATE_CANDLES else datetime.fromisoformat(noted[0])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
 from strategy_core.domain.candles import timeframe_delta
@@ -20,6 +21,7 @@ from strategy_core.market.source import CandleSource
 from strategy_core.services.book import Booking, look
 from strategy_core.services.live import FIDELITY_HISTORY, live_fidelity
 from strategy_core.store import evidence, live, samples, slots, versions
+from strategy_core.store.engine import failure
 from strategy_core.store.rollout_tables import Rollout
 
 
@@ -107,5 +109,8 @@ def gather(
 
 
 def in_a_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    """Return what *error* says as a line that any database takes; one of the database's own without its statement."""
+    if isinstance(error, DBAPIError):
+        return failure(error)
+    text = " ".join("".join(char if char.isprintable() else " " for char in str(error)).split())
     return text if isinstance(error, RolloutError) else f"{type(error).__name__}: {text}"

@@ -9,7 +9,8 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from strategy_core.domain.audit import RAMP, Actor
-from strategy_core.domain.gates import Finding, Verdict
+from strategy_core.domain.errors import InvalidPlan, LostRace
+from strategy_core.domain.gates import Finding, Freshness, Verdict
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.ramp import ENDED, Position, Ruling, State, Step, decide, judge_all
@@ -34,7 +35,10 @@ _ALERTS = {
 
 @dataclass(frozen=True, slots=True)
 class Ticked:
-    """What a tick did to one rollout: a ruling with its findings, or the error that kept it from ruling."""
+    """What a tick did to one rollout: a ruling with its findings; *error* is what kept it from seeing the evidence.
+
+    Then the ruling is on that blindness, or None if not even that could be written down.
+    """
 
     rollout_id: UUID
     strategy_name: str
@@ -54,11 +58,54 @@ def tick(engine: Engine, source: CandleSource, *, now: datetime, actor: Actor = 
         try:
             ruled = tick_rollout(engine, source, rollout.id, now=now, actor=actor)
         except Exception as error:  # noqa: BLE001  one rollout's fault must not keep another from being rolled back
-            ticked.append(Ticked(*about, ruling=None, error=in_a_line(error)))
+            ticked.append(_unseen(engine, about, error, now=now, actor=actor))
         else:
             if ruled is not None:
                 ticked.append(Ticked(*about, *ruled))
     return ticked
+
+
+def _unseen(engine: Engine, about: tuple[UUID, str, str], error: Exception, *, now: datetime, actor: Actor) -> Ticked:
+    """Rule on a rollout whose tick has failed: it is blind, which is told at once and rolls back at the plan's limit.
+
+    A lost race is none of that: whoever won it has looked.
+    """
+    problem = in_a_line(error)
+    if isinstance(error, LostRace):
+        return Ticked(*about, ruling=None, error=problem)
+    try:
+        ruled = rule_blind(engine, about[0], problem, now=now, actor=actor)
+    except Exception as another:  # noqa: BLE001  as above
+        return Ticked(*about, ruling=None, error=f"{problem}; then {in_a_line(another)}")
+    ruling, findings = ruled or (None, [])
+    return Ticked(*about, ruling, findings, problem)
+
+
+def rule_blind(
+    engine: Engine, rollout_id: UUID, problem: str, *, now: datetime, actor: Actor
+) -> tuple[Ruling, list[Finding]] | None:
+    """Take the step of a rollout whose evidence cannot be had at all; None when it has ended already.
+
+    A plan that cannot be read either is taken for the usual one: some limit must end the blindness.
+    """
+    now = utc(now, "now")
+    with transaction(engine) as session:
+        rollout = rollouts.get_rollout(session, rollout_id)
+        versions.lock_strategy(session, rollout.strategy_name)
+        session.refresh(rollout)
+        if rollout.state in ENDED:
+            return None
+        now = max(now, rollout.last_tick_at or rollout.started_at)
+        try:
+            plan = read_plan(rollout.plan)
+        except InvalidPlan:
+            plan = Plan()
+        findings = [Freshness().found(Verdict.BLIND, f"the tick itself failed: {problem}")]
+        ruling = decide(plan, position(rollout), findings, now)
+        rollouts.record_findings(session, rollout, findings, now)
+        _look(session, rollout, ruling, now)
+        take(session, rollout, plan, ruling, actor=actor, now=now)
+        return ruling, findings
 
 
 def tick_rollout(

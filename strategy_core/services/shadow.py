@@ -10,7 +10,7 @@ import pandas as pd
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from strategy_core.domain.candles import closed_by, window_hashes
+from strategy_core.domain.candles import LATE_CANDLES, closed_by, window_hashes
 from strategy_core.domain.errors import (
     FingerprintMismatch,
     InvalidCandles,
@@ -26,7 +26,6 @@ from strategy_core.store import audit, decisions, versions
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.tables import ERROR, SIGNALS, ShadowDecisionLog, StrategyVersion, decision_id
 
-_LOOK_BACK = 24  # candles: one that the vendor delivers late is still caught up
 _VECTORISE_FROM = 2  # candles: a live run decides one by one, as the gate checked it
 
 
@@ -142,7 +141,7 @@ def _turn(session: Session, source: CandleSource, version: StrategyVersion, now:
 def _due(
     session: Session, source: CandleSource, version: StrategyVersion, symbol: str, now: datetime, catch_up: int
 ) -> _Due:
-    known = decisions.newest_rows(session, version.strategy_name, version.version, symbol, _LOOK_BACK)
+    known = decisions.newest_rows(session, version.strategy_name, version.version, symbol, LATE_CANDLES)
     hashes = dict(known)
     since = known[-1][0] if known else version.created_at
     recent = source.candles(symbol, closed_by=now, since=since)

@@ -178,7 +178,7 @@ def test_a_rollout_that_cannot_be_ruled_on_fails_the_tick(rollout: Rollout, pair
 
     (ticked,) = json.loads(said.out)
     assert said.code == 1
-    assert (ticked["ruling"], "plan is not valid" in ticked["error"]) == (None, True)
+    assert (ticked["ruling"]["blind"], "plan is not valid" in ticked["error"]) == (True, True)
 
 
 def test_an_approval_is_given_when_it_is_asked_for(rollout: Rollout, started: Engine) -> None:

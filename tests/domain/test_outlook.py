@@ -57,6 +57,14 @@ def test_one_thing_is_missing(place: Position, line: str) -> None:
     assert needs(place, said(Verdict.PASS)) == [line]
 
 
+def test_a_bake_that_cannot_end_says_why() -> None:
+    place = at(4, promoted_at=NOON - 8 * DAY)
+
+    missing = needs(place, said(Verdict.INSUFFICIENT, "freshness"))
+
+    assert missing == ["freshness must pass, it is insufficient: because insufficient"]
+
+
 def test_a_gate_that_no_tick_has_asked_is_named() -> None:
     assert needs(at(0)) == ["errors must pass: no tick has asked it yet"]
 

@@ -138,6 +138,15 @@ def test_the_last_stage_promotes() -> None:
     assert decide(PLAN, at(4), found(Verdict.PASS), NOON).step is Step.PROMOTE
 
 
+@pytest.mark.parametrize(("gate", "verdict"), [("harm", Verdict.INCONCLUSIVE), ("freshness", Verdict.INSUFFICIENT)])
+def test_a_bake_does_not_end_while_harm_is_likely_or_nothing_is_decided(gate: str, verdict: Verdict) -> None:
+    """Its end retires the predecessor and disarms every gate: that needs evidence, as an advance does."""
+    doubt = Finding(gate=gate, verdict=verdict, reason="E = 90 against 125")
+    ruling = decide(PLAN, at(4, promoted_at=NOON - 8 * DAY), [doubt, *found(Verdict.PASS)], NOON)
+
+    assert (ruling.step, ruling.reason) == (Step.HOLD, f"has baked 8.0 d, but {gate}: E = 90 against 125")
+
+
 def test_a_promoted_version_bakes_and_then_completes() -> None:
     assert decide(PLAN, at(4, promoted_at=NOON - DAY), found(Verdict.PASS), NOON).reason == "bakes: 24.0 h of 7.0 d"
     assert decide(PLAN, at(4, promoted_at=NOON - 7 * DAY), found(Verdict.INCONCLUSIVE), NOON).step is Step.COMPLETE

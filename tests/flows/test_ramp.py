@@ -126,7 +126,7 @@ def test_a_tick_that_cannot_rule_on_one_rollout_rules_on_the_others_and_fails(st
     state = ramp_tick.fn()
 
     assert state.is_failed()
-    assert "broken v2 could not be ruled on: plan is not valid" in (state.message or "")
+    assert "broken v2: hold, freshness: the tick itself failed: plan is not valid" in (state.message or "")
     assert open_rollout(started).last_tick_at == MONDAY + HOUR
 
 

@@ -173,3 +173,28 @@ def test_the_history_is_measured_at_the_start_and_kept(engine: Engine, market: S
     assert not kept.provisional
     assert kept.design_effect > 1.5  # both slots of a day lose together
     assert kept.edge == pytest.approx(0.6)
+
+
+def test_a_candle_that_the_vendor_delivers_late_is_booked_too(ramped: Engine, market: SyntheticSource) -> None:
+    """The shadow run catches it up; were its slot lost, so would be what the canary lost there."""
+    late = MONDAY + 5 * HOUR
+    for version in BOTH:
+        put_decisions(ramped, *(decision_row(version, MONDAY + hour * HOUR) for hour in range(10) if hour != 5))
+    tick(ramped, market, now=MONDAY + 10 * HOUR)
+    for version, r in WORSE.items():
+        put_decisions(ramped, decision_row(version, late, "buy"))
+        put_outcomes(ramped, outcome_row(version, late, r))
+    for hour in (11, 12):
+        tick(ramped, market, now=MONDAY + hour * HOUR)
+
+    assert [slot.timestamp for slot in _booked(ramped)] == [late]
+
+
+def test_what_lies_beyond_any_late_candle_is_not_read_again(ramped: Engine, market: SyntheticSource) -> None:
+    for hour in range(40):
+        put_decisions(ramped, *(decision_row(version, MONDAY + hour * HOUR) for version in BOTH))
+        tick(ramped, market, now=MONDAY + (hour + 1) * HOUR)
+
+    with reading(ramped) as session:
+        kept = slots.get_book(session, _newest(ramped).id).totals["unsettled_from"]
+    assert (len(kept), kept[0]) == (24, (MONDAY + 16 * HOUR).isoformat())

@@ -402,9 +402,24 @@ def test_what_keeps_one_rollout_from_a_ruling_keeps_no_other(ramped: Engine, mar
 
     broken, sound = tick(ramped, market, now=MONDAY + HOUR)
 
-    assert broken.ruling is None
+    assert broken.ruling is not None
+    assert broken.ruling.blind
     assert "'weekly' is not a timeframe" in broken.error
-    assert sound.ruling is not None
+    assert (sound.ruling is not None, sound.error) == (True, "")
+
+
+def test_a_rollout_whose_ticks_fail_is_blind_and_falls_at_the_limit(ramped: Engine, market: SyntheticSource) -> None:
+    """Whatever keeps a tick from its evidence, users must not stay on a canary that nobody can judge."""
+    put_version(ramped, "1", Status.ACTIVE, strategy_name="broken", timeframe="weekly")
+    put_version(ramped, "2", strategy_name="broken", timeframe="weekly")
+    start_rollout(ramped, version="2", plan=Plan(), now=MONDAY, **WHO | {"strategy_name": "broken"})
+    ticks = [tick(ramped, market, now=MONDAY + hour * HOUR)[0] for hour in (1, 2, 24, 25)]
+
+    with reading(ramped) as session:
+        kinds = [alert.kind for alert in audit.alerts(session, "broken")]
+        percent = rollouts.get_canary(session, "broken").rollout_percent
+    assert [each.ruling and each.ruling.step for each in ticks] == [Step.HOLD, Step.HOLD, Step.HOLD, Step.ROLL_BACK]
+    assert (kinds, percent) == (["rollout.started", "rollout.blind", "rollout.rolled_back"], 0.0)
 
 
 def test_without_new_outcomes_it_is_blind_however_good_the_old_ones_were(
