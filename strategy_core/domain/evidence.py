@@ -58,6 +58,7 @@ class Evidence:
         samples: by gate, the newest answers of its external metric, oldest first: as many with a value as the gate
             asks for, and whatever came last.
         orders: users' live orders since the start, as far as the platform reports them.
+        platform_problem: why what the platform and its metrics report could not be read; "" when it could.
         fidelity: how well the shadow tells what the active version is worth live; None without live trades.
     """
 
@@ -79,3 +80,4 @@ class Evidence:
     samples: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
     orders: Orders = NO_ORDERS
     fidelity: Fidelity | None = None
+    platform_problem: str = ""

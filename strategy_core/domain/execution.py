@@ -17,6 +17,7 @@ from pydantic import Field
 from scipy.special import betaln, logsumexp
 
 from strategy_core.domain.arrays import BoolArray, FloatArray, IntArray
+from strategy_core.domain.errors import EvidenceUnavailable
 from strategy_core.domain.evidence import Evidence
 from strategy_core.domain.gates import Finding, Gate, Margins, Verdict
 from strategy_core.domain.orders import Orders
@@ -32,6 +33,12 @@ class ExecutionGate(Gate):
 
     alpha: float = Field(default=0.001, gt=0, lt=0.5)
     required: bool = Field(default=False, description="whether no live orders hold the rollout")
+
+    def orders(self, evidence: Evidence) -> Orders:
+        """Return what the platform has reported; raises EvidenceUnavailable when that could not be read."""
+        if evidence.platform_problem:
+            raise EvidenceUnavailable(evidence.platform_problem)
+        return evidence.orders
 
     def none_of(self, what: str) -> Finding:
         verdict = Verdict.INSUFFICIENT if self.required else Verdict.PASS
@@ -68,7 +75,7 @@ class OrderErrors(ExecutionGate):
     against: tuple[float, ...] = Field(default=(2.0, 4.0, 10.0), min_length=1)
 
     def judge(self, evidence: Evidence, margins: Margins) -> Finding:
-        orders = evidence.orders
+        orders = self.orders(evidence)
         if len(orders) == 0:
             return self.none_of("live orders are reported")
         return self._faults(orders, orders.failed, self.tolerated, self.against, "errors")
@@ -88,7 +95,8 @@ class Latency(ExecutionGate):
     minimum_fills: int = Field(default=500, ge=100, description="of the active version, before any is called slow")
 
     def judge(self, evidence: Evidence, margins: Margins) -> Finding:
-        filled = evidence.orders.where(~np.isnan(evidence.orders.latency_ms))
+        orders = self.orders(evidence)
+        filled = orders.where(~np.isnan(orders.latency_ms))
         if len(filled) == 0:
             return self.none_of("latency of live orders is reported")
         limit = _slow_beyond(filled, self.minimum_fills)
@@ -116,7 +124,8 @@ class SampleRatio(ExecutionGate):
     concentration: float = Field(default=100, gt=0, description="κ: users; the larger, the smaller what it looks for")
 
     def judge(self, evidence: Evidence, margins: Margins) -> Finding:
-        orders = evidence.orders.where((evidence.orders.share > 0) & (evidence.orders.share < 1))
+        known = self.orders(evidence)
+        orders = known.where((known.share > 0) & (known.share < 1))
         if len(orders) == 0:
             return self.none_of("live orders while a canary serves a part of the users")
         now = float(orders.share[-1])
@@ -142,7 +151,7 @@ class RoutingAudit(ExecutionGate):
     kind: Literal["routing_audit"] = "routing_audit"
 
     def judge(self, evidence: Evidence, margins: Margins) -> Finding:
-        orders = evidence.orders
+        orders = self.orders(evidence)
         facts = {"value": orders.misrouted, "limit": 1, "n": len(orders)}
         if orders.misrouted:
             reason = f"{orders.misrouted} live trades of users on a wrong version, such as {orders.misrouted_example}"

@@ -82,6 +82,8 @@ class MetricThreshold(Gate):
         return _PLACEHOLDER.sub(lambda found: _label_value(names[found[1]]), self.query)
 
     def judge(self, evidence: Evidence, margins: Margins) -> Finding:
+        if evidence.platform_problem:
+            raise EvidenceUnavailable(evidence.platform_problem)
         samples = evidence.samples.get(self.name, ())
         values = [sample.value for sample in samples if sample.value is not None]
         streak = _newest_run([self._is_outside(value) for value in values])

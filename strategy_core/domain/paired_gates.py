@@ -72,7 +72,9 @@ class NotWorse(Gate):
 
     def judge(self, evidence: Evidence, margins: Margins) -> Finding:
         finding = self._compare(evidence, margins)
-        doubt = evidence.fidelity.doubt(self.minimum_fidelity, self.fidelity_slots) if evidence.fidelity else ""
+        doubt = evidence.platform_problem
+        if evidence.fidelity is not None:
+            doubt = evidence.fidelity.doubt(self.minimum_fidelity, self.fidelity_slots)
         if finding.verdict is Verdict.PASS and doubt:
             doubted = {"verdict": Verdict.INCONCLUSIVE, "reason": f"{doubt}; {finding.reason}"}
             return finding.model_copy(update=doubted)

@@ -10,7 +10,7 @@ from sqlmodel import Session
 from strategy_core.domain.audit import Actor
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import NotAwaiting, UnknownRollout
-from strategy_core.domain.gates import SEVERITY, Verdict
+from strategy_core.domain.gates import SEVERITY, Freshness, Verdict
 from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.ramp import Ruling, State, Step
 from strategy_core.services.gather import Feed, judge
@@ -127,10 +127,11 @@ def _the_open(session: Session, strategy_name: str) -> Rollout:
 
 def _check_passing(session: Session, rollout: Rollout) -> None:
     """Raise NotAwaiting unless every armed gate passed when it last spoke: an approval is of evidence."""
+    armed = {gate.name for gate in read_plan(rollout.plan).gates if not gate.dry_run} | {Freshness().name}
     failing = [
         f"{row.gate} is {row.verdict}"
         for row in rollouts.last_verdicts(session, rollout.id).values()
-        if row.armed and row.verdict != Verdict.PASS
+        if row.gate in armed and row.verdict != Verdict.PASS
     ]
     if failing or rollout.blind_since is not None:
         raise NotAwaiting("approve", ", ".join(failing) or "blind", ["every gate passes"])

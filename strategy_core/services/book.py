@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 
 from sqlmodel import Session
 
@@ -78,8 +79,11 @@ def recompute(session: Session, rollout: Rollout, *, first: int | None = None) -
 
 
 def _rebook(session: Session, rollout: Rollout, history: History, *, first: int | None = None) -> Book:
-    rows = slots.booked(session, rollout.id, first=first)
-    return book(open_book(history), slots.as_slots(rows), history)[0]
+    """Book the rows as they were booked, tick by tick: sums in another order would round otherwise."""
+    found = open_book(history)
+    for _, together in groupby(slots.booked(session, rollout.id, first=first), key=lambda row: row.booked_at):
+        found, _ = book(found, slots.as_slots(list(together)), history)
+    return found
 
 
 def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:

@@ -83,7 +83,7 @@ def gather(
         session, strategy_name, booking.pending, patience, timeframe=pair.timeframe, spoken=spoken
     )
     asked: dict[str, Any] = {"symbols": pair.symbols, "since": since, "spoken": spoken}
-    metrics = {gate.name: gate.samples_needed for gate in plan.gates if isinstance(gate, MetricThreshold)}
+    reported = _reported(session, rollout, plan, now)
     return Evidence(
         now=now,
         started_at=since,
@@ -102,10 +102,24 @@ def gather(
         if late
         else "",
         feed_problem=feed.problem,
-        samples=samples.read_samples(session, rollout.id, metrics, until=now),
-        orders=live.read_orders(session, strategy_name, canary, active, since=since),
-        fidelity=live_fidelity(session, strategy_name, active, since=since - FIDELITY_HISTORY, until=now),
+        **reported,
     )
+
+
+def _reported(session: Session, rollout: Rollout, plan: Plan, now: datetime) -> dict[str, Any]:
+    """Return what the platform and its metrics say; when that cannot be read, why: it must silence no gate on slots."""
+    name, since = rollout.strategy_name, rollout.started_at
+    canary, active = rollout.version, rollout.control_version
+    metrics = {gate.name: gate.samples_needed for gate in plan.gates if isinstance(gate, MetricThreshold)}
+    try:
+        with session.begin_nested():  # else PostgreSQL would refuse whatever is asked after an error
+            return {
+                "samples": samples.read_samples(session, rollout.id, metrics, until=now),
+                "orders": live.read_orders(session, name, canary, active, since=since),
+                "fidelity": live_fidelity(session, name, active, since=since - FIDELITY_HISTORY, until=now),
+            }
+    except Exception as error:  # noqa: BLE001  whatever it is, the other gates must be able to roll back
+        return {"platform_problem": in_a_line(error)}
 
 
 def in_a_line(error: Exception) -> str:

@@ -5,7 +5,7 @@ It is a pass of its own, outside every tick: however slow a metric's endpoint is
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import Engine
@@ -18,6 +18,9 @@ from strategy_core.observe.prometheus import Prometheus
 from strategy_core.store import rollouts, samples
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.rollout_tables import Rollout
+
+SPACING = timedelta(seconds=30)  # half of the usual schedule
+LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +38,19 @@ class Sampled:
 def sample_metrics(engine: Engine, prometheus: Prometheus, *, now: datetime) -> list[Sampled]:
     """Take one sample for each metric gate of each open rollout; what has no value is a sample too, which says why.
 
-    A rollout whose plan cannot be read is passed over: its ticks say so. Nothing is locked while the answers come.
+    A gate that was sampled less than half a minute ago is passed over: two runs at once must not count one answer as
+    two in a row; so is a rollout whose plan cannot be read: its ticks say so. Nothing is locked while the answers come.
     """
     now = utc(now, "now")
     with reading(engine) as session:
         open_now = rollouts.open_rollouts(session)
-    asked = [(rollout, gate, gate.filled(_names(rollout))) for rollout in open_now for gate in _metric_gates(rollout)]
+        newest = samples.newest_samples(session, [rollout.id for rollout in open_now])
+    asked = [
+        (rollout, gate, gate.filled(_names(rollout)))
+        for rollout in open_now
+        for gate in _metric_gates(rollout)
+        if now - newest.get((rollout.id, gate.name), LONG_AGO) >= SPACING
+    ]
     answers = prometheus.ask(query for *_, query in asked)
     sampled = [
         Sampled(rollout.id, rollout.strategy_name, rollout.version, gate.name, answer.value, answer.problem)

@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from strategy_core.domain.gates import SEVERITY, Finding, Verdict
+from strategy_core.domain.gates import SEVERITY, Finding, Freshness, Verdict
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.outlook import Outlook, outlook
 from strategy_core.domain.plan import read_plan
@@ -99,7 +99,8 @@ def _status(session: Session, strategy_name: str, now: datetime) -> StrategyStat
 
 def _rollout_status(session: Session, rollout: Rollout, now: datetime) -> RolloutStatus:
     plan = read_plan(rollout.plan)
-    said = rollouts.last_verdicts(session, rollout.id).values()
+    known = {gate.name for gate in plan.gates} | {Freshness().name}  # an earlier release may have judged by others
+    said = [row for row in rollouts.last_verdicts(session, rollout.id).values() if row.gate in known]
     return RolloutStatus(
         rollout=rollout,
         stages=tuple(stage.percent for stage in plan.stages),

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from strategy_core.domain.evidence import Sample
@@ -15,6 +16,16 @@ from strategy_core.store.rollout_tables import MetricSample
 def add_samples(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
     """Write the samples that are new and return how many were."""
     return insert_if_new(session, MetricSample, rows)
+
+
+def newest_samples(session: Session, rollout_ids: Sequence[UUID]) -> dict[tuple[UUID, str], datetime]:
+    """Return when each gate of these rollouts was sampled last."""
+    rows = session.exec(
+        select(MetricSample.rollout_id, MetricSample.gate, func.max(MetricSample.taken_at))
+        .where(col(MetricSample.rollout_id).in_(rollout_ids))
+        .group_by(col(MetricSample.rollout_id), col(MetricSample.gate))
+    ).all()
+    return {(rollout_id, gate): at for rollout_id, gate, at in rows}
 
 
 def read_samples(

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from strategy_core.domain.book import Totals, book, open_book
+from strategy_core.domain.errors import EvidenceUnavailable
 from strategy_core.domain.evidence import Evidence, Record
+from strategy_core.domain.fidelity import Fidelity
 from strategy_core.domain.gates import Finding, Gate, Margins, Verdict
 from strategy_core.domain.history import History
 from strategy_core.domain.paired_gates import Divergence, ExcessDrawdown, Harm, LosingStreak, NotWorse
@@ -91,6 +93,10 @@ class TestHarm:
     def test_it_says_when_its_design_effect_is_a_guess(self) -> None:
         assert "its design effect is provisional" in judged(Harm(), paired([1.0], [1.0]), history=History()).reason
 
+    def test_an_outcome_that_is_no_number_is_blindness(self) -> None:
+        with pytest.raises(EvidenceUnavailable, match="no number"):
+            judged(Harm(), totals=Totals(slots=1, log_e=math.nan, log_peak=math.nan))
+
     def test_overwhelming_harm_is_told_by_its_power(self) -> None:
         assert "E reached 10^" in judged(Harm(), paired([-1.0] * 200, [1.0] * 200)).reason
 
@@ -151,6 +157,31 @@ class TestNotWorse:
 
         assert judged(NotWorse(), paired(slightly_less, result), margins).verdict is Verdict.INCONCLUSIVE
         assert judged(NotWorse(), paired(slightly_less, result), margins, history=rich).verdict is Verdict.PASS
+
+    @pytest.mark.parametrize(
+        ("facts", "said"),
+        [
+            ({"fidelity": Fidelity(concordance=0.4, n=30, live_r=-0.2, shadow_r=0.1)}, "concordance 0.40 on 30 slots"),
+            ({"platform_problem": "the database refuses to work"}, "the database refuses to work; difference"),
+        ],
+    )
+    def test_where_the_shadow_cannot_be_believed_nothing_is_proven(self, facts: dict[str, Any], said: str) -> None:
+        result = [1.0, -1.0, 0.5, -1.0] * 20
+        finding = judged(NotWorse(), paired(result, result), **facts)
+
+        assert finding.verdict is Verdict.INCONCLUSIVE
+        assert said in finding.reason
+
+    def test_live_results_that_agree_cast_no_doubt(self) -> None:
+        result = [1.0, -1.0, 0.5, -1.0] * 20
+        agree = Fidelity(concordance=0.9, n=30, live_r=0.1, shadow_r=0.1)
+
+        assert judged(NotWorse(), paired(result, result), fidelity=agree).verdict is Verdict.PASS
+
+    def test_doubt_never_weakens_what_has_not_passed(self) -> None:
+        few = judged(NotWorse(), paired([1.0], [1.0]), platform_problem="down")
+
+        assert few.verdict is Verdict.INSUFFICIENT
 
 
 class TestDivergence:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from strategy_core.domain.gates import Verdict
 from strategy_core.domain.lifecycle import Status
@@ -13,7 +13,7 @@ from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.ramp import tick
 from strategy_core.services.start import start_rollout
 from strategy_core.store import rollouts
-from strategy_core.store.engine import reading
+from strategy_core.store.engine import reading, transaction
 from tests.builders import DAY, HOUR, MONDAY, OWNER, decision_row, put_day, put_decisions, put_version
 
 BOTH = {"1": "buy", "2": "buy"}
@@ -87,3 +87,24 @@ def test_it_is_reached(
     assert {finding.gate: finding.verdict for finding in ticked.findings}[gate] is verdict
     with reading(engine) as session:
         assert rollouts.last_verdicts(session, rollout.id)[gate].verdict == verdict
+
+
+@pytest.mark.parametrize(("evidence", "step"), [(harm, Step.ROLL_BACK), (passed, Step.HOLD)])
+def test_what_the_platform_reports_and_cannot_be_read_silences_no_gate_on_slots(
+    engine: Engine, market: SyntheticSource, evidence: Callable[[Engine], None], step: Step
+) -> None:
+    put_version(engine, "1", Status.ACTIVE)
+    put_version(engine, "2")
+    start_rollout(engine, strategy_name="fib_rsi", version="2", plan=Plan(), actor=OWNER, now=MONDAY)
+    evidence(engine)
+    with transaction(engine) as session:
+        session.connection().execute(text("DROP TABLE live_trade"))
+
+    (ticked,) = tick(engine, market, now=MONDAY + 4 * DAY)
+
+    assert ticked.ruling is not None, ticked.error
+    assert ticked.ruling.step is step
+    found = {finding.gate: finding for finding in ticked.findings}
+    assert {found[gate].verdict for gate in ("order_errors", "latency", "sample_ratio", "routing_audit")} == {"blind"}
+    assert "live_trade" in found["order_errors"].reason
+    assert found["not_worse"].verdict is not Verdict.PASS

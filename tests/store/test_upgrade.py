@@ -11,10 +11,12 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import read_plan
 from strategy_core.domain.ramp import Step
 from strategy_core.market.synthetic import SyntheticSource
+from strategy_core.services.approve import approve
 from strategy_core.services.ramp import tick
+from strategy_core.services.status import read_status
 from strategy_core.store import rollouts
 from strategy_core.store.engine import open_database, reading, transaction, upgrade
-from tests.builders import DAY, GOLD, MONDAY, put_day, put_version
+from tests.builders import DAY, GOLD, MONDAY, OWNER, put_day, put_version
 
 PLAN = {
     "stages": [
@@ -94,3 +96,23 @@ def test_a_plan_stays_frozen_after_the_upgrade(first_release: Engine) -> None:
 
     with pytest.raises(InvariantRefused, match="never edited"), transaction(first_release) as session:
         session.connection().execute(text("UPDATE rollout SET plan = plan"))
+
+
+def test_what_a_gate_of_before_said_last_keeps_nobody_from_approving(first_release: Engine) -> None:
+    """It will never speak again: an approval that waits for it would wait for ever."""
+    with transaction(first_release) as session:
+        session.connection().execute(
+            text(
+                "INSERT INTO gate_verdict (id, rollout_id, ticked_at, stage_index, gate, verdict, armed, reason, n) "
+                "SELECT id, id, '2026-03-02 01:00:00+00:00', 0, 'paired_difference', 'insufficient', true, '', 0 FROM rollout"
+            )
+        )
+        session.connection().execute(text("UPDATE rollout SET state = 'awaiting_approval'"))
+    upgrade(first_release)
+
+    approved = approve(first_release, strategy_name="fib_rsi", actor=OWNER, now=MONDAY + DAY)
+
+    assert approved.approved_stage == 1
+    (status,) = read_status(first_release, "fib_rsi", now=MONDAY + DAY)
+    assert status.rollout is not None
+    assert status.rollout.verdicts == []
