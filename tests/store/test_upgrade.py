@@ -104,7 +104,8 @@ def test_what_a_gate_of_before_said_last_keeps_nobody_from_approving(first_relea
         session.connection().execute(
             text(
                 "INSERT INTO gate_verdict (id, rollout_id, ticked_at, stage_index, gate, verdict, armed, reason, n) "
-                "SELECT id, id, '2026-03-02 01:00:00+00:00', 0, 'paired_difference', 'insufficient', true, '', 0 FROM rollout"
+                "SELECT id, id, '2026-03-02 01:00:00+00:00', 0, 'paired_difference', 'insufficient', true, '', 0 "
+                "FROM rollout"
             )
         )
         session.connection().execute(text("UPDATE rollout SET state = 'awaiting_approval'"))
