@@ -31,7 +31,7 @@ def plan(
     found = preview_plan(shell.engine, strategy_name=strategy, version=version, plan=frozen, now=shell.now)
     reached = plan_audience(shell.engine, strategy_name=strategy, plan=frozen)
     columns = ["stage", "users", "share", "capital", "share of capital", "slots needed", "days expected", ""]
-    told = "unknown" if found.pnl_deviation is None else "underpowered"
+    short = "unknown" if found.pnl_deviation is None else "underpowered"
     rows = [
         (
             f"{stage.percent:g} %",
@@ -41,7 +41,7 @@ def plan(
             None if who.capital_share is None else f"{who.capital_share:.2%}",
             stage.slots_needed,
             None if stage.days_expected is None else f"{stage.days_expected:.1f}",
-            told if stage.underpowered else "",
+            short if stage.underpowered else "",
         )
         for stage, who in zip(found.stages, reached.stages, strict=True)
     ]
