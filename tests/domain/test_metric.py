@@ -199,3 +199,8 @@ def test_the_readmes_metric_is_a_gate() -> None:
     (gate,) = re.findall(r"```json\n(.*?)```", readme, re.DOTALL)
 
     assert read_plan({"gates": [json.loads(gate)]}).gates[0].name == "metric:slippage"
+
+
+def test_samples_that_could_not_be_read_are_blindness() -> None:
+    with pytest.raises(EvidenceUnavailable, match="the database refuses to work"):
+        judged([], platform_problem="the database refuses to work")
