@@ -4,11 +4,21 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func
+from sqlalchemy import bindparam, func
 from sqlmodel import Session, col, select
 
 from strategy_core.store.engine import insert_if_new
 from strategy_core.store.tables import ComparisonReport, EquityMark, Outcome, StrategyVersion
+
+_MARKS = (  # built once: a tick of many rollouts would spend much of its time on building it
+    select(EquityMark.timestamp, func.sum(EquityMark.r))
+    .where(
+        EquityMark.strategy_name == bindparam("strategy_name"),
+        EquityMark.version == bindparam("version"),
+        col(EquityMark.timestamp) >= bindparam("start"),
+    )
+    .group_by(col(EquityMark.timestamp))
+)
 
 
 def book_outcomes(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
@@ -51,16 +61,13 @@ def marks_by_candle(
     symbol: str | None = None,
 ) -> dict[datetime, float]:
     """Return the change of marked-to-market R by candle in [start, end), summed over symbols."""
-    query = select(EquityMark.timestamp, func.sum(EquityMark.r)).where(
-        EquityMark.strategy_name == strategy_name,
-        EquityMark.version == version,
-        col(EquityMark.timestamp) >= start,
-    )
+    query = _MARKS
     if end is not None:
         query = query.where(col(EquityMark.timestamp) < end)
     if symbol is not None:
         query = query.where(EquityMark.symbol == symbol)
-    return dict(session.exec(query.group_by(col(EquityMark.timestamp))).all())
+    asked = {"strategy_name": strategy_name, "version": version, "start": start}
+    return dict(session.exec(query, params=asked).all())
 
 
 def keep_report(session: Session, report: ComparisonReport) -> bool:
