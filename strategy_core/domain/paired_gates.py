@@ -127,14 +127,16 @@ class Divergence(Gate):
         n, unlike, history = evidence.totals.slots, evidence.totals.unlike, evidence.history
         if n == 0:
             return self.nothing_yet("slot")
-        limit = min(0.95, self.tolerated * history.unlike_share)
+        limit = self.tolerated * history.unlike_share
+        reason = f"unlike the active version on {unlike / n:.0%} of {n} slots, in shadow on {history.unlike_share:.0%}"
+        facts = {"value": unlike / n, "limit": limit, "n": n}
+        if limit >= 1:  # so seldom alike in shadow that it cannot be less
+            return self.found(Verdict.PASS, reason, **facts)
         paid = [
             (n - unlike) * math.log1p(-stake) + unlike * math.log1p(stake * (1 - limit) / limit)
             for stake in (0.1, 0.3, 0.9)
         ]
         log_e = float(np.logaddexp.reduce(paid) - math.log(len(paid))) / history.design_effect
-        reason = f"unlike the active version on {unlike / n:.0%} of {n} slots, in shadow on {history.unlike_share:.0%}"
-        facts = {"value": unlike / n, "limit": limit, "n": n}
         if log_e >= -math.log(self.alpha):
             reason = f"it no longer says what it said in shadow, the stage is frozen: {reason}"
             return self.found(Verdict.INCONCLUSIVE, reason, **facts)
