@@ -113,8 +113,11 @@ def _reported(session: Session, rollout: Rollout, plan: Plan, now: datetime) -> 
     metrics = {gate.name: gate.samples_needed for gate in plan.gates if isinstance(gate, MetricThreshold)}
     try:
         with session.begin_nested():  # else PostgreSQL would refuse whatever is asked after an error
+            sampled = samples.read_samples(session, rollout.id, metrics, until=now)
+            if not live.reports_any(session, name):
+                return {"samples": sampled}
             return {
-                "samples": samples.read_samples(session, rollout.id, metrics, until=now),
+                "samples": sampled,
                 "orders": live.read_orders(session, name, canary, active, since=since),
                 "fidelity": live_fidelity(session, name, active, since=since - FIDELITY_HISTORY, until=now),
             }

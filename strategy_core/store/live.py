@@ -25,6 +25,9 @@ _LONGEST_CANDLE = _DAY
 _NAMES_PER_QUERY = 5_000  # below what either database takes as parameters of one statement
 
 
+_ANY = select(LiveTrade.id).where(LiveTrade.strategy_name == sa.bindparam("strategy_name")).limit(1)
+
+
 def add_trades(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
     """Write the reports that are new and return how many were."""
     return insert_if_new(session, LiveTrade, rows)
@@ -37,6 +40,11 @@ def reported(session: Session, trade_ids: Iterable[str]) -> Iterator[Any]:
     for start in range(0, len(wanted), _NAMES_PER_QUERY):
         names = wanted[start : start + _NAMES_PER_QUERY]
         yield from session.connection().execute(sa.select(*columns).where(col(LiveTrade.trade_id).in_(names)))
+
+
+def reports_any(session: Session, strategy_name: str) -> bool:
+    """Return whether the platform has ever reported a trade of this strategy: most ask no more than that."""
+    return session.exec(_ANY, params={"strategy_name": strategy_name}).first() is not None
 
 
 def read_orders(
