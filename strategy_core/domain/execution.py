@@ -25,6 +25,7 @@ from strategy_core.domain.orders import Orders
 _DAY = 86_400  # seconds
 _WEEK = 7  # days that a restart lasts: what began later has restarts of its own
 _FIRST_START = 0.6  # weight of the rollout's own start among the restarts
+_SLOW = 0.01  # of the active version's fills are called slow
 _LARGEST = 700.0  # e to the power of more is no number any more
 
 
@@ -102,8 +103,8 @@ class Latency(ExecutionGate):
         limit = _slow_beyond(filled, self.minimum_fills)
         judged = filled.where(~np.isnan(limit))
         slow = judged.latency_ms > limit[~np.isnan(limit)]
-        ratios = tuple(rate / 0.01 for rate in self.against)
-        return self._faults(judged, slow, self.tolerated / 0.01, ratios, "slow fills")
+        ratios = tuple(rate / _SLOW for rate in self.against)
+        return self._faults(judged, slow, self.tolerated / _SLOW, ratios, "slow fills")
 
 
 class SampleRatio(ExecutionGate):
@@ -114,8 +115,8 @@ class SampleRatio(ExecutionGate):
     multinomial count data"). Users' buckets never change, so that what is seen at two shares is dependent: the evidence
     is the mean over shares, which needs no independence (Vovk & Wang 2021). A user counts once at each share, by his
     newest order, so that the minute which a change takes is made good; and on candles only that others of both versions
-    traded too, or the version that signals first would look favoured. A version without any
-    order yet is insufficient once the other's are too many for that.
+    traded too, or the version that signals first would look favoured. A version without any order yet is insufficient
+    once the other's are too many for that.
     """
 
     warns: ClassVar[bool] = True
@@ -239,7 +240,7 @@ def _slow_beyond(filled: Orders, minimum: int) -> FloatArray:
     for today in np.unique(day):
         known = filled.latency_ms[(day < today) & ~filled.canary]
         if len(known) >= minimum:
-            limit[day == today] = np.quantile(known, 0.99)
+            limit[day == today] = np.quantile(known, 1 - _SLOW)
     return limit
 
 

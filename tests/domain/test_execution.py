@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from strategy_core.domain.execution import ExecutionGate, Latency, OrderErrors, RoutingAudit, SampleRatio
 from strategy_core.domain.gates import Verdict
 from strategy_core.domain.orders import NO_ORDERS, Orders
-from tests.domain.test_gates import judged
+from tests.domain.facts import judged
 
 STREAMS = 2_000
 PER_DAY = 8  # candles

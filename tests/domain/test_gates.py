@@ -1,47 +1,20 @@
 """What each gate says, at its limit and on either side of it."""
 
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import timedelta
 
 import pytest
 
-from strategy_core.domain.book import Totals
 from strategy_core.domain.errors import EvidenceUnavailable
-from strategy_core.domain.evidence import Evidence, Record
+from strategy_core.domain.evidence import Record
 from strategy_core.domain.gates import (
     Errors,
-    Finding,
     Freshness,
     Gate,
     InvalidDecisions,
-    Margins,
     Silence,
     Verdict,
 )
-from strategy_core.domain.history import History
-
-NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
-MARGINS = Margins(pnl_r=0.15, win=0.06)
-NOTHING = Evidence(
-    now=NOON,
-    started_at=NOON - timedelta(days=5),
-    stage_entered_at=NOON - timedelta(days=1),
-    totals=Totals(),
-    history=History(),
-    pending_slots=0,
-    canary=Record(),
-    active=Record(),
-    canary_drawdown=None,
-    active_drawdown=None,
-    risk_fraction=0.01,
-    newest_candle=None,
-    due_candle=None,
-)
-
-
-def judged(gate: Gate, **facts: Any) -> Finding:
-    return gate.judge(replace(NOTHING, **facts), MARGINS)
+from tests.domain.facts import MARGINS, NOON, NOTHING, judged
 
 
 @pytest.mark.parametrize("gate", [Errors(), InvalidDecisions(), Silence()])

@@ -16,7 +16,7 @@ from strategy_core.domain.evidence import Sample
 from strategy_core.domain.gates import Finding, Verdict
 from strategy_core.domain.metric import MetricThreshold
 from strategy_core.domain.plan import read_plan
-from tests.domain.test_gates import MARGINS, NOON, NOTHING
+from tests.domain.facts import MARGINS, NOON, NOTHING
 
 MINUTE = timedelta(minutes=1)
 QUERY = 'slippage{version="$canary"}'

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -10,35 +9,18 @@ import pytest
 
 from strategy_core.domain.book import Totals, book, open_book
 from strategy_core.domain.errors import EvidenceUnavailable
-from strategy_core.domain.evidence import Evidence, Record
 from strategy_core.domain.fidelity import Fidelity
 from strategy_core.domain.gates import Finding, Gate, Margins, Verdict
 from strategy_core.domain.history import History
 from strategy_core.domain.paired_gates import Divergence, ExcessDrawdown, Harm, LosingStreak, NotWorse
 from strategy_core.domain.slots import Slots, slots
+from tests.domain.facts import MARGINS, NOTHING
 
-NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
-MARGINS = Margins(pnl_r=0.15, win=0.06)
 KNOWN = History(design_effect=1.0, design_effect_bound=1.0, provisional=False, win_noise=0.05, lost_share=0.02)
-NOTHING = Evidence(
-    now=NOON,
-    started_at=NOON - timedelta(days=5),
-    stage_entered_at=NOON - timedelta(days=1),
-    totals=Totals(),
-    history=KNOWN,
-    pending_slots=0,
-    canary=Record(),
-    active=Record(),
-    canary_drawdown=None,
-    active_drawdown=None,
-    risk_fraction=0.01,
-    newest_candle=None,
-    due_candle=None,
-)
 
 
 def judged(gate: Gate, pairs: Slots | None = None, margins: Margins = MARGINS, **facts: Any) -> Finding:
-    evidence = replace(NOTHING, **facts)
+    evidence = replace(NOTHING, **{"history": KNOWN} | facts)
     if pairs is not None:
         after, _ = book(open_book(evidence.history), pairs, evidence.history)
         evidence = replace(evidence, totals=after.totals)

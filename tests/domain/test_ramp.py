@@ -1,5 +1,6 @@
 """The order of what matters: protection, blindness, the owner, time, evidence, approval."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from typing import Any, Literal
@@ -8,12 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategy_core.domain.book import Totals
 from strategy_core.domain.evidence import Evidence, Record
 from strategy_core.domain.gates import Errors, Finding, Gate, Margins, Silence, Verdict
-from strategy_core.domain.history import History
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import ENDED, Position, State, Step, decide, judge_all
+from tests.domain.facts import NOTHING
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -190,22 +190,7 @@ class Broken(Gate):
 
 def test_a_broken_gate_is_blind_and_silences_no_other() -> None:
     """Its own fault may not keep a gate that would roll back from being heard."""
-    evidence = Evidence(
-        now=NOON,
-        started_at=NOON,
-        stage_entered_at=NOON,
-        totals=Totals(),
-        history=History(),
-        pending_slots=0,
-        canary=Record(silent_candles=3),
-        active=Record(),
-        canary_drawdown=None,
-        active_drawdown=None,
-        risk_fraction=0.01,
-        newest_candle=None,
-        due_candle=None,
-        feed_problem="the feed is down",
-    )
+    evidence = replace(NOTHING, canary=Record(silent_candles=3), feed_problem="the feed is down")
     findings = judge_all((Broken(), Errors(), Silence()), evidence, Margins(pnl_r=0.1, win=0.1))
 
     assert {f.gate: f.verdict.value for f in findings} == {
