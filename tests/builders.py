@@ -20,15 +20,13 @@ OWNER = Actor("ana")
 GOLD = "GOLD"
 
 
-def put_version(
-    engine: Engine,
+def version_row(
     version: str,
     status: Status | str = Status.SHADOW,
     *,
     strategy_name: str = "fib_rsi",
     symbols: Sequence[str] = (GOLD,),
     at: datetime = MONDAY - DAY,
-    salt: str = "",
     **columns: Any,
 ) -> StrategyVersion:
     values: dict[str, Any] = {
@@ -47,7 +45,20 @@ def put_version(
         "activated_at": at if status == Status.ACTIVE else None,
         "retired_at": at if status == Status.RETIRED else None,
     }
-    row = StrategyVersion(**values | columns)
+    return StrategyVersion(**values | columns)
+
+
+def put_version(
+    engine: Engine,
+    version: str,
+    status: Status | str = Status.SHADOW,
+    *,
+    strategy_name: str = "fib_rsi",
+    at: datetime = MONDAY - DAY,
+    salt: str = "",
+    **columns: Any,
+) -> StrategyVersion:
+    row = version_row(version, status, strategy_name=strategy_name, at=at, **columns)
     with transaction(engine) as session:
         versions.create_strategy(
             session, strategy_name, salt=salt, scoring=ScoringRule().model_dump(mode="json"), now=at

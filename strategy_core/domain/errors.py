@@ -5,7 +5,7 @@ RolloutError
 │   ├── UnknownStrategy, UnknownVersion, UnknownRollout, UnknownSymbol, NoActiveVersion, NoCanary
 ├── Refused             it exists, but this is not allowed now   (API 409, exit code 5)
 │   ├── IllegalTransition, DuplicateVersion, DuplicateFingerprint, Quarantined, RolloutOpen,
-│   │   LostRace, NotAwaiting, UnarmedPlan, GateRefused, NothingToRollBack,
+│   │   LostRace, NotAwaiting, UnarmedPlan, GateRefused, NothingToRollBack, AlreadyDone,
 │   │   Incomparable, InvariantRefused, RetiredVersion, SchemaOutdated, Unconfirmed, FixedForLife, Contradicted
 ├── Invalid             the input itself is wrong                (API 422, exit code 2)
 │   ├── InvalidPercent, InvalidConfig, InvalidPlan, InvalidTimeframe, InvalidEntryPoint,
@@ -136,6 +136,18 @@ class NotAwaiting(Refused):
         self.state = state
         self.allowed = sorted(allowed)
         super().__init__(f"cannot {what}: the rollout is {state}; allowed when {' or '.join(self.allowed)}")
+
+
+class AlreadyDone(Refused):
+    """A wish that came again under its idempotency key; what it wished was done the first time."""
+
+    def __init__(self, actor: str, idempotency_key: str) -> None:
+        self.actor = actor
+        self.idempotency_key = idempotency_key
+        super().__init__(
+            f"{actor!r} was heard under idempotency key {idempotency_key!r} already, and it was done then; "
+            "read how it stands now, or give another key"
+        )
 
 
 class UnarmedPlan(Refused):

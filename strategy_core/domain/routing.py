@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from hashlib import sha256
 
@@ -32,6 +33,20 @@ def buckets_of(user_ids: Sequence[str], salt: str = "") -> IntArray:
     places = np.array([pow(2, 64 * place, BUCKETS) for place in (3, 2, 1, 0)], np.uint64)
     h = ((words * places).sum(axis=1) % BUCKETS).astype(np.int64)  # all that `bucket_of` uses of the hash
     return np.asarray(h % 100 * 100 + h // 100, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """All that the routing of one strategy obeys, as it stood at one moment; *generation* is the strategy's."""
+
+    active: str
+    canary: str | None
+    percent_bp: int
+    salt: str
+    generation: int
+
+    def version_of(self, bucket: int) -> str:
+        return self.canary if self.canary is not None and bucket < self.percent_bp else self.active
 
 
 def in_canary(user_id: str, percent_bp: int, salt: str = "") -> bool:

@@ -28,15 +28,24 @@ class Choice(StrEnum):
     ROLL_BACK = "rollback"  # users off the canary, now
 
 
-def approve(engine: Engine, *, strategy_name: str, actor: Actor, now: datetime, reason: str = "") -> Rollout:
+def approve(
+    engine: Engine,
+    *,
+    strategy_name: str,
+    actor: Actor,
+    now: datetime,
+    reason: str = "",
+    if_generation: int | None = None,
+) -> Rollout:
     """Let the rollout enter the stage it waits for; the next tick takes the step, if every gate passes then too.
 
     Raises:
         UnknownStrategy, UnknownRollout: nothing is open.
         NotAwaiting: it does not wait for an approval: not every gate has passed yet.
+        LostRace: the strategy is of another generation than *if_generation*, when that is given.
     """
     with transaction(engine) as session:
-        rollout = _open(session, strategy_name, "approve", State.AWAITING_APPROVAL)
+        rollout = _open(session, strategy_name, if_generation, "approve", State.AWAITING_APPROVAL)
         _check_passing(session, rollout)
         following = rollout.stage_index + 1
         changes = {"state": State.RUNNING.value, "approved_stage": following}
@@ -44,21 +53,29 @@ def approve(engine: Engine, *, strategy_name: str, actor: Actor, now: datetime, 
 
 
 def decide_rollout(
-    engine: Engine, *, strategy_name: str, choice: Choice, actor: Actor, now: datetime, reason: str
+    engine: Engine,
+    *,
+    strategy_name: str,
+    choice: Choice,
+    actor: Actor,
+    now: datetime,
+    reason: str,
+    if_generation: int | None = None,
 ) -> Rollout:
     """Answer a rollout that waits for a decision: give the stage its maximum time again, advance it, or roll it back.
 
-    To roll back needs no waiting: that answer is taken in every state, as by `services.rollback`.
+    To roll back needs no waiting: that answer is taken in every state and generation, as by `services.rollback`.
 
     Raises:
         UnknownStrategy, UnknownRollout: nothing is open.
         NotAwaiting: it does not wait for a decision; or to advance it would be blind or harmful: some gate breaks or
             is blind now, or no tick has looked lately.
+        LostRace: as in `approve`.
     """
     if choice is Choice.ROLL_BACK:
         return _roll_back(engine, strategy_name, actor=actor, now=now, reason=reason)
     with transaction(engine) as session:
-        rollout = _open(session, strategy_name, "decide", State.AWAITING_DECISION)
+        rollout = _open(session, strategy_name, if_generation, "decide", State.AWAITING_DECISION)
         if choice is Choice.EXTEND:
             changes = {"state": State.RUNNING.value, "stage_extended_at": now}
             return _set(session, rollout, "extend", changes, actor=actor, now=now, reason=reason)
@@ -70,27 +87,42 @@ def decide_rollout(
         return rollout
 
 
-def pause(engine: Engine, *, strategy_name: str, actor: Actor, now: datetime, reason: str = "") -> Rollout:
+def pause(
+    engine: Engine,
+    *,
+    strategy_name: str,
+    actor: Actor,
+    now: datetime,
+    reason: str = "",
+    if_generation: int | None = None,
+) -> Rollout:
     """Keep the rollout at its percent, whether it runs or waits for an owner; every protection stays armed.
 
     An approval that no tick has taken yet is none any more.
     """
     with transaction(engine) as session:
-        rollout = _open(
-            session, strategy_name, "pause", State.RUNNING, State.AWAITING_APPROVAL, State.AWAITING_DECISION
-        )
+        waiting = (State.AWAITING_APPROVAL, State.AWAITING_DECISION)
+        rollout = _open(session, strategy_name, if_generation, "pause", State.RUNNING, *waiting)
         changes = {"state": State.PAUSED.value, "approved_stage": None}
         return _set(session, rollout, "pause", changes, actor=actor, now=now, reason=reason)
 
 
-def resume(engine: Engine, *, strategy_name: str, actor: Actor, now: datetime, reason: str = "") -> Rollout:
+def resume(
+    engine: Engine,
+    *,
+    strategy_name: str,
+    actor: Actor,
+    now: datetime,
+    reason: str = "",
+    if_generation: int | None = None,
+) -> Rollout:
     """Let a paused rollout go on: at its stage's percent, whatever was set by hand, and with its times anew.
 
     What it had waited for is asked for again when it comes to that.
     While it is blind no user is added: then a lower percent that was set by hand stays.
     """
     with transaction(engine) as session:
-        rollout = _open(session, strategy_name, "resume", State.PAUSED)
+        rollout = _open(session, strategy_name, if_generation, "resume", State.PAUSED)
         changes: dict[str, Any] = {"state": State.RUNNING.value, "stage_entered_at": now, "stage_extended_at": now}
         if rollout.promoted_at is None:
             stage = read_plan(rollout.plan).stages[rollout.stage_index]
@@ -110,8 +142,8 @@ def _roll_back(engine: Engine, strategy_name: str, *, actor: Actor, now: datetim
         return rollouts.get_rollout(session, rollout.id)
 
 
-def _open(session: Session, strategy_name: str, what: str, *needed: State) -> Rollout:
-    versions.lock_strategy(session, strategy_name)
+def _open(session: Session, strategy_name: str, if_generation: int | None, what: str, *needed: State) -> Rollout:
+    versions.lock_strategy(session, strategy_name, if_generation)
     rollout = _the_open(session, strategy_name)
     if rollout.state not in needed:
         raise NotAwaiting(what, rollout.state, needed)
@@ -172,5 +204,6 @@ def _set(
         reason=reason,
         now=now,
         rollout_id=rollout.id,
+        evidence=rollouts.verdict_ids(session, rollout.id),
     )
     return rollout

@@ -25,6 +25,7 @@ def activate_canary(
     now: datetime,
     reason: str = "",
     override_reason: str = "",
+    if_generation: int | None = None,
 ) -> tuple[StrategyVersion, CanaryConfig]:
     """Send *rollout_percent* of users to a shadow version, outside any rollout.
 
@@ -34,10 +35,11 @@ def activate_canary(
         IllegalTransition: it is not in shadow, or another version is the canary.
         RolloutOpen: a rollout moves this strategy.
         Quarantined: it was rolled back, and no override reason is given.
+        LostRace: the strategy is of another generation than *if_generation*, when that is given.
     """
     percent_bp = basis_points(rollout_percent)
     with transaction(engine) as session:
-        strategy = versions.lock_strategy(session, strategy_name)
+        strategy = versions.lock_strategy(session, strategy_name, if_generation)
         chosen = versions.get_version(session, strategy_name, version)
         rollout = rollouts.open_rollout(session, strategy_name)
         if rollout is not None:
@@ -59,16 +61,23 @@ def activate_canary(
 
 
 def update_canary_percent(
-    engine: Engine, *, strategy_name: str, percent: float, actor: Actor, now: datetime, reason: str = ""
+    engine: Engine,
+    *,
+    strategy_name: str,
+    percent: float,
+    actor: Actor,
+    now: datetime,
+    reason: str = "",
+    if_generation: int | None = None,
 ) -> CanaryConfig:
     """Set the canary's share of users by hand; while a rollout moves it, only when an owner has paused that.
 
     Raises:
-        InvalidPercent, UnknownStrategy, NoCanary, RolloutOpen
+        InvalidPercent, UnknownStrategy, NoCanary, RolloutOpen, LostRace
     """
     percent_bp = basis_points(percent)
     with transaction(engine) as session:
-        versions.lock_strategy(session, strategy_name)
+        versions.lock_strategy(session, strategy_name, if_generation)
         version = versions.with_status(session, strategy_name, Status.CANARY)
         if version is None:
             raise NoCanary(strategy_name)

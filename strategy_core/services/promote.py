@@ -25,6 +25,7 @@ def activate_version(
     now: datetime,
     reason: str = "",
     override_reason: str = "",
+    if_generation: int | None = None,
 ) -> StrategyVersion:
     """Make *version* the active one and retire its predecessor, in one step.
 
@@ -35,9 +36,10 @@ def activate_version(
         UnknownStrategy, UnknownVersion
         IllegalTransition: it is active already.
         Quarantined: it was rolled back, and no override reason is given.
+        LostRace: the strategy is of another generation than *if_generation*, when that is given.
     """
     with transaction(engine) as session:
-        versions.lock_strategy(session, strategy_name)
+        versions.lock_strategy(session, strategy_name, if_generation)
         incoming = versions.get_version(session, strategy_name, version)
         check_move(Status(incoming.status), Status.ACTIVE)
         if incoming.quarantined_at is not None and not override_reason.strip():
@@ -76,16 +78,24 @@ def activate(session: Session, incoming: StrategyVersion, *, why: str, now: date
 
 
 def retire_version(
-    engine: Engine, *, strategy_name: str, version: str, actor: Actor, now: datetime, reason: str = ""
+    engine: Engine,
+    *,
+    strategy_name: str,
+    version: str,
+    actor: Actor,
+    now: datetime,
+    reason: str = "",
+    if_generation: int | None = None,
 ) -> StrategyVersion:
     """Retire a shadow version, or a canary that no rollout moves; it decides nothing more.
 
     Raises:
         IllegalTransition: it is the active version (its successor retires it), or retired already.
         RolloutOpen: a rollout moves it, or measures against it.
+        LostRace: as in `activate_version`.
     """
     with transaction(engine) as session:
-        versions.lock_strategy(session, strategy_name)
+        versions.lock_strategy(session, strategy_name, if_generation)
         leaving = versions.get_version(session, strategy_name, version)
         check_move(Status(leaving.status), Status.RETIRED)
         if leaving.status == Status.ACTIVE:

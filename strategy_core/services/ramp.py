@@ -171,6 +171,7 @@ def take(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, *, acto
         reason=ruling.reason,
         now=now,
         rollout_id=rollout.id,
+        evidence=rollouts.verdict_ids(session, rollout.id),
     )
     kind, severity = _ALERTS[ruling.step]
     worst = ruling.worst.model_dump(mode="json") if ruling.worst else {}

@@ -12,7 +12,7 @@ from strategy_core.store.engine import reading
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Which version, and why: the user's bucket, the canary's share and the generation of that share."""
+    """Which version, and why: the user's bucket, the canary's share, and the generation of the strategy."""
 
     user_id: str
     strategy_name: str
@@ -37,18 +37,17 @@ def route_user(engine: Engine, *, user_id: str, strategy_name: str) -> Route:
     """
     _check_user(user_id)
     with reading(engine) as session:
-        serving = versions.serving(session, strategy_name)
-    percent_bp = serving.rollout_bp if serving.canary is not None else 0
-    bucket = bucket_of(user_id, serving.salt)
-    in_canary = bucket < percent_bp
+        routing = versions.routing(session, strategy_name)
+    bucket = bucket_of(user_id, routing.salt)
+    version = routing.version_of(bucket)
     return Route(
         user_id=user_id,
         strategy_name=strategy_name,
-        version=serving.canary if in_canary and serving.canary is not None else serving.active,
+        version=version,
         bucket=bucket,
-        percent=as_percent(percent_bp),
-        in_canary=in_canary,
-        generation=serving.generation,
+        percent=as_percent(routing.percent_bp),
+        in_canary=version == routing.canary,
+        generation=routing.generation,
     )
 
 

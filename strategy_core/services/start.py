@@ -28,6 +28,7 @@ def start_rollout(
     now: datetime,
     reason: str = "",
     override_reason: str = "",
+    if_generation: int | None = None,
 ) -> Rollout:
     """Freeze *plan* and make *version*, from shadow or a canary moved by hand, the canary at its first stage.
 
@@ -38,10 +39,11 @@ def start_rollout(
         IllegalTransition: it is not in shadow, or another version is the canary.
         Quarantined: it was rolled back, and no override reason is given.
         Incomparable: it does not decide on the candles that the active version decides on.
+        LostRace: the strategy is of another generation than *if_generation*, when that is given.
     """
     plan.check_armed()
     with transaction(engine) as session:
-        strategy = versions.lock_strategy(session, strategy_name)
+        strategy = versions.lock_strategy(session, strategy_name, if_generation)
         chosen = versions.get_version(session, strategy_name, version)
         open_one = rollouts.open_rollout(session, strategy_name)
         if open_one is not None:

@@ -5,13 +5,19 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
 from strategy_core.domain.audit import Actor
+from strategy_core.domain.chain import BEFORE_THE_FIRST, Link, event_hash
+from strategy_core.domain.errors import AlreadyDone, UnknownStrategy
 from strategy_core.domain.live import Serving
 from strategy_core.domain.routing import basis_points
 from strategy_core.store.engine import insert_if_new
 from strategy_core.store.rollout_tables import AlertOutbox, AuditEvent
+from strategy_core.store.tables import Strategy
+
+_HASHED = tuple(name for name in AuditEvent.model_fields if name not in ("id", "previous_hash", "hash"))
 
 
 def record(
@@ -26,23 +32,52 @@ def record(
     reason: str,
     now: datetime,
     rollout_id: UUID | None = None,
+    evidence: Sequence[str] = (),
 ) -> None:
-    session.add(
-        AuditEvent(
-            at=now,
-            actor=actor.name,
-            role=actor.role,
-            source=actor.source,
-            action=action,
-            strategy_name=strategy_name,
-            version=version,
-            rollout_id=rollout_id,
-            before=dict(before),
-            after=dict(after),
-            reason=reason,
-        )
+    """Append to the strategy's trail, whose row the caller has locked, and so raise its generation by one.
+
+    Raises:
+        AlreadyDone: the actor has made a change under this idempotency key before.
+    """
+    strategy = session.get(Strategy, strategy_name)
+    if strategy is None:
+        raise UnknownStrategy(strategy_name)
+    event = AuditEvent(
+        at=now,
+        actor=actor.name,
+        role=actor.role,
+        source=actor.source,
+        action=action,
+        strategy_name=strategy_name,
+        version=version,
+        rollout_id=rollout_id,
+        before=dict(before),
+        after=dict(after),
+        reason=reason,
+        evidence=list(evidence),
+        request_id=actor.request_id,
+        idempotency_key=actor.idempotency_key,
+        position=strategy.generation + 1,
+        previous_hash=strategy.audit_head or BEFORE_THE_FIRST,
+        hash="",
     )
+    event.hash = event_hash(event.previous_hash, link_of(event).facts)
+    session.add(event)
+    try:
+        session.flush()  # before the strategy's row: a trigger holds the two together
+    except IntegrityError as error:
+        if actor.idempotency_key is not None and "idempotency" in str(error.orig):
+            raise AlreadyDone(actor.name, actor.idempotency_key) from None
+        raise
+    strategy.generation, strategy.audit_head = event.position, event.hash
+    session.add(strategy)
     session.flush()
+
+
+def link_of(event: AuditEvent) -> Link:
+    """Return the event as a link of its strategy's chain."""
+    facts = {name: getattr(event, name) for name in _HASHED}
+    return Link(event.position, event.previous_hash, event.hash, facts)
 
 
 def events(session: Session, strategy_name: str | None = None, *, limit: int | None = None) -> Sequence[AuditEvent]:

@@ -133,10 +133,16 @@ class MetricSample(SQLModel, table=True):
 
 
 class AuditEvent(SQLModel, table=True):
-    """Who changed what, when, from what to what, and why: one row a change. Evidence: insert-only."""
+    """Who changed what, when, from what to what, and why: one row a change. Evidence: insert-only.
+
+    The events of a strategy are a chain: `position` counts from 1, and `hash` covers every other column but `id`.
+    """
 
     __tablename__ = "audit_event"
-    __table_args__ = (Index("ix_audit_strategy", "strategy_name", "id"),)
+    __table_args__ = (
+        Index("ix_audit_strategy", "strategy_name", "id"),
+        Index("uq_audit_idempotency", "actor", "idempotency_key", unique=True),
+    )
     id: int | None = Field(default=None, primary_key=True)
     at: datetime = Field(sa_column=_time())
     actor: str
@@ -149,6 +155,12 @@ class AuditEvent(SQLModel, table=True):
     before: dict[str, Any] = Field(sa_column=_json())
     after: dict[str, Any] = Field(sa_column=_json())
     reason: str = Field(sa_column=Column(Text, nullable=False))
+    evidence: list[str] = Field(default_factory=list, sa_column=_json())  # ids of the rows that it rests on
+    request_id: str = ""
+    idempotency_key: str | None = None
+    position: int
+    previous_hash: str
+    hash: str
 
 
 class AlertOutbox(SQLModel, table=True):

@@ -127,6 +127,11 @@ def last_verdicts(session: Session, rollout_id: UUID) -> dict[str, GateVerdict]:
     return {row.gate: row for row in session.exec(_LAST_VERDICTS, params={"rollout_id": rollout_id}).all()}
 
 
+def verdict_ids(session: Session, rollout_id: UUID) -> list[str]:
+    """Return the ids of each gate's newest verdict, by gate: what a change of this moment rests on."""
+    return [str(row.id) for _, row in sorted(last_verdicts(session, rollout_id).items())]
+
+
 def held_since(session: Session, last: GateVerdict) -> datetime:
     """Return when the gate whose newest row is *last* began to say this verdict without a break."""
     mine = (GateVerdict.rollout_id == last.rollout_id, GateVerdict.gate == last.gate)

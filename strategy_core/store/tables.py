@@ -35,12 +35,18 @@ def _json() -> Any:
 
 
 class Strategy(SQLModel, table=True):
-    """A name under which versions stand; its row is the lock that every change of it takes first."""
+    """A name under which versions stand; its row is the lock that every change of it takes first.
+
+    `generation` grows by one with each change of the strategy: it is the position of its newest audit event, whose hash
+    is `audit_head`.
+    """
 
     name: str = Field(primary_key=True)
     salt: str = ""
     scoring: dict[str, Any] = Field(sa_column=_json())
     created_at: datetime = Field(sa_column=_time())
+    generation: int = 0
+    audit_head: str = ""
 
 
 class StrategyVersion(SQLModel, table=True):

@@ -1,16 +1,37 @@
 """Strategies and their versions: found, locked, added, moved. Whoever changes a strategy locks its row first."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from typing import Any
 
+from sqlalchemy import and_
+from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, select
 
-from strategy_core.domain.errors import NoActiveVersion, UnknownStrategy, UnknownVersion
+from strategy_core.domain.errors import LostRace, NoActiveVersion, UnknownStrategy, UnknownVersion
 from strategy_core.domain.lifecycle import Status, check_move
+from strategy_core.domain.routing import Routing
 from strategy_core.store.engine import insert_if_new
 from strategy_core.store.tables import CanaryConfig, Strategy, StrategyVersion
+
+_SERVES = and_(
+    col(StrategyVersion.strategy_name) == Strategy.name,
+    col(StrategyVersion.status).in_([Status.ACTIVE, Status.CANARY]),
+)
+_ROUTING = (
+    select_columns(
+        col(Strategy.name),
+        col(Strategy.salt),
+        col(Strategy.generation),
+        col(StrategyVersion.status),
+        col(StrategyVersion.version),
+        col(CanaryConfig.rollout_bp),
+    )
+    .outerjoin(StrategyVersion, _SERVES)
+    .outerjoin(CanaryConfig, col(CanaryConfig.strategy_name) == Strategy.name)
+    .order_by(col(Strategy.name))
+)
 
 
 def create_strategy(session: Session, name: str, *, salt: str, scoring: dict[str, Any], now: datetime) -> None:
@@ -18,15 +39,22 @@ def create_strategy(session: Session, name: str, *, salt: str, scoring: dict[str
     insert_if_new(session, Strategy, [{"name": name, "salt": salt, "scoring": scoring, "created_at": now}])
 
 
-def lock_strategy(session: Session, name: str) -> Strategy:
+def lock_strategy(session: Session, name: str, if_generation: int | None = None) -> Strategy:
     """Return the strategy, held until the transaction ends: changes of one strategy happen one after another.
+
+    Args:
+        if_generation: the generation that the caller's wish rests on; any, unless given.
 
     Raises:
         UnknownStrategy: there is none of that name.
+        LostRace: it is of another generation.
     """
-    found = session.exec(select(Strategy).where(Strategy.name == name).with_for_update()).first()
+    latest = select(Strategy).where(Strategy.name == name).with_for_update().execution_options(populate_existing=True)
+    found = session.exec(latest).first()
     if found is None:
         raise UnknownStrategy(name, strategy_names(session))
+    if if_generation not in (None, found.generation):
+        raise LostRace(f"strategy {name!r}", if_generation, found.generation)
     return found
 
 
@@ -82,44 +110,35 @@ def active_version(session: Session, strategy_name: str) -> StrategyVersion:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """All that routing obeys, of one moment: read by one statement, so that no promotion falls in between."""
-
-    active: str
-    canary: str | None
-    rollout_bp: int
-    generation: int
-    salt: str
-
-
-def serving(session: Session, strategy_name: str) -> Serving:
-    """Return who serves the strategy's users now.
+def routing(session: Session, strategy_name: str) -> Routing:
+    """Return what routing obeys now, by one statement, so that no promotion falls in between.
 
     Raises:
         UnknownStrategy, NoActiveVersion
     """
-    rows = session.exec(
-        select(  # type: ignore[call-overload]
-            StrategyVersion.status,
-            StrategyVersion.version,
-            Strategy.salt,
-            CanaryConfig.rollout_bp,
-            CanaryConfig.generation,
-        )
-        .join(Strategy, col(Strategy.name) == StrategyVersion.strategy_name)
-        .outerjoin(CanaryConfig, col(CanaryConfig.strategy_name) == StrategyVersion.strategy_name)
-        .where(
-            StrategyVersion.strategy_name == strategy_name,
-            col(StrategyVersion.status).in_([Status.ACTIVE, Status.CANARY]),
-        )
-    ).all()
-    by_status = {status: version for status, version, *_ in rows}
-    if Status.ACTIVE not in by_status:
+    found = _routings(session.execute(_ROUTING.where(col(Strategy.name) == strategy_name)).all()).get(strategy_name)
+    if found is None:
         get_strategy(session, strategy_name)
         raise NoActiveVersion(strategy_name)
-    *_, salt, rollout_bp, generation = rows[0]
-    return Serving(by_status[Status.ACTIVE], by_status.get(Status.CANARY), rollout_bp or 0, generation or 0, salt)
+    return found
+
+
+def all_routing(session: Session) -> dict[str, Routing | None]:
+    """Return what routing obeys now, by strategy; None where no version is active."""
+    return _routings(session.execute(_ROUTING).all())
+
+
+def _routings(rows: Sequence[Any]) -> dict[str, Routing | None]:
+    found: dict[str, Routing | None] = {}
+    for name, same in groupby(rows, key=lambda row: row.name):
+        serving = list(same)
+        by_status = {row.status: row.version for row in serving}
+        salt, generation, rollout_bp = serving[0].salt, serving[0].generation, serving[0].rollout_bp or 0
+        active, canary = by_status.get(Status.ACTIVE), by_status.get(Status.CANARY)
+        found[name] = None
+        if active is not None:
+            found[name] = Routing(active, canary, rollout_bp if canary else 0, salt, generation)
+    return found
 
 
 def previously_active(session: Session, strategy_name: str) -> StrategyVersion | None:

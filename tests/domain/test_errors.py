@@ -56,6 +56,8 @@ FACTS = {
     "changed": ["source"],
     "tried": "open for writing: x",
     "cause": "the feed is down",
+    "actor": "ana",
+    "idempotency_key": "k1",
 }
 FAMILIES = {"NotFound": 4, "Refused": 5, "Invalid": 2, "Untrusted": 6}
 ERRORS = [

@@ -10,13 +10,14 @@ from strategy_core.domain.errors import InvariantRefused
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import read_plan
 from strategy_core.domain.ramp import Step
+from strategy_core.domain.scoring import ScoringRule
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.approve import approve
 from strategy_core.services.ramp import tick
 from strategy_core.services.status import read_status
-from strategy_core.store import rollouts
+from strategy_core.store import rollouts, versions
 from strategy_core.store.engine import open_database, reading, transaction, upgrade
-from tests.builders import DAY, GOLD, MONDAY, OWNER, put_day, put_version
+from tests.builders import DAY, GOLD, MONDAY, OWNER, put_day, version_row
 
 PLAN = {
     "stages": [
@@ -48,9 +49,15 @@ def first_release(request: pytest.FixtureRequest, tmp_path: object, postgresql: 
         address = postgresql.url.set(database="first_release")
         engine = open_database(address.render_as_string(hide_password=False))
     upgrade(engine, "v0001")
-    put_version(engine, "1", Status.ACTIVE)
-    put_version(engine, "2", Status.CANARY)
     with transaction(engine) as session:
+        session.connection().execute(
+            text(
+                "INSERT INTO strategy (name, salt, scoring, created_at) "
+                f"VALUES ('fib_rsi', '', '{ScoringRule().model_dump_json()}', '2026-03-01 00:00:00+00:00')"
+            )
+        )
+        versions.add_version(session, version_row("1", Status.ACTIVE))
+        versions.add_version(session, version_row("2", Status.CANARY))
         rollouts.point_canary(session, "fib_rsi", "2", rollout_bp=500, salt="", now=MONDAY)
         session.connection().execute(
             text(
