@@ -223,6 +223,13 @@ def test_few_tokens_of_unknown_keys_wait_at_once(provider: Endpoint) -> None:
         assert "the server of keys has not answered yet" in str(each.exception())
 
 
+def test_what_goes_wrong_in_no_foreseen_way_is_told_too() -> None:
+    keys = RemoteKeys("http://127.0.0.1:1/\0", BOTH)
+
+    with pytest.raises(KeysUnavailable, match="the server of keys gave no answer: InvalidURL"):
+        keys.find("RS256", "a", NOW)
+
+
 def test_what_is_fetched_at_the_start_serves_the_first_token_without_their_server() -> None:
     with serving() as provider:
         publish(provider, jwk(RSA, "a"))
