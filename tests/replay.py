@@ -1,4 +1,4 @@
-"""The rules of who serves whom, written a second time from the specification: a trail's actions replayed give its states.
+"""Who serves whom, written a second time from the specification: a trail's actions, replayed, give its states.
 
 It reads what was done, never how things stood after it; only what an action cannot be told without is taken from
 elsewhere: a plan's percents, the percent that an owner set by hand, and how versions stood before the trail began.

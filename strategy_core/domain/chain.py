@@ -55,7 +55,7 @@ class Chain:
             self._break(link, f"follows position {self.position}: an event was removed, added or moved")
         elif link.previous_hash != self.head:
             self._break(link, "does not carry the hash of the event before it")
-        elif changed := _differing(self._left, link.facts.get("before")):
+        elif changed := _untold(self._left, link.facts):
             self._break(
                 link, f"begins with another {', '.join(changed)} than the event before it left: a change untold"
             )
@@ -131,6 +131,13 @@ def _number(value: float) -> float:
         return float(value)  # PostgreSQL returns a float such as 1e300 as the whole number of its digits
     except OverflowError:  # no float was ever that large
         return value
+
+
+def _untold(left: Any, facts: Mapping[str, Any]) -> list[str]:
+    changed = _differing(left, facts.get("before"))
+    if facts.get("action") == "resume" and changed == ["percent"]:
+        return []  # releases before the chain told the percent of a resume as it stood after
+    return changed
 
 
 def _differing(left: Any, found: Any) -> list[str]:

@@ -131,12 +131,12 @@ def resume(
     with transaction(engine) as session:
         rollout = _open(session, strategy_name, if_generation, "resume", State.PAUSED)
         changes: dict[str, Any] = {"state": State.RUNNING.value, "stage_entered_at": now, "stage_extended_at": now}
+        share = None
         if rollout.promoted_at is None:
             stage = read_plan(rollout.plan).stages[rollout.stage_index]
             present = rollouts.get_canary(session, strategy_name).rollout_bp
             share = stage.percent_bp if rollout.blind_since is None else min(present, stage.percent_bp)
-            rollouts.set_canary_share(session, strategy_name, share)
-        return _set(session, rollout, "resume", changes, actor=actor, now=now, reason=reason)
+        return _set(session, rollout, "resume", changes, actor=actor, now=now, reason=reason, share=share)
 
 
 def _roll_back(engine: Engine, strategy_name: str, *, actor: Actor, now: datetime, reason: str) -> Rollout:
@@ -197,8 +197,12 @@ def _set(
     actor: Actor,
     now: datetime,
     reason: str,
+    share: int | None = None,
 ) -> Rollout:
+    """Set *changes* of the rollout and, if it is given, the canary's *share* of users in basis points."""
     before = standing(session, rollout.strategy_name)
+    if share is not None:
+        rollouts.set_canary_share(session, rollout.strategy_name, share)
     rollouts.change_rollout(session, rollout, **changes)
     audit.record(
         session,

@@ -151,3 +151,10 @@ def test_a_change_that_no_event_tells_of_is_found_after_the_last_one() -> None:
     (found,) = chain.end(generation=1, head=link.hash, standing={"active": "2"})
 
     assert found == Break(1, "left another active than stands now: a change untold")
+
+
+def test_a_resume_of_an_earlier_release_is_no_break() -> None:
+    """Its percent before was told as it stood after; what was recorded stays as it is."""
+    links = chained({"after": {"percent": 5}}, {"action": "resume", "before": {"percent": 9}})
+
+    assert broken(links, end=links[-1]) == []
