@@ -110,7 +110,7 @@ def verify(
     heads = list(head or ())
     if export is not None:
         with export.open(encoding="utf-8") as lines:
-            heads += noted_heads(lines)
+            heads += noted_heads(lines, strategy)
     found = verify_trail(engine, strategy, heads)
     shell.answer({"holds": found.holds} | asdict(found), *_verdict(found))
     if not found.holds:

@@ -61,8 +61,11 @@ def follow(lines: Iterable[str]) -> dict[str, Chain]:
     return chains
 
 
-def noted_heads(lines: Iterable[str]) -> Iterator[str]:
+def noted_heads(lines: Iterable[str], only: str | None = None) -> Iterator[str]:
     """Yield the hashes of an export that vouch for all its others: the last of each run of events without a gap.
+
+    Args:
+        only: of this strategy; of all, unless given.
 
     Raises:
         InvalidExport: a line is no event, or was changed.
@@ -71,6 +74,8 @@ def noted_heads(lines: Iterable[str]) -> Iterator[str]:
     for number, (strategy_name, link) in enumerate(links(lines), 1):
         if link.hash != event_hash(link.previous_hash, link.facts):
             raise InvalidExport(_SOURCE, "was changed: its hash is not that of its facts", number)
+        if only not in (None, strategy_name):
+            continue
         before = last.get(strategy_name)
         if before is not None and before.hash != link.previous_hash:
             yield before.hash

@@ -62,6 +62,7 @@ def test_the_last_hash_of_each_run_vouches_for_the_others() -> None:
 
     assert list(noted_heads(lines)) == [hashes[3], hashes[4]]
     assert list(noted_heads([lines[0], lines[3]])) == [hashes[0], hashes[3]]
+    assert list(noted_heads(lines, only="b")) == [hashes[4]]
 
 
 def test_a_changed_line_vouches_for_nothing() -> None:

@@ -1,11 +1,15 @@
 """An owner's promotion and rollback from Prefect, on both databases."""
 
+from dataclasses import replace
+
 import pytest
 from prefect.exceptions import ParameterTypeError
 from sqlalchemy import Engine
 
 from flows.ramp import decide, start_canary
 from flows.rollback import promote, rollback
+from flows.runtime import by_itself
+from strategy_core.domain.audit import RAMP
 from strategy_core.domain.lifecycle import Status
 from strategy_core.store import audit, versions
 from strategy_core.store.engine import reading
@@ -28,6 +32,18 @@ def test_a_promotion_retires_the_predecessor_and_keeps_who_and_why(two: Engine) 
     with reading(two) as session:
         event = audit.events(session)[-1]
     assert (event.actor, event.role, event.source, event.reason) == ("ana", "owner", "flow", "agreed on Friday")
+
+
+def test_an_event_names_the_run_that_its_logs_are_kept_under(two: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefect tells a run its id by the environment; outside a run there is none."""
+    promote.fn("fib_rsi", "v2", owner="ana", reason="agreed on Friday")
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "0a1b2c3d-0000-4000-8000-000000000001")
+
+    rollback.fn("fib_rsi", owner="ana", reason="users complain", version="v2")
+
+    with reading(two) as session:
+        assert [event.request_id for event in audit.events(session)] == ["", "0a1b2c3d-0000-4000-8000-000000000001"]
+    assert by_itself() == replace(RAMP, request_id="0a1b2c3d-0000-4000-8000-000000000001")
 
 
 def test_a_rollback_undoes_the_promotion_and_quarantines(two: Engine) -> None:

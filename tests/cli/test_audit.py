@@ -1,0 +1,135 @@
+"""`rollout audit`: the trail asked, verified and exported in a shell."""
+
+import json
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+
+from strategy_core.domain.lifecycle import Status
+from strategy_core.store.engine import transaction
+from tests.builders import DAY, MONDAY, put_version
+from tests.cli.conftest import Rollout, set_clock
+
+
+@pytest.fixture
+def told(rollout: Rollout, database: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """Ana starts version 2 on Monday, Ben rolls it back on Tuesday."""
+    put_version(database, "1", Status.ACTIVE)
+    put_version(database, "2")
+    rollout("start", "fib_rsi", "2", "--yes", "--actor", "ana", "--reason", "better")
+    set_clock(monkeypatch, MONDAY + DAY)
+    rollout("rollback", "fib_rsi", "--actor", "ben", "--reason", "users complain")
+    return database
+
+
+def tamper(engine: Engine, statement: str) -> None:
+    with transaction(engine) as session:
+        session.connection().execute(text("DROP TRIGGER refuse_update_audit_event"))
+        session.connection().execute(text(statement))
+
+
+def test_the_log_is_narrowed_by_what_is_asked(rollout: Rollout, told: Engine) -> None:
+    events = rollout("audit", "--json").data
+
+    def actions(*asked: str) -> list[str]:
+        return [event["action"] for event in rollout("audit", "log", *asked, "--json").data]
+
+    assert [event["action"] for event in events] == actions() == ["start_rollout", "roll_back"]
+    assert actions("fib_rsi", "--by", "ana") == actions("--until", "2026-03-03") == ["start_rollout"]
+    assert actions("--action", "roll_back") == actions("--since", "2026-03-03") == ["roll_back"]
+    assert actions("--rollout", events[0]["rollout_id"], "--limit", "1") == ["roll_back"]
+    assert rollout("audit", "--limit", "1").out == rollout("audit", "log", "--limit", "1").out
+
+
+def test_each_call_has_a_request_id_of_its_own(rollout: Rollout, told: Engine) -> None:
+    ids = [event["request_id"] for event in rollout("audit", "--json").data]
+
+    assert all(len(each) == 32 for each in ids)
+    assert len(set(ids)) == 2
+
+
+def test_a_moment_is_told_with_who_and_why(rollout: Rollout, told: Engine) -> None:
+    stood = rollout("audit", "at", "fib_rsi", "2026-03-02T12:00Z", "--json").data
+    shown = rollout("audit", "at", "fib_rsi", "2026-03-04").out
+
+    assert (stood["active"], stood["canary"], stood["percent"]) == ("1", "2", 5.0)
+    assert stood["rollout"] == {"state": "running", "stage": 0}
+    assert (stood["event"]["actor"], stood["made_by"]["canary"]["reason"]) == ("ana", "better")
+    assert "ben (cli)" in shown
+    assert "users complain" in shown
+    before = rollout("audit", "at", "fib_rsi", "2026-03-01")
+    assert (before.code, before.err) == (
+        4,
+        "error: the audit trail tells nothing of 'fib_rsi' at 2026-03-01 00:00 UTC or before\n",
+    )
+    assert rollout("audit", "at", "fib_rsi", "yesterday").code == 2
+
+
+def test_a_rollouts_story_is_shown(rollout: Rollout, told: Engine) -> None:
+    (start, _) = rollout("audit", "--json").data
+
+    story = rollout("audit", "rollout", start["rollout_id"])
+    data = rollout("audit", "rollout", start["rollout_id"], "--json").data
+
+    assert "fib_rsi 2 against 1: rolled_back" in story.out
+    assert [each["kind"] for each in data["happenings"]] == ["change", "alert", "change", "alert"]
+    assert data["happenings"][2]["row"]["reason"] == "users complain"
+    assert rollout("audit", "rollout", "no-id").code == 2
+    assert rollout("audit", "rollout", "6f1b1c2e-53a5-4d0b-9a39-5f8f4a0c7d11").code == 4
+
+
+def test_a_trail_that_holds_names_its_newest_hash(rollout: Rollout, told: Engine) -> None:
+    head = rollout("audit", "--json").data[-1]["hash"]
+
+    said = rollout("audit", "verify")
+
+    assert (said.code, said.out) == (0, f"fib_rsi: 2 events hold, the newest is {head}\n")
+    assert rollout("audit", "verify", "fib_rsi", "--head", head, "--json").data["holds"] is True
+
+
+def test_each_break_is_a_line_and_an_exit_code(rollout: Rollout, told: Engine) -> None:
+    tamper(told, "UPDATE audit_event SET actor = 'eve'")
+
+    said = rollout("audit", "verify", "--head", "f" * 64)
+
+    assert said.code == 1
+    assert said.out.splitlines() == [
+        "fib_rsi: event 1 was changed: its hash is not that of its facts",
+        "fib_rsi: event 2 was changed: its hash is not that of its facts",
+        f"{'f' * 64} was noted earlier, and stands in no chain any more: the trail was rewritten",
+    ]
+
+
+def test_an_export_is_what_a_later_verification_rests_on(rollout: Rollout, told: Engine, tmp_path: Path) -> None:
+    file = tmp_path / "trail.jsonl"
+    said = rollout("audit", "export", "--output", str(file))
+    noted = file.read_text()
+    rollout("activate", "fib_rsi", "2", "--yes", "--override-reason", "again")
+
+    assert said.out == f"exported to {file}\n"
+    assert rollout("audit", "export").out.startswith(noted)
+    assert rollout("audit", "verify", "--export", str(file)).code == 0
+    assert [path.name for path in tmp_path.iterdir() if "trail" in path.name] == ["trail.jsonl"]
+    file.write_text(noted.replace("better", "bitter"))
+    forged = rollout("audit", "verify", "--export", str(file))
+    assert (forged.code, "the export, row 1: was changed" in forged.err) == (2, True)
+    assert rollout("audit", "verify", "--export", str(tmp_path / "none")).code == 1
+
+
+def test_a_failed_export_leaves_what_was_exported_before(rollout: Rollout, told: Engine, tmp_path: Path) -> None:
+    file = tmp_path / "trail.csv"
+    rollout("audit", "export", "fib_rsi", "--format", "csv", "--output", str(file))
+    before = file.read_text()
+
+    refused = rollout("audit", "export", "nope", "--output", str(file))
+
+    assert (refused.code, file.read_text()) == (4, before)
+    assert before.splitlines()[0].startswith("id,at,actor,role,source,action")
+    assert not (tmp_path / "trail.csv.part").exists()
+
+
+def test_an_export_is_narrowed_like_the_log(rollout: Rollout, told: Engine) -> None:
+    (line,) = rollout("audit", "export", "--by", "ben").out.splitlines()
+
+    assert json.loads(line)["reason"] == "users complain"
