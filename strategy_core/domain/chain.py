@@ -108,18 +108,18 @@ def verify(links: Iterable[Link], *, generation: int, head: str) -> list[Break]:
 def plain(value: Any) -> Any:
     """Return *value* as JSON can hold it, the same whichever database or file it was read from."""
     match value:
-        case Mapping():
+        case str() | bool() | None:  # most are: a trail of a million events has tens of millions
+            return value
+        case dict() | Mapping():
             return {str(key): plain(each) for key, each in value.items()}
+        case int() | float():
+            return _number(value)
         case list() | tuple():
             return [plain(each) for each in value]
         case datetime():
             return value.astimezone(UTC).isoformat(timespec="microseconds")
         case UUID():
             return str(value)
-        case bool():
-            return value
-        case int() | float():
-            return _number(value)
         case _:
             return value
 

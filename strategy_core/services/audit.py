@@ -143,7 +143,7 @@ def state_at(engine: Engine, strategy_name: str, at: datetime) -> StateAt:
             percent=event.after.get("percent", 0.0),
             rollout=event.after.get("rollout"),
             event=event,
-            made_by=_made_by(session, event),
+            made_by={fact: made for fact in _FACTS if (made := trail.newest_change(session, event, fact))},
         )
 
 
@@ -241,16 +241,6 @@ def _verified(session: Session, strategy_name: str, missing: dict[str, None]) ->
     now = standing(session, strategy_name)
     breaks = chain.end(generation=row.generation, head=row.audit_head, standing=now)
     return Trail(strategy_name, chain.count, chain.head, breaks)
-
-
-def _made_by(session: Session, event: AuditEvent) -> dict[str, AuditEvent]:
-    found: dict[str, AuditEvent] = {}
-    for each in trail.back_from(session, event):
-        changed = [fact for fact in _FACTS if each.before.get(fact) != each.after.get(fact)]
-        found |= {fact: each for fact in changed if fact not in found}
-        if len(found) == len(_FACTS):
-            break
-    return found
 
 
 def _turned(verdicts: Iterable[GateVerdict]) -> Iterator[GateVerdict]:

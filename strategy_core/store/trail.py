@@ -14,6 +14,8 @@ from strategy_core.store.rollout_tables import AuditEvent
 _BATCH = 1_000  # rows that are held at a time
 _COLUMNS = tuple(col(getattr(AuditEvent, name)) for name in AuditEvent.model_fields)
 
+_JSON = AuditEvent.__table__.columns  # type: ignore[attr-defined]
+
 
 class Wanted(TypedDict, total=False):
     """Which events: all of them, less what each key leaves out.
@@ -59,14 +61,17 @@ def newest_at(session: Session, strategy_name: str, at: datetime) -> AuditEvent 
     return session.exec(query).first()
 
 
-def back_from(session: Session, event: AuditEvent) -> Iterator[AuditEvent]:
-    """Yield the event and those of its strategy before it, newest first."""
+def newest_change(session: Session, event: AuditEvent, fact: str) -> AuditEvent | None:
+    """Return the newest event, from *event* back, that left *fact* otherwise than it found it."""
+    before, after = (column[fact] for column in (_JSON["before"], _JSON["after"]))
     query = (
         select(AuditEvent)
         .where(AuditEvent.strategy_name == event.strategy_name, col(AuditEvent.id) <= event.id)
+        .where(before.is_distinct_from(after))
         .order_by(col(AuditEvent.id).desc())
+        .limit(1)
     )
-    yield from session.exec(query, execution_options={"yield_per": _BATCH})
+    return session.exec(query).first()
 
 
 def told_of(session: Session) -> Sequence[str]:
