@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
-from uuid import UUID
 
 BEFORE_THE_FIRST = "0" * 64
 _EXACT = 2**53  # from here on not every whole number is a float
@@ -118,10 +117,8 @@ def plain(value: Any) -> Any:
             return [plain(each) for each in value]
         case datetime():
             return value.astimezone(UTC).isoformat(timespec="microseconds")
-        case UUID():
-            return str(value)
         case _:
-            return value
+            return str(value)  # a UUID
 
 
 def _number(value: float) -> float:
