@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from strategy_core.domain.scoring import ScoringRule
     from strategy_core.domain.strategy import Action, Context, Decision, Strategy
     from strategy_core.registry import VersionRegistry
+    from strategy_core.router.router import Router
     from strategy_core.shadow_executor import ShadowExecutor
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Decision",
     "Plan",
     "RolloutError",
+    "Router",
     "ScoringRule",
     "ShadowExecutor",
     "Status",
@@ -31,6 +33,7 @@ _MODULES = {
     "Decision": "domain.strategy",
     "Plan": "domain.plan",
     "RolloutError": "domain.errors",
+    "Router": "router.router",
     "ScoringRule": "domain.scoring",
     "ShadowExecutor": "shadow_executor",
     "Status": "domain.lifecycle",

@@ -6,7 +6,8 @@ RolloutError
 ├── Refused             it exists, but this is not allowed now   (API 409, exit code 5)
 │   ├── IllegalTransition, DuplicateVersion, DuplicateFingerprint, Quarantined, RolloutOpen,
 │   │   LostRace, NotAwaiting, UnarmedPlan, GateRefused, NothingToRollBack, AlreadyDone,
-│   │   Incomparable, InvariantRefused, RetiredVersion, SchemaOutdated, Unconfirmed, FixedForLife, Contradicted
+│   │   Incomparable, InvariantRefused, RetiredVersion, SchemaOutdated, Unconfirmed, FixedForLife, Contradicted,
+│   │   RouterClosed
 ├── Invalid             the input itself is wrong                (API 422, exit code 2)
 │   ├── InvalidPercent, InvalidConfig, InvalidPlan, InvalidTimeframe, InvalidEntryPoint,
 │   │   InvalidDecision, InvalidRow (InvalidCandles, InvalidReport, InvalidExport), InvalidName, InvalidSetting,
@@ -15,6 +16,7 @@ RolloutError
 │   ├── InvalidToken (401), Forbidden, FourEyes, TooManyFailures (429)
 ├── Untrusted           a version's code may not run             (exit code 6)
 │   ├── FingerprintMismatch, IsolationBreach, StrategyFailed
+├── RoutingUnavailable  a router cannot read who is routed where
 ├── EvidenceUnavailable the facts a verdict needs cannot be had: blind, never a pass nor a failure
 └── KeysUnavailable     who asks cannot be known now             (API 503)
 """
@@ -255,6 +257,11 @@ class Unconfirmed(Refused):
         super().__init__(f"not confirmed, nothing was changed: {question}; --yes goes on without asking")
 
 
+class RouterClosed(Refused):
+    def __init__(self) -> None:
+        super().__init__("this router is closed and knows of no change any more; open another")
+
+
 class Invalid(RolloutError):
     exit_code = 2
 
@@ -429,6 +436,15 @@ class StrategyFailed(Untrusted):
     def __init__(self, what: str) -> None:
         self.what = what
         super().__init__(what)
+
+
+class RoutingUnavailable(RolloutError):
+    """*source*: the address, without a secret; *cause*: what it said, in a line."""
+
+    def __init__(self, source: str, cause: str) -> None:
+        self.source = source
+        self.cause = cause
+        super().__init__(f"routing cannot be read from {source}: {cause}")
 
 
 class EvidenceUnavailable(RolloutError):

@@ -15,6 +15,8 @@ from strategy_core.domain.errors import InvalidPercent
 
 BUCKETS = 10_000  # one bucket = one basis point of users
 
+_from_bytes = int.from_bytes
+
 
 def bucket_of(user_id: str, salt: str = "") -> int:
     """Return the user's bucket, 0..9999.
@@ -22,8 +24,8 @@ def bucket_of(user_id: str, salt: str = "") -> int:
     The first two digits are sha256(salt + user_id) % 100, so that with no salt and a whole percent the rule is
     `sha256(user_id) % 100 < percent`; the next two come from the same hash and give steps of 0.01 %.
     """
-    h = int.from_bytes(sha256((salt + user_id).encode()).digest(), "big")
-    return h % 100 * 100 + h // 100 % 100
+    h = _from_bytes(sha256((salt + user_id).encode()).digest(), "big") % BUCKETS  # once: the rest is small numbers
+    return h % 100 * 100 + h // 100
 
 
 def buckets_of(user_ids: Sequence[str], salt: str = "") -> IntArray:

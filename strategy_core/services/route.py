@@ -5,14 +5,18 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from strategy_core.domain.errors import InvalidName
-from strategy_core.domain.routing import as_percent, bucket_of
+from strategy_core.domain.routing import as_percent, basis_points, bucket_of
 from strategy_core.store import versions
 from strategy_core.store.engine import reading
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Which version, and why: the user's bucket, the canary's share, and the generation of the strategy."""
+    """Which version, and why: the user's bucket, the canary's share, and the generation of the strategy.
+
+    Attributes:
+        stale: told by a router that has not heard of the database for too long: its canary admits nobody new.
+    """
 
     user_id: str
     strategy_name: str
@@ -21,11 +25,17 @@ class Route:
     percent: float
     in_canary: bool
     generation: int
+    stale: bool = False
 
     @property
     def why(self) -> str:
-        sign = "<" if self.in_canary else ">="
-        return f"bucket {self.bucket / 100:.2f} {sign} canary percent {self.percent:.2f}"
+        sign = "<" if self.bucket < basis_points(self.percent) else ">="
+        why = f"bucket {self.bucket / 100:.2f} {sign} canary percent {self.percent:.2f}"
+        return (
+            f"{why}; {'admitted before' if self.in_canary else 'nobody new'} while routing is stale"
+            if self.stale
+            else why
+        )
 
 
 def route_user(engine: Engine, *, user_id: str, strategy_name: str) -> Route:

@@ -1,0 +1,131 @@
+"""Routing from PostgreSQL: read when a change is notified, and again every few seconds whatever is heard."""
+
+import os
+import selectors
+from collections.abc import Generator
+from contextlib import suppress
+from threading import Event
+from time import monotonic
+from typing import Any
+
+import psycopg
+from sqlalchemy import URL, Connection, NullPool, create_engine
+from sqlalchemy.exc import DBAPIError
+from sqlmodel import Session
+
+from strategy_core.domain.errors import RoutingUnavailable
+from strategy_core.router.source import Found
+from strategy_core.store import versions
+from strategy_core.store.engine import failure
+
+CHANNEL = "rollout_strategy"  # a trigger on `strategy` notifies it
+_HEARTBEAT_S = 2.0  # between two reads: what a pooler keeps from us, or a network loses, is seen then
+_ANSWER_S = 5.0
+_SLICE_S = 0.25  # how soon a wait ends that is told to stop
+_CONNECTION = {  # a link that swallows everything must be noticed; what the address says goes before
+    "connect_timeout": 3,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 5_000,
+    "application_name": "rollout router",
+}
+
+
+class _Bounded(psycopg.Connection[Any]):
+    """A connection on which nothing takes longer than `_ANSWER_S`: the server may hang with the network alive."""
+
+    def wait(self, gen: Generator[Any, Any, Any], *_: Any, **__: Any) -> Any:
+        deadline = monotonic() + _ANSWER_S
+        try:
+            wanted = next(gen)
+            while (left := deadline - monotonic()) > 0:
+                gen_ready = _ready(self.pgconn.socket, wanted, left)
+                if gen_ready:
+                    wanted = gen.send(gen_ready)
+        except StopIteration as done:
+            return done.value
+        self.pgconn.finish()  # else closing it would wait for the answer once more
+        raise psycopg.OperationalError(f"no answer within {_ANSWER_S:g} s")
+
+
+class PostgresqlSource:
+    """Listens on one connection of its own, which it also reads by.
+
+    A pooler that lends connections by transaction passes no notifications on: changes then come by the heartbeat.
+    """
+
+    def __init__(self, url: URL) -> None:
+        self.address = url.set(drivername="postgresql").render_as_string(hide_password=True)
+        self._engine = create_engine(
+            url, creator=self._connect, poolclass=NullPool, isolation_level="AUTOCOMMIT", pool_reset_on_return=None
+        )
+        self._url = url
+        self._connection: Connection | None = None
+        self._driver: psycopg.Connection[Any] | None = None
+        self._notified = False
+
+    def read(self) -> Found | None:
+        try:
+            if self._connection is None:
+                self._connection = self._engine.connect()
+                self._connection.exec_driver_sql(f"LISTEN {CHANNEL}")  # before the read: nothing falls in between
+            self._notified = False
+            with Session(self._connection) as session:
+                return versions.all_routing(session)
+        except DBAPIError as error:
+            raise RoutingUnavailable(self.address, failure(error)) from error
+
+    def wait(self, stop: Event) -> None:
+        deadline = monotonic() + _HEARTBEAT_S
+        try:
+            while not (self._heard() or stop.is_set()) and (left := deadline - monotonic()) > 0:
+                self._listen(min(left, _SLICE_S))
+        except psycopg.Error as error:
+            raise RoutingUnavailable(self.address, " ".join(str(error).split())) from error
+
+    def close(self) -> None:
+        connection, self._connection, self._driver = self._connection, None, None
+        if connection is not None:
+            with suppress(DBAPIError, psycopg.Error):
+                connection.invalidate()
+                connection.close()
+
+    def before_fork(self) -> None:
+        """Nothing to do: what is open may stay open."""
+
+    def after_fork_in_parent(self) -> None:
+        """Nothing was stopped."""
+
+    def after_fork_in_child(self) -> None:
+        if self._driver is not None and not self._driver.closed:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nowhere, self._driver.pgconn.socket)  # or the server would see this connection until the child ends
+            os.close(nowhere)
+
+    def _heard(self) -> bool:
+        """Tell whether a notification has come, with an answer or without."""
+        while self._driver is not None and self._driver.pgconn.notifies() is not None:
+            self._notified = True
+        return self._notified
+
+    def _listen(self, seconds: float) -> None:
+        if self._driver is not None and _ready(self._driver.pgconn.socket, selectors.EVENT_READ, seconds):
+            self._driver.pgconn.consume_input()
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        arguments, options = self._engine.dialect.create_connect_args(self._url)
+        self._driver = _Bounded.connect(*arguments, **{**_CONNECTION, **options}, autocommit=True)
+        self._driver.add_notify_handler(self._note)
+        return self._driver
+
+    def _note(self, _: psycopg.Notify) -> None:
+        self._notified = True
+
+
+def _ready(socket: int, wanted: int, seconds: float) -> Any:
+    """Return what *socket* is ready for, of what is wanted; 0 when *seconds* went by."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(socket, wanted)
+        found = selector.select(seconds)
+    return found[0][1] if found else 0

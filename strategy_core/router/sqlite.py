@@ -1,0 +1,91 @@
+"""Routing from a file of SQLite: a cheap look several times a second, a full read only when something was committed."""
+
+import sqlite3
+from contextlib import suppress
+from pathlib import Path
+from threading import Event, Lock
+from typing import Any
+
+from sqlalchemy import Connection, NullPool, create_engine
+from sqlalchemy.exc import DBAPIError
+from sqlmodel import Session
+
+from strategy_core.domain.errors import RoutingUnavailable
+from strategy_core.router.source import Found
+from strategy_core.store import versions
+from strategy_core.store.engine import failure
+
+_LOOK_S = 0.2
+_BUSY_S = 1.0
+
+
+class SqliteSource:
+    """Reads *file* without ever writing to it, or creating it.
+
+    It is closed while the process forks: SQLite forbids to carry an open file into a child, even unused.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.address = f"sqlite:///{file}"
+        self._file = file.resolve()
+        self._engine = create_engine(
+            "sqlite+pysqlite://", creator=self._connect, poolclass=NullPool, isolation_level="AUTOCOMMIT"
+        )
+        self._connection: Connection | None = None
+        self._identity: tuple[int, int] | None = None
+        self._lock = Lock()
+        self._seen: int | None = None  # PRAGMA data_version, which means nothing to another connection
+
+    def read(self) -> Found | None:
+        with self._lock:
+            try:
+                return self._read()
+            except DBAPIError as error:
+                raise RoutingUnavailable(self.address, failure(error)) from error
+
+    def wait(self, stop: Event) -> None:
+        stop.wait(_LOOK_S)
+
+    def close(self) -> None:
+        with self._lock:
+            self._close()
+
+    def before_fork(self) -> None:
+        self._lock.acquire()
+        self._close()
+
+    def after_fork_in_parent(self) -> None:
+        self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        self._lock = Lock()
+
+    def _read(self) -> Found | None:
+        identity = self._identified()
+        if self._connection is None or identity != self._identity:  # replaced: by a restored backup, say
+            self._close()
+            self._identity = identity  # as it was before it is opened: replaced in between, it is opened again
+            self._connection = self._engine.connect()
+        data_version = self._connection.exec_driver_sql("PRAGMA data_version").scalar_one()
+        if data_version == self._seen:
+            return None
+        with Session(self._connection) as session:
+            found = versions.all_routing(session)
+        self._seen = data_version  # as it was before: what was committed meanwhile is read next time
+        return found
+
+    def _close(self) -> None:
+        connection, self._connection, self._seen = self._connection, None, None
+        if connection is not None:
+            with suppress(DBAPIError):
+                connection.close()
+
+    def _identified(self) -> tuple[int, int]:
+        try:
+            found = self._file.stat()
+        except OSError as error:
+            raise RoutingUnavailable(self.address, error.strerror or type(error).__name__) from None
+        return found.st_dev, found.st_ino
+
+    def _connect(self) -> Any:
+        return sqlite3.connect(f"{self._file.as_uri()}?mode=ro", uri=True, timeout=_BUSY_S, check_same_thread=False)
