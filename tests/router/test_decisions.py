@@ -1,0 +1,138 @@
+"""A router says from memory what the database would say, user by user."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine
+
+from strategy_core import Router
+from strategy_core.domain.errors import (
+    InvalidName,
+    InvalidSetting,
+    NoActiveVersion,
+    RolloutError,
+    RouterClosed,
+    RoutingUnavailable,
+    UnknownStrategy,
+)
+from strategy_core.domain.lifecycle import Status
+from strategy_core.services.canary import activate_canary
+from strategy_core.services.route import route_user
+from tests.builders import put_version
+from tests.router.conftest import USERS, WHO
+
+SHARES = {"none": None, "nobody": 0, "few": 0.01, "quarter": 25, "odd": 33.33, "all": 100}
+
+
+@pytest.fixture
+def every_share(engine: Engine) -> Engine:
+    """One strategy for each share and salt."""
+    for name, percent in SHARES.items():
+        for salt in ("", "salt é"):
+            put_version(engine, "1", Status.ACTIVE, strategy_name=name + salt, salt=salt)
+            if percent is not None:
+                put_version(engine, "2", strategy_name=name + salt, salt=salt)
+                who = WHO | {"strategy_name": name + salt}
+                activate_canary(engine, version="2", rollout_percent=percent, **who)
+    return engine
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@given(users=st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=3))
+def test_it_says_what_the_database_says(every_share: Engine, database_url: str, users: list[str]) -> None:
+    with Router(database_url) as router:
+        for name in (share + salt for share in SHARES for salt in ("", "salt é")):
+            routes = [route_user(every_share, user_id=user, strategy_name=name) for user in users]
+
+            assert [router.explain(user, name) for user in users] == routes
+            assert [router.version_for(user, name) for user in users] == [route.version for route in routes]
+            assert router.assign(users, name) == [route.version for route in routes]
+
+
+def test_many_users_are_assigned_as_each_is(canary: Engine, database_url: str) -> None:
+    users = [f"user_{i}" for i in range(50_000)]
+    with Router(database_url) as router:
+        assigned = router.assign(iter(users), "fib_rsi")
+
+        assert assigned == [router.version_for(user, "fib_rsi") for user in users]
+        assert assigned.count("2") / len(users) == pytest.approx(0.25, abs=0.01)
+        assert router.assign([], "fib_rsi") == []
+
+
+@pytest.mark.parametrize("user_id", ["", "\udcff", None, 7, b"user_1"])
+@pytest.mark.parametrize("strategy_name", ["fib_rsi", "no_canary"])
+def test_what_is_no_user_id_is_refused(canary: Engine, database_url: str, user_id: object, strategy_name: str) -> None:
+    put_version(canary, "1", Status.ACTIVE, strategy_name="no_canary")
+    with Router(database_url) as router:
+        for ask in (
+            lambda: router.version_for(user_id, strategy_name),  # type: ignore[arg-type]
+            lambda: router.explain(user_id, strategy_name),  # type: ignore[arg-type]
+            lambda: router.assign(["user_1", user_id], strategy_name),  # type: ignore[list-item]
+        ):
+            with pytest.raises(InvalidName, match="is not a user id; allowed: text in UTF-8"):
+                ask()
+
+
+def test_what_nobody_can_be_routed_by_is_told_apart(canary: Engine, database_url: str) -> None:
+    put_version(canary, "1", strategy_name="in_shadow")
+    with Router(database_url) as router:
+        for ask in (router.version_for, router.explain, lambda user, name: router.assign([user], name)):
+            with pytest.raises(UnknownStrategy, match="no strategy 'ppo_gold'; known strategies: fib_rsi, in_shadow"):
+                ask("user_1", "ppo_gold")
+            with pytest.raises(NoActiveVersion):
+                ask("user_1", "in_shadow")
+        with pytest.raises(UnknownStrategy):
+            router.generation("ppo_gold")
+        assert router.generation("fib_rsi") == 1
+
+    with pytest.raises(RouterClosed, match="open another"):
+        router.version_for("user_1", "fib_rsi")
+
+
+def test_asking_why_admits_nobody(canary: Engine, database_url: str) -> None:
+    with Router(database_url) as router:
+        routes = [router.explain(user, "fib_rsi") for user in USERS]
+
+        served = router._table.served["fib_rsi"]
+        assert served is not None
+        assert served.admitted == set()
+        assert {route.why.split()[2] for route in routes} == {"<", ">="}
+
+
+@pytest.mark.parametrize(
+    ("addresses", "refusal"),
+    [
+        ({}, "one of database_url and api_url"),
+        ({"database_url": "sqlite:///x.db", "api_url": "http://h"}, "one of database_url and api_url"),
+        ({"database_url": "mysql://h/x"}, "sqlite:///FILE or postgresql"),
+        ({"database_url": "sqlite://"}, "a file"),
+        ({"api_url": "ftp://h"}, "https://HOST"),
+        ({"api_url": "https://ana:hush@h"}, "https://HOST"),
+        ({"api_url": "https://h?token=hush"}, "https://HOST"),
+        ({"api_url": "http://h", "token": "hush\nHost: x"}, "plain characters"),
+        ({"api_url": "http://h", "token": ""}, "plain characters"),
+        ({"database_url": "sqlite:///x.db", "max_age_s": 0}, "more than 0"),
+        ({"database_url": "sqlite:///x.db", "max_age_s": float("nan")}, "more than 0"),
+    ],
+)
+def test_what_is_no_address_is_refused_without_telling_a_secret(addresses: dict[str, str], refusal: str) -> None:
+    with pytest.raises(InvalidSetting, match=refusal) as refused:
+        Router(**addresses)  # type: ignore[arg-type]
+
+    assert "hush" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:///{}/none.db", "sqlite:///{}/empty.db", "postgresql://ana:hush@127.0.0.1:1/x"]
+)
+def test_a_router_that_cannot_read_is_not_made(tmp_path: Path, url: str) -> None:
+    (tmp_path / "empty.db").touch()
+
+    with pytest.raises(RoutingUnavailable, match="routing cannot be read from") as refused:
+        Router(url.format(tmp_path))
+
+    assert "hush" not in str(refused.value)
+    assert not (tmp_path / "none.db").exists()
+    assert isinstance(refused.value, RolloutError)
