@@ -1,5 +1,7 @@
 """A router says from memory what the database would say, user by user."""
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,8 @@ from strategy_core.domain.errors import (
     UnknownStrategy,
 )
 from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.routing import BUCKETS, Routing, bucket_of
+from strategy_core.router.table import Table
 from strategy_core.services.canary import activate_canary
 from strategy_core.services.route import route_user
 from tests.builders import put_version
@@ -39,16 +43,35 @@ def every_share(engine: Engine) -> Engine:
     return engine
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
-@given(users=st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=3))
-def test_it_says_what_the_database_says(every_share: Engine, database_url: str, users: list[str]) -> None:
+@pytest.fixture
+def router(every_share: Engine, database_url: str) -> Iterator[Router]:
     with Router(database_url) as router:
-        for name in (share + salt for share in SHARES for salt in ("", "salt é")):
-            routes = [route_user(every_share, user_id=user, strategy_name=name) for user in users]
+        yield router
 
-            assert [router.explain(user, name) for user in users] == routes
-            assert [router.version_for(user, name) for user in users] == [route.version for route in routes]
-            assert router.assign(users, name) == [route.version for route in routes]
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+@given(user=st.text(min_size=1, max_size=20), share=st.sampled_from([*SHARES]), salt=st.sampled_from(["", "salt é"]))
+def test_it_says_what_the_database_says(every_share: Engine, router: Router, user: str, share: str, salt: str) -> None:
+    name = share + salt
+    route = route_user(every_share, user_id=user, strategy_name=name)
+
+    assert router.explain(user, name) == route
+    assert router.version_for(user, name) == route.version
+    assert router.assign([user], name) == [route.version]
+
+
+@given(user=st.text(min_size=1, max_size=20), percent_bp=st.integers(0, BUCKETS), salt=st.text(max_size=10))
+def test_it_obeys_what_routing_is(user: str, percent_bp: int, salt: str) -> None:
+    """As the domain has it, of any percent and any salt."""
+    routing = Routing("1", "2", percent_bp, salt, 7)
+    router = Router.__new__(Router)
+    router._table = Table(60, time.monotonic)
+    router._table.take({"fib_rsi": routing}, time.monotonic())
+
+    version = routing.version_of(bucket_of(user, salt))
+
+    assert router.version_for(user, "fib_rsi") == version
+    assert router.assign([user], "fib_rsi") == [version]
 
 
 def test_many_users_are_assigned_as_each_is(canary: Engine, database_url: str) -> None:
