@@ -18,6 +18,7 @@ def test_a_pages_examples_do_what_it_says(page: Path, tmp_path: Path) -> None:
     program = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
     expected = re.findall(r"^ *print\(.*\)  # (.*)$", program, re.MULTILINE)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ROLLOUT_")}
+    environment["ROLLOUT_DATABASE_URL"] = "sqlite:///rollout.db"
 
     run = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
