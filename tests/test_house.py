@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCES = [*ROOT.glob("strategy_core/**/*.py"), *ROOT.glob("flows/*.py"), *ROOT.glob("deployments/*.py")]
 LONGEST = 300  # lines: about one noun
-TREE = 460  # the one tree of errors stands in one file
+TREE = 500  # the one tree of errors stands in one file
 
 
 def test_imports_go_one_way() -> None:
