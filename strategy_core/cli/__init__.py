@@ -20,6 +20,7 @@ from strategy_core.cli import (
     preview,
     rollouts,
     status,
+    token,
     versions,
     whole,
 )
@@ -28,7 +29,8 @@ from strategy_core.domain.errors import RolloutError
 _EPILOG = (
     "Settings are read from the environment: ROLLOUT_DATABASE_URL (sqlite:///rollout.db), ROLLOUT_FEED (where candles "
     "come from), ROLLOUT_SYMBOL, ROLLOUT_TIMEFRAME, ROLLOUT_PROMETHEUS_URL. Exit codes: 0 done, "
-    "2 wrong input, 4 not found, 5 not allowed now, 6 a version's code may not run, 130 interrupted, 1 anything else."
+    "2 wrong input, 3 not permitted, 4 not found, 5 not allowed now, 6 a version's code may not run, 130 interrupted, "
+    "1 anything else."
 )
 _Usage: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException: Typer's own, or in older ones Click's
 _INTERRUPTED = 130
@@ -40,7 +42,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for part in (whole, versions, preview, calibrate, canary, rollouts, status, evidence, live, audit):
+for part in (whole, versions, preview, calibrate, canary, rollouts, status, evidence, live, audit, token):
     app.registered_commands += part.commands.registered_commands
 app.add_typer(database.commands, name="db")
 

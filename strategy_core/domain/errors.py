@@ -11,9 +11,12 @@ RolloutError
 │   ├── InvalidPercent, InvalidConfig, InvalidPlan, InvalidTimeframe, InvalidEntryPoint,
 │   │   InvalidDecision, InvalidRow (InvalidCandles, InvalidReport), InvalidName, InvalidSetting, InvalidPeriod,
 │   │   NaiveTime, TimeOutOfRange, MissingExtra
+├── Denied              whoever asks may not                     (API 403, exit code 3)
+│   ├── InvalidToken (401), Forbidden, FourEyes, TooManyFailures (429)
 ├── Untrusted           a version's code may not run             (exit code 6)
 │   ├── FingerprintMismatch, IsolationBreach, StrategyFailed
-└── EvidenceUnavailable the facts a verdict needs cannot be had: blind, never a pass nor a failure
+├── EvidenceUnavailable the facts a verdict needs cannot be had: blind, never a pass nor a failure
+└── KeysUnavailable     who asks cannot be known now             (API 503)
 """
 
 from collections.abc import Iterable
@@ -345,6 +348,45 @@ class MissingExtra(Invalid):
         super().__init__(f"{what} needs an optional dependency: pip install 'strategy-rollout[{extra}]'")
 
 
+class Denied(RolloutError):
+    exit_code = 3
+
+
+class InvalidToken(Denied):
+    """Nobody is known by this token; *why* never quotes it."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(f"the token is not accepted: {why}")
+
+
+class Forbidden(Denied):
+    """Who asks is known, and may not do this."""
+
+    def __init__(self, name: str, why: str) -> None:
+        self.name = name
+        super().__init__(f"{name!r} may not: {why}")
+
+
+class FourEyes(Denied):
+    """Whoever started a rollout asks to let it go on, where a second owner must."""
+
+    def __init__(self, strategy_name: str, version: str, name: str) -> None:
+        self.strategy_name = strategy_name
+        self.version = version
+        self.name = name
+        super().__init__(
+            f"{name!r} started the rollout of {strategy_name!r} {version!r}: another owner must say this; "
+            "to pause it or to roll it back needs nobody else"
+        )
+
+
+class TooManyFailures(Denied):
+    def __init__(self, retry_after_s: int) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(f"too many tokens were not accepted; try again in {retry_after_s} s, or with a valid one now")
+
+
 class Untrusted(RolloutError):
     exit_code = 6
 
@@ -384,6 +426,14 @@ class EvidenceUnavailable(RolloutError):
     def __init__(self, cause: str) -> None:
         self.cause = cause
         super().__init__(cause)
+
+
+class KeysUnavailable(RolloutError):
+    """No key is known that could verify a token, and none can be fetched now; *cause* says why."""
+
+    def __init__(self, cause: str) -> None:
+        self.cause = cause
+        super().__init__(f"no token can be verified now: {cause}")
 
 
 def _known(what: str, names: list[str]) -> str:

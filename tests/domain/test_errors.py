@@ -58,8 +58,9 @@ FACTS = {
     "cause": "the feed is down",
     "actor": "ana",
     "idempotency_key": "k1",
+    "retry_after_s": 40,
 }
-FAMILIES = {"NotFound": 4, "Refused": 5, "Invalid": 2, "Untrusted": 6}
+FAMILIES = {"NotFound": 4, "Refused": 5, "Invalid": 2, "Denied": 3, "Untrusted": 6}
 ERRORS = [
     error
     for _, error in inspect.getmembers(errors, inspect.isclass)

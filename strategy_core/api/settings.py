@@ -1,0 +1,171 @@
+"""What an installation sets for its API, by environment: where it listens, and whose tokens it accepts."""
+
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jwt
+from pydantic import AnyHttpUrl, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from strategy_core.api.keys import (
+    ASYMMETRIC,
+    SYMMETRIC,
+    FixedKey,
+    Keys,
+    RemoteKeys,
+    algorithm_of,
+    read_public_key,
+)
+from strategy_core.domain.errors import InvalidSetting
+
+DEVELOPMENT_SECRET = "development-only-secret-that-everybody-knows"  # noqa: S105  what its name says
+AUDIENCE = "strategy-rollout"
+
+_PREFIX = "ROLLOUT_API_"
+_SECRET_BYTES = 32  # RFC 7518, section 3.2: as long as the digest
+_HIDDEN = ("secret", "public_key", "jwks_url")  # what is wrong with them may be the secret in them
+_NEEDED = (
+    f"a secret of at least {_SECRET_BYTES} bytes here, or a key in {_PREFIX}PUBLIC_KEY or {_PREFIX}JWKS_URL; "
+    f"to try it out on this machine alone: {_PREFIX}DEVELOPMENT=1"
+)
+
+
+class ApiSettings(BaseSettings):
+    """Read from the environment: `ROLLOUT_API_SECRET`, `ROLLOUT_API_PORT`, …
+
+    Exactly one of *secret*, *public_key* and *jwks_url* says whose tokens are accepted; *development* stands for it.
+
+    Attributes:
+        host, port: where the server listens; port 0 is any free one.
+        secret: shared with whoever makes the tokens, for HS256; at least 32 bytes; never shown.
+        public_key: of whoever makes the tokens, for RS256 or ES256: PEM text, or `@FILE` with it.
+        jwks_url: where an identity provider publishes its keys.
+        algorithms: what tokens may be signed by, as `RS256,ES256`; those of the key, unless given.
+        issuer: what a token's `iss` must be; any, unless given.
+        audience: what a token's `aud` must be, or hold.
+        leeway_s: by how much the clocks of issuer and server may differ; without any, a clock that is a second late
+            would refuse each new token, also that of a rollback.
+        development: accept tokens by a secret that everybody knows, on this machine alone.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore", hide_input_in_errors=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8321, ge=0, le=65_535)
+    secret: SecretStr | None = None
+    public_key: str | None = None
+    jwks_url: AnyHttpUrl | None = None
+    algorithms: Annotated[tuple[Literal["HS256", "RS256", "ES256"], ...], NoDecode] = ()
+    issuer: str | None = Field(default=None, min_length=1)
+    audience: str = Field(default=AUDIENCE, min_length=1)
+    leeway_s: int = Field(default=10, ge=0, le=60)
+    development: bool = False
+
+    @field_validator("secret")
+    @classmethod
+    def _long_enough(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is None:
+            return None
+        key = secret.get_secret_value().encode()
+        if len(key) < _SECRET_BYTES:
+            raise ValueError(f"at least {_SECRET_BYTES} bytes, as of: openssl rand -base64 {_SECRET_BYTES}")
+        try:
+            jwt.get_algorithm_by_name(SYMMETRIC).prepare_key(key)
+        except jwt.InvalidKeyError:  # PyJWT signs by no text that looks like a key of another kind
+            raise ValueError(
+                f"a shared secret; a public key goes to {_PREFIX}PUBLIC_KEY, a private one nowhere"
+            ) from None
+        return secret
+
+    @field_validator("public_key")
+    @classmethod
+    def _public(cls, key: str | None) -> str | None:
+        if key is None:
+            return None
+        if key.startswith("@"):
+            try:
+                key = Path(key[1:]).read_text(encoding="ascii", errors="replace")
+            except OSError as error:
+                raise ValueError(f"@FILE that can be read ({error.strerror})") from None
+        read_public_key(key)
+        return key
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _safe_address(cls, url: AnyHttpUrl | None) -> AnyHttpUrl | None:
+        if url is None:
+            return None
+        if url.username or url.password or url.fragment:
+            raise ValueError("an address without a password or fragment")
+        if url.scheme != "https" and not is_loopback(url.host or ""):
+            raise ValueError("an https address; http to this machine alone, since whoever changes keys makes tokens")
+        return url
+
+    @field_validator("algorithms", mode="before")
+    @classmethod
+    def _listed(cls, given: Any) -> Any:
+        return tuple(dict.fromkeys(each.strip() for each in given.split(","))) if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _one_key(self) -> "ApiSettings":
+        """Raise InvalidSetting unless exactly one key is set, and every algorithm is one of its."""
+        named = {name: value for name in _HIDDEN if (value := getattr(self, name)) is not None}
+        if self.development:
+            self._check_development(list(named))
+            self.secret = SecretStr(DEVELOPMENT_SECRET)
+        elif not named:
+            raise InvalidSetting(f"{_PREFIX}SECRET", None, _NEEDED)
+        elif len(named) > 1:
+            *others, last = [f"{_PREFIX}{name.upper()}" for name in named]
+            raise InvalidSetting(last, "***", f"only without {' and '.join(others)}: one key alone says who may enter")
+        elif self.secret is not None and self.secret.get_secret_value() == DEVELOPMENT_SECRET:
+            raise InvalidSetting(f"{_PREFIX}SECRET", "***", "a secret of your own, not the one for development")
+        possible = self._possible()
+        if not self.algorithms:
+            self.algorithms = possible  # type: ignore[assignment]
+        elif set(self.algorithms) - set(possible):
+            raise InvalidSetting(f"{_PREFIX}ALGORITHMS", ",".join(self.algorithms), ",".join(possible))
+        return self
+
+    def open_keys(self) -> Keys:
+        """Return the keys that tokens are verified with; those of an address are fetched later."""
+        if self.jwks_url is not None:
+            return RemoteKeys(str(self.jwks_url), self.algorithms)
+        if self.public_key is not None:
+            return FixedKey(read_public_key(self.public_key), self.algorithms)
+        assert self.secret is not None
+        return FixedKey(self.secret.get_secret_value().encode(), self.algorithms)
+
+    def _possible(self) -> tuple[str, ...]:
+        """Return what the key can stand for; never HS256 beside another: then a public key would sign tokens."""
+        if self.secret is not None:
+            return (SYMMETRIC,)
+        return ASYMMETRIC if self.public_key is None else (algorithm_of(read_public_key(self.public_key)),)
+
+    def _check_development(self, named: list[str]) -> None:
+        if named:
+            others = " and ".join(f"{_PREFIX}{name.upper()}" for name in named)
+            raise InvalidSetting(f"{_PREFIX}DEVELOPMENT", True, f"only without {others}: it brings its own secret")
+        if not is_loopback(self.host):
+            allowed = f"127.0.0.1, ::1 or localhost with {_PREFIX}DEVELOPMENT, whose secret everybody knows"
+            raise InvalidSetting(f"{_PREFIX}HOST", self.host, allowed)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether *host* is this machine, and nobody else can mean it."""
+    try:
+        return host == "localhost" or ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def read_api_settings() -> ApiSettings:
+    """Return the API's settings of the environment; else raise InvalidSetting naming the variable."""
+    try:
+        return ApiSettings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        setting = str(first["loc"][0])
+        shown = "***" if setting in _HIDDEN else first["input"]
+        raise InvalidSetting(f"{_PREFIX}{setting.upper()}", shown, first["msg"].removeprefix("Value error, ")) from None
