@@ -46,7 +46,7 @@ def approve(
 
     Raises:
         UnknownStrategy, UnknownRollout: nothing is open.
-        NotAwaiting: it does not wait for an approval: not every gate has passed yet; or the one that is meant has ended.
+        NotAwaiting: it does not wait for an approval: not every gate has passed yet; or the one meant has ended.
         LostRace: the strategy is of another generation than *if_generation*, when that is given.
     """
     with transaction(engine) as session:
