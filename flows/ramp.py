@@ -79,6 +79,7 @@ def set_canary_percent(strategy_name: Name, percent: Percent, owner: Owner, reas
             actor=owned_by(owner),
             now=runtime.now,
             reason=reason,
+            four_eyes=runtime.settings.four_eyes,
         )
     return f"{strategy_name} {config.version} serves {percent:g} %"
 
@@ -95,7 +96,12 @@ def approve_stage(strategy_name: Name, owner: Owner, reason: str = "") -> str:
     """
     with opened() as runtime:
         rollout = approve.approve(
-            runtime.engine, strategy_name=strategy_name, actor=owned_by(owner), now=runtime.now, reason=reason
+            runtime.engine,
+            strategy_name=strategy_name,
+            actor=owned_by(owner),
+            now=runtime.now,
+            reason=reason,
+            four_eyes=runtime.settings.four_eyes,
         )
     return f"{strategy_name} {rollout.version} may enter stage {rollout.stage_index + 2}"
 
@@ -120,6 +126,7 @@ def decide(strategy_name: Name, choice: Choice, owner: Owner, reason: Reason) ->
             actor=owned_by(owner),
             now=runtime.now,
             reason=reason,
+            four_eyes=runtime.settings.four_eyes,
         )
     return f"{strategy_name} {rollout.version} is {rollout.state} at stage {rollout.stage_index + 1}"
 

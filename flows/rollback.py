@@ -31,6 +31,7 @@ def promote(
             now=runtime.now,
             reason=reason,
             override_reason=override_reason,
+            four_eyes=runtime.settings.four_eyes,
         )
     return f"{strategy_name} {version} is active"
 

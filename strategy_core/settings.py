@@ -34,6 +34,8 @@ class Settings(BaseSettings):
         prometheus_url: where external metrics are asked for, as `http://HOST:9090`.
         prometheus_header: what that server wants to see, as `Authorization: Bearer …`; never shown, never stored.
         prometheus_timeout: for one answer, in seconds.
+        four_eyes: whoever started a rollout may not also approve or advance it, nor activate its version; to pause it,
+            or to take users off it, everybody may at any time.
         replay_from, replay_started_at, replay_speed: play the feed as if it were now: `replay_from` is what the clock
             showed at the real moment `replay_started_at`, and it runs `replay_speed` times as fast.
     """
@@ -49,6 +51,7 @@ class Settings(BaseSettings):
     prometheus_url: AnyHttpUrl | None = None
     prometheus_header: SecretStr | None = None
     prometheus_timeout: float = Field(default=5.0, gt=0, le=60)
+    four_eyes: bool = False
     replay_from: datetime | None = None
     replay_started_at: datetime | None = None
     replay_speed: float = 1.0

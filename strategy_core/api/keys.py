@@ -30,7 +30,6 @@ FIRST = timedelta(seconds=5)  # between two fetches as long as no key is known a
 
 _RSA_BITS = 2048
 _LARGEST = 1_000_000  # bytes of published keys
-_PATIENCE_S = 1.0  # how long a token whose key is known waits for fresh keys: a rollback must not wait for them
 
 log = structlog.get_logger(__name__)
 
@@ -73,12 +72,14 @@ class RemoteKeys:
     Args:
         url: of the JWK set; redirects are not followed.
         timeout: in seconds, for a whole answer.
+        patience: in seconds, how long a token whose key is known waits for fresh keys; a rollback must not wait long.
     """
 
-    def __init__(self, url: str, algorithms: tuple[str, ...], *, timeout: float = 5.0) -> None:
+    def __init__(self, url: str, algorithms: tuple[str, ...], *, timeout: float = 5.0, patience: float = 1.0) -> None:
         self.url = url
         self.algorithms = algorithms
         self.timeout = timeout
+        self.patience = patience
         self._lock = Lock()
         self._known: Mapping[tuple[str, str | None], PublicKey] = {}
         self._asked_at: datetime | None = None
@@ -89,9 +90,9 @@ class RemoteKeys:
         key = self._pick(algorithm, key_id)
         started = self._fetch_if_due(now, missing=key is None)
         if key is None:
-            self._fetched.wait(self.timeout + _PATIENCE_S)
+            self._fetched.wait(self.timeout + self.patience)
         elif started:  # who comes meanwhile, with a known key, does not wait at all
-            self._fetched.wait(_PATIENCE_S)
+            self._fetched.wait(self.patience)
         key = self._pick(algorithm, key_id)
         if key is not None:
             return key
@@ -103,7 +104,7 @@ class RemoteKeys:
         """Fetch the keys and wait until that is over; a server that starts need not wait for its first token."""
         with self._lock:
             self._fetch(now)
-        self._fetched.wait(self.timeout + _PATIENCE_S)
+        self._fetched.wait(self.timeout + self.patience)
 
     def _pick(self, algorithm: str, key_id: str | None) -> PublicKey | None:
         known = self._known
@@ -146,9 +147,9 @@ class RemoteKeys:
             if self._fetched is over:  # a newer fetch knows better
                 self._known = known or self._known
                 self._problem = problem
-        over.set()
         if problem:
             log.warning("keys.not_fetched", problem=problem, known=len(self._known))
+        over.set()
 
     def _ask(self) -> bytes:
         """Return the answer's body; httpx itself limits each read alone, so that a trickle would never end."""

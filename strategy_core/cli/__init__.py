@@ -6,7 +6,7 @@ Everything heavy is imported inside the commands: `rollout --help` and shell com
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -46,6 +46,22 @@ app = typer.Typer(
 for part in (whole, versions, preview, calibrate, canary, rollouts, status, evidence, live, audit, token, api):
     app.registered_commands += part.commands.registered_commands
 app.add_typer(database.commands, name="db")
+
+
+def _say_release(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"rollout {version('strategy-rollout')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _rollout(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Say which release this is.", callback=_say_release, is_eager=True)
+    ] = False,
+) -> None: ...
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

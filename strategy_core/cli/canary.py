@@ -48,7 +48,13 @@ def percent(shell: Shell, strategy: StrategyName, percent: Percent, reason: Reas
     share, engine = _percent(percent), shell.engine
     shell.confirm(f"{share:g} % of the users of {strategy} get its canary", yes=yes)
     config = update_canary_percent(
-        engine, strategy_name=strategy, percent=share, actor=shell.actor, now=shell.now, reason=reason
+        engine,
+        strategy_name=strategy,
+        percent=share,
+        actor=shell.actor,
+        now=shell.now,
+        reason=reason,
+        four_eyes=shell.settings.four_eyes,
     )
     data = {"strategy_name": strategy, "version": config.version, "rollout_percent": config.rollout_percent}
     shell.answer(data, f"{strategy} {config.version} is the canary of {config.rollout_percent:g} % of users")

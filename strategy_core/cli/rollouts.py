@@ -122,7 +122,14 @@ def approve(shell: Shell, strategy: StrategyName, reason: Reason = "") -> None:
     """Let a rollout enter the stage it waits for, at the next tick."""
     from strategy_core.services import approve as owner
 
-    rollout = owner.approve(shell.engine, strategy_name=strategy, actor=shell.actor, now=shell.now, reason=reason)
+    rollout = owner.approve(
+        shell.engine,
+        strategy_name=strategy,
+        actor=shell.actor,
+        now=shell.now,
+        reason=reason,
+        four_eyes=shell.settings.four_eyes,
+    )
     _answer_rollout(shell, rollout, f"{strategy} {rollout.version} is approved; the next tick advances it")
 
 
@@ -146,6 +153,7 @@ def decide(
         actor=shell.actor,
         now=shell.now,
         reason=reason,
+        four_eyes=shell.settings.four_eyes,
     )
     _answer_rollout(shell, rollout, f"{strategy} {rollout.version}: {choice}, as decided")
 

@@ -111,6 +111,7 @@ def activate(
         now=shell.now,
         reason=reason,
         override_reason=override_reason,
+        four_eyes=shell.settings.four_eyes,
     )
     shell.answer(found.model_dump(mode="json", exclude=_LONG), f"{strategy} {version} is active")
 

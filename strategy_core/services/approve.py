@@ -14,6 +14,7 @@ from strategy_core.domain.errors import NotAwaiting, UnknownRollout
 from strategy_core.domain.gates import SEVERITY, Freshness, Verdict
 from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.ramp import Ruling, State, Step
+from strategy_core.services.four_eyes import check_second_owner
 from strategy_core.services.gather import Feed, judge
 from strategy_core.services.ramp import take
 from strategy_core.services.rollback import roll_back
@@ -38,6 +39,7 @@ def approve(
     reason: str = "",
     rollout_id: UUID | None = None,
     if_generation: int | None = None,
+    four_eyes: bool = False,
 ) -> Rollout:
     """Let the rollout enter the stage it waits for; the next tick takes the step, if every gate passes then too.
 
@@ -48,10 +50,12 @@ def approve(
         UnknownStrategy, UnknownRollout: nothing is open.
         NotAwaiting: it does not wait for an approval: not every gate has passed yet; or the one meant has ended.
         LostRace: the strategy is of another generation than *if_generation*, when that is given.
+        FourEyes: the actor started it, and *four_eyes* are demanded.
     """
     with transaction(engine) as session:
         rollout = _open(session, strategy_name, rollout_id, if_generation, "approve", State.AWAITING_APPROVAL)
         _check_passing(session, rollout)
+        check_second_owner(session, rollout, actor, four_eyes=four_eyes)
         following = rollout.stage_index + 1
         changes = {"state": State.RUNNING.value, "approved_stage": following}
         return _set(session, rollout, "approve", changes, actor=actor, now=now, reason=reason)
@@ -67,6 +71,7 @@ def decide_rollout(
     reason: str,
     rollout_id: UUID | None = None,
     if_generation: int | None = None,
+    four_eyes: bool = False,
 ) -> Rollout:
     """Answer a rollout that waits for a decision: give the stage its maximum time again, advance it, or roll it back.
 
@@ -77,6 +82,7 @@ def decide_rollout(
         NotAwaiting: it does not wait for a decision; or to advance it would be blind or harmful: some gate breaks or
             is blind now, or no tick has looked lately.
         LostRace: as in `approve`.
+        FourEyes: the actor started it, and would advance it where *four_eyes* are demanded.
     """
     if choice is Choice.ROLL_BACK:
         return _roll_back(engine, strategy_name, rollout_id, actor=actor, now=now, reason=reason)
@@ -85,6 +91,7 @@ def decide_rollout(
         if choice is Choice.EXTEND:
             changes = {"state": State.RUNNING.value, "stage_extended_at": now}
             return _set(session, rollout, "extend", changes, actor=actor, now=now, reason=reason)
+        check_second_owner(session, rollout, actor, four_eyes=four_eyes)
         plan = read_plan(rollout.plan)
         _check_harmless(session, rollout, plan, now)
         last = rollout.stage_index + 1 == len(plan.stages)

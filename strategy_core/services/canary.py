@@ -10,6 +10,7 @@ from strategy_core.domain.errors import IllegalTransition, NoCanary, RolloutOpen
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.ramp import State
 from strategy_core.domain.routing import basis_points
+from strategy_core.services.four_eyes import check_second_owner
 from strategy_core.services.transition import make_canary, standing
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading, transaction
@@ -71,6 +72,7 @@ def update_canary_percent(
     reason: str = "",
     version: str | None = None,
     if_generation: int | None = None,
+    four_eyes: bool = False,
 ) -> CanaryConfig:
     """Set the canary's share of users by hand; while a rollout moves it, only when an owner has paused that.
 
@@ -92,6 +94,8 @@ def update_canary_percent(
         rollout = rollouts.open_rollout(session, strategy_name)
         if rollout is not None and rollout.state != State.PAUSED:
             raise RolloutOpen(strategy_name, rollout.version, rollout.state, "pause it, then set the percent")
+        if rollout is not None and percent_bp > rollouts.get_canary(session, strategy_name).rollout_bp:
+            check_second_owner(session, rollout, actor, four_eyes=four_eyes)  # else a pause would be a way around it
         before = standing(session, strategy_name)
         config = rollouts.set_canary_share(session, strategy_name, percent_bp)
         audit.record(

@@ -9,6 +9,7 @@ from strategy_core.domain.audit import Actor
 from strategy_core.domain.errors import IllegalTransition, Quarantined, RolloutOpen
 from strategy_core.domain.lifecycle import MAY_FOLLOW, Status, check_move
 from strategy_core.domain.ramp import State
+from strategy_core.services.four_eyes import check_second_owner
 from strategy_core.services.transition import end_rollout, replace_active, standing, undo, withdraw_canary
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import transaction
@@ -26,6 +27,7 @@ def activate_version(
     reason: str = "",
     override_reason: str = "",
     if_generation: int | None = None,
+    four_eyes: bool = False,
 ) -> StrategyVersion:
     """Make *version* the active one and retire its predecessor, in one step.
 
@@ -37,6 +39,7 @@ def activate_version(
         IllegalTransition: it is active already.
         Quarantined: it was rolled back, and no override reason is given.
         LostRace: the strategy is of another generation than *if_generation*, when that is given.
+        FourEyes: the actor started the version's open rollout, and *four_eyes* are demanded.
     """
     with transaction(engine) as session:
         versions.lock_strategy(session, strategy_name, if_generation)
@@ -44,6 +47,9 @@ def activate_version(
         check_move(Status(incoming.status), Status.ACTIVE)
         if incoming.quarantined_at is not None and not override_reason.strip():
             raise Quarantined(strategy_name, version, incoming.quarantined_at)
+        open_one = rollouts.open_rollout(session, strategy_name)
+        if open_one is not None and open_one.version == version:
+            check_second_owner(session, open_one, actor, four_eyes=four_eyes)
         reason = override_reason or reason
         before = standing(session, strategy_name)
         why = f"{version} activated by {actor.name}" + (f": {reason}" if reason else "")

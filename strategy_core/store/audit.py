@@ -88,6 +88,12 @@ def events(session: Session, strategy_name: str | None = None, *, limit: int | N
     return list(reversed(session.exec(query).all()))
 
 
+def starter(session: Session, rollout_id: UUID) -> str | None:
+    """Return who started the rollout; None when no trail says so."""
+    query = select(AuditEvent.actor).where(AuditEvent.rollout_id == rollout_id, AuditEvent.action == "start_rollout")
+    return session.exec(query).first()
+
+
 def serving_history(session: Session, strategy_name: str) -> list[Serving]:
     """Return who served the strategy's users and since when, oldest first; `serving_at` says who did at a moment.
 

@@ -1,6 +1,7 @@
 """Answers as people and programs get them, on rows put into the store."""
 
 import json
+from importlib.metadata import version
 from typing import Any, get_args, get_type_hints
 
 import pytest
@@ -53,6 +54,12 @@ def test_without_a_command_it_helps(rollout: Rollout) -> None:
 
     assert said.code == 0
     assert "Usage: rollout" in said.out
+
+
+def test_it_says_which_release_it_is(rollout: Rollout) -> None:
+    said = rollout("--version")
+
+    assert (said.code, said.out) == (0, f"rollout {version('strategy-rollout')}\n")
 
 
 def test_versions_are_listed_by_strategy_and_status(rollout: Rollout, pair: Engine) -> None:

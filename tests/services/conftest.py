@@ -1,10 +1,23 @@
 import pytest
+from sqlalchemy import Engine
 
+from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.plan import Plan
 from strategy_core.market.synthetic import SyntheticSource
-from tests.builders import GOLD, MONDAY
+from strategy_core.services.start import start_rollout
+from tests.builders import GOLD, MONDAY, OWNER, put_version
 
 
 @pytest.fixture(scope="session")
 def market() -> SyntheticSource:
     """An hourly market around the tests' dates; it tells which candles are due."""
     return SyntheticSource((GOLD, "SILVER"), start=MONDAY.replace(month=1, day=1), days=300)
+
+
+@pytest.fixture
+def ramped(engine: Engine) -> Engine:
+    """Version 2 in the first stage of a rollout against version 1, since Monday."""
+    put_version(engine, "1", Status.ACTIVE)
+    put_version(engine, "2")
+    start_rollout(engine, strategy_name="fib_rsi", version="2", plan=Plan(), actor=OWNER, now=MONDAY)
+    return engine

@@ -10,7 +10,6 @@ from strategy_core.domain.errors import InvariantRefused
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import read_plan
 from strategy_core.domain.ramp import Step
-from strategy_core.domain.scoring import ScoringRule
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.approve import approve
 from strategy_core.services.ramp import tick
@@ -53,7 +52,7 @@ def first_release(request: pytest.FixtureRequest, tmp_path: object, postgresql: 
         session.connection().execute(
             text(
                 "INSERT INTO strategy (name, salt, scoring, created_at) "
-                f"VALUES ('fib_rsi', '', '{ScoringRule().model_dump_json()}', '2026-03-01 00:00:00+00:00')"
+                "VALUES ('fib_rsi', '', '{}', '2026-03-01 00:00:00+00:00')"
             )
         )
         versions.add_version(session, version_row("1", Status.ACTIVE))
