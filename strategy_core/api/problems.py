@@ -11,6 +11,7 @@ from pydantic_core import to_json
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as NoConnection
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from strategy_core.domain.errors import (
     Denied,
@@ -183,10 +184,23 @@ def invalid(request: Request, errors: list[tuple[str, str]]) -> Response:
 
 async def _by_protocol(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_allowed(request))
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
     title = _TITLES.get(error.status_code, "Refused")
     kind = title.lower().replace(" ", "-")
     detail = title.lower() if error.detail in ("Not Found", "Method Not Allowed") else error.detail
-    return problem(request, kind=kind, title=title, status=error.status_code, detail=detail, headers=error.headers)
+    return problem(request, kind=kind, title=title, status=error.status_code, detail=detail, headers=headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """Return the methods of this path, which may stand on several routes."""
+    paths = request.app.openapi()["paths"]
+    known = next((paths[path] for path in paths if compile_path(path)[0].match(request.url.path)), {})
+    methods = {method.upper() for method in known} or {"GET"}  # what is not described: the description itself
+    return sorted(methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set()))
 
 
 async def _database(request: Request, error: Exception) -> Response:

@@ -124,6 +124,7 @@ def set_share(
     reason: str = "",
     override_reason: str = "",
     if_generation: int | None = None,
+    four_eyes: bool = False,
 ) -> CanaryConfig:
     """Make it so that *version* serves *percent* of users: as a new canary, or as the canary that it is.
 
@@ -135,5 +136,5 @@ def set_share(
     wish: dict[str, Any] = {"strategy_name": strategy_name, "version": version, "actor": actor, "now": now}
     wish |= {"reason": reason, "if_generation": if_generation}
     if status == Status.CANARY:
-        return update_canary_percent(engine, percent=percent, **wish)
+        return update_canary_percent(engine, percent=percent, four_eyes=four_eyes, **wish)
     return activate_canary(engine, rollout_percent=percent, override_reason=override_reason, **wish)[1]

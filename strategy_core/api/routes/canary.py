@@ -27,6 +27,7 @@ def set_rollout_percent(ask: Asking, wish: Share, if_match: IfMatch) -> Canary:
         reason=wish.reason,
         override_reason=wish.override_reason,
         if_generation=if_match,
+        four_eyes=ask.backend.settings.four_eyes,
     )
     return Canary.model_validate(found)
 

@@ -120,7 +120,7 @@ def resume(ask: Asking, rollout_id: UUID, wish: Reasoned, if_match: IfMatch) -> 
 @router.post("/rollouts/{rollout_id}/approve", dependencies=[KEYED])
 def approve(ask: Asking, rollout_id: UUID, wish: Reasoned, if_match: IfMatch) -> Rollout:
     """Let a rollout enter the stage it waits for, at the next tick."""
-    return _told(ask, owner.approve, rollout_id, wish, if_match)
+    return _told(ask, owner.approve, rollout_id, wish, if_match, four_eyes=ask.backend.settings.four_eyes)
 
 
 @router.post("/rollouts/{rollout_id}/decide", dependencies=[KEYED])
@@ -138,6 +138,7 @@ def decide(ask: Asking, rollout_id: UUID, wish: Answer, if_match: IfMatch) -> Ro
             now=ask.now,
             reason=wish.reason,
             if_generation=if_match,
+            four_eyes=ask.backend.settings.four_eyes,
         )
         return Rollout.model_validate(found)
 
@@ -181,7 +182,9 @@ def roll_back_strategy(ask: Asking, wish: Rollback) -> RolledBack:
     return RolledBack(strategy_name=wish.strategy_name, version=version)
 
 
-def _told(ask: Ask, say: Callable[..., object], rollout_id: UUID, wish: Reasoned, if_generation: int | None) -> Rollout:
+def _told(
+    ask: Ask, say: Callable[..., object], rollout_id: UUID, wish: Reasoned, if_generation: int | None, **more: bool
+) -> Rollout:
     """Say something to the rollout of that id, and to no other one of its strategy."""
     strategy_name = browse.find_rollout(ask.engine, rollout_id).strategy_name
     found = say(
@@ -192,6 +195,7 @@ def _told(ask: Ask, say: Callable[..., object], rollout_id: UUID, wish: Reasoned
         now=ask.now,
         reason=wish.reason,
         if_generation=if_generation,
+        **more,
     )
     return Rollout.model_validate(found)
 

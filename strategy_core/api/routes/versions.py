@@ -81,6 +81,7 @@ def activate(ask: Asking, version_id: UUID, wish: Activation, if_match: IfMatch)
         reason=wish.reason,
         override_reason=wish.override_reason,
         if_generation=if_match,
+        four_eyes=ask.backend.settings.four_eyes,
     )
     return Version.model_validate(found)
 
