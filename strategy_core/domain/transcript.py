@@ -26,7 +26,7 @@ def as_csv(cells: Iterable[Any]) -> str:
     from anybody. So a CSV is for people; what shall be verified is exported as JSON.
     """
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow([_cell(each) for each in cells])
+    csv.writer(line).writerow([_cell(each) for each in cells])
     return line.getvalue()
 
 
