@@ -3,7 +3,7 @@
 from prefect import flow
 
 from flows.parameters import AnyPlan, Name, OverrideReason, Owner, Percent, Reason
-from flows.runtime import one_line, opened, owned_by
+from flows.runtime import by_itself, one_line, opened, owned_by
 from strategy_core.domain.errors import RolloutError
 from strategy_core.domain.plan import Plan
 from strategy_core.services import approve, canary, ramp, start
@@ -19,7 +19,7 @@ def ramp_tick() -> str:
     fails at its end if some rollout could not be ruled on; the others have been.
     """
     with opened() as runtime:
-        ticked = ramp.tick(runtime.engine, runtime.candles_if_any(), now=runtime.now)
+        ticked = ramp.tick(runtime.engine, runtime.candles_if_any(), now=runtime.now, actor=by_itself())
     line = "; ".join(map(_told, ticked)) or "no rollout is open"
     if any(each.error for each in ticked):
         raise RolloutError(line)

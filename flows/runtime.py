@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import wraps
 from typing import Any, ParamSpec
 
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from strategy_core.domain.audit import Actor
+from strategy_core.domain.audit import RAMP, Actor
 from strategy_core.domain.errors import RolloutError
 from strategy_core.market.source import CandleSource
 from strategy_core.observe.logs import configure_logs
@@ -51,7 +52,17 @@ def opened() -> Iterator[Runtime]:
 
 
 def owned_by(owner: str) -> Actor:
-    return Actor(owner, role="owner", source="flow")
+    return Actor(owner, role="owner", source="flow", request_id=_run())
+
+
+def by_itself() -> Actor:
+    """Return the ramp as this run's actor: nobody asked for the tick but the schedule."""
+    return replace(RAMP, request_id=_run())
+
+
+def _run() -> str:
+    """Return the flow run's id, under which Prefect keeps its logs; nothing outside a run. It asks no server."""
+    return str(flow_run.id or "")
 
 
 def one_line(work: Callable[P, str]) -> Callable[P, State[Any]]:

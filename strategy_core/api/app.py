@@ -11,7 +11,7 @@ from strategy_core.api.auth import Authenticator
 from strategy_core.api.deps import Backend
 from strategy_core.api.openapi import describe
 from strategy_core.api.problems import add_handlers
-from strategy_core.api.routes import canary, evidence, health, rollouts, routing, versions
+from strategy_core.api.routes import audit, canary, evidence, health, rollouts, routing, versions
 from strategy_core.settings import Settings
 
 
@@ -39,7 +39,7 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.backend = Backend(engine, settings, authenticator, clock or settings.now)
-    for part in (versions, canary, rollouts, evidence, routing, health):
+    for part in (versions, canary, rollouts, evidence, routing, audit, health):
         app.include_router(part.router)
     add_handlers(app)
     describe(app)

@@ -198,7 +198,7 @@ async def _by_protocol(request: Request, error: Exception) -> Response:
 def _allowed(request: Request) -> list[str]:
     """Return the methods of this path, which may stand on several routes."""
     paths = request.app.openapi()["paths"]
-    known = next((paths[path] for path in paths if compile_path(path)[0].match(request.url.path)), {})
+    known: dict[str, Any] = next((paths[path] for path in paths if compile_path(path)[0].match(request.url.path)), {})
     methods = {method.upper() for method in known} or {"GET"}  # what is not described: the description itself
     return sorted(methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set()))
 

@@ -43,8 +43,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for part in (whole, versions, preview, calibrate, canary, rollouts, status, evidence, live, audit, token, api):
+for part in (whole, versions, preview, calibrate, canary, rollouts, status, evidence, live, token, api):
     app.registered_commands += part.commands.registered_commands
+app.add_typer(audit.commands, name="audit")
 app.add_typer(database.commands, name="db")
 
 

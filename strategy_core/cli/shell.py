@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
+from uuid import uuid4
 
 import typer
 
@@ -96,11 +97,11 @@ class Shell:
     def candles(self) -> "CandleSource":
         return self.settings.open_candles(self.now)
 
-    @property
+    @cached_property
     def actor(self) -> "Actor":
         from strategy_core.domain.audit import Actor
 
-        return Actor(self._actor or _system_user(), source="cli")
+        return Actor(self._actor or _system_user(), source="cli", request_id=uuid4().hex)
 
     def confirm(self, question: str, *, yes: bool) -> None:
         """Ask an owner at a terminal, who may say no; elsewhere `--yes` must have been given."""
@@ -135,22 +136,50 @@ def command(
     """
 
     def register(function: Callable[Concatenate[Shell, P], None]) -> Callable[Concatenate[Shell, P], None]:
-        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-
-        def run(database_url: str | None, as_json: bool, actor: str | None, **given: Any) -> None:
-            _check_text(database_url, actor, *given.values())
-            shell = Shell(database_url=database_url, as_json=as_json, actor=actor)
-            with closing(shell):
-                function(shell, **given)  # type: ignore[call-arg]
-
-        run.__doc__ = function.__doc__
-        run.__signature__ = inspect.Signature([*own, *_SHARED])  # type: ignore[attr-defined]
-        run.__annotations__ = {each.name: each.annotation for each in (*own, *_SHARED)}
         settings = {"ignore_unknown_options": True} if numbers else {}
-        commands.command(name or function.__name__, context_settings=settings)(run)
+        commands.command(name or function.__name__, context_settings=settings)(_in_a_shell(function))
         return function
 
     return register
+
+
+def alone(
+    commands: typer.Typer,
+) -> Callable[[Callable[Concatenate[Shell, P], None]], Callable[Concatenate[Shell, P], None]]:
+    """Make a function what a group of commands does when none of them is named."""
+
+    def register(function: Callable[Concatenate[Shell, P], None]) -> Callable[Concatenate[Shell, P], None]:
+        run = _in_a_shell(function)
+
+        def unless_named(context: typer.Context, **given: Any) -> None:
+            if context.invoked_subcommand is None:
+                run(**given)
+
+        here = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+        _take(unless_named, [here, *inspect.signature(run).parameters.values()], function.__doc__)
+        commands.callback(invoke_without_command=True)(unless_named)
+        return function
+
+    return register
+
+
+def _in_a_shell(function: Callable[Concatenate[Shell, P], None]) -> Callable[..., None]:
+    def run(database_url: str | None, as_json: bool, actor: str | None, **given: Any) -> None:
+        _check_text(database_url, actor, *given.values())
+        shell = Shell(database_url=database_url, as_json=as_json, actor=actor)
+        with closing(shell):
+            function(shell, **given)  # type: ignore[call-arg]
+
+    own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+    _take(run, [*own, *_SHARED], function.__doc__)
+    return run
+
+
+def _take(run: Callable[..., None], parameters: Sequence[inspect.Parameter], doc: str | None) -> None:
+    """Give *run* the parameters and the help that Typer reads."""
+    run.__doc__ = doc
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
 
 
 def read_json(text: str, refuse: Callable[[list[str]], Invalid]) -> Mapping[str, Any]:

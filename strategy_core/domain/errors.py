@@ -2,15 +2,15 @@
 
 RolloutError
 ├── NotFound            what was named does not exist            (API 404, exit code 4)
-│   ├── UnknownStrategy, UnknownVersion, UnknownRollout, UnknownSymbol, NoActiveVersion, NoCanary
+│   ├── UnknownStrategy, UnknownVersion, UnknownRollout, UnknownSymbol, NoActiveVersion, NoCanary, NothingRecorded
 ├── Refused             it exists, but this is not allowed now   (API 409, exit code 5)
 │   ├── IllegalTransition, DuplicateVersion, DuplicateFingerprint, Quarantined, RolloutOpen,
 │   │   LostRace, NotAwaiting, UnarmedPlan, GateRefused, NothingToRollBack, AlreadyDone,
 │   │   Incomparable, InvariantRefused, RetiredVersion, SchemaOutdated, Unconfirmed, FixedForLife, Contradicted
 ├── Invalid             the input itself is wrong                (API 422, exit code 2)
 │   ├── InvalidPercent, InvalidConfig, InvalidPlan, InvalidTimeframe, InvalidEntryPoint,
-│   │   InvalidDecision, InvalidRow (InvalidCandles, InvalidReport), InvalidName, InvalidSetting, InvalidPeriod,
-│   │   NaiveTime, TimeOutOfRange, MissingExtra
+│   │   InvalidDecision, InvalidRow (InvalidCandles, InvalidReport, InvalidExport), InvalidName, InvalidSetting,
+│   │   InvalidPeriod, NaiveTime, TimeOutOfRange, MissingExtra
 ├── Denied              whoever asks may not                     (API 403, exit code 3)
 │   ├── InvalidToken (401), Forbidden, FourEyes, TooManyFailures (429)
 ├── Untrusted           a version's code may not run             (exit code 6)
@@ -52,6 +52,13 @@ class UnknownRollout(NotFound):
     def __init__(self, wanted: str) -> None:
         self.wanted = wanted
         super().__init__(f"no rollout {wanted}")
+
+
+class NothingRecorded(NotFound):
+    def __init__(self, strategy_name: str, moment: datetime) -> None:
+        self.strategy_name = strategy_name
+        self.moment = moment
+        super().__init__(f"the audit trail tells nothing of {strategy_name!r} at {moment:%Y-%m-%d %H:%M} UTC or before")
 
 
 class UnknownSymbol(NotFound):
@@ -307,6 +314,10 @@ class InvalidCandles(InvalidRow):
 
 class InvalidReport(InvalidRow):
     """What the platform reports of its trades or users is not what a report can be; the problem names the field."""
+
+
+class InvalidExport(InvalidRow):
+    """A line that is no event of an exported audit trail, or no more the one that was exported."""
 
 
 class InvalidName(Invalid):

@@ -16,7 +16,7 @@ from strategy_core.services.ramp import position
 from strategy_core.services.transition import standing
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading
-from strategy_core.store.rollout_tables import AlertOutbox, AuditEvent, GateVerdict, Rollout
+from strategy_core.store.rollout_tables import AlertOutbox, GateVerdict, Rollout
 
 ALERTS_SHOWN = 5
 
@@ -67,18 +67,6 @@ def read_status(engine: Engine, strategy_name: str | None = None, *, now: dateti
             versions.get_strategy(session, strategy_name)
         names = versions.strategy_names(session) if strategy_name is None else [strategy_name]
         return [_status(session, name, now) for name in names]
-
-
-def read_audit(engine: Engine, strategy_name: str | None = None, *, limit: int | None = None) -> Sequence[AuditEvent]:
-    """Return what was changed, oldest first; with *limit* the newest so many of it.
-
-    Raises:
-        UnknownStrategy
-    """
-    with reading(engine) as session:
-        if strategy_name is not None:
-            versions.get_strategy(session, strategy_name)
-        return audit.events(session, strategy_name, limit=limit)
 
 
 def _status(session: Session, strategy_name: str, now: datetime) -> StrategyStatus:

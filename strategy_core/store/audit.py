@@ -74,8 +74,8 @@ def record(
     session.flush()
 
 
-def link_of(event: AuditEvent) -> Link:
-    """Return the event as a link of its strategy's chain."""
+def link_of(event: Any) -> Link:
+    """Return an event, or a row of all its columns, as a link of its strategy's chain."""
     facts = {name: getattr(event, name) for name in _HASHED}
     return Link(event.position, event.previous_hash, event.hash, facts)
 
@@ -137,9 +137,13 @@ def raise_alert(
     insert_if_new(session, AlertOutbox, [alert.model_dump(exclude={"id"})])
 
 
-def alerts(session: Session, strategy_name: str | None = None, *, limit: int | None = None) -> Sequence[AlertOutbox]:
+def alerts(
+    session: Session, strategy_name: str | None = None, *, rollout_id: UUID | None = None, limit: int | None = None
+) -> Sequence[AlertOutbox]:
     """Return what was raised, oldest first; with *limit* the newest so many of it."""
     query = select(AlertOutbox).order_by(col(AlertOutbox.id).desc()).limit(limit)
     if strategy_name is not None:
         query = query.where(AlertOutbox.strategy_name == strategy_name)
+    if rollout_id is not None:
+        query = query.where(AlertOutbox.rollout_id == rollout_id)
     return list(reversed(session.exec(query).all()))

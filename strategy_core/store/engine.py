@@ -109,6 +109,18 @@ def reading(engine: Engine) -> Iterator[Session]:
         yield session
 
 
+@contextmanager
+def snapshot(engine: Engine) -> Iterator[Session]:
+    """Yield a session for queries alone that all see one moment, on both databases, however long they take."""
+    moment = engine.execution_options(isolation_level="REPEATABLE READ") if _on_postgresql(engine) else engine
+    with reading(moment) as session:
+        yield session
+
+
+def _on_postgresql(engine: Engine) -> bool:
+    return engine.dialect.name == "postgresql"
+
+
 def _sqlite(url: Any) -> Engine:
     engine = create_engine(url, connect_args={"timeout": _BUSY_SECONDS})
 

@@ -39,7 +39,7 @@ def refused(rollout: Rollout, *arguments: str) -> tuple[int, str]:
         ("list --strategy nope", 4, "no strategy 'nope'; known strategies: fib_rsi"),
         ("activate nope 1 --yes", 4, "no strategy 'nope'; known strategies: fib_rsi"),
         ("status nope", 4, "no strategy 'nope'; known strategies: fib_rsi"),
-        ("audit nope", 4, "no strategy 'nope'; known strategies: fib_rsi"),
+        ("audit log nope", 4, "no strategy 'nope'; known strategies: fib_rsi"),
         ("rollback nope --reason harm", 4, "no strategy 'nope'; known strategies: fib_rsi"),
         ("route user_1 nope", 4, "no strategy 'nope'; known strategies: fib_rsi"),
         ("start fib_rsi 9 --yes", 4, "no version '9' of 'fib_rsi'; known versions: 1, 2"),

@@ -66,7 +66,7 @@ def test_from_a_new_database_to_a_rollback(
     (status,) = rollout("status", "fib_rsi", "--json").data
     rolled_back = rollout("rollback", "fib_rsi", "--reason", "users complain", "--actor", "ben", "--json").data
     (after,) = rollout("status", "--json").data
-    audit = rollout("audit", "fib_rsi", "--json").data
+    audit = rollout("audit", "log", "fib_rsi", "--json").data
 
     assert (paused["state"], widened["rollout_percent"], resumed["state"]) == ("paused", 12.5, "running")
     assert routed["percent"] == 12.5

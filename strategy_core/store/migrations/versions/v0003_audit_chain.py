@@ -131,7 +131,7 @@ def guard_on_postgresql() -> None:
 
 def _hash(previous: str, facts: dict[str, Any]) -> str:
     """Return what `domain.chain.event_hash` returned when this migration was written; a golden value pins both."""
-    text = json.dumps(_plain(facts), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(_plain(facts), sort_keys=True, separators=(",", ":"))
     return sha256(f"{previous}\n{text}".encode()).hexdigest()
 
 
@@ -143,6 +143,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, datetime):  # SQLite forgets the zone, which is UTC
         moment = value if value.tzinfo else value.replace(tzinfo=UTC)
         return moment.astimezone(UTC).isoformat(timespec="microseconds")
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if value is None or isinstance(value, str | int | float) else str(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        whole = abs(value) < 2**53 and value == int(value)
+        return int(value) if whole else float(value)
+    return value if value is None or isinstance(value, str | bool) else str(value)

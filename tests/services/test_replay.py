@@ -1,0 +1,184 @@
+"""Whatever owners and ticks do, the trail tells all of it: its actions alone, replayed, give every state it shows."""
+
+import random
+from datetime import datetime
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import Engine
+
+from strategy_core.domain.audit import RAMP, Actor
+from strategy_core.domain.errors import RolloutError
+from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.plan import Plan, read_plan
+from strategy_core.domain.ramp import Ruling, State, Step
+from strategy_core.services.approve import Choice, approve, decide_rollout, pause, resume
+from strategy_core.services.audit import state_at, verify_trail
+from strategy_core.services.canary import activate_canary, update_canary_percent
+from strategy_core.services.promote import activate_version, retire_version
+from strategy_core.services.ramp import take
+from strategy_core.services.rollback import roll_back
+from strategy_core.services.start import start_rollout
+from strategy_core.services.transition import standing
+from strategy_core.store import audit, rollouts, versions
+from strategy_core.store.engine import reading, transaction
+from strategy_core.store.rollout_tables import AuditEvent, Rollout
+from tests.builders import HOUR, MONDAY, put_version
+from tests.replay import Replay
+
+VERSIONS = {"1": "active", "2": "shadow", "3": "shadow", "4": "shadow", "5": "retired"}
+PLANS = [
+    Plan(),
+    read_plan({"stages": [{"percent": 7.5, "minimum_time": 3600}, {"percent": 100, "minimum_time": 3600}]}),
+]
+PERCENTS = [0, 0.01, 12.5, 33.33, 99.99, 100, 150]
+STEPS = 250
+
+
+class Walk:
+    """Owners and ticks that do something on the hour, much of which is refused."""
+
+    def __init__(self, engine: Engine, seed: int) -> None:
+        self.engine = engine
+        self.dice = random.Random(seed)
+        self.now = MONDAY
+        self.keys: list[str] = []
+
+    def step(self) -> str:
+        """Try one thing and return what."""
+        self.now += HOUR
+        owner = self.dice.choice(
+            [self._activate, self._retire, self._canary, self._percent, *[self._start] * 6, self._approve]
+            + [self._decide, self._pause, self._resume, self._roll_back]
+        )
+        wish = self.dice.choice([owner, self._tick])
+        wish()
+        return wish.__name__
+
+    def _activate(self) -> None:
+        activate_version(self.engine, version=self._version(), override_reason=self._override(), **self._who())
+
+    def _retire(self) -> None:
+        retire_version(self.engine, version=self._version(), **self._who())
+
+    def _canary(self) -> None:
+        share: dict[str, Any] = {"rollout_percent": self.dice.choice(PERCENTS), "override_reason": self._override()}
+        activate_canary(self.engine, version=self._version(), **share, **self._who())
+
+    def _percent(self) -> None:
+        update_canary_percent(self.engine, percent=self.dice.choice(PERCENTS), **self._who())
+
+    def _start(self) -> None:
+        wish: dict[str, Any] = {"plan": self.dice.choice(PLANS), "override_reason": self._override()}
+        start_rollout(self.engine, version=self._version(), **wish, **self._who())
+
+    def _approve(self) -> None:
+        approve(self.engine, **self._who())
+
+    def _decide(self) -> None:
+        decide_rollout(self.engine, choice=self.dice.choice(list(Choice)), reason="so", **self._who())
+
+    def _pause(self) -> None:
+        pause(self.engine, **self._who())
+
+    def _resume(self) -> None:
+        resume(self.engine, **self._who())
+
+    def _roll_back(self) -> None:
+        who = {name: value for name, value in self._who().items() if name != "if_generation"}
+        roll_back(self.engine, version=self.dice.choice([None, self._version()]), reason="harm", **who)
+
+    def _tick(self) -> None:
+        """Take a step that a tick could take as the rollout stands."""
+        with transaction(self.engine) as session:
+            versions.lock_strategy(session, "fib_rsi")
+            rollout = rollouts.open_rollout(session, "fib_rsi")
+            if rollout is None:
+                return
+            plan = read_plan(rollout.plan)
+            ruling = Ruling(self.dice.choice(_could_follow(rollout, plan)), "evidence")
+            take(session, rollout, plan, ruling, actor=RAMP, now=self.now)
+
+    def _who(self) -> dict[str, Any]:
+        """Return who asks when, resting on which generation: sometimes on one that is gone, or for a second time."""
+        key = self.dice.choice([None, None, uuid4().hex, *self.keys[-1:]])
+        if key is not None:
+            self.keys.append(key)
+        with reading(self.engine) as session:
+            generation = versions.get_strategy(session, "fib_rsi").generation
+        return {
+            "strategy_name": "fib_rsi",
+            "actor": Actor(self.dice.choice(["ana", "ben"]), request_id=uuid4().hex, idempotency_key=key),
+            "now": self.now,
+            "if_generation": self.dice.choice([None, None, generation, generation, generation - 1]),
+        }
+
+    def _version(self) -> str:
+        return self.dice.choice(list(VERSIONS))
+
+    def _override(self) -> str:
+        return self.dice.choice(["", "it was the feed"])
+
+
+def _could_follow(rollout: Rollout, plan: Plan) -> list[Step]:
+    if rollout.promoted_at is not None:
+        return [Step.HOLD, Step.COMPLETE, Step.ROLL_BACK]
+    if rollout.state != State.RUNNING:
+        return [Step.HOLD, Step.ROLL_BACK]
+    last = rollout.stage_index + 1 == len(plan.stages)
+    onwards = [Step.PROMOTE if last else Step.ADVANCE] * 6
+    return [Step.HOLD, Step.AWAIT_APPROVAL, Step.AWAIT_DECISION, Step.LAPSE, Step.ROLL_BACK, *onwards]
+
+
+def trail(engine: Engine) -> list[AuditEvent]:
+    with reading(engine) as session:
+        return list(audit.events(session, "fib_rsi"))
+
+
+def held(engine: Engine) -> dict[str, Any]:
+    with reading(engine) as session:
+        return standing(session, "fib_rsi")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_trail_tells_all_that_was_done(engine: Engine, seed: int) -> None:
+    for version, status in VERSIONS.items():
+        put_version(engine, version, Status(status))
+    walk = Walk(engine, seed)
+    stood: list[tuple[datetime, dict[str, Any]]] = []
+
+    for _ in range(STEPS):
+        count, before = len(trail(engine)), held(engine)
+        refused = False
+        try:
+            walk.step()
+        except RolloutError:
+            refused = True
+        events, after = trail(engine), held(engine)
+        assert len(events) <= count + (not refused), "one event a change, and none of what was refused"
+        assert len(events) > count or after == before, "no change without its event"
+        if len(events) > count:
+            assert (events[-1].before, events[-1].after, events[-1].at) == (before, after, walk.now)
+        stood.append((walk.now, after))
+
+    with reading(engine) as session:
+        every = rollouts.list_rollouts(session, "fib_rsi")
+        percents = {each.id: [stage.percent for stage in read_plan(each.plan).stages] for each in every}
+        statuses = {each.version: each.status for each in versions.list_versions(session, "fib_rsi")}
+    replay = Replay(dict(VERSIONS), percents)
+    seen = set()
+    for event in trail(engine):
+        assert replay.standing == event.before, event.action
+        replay.apply(event)
+        assert replay.standing == event.after, event.action
+        seen.add(event.action)
+    assert replay.statuses == statuses
+    assert replay.standing == held(engine)
+    assert replay.ended == {each.id: each.state for each in every if each.ended_at is not None}
+    assert len(seen) >= 12, f"a walk that tries only {sorted(seen)} promises little"
+    assert verify_trail(engine).holds
+    for moment, facts in random.Random(seed).sample(stood[STEPS // 2 :], 20):
+        found = state_at(engine, "fib_rsi", moment)
+        assert {fact: getattr(found, fact) for fact in facts} == facts
+        assert all(event.at <= moment and event.after[fact] == facts[fact] for fact, event in found.made_by.items())
