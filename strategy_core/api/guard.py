@@ -65,7 +65,7 @@ def _wish(request: Request, body: bytes) -> Wish | None:
 
 
 async def _once(request: Request, wish: Wish, answer: Answer) -> Response:
-    """Give the first answer again, or answer and keep that; what was refused changed nothing, and is not kept."""
+    """Give the first answer again, or answer and keep that, unless nothing was changed."""
     engine, state = request.app.state.backend.engine, request.state
     first = await run_in_threadpool(idempotency.recall, engine, wish, state.now)
     if first is not None and first.digest == wish.digest:
@@ -80,7 +80,7 @@ async def _once(request: Request, wish: Wish, answer: Answer) -> Response:
         if first is None or first.digest != wish.digest:
             raise
         return _replay(request, first)  # the same wish came twice at once, and the other was first
-    if response.status_code < 300:
+    if state.changed and response.status_code < 300:
         await run_in_threadpool(idempotency.keep, engine, wish, response, state.changed, state.now)
     return response
 

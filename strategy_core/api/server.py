@@ -1,5 +1,7 @@
 """The server: the application of the environment's settings, in one process or several; it ends in an orderly way."""
 
+import os
+
 import structlog
 import uvicorn
 from fastapi import FastAPI
@@ -24,7 +26,9 @@ def application() -> FastAPI:
     configure_logs()
     settings, api = read_settings(), read_api_settings()
     authenticator = Authenticator(api, api.open_keys(), Failures())
-    return create_app(settings.open_engine(), settings, authenticator, with_docs=api.development)
+    app = create_app(settings.open_engine(), settings, authenticator, with_docs=api.development)
+    log.info("api.ready", pid=os.getpid())
+    return app
 
 
 def serve(api: ApiSettings, *, workers: int = 1) -> None:

@@ -30,7 +30,7 @@ def list_events(
     cursor: Annotated[Cursor, Query()] = None,
     limit: Annotated[Limit, Query()] = 100,
 ) -> Page[Event]:
-    """List changes, oldest first. Who follows the trail by its cursor misses none when he follows one strategy."""
+    """List changes, oldest first; of one strategy none ever appears behind a cursor that was given."""
     (after_id,) = read_cursor(cursor, number) or (None,)
     found = read_events(
         ask.engine,
@@ -60,6 +60,6 @@ def verify(
     strategy_name: Annotated[StrategyName | None, Query()] = None,
     known_head: Annotated[list[Head] | None, Query(max_length=100, description="Hashes noted earlier.")] = None,
 ) -> Verification:
-    """Compute every hash anew, and say where the trail was changed by another hand; without a name, of all strategies."""
+    """Compute every hash anew, and say where the trail was changed by another hand; unless named, of all strategies."""
     ask.principal.check(strategy_name)
     return Verification.model_validate(verify_trail(ask.engine, strategy_name, known_head or ()))
