@@ -8,7 +8,7 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic_core import to_json
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnection
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
@@ -80,6 +80,7 @@ _FIELDS = {  # what `InvalidName` calls it -> the field
     "gate of this rollout": "gate",
     "new idempotency key": "Idempotency-Key",
 }
+_NOT_READY = ("42P01", "42703")  # PostgreSQL: no such table, no such column
 _WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _FIELD_OF_LINE = re.compile(r"([\w.\[\]-]+): (.*)", re.DOTALL)
 
@@ -205,8 +206,9 @@ def _allowed(request: Request) -> list[str]:
 
 async def _database(request: Request, error: Exception) -> Response:
     """Answer 503 while the database is away or not ready; anything else that it refuses is a fault."""
-    away = isinstance(error, OperationalError | InterfaceError | ProgrammingError | NoConnection)
-    if not away and not getattr(error, "connection_invalidated", False):
+    away = isinstance(error, OperationalError | InterfaceError | NoConnection)
+    state = getattr(getattr(error, "orig", None), "sqlstate", None)
+    if not away and state not in _NOT_READY and not getattr(error, "connection_invalidated", False):
         raise error
     log.error("api.database", error=" ".join(str(getattr(error, "orig", error)).split()))
     return problem(

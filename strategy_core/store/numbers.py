@@ -30,11 +30,11 @@ def activations(session: Session, strategies: Collection[str] | None) -> Numbers
     name = col(AuditEvent.strategy_name)
     before = col(AuditEvent.before)["active"].as_string()
     after = col(AuditEvent.after)["active"].as_string()
-    rows = _of(select_columns(name, after.label("version"), func.count()), name, strategies)
-    rows = rows.where(after.is_not(None), or_(before.is_(None), before != after)).group_by(name, "version")
-    return [
-        ([strategy, version], count) for strategy, version, count in session.execute(rows.order_by(name, "version"))
-    ]
+    made = _of(select_columns(name, after.label("made")), name, strategies)
+    each = made.where(after.is_not(None), or_(before.is_(None), before != after)).subquery()
+    rows = select_columns(each.c.strategy_name, each.c.made, func.count()).group_by(each.c.strategy_name, each.c.made)
+    ordered = rows.order_by(each.c.strategy_name, each.c.made)
+    return [([strategy, version], count) for strategy, version, count in session.execute(ordered)]
 
 
 def generations(session: Session, strategies: Collection[str] | None) -> Numbers:

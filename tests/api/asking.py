@@ -9,7 +9,7 @@ import httpx
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine
-from sqlmodel import Session
+from sqlmodel import Session, col, select
 
 from strategy_core.api.app import create_app
 from strategy_core.api.auth import Authenticator, Failures
@@ -70,7 +70,8 @@ class Api:
     ) -> httpx.Response:
         """Ask as whoever holds this token: one of HELD, or a token itself; None: nobody."""
         shown = {} if held is None else {"Authorization": f"Bearer {HELD.get(held, held)}"}
-        return self.client.request(method, PREFIX + path, headers={**shown, **(headers or {})}, **sent)
+        answer: httpx.Response = self.client.request(method, PREFIX + path, headers={**shown, **(headers or {})}, **sent)
+        return answer
 
     def get(self, path: str, **sent: Any) -> httpx.Response:
         return self("GET", path, **sent)
@@ -137,7 +138,7 @@ def put_state(engine: Engine, state: State) -> None:
 
 
 def newest_event(session: Session) -> AuditEvent:
-    return session.query(AuditEvent).order_by(AuditEvent.id.desc()).limit(1).one()  # type: ignore[union-attr]
+    return session.exec(select(AuditEvent).order_by(col(AuditEvent.id).desc()).limit(1)).one()
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,14 @@ TRADE = {
     "symbol": "GOLD",
     "opened_at": (NOW - timedelta(hours=1)).isoformat(),
 }
-REGISTRATION = {**BY_NAME, "version": "9", "config": {"rsi_period": 9}, "symbols": ["GOLD"], "timeframe": "1h"}
+REGISTRATION = {
+    **BY_NAME,
+    "version": "9",
+    "entry_point": "fib_rsi",
+    "config": {"rsi_period": 9},
+    "symbols": ["GOLD"],
+    "timeframe": "1h",
+}
 WHY = {"reason": "it is time"}
 SAMPLES: dict[str, Sample] = {
     "register": Sample("POST", "/versions", REGISTRATION, changes="fib_rsi", status=201),

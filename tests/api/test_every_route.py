@@ -1,5 +1,6 @@
-"""What holds of every route: it answers as it is described, and refuses in one form whoever may not, or asks wrongly."""
+"""What holds of every route: it answers as described, and refuses in one form whoever may not, or asks wrongly."""
 
+import shutil
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ from sqlmodel import Session
 
 from strategy_core.api.problems import MEDIA_TYPE
 from strategy_core.api.routes import PREFIX
-from tests.api.asking import HELD, SAMPLES, Api, Sample, World, newest_event, placed, put_state
+from strategy_core.store.engine import open_database
+from tests.api.asking import HELD, SAMPLES, Api, Sample, World, newest_event, placed, put_state, put_world
 from tests.api.signing import token
 
 OPEN = {"health"}
@@ -22,7 +24,17 @@ ABOUT_ONE = {
 NOBODY = "11111111-1111-4111-8111-111111111111"
 
 
-def each(samples: dict[str, Sample]) -> Any:
+@pytest.fixture(scope="module")
+def shared(sqlite_template: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One API for all requests that change nothing."""
+    file = tmp_path_factory.mktemp("shared") / "rollout.db"
+    shutil.copy(sqlite_template, file)
+    engine = open_database(f"sqlite:///{file}")
+    yield Api(engine), put_world(engine)
+    engine.dispose()
+
+
+def each(samples: dict[str, Sample]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("name", list(samples))
 
 
@@ -51,8 +63,8 @@ def operations(api: Api) -> dict[str, dict[str, Any]]:
     return found
 
 
-def test_every_route_is_tried_here(sqlite_url: str, api: Api) -> None:
-    known = operations(api)
+def test_every_route_is_tried_here(shared: tuple[Api, World]) -> None:
+    known = operations(shared[0])
 
     assert set(known) == set(SAMPLES)
     assert {name for name, operation in known.items() if "security" not in operation} == OPEN
@@ -147,7 +159,7 @@ def test_a_field_that_is_not_known_is_named(api: Api, world: World, name: str) -
 )
 @each({name: sample for name, sample in SAMPLES.items() if sample.json is not None})
 def test_a_body_that_cannot_be_read_is_refused_with_its_place(
-    sqlite_url: str, name: str, body: bytes, field: str, why: str, shared: tuple[Api, World]
+    name: str, body: bytes, field: str, why: str, shared: tuple[Api, World]
 ) -> None:
     api, world = shared
     sample = SAMPLES[name]
@@ -159,21 +171,6 @@ def test_a_body_that_cannot_be_read_is_refused_with_its_place(
     problem = refused(response, 422)
     assert fields(problem)[0] == field
     assert why in problem["errors"][0]["problem"]
-
-
-@pytest.fixture(scope="module")
-def shared(sqlite_template: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """One API for all requests that change nothing."""
-    import shutil
-
-    from strategy_core.store.engine import open_database
-    from tests.api.asking import put_world
-
-    file = tmp_path_factory.mktemp("shared") / "rollout.db"
-    shutil.copy(sqlite_template, file)
-    engine = open_database(f"sqlite:///{file}")
-    yield Api(engine), put_world(engine)
-    engine.dispose()
 
 
 @each({name: sample for name, sample in SAMPLES.items() if sample.json is not None})

@@ -119,7 +119,7 @@ def test_answers_are_forgotten_after_a_day(api: Api, engine: Engine, world: Worl
     api.post(placed("/versions/{ppo_gold/3}/retire", world), WHY, headers={"Idempotency-Key": "k2"}, held=later)
 
     with Session(engine) as session:
-        assert session.connection().execute(text("SELECT idempotency_key FROM api_answer")).all() == [("k2",)]
+        assert session.connection().execute(text("SELECT idempotency_key FROM api_answer")).scalars().all() == ["k2"]
     again = api.post(placed(ACTIVATE, world), WHY, headers=KEY, held=later)
     refused(again, 409)
 
