@@ -30,7 +30,7 @@ class Scope:
 
 
 def list_versions(
-    engine: Engine, scope: Scope, *, status: Status | None, after: tuple[str, datetime, UUID] | None, limit: int
+    engine: Engine, scope: Scope, *, status: Status | None, after: tuple[str, datetime, str] | None, limit: int
 ) -> list[StrategyVersion]:
     """Return versions by strategy, oldest first, from behind *after* on.
 

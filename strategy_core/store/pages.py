@@ -22,11 +22,11 @@ def page_versions(
     *,
     strategies: Collection[str] | None,
     status: Status | None,
-    after: tuple[str, datetime, UUID] | None,
+    after: tuple[str, datetime, str] | None,
     limit: int,
 ) -> list[StrategyVersion]:
-    """Return versions by strategy, oldest first; *after* is the (strategy, created_at, id) of the last one seen."""
-    keys = (col(StrategyVersion.strategy_name), col(StrategyVersion.created_at), col(StrategyVersion.id))
+    """Return versions by strategy, oldest first; *after* is the (strategy, created_at, version) of the last one seen."""
+    keys = (col(StrategyVersion.strategy_name), col(StrategyVersion.created_at), col(StrategyVersion.version))
     query = _page(select_columns(StrategyVersion), keys, after, limit).where(
         *_of(col(StrategyVersion.strategy_name), strategies)
     )

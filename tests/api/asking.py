@@ -70,7 +70,9 @@ class Api:
     ) -> httpx.Response:
         """Ask as whoever holds this token: one of HELD, or a token itself; None: nobody."""
         shown = {} if held is None else {"Authorization": f"Bearer {HELD.get(held, held)}"}
-        answer: httpx.Response = self.client.request(method, PREFIX + path, headers={**shown, **(headers or {})}, **sent)
+        answer: httpx.Response = self.client.request(
+            method, PREFIX + path, headers={**shown, **(headers or {})}, **sent
+        )
         return answer
 
     def get(self, path: str, **sent: Any) -> httpx.Response:

@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import Query, Response
 
 from strategy_core.api.deps import HEAVY, KEYED, Asking, IfMatch
-from strategy_core.api.pages import identity, moment, next_cursor, read_cursor, text
+from strategy_core.api.pages import moment, next_cursor, read_cursor, text
 from strategy_core.api.routes import PREFIX, guarded
 from strategy_core.api.schemas.shared import Cursor, Limit, Page, Reasoned, StrategyName
 from strategy_core.api.schemas.versions import Activation, Registration, Version, VersionDetail
@@ -53,9 +53,9 @@ def list_versions(
     limit: Annotated[Limit, Query()] = 50,
 ) -> Page[Version]:
     """List versions by strategy, oldest first."""
-    after = read_cursor(cursor, text, moment, identity)
+    after = read_cursor(cursor, text, moment, text)
     found = browse.list_versions(ask.engine, ask.lists(strategy_name), status=status, after=after, limit=limit + 1)
-    items, following = next_cursor(found, limit, lambda row: (row.strategy_name, row.created_at, row.id))
+    items, following = next_cursor(found, limit, lambda row: (row.strategy_name, row.created_at, row.version))
     return Page[Version](items=[Version.model_validate(row) for row in items], next_cursor=following)
 
 

@@ -14,7 +14,10 @@ class Share(Wish):
     strategy_name: StrategyName
     version: VersionName
     rollout_percent: Percent = Field(
-        strict=True, description="Of users: 0 to 100, two decimals at most.", examples=[5, 12.5]
+        strict=True,
+        description="Of users: 0 to 100, two decimals at most.",
+        examples=[5, 12.5],
+        json_schema_extra={"multipleOf": 0.01},
     )
     reason: Reason = ""
     override_reason: OverrideReason = ""
