@@ -82,7 +82,7 @@ _FIELDS = {  # what `InvalidName` calls it -> the field
 }
 _NOT_READY = ("42P01", "42703")  # PostgreSQL: no such table, no such column
 _WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_FIELD_OF_LINE = re.compile(r"([\w.\[\]-]+): (.*)", re.DOTALL)
+_FIELDS_OF_LINE = re.compile(r"([\w.\[\]-]+(?:, [\w.]+)*): (.*)", re.DOTALL)
 
 
 class ProblemAnswer(Response):
@@ -225,12 +225,14 @@ def _fields(error: RolloutError) -> Iterable[tuple[str, str]]:
         case InvalidPercent():
             yield "rollout_percent", str(error)
         case InvalidConfig():
-            yield from (_prefixed("config", line) for line in error.problems)
+            for line in error.problems:
+                yield from _prefixed("config", line)
         case InvalidPlan():
-            yield from (_prefixed("plan", line) for line in error.problems)
+            for line in error.problems:
+                yield from _prefixed("plan", line)
         case InvalidReport():
             row = f"trades.{error.row - 1}" if error.row is not None else "trades"
-            yield _prefixed(row, error.problem)
+            yield from _prefixed(row, error.problem)
         case InvalidTimeframe():
             yield "timeframe", str(error)
         case InvalidEntryPoint() | StrategyFailed() | IsolationBreach():
@@ -248,11 +250,12 @@ def _fields(error: RolloutError) -> Iterable[tuple[str, str]]:
             yield "", str(error)
 
 
-def _prefixed(prefix: str, line: str) -> tuple[str, str]:
-    found = _FIELD_OF_LINE.fullmatch(line)
+def _prefixed(prefix: str, line: str) -> list[tuple[str, str]]:
+    """Return the fields that a line of an error names, `a, b: why`, with what is wrong there."""
+    found = _FIELDS_OF_LINE.fullmatch(line)
     if found is None or found[1] == prefix:
-        return prefix, found[2] if found else line
-    return f"{prefix}.{found[1]}", found[2]
+        return [(prefix, found[2] if found else line)]
+    return [(f"{prefix}.{field}", found[2]) for field in found[1].split(", ")]
 
 
 def _named(location: tuple[int | str, ...]) -> str:

@@ -25,7 +25,7 @@ def page_versions(
     after: tuple[str, datetime, str] | None,
     limit: int,
 ) -> list[StrategyVersion]:
-    """Return versions by strategy, oldest first; *after* is the (strategy, created_at, version) of the last one seen."""
+    """Return versions by strategy, oldest first; *after* is (strategy, created_at, version) of the last one seen."""
     keys = (col(StrategyVersion.strategy_name), col(StrategyVersion.created_at), col(StrategyVersion.version))
     query = _page(select_columns(StrategyVersion), keys, after, limit).where(
         *_of(col(StrategyVersion.strategy_name), strategies)
