@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from strategy_core.cli import (
+    api,
     audit,
     calibrate,
     canary,
@@ -42,7 +43,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for part in (whole, versions, preview, calibrate, canary, rollouts, status, evidence, live, token):
+for part in (whole, versions, preview, calibrate, canary, rollouts, status, evidence, live, token, api):
     app.registered_commands += part.commands.registered_commands
 app.add_typer(audit.commands, name="audit")
 app.add_typer(database.commands, name="db")

@@ -329,6 +329,7 @@ class InvalidExport(InvalidRow):
 
 class InvalidName(Invalid):
     def __init__(self, what: str, name: object, allowed: str) -> None:
+        self.what = what
         self.name = name
         super().__init__(f"{name!r} is not a {what}; allowed: {allowed}")
 

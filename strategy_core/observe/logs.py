@@ -14,7 +14,11 @@ def configure_logs(*, as_json: bool | None = None, level: int = logging.INFO) ->
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(),
+            *(
+                [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+                if as_json
+                else [structlog.dev.ConsoleRenderer()]
+            ),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

@@ -3,6 +3,7 @@
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Engine
 from sqlmodel import Session
@@ -17,7 +18,7 @@ from strategy_core.services.four_eyes import check_second_owner
 from strategy_core.services.gather import Feed, judge
 from strategy_core.services.ramp import take
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.transition import standing
+from strategy_core.services.transition import check_open, standing
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.rollout_tables import Rollout
@@ -36,19 +37,23 @@ def approve(
     actor: Actor,
     now: datetime,
     reason: str = "",
+    rollout_id: UUID | None = None,
     if_generation: int | None = None,
     four_eyes: bool = False,
 ) -> Rollout:
     """Let the rollout enter the stage it waits for; the next tick takes the step, if every gate passes then too.
 
+    Args:
+        rollout_id: the rollout that is meant; whichever is open, unless given.
+
     Raises:
         UnknownStrategy, UnknownRollout: nothing is open.
-        NotAwaiting: it does not wait for an approval: not every gate has passed yet.
+        NotAwaiting: it does not wait for an approval: not every gate has passed yet; or the one meant has ended.
         LostRace: the strategy is of another generation than *if_generation*, when that is given.
         FourEyes: the actor started it, and *four_eyes* are demanded.
     """
     with transaction(engine) as session:
-        rollout = _open(session, strategy_name, if_generation, "approve", State.AWAITING_APPROVAL)
+        rollout = _open(session, strategy_name, rollout_id, if_generation, "approve", State.AWAITING_APPROVAL)
         _check_passing(session, rollout)
         check_second_owner(session, rollout, actor, four_eyes=four_eyes)
         following = rollout.stage_index + 1
@@ -64,6 +69,7 @@ def decide_rollout(
     actor: Actor,
     now: datetime,
     reason: str,
+    rollout_id: UUID | None = None,
     if_generation: int | None = None,
     four_eyes: bool = False,
 ) -> Rollout:
@@ -79,9 +85,9 @@ def decide_rollout(
         FourEyes: the actor started it, and would advance it where *four_eyes* are demanded.
     """
     if choice is Choice.ROLL_BACK:
-        return _roll_back(engine, strategy_name, actor=actor, now=now, reason=reason)
+        return _roll_back(engine, strategy_name, rollout_id, actor=actor, now=now, reason=reason)
     with transaction(engine) as session:
-        rollout = _open(session, strategy_name, if_generation, "decide", State.AWAITING_DECISION)
+        rollout = _open(session, strategy_name, rollout_id, if_generation, "decide", State.AWAITING_DECISION)
         if choice is Choice.EXTEND:
             changes = {"state": State.RUNNING.value, "stage_extended_at": now}
             return _set(session, rollout, "extend", changes, actor=actor, now=now, reason=reason)
@@ -101,6 +107,7 @@ def pause(
     actor: Actor,
     now: datetime,
     reason: str = "",
+    rollout_id: UUID | None = None,
     if_generation: int | None = None,
 ) -> Rollout:
     """Keep the rollout at its percent, whether it runs or waits for an owner; every protection stays armed.
@@ -109,7 +116,7 @@ def pause(
     """
     with transaction(engine) as session:
         waiting = (State.AWAITING_APPROVAL, State.AWAITING_DECISION)
-        rollout = _open(session, strategy_name, if_generation, "pause", State.RUNNING, *waiting)
+        rollout = _open(session, strategy_name, rollout_id, if_generation, "pause", State.RUNNING, *waiting)
         changes = {"state": State.PAUSED.value, "approved_stage": None}
         return _set(session, rollout, "pause", changes, actor=actor, now=now, reason=reason)
 
@@ -121,6 +128,7 @@ def resume(
     actor: Actor,
     now: datetime,
     reason: str = "",
+    rollout_id: UUID | None = None,
     if_generation: int | None = None,
 ) -> Rollout:
     """Let a paused rollout go on: at its stage's percent, whatever was set by hand, and with its times anew.
@@ -129,7 +137,7 @@ def resume(
     While it is blind no user is added: then a lower percent that was set by hand stays.
     """
     with transaction(engine) as session:
-        rollout = _open(session, strategy_name, if_generation, "resume", State.PAUSED)
+        rollout = _open(session, strategy_name, rollout_id, if_generation, "resume", State.PAUSED)
         changes: dict[str, Any] = {"state": State.RUNNING.value, "stage_entered_at": now, "stage_extended_at": now}
         share = None
         if rollout.promoted_at is None:
@@ -139,18 +147,30 @@ def resume(
         return _set(session, rollout, "resume", changes, actor=actor, now=now, reason=reason, share=share)
 
 
-def _roll_back(engine: Engine, strategy_name: str, *, actor: Actor, now: datetime, reason: str) -> Rollout:
-    """Roll back the open rollout, by the name of its version: if it has ended meanwhile, no other one is meant."""
+def _roll_back(
+    engine: Engine, strategy_name: str, rollout_id: UUID | None, *, actor: Actor, now: datetime, reason: str
+) -> Rollout:
+    """Roll back the open rollout, by its id: if it has ended meanwhile, no other one is meant."""
+    if rollout_id is None:
+        with reading(engine) as session:
+            versions.get_strategy(session, strategy_name)
+            rollout_id = _the_open(session, strategy_name).id
+    roll_back(engine, strategy_name=strategy_name, rollout_id=rollout_id, actor=actor, now=now, reason=reason)
     with reading(engine) as session:
-        versions.get_strategy(session, strategy_name)
-        rollout = _the_open(session, strategy_name)
-    roll_back(engine, strategy_name=strategy_name, version=rollout.version, actor=actor, now=now, reason=reason)
-    with reading(engine) as session:
-        return rollouts.get_rollout(session, rollout.id)
+        return rollouts.get_rollout(session, rollout_id)
 
 
-def _open(session: Session, strategy_name: str, if_generation: int | None, what: str, *needed: State) -> Rollout:
+def _open(
+    session: Session,
+    strategy_name: str,
+    rollout_id: UUID | None,
+    if_generation: int | None,
+    what: str,
+    *needed: State,
+) -> Rollout:
+    """Return the open rollout, its strategy locked; with *rollout_id* that one, or NotAwaiting."""
     versions.lock_strategy(session, strategy_name, if_generation)
+    check_open(session, strategy_name, rollout_id, what)
     rollout = _the_open(session, strategy_name)
     if rollout.state not in needed:
         raise NotAwaiting(what, rollout.state, needed)

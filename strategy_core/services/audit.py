@@ -3,7 +3,7 @@
 It changes nothing, and takes no word for what stands in the trail: `verify_trail` computes every hash anew.
 """
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -102,6 +102,7 @@ def read_events(
     since: datetime | None = None,
     until: datetime | None = None,
     after_id: int | None = None,
+    strategies: Collection[str] | None = None,
     limit: int | None = None,
     newest: bool = False,
 ) -> Sequence[AuditEvent]:
@@ -111,12 +112,14 @@ def read_events(
         since, until: of the events' times; the first is in, the second is out.
         after_id: the cursor: the id of the last event of the page before. Of one strategy no event ever comes late;
             of two, the one with the lower id may be committed last.
+        strategies: of these alone.
         limit: the first so many; the last, if *newest*.
 
     Raises:
         UnknownStrategy, UnknownRollout
     """
     wanted = _wanted(strategy_name, rollout_id, actor, action, since, until, after_id)
+    wanted["strategies"] = strategies
     with reading(engine) as session:
         _check_known(session, wanted)
         return trail.find(session, limit=limit, newest=newest, **wanted)

@@ -1,6 +1,6 @@
 """Take in what the platform's broker reports of live trades, and set it beside the shadow's outcomes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -98,8 +98,15 @@ def ingest(
         UnknownStrategy, UnknownVersion
         Contradicted: a trade was reported otherwise before.
     """
-    now = utc(now, "now")
     reports = list(checked(TradeReport, trades, source=source, first_row=first_row))
+    return ingest_reports(engine, reports, now=now, source=source, first_row=first_row)
+
+
+def ingest_reports(
+    engine: Engine, reports: Sequence[TradeReport], *, now: datetime, source: str = "trades", first_row: int = 1
+) -> Ingested:
+    """Take in reports that are held against their model already; see `ingest`."""
+    now = utc(now, "now")
     with reading(engine) as session:
         builds = {key: _build(session, *key) for key in {(one.strategy_name, one.version) for one in reports}}
     rows = []

@@ -1,6 +1,7 @@
 """Take users off a version, now: by an owner's call. It needs no evidence, no candles and no other service."""
 
 from datetime import datetime
+from uuid import UUID
 
 from sqlalchemy import Engine
 from sqlmodel import Session
@@ -9,13 +10,20 @@ from strategy_core.domain.audit import Actor
 from strategy_core.domain.errors import NothingToRollBack
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.ramp import State
-from strategy_core.services.transition import end_rollout, replace_active, standing, undo, withdraw_canary
+from strategy_core.services.transition import check_open, end_rollout, replace_active, standing, undo, withdraw_canary
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import transaction
 
 
 def roll_back(
-    engine: Engine, *, strategy_name: str, actor: Actor, now: datetime, reason: str, version: str | None = None
+    engine: Engine,
+    *,
+    strategy_name: str,
+    actor: Actor,
+    now: datetime,
+    reason: str,
+    version: str | None = None,
+    rollout_id: UUID | None = None,
 ) -> str:
     """Take users off a version and return which; it is quarantined.
 
@@ -25,13 +33,16 @@ def roll_back(
 
     Args:
         version: the one users shall be taken off; the rollout's or the canary, unless given.
+        rollout_id: undo this rollout, and nothing else.
 
     Raises:
         UnknownStrategy
+        NotAwaiting: *rollout_id* has ended.
         NothingToRollBack: no such version serves anybody, or nothing was active before it.
     """
     with transaction(engine) as session:
         versions.lock_strategy(session, strategy_name)
+        check_open(session, strategy_name, rollout_id, "roll back")
         before = standing(session, strategy_name)
         rollout = rollouts.open_rollout(session, strategy_name)
         if rollout is not None and version in (None, rollout.version):

@@ -80,12 +80,13 @@ def _status(session: Session, strategy_name: str, now: datetime) -> StrategyStat
         canary=stands["canary"],
         percent=stands["percent"],
         shadows=tuple(v.version for v in versions.list_versions(session, strategy_name, Status.SHADOW)),
-        rollout=_rollout_status(session, newest, now) if newest else None,
+        rollout=rollout_status(session, newest, now) if newest else None,
         alerts=audit.alerts(session, strategy_name, limit=ALERTS_SHOWN),
     )
 
 
-def _rollout_status(session: Session, rollout: Rollout, now: datetime) -> RolloutStatus:
+def rollout_status(session: Session, rollout: Rollout, now: datetime) -> RolloutStatus:
+    """Return the status of one rollout, open or ended, as the open transaction sees it."""
     plan = read_plan(rollout.plan)
     known = {gate.name for gate in plan.gates} | {Freshness().name}  # an earlier release may have judged by others
     said = [row for row in rollouts.last_verdicts(session, rollout.id).values() if row.gate in known]

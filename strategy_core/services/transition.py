@@ -2,12 +2,13 @@
 
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from sqlmodel import Session
 
-from strategy_core.domain.errors import IllegalTransition, Quarantined
+from strategy_core.domain.errors import IllegalTransition, NotAwaiting, Quarantined, UnknownRollout
 from strategy_core.domain.lifecycle import MAY_FOLLOW, Status
-from strategy_core.domain.ramp import State
+from strategy_core.domain.ramp import ENDED, State
 from strategy_core.domain.routing import as_percent
 from strategy_core.store import rollouts, versions
 from strategy_core.store.rollout_tables import Rollout
@@ -89,6 +90,18 @@ def undo(session: Session, rollout: Rollout, *, now: datetime) -> None:
     candidate.quarantined_at = now
     predecessor = versions.get_version(session, rollout.strategy_name, rollout.control_version)
     replace_active(session, predecessor, outgoing_becomes=Status.SHADOW, now=now)
+
+
+def check_open(session: Session, strategy_name: str, rollout_id: UUID | None, what: str) -> None:
+    """Raise NotAwaiting if a rollout is named that has ended: what was meant for it is not meant for another one."""
+    if rollout_id is None:
+        return
+    rollout = rollouts.get_rollout(session, rollout_id)
+    if rollout.strategy_name != strategy_name:
+        raise UnknownRollout(f"{rollout_id} of {strategy_name!r}")
+    state = State(rollout.state)
+    if state in ENDED:
+        raise NotAwaiting(what, state, set(State) - ENDED)
 
 
 def end_rollout(session: Session, rollout: Rollout, state: State, reason: str, now: datetime) -> None:

@@ -1,6 +1,6 @@
 """The audit trail read back: found by what is asked for, or passed by row after row; it writes nothing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from typing import Any, TypedDict, Unpack
 from uuid import UUID
@@ -23,6 +23,7 @@ class Wanted(TypedDict, total=False):
     Attributes:
         since, until: of the events' own times; the first is in, the second is out.
         after_id: later in the trail than this event.
+        strategies: of one of these.
     """
 
     strategy_name: str | None
@@ -32,6 +33,7 @@ class Wanted(TypedDict, total=False):
     since: datetime | None
     until: datetime | None
     after_id: int | None
+    strategies: Collection[str] | None
 
 
 def find(session: Session, *, limit: int | None, newest: bool, **wanted: Unpack[Wanted]) -> Sequence[AuditEvent]:
@@ -86,9 +88,11 @@ def _conditions(wanted: Wanted) -> list[Any]:
         if wanted.get(name) is not None
     ]
     since, until, after_id = wanted.get("since"), wanted.get("until"), wanted.get("after_id")
+    strategies = wanted.get("strategies")
     bounds = [
         None if since is None else col(AuditEvent.at) >= since,
         None if until is None else col(AuditEvent.at) < until,
         None if after_id is None else col(AuditEvent.id) > after_id,
+        None if strategies is None else col(AuditEvent.strategy_name).in_(sorted(strategies)),
     ]
     return equal + [bound for bound in bounds if bound is not None]

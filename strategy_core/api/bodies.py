@@ -1,0 +1,113 @@
+"""What a request's body may be before anybody reads a field of it: small, JSON, flat, and storable as it stands."""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import Message, Receive
+
+LARGEST = 5_000_000  # bytes
+DEEPEST = 20  # levels
+LARGEST_NUMBER = 2**63 - 1
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+class BadBody(Exception):
+    """A body that no field can be read from; *field* is where, as far as that can be said."""
+
+    def __init__(self, field: str, why: str) -> None:
+        self.field = field
+        self.why = why
+        super().__init__(f"{field}: {why}")
+
+
+def bounded(request: Request) -> Request:
+    """Return the request, whose body cannot be read any more once it has become too large."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > LARGEST:
+        raise _too_large()
+    return Request(request.scope, _counting(request.receive))
+
+
+def check_body(content_type: str, body: bytes) -> None:
+    """Raise HTTPException 415, or BadBody, unless *body* is JSON that can be read and stored."""
+    if not body:
+        return
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise HTTPException(415, "a body must be sent as application/json")
+    try:
+        found = json.loads(body.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_number, parse_int=_whole)
+    except UnicodeDecodeError:
+        raise BadBody("body", "is not UTF-8") from None
+    except RecursionError:
+        raise BadBody("body", f"is nested deeper than {DEEPEST} levels") from None
+    except json.JSONDecodeError as error:
+        raise BadBody("body", f"is not JSON: {error.msg} at character {error.pos}") from None
+    except ValueError as error:
+        raise BadBody("body", str(error)) from None
+    _check(found)
+
+
+def _check(found: Any) -> None:
+    waiting: list[tuple[tuple[str | int, ...], Any]] = [((), found)]
+    while waiting:
+        path, value = waiting.pop()
+        if len(path) > DEEPEST:
+            raise BadBody(_named(path), f"is nested deeper than {DEEPEST} levels")
+        match value:
+            case str() if _UNSTORABLE.search(value):
+                raise BadBody(_named(path), "holds a character that no text can hold: NUL, or half of a pair")
+            case int() if abs(value) > LARGEST_NUMBER:
+                raise BadBody(_named(path), "is a number beyond 64 bits")
+            case float() if not math.isfinite(value):
+                raise BadBody(_named(path), "is not a finite number")
+            case dict():
+                if wrong := next((name for name in value if _UNSTORABLE.search(name)), None):
+                    raise BadBody(_named(path), f"has a name that no text can hold: {wrong!a}")
+                waiting.extend(((*path, name), each) for name, each in value.items())
+            case list():
+                waiting.extend(((*path, place), each) for place, each in enumerate(value))
+
+
+def _named(path: tuple[str | int, ...]) -> str:
+    return ".".join(str(part) for part in path) or "body"
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!a} stands there twice")
+    return found
+
+
+def _whole(text: str) -> int:
+    return int(text) if len(text) < 40 else LARGEST_NUMBER + 1  # refused where it stands, by `_check`
+
+
+def _no_number(text: str) -> float:
+    return math.nan if text == "NaN" else math.inf
+
+
+def _counting(receive: Receive) -> Receive:
+    size = 0
+
+    async def counted() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > LARGEST:
+            raise _too_large()
+        return message
+
+    return counted
+
+
+def _too_large() -> HTTPException:
+    return HTTPException(413, f"a body has at most {LARGEST} bytes")

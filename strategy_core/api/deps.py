@@ -1,0 +1,162 @@
+"""What an endpoint is given: who asks, for what, on which condition, and what stands behind the API."""
+
+import re
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from threading import BoundedSemaphore
+from typing import Annotated, TypeVar
+
+from fastapi import Depends, Header
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy import Engine
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from strategy_core.api.auth import Authenticator, Principal
+from strategy_core.api.idempotency import VISIBLE
+from strategy_core.domain.audit import Actor
+from strategy_core.domain.errors import AlreadyDone, EvidenceUnavailable, Invalid, InvalidName
+from strategy_core.market.source import CandleSource
+from strategy_core.services.browse import Scope
+from strategy_core.settings import Settings
+
+Done = TypeVar("Done")
+
+HEAVY_AT_ONCE = 4  # of the threads that answer; the others are left to changes, a rollback among them
+_GENERATION = re.compile(r'"(\d{1,18})"')
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What stands behind the API; *clock* tells the market's time, which a replay may have moved."""
+
+    engine: Engine
+    settings: Settings
+    authenticator: Authenticator
+    clock: Callable[[], datetime]
+    heavy: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(HEAVY_AT_ONCE))
+
+    def candles(self, now: datetime) -> CandleSource:
+        """Return the feed; else raise EvidenceUnavailable: that it cannot be had is not the client's fault."""
+        try:
+            return self.settings.open_candles(now)
+        except Invalid as error:
+            raise EvidenceUnavailable(str(error)) from None
+        except (OSError, ValueError) as error:
+            raise EvidenceUnavailable(f"the feed cannot be opened: {type(error).__name__}") from None
+
+
+class Ask:
+    """One request of a known principal."""
+
+    def __init__(self, request: Request) -> None:
+        self._state = request.state
+        self.backend: Backend = request.app.state.backend
+        self.engine = self.backend.engine
+        self.principal: Principal = request.state.principal
+        self.now: datetime = request.state.now
+
+    def reads(self, strategy_name: str) -> str:
+        """Return *strategy_name*, which the token reaches; else raise Forbidden."""
+        self.principal.check(strategy_name)
+        return strategy_name
+
+    def lists(self, strategy_name: str | None = None) -> Scope:
+        """Return what a listing may show: the named strategy, which the token must reach, or all that it reaches."""
+        if strategy_name is not None:
+            self.reads(strategy_name)
+        return Scope(strategy_name, self.principal.strategies)
+
+    def changes(self, *strategies: str) -> Actor:
+        """Return who changes these strategies, as the audit trail will name him.
+
+        Raises:
+            Forbidden: the token may not.
+            InvalidName: the idempotency key stood on another wish before.
+        """
+        actor = self._actor(*strategies)
+        if self._state.reused_key is not None:
+            raise InvalidName("new idempotency key", self._state.reused_key, "one that no other request has had")
+        return actor
+
+    def rolls_back(self, strategy_name: str, roll_back: Callable[[Actor], Done]) -> Done:
+        """Roll back, whatever was done under the idempotency key before: a key must never keep users on a version.
+
+        What is rolled back already is not rolled back twice: the service finds nothing to do then, and says so.
+        """
+        actor = self._actor(strategy_name)
+        try:
+            return roll_back(actor)
+        except AlreadyDone:
+            return roll_back(replace(actor, idempotency_key=None))
+
+    def _actor(self, *strategies: str) -> Actor:
+        for strategy_name in strategies:
+            self.principal.check_change(strategy_name)
+        self._state.changed = sorted(set(strategies))
+        return Actor(
+            self.principal.name,
+            role=self.principal.role,
+            source="api",
+            request_id=self._state.request_id,
+            idempotency_key=self._state.idempotency_key,
+        )
+
+
+async def _asking(request: Request) -> Ask:
+    return Ask(request)
+
+
+async def _if_match(
+    value: Annotated[
+        str | None,
+        Header(
+            alias="If-Match",
+            max_length=64,
+            description='The `ETag` that this wish rests on, as `"7"`, or `*`; 412 if it is another by now.',
+            examples=['"7"'],
+        ),
+    ] = None,
+) -> int | None:
+    if value is None or value.strip() == "*":
+        return None
+    found = _GENERATION.fullmatch(value.strip())
+    if found is None:
+        problem = {"loc": ("header", "If-Match"), "msg": 'one strong ETag, such as "7", or *', "type": "value_error"}
+        raise RequestValidationError([problem])
+    return int(found[1])
+
+
+async def _idempotency_key(
+    value: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            pattern=VISIBLE,
+            min_length=1,
+            max_length=255,
+            description="Your own name for this wish: sent again under it within 24 hours, it is answered again, not "
+            "done again.",
+            examples=["7f9c2ba4-e88f-4a3c-9d7b-6a1f0d6f3c11"],
+        ),
+    ] = None,
+) -> str | None:
+    return value
+
+
+async def _heavy(request: Request) -> AsyncIterator[None]:
+    """Refuse a question that takes long while several others are being answered."""
+    heavy: BoundedSemaphore = request.app.state.backend.heavy
+    if not heavy.acquire(blocking=False):
+        raise HTTPException(503, f"{HEAVY_AT_ONCE} questions that take long are being answered; ask again")
+    try:
+        yield
+    finally:
+        heavy.release()
+
+
+Asking = Annotated[Ask, Depends(_asking)]
+IfMatch = Annotated[int | None, Depends(_if_match)]
+KEYED = Depends(_idempotency_key)
+HEAVY = Depends(_heavy)

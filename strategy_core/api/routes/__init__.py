@@ -1,0 +1,12 @@
+"""The endpoints, by noun: each checks what the token reaches, calls one service, and gives its result a form."""
+
+from fastapi import APIRouter
+
+from strategy_core.api.guard import Guarded
+
+PREFIX = "/api/v1/strategy"
+
+
+def guarded(tag: str) -> APIRouter:
+    """Return a router whose every route needs a token."""
+    return APIRouter(prefix=PREFIX, tags=[tag], route_class=Guarded)

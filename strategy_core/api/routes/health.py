@@ -1,0 +1,35 @@
+"""Whether the API can work, and numbers for a Prometheus."""
+
+from fastapi import APIRouter, Request, Response
+
+from strategy_core.api.deps import Asking, Backend
+from strategy_core.api.routes import PREFIX, guarded
+from strategy_core.api.schemas.shared import Told
+from strategy_core.observe.metrics import MEDIA_TYPE, exposition
+from strategy_core.store.engine import check_schema
+
+router = APIRouter()
+_open = APIRouter(prefix=PREFIX, tags=["health"])
+_guarded = guarded("health")
+
+
+class Health(Told):
+    status: str
+
+
+@_open.get("/healthz")
+def health(request: Request) -> Health:
+    """Say whether the database can be had and is of this release's schema; needs no token."""
+    backend: Backend = request.app.state.backend
+    check_schema(backend.engine)
+    return Health(status="ok")
+
+
+@_guarded.get("/metrics", response_class=Response, responses={200: {"content": {MEDIA_TYPE: {}}}})
+def metrics(ask: Asking) -> Response:
+    """Return what stands in the database as Prometheus has it."""
+    return Response(exposition(ask.engine, ask.lists().names), media_type=MEDIA_TYPE)
+
+
+router.include_router(_open)
+router.include_router(_guarded)

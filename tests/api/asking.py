@@ -1,0 +1,230 @@
+"""The API as a client has it, on a database with two strategies: one in a rollout, the other without."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from sqlalchemy import Engine
+from sqlmodel import Session, col, select
+
+from strategy_core.api.app import create_app
+from strategy_core.api.auth import Authenticator, Failures
+from strategy_core.api.routes import PREFIX
+from strategy_core.api.settings import ApiSettings
+from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.plan import read_plan
+from strategy_core.domain.ramp import State
+from strategy_core.services.start import start_rollout
+from strategy_core.settings import Settings
+from strategy_core.store import rollouts
+from strategy_core.store.engine import transaction
+from strategy_core.store.rollout_tables import AuditEvent, GateVerdict
+from tests.api.signing import NOW, SECRET, token
+from tests.builders import HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
+
+FEED = "synthetic:GOLD?seed=7&days=300"
+DAILY = {"percent": 5, "minimum_time": 86_400, "margins": {"pnl_r": 0.1, "win": 0.05}}
+PLAN = {"stages": [DAILY, {**DAILY, "percent": 100}], "gates": [{"kind": "errors"}], "maximum_stage_time": 172_800}
+HELD = {
+    "owner": token(),
+    "other": token(strategies=["other"]),
+    "reader": token(scope="read"),
+    "user": token(role="user"),
+}
+
+
+@dataclass
+class Clock:
+    """The market's time, and the real one, as a test sets them."""
+
+    now: datetime = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@dataclass
+class Api:
+    """What a client sees: a request as whoever holds a token, and the answer."""
+
+    engine: Engine
+    settings: Settings = field(default_factory=lambda: Settings(feed=FEED))
+    clock: Clock = field(default_factory=Clock)
+
+    def __post_init__(self) -> None:
+        self.app: FastAPI = made(self.engine, self.settings, self.clock)
+        self.client = TestClient(self.app, raise_server_exceptions=False)
+
+    def __call__(
+        self,
+        method: str,
+        path: str,
+        *,
+        held: str | None = "owner",
+        headers: Mapping[str, str] | None = None,
+        **sent: Any,
+    ) -> httpx.Response:
+        """Ask as whoever holds this token: one of HELD, or a token itself; None: nobody."""
+        shown = {} if held is None else {"Authorization": f"Bearer {HELD.get(held, held)}"}
+        answer: httpx.Response = self.client.request(
+            method, PREFIX + path, headers={**shown, **(headers or {})}, **sent
+        )
+        return answer
+
+    def get(self, path: str, **sent: Any) -> httpx.Response:
+        return self("GET", path, **sent)
+
+    def post(self, path: str, json: Any = None, **sent: Any) -> httpx.Response:
+        return self("POST", path, json={} if json is None else json, **sent)
+
+
+def made(engine: Engine, settings: Settings, clock: Clock) -> FastAPI:
+    api = ApiSettings.model_validate({"secret": SECRET})
+    authenticator = Authenticator(api, api.open_keys(), Failures(limit=1_000_000), clock=clock)
+    return create_app(engine, settings, authenticator, clock=clock)
+
+
+@dataclass
+class World:
+    """What stands in the database: `fib_rsi` 2 is 5 % canary of a rollout against 1; `ppo_gold` 1 is active, 2 shadow.
+
+    Attributes:
+        ids: of versions, by (strategy, version).
+        rollout: the id of the open rollout.
+    """
+
+    ids: dict[tuple[str, str], str]
+    rollout: str
+
+
+def put_world(engine: Engine) -> World:
+    ids = {}
+    for strategy_name in ("fib_rsi", "ppo_gold"):
+        for version, status in (("1", Status.ACTIVE), ("2", Status.SHADOW), ("3", Status.SHADOW)):
+            row = put_version(engine, version, status, strategy_name=strategy_name, registration_report={"checks": []})
+            ids[strategy_name, version] = str(row.id)
+    put_decisions(engine, *(decision_row(v, MONDAY + h * HOUR, "buy") for v in ("1", "2") for h in range(3)))
+    rollout = start_rollout(
+        engine, strategy_name="fib_rsi", version="2", plan=read_plan(PLAN), actor=OWNER, now=MONDAY, reason="proven"
+    )
+    with transaction(engine) as session:
+        session.add(verdict(rollout.id))
+    return World(ids, str(rollout.id))
+
+
+def verdict(rollout_id: Any, **changes: Any) -> GateVerdict:
+    facts = {
+        "rollout_id": rollout_id,
+        "ticked_at": MONDAY + HOUR,
+        "stage_index": 0,
+        "gate": "errors",
+        "verdict": "pass",
+        "armed": True,
+        "reason": "0 of 3 decisions failed",
+        "value": 0.0,
+        "limit": 3.0,
+        "n": 3,
+    }
+    return GateVerdict(**facts | changes)
+
+
+def put_state(engine: Engine, state: State) -> None:
+    with transaction(engine) as session:
+        rollout = rollouts.open_rollout(session, "fib_rsi")
+        assert rollout is not None
+        rollouts.change_rollout(session, rollout, state=state.value)
+
+
+def newest_event(session: Session) -> AuditEvent:
+    return session.exec(select(AuditEvent).order_by(col(AuditEvent.id).desc()).limit(1)).one()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A request that this world answers with success; `{…}` in its path stands for an id.
+
+    Attributes:
+        state: that the rollout must be in.
+        changes: the strategy that it changes; "" when it changes none.
+    """
+
+    method: str
+    path: str
+    json: Any = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    state: State | None = None
+    changes: str = ""
+    status: int = 200
+
+    def send(self, api: Api, world: World, **more: Any) -> httpx.Response:
+        if self.json is not None:
+            more = {"json": self.json, **more}
+        return api(self.method, placed(self.path, world), params=self.params, **more)
+
+
+def placed(path: str, world: World) -> str:
+    named = {f"{strategy}/{version}": known for (strategy, version), known in world.ids.items()}
+    for name, known in {**named, "rollout": world.rollout}.items():
+        path = path.replace(f"{{{name}}}", known)
+    return path
+
+
+BY_NAME = {"strategy_name": "fib_rsi"}
+FREE = {"strategy_name": "ppo_gold", "version": "2"}
+TRADE = {
+    "trade_id": "t1",
+    "user_id": "u2",
+    "strategy_name": "fib_rsi",
+    "version": "1",
+    "symbol": "GOLD",
+    "opened_at": (NOW - timedelta(hours=1)).isoformat(),
+}
+REGISTRATION = {
+    **BY_NAME,
+    "version": "9",
+    "entry_point": "fib_rsi",
+    "config": {"rsi_period": 9},
+    "symbols": ["GOLD"],
+    "timeframe": "1h",
+}
+WHY = {"reason": "it is time"}
+SAMPLES: dict[str, Sample] = {
+    "register": Sample("POST", "/versions", REGISTRATION, changes="fib_rsi", status=201),
+    "list_versions": Sample("GET", "/versions", params=BY_NAME),
+    "show_version": Sample("GET", "/versions/{fib_rsi/1}"),
+    "activate": Sample("POST", "/versions/{ppo_gold/2}/activate", WHY, changes="ppo_gold"),
+    "retire": Sample("POST", "/versions/{ppo_gold/2}/retire", WHY, changes="ppo_gold"),
+    "set_rollout_percent": Sample("PATCH", "/rollout", {**FREE, "rollout_percent": 12.5}, changes="ppo_gold"),
+    "list_canaries": Sample("GET", "/canary", params=BY_NAME),
+    "start": Sample("POST", "/rollouts", {**FREE, "plan": PLAN}, changes="ppo_gold", status=201),
+    "preview_rollout": Sample("POST", "/rollouts/plan", FREE),
+    "list_rollouts": Sample("GET", "/rollouts", params=BY_NAME),
+    "show_rollout": Sample("GET", "/rollouts/{rollout}"),
+    "list_verdicts": Sample("GET", "/rollouts/{rollout}/verdicts"),
+    "pause": Sample("POST", "/rollouts/{rollout}/pause", WHY, changes="fib_rsi"),
+    "resume": Sample("POST", "/rollouts/{rollout}/resume", WHY, state=State.PAUSED, changes="fib_rsi"),
+    "approve": Sample("POST", "/rollouts/{rollout}/approve", WHY, state=State.AWAITING_APPROVAL, changes="fib_rsi"),
+    "decide": Sample(
+        "POST",
+        "/rollouts/{rollout}/decide",
+        {**WHY, "choice": "extend"},
+        state=State.AWAITING_DECISION,
+        changes="fib_rsi",
+    ),
+    "roll_back_rollout": Sample("POST", "/rollouts/{rollout}/rollback", WHY, changes="fib_rsi"),
+    "roll_back_strategy": Sample("POST", "/rollback", {**BY_NAME, **WHY}, changes="fib_rsi"),
+    "list_decisions": Sample("GET", "/decisions", params=BY_NAME),
+    "compare": Sample("POST", "/shadow-comparison", {**BY_NAME, "shadow_version": "2", "days": 3}),
+    "report_outcomes": Sample("POST", "/outcomes", {"trades": [TRADE]}, changes="fib_rsi"),
+    "route": Sample("GET", "/route", params={**BY_NAME, "user_id": "u13"}),
+    "read_routing": Sample("GET", "/routing"),
+    "list_events": Sample("GET", "/audit", params=BY_NAME),
+    "show_state": Sample("GET", "/audit/state", params={**BY_NAME, "at": NOW.isoformat()}),
+    "verify": Sample("GET", "/audit/verify", params=BY_NAME),
+    "health": Sample("GET", "/healthz"),
+    "metrics": Sample("GET", "/metrics"),
+}
