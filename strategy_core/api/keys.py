@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from threading import Event, Lock, Thread
+from threading import BoundedSemaphore, Event, Lock, Thread
 from time import monotonic
 from typing import Any, Protocol
 
@@ -30,6 +30,7 @@ FIRST = timedelta(seconds=5)  # between two fetches as long as no key is known a
 
 _RSA_BITS = 2048
 _LARGEST = 1_000_000  # bytes of published keys
+_WAITING = 4  # tokens of unknown keys that wait for a fetch at once: made-up ones must not hold every thread
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +52,9 @@ class Keys(Protocol):
             KeysUnavailable: nobody can say now.
         """
 
+    def refresh(self, now: datetime) -> None:
+        """Get to know the keys, and wait for them; a server that starts so need not wait at its first token."""
+
 
 class FixedKey:
     """One key, which is set; what a token says of its key's id is nothing to it."""
@@ -61,6 +65,9 @@ class FixedKey:
 
     def find(self, algorithm: str, key_id: str | None, now: datetime) -> VerifyKey:
         return self._key
+
+    def refresh(self, now: datetime) -> None:
+        """Know the key as before."""
 
 
 class RemoteKeys:
@@ -85,12 +92,13 @@ class RemoteKeys:
         self._asked_at: datetime | None = None
         self._problem = ""  # of the newest fetch
         self._fetched = Event()  # the newest fetch is over
+        self._places = BoundedSemaphore(_WAITING)
 
     def find(self, algorithm: str, key_id: str | None, now: datetime) -> VerifyKey:
         key = self._pick(algorithm, key_id)
         started = self._fetch_if_due(now, missing=key is None)
         if key is None:
-            self._fetched.wait(self.timeout + self.patience)
+            self._wait_in_turn()
         elif started:  # who comes meanwhile, with a known key, does not wait at all
             self._fetched.wait(self.patience)
         key = self._pick(algorithm, key_id)
@@ -101,10 +109,18 @@ class RemoteKeys:
         raise InvalidToken("its key is not among the published ones" if key_id else "it does not name its key (kid)")
 
     def refresh(self, now: datetime) -> None:
-        """Fetch the keys and wait until that is over; a server that starts need not wait for its first token."""
+        """Fetch the keys and wait until that is over; it may have failed."""
         with self._lock:
             self._fetch(now)
         self._fetched.wait(self.timeout + self.patience)
+
+    def _wait_in_turn(self) -> None:
+        if self._fetched.is_set() or not self._places.acquire(blocking=False):
+            return
+        try:
+            self._fetched.wait(self.timeout + self.patience)
+        finally:
+            self._places.release()
 
     def _pick(self, algorithm: str, key_id: str | None) -> PublicKey | None:
         known = self._known
