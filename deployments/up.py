@@ -1,4 +1,4 @@
-"""`rollout up`: a Prefect server, the served flows and a replayed market, in one command; all of them stop with it."""
+"""`rollout up`: a Prefect server, the served flows, the API and a replayed market; all of them stop with it."""
 
 import importlib.util
 import os
@@ -29,6 +29,9 @@ from strategy_core.store.engine import reading, upgrade
 HOST = "127.0.0.1"  # nobody else's business: the server has no password
 _HEALTHY_WITHIN_S = 180.0
 _LOOK_EVERY_S = 1.0
+_API_PORT = 8321  # if it is free
+_API_NEEDS = ("fastapi", "jwt", "prometheus_client", "uvicorn")
+_API_KEYS = ("ROLLOUT_API_SECRET", "ROLLOUT_API_PUBLIC_KEY", "ROLLOUT_API_JWKS_URL")
 _PRIVATE = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
 
 
@@ -111,8 +114,12 @@ def _run(
     environment |= {"PREFECT_API_URL": api_url, **_variables(settings)}
     file = state / "prefect.yaml" if (state / "prefect.yaml").exists() else prefect_yaml()
     children.append(_start(stack, "flows", ["deployments.serve", str(file)], environment, state))
+    api = _api_environment()
+    if api:
+        children.append(_start(stack, "API", ["strategy_core.api"], environment | api, state))
     for what, value in {
         "Prefect UI": api_url.removesuffix("/api"),
+        "API": _told_of_api(api),
         "database": make_url(settings.database_url).render_as_string(hide_password=True),
         "candles": f"{source.name}: {', '.join(source.symbols())}",
         "clock": f"{start:%Y-%m-%d %H:%M} UTC, {speed / 60:.4g} h a minute, candles until {end:%Y-%m-%d}",
@@ -155,11 +162,41 @@ def _variables(settings: Settings) -> dict[str, str]:
     return {f"{prefix}{name.upper()}": str(value) for name, value in values.items()}
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _api_environment() -> dict[str, str]:
+    """Return what the API is told beside the environment: without a key of its owner's, that it is for development.
+
+    Nothing, when it is not installed.
+    """
+    if any(importlib.util.find_spec(package) is None for package in _API_NEEDS):
+        return {}
+    told = {
+        "ROLLOUT_API_HOST": HOST,
+        "ROLLOUT_API_PORT": os.environ.get("ROLLOUT_API_PORT") or str(_free_port(_API_PORT)),
+    }
+    return told if any(os.environ.get(key) for key in _API_KEYS) else told | {"ROLLOUT_API_DEVELOPMENT": "1"}
+
+
+def _told_of_api(api: Mapping[str, str]) -> str:
+    if not api:
+        return "not installed: pip install 'strategy-rollout[api]'"
+    url = f"http://{HOST}:{api['ROLLOUT_API_PORT']}"
+    if "ROLLOUT_API_DEVELOPMENT" not in api:
+        return f"{url}/api/v1/strategy, with your tokens"
+    return f"{url}/docs, a token: ROLLOUT_API_DEVELOPMENT=1 rollout token --name you"
+
+
+def _free_port(wanted: int = 0) -> int:
+    """Return *wanted* if it is free; else any that is."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server will: one that has just ended
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            found: int = probe.getsockname()[1]
+            return found
+    raise InvalidSetting("port", wanted, "one that is free; none is")
 
 
 def _wait_until_healthy(url: str, children: list[Child], asked: threading.Event) -> None:

@@ -202,6 +202,31 @@ def test_a_run_that_slipped_past_the_bounds_fails_with_the_domains_line(
     assert run["state"]["message"] == str(InvalidPercent(150.0))
 
 
+def test_an_owner_is_answered_by_the_api_with_a_token_for_development(running: Up) -> None:
+    """The clock is the replay's: what the API does stands in the trail at the market's time."""
+    url = running.says(r"API +(http://127\.0\.0\.1:\d+)/docs")[1]
+    settings = {"ROLLOUT_API_DEVELOPMENT": "1", "HOME": str(running.state / "home")}
+    token = subprocess.run(
+        [sys.executable, "-m", "strategy_core.cli", "token", "--name", "ana", "--role", "owner"],
+        env=os.environ | settings,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+
+    def found() -> dict[str, Any] | None:
+        try:
+            answer = httpx.get(f"{url}/api/v1/strategy/rollouts", headers={"Authorization": f"Bearer {token}"})
+        except httpx.TransportError:
+            return None
+        return dict(answer.raise_for_status().json())
+
+    (rollout,) = wait_for(found)["items"]
+
+    assert (rollout["strategy_name"], rollout["version"]) == ("fib_rsi", "v2")
+    assert httpx.get(f"{url}/api/v1/strategy/rollouts").status_code == 401
+
+
 def test_a_child_that_dies_is_named_and_the_rest_is_stopped(
     running: Up,
     api: httpx.Client,
@@ -222,7 +247,7 @@ def test_a_child_that_dies_is_named_and_the_rest_is_stopped(
 
     assert "flows ended with exit code -9; the end of " in said[-1]
     started = {int(pid) for line in said for pid in re.findall(r"pid (\d+)", line)}
-    assert len(started) == 1
+    assert len(started) == 2, "the flows, and the API beside them"
     assert members(started) == []
     assert api.get("/health").status_code == 200
 
@@ -284,7 +309,7 @@ def schedules(deployment: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def test_ctrl_c_stops_everything_it_started(running: Up, api: httpx.Client) -> None:
     groups = running.groups()
-    assert len(groups) == 2
+    assert len(groups) == 3
     assert len(members(groups)) >= 2
 
     assert running.end(signal.SIGINT) == 0

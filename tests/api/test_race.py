@@ -1,0 +1,127 @@
+"""Eight owners race through four processes of the API on PostgreSQL: one wins each time, and the trail tells it all."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import jwt
+import pytest
+from sqlalchemy import Engine
+
+from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.plan import read_plan
+from strategy_core.services.audit import verify_trail
+from strategy_core.services.transition import standing
+from strategy_core.store import audit, rollouts, versions
+from strategy_core.store.engine import open_database, reading
+from tests.api.racing import STRATEGY, Owner, Told, race
+from tests.builders import put_version
+from tests.replay import Replay
+
+SECRET = "a secret that only this test knows, and nobody else"
+AT_FIRST = {"1": "active", **{str(number): "shadow" for number in range(2, 9)}}
+OWNERS, PROCESSES = 8, 4
+PATIENCE_S = 120.0
+
+
+@contextmanager
+def serving(database_url: str, log: Path) -> Iterator[str]:
+    """Run one process of the API and yield its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("ROLLOUT_")}
+    settings = {"ROLLOUT_DATABASE_URL": database_url, "ROLLOUT_API_SECRET": SECRET, "ROLLOUT_API_PORT": str(port)}
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "strategy_core.api"], env=clean | settings, stdout=output, stderr=output
+        )
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        assert process.wait(PATIENCE_S) in (0, -15), log.read_text()[-2_000:]
+
+
+def wait_until_healthy(address: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            if httpx.get(f"{address}/api/v1/strategy/healthz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        assert time.monotonic() < deadline, "the API does not come up"
+        time.sleep(0.1)
+
+
+def token_of(name: str) -> str:
+    claims = {
+        "sub": name,
+        "role": "owner",
+        "aud": "strategy-rollout",
+        "exp": datetime.now(UTC) + timedelta(hours=1),
+    }
+    return jwt.encode(claims, SECRET, algorithm="HS256")
+
+
+def raced(database_url: str, folder: Path, seconds: float) -> Told:
+    told = Told()
+    with ExitStack() as stack:
+        addresses = [stack.enter_context(serving(database_url, folder / f"api-{n}.log")) for n in range(PROCESSES)]
+        for address in addresses:
+            wait_until_healthy(address)
+        owners = [Owner(f"owner {n}", token_of(f"owner {n}"), addresses, n, told) for n in range(OWNERS)]
+        for owner in owners:
+            stack.callback(owner.close)
+        race(owners, told, seconds=seconds)
+    return told
+
+
+def check_trail(engine: Engine) -> int:
+    """Assert that the chain holds and that its actions, replayed, give the tables; return how many there are."""
+    with reading(engine) as session:
+        events = audit.events(session, STRATEGY)
+        tables = {each.version: each.status for each in versions.list_versions(session, STRATEGY)}
+        known = rollouts.list_rollouts(session, STRATEGY)
+        stands = standing(session, STRATEGY)
+        generation = versions.get_strategy(session, STRATEGY).generation
+    percents = {each.id: [stage.percent for stage in read_plan(each.plan).stages] for each in known}
+    replay = Replay(dict(AT_FIRST), percents)
+    for event in events:
+        assert replay.standing == event.before, f"{event.position} {event.action}"
+        replay.apply(event)
+        assert replay.standing == event.after, f"{event.position} {event.action}"
+    assert (replay.standing, replay.statuses) == (stands, tables)
+    assert replay.ended == {each.id: each.state for each in known if each.ended_at is not None}
+    assert [event.position for event in events] == list(range(1, generation + 1))
+    assert verify_trail(engine).holds
+    return len(events)
+
+
+@pytest.mark.parametrize(
+    "seconds", [pytest.param(5, id="briefly"), pytest.param(60, id="a minute", marks=pytest.mark.benchmark_suite)]
+)
+def test_of_owners_who_race_one_wins_each_time(
+    postgresql_url: str, tmp_path: Path, seconds: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = open_database(postgresql_url)
+    for version, status in AT_FIRST.items():
+        put_version(engine, version, Status(status))
+
+    told = raced(postgresql_url, tmp_path, seconds)
+
+    changes = check_trail(engine)
+    engine.dispose()
+    assert told.wrong == []
+    assert {winners for _, winners in told.rounds} == {1}
+    with capsys.disabled():
+        rounds, asked = sum(told.rounds.values()), sum(told.statuses.values())
+        print(f"\n{rounds} rounds, {asked} requests: {dict(told.statuses)}; {changes} changes, all replayed")  # noqa: T201
