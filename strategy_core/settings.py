@@ -10,7 +10,8 @@ from sqlalchemy import Engine
 
 from strategy_core.domain.errors import EvidenceUnavailable, InvalidSetting, RolloutError
 from strategy_core.market.absent import AbsentSource
-from strategy_core.market.calendars import CALENDARS
+from strategy_core.market.calendars import CALENDARS, Calendar, WeeklySession
+from strategy_core.market.holidays import read_holidays
 from strategy_core.market.open import open_source
 from strategy_core.market.replay import ReplayClock, ReplaySource
 from strategy_core.market.source import CandleSource
@@ -30,6 +31,7 @@ class Settings(BaseSettings):
         symbol: serve this symbol of the feed alone; a single file's is otherwise its stem.
         calendar: when candles of a file that grows should come: `metals`, as in `WeeklySession`, or `always`; in a
             replay a file ends with its last row.
+        holidays: of metals, beside those that `market.holidays` knows: dates, or the path of a file of them.
         decision_deadline_s: how long a version may take for one decision.
         prometheus_url: where external metrics are asked for, as `http://HOST:9090`.
         prometheus_header: what that server wants to see, as `Authorization: Bearer …`; never shown, never stored.
@@ -47,6 +49,7 @@ class Settings(BaseSettings):
     symbol: str | None = None
     timeframe: str = "1h"
     calendar: Literal["metals", "always"] = "metals"
+    holidays: str | None = None
     decision_deadline_s: float = Field(default=5.0, gt=0)
     prometheus_url: AnyHttpUrl | None = None
     prometheus_header: SecretStr | None = None
@@ -94,9 +97,14 @@ class Settings(BaseSettings):
             symbol=self.symbol,
             timeframe=self.timeframe,
             now=None if replayed else now,
-            calendar=None if replayed else CALENDARS[self.calendar],
+            calendar=None if replayed else self._open_calendar(),
         )
         return ReplaySource(source, now) if replayed else source
+
+    def _open_calendar(self) -> Calendar:
+        if self.calendar == "metals" and self.holidays:
+            return WeeklySession(read_holidays(self.holidays))
+        return CALENDARS[self.calendar]
 
     def candles_if_any(self, now: datetime) -> CandleSource:
         """Return the feed; one that cannot be opened is an AbsentSource: what protects users must run without it."""

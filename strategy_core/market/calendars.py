@@ -8,8 +8,9 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pandas as pd
 
-from strategy_core.domain.arrays import BoolArray
+from strategy_core.domain.arrays import BoolArray, IntArray
 from strategy_core.domain.lifecycle import utc
+from strategy_core.market.holidays import ALL_SESSION, Holidays
 
 NEW_YORK = ZoneInfo("America/New_York")
 _HOUR = timedelta(hours=1)
@@ -47,36 +48,58 @@ class AlwaysOpen:
 
 
 class WeeklySession:
-    """Metals: from Sunday 18:00 to Friday 17:00 New York time, closed daily from 17:00 to 18:00; holidays unknown.
+    """Metals: from Sunday 18:00 to Friday 17:00 New York time, closed daily from 17:00 to 18:00, and on *holidays*.
 
     The UTC hours follow New York's summer time.
+
+    Args:
+        holidays: None for a market without any, such as a made-up one.
     """
 
+    def __init__(self, holidays: Holidays | None = None) -> None:
+        self._holidays = holidays
+
     def is_open(self, moment: datetime) -> bool:
-        return bool(_in_session(pd.DatetimeIndex([utc(moment)]))[0])
+        return bool(self._in_session(pd.DatetimeIndex([utc(moment)]))[0])
 
     def open_candles(self, opens: pd.DatetimeIndex, delta: timedelta) -> BoolArray:
         in_any = np.zeros(len(opens), dtype=bool)
         for hour in range(max(1, delta // _HOUR)):  # the session turns on whole hours only
-            in_any |= _in_session(opens + hour * _HOUR)
+            in_any |= self._in_session(opens + hour * _HOUR)
         return in_any
 
     def last_open_candle(self, now: datetime, delta: timedelta, grid: datetime = _EPOCH) -> datetime:
-        newest = _newest_closed(now, delta, grid)
-        opens = pd.date_range(newest - timedelta(days=4), newest, freq=delta)  # longer than any weekend
-        return opens[self.open_candles(opens, delta)][-1].to_pydatetime()
+        newest, days = _newest_closed(now, delta, grid), 4  # longer than any weekend
+        while True:  # holidays are listed one by one: some day before them is none
+            opens = pd.date_range(newest - timedelta(days=days), newest, freq=delta)
+            in_session = self.open_candles(opens, delta)
+            if in_session.any():
+                return opens[in_session][-1].to_pydatetime()
+            days *= 2
+
+    def _in_session(self, moments: pd.DatetimeIndex) -> BoolArray:
+        local = moments.tz_convert(NEW_YORK)
+        day, hour = local.day_of_week.to_numpy(), local.hour.to_numpy()
+        weekend = (day == _SATURDAY) | ((day == _FRIDAY) & (hour >= 17)) | ((day == _SUNDAY) & (hour < 18))
+        in_session: BoolArray = ~weekend & (hour != 17)
+        if self._holidays is not None:
+            in_session &= hour < self._closed_from(local)
+        return in_session
+
+    def _closed_from(self, local: pd.DatetimeIndex) -> IntArray:
+        """Return, for each moment, the hour of its own day from which its session is closed; 24 when it is not."""
+        assert self._holidays is not None
+        wall_clock = local.tz_localize(None)
+        sessions = (wall_clock + 6 * _HOUR).normalize()  # from 18:00 on, the session is the next day's
+        days, which = np.unique(sessions.to_numpy(), return_inverse=True)
+        found = [self._holidays.closed_from(pd.Timestamp(day).date()) for day in days]
+        closed_from = np.array([24 if hour is None else hour for hour in found], dtype=np.int64)[which]
+        the_evening_before = (sessions > wall_clock) & (closed_from > ALL_SESSION)
+        return np.where(the_evening_before, 24, closed_from)
 
 
-CALENDARS: Mapping[str, Calendar] = {"metals": WeeklySession(), "always": AlwaysOpen()}
+CALENDARS: Mapping[str, Calendar] = {"metals": WeeklySession(Holidays()), "always": AlwaysOpen()}
 
 
 def _newest_closed(now: datetime, delta: timedelta, grid: datetime) -> datetime:
     return utc(grid, "grid") + ((utc(now, "now") - grid) // delta - 1) * delta
-
-
-def _in_session(moments: pd.DatetimeIndex) -> BoolArray:
-    local = moments.tz_convert(NEW_YORK)
-    day, hour = local.day_of_week.to_numpy(), local.hour.to_numpy()
-    weekend = (day == _SATURDAY) | ((day == _FRIDAY) & (hour >= 17)) | ((day == _SUNDAY) & (hour < 18))
-    in_session: BoolArray = ~weekend & (hour != 17)
-    return in_session
