@@ -13,13 +13,20 @@ from strategy_core.market.absent import AbsentSource
 from strategy_core.market.calendars import CALENDARS, Calendar, WeeklySession
 from strategy_core.market.holidays import read_holidays
 from strategy_core.market.open import open_source
+from strategy_core.market.remote import Access, is_around_the_clock
 from strategy_core.market.replay import ReplayClock, ReplaySource
 from strategy_core.market.source import CandleSource
 from strategy_core.observe.prometheus import Prometheus
 from strategy_core.store.engine import open_database
 
 _HEADER = re.compile(r"[A-Za-z0-9-]+: *[!-~]([ -~]*[!-~])?")
-_SECRET = ("prometheus_url", "prometheus_header")  # what is wrong with an address may be the password in it
+_TOKEN = re.compile(r"[!-~]+")
+_SECRET = (
+    "prometheus_url",
+    "prometheus_header",
+    "oanda_url",
+    "oanda_token",
+)  # what is wrong with an address may be the password in it
 
 
 class Settings(BaseSettings):
@@ -29,9 +36,12 @@ class Settings(BaseSettings):
         database_url: `sqlite:///FILE` or `postgresql://…`.
         feed: where candles come from: see `market.open.open_source`.
         symbol: serve this symbol of the feed alone; a single file's is otherwise its stem.
-        calendar: when candles of a file that grows should come: `metals`, as in `WeeklySession`, or `always`; in a
-            replay a file ends with its last row.
+        calendar: when candles of a live feed or a growing file should come: `metals`, as in `WeeklySession`, or
+            `always`, which it is for `ccxt:…` unless set; in a replay a file ends with its last row.
         holidays: of metals, beside those that `market.holidays` knows: dates, or the path of a file of them.
+        oanda_token: of the account that an `oanda:…` feed reads with; never shown, never stored.
+        oanda_url: what is asked instead of OANDA's own hosts.
+        feed_timeout: for one answer of a live feed, in seconds.
         decision_deadline_s: how long a version may take for one decision.
         prometheus_url: where external metrics are asked for, as `http://HOST:9090`.
         prometheus_header: what that server wants to see, as `Authorization: Bearer …`; never shown, never stored.
@@ -48,8 +58,11 @@ class Settings(BaseSettings):
     feed: str = "synthetic:GOLD?seed=7&symbols=10&days=3650"
     symbol: str | None = None
     timeframe: str = "1h"
-    calendar: Literal["metals", "always"] = "metals"
+    calendar: Literal["metals", "always"] | None = None
     holidays: str | None = None
+    oanda_token: SecretStr | None = None
+    oanda_url: AnyHttpUrl | None = None
+    feed_timeout: float = Field(default=10.0, gt=0, le=60)
     decision_deadline_s: float = Field(default=5.0, gt=0)
     prometheus_url: AnyHttpUrl | None = None
     prometheus_header: SecretStr | None = None
@@ -65,6 +78,24 @@ class Settings(BaseSettings):
         if url is not None and (url.username or url.password or url.query or url.fragment):
             raise ValueError("an address alone, such as http://HOST:9090; a password goes to ROLLOUT_PROMETHEUS_HEADER")
         return url
+
+    @field_validator("oanda_url")
+    @classmethod
+    def _safe_for_a_token(cls, url: AnyHttpUrl | None) -> AnyHttpUrl | None:
+        if url is None:
+            return None
+        if url.username or url.password or url.query or url.fragment:
+            raise ValueError("an address alone, such as https://HOST; the token goes to ROLLOUT_OANDA_TOKEN")
+        if url.scheme == "http" and url.host not in ("127.0.0.1", "localhost", "[::1]"):
+            raise ValueError("https://HOST: over http:// anybody on the way could read the token")
+        return url
+
+    @field_validator("oanda_token")
+    @classmethod
+    def _one_word(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None and not _TOKEN.fullmatch(token.get_secret_value()):
+            raise ValueError("one word of plain characters, as OANDA shows it")
+        return token
 
     @field_validator("prometheus_header")
     @classmethod
@@ -98,13 +129,15 @@ class Settings(BaseSettings):
             timeframe=self.timeframe,
             now=None if replayed else now,
             calendar=None if replayed else self._open_calendar(),
+            access=Access(self.oanda_token, str(self.oanda_url) if self.oanda_url else None, self.feed_timeout),
         )
         return ReplaySource(source, now) if replayed else source
 
     def _open_calendar(self) -> Calendar:
-        if self.calendar == "metals" and self.holidays:
+        name = self.calendar or ("always" if is_around_the_clock(self.feed) else "metals")
+        if name == "metals" and self.holidays:
             return WeeklySession(read_holidays(self.holidays))
-        return CALENDARS[self.calendar]
+        return CALENDARS[name]
 
     def candles_if_any(self, now: datetime) -> CandleSource:
         """Return the feed; one that cannot be opened is an AbsentSource: what protects users must run without it."""

@@ -82,7 +82,13 @@ def timeframe_delta(timeframe: str) -> timedelta:
 
 
 def checked_candles(
-    frame: pd.DataFrame, *, timeframe: str, source: str, now: datetime | None = None, first_row: int = 1
+    frame: pd.DataFrame,
+    *,
+    timeframe: str,
+    source: str,
+    now: datetime | None = None,
+    first_row: int = 1,
+    sparse: bool = False,
 ) -> Checked:
     """Return the candles of *frame*, mended as Repairs says; else raise InvalidCandles with the first row at fault.
 
@@ -97,6 +103,7 @@ def checked_candles(
         source: what the error is to name, such as the file.
         now: when known, a last candle that has not closed by then is dropped, and more than one refused.
         first_row: the number of the frame's first row in its source: 2 below a header line.
+        sparse: the source is known to be of this timeframe, so that none of its candles need be neighbours.
 
     Raises:
         InvalidCandles, InvalidTimeframe, NaiveTime (of *now*).
@@ -119,7 +126,7 @@ def checked_candles(
     rows.refuse(
         overlaps, lambda at: f"{times[at]} is inside the {timeframe} candle before it{_looks_like(times)}", kept
     )
-    if len(times) >= 3 and not (spacing == delta.value).any():
+    if not sparse and len(times) >= 3 and not (spacing == delta.value).any():
         raise InvalidCandles(source, f"no two candles are {timeframe} apart{_looks_like(times)}", first_row)
     candles = pd.DataFrame({name: column[kept] for name, column in values.items()}, index=times)
     if now is not None:

@@ -18,6 +18,7 @@ RolloutError
 │   ├── FingerprintMismatch, IsolationBreach, StrategyFailed
 ├── RoutingUnavailable  a router cannot read who is routed where
 ├── EvidenceUnavailable the facts a verdict needs cannot be had: blind, never a pass nor a failure
+│   ├── FeedUnavailable
 └── KeysUnavailable     who asks cannot be known now             (API 503)
 """
 
@@ -454,6 +455,10 @@ class EvidenceUnavailable(RolloutError):
     def __init__(self, cause: str) -> None:
         self.cause = cause
         super().__init__(cause)
+
+
+class FeedUnavailable(EvidenceUnavailable):
+    """The server of a feed answers nothing that can be used, whichever symbol it is asked for."""
 
 
 class KeysUnavailable(RolloutError):

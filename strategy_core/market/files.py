@@ -12,7 +12,7 @@ import structlog
 from strategy_core.domain.candles import checked_candles, timeframe_delta
 from strategy_core.domain.errors import InvalidCandles, MissingExtra, UnknownSymbol
 from strategy_core.market.calendars import Calendar
-from strategy_core.market.source import newest_open, window
+from strategy_core.market.source import log_repairs, newest_open, window
 
 log = structlog.get_logger(__name__)
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
@@ -88,16 +88,8 @@ def read_candles(path: Path, *, timeframe: str, now: datetime | None = None) -> 
     parquet = path.name.endswith(".parquet")
     frame = _parquet(path) if parquet else _csv(path)
     checked = checked_candles(frame, timeframe=timeframe, source=str(path), now=now, first_row=1 if parquet else 2)
-    repairs = checked.repairs
     log.info("candles.read", source=str(path), candles=len(checked.candles), gaps=checked.gaps, unread=checked.unread)
-    if repairs:
-        log.warning(
-            "candles.repaired",
-            source=str(path),
-            duplicates=repairs.duplicates,
-            moved=repairs.moved,
-            unclosed=repairs.unclosed,
-        )
+    log_repairs(str(path), checked.repairs)
     return checked.candles
 
 

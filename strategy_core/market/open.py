@@ -1,13 +1,14 @@
 """From a feed, written as one string, to the source of candles it names; never a candle read."""
 
 from datetime import UTC, date, datetime, time
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from strategy_core.domain.errors import InvalidSetting, UnknownSymbol
 from strategy_core.market.calendars import Calendar
 from strategy_core.market.files import FileSource
+from strategy_core.market.remote import LIVE, Access, open_live, read_options
 from strategy_core.market.source import CandleSource
 from strategy_core.market.synthetic import DAYS, FIRST_CANDLE, INSTRUMENTS, SyntheticSource
 
@@ -21,28 +22,38 @@ def open_source(
     timeframe: str = "1h",
     now: datetime | None = None,
     calendar: Calendar | None = None,
+    access: Access = Access(),  # noqa: B008  frozen
 ) -> CandleSource:
     """Return the source that *feed* names.
 
     Args:
         feed: `synthetic:GOLD?seed=7&symbols=10&start=2024-01-01&days=730`, all but its first word optional: the
-            instrument named, and others after it, `symbols` in all; or the path of a .csv, .csv.gz or .parquet file, or
-            of a folder of them, one a symbol.
+            instrument named, and others after it, `symbols` in all; or `oanda:GOLD=XAU_USD,XAG_USD?account=practice`,
+            with `account=live`, and `price=M` for mid prices alone; or `ccxt:binance:BTC=BTC/USDT`; or the path of a
+            .csv, .csv.gz or .parquet file, or of a folder of them, one a symbol.
         symbol: serve this one alone; a single file's symbol is otherwise its stem.
         timeframe: of the candles.
-        now: the moment of opening, when a file may end in a candle that is still being made.
+        now: the moment of opening, when the feed may end in a candle that is still being made.
         calendar: when a file should go on: its candles are missed past its end as well. None: the data end there. A
             synthetic feed ends after its days, whatever the calendar.
+        access: to the server of a live feed, which needs *now* and *calendar* too.
 
     Raises:
-        InvalidSetting, UnknownSymbol, InvalidCandles, InvalidTimeframe.
+        InvalidSetting, UnknownSymbol, InvalidCandles, InvalidTimeframe, MissingExtra.
     """
     try:
         spec = urlsplit(feed)
     except ValueError as error:
         raise InvalidSetting("feed", feed, f"synthetic:…, or the path of a file or folder ({error})") from None
-    if SYNTHETIC in (spec.scheme, spec.path):
-        return _synthetic(spec.path if spec.scheme else "", spec.query, symbol, timeframe)
+    kind, name = (spec.scheme, spec.path) if spec.scheme else (spec.path, "")
+    if kind == SYNTHETIC:
+        return _synthetic(name, spec.query, symbol, timeframe)
+    if kind in LIVE:
+        if now is None or calendar is None:
+            raise InvalidSetting("feed", feed, "synthetic:…, or files, where the past is played: a server is of today")
+        return open_live(
+            kind, name, spec.query, symbol=symbol, timeframe=timeframe, now=now, calendar=calendar, access=access
+        )
     return FileSource(feed, timeframe=timeframe, symbol=symbol, now=now, calendar=calendar)
 
 
@@ -58,12 +69,7 @@ class _Options(BaseModel):
 
 
 def _synthetic(name: str, query: str, symbol: str | None, timeframe: str) -> SyntheticSource:
-    try:
-        options = _Options.model_validate(dict(parse_qsl(query, keep_blank_values=True)))
-    except ValidationError as error:
-        first = error.errors()[0]
-        allowed = f"{', '.join(_Options.model_fields)} ({first['msg']})"
-        raise InvalidSetting(f"feed option {first['loc'][0]}", first["input"], allowed) from None
+    options = read_options(_Options, query)
     named = symbol or name or next(iter(INSTRUMENTS))
     if named not in INSTRUMENTS:
         raise UnknownSymbol(named, INSTRUMENTS)

@@ -4,9 +4,12 @@ from datetime import datetime
 from typing import Protocol
 
 import pandas as pd
+import structlog
 
-from strategy_core.domain.candles import count_closed
+from strategy_core.domain.candles import Repairs, count_closed
 from strategy_core.domain.lifecycle import utc
+
+log = structlog.get_logger(__name__)
 
 
 class CandleSource(Protocol):
@@ -57,3 +60,14 @@ def newest_open(candles: pd.DataFrame, timeframe: str, now: datetime) -> datetim
     """Return when the newest of *candles* that has closed by *now* opened; None when none has."""
     closed = count_closed(candles, now, timeframe)
     return pd.DatetimeIndex(candles.index)[closed - 1].to_pydatetime() if closed else None
+
+
+def log_repairs(source: str, repairs: Repairs) -> None:
+    if repairs:
+        log.warning(
+            "candles.repaired",
+            source=source,
+            duplicates=repairs.duplicates,
+            moved=repairs.moved,
+            unclosed=repairs.unclosed,
+        )
