@@ -50,8 +50,10 @@ class Market:
         now: the vendor's clock, by which the newest candle is complete or not.
         edge_twice: `to` includes the candle that opens then.
         gives: candles of an answer at most, whatever was asked for.
+        backwards: the newest candle comes first.
         bad_days: of the next answers, one each; with `for_good`, of all that follow.
         asked: path, parameters and headers of each question about candles.
+        listed: how often it was asked which instruments there are.
     """
 
     timeframe: str = "1h"
@@ -59,9 +61,11 @@ class Market:
     bars: dict[str, dict[datetime, Bar]] = field(default_factory=dict)
     edge_twice: bool = False
     gives: int = MOST_OF_OANDA
+    backwards: bool = False
     bad_days: deque[BadDay] = field(default_factory=deque)
     for_good: BadDay | None = None
     asked: list[tuple[str, dict[str, str], dict[str, str]]] = field(default_factory=list)
+    listed: int = 0
     url: str = ""
 
     def oanda(self, instrument: str, asked: Mapping[str, str]) -> tuple[int, Any]:
@@ -73,7 +77,7 @@ class Market:
         known = sorted(self.bars[instrument])
         opens = [at for at in known if at < to or (self.edge_twice and at == to)]
         opens = opens[-min(int(asked["count"]), self.gives) :]
-        candles = [self._oanda_candle(at, self.bars[instrument][at], asked["price"]) for at in opens]
+        candles = [self._oanda_candle(at, self.bars[instrument][at], asked["price"]) for at in self._in_order(opens)]
         return 200, {"instrument": instrument, "granularity": asked["granularity"], "candles": candles}
 
     def _oanda_candle(self, at: datetime, bar: Bar, price: str) -> dict[str, Any]:
@@ -96,13 +100,17 @@ class Market:
         bars = self.bars[asked["symbol"]]
         opens = [at for at in sorted(bars) if since <= at <= self.now]
         rows = []
-        for at in opens[: min(int(asked["limit"]), MOST_OF_BINANCE, self.gives)]:
+        for at in self._in_order(opens[: min(int(asked["limit"]), MOST_OF_BINANCE, self.gives)]):
             values = [f"{value:.8f}" if isinstance(value, float) else value for value in bars[at]]
             opened, closed = _ms(at), _ms(at + TIMEFRAMES[self.timeframe]) - 1
             rows.append([opened, *values, closed, "0", 10, "0", "0", "0"])
         return 200, rows
 
+    def _in_order(self, opens: list[datetime]) -> list[datetime]:
+        return opens[::-1] if self.backwards else opens
+
     def exchange_info(self) -> tuple[int, Any]:
+        self.listed += 1
         names = {name: (name[:-4], name[-4:]) for name in self.bars}
         symbols = [
             {"symbol": name, "status": "TRADING", "baseAsset": base, "quoteAsset": quote, "filters": []}
@@ -136,7 +144,7 @@ def serving() -> Iterator[Market]:
 
         def _say(self, bad: BadDay, status: int, told: Any) -> None:
             body = json.dumps(told).encode() if bad.body is None else bad.body
-            self.send_response(status if bad.status == 200 else bad.status)
+            self.send_response_only(status if bad.status == 200 else bad.status)
             for name, value in {"Content-Length": str(len(body)), **bad.headers}.items():
                 self.send_header(name, value)
             self.end_headers()

@@ -1,6 +1,6 @@
 """The same market told by every kind of source, each through its own real means."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -46,7 +46,8 @@ class Told:
         """Return a new snapshot at *now*."""
         if self.kind == "file":
             file = self.folder / "GOLD.csv"
-            rows = "".join(f"{at.isoformat()},{','.join(map(str, bar))}\n" for at, bar in self.bars.items())
+            lines = [f"{at.isoformat()},{','.join(map(str, bar))}\n" for at, bar in self.bars.items()]
+            rows = "".join(reversed(lines) if self.market.backwards else lines)
             file.write_text(f"timestamp,open,high,low,close,volume\n{rows}")
             return FileSource(file, timeframe=self.timeframe, now=now, calendar=self.calendar)
         name = INSTRUMENTS[self.kind]
@@ -105,7 +106,3 @@ def source(request: pytest.FixtureRequest, tell: Tell) -> CandleSource:
         return SyntheticSource(("GOLD",), days=70)
     grid = pd.date_range("2024-01-01", periods=70 * 24, freq="h", tz="UTC")
     return tell(request.param).fill(grid).open(grid[-1].to_pydatetime())
-
-
-def columns_of(frame: pd.DataFrame) -> Mapping[str, str]:
-    return {str(name): str(dtype) for name, dtype in frame.dtypes.items()}
