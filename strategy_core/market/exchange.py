@@ -15,7 +15,6 @@ from strategy_core.domain.errors import (
     MissingExtra,
     RolloutError,
 )
-from strategy_core.domain.lifecycle import utc
 from strategy_core.market.live import BEGINNING, Page
 from strategy_core.market.retry import Passing, ask_again
 
@@ -67,10 +66,9 @@ class Exchange:
         self._wait_s = wait_s
 
     def page(self, instrument: str, *, before: datetime, count: int) -> Page:
-        end = _EPOCH + (utc(before) - _EPOCH) // self._delta * self._delta  # what opens then has not closed
         for slots in (count, MOST):  # an outage may fill a small page; so long a one is no outage
-            since = end - slots * self._delta
-            if rows := self._between(instrument, since, end):
+            since = before - slots * self._delta
+            if rows := self._between(instrument, since, before):
                 columns = ["timestamp", *PRICES, "volume"]
                 frame = pd.DataFrame([row[:6] for row in rows], columns=columns)
                 frame["timestamp"] = pd.to_datetime(frame["timestamp"], unit="ms", utc=True)

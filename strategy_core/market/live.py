@@ -21,6 +21,7 @@ from strategy_core.market.source import log_repairs, window
 
 log = structlog.get_logger(__name__)
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # on the grid of every timeframe
 BEGINNING = datetime(1678, 1, 1, tzinfo=UTC)  # before which there can be no candle
 
 
@@ -56,6 +57,8 @@ class Vendor(Protocol):
     def page(self, instrument: str, *, before: datetime, count: int) -> Page:
         """Return the closed candles that opened in the last *count* slots, or are the last *count*, before *before*.
 
+        *before* is the open time of a candle, and not in the future.
+
         Raises:
             FeedUnavailable: it gives no answer, whichever instrument it is asked for.
             EvidenceUnavailable: it gives none of this instrument.
@@ -87,6 +90,9 @@ class LiveSource:
         self._now = utc(now, "now")
         self._calendar = calendar
         self._delta = timeframe_delta(vendor.timeframe)
+        self._in_the_making = (
+            _EPOCH + (self._now - _EPOCH) // self._delta * self._delta
+        )  # candles before it have closed
         self._held: dict[str, _Held] = {}
         self._failed: dict[str, RolloutError] = {}
         self._down: FeedUnavailable | None = None
@@ -116,7 +122,7 @@ class LiveSource:
     def _reaching(self, symbol: str, known_by: datetime, since: datetime | None, bars: int | None) -> "_Held":
         """Return what is held of *symbol*, after fetching what is missing of the question."""
         instrument = self._instrument(symbol)
-        held = self._held.get(symbol) or _Held(_nothing(), self._now)
+        held = self._held.get(symbol) or _Held(_nothing(), self._in_the_making)
         while missing := self._missing(held, known_by, since, bars):
             if problem := self._down or self._failed.get(symbol):
                 raise problem

@@ -30,7 +30,7 @@ Price = Literal["M", "MBA"]
 HOSTS: Mapping[Account, str] = MappingProxyType(
     {"practice": "https://api-fxpractice.oanda.com", "live": "https://api-fxtrade.oanda.com"}
 )
-MOST = 4_999  # candles of a page; the server allows one more, which is the one still being made
+MOST = 4_999  # candles of a page; the server allows one more
 GRANULARITIES = MappingProxyType(
     {"1m": "M1", "5m": "M5", "15m": "M15", "30m": "M30", "1h": "H1", "2h": "H2", "4h": "H4", "1d": "D"}
 )
@@ -103,7 +103,7 @@ class Oanda:
             "granularity": GRANULARITIES[self.timeframe],
             "price": self._price,
             "to": utc(before).isoformat().replace("+00:00", "Z"),
-            "count": str(min(count, MOST) + 1),
+            "count": str(min(count, MOST) + 1),  # should the one that opens then be told too
             "smooth": "false",
             "alignmentTimezone": "UTC",
             "dailyAlignment": "0",
@@ -148,6 +148,8 @@ class Oanda:
         status, said = response.status_code, self._said(body)
         if status == _BUSY or status >= httpx.codes.INTERNAL_SERVER_ERROR:
             return Passing(f"HTTP {status}{said}", _seconds(response.headers))
+        if status == httpx.codes.BAD_REQUEST and "Time is in the future" in said:  # a candle closed by our clock alone
+            return Passing(f"this machine's clock is ahead of the server's{said}")
         if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             return FeedUnavailable(f"{self.name}: refuses ROLLOUT_OANDA_TOKEN: HTTP {status}{said}")
         return self._none(instrument, f"HTTP {status}{said}")

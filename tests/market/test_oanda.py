@@ -89,9 +89,31 @@ def test_mid_prices_alone_are_asked_for_and_told_alone(market: Market) -> None:
 
 
 def test_a_closed_candle_that_the_server_has_not_completed_is_not_told(market: Market) -> None:
-    market.now = NOW - timedelta(seconds=1)
+    market.lag = timedelta(seconds=1)
 
     assert opened(market).candles("GOLD", closed_by=NOW, bars=1).index[0] == NOW - timedelta(hours=2)
+
+
+def test_nothing_is_asked_for_that_is_still_being_made(market: Market) -> None:
+    """OANDA refuses a time in its future, and the two clocks are never the same."""
+    token, later = SecretStr(TOKEN), NOW + timedelta(minutes=59, seconds=59)
+    vendor = Oanda(market.url, token, timeframe="1h", timeout=5.0, wait_s=0.001)
+
+    source = LiveSource(vendor, {"GOLD": "XAU_USD"}, now=later, calendar=AlwaysOpen())
+
+    assert source.candles("GOLD", closed_by=later, bars=1).index[0] == NOW - timedelta(hours=1)
+    assert market.asked[0][1]["to"] == "2026-03-04T00:00:00Z"
+
+
+def test_a_server_whose_clock_is_a_moment_behind_is_given_that_moment(market: Market) -> None:
+    _, future = market.oanda("XAU_USD", {"count": "1", "to": (NOW + timedelta(hours=1)).isoformat()})
+    early = BadDay(400, json.dumps(future).encode())
+    market.bad_days.extend([early, early])
+
+    assert len(opened(market).candles("GOLD", closed_by=NOW, bars=3)) == 3
+    market.for_good = early
+    with pytest.raises(FeedUnavailable, match="this machine's clock is ahead of the server's"):
+        opened(market).candles("GOLD", closed_by=NOW, bars=3)
 
 
 @pytest.mark.parametrize("status", [401, 403])

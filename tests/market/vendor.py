@@ -47,7 +47,8 @@ class Market:
 
     Attributes:
         bars: by instrument, as OANDA or Binance names it, and open time.
-        now: the vendor's clock, by which the newest candle is complete or not.
+        now: the vendor's clock.
+        lag: for how long after its close a candle is not complete yet.
         edge_twice: `to` includes the candle that opens then.
         gives: candles of an answer at most, whatever was asked for.
         backwards: the newest candle comes first.
@@ -58,6 +59,7 @@ class Market:
 
     timeframe: str = "1h"
     now: datetime = EPOCH
+    lag: timedelta = timedelta()
     bars: dict[str, dict[datetime, Bar]] = field(default_factory=dict)
     edge_twice: bool = False
     gives: int = MOST_OF_OANDA
@@ -74,6 +76,8 @@ class Market:
         if int(asked["count"]) > MOST_OF_OANDA:
             return 400, {"errorMessage": "Maximum value for 'count' exceeded"}
         to = datetime.fromisoformat(asked["to"])
+        if to > self.now:
+            return 400, {"errorMessage": "Invalid value specified for 'to'. Time is in the future"}
         known = sorted(self.bars[instrument])
         opens = [at for at in known if at < to or (self.edge_twice and at == to)]
         opens = opens[-min(int(asked["count"]), self.gives) :]
@@ -87,7 +91,7 @@ class Market:
 
         sides = {"mid": prices(0.0), "bid": prices(-0.25), "ask": prices(0.25)}
         return {
-            "complete": at + TIMEFRAMES[self.timeframe] <= self.now,
+            "complete": at + TIMEFRAMES[self.timeframe] + self.lag <= self.now,
             "volume": int(bar[4]),
             "time": at.strftime("%Y-%m-%dT%H:%M:%S.000000000Z"),
             **{name: told for name, told in sides.items() if name[0].upper() in price},
