@@ -14,6 +14,7 @@ from strategy_core.market.holidays import ALL_SESSION, Holidays
 
 NEW_YORK = ZoneInfo("America/New_York")
 _HOUR = timedelta(hours=1)
+_EDGE = timedelta(minutes=5)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FRIDAY, _SATURDAY, _SUNDAY = 4, 5, 6
 
@@ -53,7 +54,7 @@ class WeeklySession:
     The UTC hours follow New York's summer time.
 
     Args:
-        holidays: None for a market without any, such as a made-up one.
+        holidays: None for a market without any that keeps its hours to the minute, such as a made-up one.
     """
 
     def __init__(self, holidays: Holidays | None = None) -> None:
@@ -66,6 +67,8 @@ class WeeklySession:
         in_any = np.zeros(len(opens), dtype=bool)
         for hour in range(max(1, delta // _HOUR)):  # the session turns on whole hours only
             in_any |= self._in_session(opens + hour * _HOUR)
+        if self._holidays is not None and delta < _HOUR:
+            in_any &= ~_at_an_edge(opens, delta)
         return in_any
 
     def last_open_candle(self, now: datetime, delta: timedelta, grid: datetime = _EPOCH) -> datetime:
@@ -99,6 +102,20 @@ class WeeklySession:
 
 
 CALENDARS: Mapping[str, Calendar] = {"metals": WeeklySession(Holidays()), "always": AlwaysOpen()}
+
+
+def _at_an_edge(opens: pd.DatetimeIndex, delta: timedelta) -> BoolArray:
+    """Return which candles lie within _EDGE of a session's end or beginning, where brokers pause already or still.
+
+    One missing minute before the weekend would else be two days of blindness.
+    """
+    local = opens.tz_convert(NEW_YORK)
+    clock = (local.hour * 60 + local.minute).to_numpy() * timedelta(minutes=1)
+    end, beginning = 17 * _HOUR, 18 * _HOUR
+    at_edge: BoolArray = ((clock >= end - _EDGE) & (clock < end)) | (
+        (clock >= beginning) & (clock + delta <= beginning + _EDGE)
+    )
+    return at_edge
 
 
 def _newest_closed(now: datetime, delta: timedelta, grid: datetime) -> datetime:

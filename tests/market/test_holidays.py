@@ -81,6 +81,27 @@ def test_no_hour_is_expected_in_which_cme_was_closed() -> None:
     assert 0.97 < expected.sum() / trades.sum() < 1.0, "and little else is given up"
 
 
+@pytest.mark.parametrize(
+    ("minutes", "friday", "first"),
+    [
+        (1, "2026-03-06 16:54", "2026-03-08 18:05"),
+        (5, "2026-03-06 16:50", "2026-03-08 18:05"),
+        (15, "2026-03-06 16:45", "2026-03-08 18:00"),
+        (30, "2026-03-06 16:30", "2026-03-08 18:00"),
+        (60, "2026-03-06 16:00", "2026-03-08 18:00"),
+    ],
+)
+def test_minutes_in_which_a_broker_may_pause_already_or_still_are_not_expected(
+    minutes: int, friday: str, first: str
+) -> None:
+    """A broker that stops a minute before the exchange would be blind from Friday to Sunday, each week anew."""
+    delta = timedelta(minutes=minutes)
+
+    assert METALS.last_open_candle(new_york("2026-03-08 18:00"), delta) == new_york(friday)
+    assert METALS.last_open_candle(new_york(first) + delta - timedelta(seconds=1), delta) == new_york(friday)
+    assert METALS.last_open_candle(new_york(first) + delta, delta) == new_york(first)
+
+
 @settings(deadline=None)  # a year of holidays is worked out at its first day
 @given(st.dates(date(1990, 1, 1), date(2100, 12, 31)), st.integers(0, 23))
 def test_holidays_only_ever_take_hours_away(day: date, hour: int) -> None:
