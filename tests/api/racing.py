@@ -65,7 +65,7 @@ class Owner:
 
 
 def activate(owner: Owner, generation: int | None) -> httpx.Response:
-    ids = [key for key, status in owner.versions().values() if status != "active"]
+    ids = [key for key, status in owner.versions().values() if status == "retired"]  # shadows are for canaries
     body = {"reason": f"{owner.name} prefers it", "override_reason": "tried anew"}
     return owner.send("POST", f"/versions/{owner.random.choice(ids)}/activate", if_match=generation, json=body)
 
@@ -113,7 +113,7 @@ def race(owners: Sequence[Owner], told: Told, *, seconds: float) -> None:
     while time.monotonic() - begun < seconds or number % len(rounds):
         name, wish, conditional = rounds[number % len(rounds)]
         if number % len(rounds) == 0:
-            _clear(owners[0])
+            roll_back(owners[0], None)  # what is left of the free play, so that a start is possible
         _round(owners, told, name, wish, conditional=conditional)
         number += 1
         if number % len(rounds) == 0:
@@ -136,14 +136,6 @@ def _round(owners: Sequence[Owner], told: Told, name: str, wish: Wish, *, condit
     others = {answer.status_code for answer in answers} - set(WON)
     if others - {409, 412}:
         told.wrong.append(f"{name}: a loser was told {others}")
-
-
-def _clear(owner: Owner) -> None:
-    """End what is open, so that a start is possible, and see to it that there is a shadow version to start."""
-    roll_back(owner, None)
-    found = owner.versions()
-    if not any(status == "shadow" for _, status in found.values()):
-        activate(owner, None)
 
 
 def _everybody(owners: Sequence[Owner], does: Callable[[Owner], object]) -> None:

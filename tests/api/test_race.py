@@ -26,7 +26,7 @@ from tests.builders import put_version
 from tests.replay import Replay
 
 SECRET = "a secret that only this test knows, and nobody else"
-AT_FIRST = {"1": "active", **{str(number): "shadow" for number in range(2, 9)}}
+AT_FIRST = {"1": "active"} | {str(n): "shadow" for n in range(2, 8)} | {str(n): "retired" for n in range(8, 14)}
 OWNERS, PROCESSES = 8, 4
 PATIENCE_S = 120.0
 
