@@ -18,9 +18,9 @@ def deliver_alerts() -> str:
     with opened() as runtime:
         settings = runtime.settings
         watch_ticks(runtime.engine, now=runtime.now, overdue=settings.tick_overdue)
-        watch_feed(runtime.engine, runtime.candles_if_any(), now=runtime.now)
         channels = settings.open_channels()
         tried = deliver(runtime.engine, channels, now=runtime.now, pace=settings.alert_pace)
+        watch_feed(runtime.engine, runtime.candles_if_any(), now=runtime.now)  # last: a feed may take its time
     failed = [each for each in tried if each.problem]
     line = f"{len(tried) - len(failed)} sent" if channels else "ROLLOUT_ALERT_URLS is not set: nobody is told"
     if failed:

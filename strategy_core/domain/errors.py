@@ -91,10 +91,13 @@ class UnknownAlert(NotFound):
 
 
 class UnknownChannel(NotFound):
-    def __init__(self, channel: str, known: Iterable[str] = ()) -> None:
+    """*channel* is what was named, None for whichever there is."""
+
+    def __init__(self, channel: str | None, known: Iterable[str] = ()) -> None:
         self.channel = channel
         self.known = sorted(known)
-        super().__init__(f"no alert channel {channel!r}; {_known('channels', self.known)}")
+        wanted = f"no alert channel {channel!r}" if channel else "no alert channel"
+        super().__init__(f"{wanted}; {_known('channels', self.known) if self.known else 'set ROLLOUT_ALERT_URLS'}")
 
 
 class Refused(RolloutError):

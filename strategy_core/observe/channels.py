@@ -16,9 +16,9 @@ from pydantic import SecretStr
 from strategy_core.domain.alert import Message, Severity
 from strategy_core.domain.errors import MissingExtra
 
-_WORST_ONLY = "|".join(Severity)
-_BETWEEN = re.compile(rf"[\s,]+(?=(?:(?:{_WORST_ONLY})=)?[A-Za-z][\w+.-]*://)")
-_ENTRY = re.compile(rf"(?:(?P<severity>{_WORST_ONLY})=)?(?P<url>(?P<scheme>[A-Za-z][\w+.-]*)://.*)", re.DOTALL)
+_SEVERITIES = "|".join(Severity)
+_BETWEEN = re.compile(rf"\s+|,(?=(?:(?:{_SEVERITIES})=)?[A-Za-z][\w+.-]*://)")  # an address may hold a comma
+_ENTRY = re.compile(rf"(?:(?P<severity>{_SEVERITIES})=)?(?P<url>(?P<scheme>[A-Za-z][\w+.-]*)://.*)")
 _ROUNDS = 50_000
 _STATUS = re.compile(r"error=(\d{3})\b")
 _TELLTALES = ("urllib3", "requests_oauthlib", "oauthlib")  # beneath apprise: their logs quote whole addresses
@@ -123,14 +123,15 @@ def read_channels(urls: SecretStr | None, *, timeout: float = 10.0) -> list[Chan
     Raises:
         MissingExtra: apprise, which sends, is not installed.
     """
-    text = urls.get_secret_value().strip().strip(",") if urls is not None else ""
-    if not text:
+    text = urls.get_secret_value() if urls is not None else ""
+    entries = [entry for part in _BETWEEN.split(text) if (entry := part.strip(","))]
+    if not entries:
         return []
     if importlib.util.find_spec("apprise") is None:
         raise MissingExtra("sending alerts", "alerts")
     found: dict[str, Channel] = {}
-    for entry in _BETWEEN.split(text):
-        known = _ENTRY.fullmatch(entry.strip())
+    for entry in entries:
+        known = _ENTRY.fullmatch(entry)
         channel = Channel(
             SecretStr(known["url"] if known else entry),
             scheme=known["scheme"] if known else "unreadable",

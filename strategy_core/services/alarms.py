@@ -27,11 +27,13 @@ def refused(session: Session, version: StrategyVersion, error: RolloutError, now
 
 def breached(session: Session, version: StrategyVersion, answers: Iterable[Answer], now: datetime) -> None:
     """Tell that a version tried to touch the outside, once a day; one that serves users is worth a night's sleep."""
-    tried = [answer.error for answer in answers if answer.kind == "breach"]
+    given = list(answers)
+    tried = [answer.error for answer in given if answer.kind == "breach"]
     if not tried:
         return
     severity = Severity.CRITICAL if version.status in (Status.CANARY, Status.ACTIVE) else Severity.WARNING
-    text = f"{version.strategy_name} {version.version} tried to touch the outside on {len(tried)} candles: {tried[0]}"
+    share = f"in {len(tried)} of {len(given)} answers"
+    text = f"{version.strategy_name} {version.version} tried to touch the outside {share}: {tried[0]}"
     _alert(session, version, BREACH, text, severity, key=f"{BREACH} {severity} {now:%Y-%m-%d}", now=now)
 
 

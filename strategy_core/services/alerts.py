@@ -131,7 +131,7 @@ def send_test(channels: Sequence[Channel], wanted: str | None, *, now: datetime)
     """
     chosen = [each for each in channels if wanted in (None, each.name, each.name.rpartition("-")[0])]
     if not chosen:
-        raise UnknownChannel(wanted or "", [channel.name for channel in channels])
+        raise UnknownChannel(wanted, [channel.name for channel in channels])
     return [Tried(0, each.name, 1, each.send(_test_message(each.name, now), Severity.INFO)) for each in chosen]
 
 

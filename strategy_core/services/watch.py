@@ -37,8 +37,8 @@ def watch_ticks(engine: Engine, *, now: datetime, overdue: timedelta) -> list[st
 def watch_feed(engine: Engine, source: CandleSource, *, now: datetime) -> list[str]:
     """Tell of symbols whose newest candle is older than it may be, once for each candle; return them, a line each.
 
-    It is a warning: a holiday, which calendars do not know, looks the same, and what is blind for too long is rolled
-    back without anybody's help.
+    It is a warning: a holiday that no calendar knows looks the same, and what is blind for too long is rolled back
+    without anybody's help.
     """
     now = utc(now, "now")
     with reading(engine) as session:

@@ -37,6 +37,7 @@ def names(urls: str) -> list[tuple[str, str]]:
         ("json://a,slack://b/c/d", [("json", "info"), ("slack", "info")]),
         ("warning=json://a\n critical=tgram://1:x/2", [("json", "warning"), ("tgram", "critical")]),
         ("mailto://u:p@b.c?to=x@y.z,v@y.z json://a", [("mailto", "info"), ("json", "info")]),
+        ("json://a slack//b, json://c ,", [("json", "info"), ("unreadable", "info"), ("json", "info")]),
         ("json://a json://a", [("json", "info")]),
         ("JSON://a", [("json", "info")]),
         ("slack//b/c/d, json://a", [("unreadable", "info"), ("json", "info")]),

@@ -14,7 +14,7 @@ from strategy_core.domain.errors import InvalidSetting, InvariantRefused, NaiveT
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.services.start import start_rollout
-from strategy_core.store import audit, rollouts, versions
+from strategy_core.store import audit, deliveries, rollouts, versions
 from strategy_core.store.engine import open_database, reading, transaction, upgrade
 from strategy_core.store.tables import ShadowDecisionLog, Strategy
 from tests.builders import MONDAY, OWNER, decision_row, outcome_row, put_decisions, put_outcomes, put_version
@@ -182,6 +182,15 @@ def test_what_was_agreed_is_never_edited(engine: Engine, change: str) -> None:
 
     with pytest.raises(InvariantRefused, match=r"never (edited|deleted)"), transaction(engine) as session:
         session.connection().execute(text(change))
+
+
+def test_an_acknowledgement_is_never_taken_back(engine: Engine) -> None:
+    _fill(engine)
+    with transaction(engine) as session:
+        deliveries.acknowledge(session, 1, by="ana", because="looking", now=MONDAY)
+
+    with pytest.raises(InvariantRefused, match="acknowledged once"), transaction(engine) as session:
+        session.connection().execute(text("UPDATE alert_outbox SET acknowledged_at = NULL, acknowledged_by = ''"))
 
 
 def _fill(engine: Engine) -> None:
