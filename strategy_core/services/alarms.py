@@ -11,18 +11,21 @@ from strategy_core.domain.errors import FingerprintMismatch, IsolationBreach, Ro
 from strategy_core.domain.lifecycle import Status
 from strategy_core.isolation.isolated import Answer
 from strategy_core.services.transition import exposed, standing
-from strategy_core.store import audit
+from strategy_core.store import audit, decisions
 from strategy_core.store.tables import StrategyVersion
 
 
 def refused(session: Session, version: StrategyVersion, error: RolloutError, now: datetime) -> None:
-    """Tell that a version could not be asked at all, once for each reason."""
+    """Tell that a version could not be asked at all: once for each reason, until it has decided again."""
     kind = REFUSED
     if isinstance(error, FingerprintMismatch):
         kind = TAMPERED
     elif isinstance(error, IsolationBreach):
         kind = BREACH
-    _alert(session, version, kind, str(error), Severity.CRITICAL, key=f"{kind} {error}", now=now)
+    name = (version.strategy_name, version.version)
+    decided = [at for symbol in version.symbols[:1] for at, _ in decisions.newest_rows(session, *name, symbol, 1)]
+    key = f"{kind} {error} after {decided[0].isoformat() if decided else 'nothing'}"
+    _alert(session, version, kind, str(error), Severity.CRITICAL, key=key, now=now)
 
 
 def breached(session: Session, version: StrategyVersion, answers: Iterable[Answer], now: datetime) -> None:

@@ -3,6 +3,7 @@
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.errors import FingerprintMismatch, IsolationBreach, RolloutError, StrategyFailed
 from strategy_core.domain.lifecycle import Status
 from strategy_core.isolation.isolated import Answer
 from strategy_core.market.synthetic import SyntheticSource
@@ -14,7 +15,7 @@ from strategy_core.services.ramp import tick
 from strategy_core.services.rollback import roll_back
 from strategy_core.store import versions
 from strategy_core.store.engine import transaction
-from tests.builders import DAY, HOUR, MONDAY, OWNER, put_version
+from tests.builders import DAY, HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
 from tests.services.outbox import outbox
 from tests.services.ramping import WHO, days
 
@@ -98,6 +99,42 @@ def test_an_activation_that_is_undone_says_who_had_it(engine: Engine) -> None:
 
     _, lines = newest_lines(engine)
     assert lines[1] == "users: 0 % now, 100 % before; for 24.0 h, since 2026-03-02 00:00 UTC"
+
+
+def test_a_version_that_cannot_be_asked_is_told_of_anew_once_it_had_recovered(engine: Engine) -> None:
+    put_version(engine, "1", Status.ACTIVE)
+
+    def refuse(hour: int) -> None:
+        with transaction(engine) as session:
+            version = versions.get_version(session, "fib_rsi", "1")
+            alarms.refused(session, version, FingerprintMismatch("fib_rsi", "1", ["source"]), MONDAY + hour * HOUR)
+
+    refuse(1)
+    refuse(2)
+    put_decisions(engine, decision_row("1", MONDAY + 2 * HOUR))
+    refuse(4)
+    refuse(30)
+
+    assert [(alert.kind, alert.at) for alert in outbox(engine)] == [
+        ("version.tampered", MONDAY + HOUR),
+        ("version.tampered", MONDAY + 4 * HOUR),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (IsolationBreach("open for writing: x"), "shadow.isolation_breach"),
+        (StrategyFailed("no module"), "version.refused"),
+    ],
+)
+def test_why_a_version_cannot_be_asked_is_the_kind_of_its_alert(engine: Engine, error: RolloutError, kind: str) -> None:
+    put_version(engine, "1", Status.ACTIVE)
+
+    with transaction(engine) as session:
+        alarms.refused(session, versions.get_version(session, "fib_rsi", "1"), error, MONDAY)
+
+    assert [alert.kind for alert in outbox(engine)] == [kind]
 
 
 @pytest.mark.parametrize(
