@@ -102,6 +102,19 @@ def test_that_nobody_ticks_is_seen_by_whoever_looks(
     assert "rollout.tick_overdue" in [each["kind"] for each in rollout("alerts", "list", "--json").data["alerts"]]
 
 
+def test_alerts_are_read_without_what_sends_them(
+    rollout: Rollout, database: Engine, channel: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_alert(database, "the feed is down")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+    listed, delivered = rollout("alerts", "list"), rollout("alerts", "deliver")
+
+    assert "the feed is down" in listed.out
+    assert "strategy-rollout[alerts]" in listed.out
+    assert (delivered.code, "strategy-rollout[alerts]" in delivered.err) == (2, True)
+
+
 def test_without_channels_it_says_so(rollout: Rollout, database: Engine) -> None:
     assert "ROLLOUT_ALERT_URLS is not set" in rollout("alerts", "list").out
     assert rollout("alerts", "deliver").out == "ROLLOUT_ALERT_URLS is not set: nobody is told\n"
