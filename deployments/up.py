@@ -157,7 +157,7 @@ def _own_prefect(state: Path, port: int) -> dict[str, str]:
 def _variables(settings: Settings) -> dict[str, str]:
     """Return the settings as the environment that a flow reads them from."""
     prefix = settings.model_config["env_prefix"].upper()
-    inherited = {"prometheus_header", "oanda_token"}  # in the environment already; written out, they would be masked
+    inherited = {"prometheus_header", "oanda_token", "alert_urls"}  # there already; written out, they would be masked
     values = settings.model_dump(mode="json", exclude_none=True, exclude=inherited)
     return {f"{prefix}{name.upper()}": str(value) for name, value in values.items()}
 

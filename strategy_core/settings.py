@@ -1,13 +1,14 @@
 """What an installation sets, by environment: database, feed, clock; each edge opens what it needs from here."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from pydantic import AnyHttpUrl, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import Engine
 
+from strategy_core.domain.delivery import Pace
 from strategy_core.domain.errors import EvidenceUnavailable, InvalidSetting, RolloutError
 from strategy_core.market.absent import AbsentSource
 from strategy_core.market.calendars import CALENDARS, Calendar, WeeklySession
@@ -16,6 +17,7 @@ from strategy_core.market.open import open_source
 from strategy_core.market.remote import Access, is_around_the_clock
 from strategy_core.market.replay import ReplayClock, ReplaySource
 from strategy_core.market.source import CandleSource
+from strategy_core.observe.channels import Channel, read_channels
 from strategy_core.observe.prometheus import Prometheus
 from strategy_core.store.engine import open_database
 
@@ -26,6 +28,7 @@ _SECRET = (
     "prometheus_header",
     "oanda_url",
     "oanda_token",
+    "alert_urls",
 )  # what is wrong with an address may be the password in it
 
 
@@ -48,6 +51,11 @@ class Settings(BaseSettings):
         prometheus_timeout: for one answer, in seconds.
         four_eyes: whoever started a rollout may not also approve or advance it, nor activate its version; to pause it,
             or to take users off it, everybody may at any time.
+        alert_urls: channels that alerts are sent to, as apprise has them, separated by commas or blanks; each may begin
+            with the least severity that it gets: `slack://… critical=mailto://…`. Never shown, never stored.
+        alert_timeout: for one message, in seconds.
+        alert_repeat_minutes: how soon a critical alert is told again while nobody has acknowledged it.
+        tick_overdue_minutes: how long an open rollout may go without a tick before owners are told.
         replay_from, replay_started_at, replay_speed: play the feed as if it were now: `replay_from` is what the clock
             showed at the real moment `replay_started_at`, and it runs `replay_speed` times as fast.
     """
@@ -68,6 +76,10 @@ class Settings(BaseSettings):
     prometheus_header: SecretStr | None = None
     prometheus_timeout: float = Field(default=5.0, gt=0, le=60)
     four_eyes: bool = False
+    alert_urls: SecretStr | None = None
+    alert_timeout: float = Field(default=10.0, gt=0, le=60)
+    alert_repeat_minutes: float = Field(default=30.0, ge=1, le=10_080)
+    tick_overdue_minutes: float = Field(default=10.0, ge=2, le=10_080)
     replay_from: datetime | None = None
     replay_started_at: datetime | None = None
     replay_speed: float = 1.0
@@ -117,6 +129,27 @@ class Settings(BaseSettings):
     def open_prometheus(self) -> Prometheus:
         url = str(self.prometheus_url).rstrip("/") if self.prometheus_url else None
         return Prometheus(url, header=self.prometheus_header, timeout=self.prometheus_timeout)
+
+    def open_channels(self) -> list[Channel]:
+        """Return the alert channels; what cannot be meant is told when it is sent to, and keeps no other from sending.
+
+        Raises:
+            MissingExtra: there are some, but not what sends to them.
+        """
+        return read_channels(self.alert_urls, timeout=self.alert_timeout)
+
+    @property
+    def alert_pace(self) -> Pace:
+        return Pace(repeat_after=timedelta(minutes=self.alert_repeat_minutes)).at_speed(self._speed)
+
+    @property
+    def tick_overdue(self) -> timedelta:
+        return timedelta(minutes=self.tick_overdue_minutes) * self._speed
+
+    @property
+    def _speed(self) -> float:
+        """How fast the clock runs: what is told in real minutes lasts as much longer on a replay's."""
+        return 1.0 if self.replay_from is None else max(1.0, self.replay_speed)
 
     def open_candles(self, now: datetime) -> CandleSource:
         """Return the feed as it is known at *now*."""

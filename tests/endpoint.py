@@ -1,4 +1,4 @@
-"""A server on this machine that answers as a Prometheus does, also on a bad day, and keeps what it was asked."""
+"""A server on this machine that answers as a Prometheus does, or takes what is posted; also on a bad day."""
 
 import json
 import threading
@@ -26,6 +26,7 @@ class Endpoint:
     """What the server answers to every query, and what it was asked so far.
 
     Attributes:
+        statuses: of the answers to come, before all others get `status`.
         trickle_s: seconds between two bytes of the body.
         reached: set when a query has come.
         let_go: cleared by a test, no query is answered until it is set again.
@@ -33,6 +34,7 @@ class Endpoint:
 
     url: str = ""
     status: int = 200
+    statuses: list[int] = field(default_factory=list)
     body: bytes = field(default_factory=lambda: vector("1.5"))
     headers: dict[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
@@ -40,6 +42,7 @@ class Endpoint:
     reached: threading.Event = field(default_factory=threading.Event)
     let_go: threading.Event = field(default_factory=threading.Event)
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)  # path, query, headers
+    posted: list[Any] = field(default_factory=list)  # bodies, as JSON
 
     @property
     def queries(self) -> list[str]:
@@ -47,7 +50,8 @@ class Endpoint:
 
 
 @contextmanager
-def serving() -> Iterator[Endpoint]:
+def serving(port: int = 0) -> Iterator[Endpoint]:
+    """Yield a server on *port*, a free one unless given."""
     endpoint = Endpoint()
     endpoint.let_go.set()
 
@@ -56,6 +60,13 @@ def serving() -> Iterator[Endpoint]:
             parts = urlsplit(self.path)
             (query,) = parse_qs(parts.query).get("query", [""])
             endpoint.asked.append((parts.path, query, dict(self.headers)))
+            self._reached()
+
+        def do_POST(self) -> None:
+            endpoint.posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self._reached()
+
+        def _reached(self) -> None:
             endpoint.reached.set()
             endpoint.let_go.wait()
             time.sleep(endpoint.delay_s)
@@ -65,7 +76,7 @@ def serving() -> Iterator[Endpoint]:
                 self.close_connection = True
 
         def _answer(self) -> None:
-            self.send_response(endpoint.status)
+            self.send_response(endpoint.statuses.pop(0) if endpoint.statuses else endpoint.status)
             for name, value in {"Content-Length": str(len(endpoint.body)), **endpoint.headers}.items():
                 self.send_header(name, value)
             self.end_headers()
@@ -78,7 +89,7 @@ def serving() -> Iterator[Endpoint]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     endpoint.url = f"http://127.0.0.1:{server.server_port}"

@@ -71,9 +71,10 @@ def test_what_is_set_is_what_the_prometheus_gets(
 
 
 def test_settings_are_shown_and_handed_on_without_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A child inherits the header from the environment; a masked one in its place would be sent as it stands."""
+    """A child inherits them from the environment; a masked one in its place would be sent as it stands."""
     monkeypatch.setenv("ROLLOUT_PROMETHEUS_HEADER", f"Authorization: Bearer {SECRET}")
     monkeypatch.setenv("ROLLOUT_OANDA_TOKEN", SECRET)
+    monkeypatch.setenv("ROLLOUT_ALERT_URLS", f"slack://{SECRET}")
     settings = read_settings().model_copy(update={"replay_from": datetime(2026, 3, 2, tzinfo=UTC)})
 
     assert SECRET not in repr(settings)
@@ -81,4 +82,5 @@ def test_settings_are_shown_and_handed_on_without_the_secret(monkeypatch: pytest
     handed_on = {**os.environ, **_variables(settings)}
     assert handed_on["ROLLOUT_PROMETHEUS_HEADER"] == f"Authorization: Bearer {SECRET}"
     assert handed_on["ROLLOUT_OANDA_TOKEN"] == SECRET
+    assert handed_on["ROLLOUT_ALERT_URLS"] == f"slack://{SECRET}"
     assert handed_on["ROLLOUT_REPLAY_FROM"] == "2026-03-02T00:00:00Z"

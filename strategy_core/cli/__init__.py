@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from strategy_core.cli import (
+    alerts,
     api,
     audit,
     calibrate,
@@ -29,7 +30,7 @@ from strategy_core.domain.errors import RolloutError
 
 _EPILOG = (
     "Settings are read from the environment: ROLLOUT_DATABASE_URL (sqlite:///rollout.db), ROLLOUT_FEED (where candles "
-    "come from), ROLLOUT_SYMBOL, ROLLOUT_TIMEFRAME, ROLLOUT_PROMETHEUS_URL. Exit codes: 0 done, "
+    "come from), ROLLOUT_SYMBOL, ROLLOUT_TIMEFRAME, ROLLOUT_PROMETHEUS_URL, ROLLOUT_ALERT_URLS. Exit codes: 0 done, "
     "2 wrong input, 3 not permitted, 4 not found, 5 not allowed now, 6 a version's code may not run, 130 interrupted, "
     "1 anything else."
 )
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 for part in (whole, versions, preview, calibrate, canary, rollouts, status, evidence, live, token, api):
     app.registered_commands += part.commands.registered_commands
+app.add_typer(alerts.commands, name="alerts")
 app.add_typer(audit.commands, name="audit")
 app.add_typer(database.commands, name="db")
 

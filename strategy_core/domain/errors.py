@@ -2,7 +2,8 @@
 
 RolloutError
 ├── NotFound            what was named does not exist            (API 404, exit code 4)
-│   ├── UnknownStrategy, UnknownVersion, UnknownRollout, UnknownSymbol, NoActiveVersion, NoCanary, NothingRecorded
+│   ├── UnknownStrategy, UnknownVersion, UnknownRollout, UnknownSymbol, NoActiveVersion, NoCanary, NothingRecorded,
+│   │   UnknownAlert, UnknownChannel
 ├── Refused             it exists, but this is not allowed now   (API 409, exit code 5)
 │   ├── IllegalTransition, DuplicateVersion, DuplicateFingerprint, Quarantined, RolloutOpen,
 │   │   LostRace, NotAwaiting, UnarmedPlan, GateRefused, NothingToRollBack, AlreadyDone,
@@ -81,6 +82,22 @@ class NoCanary(NotFound):
     def __init__(self, strategy_name: str) -> None:
         self.strategy_name = strategy_name
         super().__init__(f"{strategy_name!r} has no canary; activate one first")
+
+
+class UnknownAlert(NotFound):
+    def __init__(self, alert_id: int) -> None:
+        self.alert_id = alert_id
+        super().__init__(f"no alert {alert_id}; see: rollout alerts list")
+
+
+class UnknownChannel(NotFound):
+    """*channel* is what was named, None for whichever there is."""
+
+    def __init__(self, channel: str | None, known: Iterable[str] = ()) -> None:
+        self.channel = channel
+        self.known = sorted(known)
+        wanted = f"no alert channel {channel!r}" if channel else "no alert channel"
+        super().__init__(f"{wanted}; {_known('channels', self.known) if self.known else 'set ROLLOUT_ALERT_URLS'}")
 
 
 class Refused(RolloutError):

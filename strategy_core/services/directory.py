@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
+from strategy_core.domain.alert import Counted, Exposed
+from strategy_core.domain.arrays import IntArray
 from strategy_core.domain.audience import Account, Audience, OtherCanary, audience
-from strategy_core.domain.errors import InvalidReport
+from strategy_core.domain.errors import InvalidReport, RolloutError
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.plan import Plan
-from strategy_core.domain.routing import buckets_of
+from strategy_core.domain.routing import BUCKETS, buckets_of
 from strategy_core.domain.rows import checked
 from strategy_core.services.rows import FIRST_ROW, read_csv
 from strategy_core.store import directory, rollouts, versions
@@ -66,6 +69,36 @@ def plan_audience(engine: Engine, *, strategy_name: str, plan: Plan) -> Audience
         ]
     capital = np.array(list(users.values()), np.float64)  # None becomes NaN
     return audience(plan, buckets_of(list(users), salt), capital, others)
+
+
+def counted(engine: Engine) -> Counted:
+    """Return how many users of the directory a share is; each strategy's users are read once, and when first asked for.
+
+    It answers None where no directory is loaded, or where that cannot be read: an alert goes out all the same.
+    """
+    known: dict[str, IntArray] = {}
+
+    def count(strategy_name: str, exposed: Exposed) -> int | None:
+        try:
+            if strategy_name not in known:
+                known[strategy_name] = _sorted_buckets(engine, strategy_name)
+        except (RolloutError, DBAPIError):
+            return None
+        buckets = known[strategy_name]
+        if not len(buckets):
+            return None
+        share = exposed.percent if exposed.role == "canary" else 100 - exposed.percent
+        below = int(np.searchsorted(buckets, round(share / 100 * BUCKETS)))
+        return below if exposed.role == "canary" else len(buckets) - below
+
+    return count
+
+
+def _sorted_buckets(engine: Engine, strategy_name: str) -> IntArray:
+    with reading(engine) as session:
+        salt = versions.get_strategy(session, strategy_name).salt
+        users = directory.read_users(session)
+    return np.sort(buckets_of(list(users), salt))
 
 
 def _load(engine: Engine, rows: Iterable[Mapping[str, Any]], *, now: datetime, source: str, first_row: int) -> Loaded:

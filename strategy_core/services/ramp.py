@@ -17,7 +17,7 @@ from strategy_core.domain.ramp import ENDED, Position, Ruling, State, Step, deci
 from strategy_core.market.source import CandleSource
 from strategy_core.services.book import keep, look
 from strategy_core.services.gather import gather, in_a_line, read_feed, read_pair
-from strategy_core.services.transition import end_rollout, replace_active, standing, undo
+from strategy_core.services.transition import end_rollout, exposed, replace_active, standing, undo
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.rollout_tables import Rollout
@@ -175,7 +175,9 @@ def take(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, *, acto
     )
     kind, severity = _ALERTS[ruling.step]
     worst = ruling.worst.model_dump(mode="json") if ruling.worst else {}
-    _alert(session, rollout, kind, severity, ruling.reason, facts={"before": before, "after": after, **worst}, now=now)
+    was = exposed(session, rollout.strategy_name, rollout.version, before)
+    facts = {"before": before, "after": after, "exposed_before": was, **worst}
+    _alert(session, rollout, kind, severity, ruling.reason, facts=facts, now=now)
 
 
 def _warn(session: Session, rollout: Rollout, plan: Plan, turned: Sequence[Finding], now: datetime) -> None:
@@ -237,14 +239,20 @@ def _alert(
     now: datetime,
     about: str = "",
 ) -> None:
+    name = rollout.strategy_name
     audit.raise_alert(
         session,
         kind,
-        f"{rollout.strategy_name} {rollout.version} {kind.removeprefix('rollout.').replace('_', ' ')}: {reason}",
+        f"{name} {rollout.version} {kind.removeprefix('rollout.').replace('_', ' ')}: {reason}",
         severity=severity,
-        strategy_name=rollout.strategy_name,
+        strategy_name=name,
         dedupe_key=f"{rollout.id} {kind} {about} {now.isoformat()}",
-        facts=facts,
+        facts={
+            "version": rollout.version,
+            "control_version": rollout.control_version,
+            "exposed": exposed(session, name, rollout.version, standing(session, name)),
+            **facts,
+        },
         now=now,
         rollout_id=rollout.id,
     )

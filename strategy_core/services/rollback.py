@@ -10,7 +10,15 @@ from strategy_core.domain.audit import Actor
 from strategy_core.domain.errors import NothingToRollBack
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.ramp import State
-from strategy_core.services.transition import check_open, end_rollout, replace_active, standing, undo, withdraw_canary
+from strategy_core.services.transition import (
+    check_open,
+    end_rollout,
+    exposed,
+    replace_active,
+    standing,
+    undo,
+    withdraw_canary,
+)
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import transaction
 
@@ -72,7 +80,14 @@ def roll_back(
             severity="warning",
             strategy_name=strategy_name,
             dedupe_key=f"rolled_back {strategy_name} {taken_off} {now.isoformat()}",
-            facts={"before": before, "after": after, "reason": reason},
+            facts={
+                "version": taken_off,
+                "exposed_before": exposed(session, strategy_name, taken_off, before),
+                "exposed": exposed(session, strategy_name, taken_off, after),
+                "before": before,
+                "after": after,
+                "reason": reason,
+            },
             now=now,
             rollout_id=rollout.id if rollout else None,
         )

@@ -11,18 +11,13 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from strategy_core.domain.candles import LATE_CANDLES, closed_by, window_hashes
-from strategy_core.domain.errors import (
-    FingerprintMismatch,
-    InvalidCandles,
-    InvariantRefused,
-    RetiredVersion,
-    RolloutError,
-)
+from strategy_core.domain.errors import InvalidCandles, InvariantRefused, RetiredVersion, RolloutError
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.isolation.isolated import Answer, Ask, IsolatedStrategy
 from strategy_core.market.source import CandleSource
+from strategy_core.services import alarms
 from strategy_core.services.workers import Workers
-from strategy_core.store import audit, decisions, versions
+from strategy_core.store import decisions, versions
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.tables import ERROR, SIGNALS, ShadowDecisionLog, StrategyVersion, decision_id
 
@@ -192,12 +187,14 @@ def _log(engine: Engine, turns: Sequence[_Turn], now: datetime) -> list[ShadowRu
 def _log_turn(session: Session, turn: _Turn, now: datetime) -> ShadowRun:
     version = turn.version
     name = (version.strategy_name, version.version, version.status)
-    _alert_revised(session, version, turn.due, now)
+    for due in turn.due:
+        alarms.revised(session, version, due.symbol, due.revised, now)
     if turn.refused is not None:
-        _alert_refused(session, version, turn.refused, now)
+        alarms.refused(session, version, turn.refused, now)
         return ShadowRun(*name, error=str(turn.refused))
     if turn.absent:
-        _alert_absent(session, version, turn.absent, now)
+        alarms.absent(session, version, turn.absent, now)
+    alarms.breached(session, version, [answer for due in turn.due for answer in due.answers], now)
     rows = [row for due in turn.due for row in _rows(version, due, now)]
     logged = decisions.log_decisions(session, rows)
     signals = sum(row["decision"] in SIGNALS for row in rows)
@@ -232,46 +229,3 @@ def _rows(version: StrategyVersion, due: _Due, now: datetime) -> list[dict[str, 
             }
         )
     return rows
-
-
-def _alert_refused(session: Session, version: StrategyVersion, error: RolloutError, now: datetime) -> None:
-    kind = "version.tampered" if isinstance(error, FingerprintMismatch) else "version.refused"
-    audit.raise_alert(
-        session,
-        kind,
-        str(error),
-        severity="critical",
-        strategy_name=version.strategy_name,
-        dedupe_key=f"{version.id} {kind} {error}",
-        facts={"version": version.version, "status": version.status},
-        now=now,
-    )
-
-
-def _alert_absent(session: Session, version: StrategyVersion, absent: Sequence[str], now: datetime) -> None:
-    audit.raise_alert(
-        session,
-        "candles.absent",
-        f"{version.strategy_name} {version.version} has no candles of {'; '.join(absent)}",
-        severity="critical",
-        strategy_name=version.strategy_name,
-        dedupe_key=f"{version.id} absent {now:%Y-%m-%d} {'; '.join(absent)}",
-        facts={"version": version.version, "status": version.status},
-        now=now,
-    )
-
-
-def _alert_revised(session: Session, version: StrategyVersion, due: Sequence[_Due], now: datetime) -> None:
-    for each in due:
-        for timestamp in each.revised:
-            audit.raise_alert(
-                session,
-                "candle.revised",
-                f"{each.symbol} {timestamp:%Y-%m-%d %H:%M} UTC or a candle before it was revised after "
-                f"{version.strategy_name} {version.version} decided on it",
-                severity="warning",
-                strategy_name=version.strategy_name,
-                dedupe_key=f"{version.id} revised {each.symbol} {timestamp.isoformat()}",
-                facts={"version": version.version, "symbol": each.symbol},
-                now=now,
-            )

@@ -11,7 +11,7 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import State
 from strategy_core.services.history import shadow_slots
-from strategy_core.services.transition import make_canary, standing
+from strategy_core.services.transition import exposed, make_canary, standing
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import transaction
 from strategy_core.store.rollout_tables import Rollout
@@ -90,7 +90,13 @@ def start_rollout(
             severity="info",
             strategy_name=strategy_name,
             dedupe_key=f"{rollout.id} started",
-            facts={"before": before, "after": after},
+            facts={
+                "version": version,
+                "control_version": active.version,
+                "exposed": exposed(session, strategy_name, version, after),
+                "before": before,
+                "after": after,
+            },
             now=now,
             rollout_id=rollout.id,
         )

@@ -1,5 +1,6 @@
 """The moves that several use cases share, inside their transaction: who serves whom, and how a rollout ends."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -27,6 +28,19 @@ def standing(session: Session, strategy_name: str) -> dict[str, Any]:
         "percent": as_percent(config.rollout_bp) if canary and config else 0.0,
         "rollout": {"state": rollout.state, "stage": rollout.stage_index} if rollout else None,
     }
+
+
+def exposed(session: Session, strategy_name: str, version: str, stands: Mapping[str, Any]) -> dict[str, Any]:
+    """Return who gets the version when the strategy *stands* so, and since when: what an alert about it tells."""
+    if stands["canary"] == version:
+        config = rollouts.find_canary(session, strategy_name)
+        since = config.started_at.isoformat() if config else None
+        return {"role": Status.CANARY.value, "percent": stands["percent"], "since": since}
+    if stands["active"] == version:
+        activated_at = versions.get_version(session, strategy_name, version).activated_at
+        since = activated_at.isoformat() if activated_at else None
+        return {"role": Status.ACTIVE.value, "percent": round(100 - stands["percent"], 2), "since": since}
+    return {"role": Status.SHADOW.value, "percent": 0.0, "since": None}
 
 
 def make_canary(

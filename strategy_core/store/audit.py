@@ -124,6 +124,8 @@ def raise_alert(
     rollout_id: UUID | None = None,
 ) -> None:
     """Put an alert into the outbox, once for each *dedupe_key*."""
+    if session.exec(select(AlertOutbox.id).where(AlertOutbox.dedupe_key == dedupe_key)).first() is not None:
+        return  # PostgreSQL would use up an id for each that is passed over
     alert = AlertOutbox(
         at=now,
         severity=severity,

@@ -164,7 +164,7 @@ class AuditEvent(SQLModel, table=True):
 
 
 class AlertOutbox(SQLModel, table=True):
-    """An alert to be sent, written in the transaction of what it tells of."""
+    """An alert, written in the transaction of what it tells of; an acknowledgement alone is set later."""
 
     __tablename__ = "alert_outbox"
     __table_args__ = (
@@ -180,4 +180,26 @@ class AlertOutbox(SQLModel, table=True):
     text: str = Field(sa_column=Column(Text, nullable=False))
     facts: dict[str, Any] = Field(sa_column=_json())
     dedupe_key: str
+    acknowledged_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    acknowledged_by: str = ""
+    acknowledged_because: str = ""
+
+
+class AlertDelivery(SQLModel, table=True):
+    """How far an alert has come on one channel, which is named without its secrets."""
+
+    __tablename__ = "alert_delivery"
+    __table_args__ = (Index("ix_delivery_due", "channel", "next_try_at"),)
+    alert_id: int = Field(primary_key=True, foreign_key="alert_outbox.id")
+    channel: str = Field(primary_key=True)
+    number: int = 1  # the how-manieth time that it is told; a critical one is repeated
+    due_at: datetime = Field(sa_column=_time())  # since when this time is tried
+    next_try_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))  # None: nothing is left to do
+    claimed_until: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    claimed_by: str = ""  # the pass that tries it
+    attempts: int = 0  # in all, counted when they begin
+    failures: int = 0  # since it was last taken
     sent_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    failed_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    given_up_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    last_error: str = Field(default="", sa_column=Column(Text, nullable=False))

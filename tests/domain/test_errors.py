@@ -57,6 +57,8 @@ FACTS = {
     "tried": "open for writing: x",
     "cause": "the feed is down",
     "actor": "ana",
+    "alert_id": 17,
+    "channel": "slack-1f2e3d4c",
     "idempotency_key": "k1",
     "retry_after_s": 40,
 }

@@ -14,7 +14,7 @@ from strategy_core.domain.errors import InvalidSetting, InvariantRefused, NaiveT
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.services.start import start_rollout
-from strategy_core.store import audit, rollouts, versions
+from strategy_core.store import audit, deliveries, rollouts, versions
 from strategy_core.store.engine import open_database, reading, transaction, upgrade
 from strategy_core.store.tables import ShadowDecisionLog, Strategy
 from tests.builders import MONDAY, OWNER, decision_row, outcome_row, put_decisions, put_outcomes, put_version
@@ -30,7 +30,7 @@ EVIDENCE = [
     "booked_slot",
     "metric_sample",
 ]
-KEPT = [*EVIDENCE, "strategy", "strategy_version", "rollout", "rollout_book"]
+KEPT = [*EVIDENCE, "strategy", "strategy_version", "rollout", "rollout_book", "alert_outbox"]
 
 
 def test_models_and_migrations_are_the_same_schema(engine: Engine) -> None:
@@ -172,6 +172,9 @@ def test_evidence_that_is_there_already_is_passed_over(engine: Engine) -> None:
         "DELETE FROM rollout",
         "UPDATE rollout_book SET history = history",
         "DELETE FROM rollout_book",
+        "UPDATE alert_outbox SET text = 'all is well'",
+        "UPDATE alert_outbox SET facts = facts, kind = kind, severity = 'info'",
+        "DELETE FROM alert_outbox",
     ],
 )
 def test_what_was_agreed_is_never_edited(engine: Engine, change: str) -> None:
@@ -179,6 +182,15 @@ def test_what_was_agreed_is_never_edited(engine: Engine, change: str) -> None:
 
     with pytest.raises(InvariantRefused, match=r"never (edited|deleted)"), transaction(engine) as session:
         session.connection().execute(text(change))
+
+
+def test_an_acknowledgement_is_never_taken_back(engine: Engine) -> None:
+    _fill(engine)
+    with transaction(engine) as session:
+        deliveries.acknowledge(session, 1, by="ana", because="looking", now=MONDAY)
+
+    with pytest.raises(InvariantRefused, match="acknowledged once"), transaction(engine) as session:
+        session.connection().execute(text("UPDATE alert_outbox SET acknowledged_at = NULL, acknowledged_by = ''"))
 
 
 def _fill(engine: Engine) -> None:

@@ -11,12 +11,15 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import read_plan
 from strategy_core.domain.ramp import Step
 from strategy_core.market.synthetic import SyntheticSource
+from strategy_core.services.alerts import deliver
 from strategy_core.services.approve import approve
 from strategy_core.services.ramp import tick
 from strategy_core.services.status import read_status
 from strategy_core.store import rollouts, versions
 from strategy_core.store.engine import open_database, reading, transaction, upgrade
 from tests.builders import DAY, GOLD, MONDAY, OWNER, put_day, version_row
+from tests.endpoint import Endpoint
+from tests.services.outbox import channel_to, outbox
 
 PLAN = {
     "stages": [
@@ -95,6 +98,22 @@ def test_an_open_rollout_is_judged_by_the_new_gates_on_all_it_has_seen(
     assert ticked.ruling is not None, ticked.error
     assert ticked.ruling.step is Step.ROLL_BACK
     assert ticked.ruling.reason.startswith("harm: the canary does harm")
+
+
+def test_what_was_raised_before_anybody_delivered_wakes_nobody(first_release: Engine, endpoint: Endpoint) -> None:
+    with transaction(first_release) as session:
+        session.connection().execute(
+            text(
+                "INSERT INTO alert_outbox (at, severity, kind, strategy_name, text, facts, dedupe_key) VALUES "
+                "('2026-03-02 00:00:00+00:00', 'critical', 'rollout.rolled_back', 'fib_rsi', 'old', '{}', 'old')"
+            )
+        )
+
+    upgrade(first_release)
+
+    assert deliver(first_release, [channel_to(endpoint)], now=MONDAY) == []
+    (alert,) = outbox(first_release)
+    assert (alert.text, alert.acknowledged_by, alert.acknowledged_at) == ("old", "upgrade", MONDAY)
 
 
 def test_a_plan_stays_frozen_after_the_upgrade(first_release: Engine) -> None:

@@ -1,0 +1,28 @@
+"""Look whether ticks and candles come, and deliver every alert that is due."""
+
+from prefect import flow
+
+from flows.runtime import one_line, opened
+from strategy_core.domain.errors import RolloutError
+from strategy_core.services.alerts import deliver
+from strategy_core.services.watch import watch_feed, watch_ticks
+
+
+@flow(flow_run_name="deliver alerts")
+@one_line
+def deliver_alerts() -> str:
+    """Send alerts to the channels of ROLLOUT_ALERT_URLS, each by itself, and try again what was not taken.
+
+    A flow of its own, so that no tick waits for a channel. It fails at its end if some channel took no message.
+    """
+    with opened() as runtime:
+        settings = runtime.settings
+        watch_ticks(runtime.engine, now=runtime.now, overdue=settings.tick_overdue)
+        channels = settings.open_channels()
+        tried = deliver(runtime.engine, channels, now=runtime.now, pace=settings.alert_pace)
+        watch_feed(runtime.engine, runtime.candles_if_any(), now=runtime.now)  # last: a feed may take its time
+    failed = [each for each in tried if each.problem]
+    line = f"{len(tried) - len(failed)} sent" if channels else "ROLLOUT_ALERT_URLS is not set: nobody is told"
+    if failed:
+        raise RolloutError("; ".join([line, *(f"{each.channel}: {each.problem}" for each in failed)]))
+    return line

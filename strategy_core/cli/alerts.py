@@ -1,0 +1,119 @@
+"""`rollout alerts list | deliver | ack | test`: what owners were told, are told now, and know of."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from strategy_core.cli.shell import NeededReason, Shell, command
+from strategy_core.domain.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from strategy_core.services.alerts import AlertStatus, Tried
+
+commands = typer.Typer(help="What owners are told, on which channels, and what they know of.", no_args_is_help=True)
+
+
+@command(commands, "list")
+def list_alerts(
+    shell: Shell,
+    strategy: Annotated[str | None, typer.Argument(metavar="[STRATEGY]", help="All, unless given.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
+) -> None:
+    """Show alerts, who has acknowledged them and which channels took them; and whether ticks come."""
+    from strategy_core.cli.tables import table
+    from strategy_core.services.alerts import read_alerts, read_channel_states
+    from strategy_core.services.watch import watch_ticks
+
+    engine = shell.engine
+    watch_ticks(engine, now=shell.now, overdue=shell.settings.tick_overdue)
+    found = read_alerts(engine, strategy, limit=limit)
+    missing = "ROLLOUT_ALERT_URLS is not set here: no channel"
+    try:
+        channels = shell.settings.open_channels()
+    except MissingExtra as error:  # what was told can be read without what tells it
+        channels, missing = [], str(error)
+    states = read_channel_states(engine, channels)
+    shown: list[Any] = ["no alert was raised yet"]
+    if found:
+        columns = ["id", "at", "severity", "what", "acknowledged", "sent"]
+        shown = [table(columns, [_row(each) for each in found])]
+    if states:
+        rows = [(each.channel, each.sent_at, each.failed_at, each.given_up, each.waiting) for each in states]
+        shown.append(table(["channel", "last sent", "last failed", "given up", "waiting"], rows))
+    if not channels:
+        shown.append(missing)
+    data = {
+        "alerts": [
+            {
+                **each.alert.model_dump(mode="json"),
+                "deliveries": [
+                    delivery.model_dump(mode="json", exclude={"alert_id", "claimed_by"}) for delivery in each.deliveries
+                ],
+            }
+            for each in found
+        ],
+        "channels": [{**asdict(each), "given_up": each.given_up, "failing": each.failing} for each in states],
+    }
+    shell.answer(data, *shown)
+
+
+@command(commands)
+def deliver(shell: Shell) -> None:
+    """Send what is due, once, as the schedule does every minute."""
+    from strategy_core.services import alerts
+    from strategy_core.services.watch import watch_ticks
+
+    settings = shell.settings
+    watch_ticks(shell.engine, now=shell.now, overdue=settings.tick_overdue)
+    channels = settings.open_channels()
+    tried = alerts.deliver(shell.engine, channels, now=shell.now, pace=settings.alert_pace)
+    _answer_tried(shell, tried, "nothing is due" if channels else "ROLLOUT_ALERT_URLS is not set: nobody is told")
+
+
+@command(commands)
+def ack(
+    shell: Shell,
+    alert_ids: Annotated[list[int], typer.Argument(metavar="ID...", help="As the message says.")],
+    reason: NeededReason,
+) -> None:
+    """Acknowledge alerts: nobody is told of them any more, you know."""
+    from strategy_core.services.alerts import acknowledge
+
+    found = acknowledge(shell.engine, alert_ids, actor=shell.actor, reason=reason, now=shell.now)
+    lines = [
+        f"alert {alert.id} is acknowledged by {alert.acknowledged_by}: {alert.acknowledged_because}" for alert in found
+    ]
+    shell.answer([alert.model_dump(mode="json") for alert in found], *lines)
+
+
+@command(commands, "test")
+def try_out(
+    shell: Shell,
+    channel: Annotated[
+        str | None, typer.Argument(metavar="[CHANNEL]", help="Its name or scheme; all, unless given.")
+    ] = None,
+) -> None:
+    """Send a test message now."""
+    from strategy_core.services.alerts import send_test
+
+    tried = send_test(shell.settings.open_channels(), channel, now=shell.now)
+    _answer_tried(shell, tried, "")
+
+
+def _answer_tried(shell: Shell, tried: "Sequence[Tried]", nothing: str) -> None:
+    from strategy_core.cli.tables import table
+
+    rows = [(each.alert_id or None, each.channel, each.problem or "sent") for each in tried]
+    shell.answer([asdict(each) for each in tried], table(["alert", "channel", "result"], rows) if rows else nothing)
+    if any(each.problem for each in tried):
+        raise typer.Exit(1)
+
+
+def _row(status: "AlertStatus") -> tuple[object, ...]:
+    alert = status.alert
+    known = f"{alert.acknowledged_by}: {alert.acknowledged_because}" if alert.acknowledged_at else None
+    sent = [f"{each.channel}{'' if each.sent_at else f' (no: {each.last_error})'}" for each in status.deliveries]
+    return (alert.id, alert.at, alert.severity, alert.text, known, sent)

@@ -1,0 +1,228 @@
+"""What an alert tells an owner at night: what happened, to whom, and the command that acts on it; it sends nothing."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from hashlib import sha256
+from shlex import quote
+from typing import Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from strategy_core.domain.span import told
+
+CHANNEL_FAILED = "alerts.channel_failed"
+TICK_OVERDUE = "rollout.tick_overdue"
+TAMPERED = "version.tampered"
+REFUSED = "version.refused"
+BREACH = "shadow.isolation_breach"
+STALE = "feed.stale"
+
+HEADLINES: Mapping[str, str] = {
+    "rollout.started": "started",
+    "rollout.advanced": "advanced to more users",
+    "rollout.awaiting_approval": "waits for your approval",
+    "rollout.approval_lapsed": "the approval has lapsed",
+    "rollout.awaiting_decision": "waits for your decision",
+    "rollout.promoted": "promoted, bakes now",
+    "rollout.completed": "completed",
+    "rollout.rolled_back": "rolled back",
+    "rollout.frozen": "frozen: harm is likely, and not proven",
+    "rollout.blind": "blind: there is no evidence",
+    TICK_OVERDUE: "not ticked: nothing protects its users",
+    TAMPERED: "not the build that was registered",
+    REFUSED: "cannot be asked",
+    BREACH: "tried to touch the outside",
+    STALE: "the feed stands still",
+    "candles.absent": "has no candles",
+    "candle.revised": "decided on a candle that was revised",
+    CHANNEL_FAILED: "this alert channel has failed for too long",
+}
+LONGEST = 700  # characters of what a gate or a version says: some channels refuse long messages
+WHY = '--reason "..."'
+
+
+class Severity(StrEnum):
+    """Declared from the least to the worst."""
+
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"  # told again and again until an owner acknowledges it
+
+    @property
+    def and_worse(self) -> list["Severity"]:
+        return list(Severity)[list(Severity).index(self) :]
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """An alert as it was raised."""
+
+    id: int
+    at: datetime
+    severity: Severity
+    kind: str
+    strategy_name: str
+    text: str
+    dedupe_key: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What is sent.
+
+    Attributes:
+        action: the command that acts on it first; empty where there is none.
+        id: the same each time that it is tried, so that a receiver can drop what comes twice.
+    """
+
+    title: str
+    body: str
+    action: str
+    id: str
+
+
+class Exposed(BaseModel):
+    """Who gets a version: the canary's share of users, or the active version's, which is the rest."""
+
+    role: str
+    percent: float = Field(ge=0, le=100)
+    since: AwareDatetime | None = None
+
+
+class Facts(BaseModel):
+    """What of an alert's facts is told; any of them may be absent."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    version: str = ""
+    control_version: str = ""
+    exposed: Exposed | None = None  # from now on
+    exposed_before: Exposed | None = None
+    gate: str = ""
+    verdict: str = ""
+    value: float | None = None
+    limit: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    channel: str = ""
+
+
+Counted = Callable[[str, Exposed], int | None]
+
+
+def uncounted(_strategy_name: str, _exposed: Exposed) -> None:
+    """Say that nobody knows how many users a share is."""
+
+
+def message(raised: Raised, *, number: int = 1, count: Counted = uncounted) -> Message:
+    """Return what an owner is told.
+
+    Args:
+        raised: any alert, of this release or of an earlier one; facts that cannot be read are left out.
+        number: the how-manieth time that it is told.
+        count: how many users a share is; None where no directory is loaded.
+    """
+    facts = _read(raised.facts)
+    acts = _acts(raised, facts)
+    headline = HEADLINES.get(raised.kind) or raised.kind.replace("_", " ").replace(".", ", ")
+    subject = " ".join(part for part in (raised.strategy_name, facts.version or facts.channel) if part)
+    again = f", told {number} times" if number > 1 else ""
+    message_id = f"{sha256(raised.dedupe_key.encode()).hexdigest()[:12]}-{number}"
+    lines = [
+        clipped(raised.text),
+        _measured(facts),
+        _users(raised, facts, count),
+        *(f"{why}: {command}" for why, command in acts),
+        f"alert {raised.id} of {raised.at:%Y-%m-%d %H:%M} UTC{again}; id {message_id}",
+    ]
+    title = clipped(f"[{raised.severity}] {subject}: {headline}")
+    action = acts[0][1] if acts else ""
+    return Message(title=title, body="\n".join(line for line in lines if line), action=action, id=message_id)
+
+
+def clipped(text: str) -> str:
+    """Return *text* as one line that every channel takes: a version's error may hold anything, and be of any length."""
+    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} …"
+
+
+def _read(facts: Mapping[str, Any]) -> Facts:
+    try:
+        return Facts.model_validate({name: value for name, value in facts.items() if value is not None})
+    except ValidationError:
+        return Facts()
+
+
+def _measured(facts: Facts) -> str:
+    if facts.value is None:
+        return ""
+    limit = "" if facts.limit is None else f" against limit {facts.limit:.6g}"
+    interval = "" if facts.low is None or facts.high is None else f" ({facts.low:.4g} to {facts.high:.4g})"
+    return f"gate {facts.gate}: {facts.verdict}, value {facts.value:.6g}{interval}{limit}, n {facts.n}"
+
+
+def _users(raised: Raised, facts: Facts, count: Counted) -> str:
+    now, before = facts.exposed, facts.exposed_before
+    if now is None:
+        return ""
+    times = [each.since for each in (now, before) if each is not None and each.percent and each.since is not None]
+    since = f"; for {told(raised.at - min(times))}, since {min(times):%Y-%m-%d %H:%M} UTC" if times else ""
+    share = _share(raised.strategy_name, now, count)
+    if before is not None and before.percent != now.percent:
+        return f"users: {share} now, {_share(raised.strategy_name, before, count)} before{since}"
+    return f"users: {share} get it{since}" if now.percent else "users: nobody gets it"
+
+
+def _share(strategy_name: str, exposed: Exposed, count: Counted) -> str:
+    users = count(strategy_name, exposed) if exposed.percent else None
+    return f"{exposed.percent:g} %" + ("" if users is None else f" ({users:,})")
+
+
+def _acts(raised: Raised, facts: Facts) -> list[tuple[str, str]]:
+    """Return what an owner may do, each with its command, the likeliest first."""
+    strategy, version = quote(raised.strategy_name), quote(facts.version)
+    undo = f"rollout rollback {strategy} {WHY}"
+    status = ("look", f"rollout status {strategy}")
+    acknowledge = [("then", f"rollout alerts ack {raised.id} {WHY}")] if raised.severity is Severity.CRITICAL else []
+    match raised.kind:
+        case "rollout.started" | "rollout.advanced":
+            return [("to undo", undo)]
+        case "rollout.awaiting_approval":
+            return [("to go on", f"rollout approve {strategy} {WHY}"), ("or", undo)]
+        case "rollout.awaiting_decision":
+            decide = f"rollout decide {strategy}"
+            return [("answer", f"{decide} extend {WHY}"), ("or", f"{decide} advance {WHY}"), ("or", undo)]
+        case "rollout.promoted":
+            return [(f"to have {facts.control_version or 'its predecessor'} again", undo), status]
+        case "rollout.completed":
+            return [("to undo", f"rollout rollback {strategy} --version {version} {WHY}")]
+        case "rollout.rolled_back":
+            return [("look", f"rollout verdicts {strategy}"), *acknowledge]
+        case "rollout.frozen":
+            return [("look", f"rollout verdicts {strategy} --gate {quote(facts.gate)}"), ("to undo", undo)]
+        case "rollout.blind" | "candles.absent" | "feed.stale":
+            return [status, *([("to undo", undo)] if _is_canary(facts) else []), *acknowledge]
+        case "rollout.tick_overdue":
+            return [("by hand", "rollout tick"), ("or", undo), *acknowledge]
+        case "version.tampered" | "version.refused" | "shadow.isolation_breach":
+            return [_away(facts, strategy, version, undo), *acknowledge]
+        case "alerts.channel_failed":
+            return [("try it", f"rollout alerts test {quote(facts.channel)}")]
+        case _:
+            return [status, *acknowledge]
+
+
+def _away(facts: Facts, strategy: str, version: str, undo: str) -> tuple[str, str]:
+    """Return how users, or the log, are rid of a version that cannot be trusted."""
+    role = facts.exposed.role if facts.exposed else ""
+    if role == "active":
+        return ("to undo", f"rollout rollback {strategy} --version {version} {WHY}")
+    return ("to undo", undo) if role == "canary" else ("to be rid of it", f"rollout retire {strategy} {version} {WHY}")
+
+
+def _is_canary(facts: Facts) -> bool:
+    return facts.exposed is not None and facts.exposed.role == "canary"

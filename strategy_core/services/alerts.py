@@ -1,0 +1,245 @@
+"""Deliver what stands in the outbox, channel by channel, and take owners' acknowledgements; it raises no alarm itself.
+
+A pass of its own, outside every tick: no transaction is open while a channel is spoken to.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from time import monotonic
+from typing import Any, Protocol
+from uuid import uuid4
+
+import structlog
+from sqlalchemy import Engine
+
+from strategy_core.domain.alert import CHANNEL_FAILED, Counted, Message, Raised, Severity, message
+from strategy_core.domain.audit import Actor
+from strategy_core.domain.delivery import Pace
+from strategy_core.domain.errors import UnknownChannel
+from strategy_core.domain.lifecycle import utc
+from strategy_core.services.directory import counted
+from strategy_core.store import audit, deliveries
+from strategy_core.store.deliveries import ChannelState
+from strategy_core.store.engine import reading, transaction
+from strategy_core.store.rollout_tables import AlertDelivery, AlertOutbox
+
+PASS_S = 45.0  # real seconds after which a pass takes nothing more: well within a lease, and within a minute
+log = structlog.get_logger()
+
+
+class Channel(Protocol):
+    """Where alerts are sent; `observe.channels` has the real ones."""
+
+    name: str
+    at_least: Severity
+
+    def send(self, message: Message, severity: Severity) -> str:
+        """Return an empty text when it was taken, else why not."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One message to one channel; *problem* is empty when it was taken."""
+
+    alert_id: int
+    channel: str
+    number: int
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AlertStatus:
+    """An alert, and how far it has come on each channel that it was given to."""
+
+    alert: AlertOutbox
+    deliveries: Sequence[AlertDelivery]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """What the channels of one pass share."""
+
+    engine: Engine
+    now: datetime
+    pace: Pace
+    jitter: Callable[[], float]
+    count: Counted
+
+
+def deliver(
+    engine: Engine,
+    channels: Sequence[Channel],
+    *,
+    now: datetime,
+    pace: Pace = Pace(),  # noqa: B008  frozen
+    jitter: Callable[[], float] = random.random,
+) -> list[Tried]:
+    """Send what is due, the worst first, then the oldest; each channel by itself, whatever becomes of the others.
+
+    At least once: killed between a send and its mark, a process leaves a message that is sent again, under the same id,
+    once its lease has run out. A channel that refuses one message is left alone until the next pass.
+    """
+    now = utc(now, "now")
+    if not channels:
+        return []
+    shared = _Pass(engine, now, pace, jitter, counted(engine))
+    with ThreadPoolExecutor(len(channels), thread_name_prefix="alerts") as threads:
+        passes = [threads.submit(_drain, shared, channel) for channel in channels]
+    tried = [each for one in passes for each in one.result()]
+    _tell_of_failed(engine, channels, now)
+    return tried
+
+
+def acknowledge(
+    engine: Engine, alert_ids: Sequence[int], *, actor: Actor, reason: str, now: datetime
+) -> list[AlertOutbox]:
+    """Note that an owner knows of these alerts: nobody is told of them any more. The first who says so is kept.
+
+    Raises:
+        UnknownAlert: there is no such alert, and none of them is acknowledged.
+    """
+    now = utc(now, "now")
+    with transaction(engine) as session:
+        return [
+            deliveries.acknowledge(session, alert_id, by=actor.name, because=reason, now=now) for alert_id in alert_ids
+        ]
+
+
+def read_alerts(engine: Engine, strategy_name: str | None = None, *, limit: int | None = None) -> list[AlertStatus]:
+    """Return alerts and their deliveries, oldest first; with *limit* the newest so many."""
+    with reading(engine) as session:
+        found = audit.alerts(session, strategy_name, limit=limit)
+        sent = deliveries.of_alerts(session, [alert.id or 0 for alert in found])
+    return [AlertStatus(alert, [each for each in sent if each.alert_id == alert.id]) for alert in found]
+
+
+def read_channel_states(engine: Engine, channels: Sequence[Channel]) -> list[ChannelState]:
+    """Return how each channel does, those of earlier settings included."""
+    with reading(engine) as session:
+        return list(deliveries.channel_states(session, [channel.name for channel in channels]).values())
+
+
+def send_test(channels: Sequence[Channel], wanted: str | None, *, now: datetime) -> list[Tried]:
+    """Send a test to the channels of this name or scheme, or to all; it stands in no table.
+
+    Raises:
+        UnknownChannel
+    """
+    chosen = [each for each in channels if wanted in (None, each.name, each.name.rpartition("-")[0])]
+    if not chosen:
+        raise UnknownChannel(wanted, [channel.name for channel in channels])
+    return [Tried(0, each.name, 1, each.send(_test_message(each.name, now), Severity.INFO)) for each in chosen]
+
+
+def told(alert: AlertOutbox, *, number: int = 1, **options: Any) -> Message:
+    """Return the message of an alert."""
+    raised = Raised(
+        id=alert.id or 0,
+        at=alert.at,
+        severity=Severity(alert.severity),
+        kind=alert.kind,
+        strategy_name=alert.strategy_name,
+        text=alert.text,
+        dedupe_key=alert.dedupe_key,
+        facts=alert.facts,
+    )
+    return message(raised, number=number, **options)
+
+
+def _drain(shared: _Pass, channel: Channel) -> list[Tried]:
+    """Send what this channel owes, until it has nothing, refuses something, or the pass has lasted long enough."""
+    engine, now, claimant = shared.engine, shared.now, uuid4().hex
+    until = monotonic() + PASS_S
+    with reading(engine) as session:  # most passes find nothing, and SQLite has one writer
+        new = deliveries.unlisted(session, channel.name, channel.at_least.and_worse, since=now - shared.pace.news)
+        if not new and not deliveries.any_due(session, channel.name, now=now):
+            return []
+    if new:
+        with transaction(engine) as session:
+            deliveries.enlist(session, channel.name, new, now=now)
+    tried: list[Tried] = []
+    while monotonic() < until and not (tried and tried[-1].problem):
+        with transaction(engine) as session:
+            claimed = deliveries.claim(session, channel.name, now=now, lease=shared.pace.lease, claimant=claimant)
+        if claimed is None:
+            break
+        tried.append(_send(shared, channel, *claimed))
+    return tried
+
+
+def _send(shared: _Pass, channel: Channel, alert: AlertOutbox, delivery: AlertDelivery) -> Tried:
+    about = {"alert": alert.id, "kind": alert.kind, "channel": channel.name, "attempts": delivery.attempts}
+    try:
+        said = told(alert, number=delivery.number, count=shared.count)
+        problem = channel.send(said, Severity(alert.severity))
+    except Exception as error:  # noqa: BLE001  one channel's fault must not keep another from sending; it may hold a secret
+        problem = f"failed: {type(error).__name__}"
+    changes = _refused(shared, alert, delivery, problem) if problem else _taken(shared, alert, delivery)
+    with transaction(shared.engine) as session:
+        deliveries.mark(session, delivery, changes)
+    if not problem:
+        log.info("alert.sent", **about)
+    else:
+        log.warning("alert.not_sent", problem=problem, **about)
+    if "given_up_at" in changes and changes["given_up_at"] is not None:
+        log.error("alert.given_up", since=delivery.due_at.isoformat(), problem=problem, **about)
+    return Tried(delivery.alert_id, channel.name, delivery.number, problem)
+
+
+def _taken(shared: _Pass, alert: AlertOutbox, delivery: AlertDelivery) -> dict[str, Any]:
+    again = shared.now + shared.pace.repeat_after if alert.severity == Severity.CRITICAL else None
+    return {
+        "number": delivery.number + 1 if again else delivery.number,
+        "due_at": again or delivery.due_at,
+        "next_try_at": again,
+        "failures": 0,
+        "sent_at": shared.now,
+        "given_up_at": None,
+    }
+
+
+def _refused(shared: _Pass, alert: AlertOutbox, delivery: AlertDelivery, problem: str) -> dict[str, Any]:
+    failures = delivery.failures + 1
+    changes: dict[str, Any] = {
+        "failures": failures,
+        "failed_at": shared.now,
+        "last_error": problem,
+        "next_try_at": shared.now + shared.pace.retry_after(failures, shared.jitter()),
+    }
+    if shared.pace.over(delivery.due_at, shared.now) and delivery.given_up_at is None:
+        changes["given_up_at"] = shared.now
+        if alert.severity != Severity.CRITICAL:  # a critical one is tried on: nobody may know yet
+            changes["next_try_at"] = None
+    return changes
+
+
+def _tell_of_failed(engine: Engine, channels: Sequence[Channel], now: datetime) -> None:
+    """Raise an alert of each channel that was given up, once another one works that can carry it; once an episode."""
+    names = {channel.name for channel in channels}
+    with reading(engine) as session:
+        states = {name: each for name, each in deliveries.channel_states(session, names).items() if name in names}
+    failed = [state for state in states.values() if state.given_up]
+    if not failed or all(state.failing for state in states.values()):
+        return
+    with transaction(engine) as session:
+        for state in failed:
+            since = f"{state.sent_at:%Y-%m-%d %H:%M} UTC" if state.sent_at else "it was set"
+            audit.raise_alert(
+                session,
+                CHANNEL_FAILED,
+                f"{state.channel} has taken no alert since {since}; {state.waiting} wait for it",
+                severity=Severity.WARNING.value,
+                strategy_name="",
+                dedupe_key=f"channel {state.channel} failed {state.sent_at.isoformat() if state.sent_at else 'always'}",
+                facts={"channel": state.channel, "waiting": state.waiting},
+                now=now,
+            )
+
+
+def _test_message(channel: str, now: datetime) -> Message:
+    body = f"This is a test of {channel}, sent at {now:%Y-%m-%d %H:%M} UTC. Nothing has happened."
+    return Message(title="[info] a test of rollout's alerts", body=body, action="", id=f"test-{now.isoformat()}")

@@ -1,0 +1,117 @@
+"""Raise what nothing else could: that ticks do not come, or that candles do not; each once an episode.
+
+It stands outside ticks and shadow runs, which it watches, and changes nothing but the outbox.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+import pandas as pd
+from sqlalchemy import Engine
+from sqlmodel import Session
+
+from strategy_core.domain.alert import STALE, TICK_OVERDUE, Severity
+from strategy_core.domain.candles import timeframe_delta
+from strategy_core.domain.lifecycle import Status, utc
+from strategy_core.market.source import CandleSource
+from strategy_core.services.gather import in_a_line
+from strategy_core.services.transition import exposed, standing
+from strategy_core.store import audit, rollouts, versions
+from strategy_core.store.engine import reading, transaction
+from strategy_core.store.rollout_tables import Rollout
+
+PATIENCE = 2  # candles that a vendor may be late
+
+
+def watch_ticks(engine: Engine, *, now: datetime, overdue: timedelta) -> list[str]:
+    """Tell of open rollouts that no tick has looked at for as long as *overdue*; return them, a line each."""
+    now = utc(now, "now")
+    with reading(engine) as session:
+        found = [one for one in rollouts.open_rollouts(session) if now - _ticked(one) >= overdue]
+    if not found:
+        return []
+    with transaction(engine) as session:
+        return [_tell_overdue(session, rollout, now) for rollout in found]
+
+
+def watch_feed(engine: Engine, source: CandleSource, *, now: datetime) -> list[str]:
+    """Tell of symbols whose newest candle is older than it may be, once for each candle; return them, a line each.
+
+    It is a warning: a holiday that no calendar knows looks the same, and what is blind for too long is rolled back
+    without anybody's help.
+    """
+    now = utc(now, "now")
+    with reading(engine) as session:
+        needed = sorted(
+            {
+                (version.strategy_name, symbol, version.timeframe)
+                for version in versions.list_versions(session)
+                if version.status != Status.RETIRED
+                for symbol in version.symbols
+            }
+        )
+    found = [
+        (name, line, key) for name, symbol, timeframe in needed for line, key in _still(source, symbol, timeframe, now)
+    ]
+    if not found:
+        return []
+    with transaction(engine) as session:
+        for name, line, key in found:
+            _tell_stale(session, name, line, key, now)
+    return [f"{name}: {line}" for name, line, _ in found]
+
+
+def _ticked(rollout: Rollout) -> datetime:
+    return rollout.last_tick_at or rollout.started_at
+
+
+def _tell_overdue(session: Session, rollout: Rollout, now: datetime) -> str:
+    name, since = rollout.strategy_name, _ticked(rollout)
+    text = f"{name} {rollout.version} was last ticked at {since:%Y-%m-%d %H:%M} UTC: no gate looks, nothing rolls back"
+    audit.raise_alert(
+        session,
+        TICK_OVERDUE,
+        text,
+        severity=Severity.CRITICAL.value,
+        strategy_name=name,
+        dedupe_key=f"{rollout.id} {TICK_OVERDUE} {since.isoformat()}",
+        facts={
+            "version": rollout.version,
+            "control_version": rollout.control_version,
+            "exposed": exposed(session, name, rollout.version, standing(session, name)),
+            "ticked_at": since.isoformat(),
+        },
+        now=now,
+        rollout_id=rollout.id,
+    )
+    return text
+
+
+def _still(source: CandleSource, symbol: str, timeframe: str, now: datetime) -> Iterable[tuple[str, str]]:
+    """Yield why the symbol's candles are too old, and what tells this episode from others; else nothing."""
+    try:
+        expected = source.expected_at(symbol, now - PATIENCE * timeframe_delta(timeframe))
+        candles = source.candles(symbol, closed_by=now, bars=1)
+        newest = pd.DatetimeIndex(candles.index)[-1].to_pydatetime() if len(candles) else None
+    except Exception as error:  # noqa: BLE001  a source's own fault must keep no alert from being delivered
+        yield f"{symbol} cannot be asked for: {in_a_line(error)}", f"{symbol} {now:%Y-%m-%d}"
+        return
+    if expected is not None and (newest is None or newest < expected):
+        seen = f"its newest is {newest:%Y-%m-%d %H:%M}" if newest else "it has none"
+        yield f"the {symbol} candle {expected:%Y-%m-%d %H:%M} UTC is due, {seen}", f"{symbol} {newest}"
+
+
+def _tell_stale(session: Session, name: str, line: str, key: str, now: datetime) -> None:
+    stands = standing(session, name)
+    version = stands["canary"] or stands["active"]
+    facts = {"version": version, "exposed": exposed(session, name, version, stands)} if version else {}
+    audit.raise_alert(
+        session,
+        STALE,
+        line,
+        severity=Severity.WARNING.value,
+        strategy_name=name,
+        dedupe_key=f"{name} {STALE} {key}",
+        facts=facts,
+        now=now,
+    )

@@ -1,0 +1,259 @@
+"""What owners are told at night: every kind of alert, word for word, with the command that acts on it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from strategy_core.domain.alert import HEADLINES, LONGEST, Exposed, Message, Raised, Severity, message
+from tests.builders import DAY, MONDAY
+
+SERVICES = Path(__file__).parents[2] / "strategy_core" / "services"
+
+CANARY = {"role": "canary", "percent": 5.0, "since": "2026-03-02T00:00:00+00:00"}
+ACTIVE = {"role": "active", "percent": 100.0, "since": "2026-03-06T00:00:00+00:00"}
+NOBODY = {"role": "shadow", "percent": 0.0, "since": None}
+STAYS = {"exposed": CANARY, "exposed_before": CANARY}
+PAIR = {"version": "2", "control_version": "1"}
+PASSED = {"gate": "not_worse", "verdict": "pass", "value": 0.012, "limit": -0.1, "low": -0.02, "high": 0.044, "n": 120}
+BROKEN = {"gate": "losing_streak", "verdict": "breach", "value": 40.0, "limit": 12.0, "low": None, "n": 40}
+UNSURE = PASSED | {"verdict": "inconclusive"}
+
+RAISED: dict[str, tuple[str, dict[str, Any]]] = {
+    "rollout.started": ("info", PAIR | {"exposed": CANARY}),
+    "rollout.advanced": ("info", PAIR | PASSED | {"exposed": CANARY | {"percent": 10.0}, "exposed_before": CANARY}),
+    "rollout.awaiting_approval": ("warning", PAIR | PASSED | STAYS),
+    "rollout.approval_lapsed": ("warning", PAIR | BROKEN | STAYS),
+    "rollout.awaiting_decision": ("warning", PAIR | UNSURE | STAYS),
+    "rollout.promoted": (
+        "warning",
+        PAIR | PASSED | {"exposed": ACTIVE, "exposed_before": CANARY | {"percent": 100.0}},
+    ),
+    "rollout.completed": ("info", PAIR | {"exposed": ACTIVE, "exposed_before": ACTIVE}),
+    "rollout.rolled_back": ("critical", PAIR | BROKEN | {"exposed": NOBODY, "exposed_before": CANARY}),
+    "rollout.frozen": ("warning", PAIR | UNSURE | {"gate": "harm", "exposed": CANARY}),
+    "rollout.blind": ("warning", PAIR | {"exposed": CANARY}),
+    "rollout.tick_overdue": ("critical", PAIR | {"exposed": CANARY}),
+    "version.tampered": ("critical", {"version": "2", "exposed": CANARY}),
+    "version.refused": ("critical", {"version": "1", "exposed": ACTIVE}),
+    "shadow.isolation_breach": ("warning", {"version": "3", "exposed": NOBODY}),
+    "feed.stale": ("warning", {"version": "2", "exposed": CANARY}),
+    "candles.absent": ("critical", {"version": "1", "exposed": ACTIVE}),
+    "candle.revised": ("warning", {"version": "2", "exposed": CANARY}),
+    "alerts.channel_failed": ("warning", {"channel": "slack-1f2e3d4c"}),
+}
+SAID = {
+    "rollout.started": [
+        "[info] fib_rsi 2: started",
+        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
+        'to undo: rollout rollback fib_rsi --reason "..."',
+    ],
+    "rollout.advanced": [
+        "[info] fib_rsi 2: advanced to more users",
+        "gate not_worse: pass, value 0.012 (-0.02 to 0.044) against limit -0.1, n 120",
+        "users: 10 % (824) now, 5 % (412) before; for 4.0 d, since 2026-03-02 00:00 UTC",
+        'to undo: rollout rollback fib_rsi --reason "..."',
+    ],
+    "rollout.awaiting_approval": [
+        "[warning] fib_rsi 2: waits for your approval",
+        "gate not_worse: pass, value 0.012 (-0.02 to 0.044) against limit -0.1, n 120",
+        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
+        'to go on: rollout approve fib_rsi --reason "..."',
+        'or: rollout rollback fib_rsi --reason "..."',
+    ],
+    "rollout.approval_lapsed": [
+        "[warning] fib_rsi 2: the approval has lapsed",
+        "gate losing_streak: breach, value 40 against limit 12, n 40",
+        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
+        "look: rollout status fib_rsi",
+    ],
+    "rollout.awaiting_decision": [
+        "[warning] fib_rsi 2: waits for your decision",
+        "gate not_worse: inconclusive, value 0.012 (-0.02 to 0.044) against limit -0.1, n 120",
+        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
+        'answer: rollout decide fib_rsi extend --reason "..."',
+        'or: rollout decide fib_rsi advance --reason "..."',
+        'or: rollout rollback fib_rsi --reason "..."',
+    ],
+    "rollout.promoted": [
+        "[warning] fib_rsi 2: promoted, bakes now",
+        "gate not_worse: pass, value 0.012 (-0.02 to 0.044) against limit -0.1, n 120",
+        "users: 100 % (8,240) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
+        'to have 1 again: rollout rollback fib_rsi --reason "..."',
+        "look: rollout status fib_rsi",
+    ],
+    "rollout.completed": [
+        "[info] fib_rsi 2: completed",
+        "users: 100 % (8,240) get it; for 0.0 h, since 2026-03-06 00:00 UTC",
+        'to undo: rollout rollback fib_rsi --version 2 --reason "..."',
+    ],
+    "rollout.rolled_back": [
+        "[critical] fib_rsi 2: rolled back",
+        "gate losing_streak: breach, value 40 against limit 12, n 40",
+        "users: 0 % now, 5 % (412) before; for 4.0 d, since 2026-03-02 00:00 UTC",
+        "look: rollout verdicts fib_rsi",
+        'then: rollout alerts ack 17 --reason "..."',
+    ],
+    "rollout.frozen": [
+        "[warning] fib_rsi 2: frozen: harm is likely, and not proven",
+        "gate harm: inconclusive, value 0.012 (-0.02 to 0.044) against limit -0.1, n 120",
+        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
+        "look: rollout verdicts fib_rsi --gate harm",
+        'to undo: rollout rollback fib_rsi --reason "..."',
+    ],
+    "rollout.blind": [
+        "[warning] fib_rsi 2: blind: there is no evidence",
+        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
+        "look: rollout status fib_rsi",
+        'to undo: rollout rollback fib_rsi --reason "..."',
+    ],
+    "rollout.tick_overdue": [
+        "[critical] fib_rsi 2: not ticked: nothing protects its users",
+        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
+        "by hand: rollout tick",
+        'or: rollout rollback fib_rsi --reason "..."',
+        'then: rollout alerts ack 17 --reason "..."',
+    ],
+    "version.tampered": [
+        "[critical] fib_rsi 2: not the build that was registered",
+        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
+        'to undo: rollout rollback fib_rsi --reason "..."',
+        'then: rollout alerts ack 17 --reason "..."',
+    ],
+    "version.refused": [
+        "[critical] fib_rsi 1: cannot be asked",
+        "users: 100 % (8,240) get it; for 0.0 h, since 2026-03-06 00:00 UTC",
+        'to undo: rollout rollback fib_rsi --version 1 --reason "..."',
+        'then: rollout alerts ack 17 --reason "..."',
+    ],
+    "shadow.isolation_breach": [
+        "[warning] fib_rsi 3: tried to touch the outside",
+        "users: nobody gets it",
+        'to be rid of it: rollout retire fib_rsi 3 --reason "..."',
+    ],
+    "feed.stale": [
+        "[warning] fib_rsi 2: the feed stands still",
+        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
+        "look: rollout status fib_rsi",
+        'to undo: rollout rollback fib_rsi --reason "..."',
+    ],
+    "candles.absent": [
+        "[critical] fib_rsi 1: has no candles",
+        "users: 100 % (8,240) get it; for 0.0 h, since 2026-03-06 00:00 UTC",
+        "look: rollout status fib_rsi",
+        'then: rollout alerts ack 17 --reason "..."',
+    ],
+    "candle.revised": [
+        "[warning] fib_rsi 2: decided on a candle that was revised",
+        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
+        "look: rollout status fib_rsi",
+    ],
+    "alerts.channel_failed": [
+        "[warning] slack-1f2e3d4c: this alert channel has failed for too long",
+        "try it: rollout alerts test slack-1f2e3d4c",
+    ],
+}
+
+
+def raised(kind: str, severity: str = "warning", facts: dict[str, Any] | None = None, **given: Any) -> Raised:
+    strategy_name = "" if kind.startswith("alerts.") else "fib_rsi"
+    what: dict[str, Any] = {"strategy_name": strategy_name, "text": "what was said", "dedupe_key": "key", **given}
+    return Raised(id=17, at=MONDAY + 4 * DAY, severity=Severity(severity), kind=kind, facts=facts or {}, **what)
+
+
+def of_8240(_strategy_name: str, exposed: Exposed) -> int:
+    return round(82.4 * exposed.percent)
+
+
+@pytest.mark.parametrize("kind", HEADLINES)
+def test_every_kind_is_told_word_for_word(kind: str) -> None:
+    severity, facts = RAISED[kind]
+
+    told = message(raised(kind, severity, facts), count=of_8240)
+
+    title, *lines = SAID[kind]
+    assert told.title == title
+    footer = "alert 17 of 2026-03-06 00:00 UTC; id 2c70e12b7a06-1"
+    assert told.body.splitlines() == ["what was said", *lines, footer]
+    assert told.id == "2c70e12b7a06-1"
+
+
+@pytest.mark.parametrize("kind", HEADLINES)
+def test_every_kind_names_a_command_that_acts(kind: str) -> None:
+    severity, facts = RAISED[kind]
+
+    told = message(raised(kind, severity, facts))
+
+    assert told.action.startswith("rollout ")
+    assert told.action in told.body
+    if severity == "critical":
+        assert 'rollout alerts ack 17 --reason "..."' in told.body
+
+
+def test_no_kind_that_a_service_raises_is_without_its_words() -> None:
+    written = re.compile(r'"((?:rollout|version|candles?|feed|shadow|alerts)\.[a-z_]+)"')
+    kinds = {kind for file in SERVICES.glob("*.py") for kind in written.findall(file.read_text())}
+
+    assert kinds
+    assert kinds <= set(HEADLINES)
+
+
+def test_without_a_directory_users_are_a_percent_alone() -> None:
+    told = message(raised("rollout.blind", facts=PAIR | {"exposed": CANARY}))
+
+    assert "users: 5 % get it; for 4.0 d" in told.body
+
+
+def test_an_alert_of_an_earlier_release_is_told_with_what_it_has() -> None:
+    told = message(raised("rollout.rolled_back", "critical", {"before": {"percent": 5.0}, "value": "many"}))
+
+    assert told.title == "[critical] fib_rsi: rolled back"
+    assert told.body.splitlines()[0] == "what was said"
+    assert told.action == "rollout verdicts fib_rsi"
+
+
+def test_a_repetition_says_so_and_has_an_id_of_its_own() -> None:
+    first, again = (message(raised("rollout.blind"), number=number) for number in (1, 3))
+
+    assert (first.id, again.id) == ("2c70e12b7a06-1", "2c70e12b7a06-3")
+    assert "told 3 times" in again.body
+
+
+def test_a_name_that_a_shell_would_misread_is_quoted() -> None:
+    told = message(raised("rollout.blind", strategy_name="gold & co"))
+
+    assert told.action == "rollout status 'gold & co'"
+
+
+def test_what_a_version_says_cannot_forge_lines_nor_grow_without_end() -> None:
+    told = message(raised("version.refused", text="boom\nto undo: rm -rf /\x1b[2J" + "x" * 10_000))
+
+    first = told.body.splitlines()[0]
+    assert first.startswith("boom to undo: rm -rf / [2J")
+    assert len(first) <= LONGEST + 2
+
+
+SCALAR = st.none() | st.booleans() | st.floats() | st.integers() | st.sampled_from(["", "2", "2026-03-02", "x\n"])
+SHARE = SCALAR | st.fixed_dictionaries({}, optional={"role": SCALAR, "percent": SCALAR, "since": SCALAR})
+FACTS = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys([*PAIR, *PASSED, "channel"], SCALAR) | {"exposed": SHARE, "exposed_before": SHARE}
+)
+
+
+@given(kind=st.sampled_from([*HEADLINES, "new.kind"]), severity=st.sampled_from(list(Severity)), facts=FACTS)
+def test_whatever_stands_in_a_row_there_is_a_message(kind: str, severity: Severity, facts: dict[str, Any]) -> None:
+    told = message(raised(kind, severity, facts))
+
+    assert isinstance(told, Message)
+    assert told.title.startswith(f"[{severity}]")
+
+
+@pytest.mark.parametrize(
+    ("at_least", "heard"),
+    [("info", ["info", "warning", "critical"]), ("warning", ["warning", "critical"]), ("critical", ["critical"])],
+)
+def test_a_channel_gets_its_severity_and_worse(at_least: str, heard: list[str]) -> None:
+    assert Severity(at_least).and_worse == heard

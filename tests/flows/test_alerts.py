@@ -1,0 +1,94 @@
+"""Alerts from Prefect, on both databases: watched, delivered, and told in a line."""
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine
+
+from flows.alerts import deliver_alerts
+from flows.ramp import start_canary
+from strategy_core.domain.lifecycle import Status
+from tests.builders import HOUR, MONDAY, put_version
+from tests.endpoint import Endpoint
+from tests.flows.conftest import Clock
+from tests.services.outbox import outbox, texts, url_of
+
+
+@pytest.fixture
+def started(engine: Engine, at: Clock) -> Engine:
+    put_version(engine, "v1", Status.ACTIVE)
+    put_version(engine, "v2")
+    assert start_canary.fn("fib_rsi", "v2", owner="ana").is_completed()
+    return engine
+
+
+def test_what_was_raised_is_sent_once(started: Engine, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROLLOUT_ALERT_URLS", url_of(endpoint))
+
+    states = [deliver_alerts.fn() for _ in range(2)]
+
+    assert [(state.is_completed(), state.message) for state in states] == [(True, "1 sent"), (True, "0 sent")]
+    assert texts(endpoint) == ["fib_rsi v2 started at 5 % against v1"]
+
+
+def test_a_rollout_that_nobody_ticks_is_told_of_in_the_same_run(
+    started: Engine, at: Clock, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROLLOUT_ALERT_URLS", f"critical={url_of(endpoint)}")
+    at(MONDAY + timedelta(minutes=9))
+    assert deliver_alerts.fn().message == "0 sent"
+    at(MONDAY + timedelta(minutes=10))
+
+    assert deliver_alerts.fn().message == "1 sent"
+
+    assert texts(endpoint)[0].startswith("fib_rsi v2 was last ticked at 2026-03-02 00:00 UTC")
+
+
+def test_a_channel_that_takes_nothing_fails_the_run_and_keeps_no_other_from_sending(
+    started: Engine, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROLLOUT_ALERT_URLS", f"json://127.0.0.1:1/t0ken {url_of(endpoint)} slack//t0ken")
+
+    state = deliver_alerts.fn()
+
+    assert state.is_failed()
+    assert state.message is not None
+    assert state.message.startswith("1 sent; json-")
+    assert ": cannot be reached; unreadable-" in state.message
+    assert "t0ken" not in state.message
+    assert len(endpoint.posted) == 1
+
+
+def test_alerts_go_out_though_there_are_no_candles(
+    started: Engine, at: Clock, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROLLOUT_FEED", "/nowhere/GOLD.csv")
+    monkeypatch.setenv("ROLLOUT_ALERT_URLS", url_of(endpoint))
+
+    assert [deliver_alerts.fn().message for _ in range(3)] == ["1 sent", "1 sent", "0 sent"]
+
+    assert [alert.kind for alert in outbox(started)] == ["rollout.started", "feed.stale"]
+
+
+def test_without_a_channel_it_says_so_and_still_watches(started: Engine, at: Clock) -> None:
+    at(MONDAY + HOUR)
+
+    state = deliver_alerts.fn()
+
+    assert state.message == "ROLLOUT_ALERT_URLS is not set: nobody is told"
+    assert "rollout.tick_overdue" in [alert.kind for alert in outbox(started)]
+
+
+def test_in_a_replay_ticks_are_awaited_in_real_minutes(
+    started: Engine, at: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four days pass there between two ticks, and none is overdue."""
+    monkeypatch.setenv("ROLLOUT_REPLAY_SPEED", "5760")
+    at(MONDAY + timedelta(days=4))
+    deliver_alerts.fn()
+    assert "rollout.tick_overdue" not in [alert.kind for alert in outbox(started)]
+    at(MONDAY + timedelta(days=40))
+
+    deliver_alerts.fn()
+
+    assert "rollout.tick_overdue" in [alert.kind for alert in outbox(started)]

@@ -1,0 +1,146 @@
+"""Alert channels: what is taken, what is not and why; and that no secret of an address is ever told."""
+
+import json
+import logging
+from datetime import timedelta
+
+import pytest
+import structlog
+from pydantic import SecretStr
+from sqlalchemy import Engine, text
+from structlog.testing import capture_logs
+
+from strategy_core.domain.alert import Message, Severity
+from strategy_core.domain.errors import MissingExtra
+from strategy_core.observe.channels import Channel, read_channels
+from strategy_core.services.alerts import deliver
+from strategy_core.settings import read_settings
+from tests.builders import DAY, HOUR, MONDAY
+from tests.endpoint import Endpoint
+from tests.services.outbox import put_alert, url_of
+
+SECRET = "s3cr3t-t0ken"
+MESSAGE = Message(title="[critical] a <b> & c", body="line one\n*two* <script>", action="", id="x-1")
+
+
+def names(urls: str) -> list[tuple[str, str]]:
+    found = read_channels(SecretStr(urls))
+    return [(each.name.rpartition("-")[0], each.at_least.value) for each in found]
+
+
+@pytest.mark.parametrize(
+    ("urls", "found"),
+    [
+        ("", []),
+        (" , ", []),
+        ("json://a", [("json", "info")]),
+        ("json://a,slack://b/c/d", [("json", "info"), ("slack", "info")]),
+        ("warning=json://a\n critical=tgram://1:x/2", [("json", "warning"), ("tgram", "critical")]),
+        ("mailto://u:p@b.c?to=x@y.z,v@y.z json://a", [("mailto", "info"), ("json", "info")]),
+        ("json://a slack//b, json://c ,", [("json", "info"), ("unreadable", "info"), ("json", "info")]),
+        ("json://a json://a", [("json", "info")]),
+        ("JSON://a", [("json", "info")]),
+        ("slack//b/c/d, json://a", [("unreadable", "info"), ("json", "info")]),
+        ("loud=json://a", [("unreadable", "info")]),
+    ],
+)
+def test_addresses_are_read_with_the_severity_that_each_begins_with(urls: str, found: list[tuple[str, str]]) -> None:
+    assert names(urls) == found
+
+
+def test_a_channel_keeps_its_name_and_shows_nothing_of_its_address() -> None:
+    one, same, another = (Channel(SecretStr(url), scheme="json") for url in ("json://a", "json://a", "json://b"))
+
+    assert one.name == same.name == "json-163de059"
+    assert another.name != one.name
+    assert repr(one) == "Channel(json-163de059, info+)"
+
+
+def test_a_message_comes_as_it_was_written(endpoint: Endpoint) -> None:
+    assert Channel(SecretStr(url_of(endpoint)), scheme="json").send(MESSAGE, Severity.CRITICAL) == ""
+
+    (posted,) = endpoint.posted
+    assert (posted["title"], posted["message"], posted["type"]) == (MESSAGE.title, MESSAGE.body, "failure")
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("json://127.0.0.1:1/x", "cannot be reached"),
+        ("nothing://of/the/kind", "apprise does not know this address"),
+        ("slack://nonsense", "apprise does not know this address"),
+        ("no address at all", "apprise does not know this address"),
+    ],
+)
+def test_why_a_message_was_not_taken_is_told_in_a_line(url: str, problem: str) -> None:
+    assert Channel(SecretStr(url), scheme="x").send(MESSAGE, Severity.INFO) == problem
+
+
+def test_a_server_that_sends_elsewhere_is_not_followed(endpoint: Endpoint) -> None:
+    """A message is for the server that the owner named, and for no other."""
+    endpoint.status = 302
+    endpoint.headers = {"Location": f"{endpoint.url}/elsewhere"}
+
+    assert Channel(SecretStr(url_of(endpoint)), scheme="json").send(MESSAGE, Severity.INFO) == "HTTP 302"
+    assert len(endpoint.posted) == 1
+    assert endpoint.asked == []
+
+
+def test_no_secret_of_an_address_is_told_anywhere(
+    engine: Engine, endpoint: Endpoint, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Not in logs, however loud they are set; not in rows, results, names or errors."""
+    caplog.set_level(logging.DEBUG)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG))
+    port = endpoint.url.rpartition(":")[2]
+    addresses = [
+        f"json://ana:{SECRET}@127.0.0.1:{port}/{SECRET}?+X-Token={SECRET}",
+        f"json://ana:{SECRET}@127.0.0.1:1/{SECRET}",
+        f"slack://{SECRET}",
+        f"tgram://{SECRET}",
+        f"nothing://{SECRET}",
+        f"mailto://ana:{SECRET}@127.0.0.1:1/?smtp=127.0.0.1",
+        f"discord//{SECRET}",
+    ]
+    channels = read_channels(SecretStr(" ".join(addresses)), timeout=30)
+    put_alert(engine, "users lose money", "critical")
+    endpoint.status = 500
+
+    with capture_logs() as logs:
+        tried = [deliver(engine, channels, now=MONDAY + hour * HOUR) for hour in (0, 1, 25)]
+    endpoint.status = 200
+    deliver(engine, channels, now=MONDAY + 2 * DAY)
+
+    assert {each.problem for each in tried[0]} >= {
+        "HTTP 500",
+        "cannot be reached",
+        "apprise does not know this address",
+    }
+    assert any(entry["event"] == "alert.given_up" for entry in logs)
+    assert len(endpoint.posted) == 4
+    printed = capfd.readouterr()
+    told = [repr(tried), repr(channels), json.dumps(logs, default=str), caplog.text, printed.out, printed.err]
+    with engine.connect() as connection:
+        for table in ("alert_outbox", "alert_delivery"):
+            told += [repr(connection.execute(text(f"SELECT * FROM {table}")).all())]
+    assert SECRET not in "".join(told)
+
+
+def test_settings_hold_the_addresses_and_never_show_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROLLOUT_ALERT_URLS", f"critical=json://ana:{SECRET}@127.0.0.1")
+    monkeypatch.setenv("ROLLOUT_ALERT_REPEAT_MINUTES", "5")
+    settings = read_settings()
+
+    (channel,) = settings.open_channels()
+
+    assert (channel.at_least, channel.timeout) == (Severity.CRITICAL, 10.0)
+    assert settings.alert_pace.repeat_after == timedelta(minutes=5)
+    assert SECRET not in repr(settings) + settings.model_dump_json()
+
+
+def test_without_what_sends_them_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+    assert read_channels(None) == []
+    with pytest.raises(MissingExtra, match=r"strategy-rollout\[alerts\]"):
+        read_channels(SecretStr("json://a"))

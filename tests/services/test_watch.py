@@ -1,0 +1,115 @@
+"""Ticks and candles that do not come are told of once an episode, whatever else goes on."""
+
+from datetime import datetime, timedelta
+
+import pandas as pd
+import pytest
+from sqlalchemy import Engine
+
+from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.plan import Plan
+from strategy_core.market.source import CandleSource
+from strategy_core.market.synthetic import SyntheticSource
+from strategy_core.services.alerts import told
+from strategy_core.services.ramp import tick
+from strategy_core.services.rollback import roll_back
+from strategy_core.services.start import start_rollout
+from strategy_core.services.watch import watch_feed, watch_ticks
+from tests.builders import DAY, GOLD, HOUR, MONDAY, OWNER, put_version
+from tests.services.outbox import outbox
+
+MINUTE = timedelta(minutes=1)
+OVERDUE = 10 * MINUTE
+
+
+def overdue_alerts(engine: Engine) -> list[str]:
+    return [alert.text for alert in outbox(engine) if alert.kind == "rollout.tick_overdue"]
+
+
+def test_a_rollout_without_ticks_is_told_of_once_an_episode(ramped: Engine, market: SyntheticSource) -> None:
+    for minute in range(0, 40):
+        watch_ticks(ramped, now=MONDAY + minute * MINUTE, overdue=OVERDUE)
+    tick(ramped, market, now=MONDAY + 40 * MINUTE)
+    for minute in range(40, 60):
+        watch_ticks(ramped, now=MONDAY + minute * MINUTE, overdue=OVERDUE)
+
+    assert overdue_alerts(ramped) == [
+        f"fib_rsi 2 was last ticked at {at} UTC: no gate looks, nothing rolls back"
+        for at in ("2026-03-02 00:00", "2026-03-02 00:40")
+    ]
+    (first, _) = (alert for alert in outbox(ramped) if alert.kind == "rollout.tick_overdue")
+    assert (first.severity, first.at) == ("critical", MONDAY + OVERDUE)
+    assert told(first).body.splitlines()[1:3] == [
+        "users: 5 % get it; for 0.2 h, since 2026-03-02 00:00 UTC",
+        "by hand: rollout tick",
+    ]
+
+
+def test_a_rollout_that_is_ticked_or_over_is_not_told_of(ramped: Engine, market: SyntheticSource) -> None:
+    tick(ramped, market, now=MONDAY + HOUR)
+    assert watch_ticks(ramped, now=MONDAY + HOUR + 9 * MINUTE, overdue=OVERDUE) == []
+    roll_back(ramped, strategy_name="fib_rsi", actor=OWNER, now=MONDAY + HOUR, reason="over")
+
+    assert watch_ticks(ramped, now=MONDAY + DAY, overdue=OVERDUE) == []
+    assert overdue_alerts(ramped) == []
+
+
+class Still(SyntheticSource):
+    """A feed that stands still from some moment on, and knows that it should not."""
+
+    stops = MONDAY + 3 * HOUR
+
+    def candles(
+        self, symbol: str, *, closed_by: datetime, since: datetime | None = None, bars: int | None = None
+    ) -> pd.DataFrame:
+        return super().candles(symbol, closed_by=min(closed_by, self.stops), since=since, bars=bars)
+
+
+@pytest.fixture
+def still() -> Still:
+    return Still((GOLD, "SILVER"), start=MONDAY.replace(month=1, day=1), days=300)
+
+
+def test_a_feed_that_stands_still_is_told_of_once_an_episode(engine: Engine, still: Still) -> None:
+    put_version(engine, "1", Status.ACTIVE)
+    put_version(engine, "2", symbols=[GOLD])
+    start_rollout(engine, strategy_name="fib_rsi", version="2", plan=Plan(), actor=OWNER, now=MONDAY)
+
+    for minute in range(0, 10 * 60, 7):
+        watch_feed(engine, still, now=MONDAY + minute * MINUTE)
+
+    (alert,) = (each for each in outbox(engine) if each.kind == "feed.stale")
+    assert alert.severity == "warning"
+    assert alert.text == "the GOLD candle 2026-03-02 03:00 UTC is due, its newest is 2026-03-02 02:00"
+    assert alert.at > MONDAY + 6 * HOUR - 7 * MINUTE
+    assert told(alert).title == "[warning] fib_rsi 2: the feed stands still"
+
+
+def test_a_feed_that_is_no_later_than_it_may_be_is_none_to_tell_of(engine: Engine, market: CandleSource) -> None:
+    put_version(engine, "1", Status.ACTIVE, symbols=[GOLD, "SILVER"])
+
+    for hour in range(0, 7 * 24):
+        assert watch_feed(engine, market, now=MONDAY + hour * HOUR) == []
+
+
+def test_a_source_with_a_fault_of_its_own_is_told_of_and_stops_nothing(engine: Engine, still: Still) -> None:
+    class Broken(Still):
+        def expected_at(self, symbol: str, now: datetime) -> datetime | None:
+            if symbol == GOLD:
+                raise ZeroDivisionError("no calendar")
+            return super().expected_at(symbol, now)
+
+    put_version(engine, "1", Status.ACTIVE, symbols=[GOLD, "SILVER"])
+    broken = Broken((GOLD, "SILVER"), start=MONDAY.replace(month=1, day=1), days=300)
+
+    for hour in (8, 9):
+        said = watch_feed(engine, broken, now=MONDAY + hour * HOUR)
+
+    assert said[0] == "fib_rsi: GOLD cannot be asked for: ZeroDivisionError: no calendar"
+    assert len(said) == len([each for each in outbox(engine) if each.kind == "feed.stale"]) == 2
+
+
+def test_of_a_version_that_is_retired_no_candle_is_awaited(engine: Engine, still: Still) -> None:
+    put_version(engine, "0", Status.RETIRED)
+
+    assert watch_feed(engine, still, now=MONDAY + DAY) == []
