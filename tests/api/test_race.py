@@ -1,17 +1,8 @@
 """Eight owners race through four processes of the API on PostgreSQL: one wins each time, and the trail tells it all."""
 
-import os
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime, timedelta
+from contextlib import ExitStack
 from pathlib import Path
 
-import httpx
-import jwt
 import pytest
 from sqlalchemy import Engine
 
@@ -21,63 +12,19 @@ from strategy_core.services.audit import verify_trail
 from strategy_core.services.transition import standing
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import open_database, reading
+from tests.api.processes import serving, token_of
 from tests.api.racing import STRATEGY, Owner, Told, race
 from tests.builders import put_version
 from tests.replay import Replay
 
-SECRET = "a secret that only this test knows, and nobody else"
 AT_FIRST = {"1": "active"} | {str(n): "shadow" for n in range(2, 8)} | {str(n): "retired" for n in range(8, 14)}
 OWNERS, PROCESSES = 8, 4
-PATIENCE_S = 120.0
-
-
-@contextmanager
-def serving(database_url: str, log: Path) -> Iterator[str]:
-    """Run one process of the API and yield its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("ROLLOUT_")}
-    settings = {"ROLLOUT_DATABASE_URL": database_url, "ROLLOUT_API_SECRET": SECRET, "ROLLOUT_API_PORT": str(port)}
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "strategy_core.api"], env=clean | settings, stdout=output, stderr=output
-        )
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        assert process.wait(PATIENCE_S) in (0, -15), log.read_text()[-2_000:]
-
-
-def wait_until_healthy(address: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            if httpx.get(f"{address}/api/v1/strategy/healthz").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        assert time.monotonic() < deadline, "the API does not come up"
-        time.sleep(0.1)
-
-
-def token_of(name: str) -> str:
-    claims = {
-        "sub": name,
-        "role": "owner",
-        "aud": "strategy-rollout",
-        "exp": datetime.now(UTC) + timedelta(hours=1),
-    }
-    return jwt.encode(claims, SECRET, algorithm="HS256")
 
 
 def raced(database_url: str, folder: Path, seconds: float) -> Told:
     told = Told()
     with ExitStack() as stack:
         addresses = [stack.enter_context(serving(database_url, folder / f"api-{n}.log")) for n in range(PROCESSES)]
-        for address in addresses:
-            wait_until_healthy(address)
         owners = [Owner(f"owner {n}", token_of(f"owner {n}"), addresses, n, told) for n in range(OWNERS)]
         for owner in owners:
             stack.callback(owner.close)
