@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from sqlalchemy import Engine
 
 from strategy_core.api.access import Access
@@ -27,9 +28,10 @@ def create_app(
 
     Args:
         clock: tells the market's time; the settings', unless given.
-        with_docs: serve /docs, whose scripts come from elsewhere: for development alone.
+        with_docs: serve /docs, a page to try the API from: for development alone.
     """
-    app = FastAPI(
+    make = FastAPIOffline if with_docs else FastAPI
+    app = make(
         title="Strategy rollout",
         version="1.0.0",
         openapi_url="/openapi.json",
