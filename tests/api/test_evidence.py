@@ -1,0 +1,108 @@
+"""Trades, comparisons, routing and the trail over HTTP."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from strategy_core.domain.lifecycle import Status
+from strategy_core.services.rollback import roll_back
+from tests.api.asking import TRADE, WHY, Api, World
+from tests.api.signing import NOW, token
+from tests.api.test_every_route import fields, refused
+from tests.builders import DAY, MONDAY, OWNER, put_version
+
+PPO = token(strategies=["ppo_gold"])
+
+
+def test_a_user_is_told_his_version_and_why(api: Api, world: World) -> None:
+    inside = api.get("/route?strategy_name=fib_rsi&user_id=u13").json()
+    outside = api.get("/route?strategy_name=fib_rsi&user_id=u2").json()
+
+    assert (inside["version"], inside["in_canary"], inside["why"]) == ("2", True, "bucket 4.68 < canary percent 5.00")
+    assert (outside["version"], outside["in_canary"]) == ("1", False)
+
+
+def test_routers_are_told_in_full_only_when_something_has_changed(api: Api, engine: Engine, world: World) -> None:
+    put_version(engine, "1", Status.SHADOW, strategy_name="asleep")
+    first = api.get("/routing")
+    known = {"If-None-Match": first.headers["etag"]}
+
+    same = api.get("/routing", headers=known)
+    roll_back(engine, strategy_name="fib_rsi", actor=OWNER, now=NOW, reason="it bleeds")
+    other = api.get("/routing", headers=known)
+
+    asleep, fib_rsi, _ = first.json()["strategies"]
+    assert asleep["active"] is None
+    assert fib_rsi == {
+        "strategy_name": "fib_rsi",
+        "active": "1",
+        "canary": "2",
+        "rollout_percent": 5.0,
+        "salt": "",
+        "generation": 1,
+    }
+    assert (same.status_code, same.content) == (304, b"")
+    assert other.json()["strategies"][1]["canary"] is None
+    assert other.headers["etag"] != first.headers["etag"]
+
+
+def test_trades_are_taken_in_once_and_whole(api: Api, world: World) -> None:
+    first = api.post("/outcomes", {"trades": [TRADE]})
+    again = api.post("/outcomes", {"trades": [TRADE, {**TRADE, "trade_id": "t2"}]})
+
+    assert first.json() == {"new": 1, "known": 0, "misrouted": 0}
+    assert again.json() == {"new": 1, "known": 1, "misrouted": 0}
+    refused(api.post("/outcomes", {"trades": [{**TRADE, "symbol": "GOLD", "user_id": "u3"}]}), 409)
+    refused(api.post("/outcomes", {"trades": [TRADE, {**TRADE, "strategy_name": "ppo_gold"}]}, held=PPO), 403)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"symbol": "TIN"}, "trades.1.symbol"),
+        ({"pnl": "much"}, "trades.1.pnl"),
+        ({"opened_at": "2026-03-02T10:00:00"}, "trades.1.opened_at"),
+        ({"opened_at": 1772000000}, "trades.1.opened_at"),
+        ({"opened_at": (NOW + DAY).isoformat()}, "trades.1.opened_at"),
+        ({"nonsense": 1}, "trades.1.nonsense"),
+    ],
+)
+def test_a_trade_that_is_none_is_named_by_its_place(
+    api: Api, world: World, changes: dict[str, Any], field: str
+) -> None:
+    problem = refused(api.post("/outcomes", {"trades": [TRADE, {**TRADE, "trade_id": "t2", **changes}]}), 422)
+
+    assert fields(problem)[0] == field
+
+
+def test_no_more_trades_than_a_batch_may_hold(api: Api, world: World) -> None:
+    trades = [{"trade_id": "x"}] * 10_001
+
+    assert fields(refused(api.post("/outcomes", {"trades": trades}), 422))[0] == "trades"
+
+
+def test_two_versions_are_compared(api: Api, world: World) -> None:
+    wish = {"strategy_name": "fib_rsi", "shadow_version": "2", "start": MONDAY.isoformat(), "end": NOW.isoformat()}
+
+    found = api.post("/shadow-comparison", {**wish, "by_regime": True}).json()
+
+    assert (found["candles_compared"], found["shadow_signal_count"], found["divergence_rate"]) == (3, 3, 0.0)
+    assert found["by_regime"]
+    assert fields(refused(api.post("/shadow-comparison", {**wish, "days": 3}), 422)) == ["period"]
+    assert fields(refused(api.post("/shadow-comparison", {**wish, "end": wish["start"]}), 422)) == ["start", "end"]
+
+
+def test_the_trail_tells_what_stood_when(api: Api, engine: Engine, world: World) -> None:
+    api.post("/rollback", {"strategy_name": "fib_rsi", **WHY})
+    at = (MONDAY + timedelta(minutes=1)).isoformat()
+
+    then = api.get("/audit/state", params={"strategy_name": "fib_rsi", "at": at}).json()
+    whole = api.get("/audit/verify").json()
+
+    assert (then["active"], then["canary"], then["percent"]) == ("1", "2", 5.0)
+    assert then["made_by"]["canary"]["actor"] == "ana"
+    assert whole["holds"] is True
+    early = api.get("/audit/state", params={"strategy_name": "fib_rsi", "at": "2020-01-01T00:00:00Z"})
+    assert refused(early, 404)["type"] == "/problems/nothing-recorded"

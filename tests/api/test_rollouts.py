@@ -1,0 +1,145 @@
+"""Rollouts, canaries and rollbacks over HTTP: what owners say, and to which of them."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from strategy_core.domain.plan import read_plan
+from strategy_core.domain.ramp import State
+from strategy_core.services.promote import activate_version
+from strategy_core.services.rollback import roll_back
+from strategy_core.services.start import start_rollout
+from strategy_core.settings import Settings
+from tests.api.asking import DAILY, FEED, PLAN, WHY, Api, World, put_state
+from tests.api.signing import NOW, token
+from tests.api.test_every_route import fields, refused
+from tests.builders import OWNER
+
+
+def test_a_canary_is_made_by_hand_and_widened_by_hand(api: Api, world: World) -> None:
+    share = {"strategy_name": "ppo_gold", "version": "2", "rollout_percent": 5}
+    first = api("PATCH", "/rollout", json=share)
+
+    wider = api(
+        "PATCH", "/rollout", json={**share, "rollout_percent": 12.34}, headers={"If-Match": first.headers["etag"]}
+    )
+
+    assert first.json()["rollout_percent"] == 5.0
+    assert wider.json()["rollout_percent"] == 12.34
+    (canary,) = api.get("/canary?strategy_name=ppo_gold").json()["items"]
+    assert (canary["version"], canary["rollout_percent"], canary["generation"]) == ("2", 12.34, 2)
+
+
+@pytest.mark.parametrize("percent", [-0.01, 100.01, 1.234, "5", True, None, 1e300])
+def test_a_share_that_is_none_is_named(api: Api, world: World, percent: object) -> None:
+    wish = {"strategy_name": "ppo_gold", "version": "2", "rollout_percent": percent}
+
+    assert fields(refused(api("PATCH", "/rollout", json=wish), 422)) == ["rollout_percent"]
+
+
+def test_a_second_canary_is_refused_and_so_is_a_hand_in_a_running_rollout(api: Api, world: World) -> None:
+    for version in ("2", "3"):
+        refused(
+            api("PATCH", "/rollout", json={"strategy_name": "fib_rsi", "version": version, "rollout_percent": 5}), 409
+        )
+    refused(api.get("/canary?strategy_name=ppo_gold"), 404)
+
+
+def test_a_paused_canary_is_moved_by_hand_and_no_other_one(api: Api, engine: Engine, world: World) -> None:
+    put_state(engine, State.PAUSED)
+
+    moved = api("PATCH", "/rollout", json={"strategy_name": "fib_rsi", "version": "2", "rollout_percent": 1})
+
+    assert moved.json()["rollout_percent"] == 1.0
+    refused(api("PATCH", "/rollout", json={"strategy_name": "fib_rsi", "version": "3", "rollout_percent": 5}), 409)
+
+
+def test_a_rollout_is_shown_with_its_gates_and_what_it_waits_for(api: Api, world: World) -> None:
+    shown = api.get(f"/rollouts/{world.rollout}").json()
+
+    assert (shown["state"], shown["stages"], shown["stage_index"]) == ("running", [5.0, 100.0], 0)
+    assert [(each["gate"], each["verdict"]) for each in shown["verdicts"]] == [("errors", "pass")]
+    assert shown["needs"]
+    assert api.get(f"/rollouts/{world.rollout}/verdicts?gate=errors").json()[0]["reason"] == "0 of 3 decisions failed"
+    assert fields(refused(api.get(f"/rollouts/{world.rollout}/verdicts?gate=nonsense"), 422)) == ["gate"]
+
+
+@pytest.mark.parametrize(
+    ("plan", "field"),
+    [
+        ({**PLAN, "bake": -1}, "plan.bake"),
+        ({**PLAN, "bake": 1e300}, "plan.bake"),
+        ({**PLAN, "stages": [{**DAILY, "percent": 101}]}, "plan.stages.0.percent"),
+        ({**PLAN, "gates": [{"kind": "nonsense"}]}, "plan.gates.0"),
+        ({**PLAN, "stages": []}, "plan"),
+        ({"nonsense": 1}, "plan.nonsense"),
+    ],
+)
+def test_a_plan_that_is_none_is_named(api: Api, world: World, plan: Any, field: str) -> None:
+    problem = refused(api.post("/rollouts", {"strategy_name": "ppo_gold", "version": "2", "plan": plan}), 422)
+
+    assert fields(problem) == [field]
+
+
+def test_a_plan_without_a_vote_is_refused(api: Api, world: World) -> None:
+    plan = {**PLAN, "gates": [{"kind": "errors", "dry_run": True}]}
+
+    problem = refused(api.post("/rollouts", {"strategy_name": "ppo_gold", "version": "2", "plan": plan}), 409)
+
+    assert problem["type"] == "/problems/unarmed-plan"
+
+
+@pytest.mark.parametrize("said", ["pause", "resume", "approve", "decide", "rollback"])
+def test_what_is_said_to_a_rollout_that_has_ended_reaches_no_other(
+    api: Api, engine: Engine, world: World, said: str
+) -> None:
+    roll_back(engine, strategy_name="fib_rsi", actor=OWNER, now=NOW, reason="it bleeds")
+    start_rollout(
+        engine,
+        strategy_name="fib_rsi",
+        version="2",
+        plan=read_plan(PLAN),
+        actor=OWNER,
+        now=NOW,
+        override_reason="understood",
+    )
+    body = {**WHY, "choice": "rollback"} if said == "decide" else WHY
+
+    problem = refused(api.post(f"/rollouts/{world.rollout}/{said}", body), 409)
+
+    assert problem["state"] == "rolled_back"
+    assert api.get("/rollouts").json()["items"][0]["state"] == "running"
+
+
+def test_a_rollback_needs_a_reason_and_nothing_else(api: Api, world: World) -> None:
+    wish = {"strategy_name": "fib_rsi"}
+
+    assert fields(refused(api.post("/rollback", wish), 422)) == ["reason"]
+    assert fields(refused(api.post("/rollback", {**wish, "reason": " "}), 422)) == ["reason"]
+    done = api.post("/rollback", {**wish, "reason": "it bleeds"}, headers={"If-Match": '"99999"'})
+    assert done.json() == {"strategy_name": "fib_rsi", "version": "2"}
+    assert done.headers["etag"] == '"2"'
+
+
+def test_an_activation_is_undone_by_name(api: Api, engine: Engine, world: World) -> None:
+    activate_version(engine, strategy_name="ppo_gold", version="2", actor=OWNER, now=NOW)
+
+    refused(api.post("/rollback", {"strategy_name": "ppo_gold", **WHY}), 409)
+    api.post("/rollback", {"strategy_name": "ppo_gold", "version": "2", **WHY})
+
+    assert api.get("/route?strategy_name=ppo_gold&user_id=u1").json()["version"] == "1"
+    problem = refused(api.post(f"/versions/{world.ids['ppo_gold', '2']}/activate", {}), 409)
+    assert problem["type"] == "/problems/quarantined"
+    again = api.post(f"/versions/{world.ids['ppo_gold', '2']}/activate", {"override_reason": "understood"})
+    assert again.status_code == 200
+
+
+def test_where_a_second_owner_is_demanded_the_first_may_only_hold_and_roll_back(engine: Engine, world: World) -> None:
+    api = Api(engine, Settings(feed=FEED, four_eyes=True))
+    put_state(engine, State.AWAITING_APPROVAL)
+    approve = f"/rollouts/{world.rollout}/approve"
+
+    assert refused(api.post(approve, WHY), 403)["type"] == "/problems/four-eyes"
+    assert api.post(approve, WHY, held=token(sub="bo")).status_code == 200
+    assert api.post(f"/rollouts/{world.rollout}/rollback", WHY).status_code == 200
