@@ -1,8 +1,10 @@
 """The application: routes, refusals, and what stands behind them; what the endpoints do is theirs to say."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import datetime
 
+from anyio import to_thread
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from sqlalchemy import Engine
@@ -14,6 +16,8 @@ from strategy_core.api.openapi import describe
 from strategy_core.api.problems import add_handlers
 from strategy_core.api.routes import audit, canary, evidence, health, rollouts, routing, versions
 from strategy_core.settings import Settings
+
+THREADS = 200  # most wait, without a connection, for their turn; a rollback must find one that does not
 
 
 def create_app(
@@ -39,6 +43,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
+        lifespan=_started,
     )
     app.state.backend = Backend(engine, settings, authenticator, clock or settings.now)
     for part in (versions, canary, rollouts, evidence, routing, audit, health):
@@ -47,3 +52,9 @@ def create_app(
     describe(app)
     app.add_middleware(Access)
     return app
+
+
+@asynccontextmanager
+async def _started(_: FastAPI) -> AsyncIterator[None]:
+    to_thread.current_default_thread_limiter().total_tokens = THREADS
+    yield

@@ -15,6 +15,7 @@ from starlette.requests import Request
 
 from strategy_core.api.auth import Authenticator, Principal
 from strategy_core.api.idempotency import VISIBLE
+from strategy_core.api.turns import Turns
 from strategy_core.domain.audit import Actor
 from strategy_core.domain.errors import AlreadyDone, EvidenceUnavailable, Invalid, InvalidName
 from strategy_core.market.source import CandleSource
@@ -36,6 +37,8 @@ class Backend:
     authenticator: Authenticator
     clock: Callable[[], datetime]
     heavy: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(HEAVY_AT_ONCE))
+    turns: Turns = field(default_factory=Turns)  # of changes
+    rollback_turns: Turns = field(default_factory=Turns)  # their own: no other change goes before a rollback
 
     def candles(self, now: datetime) -> CandleSource:
         """Return the feed; else raise EvidenceUnavailable: that it cannot be had is not the client's fault."""
@@ -78,6 +81,8 @@ class Ask:
         actor = self._actor(*strategies)
         if self._state.reused_key is not None:
             raise InvalidName("new idempotency key", self._state.reused_key, "one that no other request has had")
+        if not self._state.heavy:  # those are few already, and long before they come to the lock
+            self._wait(self.backend.turns, strategies[0])
         return actor
 
     def rolls_back(self, strategy_name: str, roll_back: Callable[[Actor], Done]) -> Done:
@@ -86,10 +91,15 @@ class Ask:
         What is rolled back already is not rolled back twice: the service finds nothing to do then, and says so.
         """
         actor = self._actor(strategy_name)
+        self._wait(self.backend.rollback_turns, strategy_name)
         try:
             return roll_back(actor)
         except AlreadyDone:
             return roll_back(replace(actor, idempotency_key=None))
+
+    def _wait(self, turns: Turns, strategy_name: str) -> None:
+        turns.take(strategy_name)
+        self._state.turn = turns, strategy_name  # `guard` gives it back
 
     def _actor(self, *strategies: str) -> Actor:
         for strategy_name in strategies:
@@ -150,6 +160,7 @@ async def _heavy(request: Request) -> AsyncIterator[None]:
     heavy: BoundedSemaphore = request.app.state.backend.heavy
     if not heavy.acquire(blocking=False):
         raise HTTPException(503, f"{HEAVY_AT_ONCE} questions that take long are being answered; ask again")
+    request.state.heavy = True
     try:
         yield
     finally:

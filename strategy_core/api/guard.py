@@ -41,6 +41,7 @@ async def _guarded(request: Request, answer: Answer) -> Response:
     state.principal = await run_in_threadpool(backend.authenticator.authenticate, token, client)
     structlog.contextvars.bind_contextvars(actor=state.principal.name)
     state.now, state.changed, state.reused_key = backend.clock(), [], None
+    state.heavy, state.turn = False, None
     if request.method not in ("POST", "PATCH"):
         return await answer(request)
     request = bounded(request)
@@ -92,7 +93,12 @@ def _replay(request: Request, first: Any) -> Response:
 
 
 async def _answered(request: Request, answer: Answer) -> Response:
-    response = await answer(request)
+    try:
+        response = await answer(request)
+    finally:
+        if request.state.turn is not None:
+            turns, strategy_name = request.state.turn
+            turns.give_back(strategy_name)
     if len(request.state.changed) == 1 and response.status_code < 300 and "ETag" not in response.headers:
         generation = await run_in_threadpool(_generation, request)
         if generation is not None:

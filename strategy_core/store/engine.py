@@ -19,6 +19,7 @@ from sqlmodel import Session, SQLModel
 from strategy_core.domain.errors import InvalidSetting, InvariantRefused, MissingExtra, SchemaOutdated
 
 _BUSY_SECONDS = 30
+_OVERFLOW = 25  # connections beside the pool's 5: those that wait for a lock must leave some to a rollback
 _ROWS_PER_STATEMENT = 5_000
 _ADDRESSES = "sqlite:///FILE or postgresql://USER@HOST/NAME"
 _PASSWORD = re.compile(r"(?<=//)([^:@]*):.*@")
@@ -40,7 +41,9 @@ def open_database(url: str) -> Engine:
         return _sqlite(parsed.set(drivername="sqlite+pysqlite"))
     if kind == "postgresql":
         try:
-            return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+            return create_engine(
+                parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, max_overflow=_OVERFLOW
+            )
         except ModuleNotFoundError:
             raise MissingExtra("PostgreSQL", "postgres") from None
     raise InvalidSetting("database_url", parsed.render_as_string(hide_password=True), _ADDRESSES)
