@@ -1,9 +1,9 @@
 """An owner moves a canary by hand: no plan, no gates, so only where no rollout runs."""
 
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import Engine
+from sqlmodel import Session
 
 from strategy_core.domain.audit import Actor
 from strategy_core.domain.errors import IllegalTransition, NoCanary, RolloutOpen
@@ -13,8 +13,8 @@ from strategy_core.domain.routing import basis_points
 from strategy_core.services.four_eyes import check_second_owner
 from strategy_core.services.transition import make_canary, standing
 from strategy_core.store import audit, rollouts, versions
-from strategy_core.store.engine import reading, transaction
-from strategy_core.store.tables import CanaryConfig, StrategyVersion
+from strategy_core.store.engine import transaction
+from strategy_core.store.tables import CanaryConfig, Strategy, StrategyVersion
 
 
 def activate_canary(
@@ -43,21 +43,8 @@ def activate_canary(
     with transaction(engine) as session:
         strategy = versions.lock_strategy(session, strategy_name, if_generation)
         chosen = versions.get_version(session, strategy_name, version)
-        rollout = rollouts.open_rollout(session, strategy_name)
-        if rollout is not None:
-            raise RolloutOpen(strategy_name, rollout.version, rollout.state, "let it end, or roll it back")
-        before = standing(session, strategy_name)
-        canary = make_canary(session, strategy, chosen, percent_bp=percent_bp, override_reason=override_reason, now=now)
-        audit.record(
-            session,
-            actor,
-            "activate_canary",
-            strategy_name=strategy_name,
-            version=version,
-            before=before,
-            after=standing(session, strategy_name),
-            reason=override_reason or reason,
-            now=now,
+        canary = _begin(
+            session, strategy, chosen, percent_bp, actor=actor, now=now, reason=reason, override_reason=override_reason
         )
         return chosen, canary
 
@@ -91,26 +78,7 @@ def update_canary_percent(
             raise NoCanary(strategy_name)
         if version not in (None, canary.version):
             raise IllegalTransition(Status.SHADOW, Status.CANARY, [], f"{canary.version} is the canary")
-        rollout = rollouts.open_rollout(session, strategy_name)
-        if rollout is not None and rollout.state != State.PAUSED:
-            raise RolloutOpen(strategy_name, rollout.version, rollout.state, "pause it, then set the percent")
-        if rollout is not None and percent_bp > rollouts.get_canary(session, strategy_name).rollout_bp:
-            check_second_owner(session, rollout, actor, four_eyes=four_eyes)  # else a pause would be a way around it
-        before = standing(session, strategy_name)
-        config = rollouts.set_canary_share(session, strategy_name, percent_bp)
-        audit.record(
-            session,
-            actor,
-            "update_canary_percent",
-            strategy_name=strategy_name,
-            version=canary.version,
-            before=before,
-            after=standing(session, strategy_name),
-            reason=reason,
-            now=now,
-            rollout_id=rollout.id if rollout else None,
-        )
-        return config
+        return _change(session, canary, percent_bp, actor=actor, now=now, reason=reason, four_eyes=four_eyes)
 
 
 def set_share(
@@ -131,10 +99,74 @@ def set_share(
     Raises:
         whatever `activate_canary` and `update_canary_percent` raise.
     """
-    with reading(engine) as session:
-        status = versions.get_version(session, strategy_name, version).status
-    wish: dict[str, Any] = {"strategy_name": strategy_name, "version": version, "actor": actor, "now": now}
-    wish |= {"reason": reason, "if_generation": if_generation}
-    if status == Status.CANARY:
-        return update_canary_percent(engine, percent=percent, four_eyes=four_eyes, **wish)
-    return activate_canary(engine, rollout_percent=percent, override_reason=override_reason, **wish)[1]
+    percent_bp = basis_points(percent)
+    with transaction(engine) as session:  # one: else whoever loses a race to a rollback would act on what is no more
+        strategy = versions.lock_strategy(session, strategy_name, if_generation)
+        chosen = versions.get_version(session, strategy_name, version)
+        if chosen.status == Status.CANARY:
+            return _change(session, chosen, percent_bp, actor=actor, now=now, reason=reason, four_eyes=four_eyes)
+        return _begin(
+            session, strategy, chosen, percent_bp, actor=actor, now=now, reason=reason, override_reason=override_reason
+        )
+
+
+def _begin(
+    session: Session,
+    strategy: Strategy,
+    chosen: StrategyVersion,
+    percent_bp: int,
+    *,
+    actor: Actor,
+    now: datetime,
+    reason: str,
+    override_reason: str,
+) -> CanaryConfig:
+    rollout = rollouts.open_rollout(session, strategy.name)
+    if rollout is not None:
+        raise RolloutOpen(strategy.name, rollout.version, rollout.state, "let it end, or roll it back")
+    before = standing(session, strategy.name)
+    config = make_canary(session, strategy, chosen, percent_bp=percent_bp, override_reason=override_reason, now=now)
+    audit.record(
+        session,
+        actor,
+        "activate_canary",
+        strategy_name=strategy.name,
+        version=chosen.version,
+        before=before,
+        after=standing(session, strategy.name),
+        reason=override_reason or reason,
+        now=now,
+    )
+    return config
+
+
+def _change(
+    session: Session,
+    canary: StrategyVersion,
+    percent_bp: int,
+    *,
+    actor: Actor,
+    now: datetime,
+    reason: str,
+    four_eyes: bool,
+) -> CanaryConfig:
+    rollout = rollouts.open_rollout(session, canary.strategy_name)
+    if rollout is not None and rollout.state != State.PAUSED:
+        raise RolloutOpen(canary.strategy_name, rollout.version, rollout.state, "pause it, then set the percent")
+    if rollout is not None and percent_bp > rollouts.get_canary(session, canary.strategy_name).rollout_bp:
+        check_second_owner(session, rollout, actor, four_eyes=four_eyes)  # else a pause would be a way around it
+    before = standing(session, canary.strategy_name)
+    config = rollouts.set_canary_share(session, canary.strategy_name, percent_bp)
+    audit.record(
+        session,
+        actor,
+        "update_canary_percent",
+        strategy_name=canary.strategy_name,
+        version=canary.version,
+        before=before,
+        after=standing(session, canary.strategy_name),
+        reason=reason,
+        now=now,
+        rollout_id=rollout.id if rollout else None,
+    )
+    return config

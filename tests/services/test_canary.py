@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+from time import sleep
 from typing import Any
 
 import pytest
@@ -17,9 +19,10 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.routing import bucket_of
 from strategy_core.services.approve import pause, resume
-from strategy_core.services.canary import activate_canary, update_canary_percent
+from strategy_core.services.canary import activate_canary, set_share, update_canary_percent
 from strategy_core.services.route import route_user
 from strategy_core.services.start import start_rollout
+from strategy_core.services.transition import withdraw_canary
 from strategy_core.store import audit, versions
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.versions import create_strategy
@@ -136,3 +139,16 @@ def test_a_resumed_rollout_goes_back_to_its_stages_percent(pair: Engine) -> None
     with reading(pair) as session:
         actions = [event.action for event in audit.events(session)]
     assert actions == ["start_rollout", "pause", "update_canary_percent", "resume"]
+
+
+def test_a_share_for_a_canary_that_is_rolled_back_meanwhile_is_refused_as_one_for_it_then(pair: Engine) -> None:
+    activate_canary(pair, version="2", rollout_percent=5, **WHO)
+
+    with ThreadPoolExecutor(1) as thread, transaction(pair) as session:
+        versions.lock_strategy(session, "fib_rsi")
+        withdraw_canary(session, versions.get_version(session, "fib_rsi", "2"), quarantine=True, now=MONDAY)
+        late = thread.submit(set_share, pair, version="2", percent=10, **WHO)
+        sleep(0.3)  # it has begun, and waits
+
+    with pytest.raises(Quarantined):
+        late.result()
