@@ -1,6 +1,7 @@
 """What every guarded request goes through, in this order: token, size and form of the body, idempotency key."""
 
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -68,7 +69,8 @@ def _wish(request: Request, body: bytes) -> Wish | None:
 async def _once(request: Request, wish: Wish, answer: Answer) -> Response:
     """Give the first answer again, or answer and keep that, unless nothing was changed."""
     engine, state = request.app.state.backend.engine, request.state
-    first = await run_in_threadpool(idempotency.recall, engine, wish, state.now)
+    asked_at = datetime.now(UTC)  # answers age in the clients' world, not in a market that is replayed
+    first = await run_in_threadpool(idempotency.recall, engine, wish, asked_at)
     if first is not None and first.digest == wish.digest:
         return _replay(request, first)
     if first is not None:  # `Ask.changes` refuses it; a rollback goes ahead without the key
@@ -77,12 +79,12 @@ async def _once(request: Request, wish: Wish, answer: Answer) -> Response:
     try:
         response = await _answered(request, answer)
     except RolloutError:
-        first = await run_in_threadpool(idempotency.recall, engine, wish, state.now)
+        first = await run_in_threadpool(idempotency.recall, engine, wish, asked_at)
         if first is None or first.digest != wish.digest:
             raise
         return _replay(request, first)  # the same wish came twice at once, and the other was first
     if state.changed and response.status_code < 300:
-        await run_in_threadpool(idempotency.keep, engine, wish, response, state.changed, state.now)
+        await run_in_threadpool(idempotency.keep, engine, wish, response, state.changed, asked_at)
     return response
 
 

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlmodel import Session, select
 
+from strategy_core.store.api_tables import ApiAnswer
 from strategy_core.store.engine import reading
 from strategy_core.store.rollout_tables import AuditEvent
 from tests.api.asking import WHY, Api, World, placed
@@ -113,15 +114,26 @@ def test_an_answer_that_cannot_be_kept_is_given_all_the_same(api: Api, engine: E
 
 def test_answers_are_forgotten_after_a_day(api: Api, engine: Engine, world: World) -> None:
     api.post(placed(ACTIVATE, world), WHY, headers=KEY)
-    api.clock.now = NOW + timedelta(hours=25)
-    later = token(now=api.clock.now)
+    with Session(engine) as session, session.begin():
+        session.exec(select(ApiAnswer)).one().answered_at -= timedelta(hours=25)
 
-    api.post(placed("/versions/{ppo_gold/3}/retire", world), WHY, headers={"Idempotency-Key": "k2"}, held=later)
+    api.post(placed("/versions/{ppo_gold/3}/retire", world), WHY, headers={"Idempotency-Key": "k2"})
 
     with Session(engine) as session:
         assert session.connection().execute(text("SELECT idempotency_key FROM api_answer")).scalars().all() == ["k2"]
-    again = api.post(placed(ACTIVATE, world), WHY, headers=KEY, held=later)
+    again = api.post(placed(ACTIVATE, world), WHY, headers=KEY)
     refused(again, 409)
+
+
+@pytest.mark.parametrize("moved", [timedelta(hours=25), timedelta(days=-300)])
+def test_a_market_that_is_replayed_ages_no_answer(api: Api, world: World, moved: timedelta) -> None:
+    """A day of a replay may pass in a minute, while the client sends its wish again."""
+    api.post(placed(ACTIVATE, world), WHY, headers=KEY)
+    api.clock.now = NOW + moved
+
+    again = api.post(placed(ACTIVATE, world), WHY, headers=KEY, held=token(now=api.clock.now))
+
+    assert again.headers["idempotency-replayed"] == "true"
 
 
 @pytest.mark.parametrize("lost", [False, True])
