@@ -3,7 +3,8 @@
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -55,24 +56,35 @@ def check_body(content_type: str, body: bytes) -> None:
 
 
 def _check(found: Any) -> None:
-    waiting: list[tuple[tuple[str | int, ...], Any]] = [((), found)]
+    if problem := _problem(found):
+        raise BadBody("body", problem)
+    waiting: list[tuple[tuple[str | int, ...], Any]] = [((), found)]  # containers: values are millions
     while waiting:
         path, value = waiting.pop()
         if len(path) > DEEPEST:
             raise BadBody(_named(path), f"is nested deeper than {DEEPEST} levels")
-        match value:
-            case str() if _UNSTORABLE.search(value):
-                raise BadBody(_named(path), "holds a character that no text can hold: NUL, or half of a pair")
-            case int() if abs(value) > LARGEST_NUMBER:
-                raise BadBody(_named(path), "is a number beyond 64 bits")
-            case float() if not math.isfinite(value):
-                raise BadBody(_named(path), "is not a finite number")
-            case dict():
-                if wrong := next((name for name in value if _UNSTORABLE.search(name)), None):
-                    raise BadBody(_named(path), f"has a name that no text can hold: {wrong!a}")
-                waiting.extend(((*path, name), each) for name, each in value.items())
-            case list():
-                waiting.extend(((*path, place), each) for place, each in enumerate(value))
+        if isinstance(value, dict):
+            if wrong := next((name for name in value if _UNSTORABLE.search(name)), None):
+                raise BadBody(_named(path), f"has a name that no text can hold: {wrong!a}")
+            within: Iterable[tuple[str | int, Any]] = value.items()
+        else:
+            within = enumerate(value if isinstance(value, list) else ())
+        for part, each in within:
+            if isinstance(each, dict | list):
+                waiting.append(((*path, part), each))
+            elif problem := _problem(each):
+                raise BadBody(_named((*path, part)), problem)
+
+
+def _problem(value: Any) -> str | None:
+    match value:
+        case str() if _UNSTORABLE.search(value):
+            return "holds a character that no text can hold: NUL, or half of a pair"
+        case int() if abs(value) > LARGEST_NUMBER:
+            return "is a number beyond 64 bits"
+        case float() if not math.isfinite(value):
+            return "is not a finite number"
+    return None
 
 
 def _named(path: tuple[str | int, ...]) -> str:
@@ -82,8 +94,8 @@ def _named(path: tuple[str | int, ...]) -> str:
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!a} stands there twice")
+        times = Counter(name for name, _ in pairs)
+        raise ValueError(f"{next(name for name in times if times[name] > 1)!a} stands there twice")
     return found
 
 
