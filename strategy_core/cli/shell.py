@@ -16,13 +16,13 @@ from uuid import uuid4
 
 import typer
 
+from strategy_core.domain.audit import Actor, storable
 from strategy_core.domain.errors import Invalid, InvalidName, Unconfirmed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from sqlalchemy import Engine
 
-    from strategy_core.domain.audit import Actor
     from strategy_core.market.source import CandleSource
     from strategy_core.settings import Settings
 
@@ -35,12 +35,12 @@ def _said(reason: str) -> str:
     """Return *reason*, which answers for users' money; a blank one raises InvalidName."""
     if not reason.strip():
         raise InvalidName("reason", reason, "a text that is not blank")
-    return reason
+    return storable(reason)
 
 
 StrategyName = Annotated[str, typer.Argument(metavar="STRATEGY", help="The strategy's name.")]
 VersionName = Annotated[str, typer.Argument(metavar="VERSION", help="One of its versions.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the audit trail.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the audit trail.", callback=storable)]
 NeededReason = Annotated[str, typer.Option("--reason", help="Why; kept in the audit trail.", callback=_said)]
 Override = Annotated[
     str,
@@ -98,9 +98,7 @@ class Shell:
         return self.settings.open_candles(self.now)
 
     @cached_property
-    def actor(self) -> "Actor":
-        from strategy_core.domain.audit import Actor
-
+    def actor(self) -> Actor:
         return Actor(self._actor or _system_user(), source="cli", request_id=uuid4().hex)
 
     def confirm(self, question: str, *, yes: bool) -> None:

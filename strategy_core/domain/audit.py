@@ -1,6 +1,9 @@
-"""Who acts; never what they may do."""
+"""Who acts, and the words they leave; never what they may do."""
 
+import re
 from dataclasses import dataclass
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +26,8 @@ class Actor:
 
 
 RAMP = Actor("ramp", role="system", source="flow")
+
+
+def storable(text: str) -> str:
+    """Return *text* with U+FFFD for what no database can hold: NUL, and half of a pair. No reason stops a rollback."""
+    return _UNSTORABLE.sub("\ufffd", text)

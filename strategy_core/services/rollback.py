@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from strategy_core.domain.audit import Actor
+from strategy_core.domain.audit import Actor, storable
 from strategy_core.domain.errors import NothingToRollBack
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.ramp import State
@@ -48,6 +48,7 @@ def roll_back(
         NotAwaiting: *rollout_id* has ended.
         NothingToRollBack: no such version serves anybody, or nothing was active before it.
     """
+    reason = storable(reason)
     with transaction(engine) as session:
         versions.lock_strategy(session, strategy_name)
         check_open(session, strategy_name, rollout_id, "roll back")

@@ -41,6 +41,17 @@ def test_a_rollback_takes_every_user_off_the_canary_and_ends_the_rollout(pair: E
     assert alert.text == "fib_rsi 2 rolled back by ana: odd fills"
 
 
+@pytest.mark.parametrize("odd", ["\x00", "\udcff"])
+def test_no_character_of_a_reason_stops_a_rollback(pair: Engine, odd: str) -> None:
+    """A terminal of another encoding, or a broken client, may hand on what no database can hold."""
+    start_rollout(pair, version="2", plan=Plan(), **WHO)
+
+    roll_back(pair, reason=f"odd {odd} fills", **WHO)
+
+    with reading(pair) as session:
+        assert audit.events(session)[-1].reason == "odd \ufffd fills"
+
+
 def test_a_canary_without_a_rollout_is_withdrawn(pair: Engine) -> None:
     activate_canary(pair, version="2", rollout_percent=20, **WHO)
 
