@@ -1,5 +1,6 @@
 """What every guarded request goes through, in this order: token, size and form of the body, idempotency key."""
 
+import json
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,7 @@ from strategy_core.api.idempotency import Wish
 from strategy_core.api.problems import invalid
 from strategy_core.domain.errors import RolloutError
 from strategy_core.services import browse
+from strategy_core.store.api_tables import ApiAnswer
 
 Answer = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -71,7 +73,7 @@ async def _once(request: Request, wish: Wish, answer: Answer) -> Response:
     engine, state = request.app.state.backend.engine, request.state
     asked_at = datetime.now(UTC)  # answers age in the clients' world, not in a market that is replayed
     first = await run_in_threadpool(idempotency.recall, engine, wish, asked_at)
-    if first is not None and first.digest == wish.digest:
+    if first is not None and first.digest == wish.digest and not await run_in_threadpool(_undone, request, first):
         return _replay(request, first)
     if first is not None:  # `Ask.changes` refuses it; a rollback goes ahead without the key
         state.reused_key, state.idempotency_key = wish.key, None
@@ -88,7 +90,20 @@ async def _once(request: Request, wish: Wish, answer: Answer) -> Response:
     return response
 
 
-def _replay(request: Request, first: Any) -> Response:
+def _undone(request: Request, first: ApiAnswer) -> bool:
+    """Return whether the version that a rollback took users off serves some again: then its answer is true no more."""
+    if not request.url.path.endswith("/strategy/rollback"):  # that of a rollout means this one alone, which has ended
+        return False
+    told = json.loads(first.body)
+    try:
+        routing = browse.read_routing(request.app.state.backend.engine).get(told["strategy_name"])
+    except SQLAlchemyError as error:
+        log.warning("api.routing_not_read", error=type(error).__name__)
+        return True
+    return routing is not None and told["version"] in (routing.active, routing.canary)
+
+
+def _replay(request: Request, first: ApiAnswer) -> Response:
     for strategy_name in first.strategies:
         request.state.principal.check_change(strategy_name)
     return idempotency.replay(first)

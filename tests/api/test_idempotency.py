@@ -160,6 +160,22 @@ def test_a_rollback_that_comes_again_takes_nobody_off_the_next_canary(api: Api, 
     assert api.get("/canary?strategy_name=fib_rsi").json()["items"][0]["version"] == "3"
 
 
+def test_a_rollback_of_a_version_that_serves_again_is_done_again(api: Api, engine: Engine, world: World) -> None:
+    """A client that names each rollback of a strategy alike must not be told that users are off what they are on."""
+    rollback = {"strategy_name": "fib_rsi", **WHY}
+    api.post("/rollback", rollback, headers=KEY)
+    api.post("/rollouts", {"strategy_name": "fib_rsi", "version": "2", "override_reason": "mended"})
+
+    again = api.post("/rollback", rollback, headers=KEY)
+    third = api.post("/rollback", rollback, headers=KEY)
+
+    assert "idempotency-replayed" not in again.headers
+    assert third.headers["idempotency-replayed"] == "true"
+    assert again.json() == third.json() == {"strategy_name": "fib_rsi", "version": "2"}
+    assert events(engine, "roll_back") == 2
+    assert api.get("/canary").json()["items"] == []
+
+
 @pytest.mark.parametrize("path", ["/rollouts/{rollout}/pause", ACTIVATE, "/rollback"])
 def test_equal_wishes_at_once_are_done_once(api: Api, engine: Engine, world: World, path: str) -> None:
     body = {**WHY, **({"strategy_name": "fib_rsi"} if path == "/rollback" else {})}
