@@ -40,6 +40,7 @@ from strategy_core.domain.errors import (
     StrategyFailed,
     TimeOutOfRange,
     TooManyFailures,
+    UnknownStrategy,
     Untrusted,
 )
 
@@ -141,6 +142,8 @@ def status_of(error: RolloutError, *, on_condition: bool = False) -> int:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, RolloutError)
+    if isinstance(error, UnknownStrategy):
+        error = _within_reach(request, error)
     status = status_of(error, on_condition="if-match" in request.headers)
     headers = {}
     if status == 401:
@@ -161,6 +164,14 @@ async def _refused(request: Request, error: Exception) -> Response:
         errors=list(_fields(error)) if status == 422 else None,
         headers=headers,
     )
+
+
+def _within_reach(request: Request, error: UnknownStrategy) -> UnknownStrategy:
+    """Return *error* without the names of strategies that the token does not reach."""
+    reached = request.state.principal.strategies
+    if reached is None:
+        return error
+    return UnknownStrategy(error.strategy_name, [name for name in error.known if name in reached])
 
 
 async def _not_valid(request: Request, error: Exception) -> Response:

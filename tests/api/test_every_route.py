@@ -242,6 +242,16 @@ def test_an_id_that_is_none_is_named(name: str, shared: tuple[Api, World]) -> No
     assert fields(problem)[0] in ("version_id", "rollout_id")
 
 
+def test_a_token_is_told_no_name_that_it_does_not_reach(shared: tuple[Api, World]) -> None:
+    api, _ = shared
+
+    problem = refused(api.get("/versions?strategy_name=nope", held=token(strategies=["nope", "ppo_gold"])), 404)
+
+    assert problem["known"] == ["ppo_gold"]
+    assert "fib_rsi" not in problem["detail"]
+    assert refused(api.get("/versions?strategy_name=nope"), 404)["known"] == ["fib_rsi", "ppo_gold"]
+
+
 def test_a_rollback_takes_no_condition_and_any_other_change_does(shared: tuple[Api, World]) -> None:
     conditional = {
         name
