@@ -143,6 +143,10 @@ class Replay:
         elif self._with("canary") == event.version:
             self._withdraw()
         else:
+            if self.rollout is not None:
+                self._end("aborted")
+            if self._with("canary") is not None:
+                self._withdraw()
             retired = [v for v, status in self.statuses.items() if status == "retired" and v not in self._quarantined]
             before = [version for version in self._activated if version in retired]
             self._serve(before[-1], outgoing="retired")

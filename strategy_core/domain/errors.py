@@ -227,6 +227,9 @@ class NothingToRollBack(Refused):
         self.strategy_name = strategy_name
         self.version = version
         self.active = active
+        if version is not None and version == active:
+            super().__init__(f"{version!r} cannot be undone: nothing was active before it; activate another version")
+            return
         found = (
             f"{strategy_name!r} has no canary and no rollout" if version is None else f"{version!r} cannot be undone"
         )

@@ -10,7 +10,7 @@ from strategy_core.domain.errors import IllegalTransition, Quarantined, RolloutO
 from strategy_core.domain.lifecycle import MAY_FOLLOW, Status, check_move
 from strategy_core.domain.ramp import State
 from strategy_core.services.four_eyes import check_second_owner
-from strategy_core.services.transition import end_rollout, replace_active, standing, undo, withdraw_canary
+from strategy_core.services.transition import abandon, end_rollout, replace_active, standing, undo
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import transaction
 from strategy_core.store.rollout_tables import Rollout
@@ -133,7 +133,4 @@ def _end_for(session: Session, rollout: Rollout, version: str, why: str, now: da
     if rollout.version == version:
         end_rollout(session, rollout, State.COMPLETED, why, now)
         return
-    candidate = versions.get_version(session, rollout.strategy_name, rollout.version)
-    if candidate.status == Status.CANARY:
-        withdraw_canary(session, candidate, quarantine=False, now=now)
-    end_rollout(session, rollout, State.ABORTED, why, now)
+    abandon(session, rollout, why, now)

@@ -11,6 +11,7 @@ from strategy_core.domain.errors import NothingToRollBack
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.ramp import State
 from strategy_core.services.transition import (
+    abandon,
     check_open,
     end_rollout,
     exposed,
@@ -21,6 +22,7 @@ from strategy_core.services.transition import (
 )
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import transaction
+from strategy_core.store.rollout_tables import Rollout
 
 
 def roll_back(
@@ -35,9 +37,10 @@ def roll_back(
 ) -> str:
     """Take users off a version and return which; it is quarantined.
 
-    An open rollout is rolled back, whatever its state; else a canary is withdrawn. Else an activation is undone: the
-    version that was active before is reinstated. That one needs *version* named, so that a call that comes twice, or
-    after an automatic rollback, takes nobody off a healthy version.
+    An open rollout is rolled back, whatever its state; else a canary is withdrawn. An activation is undone when
+    *version* names the active one: the version that was active before is reinstated, and a canary that was measured
+    against the other is withdrawn. It needs the name, so that a call that comes twice, or after an automatic rollback,
+    takes nobody off a healthy version.
 
     Args:
         version: the one users shall be taken off; the rollout's or the canary, unless given.
@@ -59,7 +62,7 @@ def roll_back(
             undo(session, rollout, now=now)
             end_rollout(session, rollout, State.ROLLED_BACK, f"by {actor.name}: {reason}", now)
         else:
-            taken_off = _undo_by_hand(session, strategy_name, version, now)
+            taken_off = _undo_by_hand(session, strategy_name, version, rollout, f"by {actor.name}: {reason}", now)
             rollout = None
         after = standing(session, strategy_name)
         audit.record(
@@ -95,15 +98,21 @@ def roll_back(
         return taken_off
 
 
-def _undo_by_hand(session: Session, strategy_name: str, version: str | None, now: datetime) -> str:
+def _undo_by_hand(
+    session: Session, strategy_name: str, version: str | None, rollout: Rollout | None, why: str, now: datetime
+) -> str:
     canary = versions.with_status(session, strategy_name, Status.CANARY)
     if canary is not None and version in (None, canary.version):
         withdraw_canary(session, canary, quarantine=True, now=now)
         return canary.version
     active = versions.with_status(session, strategy_name, Status.ACTIVE)
     predecessor = versions.previously_active(session, strategy_name)
-    if active is None or predecessor is None or version != active.version or canary is not None:
+    if active is None or predecessor is None or version != active.version:
         raise NothingToRollBack(strategy_name, version, active.version if active else None)
+    if rollout is not None:
+        abandon(session, rollout, f"{version}, its control, was rolled back {why}", now)
+    elif canary is not None:
+        withdraw_canary(session, canary, quarantine=False, now=now)
     active.quarantined_at = now
     replace_active(session, predecessor, outgoing_becomes=Status.RETIRED, now=now)
     return active.version

@@ -118,5 +118,13 @@ def check_open(session: Session, strategy_name: str, rollout_id: UUID | None, wh
         raise NotAwaiting(what, state, set(State) - ENDED)
 
 
+def abandon(session: Session, rollout: Rollout, why: str, now: datetime) -> None:
+    """End a rollout whose control is active no more, and leave nobody with its canary, which did nothing wrong."""
+    candidate = versions.get_version(session, rollout.strategy_name, rollout.version)
+    if candidate.status == Status.CANARY:
+        withdraw_canary(session, candidate, quarantine=False, now=now)
+    end_rollout(session, rollout, State.ABORTED, why, now)
+
+
 def end_rollout(session: Session, rollout: Rollout, state: State, reason: str, now: datetime) -> None:
     rollouts.change_rollout(session, rollout, state=state.value, ended_at=now, reason=reason)

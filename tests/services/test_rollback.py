@@ -72,6 +72,26 @@ def test_an_activation_is_undone_when_its_version_is_named(pair: Engine) -> None
         assert versions.get_version(session, "fib_rsi", "2").quarantined_at == MONDAY
 
 
+@pytest.mark.parametrize("planned", [True, False], ids=["under a plan", "by hand"])
+def test_an_activation_is_undone_whatever_canary_is_on_its_way(pair: Engine, planned: bool) -> None:
+    """It was measured against a version that serves nobody any more; it did no harm, and is not quarantined."""
+    put_version(pair, "3")
+    activate_version(pair, version="2", **WHO)
+    if planned:
+        start_rollout(pair, version="3", plan=Plan(), **WHO)
+    else:
+        activate_canary(pair, version="3", rollout_percent=10, **WHO)
+
+    assert roll_back(pair, version="2", reason="users complain", **WHO) == "2"
+
+    with reading(pair) as session:
+        third = versions.get_version(session, "fib_rsi", "3")
+        assert versions.active_version(session, "fib_rsi").version == "1"
+        assert (third.status, third.quarantined_at) == ("shadow", None)
+        assert rollouts.get_canary(session, "fib_rsi").rollout_percent == 0.0
+        assert [each.state for each in rollouts.list_rollouts(session)] == ["aborted"] * planned
+
+
 def test_where_there_is_nothing_to_undo_it_says_so(pair: Engine) -> None:
     with pytest.raises(NothingToRollBack):
         roll_back(pair, reason="?", **WHO)
@@ -99,7 +119,7 @@ def test_a_call_that_comes_twice_takes_nobody_off_the_healthy_version(pair: Engi
 def test_a_version_that_is_not_the_one_on_its_way_is_left_alone(pair: Engine) -> None:
     start_rollout(pair, version="2", plan=Plan(), **WHO)
 
-    with pytest.raises(NothingToRollBack):
+    with pytest.raises(NothingToRollBack, match="'1' cannot be undone: nothing was active before it"):
         roll_back(pair, version="1", reason="odd fills", **WHO)
 
     with reading(pair) as session:
