@@ -47,7 +47,7 @@ def rollback(strategy_name: Name, owner: Owner, reason: Reason, version: Name | 
         owner: who rolls it back.
         reason: why; it stays in the audit trail and in the alert.
     """
-    with opened() as runtime:
+    with opened(database_alone=True) as runtime:
         taken_off = roll_back(
             runtime.engine,
             strategy_name=strategy_name,

@@ -17,7 +17,7 @@ from strategy_core.domain.audit import RAMP, Actor
 from strategy_core.domain.errors import RolloutError
 from strategy_core.market.source import CandleSource
 from strategy_core.observe.logs import configure_logs
-from strategy_core.settings import Settings, read_settings
+from strategy_core.settings import Settings, least_settings, read_settings
 from strategy_core.store.engine import check_schema, failure
 
 P = ParamSpec("P")
@@ -39,10 +39,14 @@ class Runtime:
 
 
 @contextmanager
-def opened() -> Iterator[Runtime]:
-    """Yield what the environment's settings name; a database that is not up to date raises SchemaOutdated."""
+def opened(*, database_alone: bool = False) -> Iterator[Runtime]:
+    """Yield what the environment's settings name; a database that is not up to date raises SchemaOutdated.
+
+    Args:
+        database_alone: go on whatever other settings are not valid, as a rollback must.
+    """
     configure_logs()
-    settings = read_settings()
+    settings = least_settings() if database_alone else read_settings()
     engine = settings.open_engine()
     try:
         check_schema(engine)

@@ -183,6 +183,18 @@ class Settings(BaseSettings):
             return AbsentSource(self.feed, self.timeframe, why)
 
 
+def least_settings() -> Settings:
+    """Return the settings of the environment, with the usual value for each that is not valid.
+
+    For a rollback: it needs the database alone, and must not wait for the mending of anything else.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = {str(each["loc"][0]) for each in error.errors()}
+        return Settings(**{name: Settings.model_fields[name].default for name in wrong})
+
+
 def read_settings() -> Settings:
     """Return the settings of the environment; else raise InvalidSetting naming the variable."""
     try:

@@ -155,6 +155,19 @@ async def _idempotency_key(
     return value
 
 
+async def _any_key(
+    value: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            description="Your own name for this rollback. One that is none is passed over: it must not keep users on a "
+            "version.",
+        ),
+    ] = None,
+) -> str | None:
+    return value
+
+
 async def _heavy(request: Request) -> AsyncIterator[None]:
     """Refuse a question that takes long while several others are being answered."""
     heavy: BoundedSemaphore = request.app.state.backend.heavy
@@ -170,4 +183,5 @@ async def _heavy(request: Request) -> AsyncIterator[None]:
 Asking = Annotated[Ask, Depends(_asking)]
 IfMatch = Annotated[int | None, Depends(_if_match)]
 KEYED = Depends(_idempotency_key)
+KEYED_IF_IT_CAN = Depends(_any_key)
 HEAVY = Depends(_heavy)

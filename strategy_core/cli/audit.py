@@ -1,5 +1,6 @@
 """`rollout audit log | at | rollout | verify | export`: who changed what, when and why, and whether that is all."""
 
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -11,12 +12,14 @@ from uuid import UUID
 import typer
 
 from strategy_core.cli.shell import Shell, StrategyName, alone, command, moment
+from strategy_core.domain.errors import InvalidName
 
 if TYPE_CHECKING:
     from strategy_core.services.audit import Happening, Verification
     from strategy_core.store.rollout_tables import AuditEvent
 
 commands = typer.Typer(help="Who changed what, when and why.")
+_HASH = re.compile(r"[0-9a-fA-F]{64}")
 
 AnyStrategy = Annotated[str | None, typer.Argument(metavar="[STRATEGY]", help="All, unless given.")]
 OfRollout = Annotated[UUID | None, typer.Option("--rollout", metavar="ID", help="Only of this rollout.")]
@@ -106,8 +109,8 @@ def verify(
     from strategy_core.domain.transcript import noted_heads
     from strategy_core.services.audit import verify_trail
 
+    heads = [_hash(each) for each in head or ()]
     engine = shell.engine
-    heads = list(head or ())
     if export is not None:
         with export.open(encoding="utf-8") as lines:
             heads += noted_heads(lines, strategy)
@@ -142,6 +145,13 @@ def export(
             return
         _write_whole(output, lines)
     shell.answer({"output": str(output)}, f"exported to {output}")
+
+
+def _hash(text: str) -> str:
+    """Return the hash that *text* is; else raise InvalidName: a slip of the pen is no tampering."""
+    if not _HASH.fullmatch(text):
+        raise InvalidName("hash of an audit event", text, "64 hexadecimal digits")
+    return text
 
 
 def _write_whole(output: Path, lines: Iterable[str]) -> None:

@@ -146,6 +146,8 @@ def decide(
     """Answer a rollout that waits for a decision; to roll back is heard in every state."""
     from strategy_core.services import approve as owner
 
+    if choice == "rollback":
+        shell.need_the_database_alone()
     rollout = owner.decide_rollout(
         shell.engine,
         strategy_name=strategy,
@@ -170,6 +172,7 @@ def rollback(
     """Take users off a version now: undo its rollout, its canary, or, named, its activation. Asks nothing."""
     from strategy_core.services.rollback import roll_back
 
+    shell.need_the_database_alone()
     taken_off = roll_back(
         shell.engine, strategy_name=strategy, version=version, actor=shell.actor, now=shell.now, reason=reason
     )

@@ -61,17 +61,22 @@ class Shell:
         self.as_json = as_json
         self.database_url = database_url
         self._actor = actor
+        self._least = False
 
     @cached_property
     def settings(self) -> "Settings":
         from strategy_core.observe.logs import configure_logs
-        from strategy_core.settings import read_settings
+        from strategy_core.settings import least_settings, read_settings
 
         configure_logs(level=logging.WARNING)
-        settings = read_settings()
+        settings = least_settings() if self._least else read_settings()
         if self.database_url is None:
             return settings
         return settings.model_copy(update={"database_url": self.database_url})
+
+    def need_the_database_alone(self) -> None:
+        """Go on whatever other settings are not valid: a rollback must not wait for the mending of one."""
+        self._least = True
 
     @cached_property
     def now(self) -> datetime:

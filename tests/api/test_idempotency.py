@@ -192,11 +192,21 @@ def test_equal_wishes_at_once_are_done_once(api: Api, engine: Engine, world: Wor
         assert len(session.exec(select(AuditEvent)).all()) == before + 1
 
 
-@pytest.mark.parametrize("key", ["", "a b", "x" * 256, "ü"])
+NO_KEYS = ["", "a b", "x" * 256, "ü"]
+
+
+@pytest.mark.parametrize("key", NO_KEYS)
 def test_a_key_that_is_none_is_named(api: Api, engine: Engine, world: World, key: str) -> None:
-    response = api.post("/rollback", {"strategy_name": "fib_rsi", **WHY}, headers={b"Idempotency-Key": key.encode()})
+    response = api.post(placed("/versions/{ppo_gold/2}/retire", world), WHY, headers={b"Idempotency-Key": key.encode()})
 
     assert fields(refused(response, 422)) == ["Idempotency-Key"]
+
+
+@pytest.mark.parametrize("key", NO_KEYS)
+def test_a_key_that_is_none_keeps_nobody_from_rolling_back(api: Api, world: World, key: str) -> None:
+    response = api.post("/rollback", {"strategy_name": "fib_rsi", **WHY}, headers={b"Idempotency-Key": key.encode()})
+
+    assert response.status_code == 200
 
 
 def test_a_question_is_answered_anew_under_any_key(api: Api, world: World) -> None:

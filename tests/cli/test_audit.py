@@ -133,3 +133,9 @@ def test_an_export_is_narrowed_like_the_log(rollout: Rollout, told: Engine) -> N
     (line,) = rollout("audit", "export", "--by", "ben").out.splitlines()
 
     assert json.loads(line)["reason"] == "users complain"
+
+
+def test_a_hash_that_is_none_is_a_slip_and_no_tampering(rollout: Rollout) -> None:
+    said = rollout("audit", "verify", "--head", "zz")
+
+    assert (said.code, said.err) == (2, "error: 'zz' is not a hash of an audit event; allowed: 64 hexadecimal digits\n")

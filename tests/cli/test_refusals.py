@@ -283,11 +283,3 @@ def test_a_fault_of_the_software_keeps_its_traceback() -> None:
     """An owner can do nothing about it, its developers everything: hiding it would lose the only trace."""
     with pytest.raises(TypeError):
         main([1])  # type: ignore[list-item]
-
-
-@pytest.mark.parametrize("call", ["rollback fib_rsi", "decide fib_rsi rollback"])
-def test_a_reason_in_another_encoding_stops_no_rollback(rollout: Rollout, pair: Engine, call: str) -> None:
-    rollout("start", "fib_rsi", "2", "--yes", "--reason", "f\udcfcr")
-
-    assert rollout(*call.split(), "--reason", "\udcff odd fills").code == 0
-    assert rollout("audit", "log", "--json").data[-1]["reason"] == "\ufffd odd fills"

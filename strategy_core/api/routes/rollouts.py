@@ -6,7 +6,7 @@ from uuid import UUID
 
 from fastapi import Query, Response
 
-from strategy_core.api.deps import HEAVY, KEYED, Ask, Asking, IfMatch
+from strategy_core.api.deps import HEAVY, KEYED, KEYED_IF_IT_CAN, Ask, Asking, IfMatch
 from strategy_core.api.pages import identity, moment, next_cursor, read_cursor
 from strategy_core.api.routes import PREFIX, guarded
 from strategy_core.api.schemas.rollouts import (
@@ -147,7 +147,7 @@ def decide(ask: Asking, rollout_id: UUID, wish: Answer, if_match: IfMatch) -> Ro
     return decided(ask.changes(strategy_name))
 
 
-@router.post("/rollouts/{rollout_id}/rollback", dependencies=[KEYED])
+@router.post("/rollouts/{rollout_id}/rollback", dependencies=[KEYED_IF_IT_CAN])
 def roll_back_rollout(ask: Asking, rollout_id: UUID, wish: Explained) -> RolledBack:
     """Take users off the version of this rollout, now, whatever its state; no `If-Match` delays it."""
     strategy_name = browse.find_rollout(ask.engine, rollout_id).strategy_name
@@ -165,7 +165,7 @@ def roll_back_rollout(ask: Asking, rollout_id: UUID, wish: Explained) -> RolledB
     return RolledBack(strategy_name=strategy_name, version=version)
 
 
-@router.post("/rollback", dependencies=[KEYED])
+@router.post("/rollback", dependencies=[KEYED_IF_IT_CAN])
 def roll_back_strategy(ask: Asking, wish: Rollback) -> RolledBack:
     """Take users off a version now: undo its rollout, its canary, or, named, its activation. Asks nothing."""
     version = ask.rolls_back(
