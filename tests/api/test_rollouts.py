@@ -82,6 +82,16 @@ def test_a_plan_that_is_none_is_named(api: Api, world: World, plan: Any, field: 
     assert fields(problem) == [field]
 
 
+def test_a_preview_names_no_canary_that_the_token_does_not_reach(api: Api, world: World) -> None:
+    ask: dict[str, Any] = {"strategy_name": "ppo_gold", "version": "2"}
+
+    everybodys = api.post("/rollouts/plan", ask).json()["audience"]["overlaps"]
+    limited = api.post("/rollouts/plan", ask, held=token(strategies=["ppo_gold"])).json()["audience"]["overlaps"]
+
+    assert [each["strategy_name"] for each in everybodys] == ["fib_rsi"]
+    assert limited == []
+
+
 def test_a_plan_without_a_vote_is_refused(api: Api, world: World) -> None:
     plan = {**PLAN, "gates": [{"kind": "errors", "dry_run": True}]}
 

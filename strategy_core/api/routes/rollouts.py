@@ -54,11 +54,17 @@ def start(ask: Asking, wish: Start, if_match: IfMatch, response: Response) -> Ro
 
 @router.post("/rollouts/plan", dependencies=[KEYED, HEAVY])
 def preview_rollout(ask: Asking, wish: Planned) -> PlanPreview:
-    """Show what a plan would take, and whom it would reach, before anything moves."""
+    """Show what a plan would take, and whom it would reach, before anything moves.
+
+    Of the canaries that share its users, those of strategies that the token reaches.
+    """
     ask.reads(wish.strategy_name)
     preview, audience = show_plan(
         ask.engine, strategy_name=wish.strategy_name, version=wish.version, plan=wish.plan, now=ask.now
     )
+    reached = ask.lists().names
+    overlaps = [each for each in audience.overlaps if reached is None or each.strategy_name in reached]
+    audience = audience.model_copy(update={"overlaps": overlaps})
     return PlanPreview(
         preview=preview,
         underpowered=preview.underpowered,
