@@ -90,7 +90,8 @@ def test_each_route_does_what_is_asked(api: Api, engine: Engine, world: World, n
 
 
 @each(GUARDED)
-def test_without_a_token_nobody_learns_anything(api: Api, world: World, name: str) -> None:
+def test_without_a_token_nobody_learns_anything(shared: tuple[Api, World], name: str) -> None:
+    api, world = shared
     response = SAMPLES[name].send(api, world, held=None)
 
     refused(response, 401)
@@ -98,19 +99,22 @@ def test_without_a_token_nobody_learns_anything(api: Api, world: World, name: st
 
 
 @each(GUARDED)
-def test_a_token_that_has_expired_is_none(api: Api, world: World, name: str) -> None:
+def test_a_token_that_has_expired_is_none(shared: tuple[Api, World], name: str) -> None:
+    api, world = shared
     problem = refused(SAMPLES[name].send(api, world, held=token(exp=1)), 401)
 
     assert "expired" in problem["detail"]
 
 
 @each(GUARDED)
-def test_a_users_role_may_do_nothing(api: Api, world: World, name: str) -> None:
+def test_a_users_role_may_do_nothing(shared: tuple[Api, World], name: str) -> None:
+    api, world = shared
     refused(SAMPLES[name].send(api, world, held="user"), 403)
 
 
 @each(ABOUT_ONE)
-def test_a_token_reaches_its_own_strategies_alone(api: Api, world: World, name: str) -> None:
+def test_a_token_reaches_its_own_strategies_alone(shared: tuple[Api, World], name: str) -> None:
+    api, world = shared
     problem = refused(SAMPLES[name].send(api, world, held="other"), 403)
 
     assert "other" in problem["detail"]
@@ -131,7 +135,8 @@ def test_a_token_to_read_changes_nothing(api: Api, engine: Engine, world: World,
 
 
 @each({name: sample for name, sample in SAMPLES.items() if sample.json is not None})
-def test_a_field_that_is_not_known_is_named(api: Api, world: World, name: str) -> None:
+def test_a_field_that_is_not_known_is_named(shared: tuple[Api, World], name: str) -> None:
+    api, world = shared
     sample = SAMPLES[name]
 
     problem = refused(api(sample.method, placed(sample.path, world), json={**sample.json, "bogus": 1}), 422)
@@ -191,7 +196,8 @@ def test_a_body_of_unknown_length_is_read_no_further_than_it_may_be(shared: tupl
 
 
 @each({name: sample for name, sample in GUARDED.items() if "strategy_name" in {**sample.params, **(sample.json or {})}})
-def test_a_strategy_that_is_not_known_is_not_found(api: Api, world: World, name: str) -> None:
+def test_a_strategy_that_is_not_known_is_not_found(shared: tuple[Api, World], name: str) -> None:
+    api, _ = shared
     sample = SAMPLES[name]
     if sample.json is None:
         response = api(sample.method, sample.path, params={**sample.params, "strategy_name": "nobodys"})
