@@ -196,8 +196,7 @@ def test_a_body_of_unknown_length_is_read_no_further_than_it_may_be(shared: tupl
 
 
 @each({name: sample for name, sample in GUARDED.items() if "strategy_name" in {**sample.params, **(sample.json or {})}})
-def test_a_strategy_that_is_not_known_is_not_found(shared: tuple[Api, World], name: str) -> None:
-    api, _ = shared
+def test_a_strategy_that_is_not_known_is_not_found(api: Api, world: World, name: str) -> None:
     sample = SAMPLES[name]
     if sample.json is None:
         response = api(sample.method, sample.path, params={**sample.params, "strategy_name": "nobodys"})
