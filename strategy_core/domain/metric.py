@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from strategy_core.domain.errors import EvidenceUnavailable
 from strategy_core.domain.evidence import Evidence, Sample
 from strategy_core.domain.gates import Finding, Gate, Margins, Verdict
-from strategy_core.domain.span import Span
+from strategy_core.domain.span import Span, usually
 
 PLACEHOLDERS = ("strategy", "canary", "active")
 
@@ -45,7 +45,7 @@ class MetricThreshold(Gate):
     maximum: float | None = None
     minimum_samples: int = Field(default=5, ge=1, le=10_000)
     consecutive_limit: int = Field(default=3, ge=1, le=10_000)
-    stale_after: Span = timedelta(minutes=10)
+    stale_after: Span = usually(timedelta(minutes=10))
 
     @field_validator("query")
     @classmethod

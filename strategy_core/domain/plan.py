@@ -20,7 +20,7 @@ from strategy_core.domain.gates import Errors, InvalidDecisions, Margins, Silenc
 from strategy_core.domain.metric import MetricThreshold
 from strategy_core.domain.paired_gates import Divergence, ExcessDrawdown, Harm, LosingStreak, NotWorse
 from strategy_core.domain.routing import basis_points
-from strategy_core.domain.span import Span
+from strategy_core.domain.span import Span, usually
 
 
 def _percent(value: float) -> float:
@@ -94,10 +94,10 @@ class Plan(BaseModel):
     )
     approve_before: tuple[Percent, ...] = (100.0,)
     on_inconclusive: Literal["hold", "rollback"] = "hold"
-    maximum_stage_time: Span = timedelta(days=60)
+    maximum_stage_time: Span = usually(timedelta(days=60))
     late_candles: int = Field(default=2, ge=1, le=1_000)
-    blind_limit: Span = timedelta(days=1)
-    bake: Span = timedelta(days=7)
+    blind_limit: Span = usually(timedelta(days=1))
+    bake: Span = usually(timedelta(days=7))
     gates: tuple[AnyGate, ...] = (
         Errors(),
         InvalidDecisions(),

@@ -1,7 +1,7 @@
 """A length of time as plans have it: seconds where it is written down, never zero and never backwards."""
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, PlainSerializer, WithJsonSchema
 
@@ -11,6 +11,11 @@ Span = Annotated[
     PlainSerializer(lambda span: span.total_seconds(), float, "json"),
     WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "description": "seconds"}),
 ]
+
+
+def usually(span: timedelta) -> Any:
+    """Return a field whose default is *span*, also in its JSON schema: pydantic would write that as ISO 8601 there."""
+    return Field(default=span, json_schema_extra={"default": span.total_seconds()})
 
 
 def told(span: timedelta) -> str:
