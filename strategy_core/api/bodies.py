@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,11 +10,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
+from strategy_core.domain.audit import UNSTORABLE
+
 LARGEST = 5_000_000  # bytes
 DEEPEST = 20  # levels
 LARGEST_NUMBER = 2**63 - 1
-
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class BadBody(Exception):
@@ -64,7 +63,7 @@ def _check(found: Any) -> None:
         if len(path) > DEEPEST:
             raise BadBody(_named(path), f"is nested deeper than {DEEPEST} levels")
         if isinstance(value, dict):
-            if wrong := next((name for name in value if _UNSTORABLE.search(name)), None):
+            if wrong := next((name for name in value if UNSTORABLE.search(name)), None):
                 raise BadBody(_named(path), f"has a name that no text can hold: {wrong!a}")
             within: Iterable[tuple[str | int, Any]] = value.items()
         else:
@@ -78,7 +77,7 @@ def _check(found: Any) -> None:
 
 def _problem(value: Any) -> str | None:
     match value:
-        case str() if _UNSTORABLE.search(value):
+        case str() if UNSTORABLE.search(value):
             return "holds a character that no text can hold: NUL, or half of a pair"
         case int() if abs(value) > LARGEST_NUMBER:
             return "is a number beyond 64 bits"

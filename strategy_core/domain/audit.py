@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # what no database can hold as text
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,4 +30,4 @@ RAMP = Actor("ramp", role="system", source="flow")
 
 def storable(text: str) -> str:
     """Return *text* with U+FFFD for what no database can hold: NUL, and half of a pair. No reason stops a rollback."""
-    return _UNSTORABLE.sub("\ufffd", text)
+    return UNSTORABLE.sub("\ufffd", text)
