@@ -6,6 +6,7 @@ The version's code is located and read, never imported: this runs in the product
 import ast
 import json
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
@@ -20,6 +21,7 @@ from strategy_core.strategies.loading import resolve
 OURS = "strategy_core"
 BUILT_IN = "strategy_core.strategies"
 LIBRARIES = ("numpy", "pandas", "ta-lib")
+_ONE_PARSER = threading.Lock()  # in Python 3.11 two threads in `ast.parse` upset each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,8 @@ def _parents(module: str) -> Iterator[str]:
 def _imported(content: bytes, module: str, *, is_package: bool, entry_point: str) -> Iterator[str]:
     """Yield every name that an import statement could mean as a module, the ones it imports from modules included."""
     try:
-        tree = ast.parse(content)
+        with _ONE_PARSER:
+            tree = ast.parse(content)
     except (SyntaxError, ValueError) as error:
         raise InvalidEntryPoint(entry_point, f"module {module} cannot be read: {error}") from None
     for node in ast.walk(tree):

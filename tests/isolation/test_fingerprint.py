@@ -1,8 +1,11 @@
 """The same build has the same fingerprint everywhere; any other build has another, and its parts say why."""
 
+import gc
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import sleep
 
 import pytest
 
@@ -112,3 +115,23 @@ def test_a_missing_model_file_and_a_config_that_is_no_json_are_refused(package: 
         of(model_files=[tmp_path / "gone.bin"])
     with pytest.raises(InvalidConfig):
         of(config={"x": float("nan")})
+
+
+def test_builds_are_told_by_many_threads_at_once(package: Path) -> None:
+    """Versions are asked side by side; a parser that other threads upset would refuse a build that is as it was."""
+    (package / "levels.py").write_text("\n".join(f"def f{i}(x):\n    return (x + {i}) * 2" for i in range(200)))
+    usual = gc.get_threshold()
+
+    def give_way(_phase: str, _facts: dict[str, int]) -> None:
+        sleep(0)
+
+    gc.set_threshold(50)
+    gc.callbacks.append(give_way)  # in the midst of parsing, too
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            digests = set(threads.map(lambda _: of().digest, range(8)))
+    finally:
+        gc.callbacks.remove(give_way)
+        gc.set_threshold(*usual)
+
+    assert digests == {of().digest}
