@@ -10,7 +10,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
@@ -20,6 +20,7 @@ from strategy_core.domain.errors import InvalidSetting, InvariantRefused, Missin
 
 _BUSY_SECONDS = 30
 _OVERFLOW = 25  # connections beside the pool's 5: those that wait for a lock must leave some to a rollback
+IDLE_SECONDS = 15  # between two statements of a change: who takes longer is stuck, or is a machine that has gone
 _ROWS_PER_STATEMENT = 5_000
 _ADDRESSES = "sqlite:///FILE or postgresql://USER@HOST/NAME"
 _PASSWORD = re.compile(r"(?<=//)([^:@]*):.*@")
@@ -94,12 +95,17 @@ def _migrations() -> Config:
 def transaction(engine: Engine) -> Iterator[Session]:
     """Yield a session whose work is committed whole on leaving, or not at all.
 
+    PostgreSQL undoes it when it has asked nothing for `IDLE_SECONDS`: what it holds must not keep a rollback waiting.
+
     Raises:
         InvariantRefused: a constraint of the database refused the change.
     """
     writing = engine.execution_options(sqlite_begin="IMMEDIATE")  # a deferred one may fail after it has read
     try:
         with Session(writing, expire_on_commit=False) as session, session.begin():
+            if _on_postgresql(engine):
+                limit = text(f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
+                session.connection().execute(limit)
             yield session
     except IntegrityError as error:
         raise InvariantRefused(str(error.orig).strip().splitlines()[0]) from error
