@@ -16,12 +16,12 @@ def ramp_tick() -> str:
     """Read the evidence of every open rollout, and advance it, hold it or roll it back.
 
     It runs without candles too: then it is blind, which holds a rollout and, at the plan's limit, rolls it back. It
-    fails at its end if some rollout could not be ruled on; the others have been.
+    fails at its end if some rollout could not be ruled on, or a setting is not valid; the others have been ruled on.
     """
-    with opened() as runtime:
+    with opened(database_alone=True) as runtime:
         ticked = ramp.tick(runtime.engine, runtime.candles_if_any(), now=runtime.now, actor=by_itself())
-    line = "; ".join(map(_told, ticked)) or "no rollout is open"
-    if any(each.error for each in ticked):
+    line = "; ".join([*(map(_told, ticked) if ticked else ["no rollout is open"]), *runtime.wrong])
+    if runtime.wrong or any(each.error for each in ticked):
         raise RolloutError(line)
     return line
 

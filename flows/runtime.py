@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from strategy_core.domain.audit import RAMP, Actor
-from strategy_core.domain.errors import RolloutError
+from strategy_core.domain.errors import InvalidSetting, RolloutError
 from strategy_core.market.source import CandleSource
 from strategy_core.observe.logs import configure_logs
 from strategy_core.settings import Settings, least_settings, read_settings
@@ -25,11 +25,16 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """An open database, and the time at which the run began."""
+    """An open database, and the time at which the run began.
+
+    Attributes:
+        wrong: the first setting that is not valid, if one is; each such stands on its usual value.
+    """
 
     settings: Settings
     engine: Engine
     now: datetime
+    wrong: tuple[str, ...] = ()
 
     def candles(self) -> CandleSource:
         return self.settings.open_candles(self.now)
@@ -43,14 +48,20 @@ def opened(*, database_alone: bool = False) -> Iterator[Runtime]:
     """Yield what the environment's settings name; a database that is not up to date raises SchemaOutdated.
 
     Args:
-        database_alone: go on whatever other settings are not valid, as a rollback must.
+        database_alone: go on whatever other settings are not valid, as what takes users off a version must.
     """
     configure_logs()
-    settings = least_settings() if database_alone else read_settings()
+    wrong: tuple[str, ...] = ()
+    try:
+        settings = read_settings()
+    except InvalidSetting as error:
+        if not database_alone:
+            raise
+        settings, wrong = least_settings(), (str(error),)
     engine = settings.open_engine()
     try:
         check_schema(engine)
-        yield Runtime(settings, engine, settings.now())
+        yield Runtime(settings, engine, settings.now(), wrong)
     finally:
         engine.dispose()
 

@@ -186,7 +186,7 @@ class Settings(BaseSettings):
 def least_settings() -> Settings:
     """Return the settings of the environment, with the usual value for each that is not valid.
 
-    For a rollback: it needs the database alone, and must not wait for the mending of anything else.
+    For rollbacks and ticks: they need the database alone, and must not wait for the mending of anything else.
     """
     try:
         return Settings()
