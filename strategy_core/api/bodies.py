@@ -2,8 +2,7 @@
 
 import json
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -11,6 +10,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive
 
 from strategy_core.domain.audit import UNSTORABLE
+from strategy_core.domain.document import each_name_once
 
 LARGEST = 5_000_000  # bytes
 DEEPEST = 20  # levels
@@ -42,7 +42,9 @@ def check_body(content_type: str, body: bytes) -> None:
     if media_type != "application/json":
         raise HTTPException(415, "a body must be sent as application/json")
     try:
-        found = json.loads(body.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_number, parse_int=_whole)
+        found = json.loads(
+            body.decode("utf-8"), object_pairs_hook=each_name_once, parse_constant=_no_number, parse_int=_whole
+        )
     except UnicodeDecodeError:
         raise BadBody("body", "is not UTF-8") from None
     except RecursionError:
@@ -88,14 +90,6 @@ def _problem(value: Any) -> str | None:
 
 def _named(path: tuple[str | int, ...]) -> str:
     return ".".join(str(part) for part in path) or "body"
-
-
-def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        times = Counter(name for name, _ in pairs)
-        raise ValueError(f"{next(name for name in times if times[name] > 1)!a} stands there twice")
-    return found
 
 
 def _whole(text: str) -> int:
