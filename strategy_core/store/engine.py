@@ -152,10 +152,22 @@ def insert_if_new(session: Session, table: type[SQLModel], rows: Sequence[Mappin
     """Insert *rows* whose natural keys are new, pass over the others, and return how many were new."""
     if not rows:
         return 0
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    statement = insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+    statement = _insert_if_new(session, table).execution_options(preserve_rowcount=True)
     done = 0
     for start in range(0, len(rows), _ROWS_PER_STATEMENT):
         batch = [dict(row) for row in rows[start : start + _ROWS_PER_STATEMENT]]
         done += session.connection().execute(statement, batch).rowcount
     return done
+
+
+def insert_and_name(
+    session: Session, table: type[SQLModel], rows: Sequence[Mapping[str, Any]], columns: Sequence[Any]
+) -> list[tuple[Any, ...]]:
+    """Insert *rows* as `insert_if_new` does, and return *columns* of those that were new; up to four times slower."""
+    statement = _insert_if_new(session, table).returning(*columns)
+    return [tuple(row) for row in session.connection().execute(statement, [dict(row) for row in rows])]
+
+
+def _insert_if_new(session: Session, table: type[SQLModel]) -> Any:
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    return insert(table).on_conflict_do_nothing()

@@ -12,8 +12,10 @@ from sqlmodel.sql.expression import SelectOfScalar
 from strategy_core.domain.errors import LostRace, NoCanary, UnknownRollout
 from strategy_core.domain.gates import Finding
 from strategy_core.domain.ramp import ENDED
+from strategy_core.store import tallies
 from strategy_core.store.rollout_tables import GateVerdict, Rollout, RolloutBook
 from strategy_core.store.tables import CanaryConfig
+from strategy_core.store.tally_tables import Counted
 
 _NEWEST = (
     select(GateVerdict.gate, func.max(GateVerdict.ticked_at).label("ticked_at"))
@@ -168,7 +170,7 @@ def value_history(session: Session, rollout_id: UUID, gate: str) -> list[tuple[d
 def record_findings(session: Session, rollout: Rollout, findings: Sequence[Finding], now: datetime) -> list[Finding]:
     """Write the findings that say something new, at this stage, and return those whose verdict has turned."""
     last = last_verdicts(session, rollout.id)
-    turned = []
+    turned, said = [], []
     for finding in findings:
         before = last.get(finding.gate)
         if before is not None and (before.ticked_at >= now or _says(before) == _would_say(finding, rollout)):
@@ -181,8 +183,10 @@ def record_findings(session: Session, rollout: Rollout, findings: Sequence[Findi
                 **finding.model_dump(mode="json"),
             )
         )
+        said.append((finding.gate, finding.verdict.value))
         if before is None or before.verdict != finding.verdict:
             turned.append(finding)
+    tallies.count(session, rollout.strategy_name, Counted.VERDICT, said)
     return turned
 
 
