@@ -2,6 +2,7 @@
 
 from prefect import flow
 
+from flows.artifacts import show_tick
 from flows.parameters import AnyPlan, Name, OverrideReason, Owner, Percent, Reason
 from flows.runtime import by_itself, one_line, opened, owned_by
 from strategy_core.domain.errors import RolloutError
@@ -20,6 +21,7 @@ def ramp_tick() -> str:
     """
     with opened(database_alone=True) as runtime:
         ticked = ramp.tick(runtime.engine, runtime.candles_if_any(), now=runtime.now, actor=by_itself())
+        show_tick(runtime.engine, ticked, now=runtime.now)
     line = "; ".join([*(map(_told, ticked) if ticked else ["no rollout is open"]), *runtime.wrong])
     if runtime.wrong or any(each.error for each in ticked):
         raise RolloutError(line)

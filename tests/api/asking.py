@@ -205,6 +205,8 @@ SAMPLES: dict[str, Sample] = {
     "list_rollouts": Sample("GET", "/rollouts", params=BY_NAME),
     "show_rollout": Sample("GET", "/rollouts/{rollout}"),
     "list_verdicts": Sample("GET", "/rollouts/{rollout}/verdicts"),
+    "show_report": Sample("GET", "/rollouts/{rollout}/report"),
+    "show_report_page": Sample("GET", "/rollouts/{rollout}/report.html"),
     "pause": Sample("POST", "/rollouts/{rollout}/pause", WHY, changes="fib_rsi"),
     "resume": Sample("POST", "/rollouts/{rollout}/resume", WHY, state=State.PAUSED, changes="fib_rsi"),
     "approve": Sample("POST", "/rollouts/{rollout}/approve", WHY, state=State.AWAITING_APPROVAL, changes="fib_rsi"),
