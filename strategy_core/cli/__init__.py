@@ -17,6 +17,7 @@ from strategy_core.cli import (
     calibrate,
     canary,
     database,
+    deploy,
     evidence,
     live,
     preview,
@@ -44,7 +45,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for part in (whole, versions, preview, calibrate, canary, rollouts, status, evidence, live, token, api):
+for part in (whole, versions, preview, calibrate, canary, rollouts, status, evidence, live, token, api, deploy):
     app.registered_commands += part.commands.registered_commands
 app.add_typer(alerts.commands, name="alerts")
 app.add_typer(audit.commands, name="audit")
