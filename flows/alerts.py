@@ -1,11 +1,12 @@
-"""Look whether ticks and candles come, and deliver every alert that is due."""
+"""Look whether ticks, shadow runs and candles come, and deliver every alert that is due."""
 
 from prefect import flow
 
+from flows import events
 from flows.runtime import one_line, opened
 from strategy_core.domain.errors import RolloutError
-from strategy_core.services.alerts import deliver
-from strategy_core.services.watch import watch_feed, watch_ticks
+from strategy_core.services.alerts import Channel, deliver
+from strategy_core.services.watch import watch_feed, watch_shadow, watch_ticks
 
 
 @flow(flow_run_name="deliver alerts")
@@ -19,10 +20,14 @@ def deliver_alerts() -> str:
         settings = runtime.settings
         watch_ticks(runtime.engine, now=runtime.now, overdue=settings.tick_overdue)
         channels = settings.open_channels()
-        tried = deliver(runtime.engine, channels, now=runtime.now, pace=settings.alert_pace)
-        watch_feed(runtime.engine, runtime.candles_if_any(), now=runtime.now)  # last: a feed may take its time
+        every: list[Channel] = [*channels, *events.channels()]
+        tried = deliver(runtime.engine, every, now=runtime.now, pace=settings.alert_pace)
+        source = runtime.candles_if_any()  # last: a feed may take its time
+        watch_shadow(runtime.engine, source, now=runtime.now, overdue=settings.tick_overdue)
+        watch_feed(runtime.engine, source, now=runtime.now)
     failed = [each for each in tried if each.problem]
-    line = f"{len(tried) - len(failed)} sent" if channels else "ROLLOUT_ALERT_URLS is not set: nobody is told"
+    sent = [each for each in tried if not each.problem and each.channel != events.EventChannel.name]
+    line = f"{len(sent)} sent" if channels else "ROLLOUT_ALERT_URLS is not set: nobody is told"
     if failed:
         raise RolloutError("; ".join([line, *(f"{each.channel}: {each.problem}" for each in failed)]))
     return line

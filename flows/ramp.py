@@ -3,6 +3,7 @@
 from prefect import flow
 
 from flows.artifacts import show_tick
+from flows.events import follow_up
 from flows.parameters import AnyPlan, Name, OverrideReason, Owner, Percent, Reason
 from flows.runtime import by_itself, one_line, opened, owned_by
 from strategy_core.domain.errors import RolloutError
@@ -20,7 +21,9 @@ def ramp_tick() -> str:
     fails at its end if some rollout could not be ruled on, or a setting is not valid; the others have been ruled on.
     """
     with opened(database_alone=True) as runtime:
-        ticked = ramp.tick(runtime.engine, runtime.candles_if_any(), now=runtime.now, actor=by_itself())
+        source = runtime.candles_if_any()
+        ticked = ramp.tick(runtime.engine, source, now=runtime.now, actor=by_itself())
+        follow_up(runtime, source)
         show_tick(runtime.engine, ticked, now=runtime.now)
     line = "; ".join([*(map(_told, ticked) if ticked else ["no rollout is open"]), *runtime.wrong])
     if runtime.wrong or any(each.error for each in ticked):

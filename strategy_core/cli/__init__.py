@@ -17,6 +17,7 @@ from strategy_core.cli import (
     calibrate,
     canary,
     database,
+    deploy,
     evidence,
     exporter,
     live,
@@ -60,6 +61,7 @@ _PARTS = (
     token,
     api,
     exporter,
+    deploy,
 )
 for part in _PARTS:
     app.registered_commands += part.commands.registered_commands
