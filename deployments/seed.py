@@ -1,8 +1,7 @@
 """What a newcomer finds: a version that serves, a better one on its way, and a replay that makes both move."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from math import ceil
+from datetime import UTC, datetime
 
 from sqlalchemy import Engine
 from sqlmodel import Session
@@ -20,8 +19,6 @@ from strategy_core.store.engine import reading
 HISTORY = 2_000  # candles before the replay begins: what a registration is vetted on
 STRATEGY = "fib_rsi"
 _ACTOR = Actor("rollout up", role="system", source="cli")
-_RUNS_ARE_LATE = timedelta(minutes=3)  # real time: a run is a minute from the next, and takes its own start to it
-_RUNS_ARE_GONE = timedelta(minutes=10)
 _FOREVER = datetime(2200, 1, 1, tzinfo=UTC)
 
 
@@ -63,26 +60,12 @@ def seed(engine: Engine, source: CandleSource, *, now: datetime, speed: float) -
         engine,
         strategy_name=STRATEGY,
         version="v2",
-        plan=plan_at(speed, source.timeframe),
+        plan=Plan().at_speed(speed, timeframe_delta(source.timeframe)),
         actor=_ACTOR,
         now=now,
         reason="so that there is something to see",
     )
     return True
-
-
-def plan_at(speed: float, timeframe: str) -> Plan:
-    """Return the default plan for a clock that runs *speed* times as fast as the runs that feed it come.
-
-    Between two real minutes days may pass: what counts as late and as blind is widened to that, and nothing else.
-    """
-    plan = Plan()
-    return plan.model_copy(
-        update={
-            "late_candles": max(plan.late_candles, ceil(_RUNS_ARE_LATE * speed / timeframe_delta(timeframe))),
-            "blind_limit": max(plan.blind_limit, _RUNS_ARE_GONE * speed),
-        }
-    )
 
 
 def _moments(session: Session) -> Iterator[datetime]:

@@ -1,10 +1,12 @@
-"""Look whether ticks and candles come, and deliver every alert that is due."""
+"""Look whether ticks and candles come, deliver every alert that is due, and take note that an owner knows of some."""
 
 from prefect import flow
 
-from flows.runtime import one_line, opened
+from flows.form import form
+from flows.parameters import Alerts, Owner, Reason
+from flows.runtime import one_line, opened, owned_by
 from strategy_core.domain.errors import RolloutError
-from strategy_core.services.alerts import deliver
+from strategy_core.services.alerts import acknowledge, deliver
 from strategy_core.services.watch import watch_feed, watch_ticks
 
 
@@ -26,3 +28,17 @@ def deliver_alerts() -> str:
     if failed:
         raise RolloutError("; ".join([line, *(f"{each.channel}: {each.problem}" for each in failed)]))
     return line
+
+
+@form("acknowledge alerts {alerts}")
+def acknowledge_alert(alerts: Alerts, owner: Owner, reason: Reason) -> str:
+    """Acknowledge alerts: nobody is told of them any more, since an owner knows.
+
+    Args:
+        alerts: their numbers, as the messages have them, one a line.
+        owner: who knows.
+        reason: what is being done; it stays with the alert.
+    """
+    with opened() as runtime:
+        known = acknowledge(runtime.engine, alerts, actor=owned_by(owner), reason=reason, now=runtime.now)
+    return "; ".join(f"alert {each.id} is acknowledged by {each.acknowledged_by}" for each in known)

@@ -6,9 +6,8 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine
 
-from deployments.seed import HISTORY, plan_at, replay_span, seed
+from deployments.seed import HISTORY, replay_span, seed
 from strategy_core.domain.lifecycle import Status
-from strategy_core.domain.plan import Plan
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.store import rollouts, versions
 from strategy_core.store.engine import open_database, reading
@@ -60,15 +59,3 @@ def test_a_replay_goes_on_behind_the_last_candle_that_was_decided(engine: Engine
     put_decisions(engine, decision_row("v1", decided))
 
     assert replay_span(engine, market)[0] == decided + HOUR
-
-
-def test_a_slow_replay_is_judged_by_the_default_plan() -> None:
-    assert plan_at(1.0, "1h") == Plan()
-
-
-def test_a_fast_replay_calls_late_and_blind_what_is_late_for_its_runs() -> None:
-    plan = plan_at(5760, "1h")
-
-    assert plan.late_candles == 288
-    assert plan.blind_limit == timedelta(days=40)
-    assert plan.stages == Plan().stages

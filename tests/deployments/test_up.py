@@ -174,6 +174,11 @@ def test_scheduled_ticks_and_shadow_runs_change_the_database(
         ("promote", {"strategy_name": "fib_rsi", "version": "v2", "owner": "ana"}, "reason"),
         ("start-canary", {"strategy_name": "", "version": "v2", "owner": "ana"}, "strategy_name"),
         ("nightly-comparison", {"days": 0}, "days"),
+        ("compare", {"strategy_name": "fib_rsi", "version": "v2", "days": -1}, "days"),
+        ("retire", {"strategy_name": "fib_rsi", "version": "v2", "owner": "   "}, "owner"),
+        ("start-canary", {"strategy_name": "fib_rsi", "version": "v2", "owner": "ana", "plan": "mine"}, "plan"),
+        ("acknowledge-alert", {"alerts": [], "owner": "ana", "reason": "on it"}, "alerts"),
+        ("acknowledge-alert", {"alerts": [0], "owner": "ana", "reason": "on it"}, "alerts"),
     ],
 )
 def test_parameters_out_of_bounds_are_refused_by_the_api(
