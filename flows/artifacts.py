@@ -104,6 +104,16 @@ def show_comparisons(found: Sequence[ComparisonCurves]) -> None:
             _prune(client, _COMPARISONS)
 
 
+def show_page(key: str, text: str, words: str) -> str:
+    """Show what an owner has asked to see, and return where it is, to be said after the result; nothing if nowhere."""
+    with _best_effort("page") as client:
+        if client is not None:
+            _create(client, key, text, words)
+            _prune(client, key)
+            return f": artifact {key}"
+    return ""
+
+
 def _show_event(client: SyncPrefectClient, engine: Engine, event: AuditEvent, now: datetime) -> None:
     links = []
     if event.rollout_id is not None:

@@ -23,7 +23,7 @@ from tests.deployments.monitoring import (
 from tests.promql import grouped, metrics
 
 EVERY = sorted({*expressions_of_rules(), *expressions_of_dashboards()})
-SCRAPED = {"up": set(), "scrape_duration_seconds": set()}  # Prometheus' own, of each target
+SCRAPED: dict[str, set[str]] = {"up": set(), "scrape_duration_seconds": set()}  # Prometheus' own, of each target
 TARGET = {"job", "instance"}
 EXPORTED: dict[str, set[str]] = {
     "shadow_decisions_total": {"version", "symbol", "decision", "strategy"},

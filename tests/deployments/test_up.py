@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,14 +25,16 @@ from deployments.files import prefect_yaml
 from deployments.up import up
 from flows.ramp import set_canary_percent
 from strategy_core.domain.errors import InvalidCandles, InvalidPercent, InvalidSetting
-from strategy_core.store import decisions, rollouts
+from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.ramp import State
+from strategy_core.store import audit, decisions, rollouts, versions
 from strategy_core.store.engine import open_database, reading
 
 pytestmark = pytest.mark.xdist_group("prefect")
 
 PATIENCE_S = 300.0
 T = TypeVar("T")
-FEED = "synthetic:GOLD?symbols=2&days=400"
+FEED = "synthetic:GOLD?symbols=4&days=400"
 START = f"""
 import sys
 from pathlib import Path
@@ -136,17 +139,43 @@ def deployments(api: httpx.Client) -> dict[str, dict[str, Any]]:
     return {each["name"]: each for each in api.post("/deployments/filter", json={}).raise_for_status().json()}
 
 
+def test_a_newcomer_finds_one_rollout_on_its_way_and_one_that_its_gates_took_users_off(running: Up) -> None:
+    said = running.says(r"(?s)A new database: .*alert 1, info.*\nPrefect UI")[0]
+    engine = open_database(f"sqlite:///{running.state / 'rollout.db'}")
+    with reading(engine) as session:
+        found = {(each.strategy_name, each.version): each.status for each in versions.list_versions(session)}
+        states = {each.strategy_name: each.state for each in rollouts.list_rollouts(session)}
+        raised = {alert.text: (alert.severity, alert.kind) for alert in audit.alerts(session, "seasonal")}
+        last = audit.events(session, "seasonal")[-1]
+    engine.dispose()
+
+    assert found == {
+        ("fib_rsi", "v1"): Status.ACTIVE,
+        ("fib_rsi", "v2"): Status.CANARY,
+        ("seasonal", "v1"): Status.ACTIVE,
+        ("seasonal", "v2"): Status.SHADOW,
+    }
+    assert states == {"fib_rsi": State.RUNNING, "seasonal": State.ROLLED_BACK}
+    assert (last.action, last.role) == ("roll_back", "system")
+    assert last.reason.startswith("excess_drawdown: ")
+    assert f"seasonal v2  roll back: {last.reason}\n" in said
+    assert raised[f"seasonal v2 rolled back: {last.reason}"] == ("critical", "rollout.rolled_back")
+    assert f", critical: seasonal v2 rolled back: {last.reason}\n" in said
+
+
 def test_scheduled_ticks_and_shadow_runs_change_the_database(
     running: Up, api: httpx.Client, served: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """A server can look healthy while its scheduler never fires: only a run it made itself proves it."""
+    begin = datetime.strptime(running.says(r"clock +([-0-9]+ [:0-9]+) UTC")[1] + "+0000", "%Y-%m-%d %H:%M%z")
     engine = open_database(f"sqlite:///{running.state / 'rollout.db'}")
 
     def ticked() -> bool | None:
         with reading(engine) as session:
-            rollout = rollouts.list_rollouts(session)[0]
-            logged = decisions.count_decisions(session, "fib_rsi")
-        return True if rollout.last_tick_at and logged else None
+            rollout = rollouts.open_rollout(session, "fib_rsi")
+            decided = decisions.newest_decided(session, "fib_rsi", "v1", "GOLD")
+        assert rollout is not None
+        return True if (rollout.last_tick_at or begin) > begin and (decided or begin) > begin else None
 
     def completed() -> dict[str, Any] | None:
         wanted = {
@@ -174,6 +203,11 @@ def test_scheduled_ticks_and_shadow_runs_change_the_database(
         ("promote", {"strategy_name": "fib_rsi", "version": "v2", "owner": "ana"}, "reason"),
         ("start-canary", {"strategy_name": "", "version": "v2", "owner": "ana"}, "strategy_name"),
         ("nightly-comparison", {"days": 0}, "days"),
+        ("compare", {"strategy_name": "fib_rsi", "version": "v2", "days": -1}, "days"),
+        ("retire", {"strategy_name": "fib_rsi", "version": "v2", "owner": "   "}, "owner"),
+        ("start-canary", {"strategy_name": "fib_rsi", "version": "v2", "owner": "ana", "plan": "mine"}, "plan"),
+        ("acknowledge-alert", {"alerts": [], "owner": "ana", "reason": "on it"}, "alerts"),
+        ("acknowledge-alert", {"alerts": [0], "owner": "ana", "reason": "on it"}, "alerts"),
     ],
 )
 def test_parameters_out_of_bounds_are_refused_by_the_api(
@@ -221,9 +255,9 @@ def test_an_owner_is_answered_by_the_api_with_a_token_for_development(running: U
             return None
         return dict(answer.raise_for_status().json())
 
-    (rollout,) = wait_for(found)["items"]
+    items = wait_for(found)["items"]
 
-    assert (rollout["strategy_name"], rollout["version"]) == ("fib_rsi", "v2")
+    assert {(each["strategy_name"], each["version"]) for each in items} == {("fib_rsi", "v2"), ("seasonal", "v2")}
     assert httpx.get(f"{url}/api/v1/strategy/rollouts").status_code == 401
 
 
