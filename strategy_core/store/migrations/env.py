@@ -1,4 +1,4 @@
-"""Runs migrations on the engine that `store.engine.upgrade` hands over; never reads settings of its own."""
+"""Runs migrations in the transaction that `store.engine.upgrade` hands over; never reads settings of its own."""
 
 from alembic import context
 from sqlmodel import SQLModel
@@ -8,6 +8,5 @@ from strategy_core.store import api_tables, platform_tables, rollout_tables, tab
 METADATA = SQLModel.metadata
 TABLES = (tables, rollout_tables, platform_tables, api_tables)  # imported so that their models stand in METADATA
 
-with context.config.attributes["engine"].begin() as connection:
-    context.configure(connection=connection, target_metadata=METADATA, compare_type=True)
-    context.run_migrations()
+context.configure(connection=context.config.attributes["connection"], target_metadata=METADATA, compare_type=True)
+context.run_migrations()
