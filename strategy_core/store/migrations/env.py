@@ -1,4 +1,4 @@
-"""Runs migrations on the engine that `store.engine.upgrade` hands over; never reads settings of its own."""
+"""Runs migrations in the transaction that `store.engine.upgrade` hands over; never reads settings of its own."""
 
 from alembic import context
 from sqlmodel import SQLModel
@@ -14,6 +14,5 @@ TABLES = (
     tally_tables,
 )  # imported so that their models stand in METADATA
 
-with context.config.attributes["engine"].begin() as connection:
-    context.configure(connection=connection, target_metadata=METADATA, compare_type=True)
-    context.run_migrations()
+context.configure(connection=context.config.attributes["connection"], target_metadata=METADATA, compare_type=True)
+context.run_migrations()
