@@ -105,7 +105,7 @@ def test_progress_tells_stage_users_gates_and_what_must_happen(ramped: Engine, m
     assert progress.harm.freeze_at == 1.0
     shown = progress_markdown(progress)
     assert shown.startswith("# fib\\_rsi 2 against 1: running at 5 % of users\n")
-    gates = {row["gate"]: row for row in tables(shown)[1]}
+    gates = {row["gate"]: row for row in tables(shown)[0]}
     assert gates["not\\_worse"]["verdict"] == "insufficient"
     assert gates["losing\\_streak"]["limit"] == "12"
     assert gates["errors"]["since"] == f"{now:%Y-%m-%d %H:%M}"
