@@ -127,6 +127,24 @@ def api(running: Up) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="module")
+def harmed(api: httpx.Client, running: Up) -> None:
+    """A gate has failed, which the first tick tells Prefect: what waits for one waits for both."""
+    engine = open_database(f"sqlite:///{running.state / 'rollout.db'}")
+    with transaction(engine) as session:
+        audit.raise_alert(
+            session,
+            "rollout.rolled_back",
+            "fib_rsi v0 rolled back: losing_streak",
+            severity="critical",
+            strategy_name="fib_rsi",
+            dedupe_key="v0 rolled back",
+            facts={"version": "v0", "gate": "losing_streak", "value": 40.0, "limit": 12.0, "n": 40},
+            now=datetime.now(UTC),
+        )
+    engine.dispose()
+
+
+@pytest.fixture(scope="module")
 def served(api: httpx.Client) -> Mapping[str, Mapping[str, Any]]:
     """Return the deployments by name, as the API has them once the last one is served."""
     return wait_for(lambda: found if len(found := deployments(api)) == len(names()) else None)
@@ -140,6 +158,7 @@ def deployments(api: httpx.Client) -> dict[str, dict[str, Any]]:
     return {each["name"]: each for each in api.post("/deployments/filter", json={}).raise_for_status().json()}
 
 
+@pytest.mark.usefixtures("harmed")
 def test_scheduled_ticks_and_shadow_runs_change_the_database(
     running: Up, api: httpx.Client, served: Mapping[str, Mapping[str, Any]]
 ) -> None:
@@ -231,23 +250,11 @@ def test_an_owner_is_answered_by_the_api_with_a_token_for_development(running: U
     assert httpx.get(f"{url}/api/v1/strategy/rollouts").status_code == 401
 
 
+@pytest.mark.usefixtures("harmed")
 def test_a_failed_gate_is_an_event_once_and_owners_are_told_at_once(
-    running: Up, api: httpx.Client, served: Mapping[str, Mapping[str, Any]]
+    api: httpx.Client, served: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """The next tick emits it, and the automation delivers alerts without waiting for the minute; twice sent is once."""
-    engine = open_database(f"sqlite:///{running.state / 'rollout.db'}")
-    with transaction(engine) as session:
-        audit.raise_alert(
-            session,
-            "rollout.rolled_back",
-            "fib_rsi v0 rolled back: losing_streak",
-            severity="critical",
-            strategy_name="fib_rsi",
-            dedupe_key="v0 rolled back",
-            facts={"version": "v0", "gate": "losing_streak", "value": 40.0, "limit": 12.0, "n": 40},
-            now=datetime.now(UTC),
-        )
-    engine.dispose()
 
     def event(name: str) -> list[dict[str, Any]]:
         wanted = {"filter": {"event": {"name": [name]}, "resource": {"id": ["rollout.fib_rsi"]}}}
@@ -269,7 +276,7 @@ def test_a_failed_gate_is_an_event_once_and_owners_are_told_at_once(
     assert (failed["payload"]["gate"], failed["payload"]["command"]) == ("losing_streak", "rollout verdicts fib_rsi")
     assert {each["prefect.resource.role"] for each in failed["related"]} == {"version", "flow-run"}
     assert [len(event(name)) for name in ("rollout.gate.failed", "rollout.rolled_back")] == [1, 1]
-    assert started() == [run] or [each["id"] for each in started()] == [run["id"]]
+    assert [each["id"] for each in started()] == [run["id"]]
 
 
 def test_automations_are_put_once_and_leave_an_owners_own_alone(
@@ -281,8 +288,7 @@ def test_automations_are_put_once_and_leave_an_owners_own_alone(
         mine = client.create_automation(ours.model_copy(update={"name": "my own"}))
         assert automations.put(client, ids) == []
         (known,) = client.read_automations_by_name(ours.name)
-        client.pause_automation(known.id)
-        client.update_automation(known.id, known.model_copy(update={"description": "odd", "enabled": False}))
+        client.update_automation(known.id, ours.model_copy(update={"description": "odd", "enabled": False}))
 
         assert automations.put(client, ids) == [f"updated the automation {ours.name!r}"]
 
