@@ -1,8 +1,12 @@
-"""What a newcomer finds: a version that serves, a better one on its way, and a replay that makes both move."""
+"""What a newcomer finds: a version on its way, one that its gates took users off, and a replay that goes on from there.
+
+All of it happens through the services, on the candles before the replay begins; nothing is made up, and nothing waits.
+"""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from math import ceil
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import Engine
 from sqlmodel import Session
@@ -12,77 +16,112 @@ from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.market.source import CandleSource
+from strategy_core.services.ramp import tick
 from strategy_core.services.register import register_version
+from strategy_core.services.score import score_outcomes
+from strategy_core.services.shadow import run_shadow
 from strategy_core.services.start import start_rollout
+from strategy_core.services.workers import Workers
 from strategy_core.store import audit, decisions, rollouts, versions
 from strategy_core.store.engine import reading
 
-HISTORY = 2_000  # candles before the replay begins: what a registration is vetted on
-STRATEGY = "fib_rsi"
+HISTORY = 2_000  # candles before the first registration: what it is vetted on
+SHADOW = 1_080  # candles in shadow before the rollouts start: how noisy a pair is, is measured on them
+RAMP = 132  # candles from the start of the rollouts to the beginning of the replay
+_STEP = 12  # candles from tick to tick until then
+_TABLE_ENDS = 72  # candles after its start, the faulty version's table has no more thresholds
+_FEW = 4  # symbols of the faulty pair: enough for its gates, and quickly vetted
 _ACTOR = Actor("rollout up", role="system", source="cli")
-_RUNS_ARE_LATE = timedelta(minutes=3)  # real time: a run is a minute from the next, and takes its own start to it
-_RUNS_ARE_GONE = timedelta(minutes=10)
+_WHY = "so that there is something to see"
 _FOREVER = datetime(2200, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A strategy's active version, as `fib_rsi` is by itself, and one that would replace it."""
+
+    strategy: str
+    entry_point: str
+    config: dict[str, Any]
+    symbols: list[str] = field(default_factory=list)
 
 
 def replay_span(engine: Engine, source: CandleSource) -> tuple[datetime, datetime]:
     """Return the moments between which the replay plays: from where the database stands, to the last candle's close.
 
-    A new database begins `HISTORY` candles into the feed, or in its middle if it is shorter.
+    A new database begins behind what its seed needs of the feed, or in the feed's middle if it is shorter.
     """
     candles = source.candles(source.symbols()[0], closed_by=_FOREVER)
-    opened_at = [
-        moment.to_pydatetime() for moment in (candles.index[min(HISTORY, len(candles) // 2)], candles.index[-1])
-    ]
+    first = min(HISTORY + SHADOW + RAMP, len(candles) // 2)
+    opened_at = [moment.to_pydatetime() for moment in (candles.index[first], candles.index[-1])]
     with reading(engine) as session:
         start = max([opened_at[0], *_moments(session)])
     return start, opened_at[1] + timeframe_delta(source.timeframe)
 
 
 def seed(engine: Engine, source: CandleSource, *, now: datetime, speed: float) -> bool:
-    """Register v1 as active and v2 in shadow, and start v2's rollout, unless there are versions; say whether it did."""
+    """Bring two rollouts about, up to *now*, unless there are versions; say whether it did.
+
+    `fib_rsi` v2 looks back a little further than v1, and is as good. `seasonal` v2 says what its active version says
+    until its table ends: then it chases the price, and its gates take users off it.
+    """
     with reading(engine) as session:
         if versions.list_versions(session):
             return False
-    for version, config, status in (("v1", {}, Status.ACTIVE), ("v2", {"rsi_period": 13}, Status.SHADOW)):
+    symbols = list(source.symbols())
+    candle = timeframe_delta(source.timeframe)
+    registered, started = _moments_before(source, now)
+    ends = {"fitted_until": (started + _TABLE_ENDS * candle).isoformat()}
+    pairs = [
+        _Pair("fib_rsi", "fib_rsi", {"fib_lookback_bars": 60}, symbols),
+        _Pair("seasonal", "strategy_core.demo.versions:FibRsiSeasonal", ends, symbols[:_FEW]),
+    ]
+    for pair in pairs:
+        _register(engine, source, pair, registered)
+    with Workers() as workers:
+        _let_pass(engine, source, workers, started, catch_up=SHADOW)
+        for pair in pairs:
+            plan = Plan().at_speed(speed, candle)
+            start_rollout(
+                engine, strategy_name=pair.strategy, version="v2", plan=plan, actor=_ACTOR, now=started, reason=_WHY
+            )
+        moment = started
+        while moment < now:
+            moment = min(moment + _STEP * candle, now)
+            _let_pass(engine, source, workers, moment, catch_up=SHADOW)
+            tick(engine, source, now=moment)
+    return True
+
+
+def _moments_before(source: CandleSource, now: datetime) -> tuple[datetime, datetime]:
+    """Return when versions are registered and rollouts started; a short feed's past is divided between the two."""
+    opened_at = source.candles(source.symbols()[0], closed_by=now).index
+    shadow, ramp = min(SHADOW + RAMP, len(opened_at) // 2), min(RAMP, len(opened_at) // 3)
+    return opened_at[-shadow].to_pydatetime(), opened_at[-ramp].to_pydatetime()
+
+
+def _register(engine: Engine, source: CandleSource, pair: _Pair, now: datetime) -> None:
+    first = ("v1", "fib_rsi", dict[str, Any](), Status.ACTIVE)
+    for version, entry_point, config, status in (first, ("v2", pair.entry_point, pair.config, Status.SHADOW)):
         register_version(
             engine,
             source,
-            strategy_name=STRATEGY,
+            strategy_name=pair.strategy,
             version=version,
             config=config,
-            entry_point=STRATEGY,
-            symbols=source.symbols(),
+            entry_point=entry_point,
+            symbols=pair.symbols,
             timeframe=source.timeframe,
             status=status,
             actor=_ACTOR,
             now=now,
-            reason="so that there is something to see",
+            reason=_WHY,
         )
-    start_rollout(
-        engine,
-        strategy_name=STRATEGY,
-        version="v2",
-        plan=plan_at(speed, source.timeframe),
-        actor=_ACTOR,
-        now=now,
-        reason="so that there is something to see",
-    )
-    return True
 
 
-def plan_at(speed: float, timeframe: str) -> Plan:
-    """Return the default plan for a clock that runs *speed* times as fast as the runs that feed it come.
-
-    Between two real minutes days may pass: what counts as late and as blind is widened to that, and nothing else.
-    """
-    plan = Plan()
-    return plan.model_copy(
-        update={
-            "late_candles": max(plan.late_candles, ceil(_RUNS_ARE_LATE * speed / timeframe_delta(timeframe))),
-            "blind_limit": max(plan.blind_limit, _RUNS_ARE_GONE * speed),
-        }
-    )
+def _let_pass(engine: Engine, source: CandleSource, workers: Workers, now: datetime, *, catch_up: int) -> None:
+    run_shadow(engine, source, workers, now=now, catch_up=catch_up)
+    score_outcomes(engine, source, now=now)
 
 
 def _moments(session: Session) -> Iterator[datetime]:

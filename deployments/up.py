@@ -15,18 +15,18 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from sqlalchemy import Engine, make_url
+from sqlalchemy import make_url
 
 from deployments.children import Child
 from deployments.files import prefect_yaml
+from deployments.news import News
 from deployments.seed import replay_span, seed
 from deployments.supervisor import ChildDied, Supervisor, last_words
 from strategy_core.domain.errors import InvalidSetting, MissingExtra
 from strategy_core.market.open import open_source
 from strategy_core.market.replay import ReplayClock
 from strategy_core.settings import Settings, read_settings
-from strategy_core.store import audit
-from strategy_core.store.engine import reading, upgrade
+from strategy_core.store.engine import upgrade
 
 HOST = "127.0.0.1"  # nobody else's business: the server has no password
 _HEALTHY_WITHIN_S = 180.0
@@ -104,9 +104,10 @@ def _run(
         server = _start(supervisor, "Prefect server", ["prefect", "server", "start"], environment, state)
         say(f"Starting a Prefect server, pid {server.pid} …")
         served_alone = ["--alone"]  # on a server of our own nobody else does
+    news = News(engine)
     if seed(engine, source, now=start, speed=speed):
-        say("A new database: registered fib_rsi v1 as active and v2 in shadow, and started the rollout of v2.")
-    said = _newest_event(engine)
+        say("A new database: two rollouts, replayed up to now. What happened, by the market's clock:")
+        news.tell(say)
     health = f"{api_url}/health"
     _wait_until_healthy(health, supervisor, asked)
     if asked.is_set():
@@ -121,20 +122,22 @@ def _run(
     api = _api_environment()
     if api:
         _start(supervisor, "API", ["strategy_core.api"], environment | api, state)
+    shown = make_url(settings.database_url).render_as_string(hide_password=True)
     for what, value in {
         "Prefect UI": api_url.removesuffix("/api"),
-        "API": _told_of_api(api),
-        "database": make_url(settings.database_url).render_as_string(hide_password=True),
+        **_told_of_api(api),
+        "database": shown,
         "candles": f"{source.name}: {', '.join(source.symbols())}",
         "clock": f"{start:%Y-%m-%d %H:%M} UTC, {speed / 60:.4g} h a minute, candles until {end:%Y-%m-%d}",
         "schedules": str(file),
         "running": ", ".join(f"{child.name} (pid {child.pid}, log {child.log})" for child in supervisor.children),
     }.items():
         say(f"{what:<12}{value}")
+    say(f"In another shell:  export ROLLOUT_DATABASE_URL='{shown}'; rollout status fib_rsi; rollout alerts list")
     say("Ctrl-C stops all of it. What changes:")
     while not asked.wait(_LOOK_EVERY_S):
         supervisor.look()
-        said = _say_events(engine, said, say)
+        news.tell(say)
     say("Stopping …")
 
 
@@ -181,13 +184,12 @@ def _api_environment() -> dict[str, str]:
     return told if any(os.environ.get(key) for key in _API_KEYS) else told | {"ROLLOUT_API_DEVELOPMENT": "1"}
 
 
-def _told_of_api(api: Mapping[str, str]) -> str:
+def _told_of_api(api: Mapping[str, str]) -> dict[str, str]:
     if not api:
-        return "not installed: pip install 'strategy-rollout[api]'"
+        return {"API": "not installed: pip install 'strategy-rollout[api]'"}
     url = f"http://{HOST}:{api['ROLLOUT_API_PORT']}"
-    if "ROLLOUT_API_DEVELOPMENT" not in api:
-        return f"{url}/api/v1/strategy, with your tokens"
-    return f"{url}/docs, a token: ROLLOUT_API_DEVELOPMENT=1 rollout token --name you"
+    token = "ROLLOUT_API_DEVELOPMENT=1 rollout token --name you" if "ROLLOUT_API_DEVELOPMENT" in api else "yours"
+    return {"API": f"{url}/docs, with a token: {token}", "metrics": f"{url}/metrics, with the same token"}
 
 
 def _free_port(wanted: int = 0) -> int:
@@ -221,21 +223,6 @@ def _healthy(url: str) -> bool:
             return bool(answer.status == 200)
     except (URLError, OSError):
         return False
-
-
-def _newest_event(engine: Engine) -> int:
-    with reading(engine) as session:
-        return max((event.id or 0 for event in audit.events(session)), default=0)
-
-
-def _say_events(engine: Engine, said: int, say: Callable[[str], None]) -> int:
-    with reading(engine) as session:
-        new = [event for event in audit.events(session) if (event.id or 0) > said]
-    for event in new:
-        action = event.action.replace("_", " ")
-        say(f"{event.at:%Y-%m-%d %H:%M}  {event.strategy_name} {event.version}  {action}: {event.reason}")
-        said = event.id or said
-    return said
 
 
 @contextmanager

@@ -1,11 +1,13 @@
-"""Look whether ticks, shadow runs and candles come, and deliver every alert that is due."""
+"""Look whether ticks, shadow runs and candles come, deliver every alert, and take note that an owner knows of some."""
 
 from prefect import flow
 
 from flows import events
-from flows.runtime import one_line, opened
+from flows.form import form
+from flows.parameters import Alerts, Owner, Reason
+from flows.runtime import one_line, opened, owned_by
 from strategy_core.domain.errors import RolloutError
-from strategy_core.services.alerts import Channel, deliver
+from strategy_core.services.alerts import Channel, acknowledge, deliver
 from strategy_core.services.watch import watch_feed, watch_shadow, watch_ticks
 
 
@@ -14,9 +16,10 @@ from strategy_core.services.watch import watch_feed, watch_shadow, watch_ticks
 def deliver_alerts() -> str:
     """Send alerts to the channels of ROLLOUT_ALERT_URLS, each by itself, and try again what was not taken.
 
-    A flow of its own, so that no tick waits for a channel. It fails at its end if some channel took no message.
+    A flow of its own, so that no tick waits for a channel. It fails at its end if some channel took no message, or a
+    setting is not valid.
     """
-    with opened() as runtime:
+    with opened(database_alone=True) as runtime:
         settings = runtime.settings
         watch_ticks(runtime.engine, now=runtime.now, overdue=settings.tick_overdue)
         channels = settings.open_channels()
@@ -28,6 +31,21 @@ def deliver_alerts() -> str:
     failed = [each for each in tried if each.problem]
     sent = [each for each in tried if not each.problem and each.channel != events.EventChannel.name]
     line = f"{len(sent)} sent" if channels else "ROLLOUT_ALERT_URLS is not set: nobody is told"
-    if failed:
-        raise RolloutError("; ".join([line, *(f"{each.channel}: {each.problem}" for each in failed)]))
+    problems = [*(f"{each.channel}: {each.problem}" for each in failed), *runtime.wrong]
+    if problems:
+        raise RolloutError("; ".join([line, *problems]))
     return line
+
+
+@form("acknowledge alerts {alerts}")
+def acknowledge_alert(alerts: Alerts, owner: Owner, reason: Reason) -> str:
+    """Acknowledge alerts: nobody is told of them any more, since an owner knows.
+
+    Args:
+        alerts: their numbers, as the messages have them, one a line.
+        owner: who knows.
+        reason: what is being done; it stays with the alert.
+    """
+    with opened() as runtime:
+        known = acknowledge(runtime.engine, alerts, actor=owned_by(owner), reason=reason, now=runtime.now)
+    return "; ".join(f"alert {each.id} is acknowledged by {each.acknowledged_by}" for each in known)

@@ -2,13 +2,25 @@
 
 from prefect import flow
 
+from flows.artifacts import show_tick
 from flows.events import follow_up
-from flows.parameters import AnyPlan, Name, OverrideReason, Owner, Percent, Reason
+from flows.form import form
+from flows.parameters import (
+    USUAL,
+    AnyPlan,
+    Choice,
+    OverrideReason,
+    Owner,
+    Percent,
+    Reason,
+    Remark,
+    Strategy,
+    Version,
+    chosen_plan,
+)
 from flows.runtime import by_itself, one_line, opened, owned_by
 from strategy_core.domain.errors import RolloutError
-from strategy_core.domain.plan import Plan
 from strategy_core.services import approve, canary, ramp, start
-from strategy_core.services.approve import Choice
 
 
 @flow(flow_run_name="tick")
@@ -23,49 +35,52 @@ def ramp_tick() -> str:
         source = runtime.candles_if_any()
         ticked = ramp.tick(runtime.engine, source, now=runtime.now, actor=by_itself())
         follow_up(runtime, source)
+        show_tick(runtime.engine, ticked, now=runtime.now)
     line = "; ".join([*(map(_told, ticked) if ticked else ["no rollout is open"]), *runtime.wrong])
     if runtime.wrong or any(each.error for each in ticked):
         raise RolloutError(line)
     return line
 
 
-@flow(flow_run_name="start {strategy_name} {version}")
-@one_line
+@form("start {strategy_name} {version}")
 def start_canary(
-    strategy_name: Name,
-    version: Name,
+    strategy_name: Strategy,
+    version: Version,
     owner: Owner,
-    plan: AnyPlan = Plan(),  # noqa: B008  frozen
-    reason: str = "",
+    reason: Remark = "",
     override_reason: OverrideReason = "",
+    plan: AnyPlan = USUAL,
 ) -> str:
     """Freeze a plan and send its first stage's share of users to a shadow version.
+
+    What it would take, and whom it would reach, is shown beforehand by `plan`. In a replay, which may play days between
+    two runs, the plan's limits of what is late and blind are widened to that.
 
     Args:
         strategy_name: the strategy.
         version: the version in shadow that becomes the canary.
         owner: who starts it.
-        plan: stages, gates and limits; what is left out is as shown.
         reason: for the audit trail.
-        override_reason: why a version that was rolled back may be ramped again.
+        override_reason: why a version that was rolled back may be ramped again; empty for any other.
+        plan: the usual one; or stages, gates and limits of your own, which start from the usual ones.
     """
     with opened() as runtime:
+        frozen = runtime.settings.in_replay(chosen_plan(plan))
         rollout = start.start_rollout(
             runtime.engine,
             strategy_name=strategy_name,
             version=version,
-            plan=plan,
+            plan=frozen,
             actor=owned_by(owner),
             now=runtime.now,
             reason=reason,
             override_reason=override_reason,
         )
-    return f"{strategy_name} {version} serves {plan.stages[0].percent:g} % against {rollout.control_version}"
+    return f"{strategy_name} {version} serves {frozen.stages[0].percent:g} % against {rollout.control_version}"
 
 
-@flow(flow_run_name="set the canary of {strategy_name} to {percent} %")
-@one_line
-def set_canary_percent(strategy_name: Name, percent: Percent, owner: Owner, reason: str = "") -> str:
+@form("set the canary of {strategy_name} to {percent} %")
+def set_canary_percent(strategy_name: Strategy, percent: Percent, owner: Owner, reason: Remark = "") -> str:
     """Set the canary's share of users by hand, where no rollout moves it or an owner has paused that.
 
     Args:
@@ -87,9 +102,8 @@ def set_canary_percent(strategy_name: Name, percent: Percent, owner: Owner, reas
     return f"{strategy_name} {config.version} serves {percent:g} %"
 
 
-@flow(flow_run_name="approve {strategy_name}")
-@one_line
-def approve_stage(strategy_name: Name, owner: Owner, reason: str = "") -> str:
+@form("approve {strategy_name}")
+def approve_stage(strategy_name: Strategy, owner: Owner, reason: Remark = "") -> str:
     """Let a rollout enter the stage it waits for; the next tick takes the step, if every gate passes then too.
 
     Args:
@@ -109,9 +123,8 @@ def approve_stage(strategy_name: Name, owner: Owner, reason: str = "") -> str:
     return f"{strategy_name} {rollout.version} may enter stage {rollout.stage_index + 2}"
 
 
-@flow(flow_run_name="decide {strategy_name}: {choice}")
-@one_line
-def decide(strategy_name: Name, choice: Choice, owner: Owner, reason: Reason) -> str:
+@form("decide {strategy_name}: {choice}")
+def decide(strategy_name: Strategy, choice: Choice, owner: Owner, reason: Reason) -> str:
     """Answer a rollout whose stage ended without an answer of its gates.
 
     Args:
@@ -134,9 +147,8 @@ def decide(strategy_name: Name, choice: Choice, owner: Owner, reason: Reason) ->
     return f"{strategy_name} {rollout.version} is {rollout.state} at stage {rollout.stage_index + 1}"
 
 
-@flow(flow_run_name="pause {strategy_name}")
-@one_line
-def pause(strategy_name: Name, owner: Owner, reason: str = "") -> str:
+@form("pause {strategy_name}")
+def pause(strategy_name: Strategy, owner: Owner, reason: Remark = "") -> str:
     """Keep a rollout at its percent; every protection stays armed.
 
     Args:
@@ -151,9 +163,8 @@ def pause(strategy_name: Name, owner: Owner, reason: str = "") -> str:
     return f"{strategy_name} {rollout.version} is {rollout.state}"
 
 
-@flow(flow_run_name="resume {strategy_name}")
-@one_line
-def resume(strategy_name: Name, owner: Owner, reason: str = "") -> str:
+@form("resume {strategy_name}")
+def resume(strategy_name: Strategy, owner: Owner, reason: Remark = "") -> str:
     """Let a paused rollout go on, at its stage's percent.
 
     Args:

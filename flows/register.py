@@ -1,41 +1,39 @@
 """Register a version from Prefect: see `services.register`."""
 
-from typing import Any
-
-from prefect import flow
-
-from flows.parameters import Name, Owner, Timeframe
-from flows.runtime import one_line, opened, owned_by
-from strategy_core.domain.lifecycle import Status
+from flows.form import form
+from flows.parameters import Config, EntryPoint, Owner, Remark, Salt, Status, Strategy, Symbols, Timeframe, Version
+from flows.runtime import opened, owned_by
+from strategy_core.domain import lifecycle
 from strategy_core.services import register
 
 
-@flow(flow_run_name="register {strategy_name} {version}")
-@one_line
+@form("register {strategy_name} {version}")
 def register_version(
-    strategy_name: Name,
-    version: Name,
+    strategy_name: Strategy,
+    version: Version,
     owner: Owner,
-    symbols: list[Name],
-    config: dict[str, Any],
-    entry_point: str = "",
+    symbols: Symbols,
+    config: Config = {},  # noqa: B006  never changed; a form shows it
+    entry_point: EntryPoint = "",
     timeframe: Timeframe = "1h",
-    status: Status = Status.SHADOW,
-    salt: str | None = None,
-    reason: str = "",
+    status: Status = lifecycle.Status.SHADOW,
+    salt: Salt = "",
+    reason: Remark = "",
 ) -> str:
     """Vet a new version on the feed's newest candles and store it, never to be edited.
+
+    It decides in shadow from then on; to send users to it, start a canary.
 
     Args:
         strategy_name: the strategy it is a version of; a new name makes a new strategy.
         version: its name, new to the strategy.
         owner: who registers it.
-        symbols: what it decides on.
-        config: settings of the strategy's own; an empty one takes its defaults.
-        entry_point: a known strategy or package.module:Class; the strategy's name, unless given.
-        timeframe: of its candles.
+        symbols: what it decides on, one a line.
+        config: settings of the strategy's own, as JSON; {} takes its defaults.
+        entry_point: a known strategy or package.module:Class; empty, the strategy's name.
+        timeframe: of its candles; the feed's.
         status: shadow, unless there is nothing yet that could be harmed.
-        salt: of the strategy's routing, fixed with its first version; whatever it has, unless given.
+        salt: of the strategy's routing, fixed with its first version; empty, whatever it has.
         reason: for the audit trail.
     """
     with opened() as runtime:
@@ -49,7 +47,7 @@ def register_version(
             symbols=symbols,
             timeframe=timeframe,
             status=status,
-            salt=salt,
+            salt=salt or None,
             actor=owned_by(owner),
             now=runtime.now,
             reason=reason,

@@ -1,17 +1,15 @@
-"""An owner's two shortest ways: make a version serve everybody, or take users off one. Both need no evidence."""
+"""What an owner does with a version without evidence: let it serve everybody, retire it, or take users off it."""
 
-from prefect import flow
-
-from flows.parameters import Name, OverrideReason, Owner, Reason
-from flows.runtime import one_line, opened, owned_by
-from strategy_core.services.promote import activate_version
+from flows.form import form
+from flows.parameters import AnyVersion, OverrideReason, Owner, Reason, Remark, Strategy, Version
+from flows.runtime import opened, owned_by
+from strategy_core.services.promote import activate_version, retire_version
 from strategy_core.services.rollback import roll_back
 
 
-@flow(flow_run_name="promote {strategy_name} {version}")
-@one_line
+@form("promote {strategy_name} {version}")
 def promote(
-    strategy_name: Name, version: Name, owner: Owner, reason: Reason, override_reason: OverrideReason = ""
+    strategy_name: Strategy, version: Version, owner: Owner, reason: Reason, override_reason: OverrideReason = ""
 ) -> str:
     """Make a version the active one and retire its predecessor, in one step; an open rollout ends.
 
@@ -20,7 +18,7 @@ def promote(
         version: the version that serves everybody from now on.
         owner: who promotes it.
         reason: why; it stays in the audit trail.
-        override_reason: why a version that was rolled back may serve again.
+        override_reason: why a version that was rolled back may serve again; empty for any other.
     """
     with opened() as runtime:
         activate_version(
@@ -36,22 +34,47 @@ def promote(
     return f"{strategy_name} {version} is active"
 
 
-@flow(flow_run_name="roll {strategy_name} back")
-@one_line
-def rollback(strategy_name: Name, owner: Owner, reason: Reason, version: Name | None = None) -> str:
-    """Take users off a version, now: undo its rollout, else its canary, else, when it is named, its activation.
+@form("retire {strategy_name} {version}")
+def retire(strategy_name: Strategy, version: Version, owner: Owner, reason: Remark = "") -> str:
+    """Retire a shadow version, or a canary that no rollout moves: it decides nothing more.
+
+    The active version is retired by its successor alone: promote that.
 
     Args:
         strategy_name: the strategy.
-        version: the one to take users off; the rollout's or the canary, unless given.
+        version: the version that is no longer wanted.
+        owner: who retires it.
+        reason: for the audit trail.
+    """
+    with opened() as runtime:
+        retire_version(
+            runtime.engine,
+            strategy_name=strategy_name,
+            version=version,
+            actor=owned_by(owner),
+            now=runtime.now,
+            reason=reason,
+        )
+    return f"{strategy_name} {version} is retired"
+
+
+@form("roll {strategy_name} back")
+def rollback(strategy_name: Strategy, owner: Owner, reason: Reason, version: AnyVersion = "") -> str:
+    """Take users off a version, now: undo its rollout, else its canary, else, when it is named, its activation.
+
+    It asks for no evidence and waits for nothing. Users go back to the version they had before.
+
+    Args:
+        strategy_name: the strategy.
         owner: who rolls it back.
         reason: why; it stays in the audit trail and in the alert.
+        version: the one to take users off; empty, the rollout's or the canary.
     """
     with opened(database_alone=True) as runtime:
         taken_off = roll_back(
             runtime.engine,
             strategy_name=strategy_name,
-            version=version,
+            version=version or None,
             actor=owned_by(owner),
             now=runtime.now,
             reason=reason,

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import wraps
+from inspect import signature
 from typing import Any, ParamSpec
 
 from prefect.client.schemas.objects import State
@@ -13,6 +14,7 @@ from prefect.states import Completed, Failed
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
+from flows.artifacts import show_change
 from strategy_core.domain.audit import RAMP, Actor
 from strategy_core.domain.errors import InvalidSetting, RolloutError
 from strategy_core.market.source import CandleSource
@@ -81,15 +83,20 @@ def _run() -> str:
 
 
 def one_line(work: Callable[P, str]) -> Callable[P, State[Any]]:
-    """End the run as completed with the line that *work* returns, or as failed with what was refused: no traceback."""
+    """End the run as completed with the line that *work* returns, or as failed with what was refused: no traceback.
+
+    What it has changed of the strategy that it was asked about is shown as an artifact, once it is done.
+    """
 
     @wraps(work)
     def run(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
         try:
-            return Completed(message=work(*args, **kwargs))
+            line = work(*args, **kwargs)
         except RolloutError as error:
             return Failed(message=str(error))
         except DBAPIError as error:
             return Failed(message=failure(error))
+        show_change(signature(work).bind(*args, **kwargs).arguments.get("strategy_name"))
+        return Completed(message=line)
 
     return run

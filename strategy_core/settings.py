@@ -8,8 +8,10 @@ from pydantic import AnyHttpUrl, Field, SecretStr, ValidationError, field_valida
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import Engine
 
+from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.delivery import Pace
 from strategy_core.domain.errors import EvidenceUnavailable, InvalidSetting, RolloutError
+from strategy_core.domain.plan import Plan
 from strategy_core.market.absent import AbsentSource
 from strategy_core.market.calendars import CALENDARS, Calendar, WeeklySession
 from strategy_core.market.holidays import read_holidays
@@ -118,7 +120,10 @@ class Settings(BaseSettings):
 
     def now(self) -> datetime:
         """Return the time: the real one, or the replay's."""
-        real = datetime.now(UTC)
+        return self.at(datetime.now(UTC))
+
+    def at(self, real: datetime) -> datetime:
+        """Return what the clock showed at a real moment, as a server beside the replay tells it."""
         if self.replay_from is None:
             return real
         return ReplayClock(self.replay_started_at or real, self.replay_from, self.replay_speed).now(real)
@@ -145,6 +150,10 @@ class Settings(BaseSettings):
     @property
     def tick_overdue(self) -> timedelta:
         return timedelta(minutes=self.tick_overdue_minutes) * self._speed
+
+    def in_replay(self, plan: Plan) -> Plan:
+        """Return *plan*, in a replay with what is late and blind widened to the pace of its runs."""
+        return plan.at_speed(self._speed, timeframe_delta(self.timeframe))
 
     @property
     def _speed(self) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from math import ceil
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -21,6 +22,10 @@ from strategy_core.domain.metric import MetricThreshold
 from strategy_core.domain.paired_gates import Divergence, ExcessDrawdown, Harm, LosingStreak, NotWorse
 from strategy_core.domain.routing import basis_points
 from strategy_core.domain.span import Span, usually
+
+_MOST_LATE = 1_000  # candles
+_RUNS_ARE_LATE = timedelta(minutes=3)  # real time: a run is a minute from the next, and takes its own start to it
+_RUNS_ARE_GONE = timedelta(minutes=10)
 
 
 def _percent(value: float) -> float:
@@ -73,15 +78,7 @@ def _stage(percent: float, pnl_r: float, win: float, pnl_of_edge: float = 0) -> 
 
 
 class Plan(BaseModel):
-    """A canary's journey, frozen when it starts.
-
-    Attributes:
-        approve_before: percents that wait for an owner's approval.
-        on_inconclusive: what happens when a stage's maximum time ends without an answer: `hold` asks the owner.
-        late_candles: how many candles a decision, or an outcome, may be late before the rollout is blind.
-        blind_limit: how long a rollout may be without evidence before it is rolled back.
-        bake: how long the previous active version stays in shadow, ready to be reinstated, after the promotion.
-    """
+    """A canary's journey, frozen when it starts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -92,12 +89,27 @@ class Plan(BaseModel):
         _stage(50, 0.02, 0.03, pnl_of_edge=0.5),
         _stage(100, 0.02, 0.03, pnl_of_edge=0.5),
     )
-    approve_before: tuple[Percent, ...] = (100.0,)
-    on_inconclusive: Literal["hold", "rollback"] = "hold"
-    maximum_stage_time: Span = usually(timedelta(days=60))
-    late_candles: int = Field(default=2, ge=1, le=1_000)
-    blind_limit: Span = usually(timedelta(days=1))
-    bake: Span = usually(timedelta(days=7))
+    approve_before: tuple[Percent, ...] = Field(
+        default=(100.0,), description="percents of stages that wait for an owner's approval"
+    )
+    on_inconclusive: Literal["hold", "rollback"] = Field(
+        default="hold",
+        description="what happens when a stage's maximum time ends without an answer: hold asks the owner",
+    )
+    maximum_stage_time: Span = usually(timedelta(days=60), "how long a stage may last")
+    late_candles: int = Field(
+        default=2,
+        ge=1,
+        le=_MOST_LATE,
+        description="how many candles a decision, or an outcome, may be late before the rollout is blind",
+    )
+    blind_limit: Span = usually(
+        timedelta(days=1), "how long a rollout may be without evidence before it is rolled back"
+    )
+    bake: Span = usually(
+        timedelta(days=7),
+        "how long the previous active version stays in shadow, ready to be reinstated, after the promotion",
+    )
     gates: tuple[AnyGate, ...] = (
         Errors(),
         InvalidDecisions(),
@@ -128,6 +140,18 @@ class Plan(BaseModel):
         if any(stage.minimum_time >= self.maximum_stage_time for stage in self.stages):
             raise ValueError("maximum_stage_time must exceed every stage's minimum_time")
         return self
+
+    def at_speed(self, speed: float, timeframe: timedelta) -> "Plan":
+        """Return the plan for a clock that runs *speed* times as fast as the runs that feed it come.
+
+        Between two real minutes days may pass: what counts as late and as blind is widened to that, and nothing else.
+        """
+        if speed <= 1:
+            return self
+        late = max(self.late_candles, min(ceil(_RUNS_ARE_LATE * speed / timeframe), _MOST_LATE))
+        return self.model_copy(
+            update={"late_candles": late, "blind_limit": max(self.blind_limit, _RUNS_ARE_GONE * speed)}
+        )
 
     def check_armed(self) -> None:
         """Raise UnarmedPlan unless at least one gate has a vote."""

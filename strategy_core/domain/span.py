@@ -13,9 +13,15 @@ Span = Annotated[
 ]
 
 
-def usually(span: timedelta) -> Any:
-    """Return a field whose default is *span*, also in its JSON schema: pydantic would write that as ISO 8601 there."""
-    return Field(default=span, json_schema_extra={"default": span.total_seconds()})
+def usually(span: timedelta, what: str | None = None) -> Any:
+    """Return a field whose default is *span*, also in its JSON schema: pydantic would write that as ISO 8601 there.
+
+    Args:
+        span: the default.
+        what: describes the field.
+    """
+    described = None if what is None else f"seconds; {what}"
+    return Field(default=span, description=described, json_schema_extra={"default": span.total_seconds()})
 
 
 def told(span: timedelta) -> str:

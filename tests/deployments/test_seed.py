@@ -1,4 +1,4 @@
-"""What `up` puts into a new database, and where a replay begins and goes on."""
+"""Where a replay begins and goes on, and what of it is told; what `up` seeds is seen in test_up."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -6,13 +6,16 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine
 
-from deployments.seed import HISTORY, plan_at, replay_span, seed
+from deployments.news import News
+from deployments.seed import HISTORY, RAMP, SHADOW, replay_span
+from strategy_core.domain.audit import Actor
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
-from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.store import rollouts, versions
-from strategy_core.store.engine import open_database, reading
-from tests.builders import GOLD, decision_row, put_decisions, put_version
+from strategy_core.market.open import open_source
+from strategy_core.market.source import CandleSource
+from strategy_core.services.start import start_rollout
+from strategy_core.store.engine import open_database
+from tests.builders import GOLD, MONDAY, decision_row, put_decisions, put_version
 
 HOUR = timedelta(hours=1)
 
@@ -26,49 +29,41 @@ def engine(sqlite_url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def market() -> SyntheticSource:
-    return SyntheticSource((GOLD,), days=300)
+def market() -> CandleSource:
+    return open_source("synthetic:GOLD?seed=7&symbols=1&days=400")
 
 
-def test_a_new_database_gets_an_active_version_and_a_rollout_once(engine: Engine, market: SyntheticSource) -> None:
-    start, _ = replay_span(engine, market)
+def test_what_has_happened_is_told_once_changes_before_the_alerts_they_raised(engine: Engine) -> None:
+    told: list[str] = []
+    news = News(engine)
+    put_version(engine, "v1", Status.ACTIVE)
+    put_version(engine, "v2")
+    start_rollout(
+        engine, strategy_name="fib_rsi", version="v2", plan=Plan(), actor=Actor("ana"), now=MONDAY, reason="better"
+    )
 
-    assert seed(engine, market, now=start, speed=5760)
+    news.tell(told.append)
+    news.tell(told.append)
 
-    with reading(engine) as session:
-        found = {version.version: version.status for version in versions.list_versions(session, "fib_rsi")}
-        rollout = rollouts.open_rollout(session, "fib_rsi")
-    assert found == {"v1": Status.ACTIVE, "v2": Status.CANARY}
-    assert rollout is not None
-    assert (rollout.version, rollout.control_version, rollout.started_at) == ("v2", "v1", start)
-    assert not seed(engine, market, now=start, speed=5760)
+    assert told == [
+        "2026-03-02 00:00  fib_rsi v2  start rollout: better",
+        "2026-03-02 00:00  alert 1, info: fib_rsi v2 started at 5 % against v1",
+    ]
+    News(engine).tell(told.append)
+    assert len(told) == 2
 
 
-def test_a_replay_begins_where_a_registration_has_candles_to_be_vetted_on(
-    engine: Engine, market: SyntheticSource
-) -> None:
+def test_a_replay_begins_where_the_seed_has_candles_for_its_past(engine: Engine, market: CandleSource) -> None:
     start, end = replay_span(engine, market)
 
-    assert len(market.candles(GOLD, closed_by=start)) == HISTORY == 2_000
+    assert len(market.candles(GOLD, closed_by=start)) == HISTORY + SHADOW + RAMP
     assert market.candles(GOLD, closed_by=end).index[-1] == end - HOUR
 
 
-def test_a_replay_goes_on_behind_the_last_candle_that_was_decided(engine: Engine, market: SyntheticSource) -> None:
+def test_a_replay_goes_on_behind_the_last_candle_that_was_decided(engine: Engine, market: CandleSource) -> None:
     begin, _ = replay_span(engine, market)
     decided = begin + 40 * HOUR
     put_version(engine, "v1", Status.ACTIVE, at=begin)
     put_decisions(engine, decision_row("v1", decided))
 
     assert replay_span(engine, market)[0] == decided + HOUR
-
-
-def test_a_slow_replay_is_judged_by_the_default_plan() -> None:
-    assert plan_at(1.0, "1h") == Plan()
-
-
-def test_a_fast_replay_calls_late_and_blind_what_is_late_for_its_runs() -> None:
-    plan = plan_at(5760, "1h")
-
-    assert plan.late_candles == 288
-    assert plan.blind_limit == timedelta(days=40)
-    assert plan.stages == Plan().stages

@@ -8,6 +8,7 @@ import pytest
 from deployments.files import prefect_yaml
 from deployments.serve import read_deployments
 from strategy_core.domain.errors import InvalidSetting
+from strategy_core.domain.plan import Plan
 
 
 def test_what_moves_rollouts_is_scheduled_and_what_owners_do_is_not() -> None:
@@ -20,7 +21,21 @@ def test_what_moves_rollouts_is_scheduled_and_what_owners_do_is_not() -> None:
         timedelta(minutes=1)
     ]
     assert not any(each.schedules for each in owners)
-    assert {each.name for each in owners} >= {"approve-stage", "promote", "rollback", "start-canary"}
+    assert {each.name for each in owners} == {
+        "register-version",
+        "compare",
+        "plan",
+        "start-canary",
+        "set-canary-percent",
+        "approve-stage",
+        "decide",
+        "pause",
+        "resume",
+        "promote",
+        "retire",
+        "rollback",
+        "acknowledge-alert",
+    }
 
 
 def test_every_deployment_and_every_parameter_is_described() -> None:
@@ -30,13 +45,39 @@ def test_every_deployment_and_every_parameter_is_described() -> None:
             assert schema.get("description"), f"{each.name}: {name}"
 
 
+def test_an_owners_form_reads_from_what_must_be_given_to_what_may_be() -> None:
+    for each in read_deployments(prefect_yaml()):
+        if "owner" not in each.tags:
+            continue
+        schema = each._parameter_openapi_schema
+        fields = sorted(schema.properties, key=lambda name: int(schema.properties[name]["position"]))
+        assert fields[: len(schema.required)] == schema.required, each.name
+        for name, field in schema.properties.items():
+            assert field["title"][0].isupper(), f"{each.name}: {name}"
+            assert name in schema.required or field["default"] is not None, f"{each.name}: {name}"
+        assert "Args:" not in (each.description or "")
+
+
+def test_a_plan_in_a_form_is_the_usual_one_or_every_field_of_ones_own() -> None:
+    (schema,) = (
+        each._parameter_openapi_schema for each in read_deployments(prefect_yaml()) if each.name == "start-canary"
+    )
+    field = schema.properties["plan"]
+    usual, own = field["anyOf"]
+
+    assert field["default"] == "usual"
+    assert usual["enum"] == ["usual"]
+    assert own["title"] == "A plan of your own"
+    assert {name: each["default"] for name, each in own["properties"].items()} == Plan().model_dump(mode="json")
+
+
 def test_forms_and_api_know_the_bounds_and_the_choices() -> None:
     schemas = {each.name: each._parameter_openapi_schema for each in read_deployments(prefect_yaml())}
 
     percent = schemas["set-canary-percent"].properties["percent"]
     assert (percent["minimum"], percent["maximum"]) == (0, 100)
-    assert schemas["decide"].definitions["Choice"]["enum"] == ["extend", "advance", "rollback"]
-    assert schemas["register-version"].definitions["Status"]["enum"] == ["shadow", "canary", "active", "retired"]
+    assert schemas["decide"].properties["choice"]["enum"] == ["extend", "advance", "rollback"]
+    assert schemas["register-version"].properties["status"]["enum"] == ["shadow", "canary", "active", "retired"]
     assert "1h" in schemas["register-version"].properties["timeframe"]["enum"]
     assert schemas["start-canary"].definitions["Stage"]["properties"]["percent"]["maximum"] == 100
     for name in ("rollback", "decide", "promote"):

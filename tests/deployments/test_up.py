@@ -28,14 +28,16 @@ from deployments.files import prefect_yaml
 from deployments.up import up
 from flows.ramp import set_canary_percent
 from strategy_core.domain.errors import InvalidCandles, InvalidPercent, InvalidSetting
-from strategy_core.store import audit, decisions, rollouts
-from strategy_core.store.engine import open_database, reading, transaction
+from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.ramp import State
+from strategy_core.store import audit, decisions, rollouts, versions
+from strategy_core.store.engine import open_database, reading
 
 pytestmark = pytest.mark.xdist_group("prefect")
 
 PATIENCE_S = 300.0
 T = TypeVar("T")
-FEED = "synthetic:GOLD?symbols=2&days=400"
+FEED = "synthetic:GOLD?symbols=4&days=400"
 START = f"""
 import sys
 from pathlib import Path
@@ -127,24 +129,6 @@ def api(running: Up) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="module")
-def harmed(api: httpx.Client, running: Up) -> None:
-    """A gate has failed, which the first tick tells Prefect: what waits for one waits for both."""
-    engine = open_database(f"sqlite:///{running.state / 'rollout.db'}")
-    with transaction(engine) as session:
-        audit.raise_alert(
-            session,
-            "rollout.rolled_back",
-            "fib_rsi v0 rolled back: losing_streak",
-            severity="critical",
-            strategy_name="fib_rsi",
-            dedupe_key="v0 rolled back",
-            facts={"version": "v0", "gate": "losing_streak", "value": 40.0, "limit": 12.0, "n": 40},
-            now=datetime.now(UTC),
-        )
-    engine.dispose()
-
-
-@pytest.fixture(scope="module")
 def served(api: httpx.Client) -> Mapping[str, Mapping[str, Any]]:
     """Return the deployments by name, as the API has them once the last one is served."""
     return wait_for(lambda: found if len(found := deployments(api)) == len(names()) else None)
@@ -158,18 +142,43 @@ def deployments(api: httpx.Client) -> dict[str, dict[str, Any]]:
     return {each["name"]: each for each in api.post("/deployments/filter", json={}).raise_for_status().json()}
 
 
-@pytest.mark.usefixtures("harmed")
+def test_a_newcomer_finds_one_rollout_on_its_way_and_one_that_its_gates_took_users_off(running: Up) -> None:
+    said = running.says(r"(?s)A new database: .*alert 1, info.*\nPrefect UI")[0]
+    engine = open_database(f"sqlite:///{running.state / 'rollout.db'}")
+    with reading(engine) as session:
+        found = {(each.strategy_name, each.version): each.status for each in versions.list_versions(session)}
+        states = {each.strategy_name: each.state for each in rollouts.list_rollouts(session)}
+        raised = {alert.text: (alert.severity, alert.kind) for alert in audit.alerts(session, "seasonal")}
+        last = audit.events(session, "seasonal")[-1]
+    engine.dispose()
+
+    assert found == {
+        ("fib_rsi", "v1"): Status.ACTIVE,
+        ("fib_rsi", "v2"): Status.CANARY,
+        ("seasonal", "v1"): Status.ACTIVE,
+        ("seasonal", "v2"): Status.SHADOW,
+    }
+    assert states == {"fib_rsi": State.RUNNING, "seasonal": State.ROLLED_BACK}
+    assert (last.action, last.role) == ("roll_back", "system")
+    assert last.reason.startswith("excess_drawdown: ")
+    assert f"seasonal v2  roll back: {last.reason}\n" in said
+    assert raised[f"seasonal v2 rolled back: {last.reason}"] == ("critical", "rollout.rolled_back")
+    assert f", critical: seasonal v2 rolled back: {last.reason}\n" in said
+
+
 def test_scheduled_ticks_and_shadow_runs_change_the_database(
     running: Up, api: httpx.Client, served: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """A server can look healthy while its scheduler never fires: only a run it made itself proves it."""
+    begin = datetime.strptime(running.says(r"clock +([-0-9]+ [:0-9]+) UTC")[1] + "+0000", "%Y-%m-%d %H:%M%z")
     engine = open_database(f"sqlite:///{running.state / 'rollout.db'}")
 
     def ticked() -> bool | None:
         with reading(engine) as session:
-            rollout = rollouts.list_rollouts(session)[0]
-            logged = decisions.count_decisions(session, "fib_rsi")
-        return True if rollout.last_tick_at and logged else None
+            rollout = rollouts.open_rollout(session, "fib_rsi")
+            decided = decisions.newest_decided(session, "fib_rsi", "v1", "GOLD")
+        assert rollout is not None
+        return True if (rollout.last_tick_at or begin) > begin and (decided or begin) > begin else None
 
     def completed() -> dict[str, Any] | None:
         wanted = {
@@ -197,6 +206,11 @@ def test_scheduled_ticks_and_shadow_runs_change_the_database(
         ("promote", {"strategy_name": "fib_rsi", "version": "v2", "owner": "ana"}, "reason"),
         ("start-canary", {"strategy_name": "", "version": "v2", "owner": "ana"}, "strategy_name"),
         ("nightly-comparison", {"days": 0}, "days"),
+        ("compare", {"strategy_name": "fib_rsi", "version": "v2", "days": -1}, "days"),
+        ("retire", {"strategy_name": "fib_rsi", "version": "v2", "owner": "   "}, "owner"),
+        ("start-canary", {"strategy_name": "fib_rsi", "version": "v2", "owner": "ana", "plan": "mine"}, "plan"),
+        ("acknowledge-alert", {"alerts": [], "owner": "ana", "reason": "on it"}, "alerts"),
+        ("acknowledge-alert", {"alerts": [0], "owner": "ana", "reason": "on it"}, "alerts"),
     ],
 )
 def test_parameters_out_of_bounds_are_refused_by_the_api(
@@ -244,22 +258,20 @@ def test_an_owner_is_answered_by_the_api_with_a_token_for_development(running: U
             return None
         return dict(answer.raise_for_status().json())
 
-    (rollout,) = wait_for(found)["items"]
+    items = wait_for(found)["items"]
 
-    assert (rollout["strategy_name"], rollout["version"]) == ("fib_rsi", "v2")
+    assert {(each["strategy_name"], each["version"]) for each in items} == {("fib_rsi", "v2"), ("seasonal", "v2")}
     assert httpx.get(f"{url}/api/v1/strategy/rollouts").status_code == 401
 
 
-@pytest.mark.usefixtures("harmed")
 def test_a_failed_gate_is_an_event_once_and_owners_are_told_at_once(
     api: httpx.Client, served: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """The next tick emits it, and the automation delivers alerts without waiting for the minute; twice sent is once."""
+    """That of the seed: the first tick emits it, the automation does not wait for the minute; sent twice, it is one."""
 
     def event(name: str) -> list[dict[str, Any]]:
-        wanted = {"filter": {"event": {"name": [name]}, "resource": {"id": ["rollout.fib_rsi"]}}}
-        found = api.post("/events/filter", json=wanted).raise_for_status().json()["events"]
-        return [each for each in found if each["payload"].get("version") == "v0"]
+        wanted = {"filter": {"event": {"name": [name]}, "resource": {"id": ["rollout.seasonal"]}}}
+        return list(api.post("/events/filter", json=wanted).raise_for_status().json()["events"])
 
     def started() -> list[dict[str, Any]]:
         runs = api.post("/flow_runs/filter", json={"flow_runs": {"tags": {"all_": ["rollout"]}}}).raise_for_status()
@@ -273,8 +285,9 @@ def test_a_failed_gate_is_an_event_once_and_owners_are_told_at_once(
     wait_for(lambda: event("rollout.test") or None)
 
     assert run["deployment_id"] == served["deliver-alerts"]["id"]
-    assert (failed["payload"]["gate"], failed["payload"]["command"]) == ("losing_streak", "rollout verdicts fib_rsi")
-    assert {each["prefect.resource.role"] for each in failed["related"]} == {"version", "flow-run"}
+    assert (failed["payload"]["version"], failed["payload"]["gate"]) == ("v2", "excess_drawdown")
+    assert failed["payload"]["command"] == "rollout verdicts seasonal"
+    assert {each["prefect.resource.role"] for each in failed["related"]} == {"version", "rollout", "flow-run"}
     assert [len(event(name)) for name in ("rollout.gate.failed", "rollout.rolled_back")] == [1, 1]
     assert [each["id"] for each in started()] == [run["id"]]
 

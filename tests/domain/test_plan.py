@@ -67,3 +67,16 @@ def test_a_plan_that_could_never_roll_back_is_unarmed(gates: list[dict[str, Any]
 
 def test_one_armed_gate_is_enough() -> None:
     read_plan({"gates": [{"kind": "errors", "dry_run": True}, {"kind": "silence"}]}).check_armed()
+
+
+def test_a_slow_replay_is_judged_by_the_plan_as_it_is() -> None:
+    assert Plan().at_speed(1.0, timedelta(hours=1)) == Plan()
+
+
+def test_a_fast_replay_calls_late_and_blind_what_is_late_for_its_runs() -> None:
+    plan = Plan().at_speed(5760, timedelta(hours=1))
+
+    assert plan.late_candles == 288
+    assert plan.blind_limit == timedelta(days=40)
+    assert plan.stages == Plan().stages
+    assert Plan.model_validate(Plan().at_speed(1e6, timedelta(minutes=1)).model_dump()).late_candles == 1_000

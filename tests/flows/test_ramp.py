@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, update
@@ -61,6 +62,44 @@ def test_a_setting_that_is_not_valid_keeps_no_rollout_from_its_tick(
     assert state.message.startswith("fib_rsi v2: hold, dwells at 5 %")
     assert "; ROLLOUT_ALERT_TIMEOUT = 'soon' is not valid" in state.message
     assert open_rollout(started).last_tick_at == MONDAY + HOUR
+
+
+def test_a_plan_that_cannot_be_meant_is_refused_in_a_line_and_nothing_is_started(engine: Engine, at: Clock) -> None:
+    put_version(engine, "v1", Status.ACTIVE)
+    put_version(engine, "v2")
+    stage = {"minimum_time": 86_400, "margins": {"pnl_r": 0.1, "win": 0.05}}
+    falling: Any = {"stages": [{"percent": 50, **stage}, {"percent": 10, **stage}]}
+
+    state = start_canary.fn("fib_rsi", "v2", owner="ana", plan=falling)
+
+    assert state.is_failed()
+    assert (state.message or "").startswith("plan is not valid: plan: ")
+    assert "stages must rise from above 0 %" in (state.message or "")
+    with reading(engine) as session:
+        assert rollouts.open_rollout(session, "fib_rsi") is None
+
+
+def test_a_plan_of_ones_own_is_frozen_with_what_is_left_out_filled_in(engine: Engine, at: Clock) -> None:
+    put_version(engine, "v1", Status.ACTIVE)
+    put_version(engine, "v2")
+    own: Any = {"bake": 3_600}
+
+    assert start_canary.fn("fib_rsi", "v2", owner="ana", plan=own).is_completed()
+
+    assert open_rollout(engine).plan == Plan(bake=HOUR).model_dump(mode="json")
+
+
+def test_in_a_replay_that_runs_fast_a_plan_is_given_the_time_of_its_runs(
+    engine: Engine, at: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Days pass there between two runs: an owner's canary would be blind before its first evidence came."""
+    put_version(engine, "v1", Status.ACTIVE)
+    put_version(engine, "v2")
+    monkeypatch.setenv("ROLLOUT_REPLAY_SPEED", "5760")
+
+    assert start_canary.fn("fib_rsi", "v2", owner="ana").is_completed()
+
+    assert open_rollout(engine).plan == Plan().at_speed(5760, HOUR).model_dump(mode="json")
 
 
 def test_a_tick_notes_its_time_and_says_what_it_decided(started: Engine, at: Clock) -> None:

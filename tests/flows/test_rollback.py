@@ -7,7 +7,7 @@ from prefect.exceptions import ParameterTypeError
 from sqlalchemy import Engine
 
 from flows.ramp import decide, start_canary
-from flows.rollback import promote, rollback
+from flows.rollback import promote, retire, rollback
 from flows.runtime import by_itself
 from strategy_core.domain.audit import RAMP
 from strategy_core.domain.lifecycle import Status
@@ -56,6 +56,16 @@ def test_a_rollback_undoes_the_promotion_and_quarantines(two: Engine) -> None:
     refused = promote.fn("fib_rsi", "v2", owner="ana", reason="once more")
     assert refused.is_failed()
     assert "is quarantined; give an override reason" in (refused.message or "")
+
+
+def test_a_version_that_is_no_longer_wanted_is_retired_and_the_active_one_is_not(two: Engine) -> None:
+    assert retire.fn("fib_rsi", "v2", owner="ana").message == "fib_rsi v2 is retired"
+
+    refused = retire.fn("fib_rsi", "v1", owner="ana", reason="tired of it")
+
+    assert refused.is_failed()
+    assert "activate another version" in (refused.message or "")
+    assert statuses(two) == {"v1": "active", "v2": "retired"}
 
 
 def test_nothing_to_roll_back_is_said_in_a_line(two: Engine) -> None:
