@@ -167,6 +167,26 @@ def test_a_run_whose_process_nobody_sees_die_is_ended_for_want_of_a_heartbeat(
     assert automations.put(client, served)
 
 
+def test_owners_are_told_when_no_tick_completes(
+    life: Life, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here ticks come every 15 s, and ten without one are called an absence."""
+    served = life.served()
+    before = automations.ABSENT_AFTER
+    monkeypatch.setattr(automations, "ABSENT_AFTER", timedelta(seconds=10))
+    assert automations.put(client, served)
+
+    def started() -> bool | None:
+        runs = life.runs("deliver alerts", "SCHEDULED", "PENDING", "RUNNING", "COMPLETED")
+        makers = [(each["created_by"] or {}).get("display_value", "") for each in runs]
+        return True if any("no tick completes" in maker for maker in makers) else None
+
+    assert wait_for(started)
+
+    monkeypatch.setattr(automations, "ABSENT_AFTER", before)
+    assert automations.put(client, served)
+
+
 def test_nothing_was_done_twice(life: Life) -> None:
     """The trail holds, no stage was entered twice, every alert came, and no two of one kind tell of the same."""
     life.ticks_on()
