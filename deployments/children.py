@@ -4,28 +4,44 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 PATIENCE_S = 15.0
 _TAIL_LINES = 15
+_TETHER = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    if os.getppid() != int(sys.argv[1]):
+        sys.exit("whoever started this is gone")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 class Child:
     """A running process that leads a process group: Ctrl-C on the terminal does not reach it, `stop` does.
+
+    On Linux it is asked to end when the thread that has started it does, however that ends.
+
+    Args:
+        again: its log goes on where an earlier one's ended.
 
     Attributes:
         name: what an owner calls it.
         log: the file that takes both its outputs.
     """
 
-    def __init__(self, name: str, command: Sequence[str], *, environment: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], *, environment: Mapping[str, str], log: Path, again: bool = False
+    ) -> None:
         self.name = name
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w") as output:
+        with log.open("a" if again else "w") as output:
             self._popen = subprocess.Popen(  # noqa: S603  our own interpreter and modules
-                command,
+                [sys.executable, "-IS", "-c", _TETHER, str(os.getpid()), *command],
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=output,

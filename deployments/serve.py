@@ -1,20 +1,34 @@
-"""Serve every deployment of prefect.yaml in one process; `prefect deploy --all` reads the same file for workers."""
+"""Serve every deployment of prefect.yaml in one process; `rollout deploy` reads the same file for workers."""
 
+import asyncio
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
+from uuid import UUID
 
 import yaml
-from prefect import Flow, serve
-from prefect.client.schemas.objects import ConcurrencyLimitConfig
+from prefect import Flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, StateType
 from prefect.deployments.runner import RunnerDeployment
 from prefect.flows import load_flow_from_entrypoint
+from prefect.runner import Runner
 from prefect.schedules import Cron, Interval, Schedule
+from prefect.states import Crashed
 from prefect.types.entrypoint import EntrypointType
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from deployments import automations
 from deployments.files import prefect_yaml
 from strategy_core.domain.errors import InvalidSetting
 
@@ -37,6 +51,11 @@ class ScheduleEntry(_Entry):
         return Interval(timedelta(seconds=self.interval or 0), anchor_date=self.anchor_date, timezone=self.timezone)
 
 
+class WorkPoolEntry(_Entry):
+    name: str
+    job_variables: dict[str, Any] = {}
+
+
 class DeploymentEntry(_Entry):
     name: str
     entrypoint: str
@@ -44,7 +63,7 @@ class DeploymentEntry(_Entry):
     schedules: list[ScheduleEntry] = []
     parameters: dict[str, Any] = {}
     concurrency_limit: ConcurrencyLimitConfig | None = None
-    work_pool: dict[Literal["name"], str]  # a served deployment has none
+    work_pool: WorkPoolEntry  # a served deployment has none
 
 
 class _File(_Entry):
@@ -60,11 +79,19 @@ def read_deployments(file: Path) -> list[RunnerDeployment]:
     Raises:
         InvalidSetting: it is not such a file.
     """
+    return [_deployment(entry) for entry in _read(file).deployments]
+
+
+def read_pools(file: Path) -> list[str]:
+    """Return the work pools that *file* names."""
+    return sorted({entry.work_pool.name for entry in _read(file).deployments})
+
+
+def _read(file: Path) -> _File:
     try:
-        entries = _File.model_validate(yaml.safe_load(file.read_text())).deployments
+        return _File.model_validate(yaml.safe_load(file.read_text()))
     except (ValidationError, yaml.YAMLError, OSError) as error:
         raise InvalidSetting("prefect.yaml", str(file), " ".join(str(error).split())) from None
-    return [_deployment(entry) for entry in entries]
 
 
 def _deployment(entry: DeploymentEntry) -> RunnerDeployment:
@@ -81,9 +108,33 @@ def _deployment(entry: DeploymentEntry) -> RunnerDeployment:
     )
 
 
+def end_abandoned(client: SyncPrefectClient, deployments: Collection[UUID]) -> int:
+    """Mark as crashed what is said to run of these deployments, and return how many; for whoever alone runs them.
+
+    Left by a process that was killed, such a run would keep its place, and the server would cancel every later one.
+    """
+    active = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+    found = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=active))),
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=list(deployments))),
+    )
+    for run in found:
+        client.set_flow_run_state(run.id, Crashed(message="The process that ran it was killed."))
+    return len(found)
+
+
 def main(arguments: Sequence[str]) -> None:
-    """Serve the deployments of the file named, or of the project's own."""
-    serve(*read_deployments(Path(arguments[0]) if arguments else prefect_yaml()))
+    """Serve the deployments of the file named, or of the project's own; `--alone` says that nobody else runs them."""
+    files = [each for each in arguments if each != "--alone"]
+    served = read_deployments(Path(files[0]) if files else prefect_yaml())
+    runner = Runner(heartbeat_seconds=automations.HEARTBEAT_S)
+    ids = {each.name: cast("UUID", runner.add_deployment(each)) for each in served}  # a coroutine in a loop alone
+    with get_client(sync_client=True) as client:
+        if "--alone" in arguments:
+            end_abandoned(client, ids.values())
+        automations.put(client, ids)
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(runner.start())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`rollout up`: a Prefect server, the served flows, the API and a replayed market; all of them stop with it."""
+"""`rollout up`: a Prefect server, the served flows, the API and a replayed market, kept running; they stop with it."""
 
 import importlib.util
 import os
@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
+from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -20,6 +21,7 @@ from deployments.children import Child
 from deployments.files import prefect_yaml
 from deployments.news import News
 from deployments.seed import replay_span, seed
+from deployments.supervisor import ChildDied, Supervisor, last_words
 from strategy_core.domain.errors import InvalidSetting, MissingExtra
 from strategy_core.market.open import open_source
 from strategy_core.market.replay import ReplayClock
@@ -32,11 +34,8 @@ _LOOK_EVERY_S = 1.0
 _API_PORT = 8321  # if it is free
 _API_NEEDS = ("fastapi_offline", "jwt", "prometheus_client", "uvicorn")
 _API_KEYS = ("ROLLOUT_API_SECRET", "ROLLOUT_API_PUBLIC_KEY", "ROLLOUT_API_JWKS_URL")
+_LEASES = "prefect.server.concurrency.lease_storage.filesystem"  # in memory, a killed server forgets who runs
 _PRIVATE = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
-
-
-class _ChildDied(Exception):
-    """A process that should run has ended; the text says which, and what it said last."""
 
 
 def up(
@@ -49,9 +48,10 @@ def up(
     state: Path,
     say: Callable[[str], None] = print,
 ) -> int:
-    """Run everything until Ctrl-C or SIGTERM and return the exit code: 0 when asked to stop, 1 when a process died.
+    """Run everything until Ctrl-C or SIGTERM and return the exit code: 0 when asked to stop.
 
-    A second start goes on where the first stopped. Schedules are those of prefect.yaml, or of a copy of it in *state*.
+    A process that dies is started again, and that is said; one that dies again and again ends all of it, with exit code
+    1. A second start goes on where the first stopped. Schedules are those of prefect.yaml, or of a copy in *state*.
 
     Args:
         database_url: of the rollout's own database; a SQLite file in *state*, unless given, whatever the environment
@@ -74,7 +74,7 @@ def up(
     with _asked_to_stop() as asked, ExitStack() as stack:
         try:
             _run(settings, speed, port, state, asked, stack, say)
-        except _ChildDied as died:
+        except ChildDied as died:
             say(str(died))
             return 1
     return 0
@@ -96,17 +96,20 @@ def _run(
     source = open_source(settings.feed, symbol=settings.symbol, timeframe=settings.timeframe)
     start, end = replay_span(engine, source)
     api_url, environment = os.environ.get("PREFECT_API_URL"), {**os.environ, **_PRIVATE}
-    children = []
+    supervisor, served_alone = Supervisor(say), []
+    stack.callback(supervisor.stop)
     if api_url is None:
         port = port or _free_port()
         api_url, environment = f"http://{HOST}:{port}/api", _own_prefect(state, port)
-        children.append(_start(stack, "Prefect server", ["prefect", "server", "start"], environment, state))
-        say(f"Starting a Prefect server, pid {children[0].pid} …")
+        server = _start(supervisor, "Prefect server", ["prefect", "server", "start"], environment, state)
+        say(f"Starting a Prefect server, pid {server.pid} …")
+        served_alone = ["--alone"]  # on a server of our own nobody else does
     news = News(engine)
     if seed(engine, source, now=start, speed=speed):
         say("A new database: two rollouts, replayed up to now. What happened, by the market's clock:")
         news.tell(say)
-    _wait_until_healthy(f"{api_url}/health", children, asked)
+    health = f"{api_url}/health"
+    _wait_until_healthy(health, supervisor, asked)
     if asked.is_set():
         return
     settings = settings.model_copy(
@@ -114,10 +117,11 @@ def _run(
     )
     environment |= {"PREFECT_API_URL": api_url, **_variables(settings)}
     file = state / "prefect.yaml" if (state / "prefect.yaml").exists() else prefect_yaml()
-    children.append(_start(stack, "flows", ["deployments.serve", str(file)], environment, state))
+    flows = ["deployments.serve", str(file), *served_alone]
+    _start(supervisor, "flows", flows, environment, state, may_start=lambda: _healthy(health))
     api = _api_environment()
     if api:
-        children.append(_start(stack, "API", ["strategy_core.api"], environment | api, state))
+        _start(supervisor, "API", ["strategy_core.api"], environment | api, state)
     shown = make_url(settings.database_url).render_as_string(hide_password=True)
     for what, value in {
         "Prefect UI": api_url.removesuffix("/api"),
@@ -126,22 +130,22 @@ def _run(
         "candles": f"{source.name}: {', '.join(source.symbols())}",
         "clock": f"{start:%Y-%m-%d %H:%M} UTC, {speed / 60:.4g} h a minute, candles until {end:%Y-%m-%d}",
         "schedules": str(file),
-        "running": ", ".join(f"{child.name} (pid {child.pid}, log {child.log})" for child in children),
+        "running": ", ".join(f"{child.name} (pid {child.pid}, log {child.log})" for child in supervisor.children),
     }.items():
         say(f"{what:<12}{value}")
     say(f"In another shell:  export ROLLOUT_DATABASE_URL='{shown}'; rollout status fib_rsi; rollout alerts list")
     say("Ctrl-C stops all of it. What changes:")
     while not asked.wait(_LOOK_EVERY_S):
-        _check(children)
+        supervisor.look()
         news.tell(say)
     say("Stopping …")
 
 
-def _start(stack: ExitStack, name: str, module: list[str], environment: Mapping[str, str], state: Path) -> Child:
+def _start(
+    supervisor: Supervisor, name: str, module: list[str], environment: Mapping[str, str], state: Path, **how: Any
+) -> Child:
     log = state / "logs" / f"{name.lower().replace(' ', '-')}.log"
-    child = Child(name, [sys.executable, "-m", *module], environment=environment, log=log)
-    stack.callback(child.stop)
-    return child
+    return supervisor.start(name, [sys.executable, "-m", *module], environment=environment, log=log, **how)
 
 
 def _own_prefect(state: Path, port: int) -> dict[str, str]:
@@ -154,6 +158,7 @@ def _own_prefect(state: Path, port: int) -> dict[str, str]:
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{state / 'prefect' / 'prefect.db'}",
         "PREFECT_SERVER_API_HOST": HOST,
         "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASES,
     }
 
 
@@ -201,14 +206,14 @@ def _free_port(wanted: int = 0) -> int:
     raise InvalidSetting("port", wanted, "one that is free; none is")
 
 
-def _wait_until_healthy(url: str, children: list[Child], asked: threading.Event) -> None:
+def _wait_until_healthy(url: str, supervisor: Supervisor, asked: threading.Event) -> None:
     tries = int(_HEALTHY_WITHIN_S / _LOOK_EVERY_S)
     for _ in range(tries):
-        _check(children)
+        supervisor.check()
         if _healthy(url) or asked.wait(_LOOK_EVERY_S):
             return
-    if children:
-        raise _ChildDied(_last_words(children[0], f"is not healthy after {_HEALTHY_WITHIN_S:g} s"))
+    if supervisor.children:
+        raise ChildDied(last_words(supervisor.children[0], f"is not healthy after {_HEALTHY_WITHIN_S:g} s"))
     raise InvalidSetting("PREFECT_API_URL", url.removesuffix("/health"), "the address of a Prefect server that answers")
 
 
@@ -218,16 +223,6 @@ def _healthy(url: str) -> bool:
             return bool(answer.status == 200)
     except (URLError, OSError):
         return False
-
-
-def _check(children: list[Child]) -> None:
-    for child in children:
-        if child.exit_code is not None:
-            raise _ChildDied(_last_words(child, f"ended with exit code {child.exit_code}"))
-
-
-def _last_words(child: Child, what: str) -> str:
-    return f"{child.name} {what}; the end of {child.log}:\n{child.tail()}"
 
 
 @contextmanager

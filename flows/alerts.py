@@ -1,13 +1,14 @@
-"""Look whether ticks and candles come, deliver every alert that is due, and take note that an owner knows of some."""
+"""Look whether ticks, shadow runs and candles come, deliver every alert, and take note that an owner knows of some."""
 
 from prefect import flow
 
+from flows import events
 from flows.form import form
 from flows.parameters import Alerts, Owner, Reason
 from flows.runtime import one_line, opened, owned_by
 from strategy_core.domain.errors import RolloutError
-from strategy_core.services.alerts import acknowledge, deliver
-from strategy_core.services.watch import watch_feed, watch_ticks
+from strategy_core.services.alerts import Channel, acknowledge, deliver
+from strategy_core.services.watch import watch_feed, watch_shadow, watch_ticks
 
 
 @flow(flow_run_name="deliver alerts")
@@ -15,18 +16,24 @@ from strategy_core.services.watch import watch_feed, watch_ticks
 def deliver_alerts() -> str:
     """Send alerts to the channels of ROLLOUT_ALERT_URLS, each by itself, and try again what was not taken.
 
-    A flow of its own, so that no tick waits for a channel. It fails at its end if some channel took no message.
+    A flow of its own, so that no tick waits for a channel. It fails at its end if some channel took no message, or a
+    setting is not valid.
     """
-    with opened() as runtime:
+    with opened(database_alone=True) as runtime:
         settings = runtime.settings
         watch_ticks(runtime.engine, now=runtime.now, overdue=settings.tick_overdue)
         channels = settings.open_channels()
-        tried = deliver(runtime.engine, channels, now=runtime.now, pace=settings.alert_pace)
-        watch_feed(runtime.engine, runtime.candles_if_any(), now=runtime.now)  # last: a feed may take its time
+        every: list[Channel] = [*channels, *events.channels()]
+        tried = deliver(runtime.engine, every, now=runtime.now, pace=settings.alert_pace)
+        source = runtime.candles_if_any()  # last: a feed may take its time
+        watch_shadow(runtime.engine, source, now=runtime.now, overdue=settings.tick_overdue)
+        watch_feed(runtime.engine, source, now=runtime.now)
     failed = [each for each in tried if each.problem]
-    line = f"{len(tried) - len(failed)} sent" if channels else "ROLLOUT_ALERT_URLS is not set: nobody is told"
-    if failed:
-        raise RolloutError("; ".join([line, *(f"{each.channel}: {each.problem}" for each in failed)]))
+    sent = [each for each in tried if not each.problem and each.channel != events.EventChannel.name]
+    line = f"{len(sent)} sent" if channels else "ROLLOUT_ALERT_URLS is not set: nobody is told"
+    problems = [*(f"{each.channel}: {each.problem}" for each in failed), *runtime.wrong]
+    if problems:
+        raise RolloutError("; ".join([line, *problems]))
     return line
 
 

@@ -2,6 +2,8 @@
 
 from prefect import flow
 
+from flows.artifacts import show_tick
+from flows.events import follow_up
 from flows.form import form
 from flows.parameters import (
     USUAL,
@@ -27,12 +29,15 @@ def ramp_tick() -> str:
     """Read the evidence of every open rollout, and advance it, hold it or roll it back.
 
     It runs without candles too: then it is blind, which holds a rollout and, at the plan's limit, rolls it back. It
-    fails at its end if some rollout could not be ruled on; the others have been.
+    fails at its end if some rollout could not be ruled on, or a setting is not valid; the others have been ruled on.
     """
-    with opened() as runtime:
-        ticked = ramp.tick(runtime.engine, runtime.candles_if_any(), now=runtime.now, actor=by_itself())
-    line = "; ".join(map(_told, ticked)) or "no rollout is open"
-    if any(each.error for each in ticked):
+    with opened(database_alone=True) as runtime:
+        source = runtime.candles_if_any()
+        ticked = ramp.tick(runtime.engine, source, now=runtime.now, actor=by_itself())
+        follow_up(runtime, source)
+        show_tick(runtime.engine, ticked, now=runtime.now)
+    line = "; ".join([*(map(_told, ticked) if ticked else ["no rollout is open"]), *runtime.wrong])
+    if runtime.wrong or any(each.error for each in ticked):
         raise RolloutError(line)
     return line
 

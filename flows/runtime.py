@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import wraps
+from inspect import signature
 from typing import Any, ParamSpec
 
 from prefect.client.schemas.objects import State
@@ -13,8 +14,9 @@ from prefect.states import Completed, Failed
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
+from flows.artifacts import show_change
 from strategy_core.domain.audit import RAMP, Actor
-from strategy_core.domain.errors import RolloutError
+from strategy_core.domain.errors import InvalidSetting, RolloutError
 from strategy_core.market.source import CandleSource
 from strategy_core.observe.logs import configure_logs
 from strategy_core.settings import Settings, least_settings, read_settings
@@ -25,11 +27,16 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """An open database, and the time at which the run began."""
+    """An open database, and the time at which the run began.
+
+    Attributes:
+        wrong: the first setting that is not valid, if one is; each such stands on its usual value.
+    """
 
     settings: Settings
     engine: Engine
     now: datetime
+    wrong: tuple[str, ...] = ()
 
     def candles(self) -> CandleSource:
         return self.settings.open_candles(self.now)
@@ -43,14 +50,20 @@ def opened(*, database_alone: bool = False) -> Iterator[Runtime]:
     """Yield what the environment's settings name; a database that is not up to date raises SchemaOutdated.
 
     Args:
-        database_alone: go on whatever other settings are not valid, as a rollback must.
+        database_alone: go on whatever other settings are not valid, as what takes users off a version must.
     """
     configure_logs()
-    settings = least_settings() if database_alone else read_settings()
+    wrong: tuple[str, ...] = ()
+    try:
+        settings = read_settings()
+    except InvalidSetting as error:
+        if not database_alone:
+            raise
+        settings, wrong = least_settings(), (str(error),)
     engine = settings.open_engine()
     try:
         check_schema(engine)
-        yield Runtime(settings, engine, settings.now())
+        yield Runtime(settings, engine, settings.now(), wrong)
     finally:
         engine.dispose()
 
@@ -70,15 +83,20 @@ def _run() -> str:
 
 
 def one_line(work: Callable[P, str]) -> Callable[P, State[Any]]:
-    """End the run as completed with the line that *work* returns, or as failed with what was refused: no traceback."""
+    """End the run as completed with the line that *work* returns, or as failed with what was refused: no traceback.
+
+    What it has changed of the strategy that it was asked about is shown as an artifact, once it is done.
+    """
 
     @wraps(work)
     def run(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
         try:
-            return Completed(message=work(*args, **kwargs))
+            line = work(*args, **kwargs)
         except RolloutError as error:
             return Failed(message=str(error))
         except DBAPIError as error:
             return Failed(message=failure(error))
+        show_change(signature(work).bind(*args, **kwargs).arguments.get("strategy_name"))
+        return Completed(message=line)
 
     return run

@@ -120,7 +120,10 @@ class Settings(BaseSettings):
 
     def now(self) -> datetime:
         """Return the time: the real one, or the replay's."""
-        real = datetime.now(UTC)
+        return self.at(datetime.now(UTC))
+
+    def at(self, real: datetime) -> datetime:
+        """Return what the clock showed at a real moment, as a server beside the replay tells it."""
         if self.replay_from is None:
             return real
         return ReplayClock(self.replay_started_at or real, self.replay_from, self.replay_speed).now(real)
@@ -192,7 +195,7 @@ class Settings(BaseSettings):
 def least_settings() -> Settings:
     """Return the settings of the environment, with the usual value for each that is not valid.
 
-    For a rollback: it needs the database alone, and must not wait for the mending of anything else.
+    For rollbacks and ticks: they need the database alone, and must not wait for the mending of anything else.
     """
     try:
         return Settings()

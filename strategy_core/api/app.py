@@ -14,7 +14,7 @@ from strategy_core.api.auth import Authenticator
 from strategy_core.api.deps import Backend
 from strategy_core.api.openapi import describe
 from strategy_core.api.problems import add_handlers
-from strategy_core.api.routes import audit, canary, evidence, health, rollouts, routing, versions
+from strategy_core.api.routes import alerts, audit, canary, evidence, health, reports, rollouts, routing, versions
 from strategy_core.settings import Settings
 
 THREADS = 200  # most wait, without a connection, for their turn; a rollback must find one that does not
@@ -46,7 +46,7 @@ def create_app(
         lifespan=_started,
     )
     app.state.backend = Backend(engine, settings, authenticator, clock or settings.now)
-    for part in (versions, canary, rollouts, evidence, routing, audit, health):
+    for part in (versions, canary, rollouts, reports, evidence, routing, audit, alerts, health):
         app.include_router(part.router)
     add_handlers(app)
     describe(app)

@@ -63,9 +63,13 @@ class Principal:
 
     def check_change(self, strategy_name: str | None) -> None:
         """Raise Forbidden unless the token may change this strategy; None: what concerns all of them."""
+        self.check_changes()
+        self.check(strategy_name)
+
+    def check_changes(self) -> None:
+        """Raise Forbidden unless the token may change anything."""
         if self.read_only:
             raise Forbidden(self.name, "the token may read only (scope)")
-        self.check(strategy_name)
 
 
 class Failures:

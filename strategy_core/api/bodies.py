@@ -2,8 +2,7 @@
 
 import json
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -11,6 +10,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive
 
 from strategy_core.domain.audit import UNSTORABLE
+from strategy_core.domain.document import each_name_once
 
 LARGEST = 5_000_000  # bytes
 DEEPEST = 20  # levels
@@ -34,15 +34,21 @@ def bounded(request: Request) -> Request:
     return Request(request.scope, _counting(request.receive))
 
 
-def check_body(content_type: str, body: bytes) -> None:
-    """Raise HTTPException 415, or BadBody, unless *body* is JSON that can be read and stored."""
+def check_body(content_type: str, body: bytes, *, any_text: bool = False) -> None:
+    """Raise HTTPException 415, or BadBody, unless *body* is JSON that can be read and stored.
+
+    Args:
+        any_text: pass over characters that no text can hold, since whoever reads the body replaces them.
+    """
     if not body:
         return
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise HTTPException(415, "a body must be sent as application/json")
     try:
-        found = json.loads(body.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_number, parse_int=_whole)
+        found = json.loads(
+            body.decode("utf-8"), object_pairs_hook=each_name_once, parse_constant=_no_number, parse_int=_whole
+        )
     except UnicodeDecodeError:
         raise BadBody("body", "is not UTF-8") from None
     except RecursionError:
@@ -51,11 +57,11 @@ def check_body(content_type: str, body: bytes) -> None:
         raise BadBody("body", f"is not JSON: {error.msg} at character {error.pos}") from None
     except ValueError as error:
         raise BadBody("body", str(error)) from None
-    _check(found)
+    _check(found, any_text)
 
 
-def _check(found: Any) -> None:
-    if problem := _problem(found):
+def _check(found: Any, any_text: bool) -> None:
+    if problem := _problem(found, any_text):
         raise BadBody("body", problem)
     waiting: list[tuple[tuple[str | int, ...], Any]] = [((), found)]  # containers: values are millions
     while waiting:
@@ -63,7 +69,7 @@ def _check(found: Any) -> None:
         if len(path) > DEEPEST:
             raise BadBody(_named(path), f"is nested deeper than {DEEPEST} levels")
         if isinstance(value, dict):
-            if wrong := next((name for name in value if UNSTORABLE.search(name)), None):
+            if wrong := next((name for name in value if not any_text and UNSTORABLE.search(name)), None):
                 raise BadBody(_named(path), f"has a name that no text can hold: {wrong!a}")
             within: Iterable[tuple[str | int, Any]] = value.items()
         else:
@@ -71,13 +77,13 @@ def _check(found: Any) -> None:
         for part, each in within:
             if isinstance(each, dict | list):
                 waiting.append(((*path, part), each))
-            elif problem := _problem(each):
+            elif problem := _problem(each, any_text):
                 raise BadBody(_named((*path, part)), problem)
 
 
-def _problem(value: Any) -> str | None:
+def _problem(value: Any, any_text: bool) -> str | None:
     match value:
-        case str() if UNSTORABLE.search(value):
+        case str() if not any_text and UNSTORABLE.search(value):
             return "holds a character that no text can hold: NUL, or half of a pair"
         case int() if abs(value) > LARGEST_NUMBER:
             return "is a number beyond 64 bits"
@@ -88,14 +94,6 @@ def _problem(value: Any) -> str | None:
 
 def _named(path: tuple[str | int, ...]) -> str:
     return ".".join(str(part) for part in path) or "body"
-
-
-def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        times = Counter(name for name, _ in pairs)
-        raise ValueError(f"{next(name for name in times if times[name] > 1)!a} stands there twice")
-    return found
 
 
 def _whole(text: str) -> int:

@@ -1,7 +1,7 @@
 """What an endpoint is given: who asks, for what, on which condition, and what stands behind the API."""
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from threading import BoundedSemaphore
@@ -79,6 +79,7 @@ class Ask:
             InvalidName: the idempotency key stood on another wish before.
         """
         actor = self._actor(*strategies)
+        self._state.changed = sorted(set(strategies))
         if self._state.reused_key is not None:
             raise InvalidName("new idempotency key", self._state.reused_key, "one that no other request has had")
         if not self._state.heavy:  # those are few already, and long before they come to the lock
@@ -91,11 +92,31 @@ class Ask:
         What is rolled back already is not rolled back twice: the service finds nothing to do then, and says so.
         """
         actor = self._actor(strategy_name)
+        self._state.changed = [strategy_name]
         self._wait(self.backend.rollback_turns, strategy_name)
         try:
             return roll_back(actor)
         except AlreadyDone:
             return roll_back(replace(actor, idempotency_key=None))
+
+    def acknowledges(self, strategy_name: str | None) -> Actor:
+        """Return who knows of an alert of this strategy, or of all: it waits for no turn, since nothing is changed."""
+        self.principal.check_change(strategy_name)
+        return self._actor()
+
+    def rolls_back_beside_others(self, strategy_name: str, key: str, roll_back: Callable[[Actor], Done]) -> Done:
+        """Roll back one of the strategies that this request names, in a thread of its own; *key* makes it once."""
+        actor = replace(self._actor(strategy_name), idempotency_key=key)
+        turns = self.backend.rollback_turns
+        turns.take(strategy_name)
+        try:
+            return roll_back(actor)
+        finally:
+            turns.give_back(strategy_name)
+
+    def has_changed(self, strategies: Iterable[str]) -> None:
+        """Note what the answer's generation is of."""
+        self._state.changed = sorted(set(strategies))
 
     def _wait(self, turns: Turns, strategy_name: str) -> None:
         turns.take(strategy_name)
@@ -104,7 +125,6 @@ class Ask:
     def _actor(self, *strategies: str) -> Actor:
         for strategy_name in strategies:
             self.principal.check_change(strategy_name)
-        self._state.changed = sorted(set(strategies))
         return Actor(
             self.principal.name,
             role=self.principal.role,

@@ -28,16 +28,24 @@ log = structlog.get_logger(__name__)
 class Guarded(APIRoute):
     """A route that needs a token; what it found out stands in `request.state`, see `deps.Ask`."""
 
+    foreign = False
+
     def get_route_handler(self) -> Answer:
         answer = super().get_route_handler()
 
         async def guarded(request: Request) -> Response:
-            return await _guarded(request, answer)
+            return await _guarded(request, answer, foreign=self.foreign)
 
         return guarded
 
 
-async def _guarded(request: Request, answer: Answer) -> Response:
+class Foreign(Guarded):
+    """A route whose body another program makes by its own rules: any text may stand in it, and no key names a wish."""
+
+    foreign = True
+
+
+async def _guarded(request: Request, answer: Answer, *, foreign: bool) -> Response:
     backend, state = request.app.state.backend, request.state
     client = request.client.host if request.client else ""
     token = request.headers.get("authorization")
@@ -50,10 +58,10 @@ async def _guarded(request: Request, answer: Answer) -> Response:
     request = bounded(request)
     body = await request.body()
     try:
-        await run_in_threadpool(check_body, request.headers.get("content-type", ""), body)
+        await run_in_threadpool(check_body, request.headers.get("content-type", ""), body, any_text=foreign)
     except BadBody as error:
         return invalid(request, [(error.field, error.why)])
-    wish = _wish(request, body)
+    wish = None if foreign else _wish(request, body)
     state.idempotency_key = wish.key if wish else None
     if wish is not None:
         return await _once(request, wish, answer)

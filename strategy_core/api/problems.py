@@ -1,7 +1,7 @@
 """What a client is told when something is refused, as RFC 9457 has it; never an internal of this software."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import structlog
@@ -143,7 +143,7 @@ def status_of(error: RolloutError, *, on_condition: bool = False) -> int:
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, RolloutError)
     if isinstance(error, UnknownStrategy):
-        error = _within_reach(request, error)
+        error = within_reach(error, request.state.principal.strategies)
     status = status_of(error, on_condition="if-match" in request.headers)
     headers = {}
     if status == 401:
@@ -166,9 +166,8 @@ async def _refused(request: Request, error: Exception) -> Response:
     )
 
 
-def _within_reach(request: Request, error: UnknownStrategy) -> UnknownStrategy:
-    """Return *error* without the names of strategies that the token does not reach."""
-    reached = request.state.principal.strategies
+def within_reach(error: UnknownStrategy, reached: Collection[str] | None) -> UnknownStrategy:
+    """Return *error* without the names of strategies that the token does not reach; None: it reaches all."""
     if reached is None:
         return error
     return UnknownStrategy(error.strategy_name, [name for name in error.known if name in reached])

@@ -17,9 +17,12 @@ from strategy_core.cli import (
     calibrate,
     canary,
     database,
+    deploy,
     evidence,
+    exporter,
     live,
     preview,
+    report,
     rollouts,
     status,
     token,
@@ -44,7 +47,23 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for part in (whole, versions, preview, calibrate, canary, rollouts, status, evidence, live, token, api):
+_PARTS = (
+    whole,
+    versions,
+    preview,
+    calibrate,
+    canary,
+    rollouts,
+    status,
+    report,
+    evidence,
+    live,
+    token,
+    api,
+    exporter,
+    deploy,
+)
+for part in _PARTS:
     app.registered_commands += part.commands.registered_commands
 app.add_typer(alerts.commands, name="alerts")
 app.add_typer(audit.commands, name="audit")

@@ -5,8 +5,8 @@ from itertools import pairwise
 from math import ceil, log10
 from xml.etree import ElementTree as ET
 
-from flows.plot import GRID, INK, canvas, line, round_ticks, text
 from strategy_core.domain.calibration import CONFIDENCE, Calibration
+from strategy_core.report.strokes import GRID, INK, canvas, line, round_ticks, text
 
 TOLERATED = 0.01  # of healthy ramps rolled back
 

@@ -1,4 +1,7 @@
-"""`rollout db upgrade`: the database's schema, brought up to date; every other command needs it to be."""
+"""`rollout db upgrade | check | dump | restore`: the database as a whole; no row by itself."""
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -6,10 +9,7 @@ from strategy_core.cli.shell import Shell, command
 
 commands = typer.Typer(help="The database.")
 
-
-@commands.callback()
-def _group() -> None:
-    """Keep `upgrade` a command of its own: Typer would make the only one the whole group."""
+Dump = Annotated[Path, typer.Argument(metavar="FILE", help="Of SQLite a database file, of PostgreSQL pg_dump's.")]
 
 
 @command(commands)
@@ -21,3 +21,51 @@ def upgrade(shell: Shell) -> None:
     upgrade_schema(shell.database)
     revision, database = check_schema(shell.database), address(shell.database)
     shell.answer({"database": database, "revision": revision}, f"{database} is at schema {revision}")
+
+
+@command(commands)
+def check(shell: Shell) -> None:
+    """Say whether the database is whole: schema, triggers, indexes, audit chains; exit code 1 when it is not."""
+    from dataclasses import asdict
+
+    from strategy_core.services.check import check_database
+    from strategy_core.store.engine import address
+
+    found = check_database(shell.database)
+    broken = [f"the audit chain of {each.strategy_name} does not hold" for each in found.trail.trails if each.breaks]
+    events = sum(each.count for each in found.trail.trails)
+    database = f"{address(shell.database)}, schema {found.revision}"
+    shell.answer(
+        {"holds": found.holds} | asdict(found),
+        *found.missing,
+        *broken,
+        f"{database}: whole; {events} audit events hold" if found.holds else f"{database}: NOT whole",
+    )
+    if not found.holds:
+        raise typer.Exit(1)
+
+
+@command(commands)
+def dump(shell: Shell, file: Dump) -> None:
+    """Write all that stands in the database to a new file, as of one moment, while everything goes on."""
+    from strategy_core.store.backup import dump as write
+    from strategy_core.store.engine import address
+
+    revision, database = write(shell.database, file), address(shell.database)
+    shell.answer(
+        {"database": database, "revision": revision, "file": str(file), "bytes": file.stat().st_size},
+        f"{database}, schema {revision}, is in {file} ({file.stat().st_size:,} bytes)",
+    )
+
+
+@command(commands)
+def restore(shell: Shell, file: Dump) -> None:
+    """Put a dump into an empty database, whole or not at all; then see: rollout db check."""
+    from strategy_core.store.backup import restore as read
+    from strategy_core.store.engine import address
+
+    revision, database = read(shell.database, file), address(shell.database)
+    shell.answer(
+        {"database": database, "revision": revision, "file": str(file)},
+        f"{database} holds what stands in {file}, schema {revision}; now: rollout db upgrade && rollout db check",
+    )

@@ -69,7 +69,9 @@ def tick(shell: Shell) -> None:
 
     from strategy_core.cli.tables import table
     from strategy_core.services.ramp import tick as tick_all
+    from strategy_core.settings import read_settings
 
+    shell.need_the_database_alone()
     ticked = tick_all(shell.engine, shell.settings.candles_if_any(shell.now), now=shell.now, actor=shell.actor)
     rows = [
         (t.strategy_name, t.version, *((t.ruling.step, t.ruling.reason) if t.ruling else ("error", t.error)))
@@ -77,6 +79,7 @@ def tick(shell: Shell) -> None:
     ]
     shown = table(["strategy", "version", "step", "reason"], rows) if rows else "no rollout is open"
     shell.answer([asdict(each) for each in ticked], shown)
+    read_settings()  # one that is not valid is told, after the rollouts have been ruled on
     if any(each.error for each in ticked):
         raise typer.Exit(1)
 

@@ -17,6 +17,7 @@ from uuid import uuid4
 import typer
 
 from strategy_core.domain.audit import Actor, storable
+from strategy_core.domain.document import each_name_once
 from strategy_core.domain.errors import Invalid, InvalidName, Unconfirmed
 
 if TYPE_CHECKING:
@@ -192,7 +193,8 @@ def read_json(text: str, refuse: Callable[[list[str]], Invalid]) -> Mapping[str,
     """
     try:
         found = json.loads(
-            Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text, object_pairs_hook=_once
+            Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text,
+            object_pairs_hook=each_name_once,
         )
     except OSError as error:
         raise refuse([f"cannot read {text[1:]}: {error.strerror}"]) from None
@@ -222,14 +224,6 @@ def _check_text(*given: object) -> None:
     for each in given:
         if isinstance(each, str) and any("\ud800" <= char <= "\udfff" for char in each):
             raise InvalidName("readable text", each, "UTF-8")
-
-
-def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
-    return found
 
 
 def _system_user() -> str:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from hashlib import sha256
 from shlex import quote
 from typing import Any
+from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,6 +19,7 @@ TAMPERED = "version.tampered"
 REFUSED = "version.refused"
 BREACH = "shadow.isolation_breach"
 STALE = "feed.stale"
+SHADOW_OVERDUE = "shadow.overdue"
 
 HEADLINES: Mapping[str, str] = {
     "rollout.started": "started",
@@ -35,12 +37,14 @@ HEADLINES: Mapping[str, str] = {
     REFUSED: "cannot be asked",
     BREACH: "tried to touch the outside",
     STALE: "the feed stands still",
+    SHADOW_OVERDUE: "decides on no candle any more",
     "candles.absent": "has no candles",
     "candle.revised": "decided on a candle that was revised",
     CHANNEL_FAILED: "this alert channel has failed for too long",
 }
 LONGEST = 700  # characters of what a gate or a version says: some channels refuse long messages
 WHY = '--reason "..."'
+_BY_HAND = {TICK_OVERDUE: "rollout tick", SHADOW_OVERDUE: "rollout shadow"}
 
 
 class Severity(StrEnum):
@@ -67,6 +71,7 @@ class Raised:
     text: str
     dedupe_key: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    rollout_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +81,14 @@ class Message:
     Attributes:
         action: the command that acts on it first; empty where there is none.
         id: the same each time that it is tried, so that a receiver can drop what comes twice.
+        raised: what it tells of; nothing, for a test.
     """
 
     title: str
     body: str
     action: str
     id: str
+    raised: Raised | None = None
 
 
 class Exposed(BaseModel):
@@ -141,7 +148,8 @@ def message(raised: Raised, *, number: int = 1, count: Counted = uncounted) -> M
     ]
     title = clipped(f"[{raised.severity}] {subject}: {headline}")
     action = acts[0][1] if acts else ""
-    return Message(title=title, body="\n".join(line for line in lines if line), action=action, id=message_id)
+    body = "\n".join(line for line in lines if line)
+    return Message(title=title, body=body, action=action, id=message_id, raised=raised)
 
 
 def clipped(text: str) -> str:
@@ -206,8 +214,9 @@ def _acts(raised: Raised, facts: Facts) -> list[tuple[str, str]]:
             return [("look", f"rollout verdicts {strategy} --gate {quote(facts.gate)}"), ("to undo", undo)]
         case "rollout.blind" | "candles.absent" | "feed.stale":
             return [status, *([("to undo", undo)] if _is_canary(facts) else []), *acknowledge]
-        case "rollout.tick_overdue":
-            return [("by hand", "rollout tick"), ("or", undo), *acknowledge]
+        case "rollout.tick_overdue" | "shadow.overdue":
+            undone = [("or", undo)] if raised.kind == TICK_OVERDUE or _is_canary(facts) else []
+            return [("by hand", _BY_HAND[raised.kind]), *undone, *acknowledge]
         case "version.tampered" | "version.refused" | "shadow.isolation_breach":
             return [_away(facts, strategy, version, undo), *acknowledge]
         case "alerts.channel_failed":

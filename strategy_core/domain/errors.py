@@ -5,14 +5,13 @@ RolloutError
 │   ├── UnknownStrategy, UnknownVersion, UnknownRollout, UnknownSymbol, NoActiveVersion, NoCanary, NothingRecorded,
 │   │   UnknownAlert, UnknownChannel
 ├── Refused             it exists, but this is not allowed now   (API 409, exit code 5)
-│   ├── IllegalTransition, DuplicateVersion, DuplicateFingerprint, Quarantined, RolloutOpen,
-│   │   LostRace, NotAwaiting, UnarmedPlan, GateRefused, NothingToRollBack, AlreadyDone,
-│   │   Incomparable, InvariantRefused, RetiredVersion, SchemaOutdated, Unconfirmed, FixedForLife, Contradicted,
-│   │   RouterClosed
+│   ├── IllegalTransition, DuplicateVersion, DuplicateFingerprint, Quarantined, RolloutOpen, LostRace, NotAwaiting,
+│   │   UnarmedPlan, GateRefused, NothingToRollBack, AlreadyDone, Incomparable, InvariantRefused, RetiredVersion,
+│   │   SchemaOutdated, Unconfirmed, FixedForLife, Contradicted, RouterClosed, BackupRefused
 ├── Invalid             the input itself is wrong                (API 422, exit code 2)
-│   ├── InvalidPercent, InvalidConfig, InvalidPlan, InvalidTimeframe, InvalidEntryPoint,
-│   │   InvalidDecision, InvalidRow (InvalidCandles, InvalidReport, InvalidExport), InvalidName, InvalidSetting,
-│   │   InvalidPeriod, NaiveTime, TimeOutOfRange, MissingExtra
+│   ├── InvalidPercent, InvalidConfig, InvalidPlan, InvalidTimeframe, InvalidEntryPoint, InvalidDecision,
+│   │   InvalidRow (InvalidCandles, InvalidReport, InvalidExport), InvalidName, InvalidSetting, InvalidPeriod,
+│   │   NaiveTime, TimeOutOfRange, MissingExtra
 ├── Denied              whoever asks may not                     (API 403, exit code 3)
 │   ├── InvalidToken (401), Forbidden, FourEyes, TooManyFailures (429)
 ├── Untrusted           a version's code may not run             (exit code 6)
@@ -191,9 +190,7 @@ class FixedForLife(Refused):
         self.field = field
         self.fixed = fixed
         self.asked = asked
-        super().__init__(
-            f"the {field} of {strategy_name!r} is fixed for its life: it is {fixed!r}, asked was {asked!r}"
-        )
+        super().__init__(f"the {field} of {strategy_name!r} is fixed for life: it is {fixed!r}, asked was {asked!r}")
 
 
 class Contradicted(Refused):
@@ -264,12 +261,21 @@ class RetiredVersion(Refused):
 class SchemaOutdated(Refused):
     """*found*: the revision that the database stands at, None when it is empty or not there."""
 
-    def __init__(self, database: str, found: str | None, needed: str) -> None:
+    def __init__(self, database: str, found: str | None, needed: str, *, ahead: bool = False) -> None:
         self.database = database
         self.found = found
         self.needed = needed
+        self.ahead = ahead
         state = f"is at schema {found}" if found else "has no schema"
-        super().__init__(f"database {database} {state}, needed is {needed}; run: rollout db upgrade")
+        do = "install the release that made it, or a newer one" if ahead else "run: rollout db upgrade"
+        super().__init__(f"database {database} {state}, needed is {needed}; {do}")
+
+
+class BackupRefused(Refused):
+    def __init__(self, what: str, why: str) -> None:
+        self.what = what
+        self.why = why
+        super().__init__(f"{what}: {why}")
 
 
 class Unconfirmed(Refused):

@@ -24,6 +24,7 @@ class State(StrEnum):
 
 
 ENDED = frozenset({State.ROLLED_BACK, State.COMPLETED, State.ABORTED})
+OWNER, BLIND, UNANSWERED = "owner", "blind", "unanswered"  # causes of a rollback that are no gate's
 
 
 class Step(StrEnum):
@@ -63,6 +64,15 @@ class Ruling:
     reason: str
     worst: Finding | None = None
     blind: bool = False
+
+    @property
+    def cause(self) -> str:
+        """What a rollback is counted by: the gate that proved harm, or that none could see, or that none could say."""
+        if self.step is not Step.ROLL_BACK or self.worst is None:
+            return ""
+        if self.worst.verdict in (Verdict.BREACH, Verdict.FAIL):
+            return self.worst.gate
+        return BLIND if self.blind else UNANSWERED
 
 
 def bake_doubt(plan: Plan, armed: Iterable[Finding]) -> Finding | None:

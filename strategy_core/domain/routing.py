@@ -11,7 +11,7 @@ from hashlib import sha256
 import numpy as np
 
 from strategy_core.domain.arrays import IntArray
-from strategy_core.domain.errors import InvalidPercent
+from strategy_core.domain.errors import InvalidName, InvalidPercent
 
 BUCKETS = 10_000  # one bucket = one basis point of users
 
@@ -49,6 +49,16 @@ class Routing:
 
     def version_of(self, bucket: int) -> str:
         return self.canary if self.canary is not None and bucket < self.percent_bp else self.active
+
+
+def refused_user(user_id: object) -> InvalidName | None:
+    """Return why this is no user's id; None for one: text that can be encoded, half a surrogate pair cannot."""
+    try:
+        if isinstance(user_id, str) and user_id.encode():
+            return None
+    except UnicodeEncodeError:  # what a shell makes of bytes that are not UTF-8
+        pass
+    return InvalidName("user id", user_id, "text in UTF-8, one character or more")
 
 
 def in_canary(user_id: str, percent_bp: int, salt: str = "") -> bool:

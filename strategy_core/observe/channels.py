@@ -34,6 +34,8 @@ class Channel:
         timeout: in seconds, for one message; one that may still arrive later counts as not taken, and comes again.
     """
 
+    repeats = True
+
     def __init__(
         self, url: SecretStr, *, scheme: str, at_least: Severity = Severity.INFO, timeout: float = 10.0
     ) -> None:

@@ -10,8 +10,8 @@ from threading import Lock
 from types import TracebackType
 from typing import Self
 
-from strategy_core.domain.errors import InvalidName, InvalidSetting, NoActiveVersion, RouterClosed, UnknownStrategy
-from strategy_core.domain.routing import as_percent, bucket_of, buckets_of
+from strategy_core.domain.errors import InvalidSetting, NoActiveVersion, RouterClosed, UnknownStrategy
+from strategy_core.domain.routing import as_percent, bucket_of, buckets_of, refused_user
 from strategy_core.router.open import open_source
 from strategy_core.router.refresher import Refresher
 from strategy_core.router.source import Source
@@ -179,7 +179,7 @@ class Router:
                 return
         except (UnicodeEncodeError, TypeError):
             pass
-        raise next(filter(None, (_invalid(user) for user in users)))
+        raise next(filter(None, (refused_user(user) for user in users)))
 
     def _refusal(self, user_id: str, strategy_name: str) -> Exception:
         """Return why there is no answer; only when there is none."""
@@ -187,16 +187,7 @@ class Router:
             return RouterClosed()
         if strategy_name not in self._table.served:
             return UnknownStrategy(strategy_name, self._table.served)
-        return _invalid(user_id) or NoActiveVersion(strategy_name)
-
-
-def _invalid(user_id: object) -> InvalidName | None:
-    try:
-        if isinstance(user_id, str) and user_id.encode():
-            return None
-    except UnicodeEncodeError:
-        pass
-    return InvalidName("user id", user_id, "text in UTF-8, one character or more")
+        return refused_user(user_id) or NoActiveVersion(strategy_name)
 
 
 _ROUTERS: weakref.WeakSet[Router] = weakref.WeakSet()

@@ -35,6 +35,7 @@ class Channel(Protocol):
 
     name: str
     at_least: Severity
+    repeats: bool  # whether it hears again of what is critical and not acknowledged
 
     def send(self, message: Message, severity: Severity) -> str:
         """Return an empty text when it was taken, else why not."""
@@ -146,6 +147,7 @@ def told(alert: AlertOutbox, *, number: int = 1, **options: Any) -> Message:
         text=alert.text,
         dedupe_key=alert.dedupe_key,
         facts=alert.facts,
+        rollout_id=alert.rollout_id,
     )
     return message(raised, number=number, **options)
 
@@ -178,7 +180,7 @@ def _send(shared: _Pass, channel: Channel, alert: AlertOutbox, delivery: AlertDe
         problem = channel.send(said, Severity(alert.severity))
     except Exception as error:  # noqa: BLE001  one channel's fault must not keep another from sending; it may hold a secret
         problem = f"failed: {type(error).__name__}"
-    changes = _refused(shared, alert, delivery, problem) if problem else _taken(shared, alert, delivery)
+    changes = _refused(shared, alert, delivery, problem) if problem else _taken(shared, channel, alert, delivery)
     with transaction(shared.engine) as session:
         deliveries.mark(session, delivery, changes)
     if not problem:
@@ -190,8 +192,9 @@ def _send(shared: _Pass, channel: Channel, alert: AlertOutbox, delivery: AlertDe
     return Tried(delivery.alert_id, channel.name, delivery.number, problem)
 
 
-def _taken(shared: _Pass, alert: AlertOutbox, delivery: AlertDelivery) -> dict[str, Any]:
-    again = shared.now + shared.pace.repeat_after if alert.severity == Severity.CRITICAL else None
+def _taken(shared: _Pass, channel: Channel, alert: AlertOutbox, delivery: AlertDelivery) -> dict[str, Any]:
+    repeated = channel.repeats and alert.severity == Severity.CRITICAL
+    again = shared.now + shared.pace.repeat_after if repeated else None
     return {
         "number": delivery.number + 1 if again else delivery.number,
         "due_at": again or delivery.due_at,

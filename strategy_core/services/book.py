@@ -53,8 +53,10 @@ def look(session: Session, rollout: Rollout, symbols: Sequence[str]) -> Booking:
     return Booking(row, history, after, new, pending, spoken, settled)
 
 
-def keep(session: Session, rollout: Rollout, booking: Booking, *, now: datetime) -> None:
-    """Write what `look` has found, and from where the next one has to look.
+def keep(
+    session: Session, rollout: Rollout, booking: Booking, *, now: datetime, concordance: float | None = None
+) -> None:
+    """Write what `look` has found, and from where the next one has to look; *concordance* is kept to be told of.
 
     Before the settled candles no slot can come any more but those that are pending, and those on candles that the
     vendor delivers late: so the newest LATE_CANDLES beginnings are kept, and the oldest of them is where to look.
@@ -67,7 +69,7 @@ def keep(session: Session, rollout: Rollout, booking: Booking, *, now: datetime)
     was = row.totals.get("unsettled_from", [])
     now_from = open_from.isoformat()
     unsettled = was if was[-1:] == [now_from] else [*was, now_from][-LATE_CANDLES:]
-    row.totals = {"book": booking.book.as_data(), "unsettled_from": unsettled}
+    row.totals = {"book": booking.book.as_data(), "unsettled_from": unsettled, "concordance": concordance}
     session.add(row)
     session.flush()
 

@@ -7,13 +7,15 @@ from uuid import UUID
 
 from sqlalchemy import Engine
 
+from strategy_core.domain.alert import Severity
 from strategy_core.domain.errors import NoCanary
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.routing import Routing
+from strategy_core.services.alerts import AlertStatus
 from strategy_core.services.status import RolloutStatus, rollout_status
-from strategy_core.store import pages, rollouts, versions
+from strategy_core.store import deliveries, pages, rollouts, versions
 from strategy_core.store.engine import reading
-from strategy_core.store.rollout_tables import Rollout
+from strategy_core.store.rollout_tables import AlertOutbox, Rollout
 from strategy_core.store.tables import CanaryConfig, ShadowDecisionLog, StrategyVersion
 
 
@@ -124,6 +126,41 @@ def list_decisions(
             after=after,
             limit=limit,
         )
+
+
+def list_alerts(
+    engine: Engine,
+    scope: Scope,
+    *,
+    severity: Severity | None = None,
+    unacknowledged: bool = False,
+    before_id: int | None = None,
+    limit: int,
+) -> list[AlertStatus]:
+    """Return alerts, newest first, from before *before_id* on, each with how far it has come.
+
+    Raises:
+        UnknownStrategy
+    """
+    with reading(engine) as session:
+        if scope.strategy_name is not None:
+            versions.get_strategy(session, scope.strategy_name)
+        found = pages.page_alerts(
+            session,
+            strategies=scope.names,
+            severity=severity,
+            unacknowledged=unacknowledged,
+            before_id=before_id,
+            limit=limit,
+        )
+        sent = deliveries.of_alerts(session, [alert.id or 0 for alert in found])
+    return [AlertStatus(alert, [each for each in sent if each.alert_id == alert.id]) for alert in found]
+
+
+def find_alert(engine: Engine, alert_id: int) -> AlertOutbox:
+    """Return an alert; else raise UnknownAlert."""
+    with reading(engine) as session:
+        return deliveries.get_alert(session, alert_id)
 
 
 def read_routing(engine: Engine) -> dict[str, Routing | None]:

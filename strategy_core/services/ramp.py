@@ -132,7 +132,8 @@ def tick_rollout(
         findings = judge_all(plan.gates, gathered, plan.stages[rollout.stage_index].margins)
         ruling = decide(plan, position(rollout), findings, now)
         if apply:
-            keep(session, rollout, booking, now=now)
+            fidelity = gathered.fidelity
+            keep(session, rollout, booking, now=now, concordance=fidelity.concordance if fidelity else None)
             turned = rollouts.record_findings(session, rollout, findings, now)
             _warn(session, rollout, plan, turned, now)
             _look(session, rollout, ruling, now)
@@ -172,6 +173,7 @@ def take(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, *, acto
         now=now,
         rollout_id=rollout.id,
         evidence=rollouts.verdict_ids(session, rollout.id),
+        cause=ruling.cause,
     )
     kind, severity = _ALERTS[ruling.step]
     worst = ruling.worst.model_dump(mode="json") if ruling.worst else {}

@@ -9,7 +9,7 @@ from sqlmodel import Session
 from strategy_core.domain.audit import Actor, storable
 from strategy_core.domain.errors import NothingToRollBack
 from strategy_core.domain.lifecycle import Status
-from strategy_core.domain.ramp import State
+from strategy_core.domain.ramp import OWNER, State
 from strategy_core.services.transition import (
     abandon,
     check_open,
@@ -76,6 +76,7 @@ def roll_back(
             reason=reason,
             now=now,
             rollout_id=rollout.id if rollout else None,
+            cause=OWNER,
         )
         audit.raise_alert(
             session,

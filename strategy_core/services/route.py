@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
-from strategy_core.domain.errors import InvalidName
-from strategy_core.domain.routing import as_percent, basis_points, bucket_of
+from strategy_core.domain.routing import as_percent, basis_points, bucket_of, refused_user
 from strategy_core.store import versions
 from strategy_core.store.engine import reading
 
@@ -45,7 +44,8 @@ def route_user(engine: Engine, *, user_id: str, strategy_name: str) -> Route:
         InvalidName: *user_id* is empty, or is not text that can be encoded.
         UnknownStrategy: no such strategy. NoActiveVersion: nobody can be routed.
     """
-    _check_user(user_id)
+    if refused := refused_user(user_id):
+        raise refused
     with reading(engine) as session:
         routing = versions.routing(session, strategy_name)
     bucket = bucket_of(user_id, routing.salt)
@@ -59,12 +59,3 @@ def route_user(engine: Engine, *, user_id: str, strategy_name: str) -> Route:
         in_canary=version == routing.canary,
         generation=routing.generation,
     )
-
-
-def _check_user(user_id: str) -> None:
-    try:
-        if user_id.encode():
-            return
-    except UnicodeEncodeError:  # half a surrogate pair: what a shell makes of bytes that are not UTF-8
-        pass
-    raise InvalidName("user id", user_id, "text in UTF-8, one character or more")

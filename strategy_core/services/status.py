@@ -14,7 +14,7 @@ from strategy_core.domain.plan import read_plan
 from strategy_core.services.live import LiveSummary, summarise
 from strategy_core.services.ramp import position
 from strategy_core.services.transition import standing
-from strategy_core.store import audit, rollouts, versions
+from strategy_core.store import audit, live, rollouts, versions
 from strategy_core.store.engine import reading
 from strategy_core.store.rollout_tables import AlertOutbox, GateVerdict, Rollout
 
@@ -85,8 +85,14 @@ def _status(session: Session, strategy_name: str, now: datetime) -> StrategyStat
     )
 
 
-def rollout_status(session: Session, rollout: Rollout, now: datetime) -> RolloutStatus:
-    """Return the status of one rollout, open or ended, as the open transaction sees it."""
+def rollout_status(
+    session: Session, rollout: Rollout, now: datetime, *, with_live_trades: bool = True
+) -> RolloutStatus:
+    """Return the status of one rollout, open or ended, as the open transaction sees it.
+
+    Args:
+        with_live_trades: sum up users' trades, which takes longer the more there are; else `live` stays empty.
+    """
     plan = read_plan(rollout.plan)
     known = {gate.name for gate in plan.gates} | {Freshness().name}  # an earlier release may have judged by others
     said = [row for row in rollouts.last_verdicts(session, rollout.id).values() if row.gate in known]
@@ -94,15 +100,15 @@ def rollout_status(session: Session, rollout: Rollout, now: datetime) -> Rollout
         rollout=rollout,
         stages=tuple(stage.percent for stage in plan.stages),
         verdicts=sorted(said, key=lambda verdict: (SEVERITY[Verdict(verdict.verdict)], verdict.gate)),
-        since={verdict.gate: rollouts.held_since(session, verdict) for verdict in said},
+        since=rollouts.held_since(session, rollout.id),
         outlook=outlook(plan, position(rollout), [_finding(verdict) for verdict in said], now),
-        live=_live(session, rollout, now),
+        live=_live(session, rollout, now) if with_live_trades else {},
     )
 
 
 def _live(session: Session, rollout: Rollout, now: datetime) -> dict[str, LiveSummary]:
     since, until = rollout.started_at, rollout.ended_at or now
-    if until <= since:
+    if until <= since or not live.reports_any(session, rollout.strategy_name):
         return {}
     pair = (rollout.version, rollout.control_version)
     found = {version: summarise(session, rollout.strategy_name, version, since, until) for version in pair}

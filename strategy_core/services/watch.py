@@ -1,8 +1,9 @@
-"""Raise what nothing else could: that ticks do not come, or that candles do not; each once an episode.
+"""Raise what nothing else could: that ticks, shadow runs or candles do not come; each once an episode.
 
 It stands outside ticks and shadow runs, which it watches, and changes nothing but the outbox.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
@@ -10,15 +11,16 @@ import pandas as pd
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from strategy_core.domain.alert import STALE, TICK_OVERDUE, Severity
+from strategy_core.domain.alert import SHADOW_OVERDUE, STALE, TICK_OVERDUE, Severity
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.market.source import CandleSource
 from strategy_core.services.gather import in_a_line
 from strategy_core.services.transition import exposed, standing
-from strategy_core.store import audit, rollouts, versions
+from strategy_core.store import audit, decisions, rollouts, versions
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.rollout_tables import Rollout
+from strategy_core.store.tables import StrategyVersion
 
 PATIENCE = 2  # candles that a vendor may be late
 
@@ -32,6 +34,30 @@ def watch_ticks(engine: Engine, *, now: datetime, overdue: timedelta) -> list[st
         return []
     with transaction(engine) as session:
         return [_tell_overdue(session, rollout, now) for rollout in found]
+
+
+def watch_shadow(engine: Engine, source: CandleSource, *, now: datetime, overdue: timedelta) -> list[str]:
+    """Tell of strategies none of whose versions has decided on a candle that closed as long as *overdue* ago.
+
+    Returns:
+        A line each. A strategy whose candles cannot be had is none of them: `watch_feed` tells of that.
+    """
+    now = utc(now, "now")
+    with reading(engine) as session:
+        asked: dict[str, list[StrategyVersion]] = defaultdict(list)
+        for version in versions.list_versions(session):
+            if version.status != Status.RETIRED:
+                asked[version.strategy_name].append(version)
+        decided = {name: _decided(session, group) for name, group in asked.items()}
+    found = [
+        (name, symbol, candle, decided[name])
+        for name, group in asked.items()
+        for symbol, candle in _undecided(source, group, decided[name], now - overdue)[:1]
+    ]
+    if not found:
+        return []
+    with transaction(engine) as session:
+        return [_tell_undecided(session, name, symbol, candle, last, now) for name, symbol, candle, last in found]
 
 
 def watch_feed(engine: Engine, source: CandleSource, *, now: datetime) -> list[str]:
@@ -57,7 +83,7 @@ def watch_feed(engine: Engine, source: CandleSource, *, now: datetime) -> list[s
         return []
     with transaction(engine) as session:
         for name, line, key in found:
-            _tell_stale(session, name, line, key, now)
+            _tell(session, STALE, name, line, key, now)
     return [f"{name}: {line}" for name, line, _ in found]
 
 
@@ -87,6 +113,46 @@ def _tell_overdue(session: Session, rollout: Rollout, now: datetime) -> str:
     return text
 
 
+def _decided(session: Session, group: Iterable[StrategyVersion]) -> dict[str, datetime | None]:
+    """Return the newest candle that any of the strategy's versions has decided on, by symbol."""
+    newest: dict[str, datetime | None] = {}
+    for version in group:
+        for symbol in version.symbols:
+            last = decisions.newest_decided(session, version.strategy_name, version.version, symbol)
+            known = newest.get(symbol)
+            newest[symbol] = last if known is None else max(known, last or known)
+    return newest
+
+
+def _undecided(
+    source: CandleSource, group: Iterable[StrategyVersion], decided: dict[str, datetime | None], due: datetime
+) -> list[tuple[str, datetime]]:
+    """Return the symbols with a candle that was closed by *due*, after a version came, and that nobody decided on."""
+    first = min(group, key=lambda version: version.created_at)
+    found: list[tuple[str, datetime]] = []
+    for symbol, last in sorted(decided.items()):
+        try:
+            candles = source.candles(symbol, closed_by=due, bars=1)
+        except Exception:  # noqa: BLE001, S112  a source's own fault must keep no alert from being delivered
+            continue
+        newest = pd.DatetimeIndex(candles.index)[-1].to_pydatetime() if len(candles) else None
+        if newest is None or newest + timeframe_delta(first.timeframe) <= first.created_at:
+            continue
+        if last is None or last < newest:
+            found.append((symbol, newest))
+    return found
+
+
+def _tell_undecided(
+    session: Session, name: str, symbol: str, candle: datetime, decided: dict[str, datetime | None], now: datetime
+) -> str:
+    newest = max((last for last in decided.values() if last is not None), default=None)
+    seen = f"the newest decision is on {newest:%Y-%m-%d %H:%M}" if newest else "there is no decision yet"
+    text = f"no version of {name} has decided on the {symbol} candle {candle:%Y-%m-%d %H:%M} UTC: {seen}"
+    _tell(session, SHADOW_OVERDUE, name, text, f"{symbol} {decided[symbol]}", now)
+    return text
+
+
 def _still(source: CandleSource, symbol: str, timeframe: str, now: datetime) -> Iterable[tuple[str, str]]:
     """Yield why the symbol's candles are too old, and what tells this episode from others; else nothing."""
     try:
@@ -101,17 +167,17 @@ def _still(source: CandleSource, symbol: str, timeframe: str, now: datetime) -> 
         yield f"the {symbol} candle {expected:%Y-%m-%d %H:%M} UTC is due, {seen}", f"{symbol} {newest}"
 
 
-def _tell_stale(session: Session, name: str, line: str, key: str, now: datetime) -> None:
+def _tell(session: Session, kind: str, name: str, line: str, key: str, now: datetime) -> None:
     stands = standing(session, name)
     version = stands["canary"] or stands["active"]
     facts = {"version": version, "exposed": exposed(session, name, version, stands)} if version else {}
     audit.raise_alert(
         session,
-        STALE,
+        kind,
         line,
         severity=Severity.WARNING.value,
         strategy_name=name,
-        dedupe_key=f"{name} {STALE} {key}",
+        dedupe_key=f"{name} {kind} {key}",
         facts=facts,
         now=now,
     )

@@ -13,9 +13,11 @@ from strategy_core.domain.chain import BEFORE_THE_FIRST, Link, event_hash
 from strategy_core.domain.errors import AlreadyDone, UnknownStrategy
 from strategy_core.domain.live import Serving
 from strategy_core.domain.routing import basis_points
+from strategy_core.store import tallies
 from strategy_core.store.engine import insert_if_new
 from strategy_core.store.rollout_tables import AlertOutbox, AuditEvent
 from strategy_core.store.tables import Strategy
+from strategy_core.store.tally_tables import Counted
 
 _HASHED = tuple(name for name in AuditEvent.model_fields if name not in ("id", "previous_hash", "hash"))
 
@@ -33,8 +35,12 @@ def record(
     now: datetime,
     rollout_id: UUID | None = None,
     evidence: Sequence[str] = (),
+    cause: str = "",
 ) -> None:
     """Append to the strategy's trail, whose row the caller has locked, and so raise its generation by one.
+
+    Args:
+        cause: of a rollback, by which it is counted.
 
     Raises:
         AlreadyDone: the actor has made a change under this idempotency key before.
@@ -72,6 +78,10 @@ def record(
     strategy.generation, strategy.audit_head = event.position, event.hash
     session.add(strategy)
     session.flush()
+    if (active := after.get("active")) not in (None, before.get("active")):
+        tallies.count(session, strategy_name, Counted.ACTIVATION, [(active, "")])
+    if cause:
+        tallies.count(session, strategy_name, Counted.ROLLBACK, [(cause, "")])
 
 
 def link_of(event: Any) -> Link:

@@ -131,6 +131,11 @@ def acknowledge(session: Session, alert_id: int, *, by: str, because: str, now: 
         .where(col(AlertOutbox.id) == alert_id, col(AlertOutbox.acknowledged_at).is_(None))
         .values(acknowledged_at=now, acknowledged_by=by, acknowledged_because=because)
     )
+    return get_alert(session, alert_id)
+
+
+def get_alert(session: Session, alert_id: int) -> AlertOutbox:
+    """Return an alert as it stands; else raise UnknownAlert."""
     found = session.get(AlertOutbox, alert_id, populate_existing=True)
     if found is None:
         raise UnknownAlert(alert_id)

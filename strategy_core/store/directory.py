@@ -16,6 +16,10 @@ def read_users(session: Session) -> dict[str, float | None]:
     return dict(rows.tuples().all())
 
 
+def count_users(session: Session) -> int:
+    return session.connection().execute(sa.select(sa.func.count()).select_from(PlatformUser)).scalar_one()
+
+
 def add_users(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
     return insert_if_new(session, PlatformUser, rows)
 

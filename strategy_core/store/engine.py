@@ -10,7 +10,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
@@ -20,7 +20,10 @@ from strategy_core.domain.errors import InvalidSetting, InvariantRefused, Missin
 
 _BUSY_SECONDS = 30
 _OVERFLOW = 25  # connections beside the pool's 5: those that wait for a lock must leave some to a rollback
+IDLE_SECONDS = 15  # between two statements of a change: who takes longer is stuck, or is a machine that has gone
 _ROWS_PER_STATEMENT = 5_000
+_ONE_UPGRADE = 7_406_355_206_117_209  # any number, the same in every release: the lock that upgrades queue for
+_LOCKS_WITHIN = "10s"  # what an upgrade waits for holds up every rollback behind it
 _ADDRESSES = "sqlite:///FILE or postgresql://USER@HOST/NAME"
 _PASSWORD = re.compile(r"(?<=//)([^:@]*):.*@")
 
@@ -50,10 +53,23 @@ def open_database(url: str) -> Engine:
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Bring the schema to *revision*, the newest unless given; does nothing when it is there already."""
+    """Bring the schema to *revision*, the newest unless given, in one transaction; nothing when it is there already.
+
+    Two at once queue. On PostgreSQL one that finds a table held by a long query gives up, and may be tried again.
+
+    Raises:
+        SchemaOutdated: the schema is of a newer release, or of another software.
+    """
     config = _migrations()
-    config.attributes["engine"] = engine
-    command.upgrade(config, revision)
+    with engine.execution_options(sqlite_begin="IMMEDIATE").begin() as connection:
+        if _on_postgresql(engine):
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({_ONE_UPGRADE})"))
+            connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCKS_WITHIN}'"))
+        found = MigrationContext.configure(connection).get_current_revision()
+        if not _knows(found):
+            raise SchemaOutdated(address(engine), found, _newest(), ahead=True)
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
 
 
 def check_schema(engine: Engine) -> str:
@@ -62,15 +78,30 @@ def check_schema(engine: Engine) -> str:
     Raises:
         SchemaOutdated: the database is empty, not there, or of another release.
     """
-    needed = ScriptDirectory.from_config(_migrations()).get_current_head() or ""
+    found = _revision(engine)
+    if found != _newest():
+        raise SchemaOutdated(address(engine), found, _newest(), ahead=not _knows(found))
+    return found
+
+
+def check_known(engine: Engine) -> str:
+    """Return the schema's revision, which is of this release or an earlier one; create nothing.
+
+    Raises:
+        SchemaOutdated: the database is empty, not there, or not of this software.
+    """
+    found = _revision(engine)
+    if found is None or not _knows(found):
+        raise SchemaOutdated(address(engine), found, _newest(), ahead=not _knows(found))
+    return found
+
+
+def _revision(engine: Engine) -> str | None:
     file = engine.url.database if engine.dialect.name == "sqlite" else None
-    found = None
-    if file is None or Path(file).exists():
-        with engine.connect() as connection:
-            found = MigrationContext.configure(connection).get_current_revision()
-    if found != needed:
-        raise SchemaOutdated(address(engine), found, needed)
-    return needed
+    if file is not None and not Path(file).exists():
+        return None
+    with engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
 
 
 def failure(error: DBAPIError) -> str:
@@ -90,9 +121,21 @@ def _migrations() -> Config:
     return config
 
 
+def _newest() -> str:
+    return ScriptDirectory.from_config(_migrations()).get_current_head() or ""
+
+
+def _knows(revision: str | None) -> bool:
+    """Return whether this release made *revision*, or can go on from it."""
+    known = {script.revision for script in ScriptDirectory.from_config(_migrations()).walk_revisions()}
+    return revision is None or revision in known
+
+
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Session]:
     """Yield a session whose work is committed whole on leaving, or not at all.
+
+    PostgreSQL undoes it when it has asked nothing for `IDLE_SECONDS`: what it holds must not keep a rollback waiting.
 
     Raises:
         InvariantRefused: a constraint of the database refused the change.
@@ -100,6 +143,9 @@ def transaction(engine: Engine) -> Iterator[Session]:
     writing = engine.execution_options(sqlite_begin="IMMEDIATE")  # a deferred one may fail after it has read
     try:
         with Session(writing, expire_on_commit=False) as session, session.begin():
+            if _on_postgresql(engine):
+                limit = text(f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
+                session.connection().execute(limit)
             yield session
     except IntegrityError as error:
         raise InvariantRefused(str(error.orig).strip().splitlines()[0]) from error
@@ -146,10 +192,22 @@ def insert_if_new(session: Session, table: type[SQLModel], rows: Sequence[Mappin
     """Insert *rows* whose natural keys are new, pass over the others, and return how many were new."""
     if not rows:
         return 0
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    statement = insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+    statement = _insert_if_new(session, table).execution_options(preserve_rowcount=True)
     done = 0
     for start in range(0, len(rows), _ROWS_PER_STATEMENT):
         batch = [dict(row) for row in rows[start : start + _ROWS_PER_STATEMENT]]
         done += session.connection().execute(statement, batch).rowcount
     return done
+
+
+def insert_and_name(
+    session: Session, table: type[SQLModel], rows: Sequence[Mapping[str, Any]], columns: Sequence[Any]
+) -> list[tuple[Any, ...]]:
+    """Insert *rows* as `insert_if_new` does, and return *columns* of those that were new; up to four times slower."""
+    statement = _insert_if_new(session, table).returning(*columns)
+    return [tuple(row) for row in session.connection().execute(statement, [dict(row) for row in rows])]
+
+
+def _insert_if_new(session: Session, table: type[SQLModel]) -> Any:
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    return insert(table).on_conflict_do_nothing()

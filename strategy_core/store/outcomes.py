@@ -82,3 +82,20 @@ def find_reports(session: Session, strategy_name: str) -> Sequence[ComparisonRep
         .where(ComparisonReport.strategy_name == strategy_name)
         .order_by(col(ComparisonReport.created_at).desc())
     ).all()
+
+
+def newest_report(
+    session: Session, strategy_name: str, shadow_version: str, active_version: str
+) -> ComparisonReport | None:
+    """Return the newest stored comparison of the two over all their symbols."""
+    return session.exec(
+        select(ComparisonReport)
+        .where(
+            ComparisonReport.strategy_name == strategy_name,
+            ComparisonReport.shadow_version == shadow_version,
+            ComparisonReport.active_version == active_version,
+            ComparisonReport.symbol == "",
+        )
+        .order_by(col(ComparisonReport.created_at).desc(), col(ComparisonReport.period_end).desc())
+        .limit(1)
+    ).first()

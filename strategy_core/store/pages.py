@@ -9,9 +9,10 @@ from sqlalchemy import Select, and_, or_
 from sqlalchemy import select as select_columns
 from sqlmodel import Session, col
 
+from strategy_core.domain.alert import Severity
 from strategy_core.domain.errors import UnknownRollout, UnknownVersion
 from strategy_core.domain.lifecycle import Status
-from strategy_core.store.rollout_tables import AuditEvent, Rollout
+from strategy_core.store.rollout_tables import AlertOutbox, AuditEvent, Rollout
 from strategy_core.store.tables import CanaryConfig, ShadowDecisionLog, Strategy, StrategyVersion
 
 LOG = ShadowDecisionLog
@@ -42,6 +43,26 @@ def page_rollouts(
     keys = (col(Rollout.started_at), col(Rollout.id))
     query = _page(select_columns(Rollout), keys, after, limit, descending=True)
     return list(session.execute(query.where(*_of(col(Rollout.strategy_name), strategies))).scalars())
+
+
+def page_alerts(
+    session: Session,
+    *,
+    strategies: Collection[str] | None,
+    severity: Severity | None,
+    unacknowledged: bool,
+    before_id: int | None,
+    limit: int,
+) -> list[AlertOutbox]:
+    """Return alerts, newest first; *before_id* is the last one seen."""
+    after = None if before_id is None else (before_id,)
+    query = _page(select_columns(AlertOutbox), (col(AlertOutbox.id),), after, limit, descending=True)
+    query = query.where(*_of(col(AlertOutbox.strategy_name), strategies))
+    if severity is not None:
+        query = query.where(col(AlertOutbox.severity) == severity.value)
+    if unacknowledged:
+        query = query.where(col(AlertOutbox.acknowledged_at).is_(None))
+    return list(session.execute(query).scalars())
 
 
 def page_decisions(

@@ -170,6 +170,7 @@ class AlertOutbox(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("dedupe_key", name="uq_alert"),
         CheckConstraint("severity IN ('info', 'warning', 'critical')", name="ck_severity"),
+        Index("ix_alert_counted", "kind", "severity", "strategy_name", "acknowledged_at"),
     )
     id: int | None = Field(default=None, primary_key=True)
     at: datetime = Field(sa_column=_time(index=True))

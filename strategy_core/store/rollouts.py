@@ -1,25 +1,50 @@
 """Canaries, rollouts and verdicts: found, added, changed by compare-and-set on their generation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import bindparam, func, update
+from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from strategy_core.domain.errors import LostRace, NoCanary, UnknownRollout
 from strategy_core.domain.gates import Finding
 from strategy_core.domain.ramp import ENDED
+from strategy_core.store import tallies
 from strategy_core.store.rollout_tables import GateVerdict, Rollout, RolloutBook
 from strategy_core.store.tables import CanaryConfig
+from strategy_core.store.tally_tables import Counted
 
 _NEWEST = (
     select(GateVerdict.gate, func.max(GateVerdict.ticked_at).label("ticked_at"))
     .where(GateVerdict.rollout_id == bindparam("rollout_id"))
     .group_by(GateVerdict.gate)
     .subquery()
+)
+_LAST = (
+    select(GateVerdict.gate, GateVerdict.verdict)
+    .join(_NEWEST, (col(GateVerdict.gate) == _NEWEST.c.gate) & (col(GateVerdict.ticked_at) == _NEWEST.c.ticked_at))
+    .where(GateVerdict.rollout_id == bindparam("rollout_id"))
+    .subquery()
+)
+_TURNED = (  # by gate, when it last said something else than it says now
+    select(GateVerdict.gate, func.max(GateVerdict.ticked_at).label("ticked_at"))
+    .join(_LAST, col(GateVerdict.gate) == _LAST.c.gate)
+    .where(GateVerdict.rollout_id == bindparam("rollout_id"), GateVerdict.verdict != _LAST.c.verdict)
+    .group_by(GateVerdict.gate)
+    .subquery()
+)
+_HELD_SINCE = (
+    select(GateVerdict.gate, func.min(GateVerdict.ticked_at))
+    .outerjoin(_TURNED, col(GateVerdict.gate) == _TURNED.c.gate)
+    .where(
+        GateVerdict.rollout_id == bindparam("rollout_id"),
+        _TURNED.c.ticked_at.is_(None) | (col(GateVerdict.ticked_at) > _TURNED.c.ticked_at),
+    )
+    .group_by(GateVerdict.gate)
 )
 _LAST_VERDICTS = (
     select(GateVerdict)
@@ -132,16 +157,13 @@ def verdict_ids(session: Session, rollout_id: UUID) -> list[str]:
     return [str(row.id) for _, row in sorted(last_verdicts(session, rollout_id).items())]
 
 
-def held_since(session: Session, last: GateVerdict) -> datetime:
-    """Return when the gate whose newest row is *last* began to say this verdict without a break."""
-    mine = (GateVerdict.rollout_id == last.rollout_id, GateVerdict.gate == last.gate)
-    other = session.exec(
-        select(func.max(GateVerdict.ticked_at)).where(*mine, GateVerdict.verdict != last.verdict)
-    ).one()
-    began = select(func.min(GateVerdict.ticked_at)).where(*mine)
-    if other is not None:
-        began = began.where(col(GateVerdict.ticked_at) > other)
-    return session.exec(began).one()
+def held_since(session: Session, rollout_id: UUID) -> dict[str, datetime]:
+    """Return, by gate, when it began to say its newest verdict without a break."""
+    return dict(session.exec(_HELD_SINCE, params={"rollout_id": rollout_id}).all())
+
+
+def find_verdicts(session: Session, ids: Iterable[UUID]) -> Sequence[GateVerdict]:
+    return session.exec(select(GateVerdict).where(col(GateVerdict.id).in_(list(ids))).order_by(GateVerdict.gate)).all()
 
 
 def verdict_history(
@@ -165,10 +187,27 @@ def value_history(session: Session, rollout_id: UUID, gate: str) -> list[tuple[d
     return [(at, value) for at, value in rows if value is not None]
 
 
+def value_peaks(session: Session, rollout_id: UUID, gate: str, *, most: int) -> list[tuple[datetime, float]]:
+    """Return at most *most* moments, oldest first, with the highest value that a gate told since the one before."""
+    told = (
+        select(
+            GateVerdict.ticked_at,
+            GateVerdict.value,
+            (func.row_number().over(order_by=col(GateVerdict.ticked_at)) - 1).label("place"),
+            func.count().over().label("told"),
+        )
+        .where(GateVerdict.rollout_id == rollout_id, GateVerdict.gate == gate, col(GateVerdict.value).is_not(None))
+        .subquery()
+    )
+    part = told.c.place * most // told.c.told
+    peaks = select_columns(func.max(told.c.ticked_at), func.max(told.c.value)).group_by(part).order_by(part)
+    return [(at, value) for at, value in session.execute(peaks)]
+
+
 def record_findings(session: Session, rollout: Rollout, findings: Sequence[Finding], now: datetime) -> list[Finding]:
     """Write the findings that say something new, at this stage, and return those whose verdict has turned."""
     last = last_verdicts(session, rollout.id)
-    turned = []
+    turned, said = [], []
     for finding in findings:
         before = last.get(finding.gate)
         if before is not None and (before.ticked_at >= now or _says(before) == _would_say(finding, rollout)):
@@ -181,8 +220,10 @@ def record_findings(session: Session, rollout: Rollout, findings: Sequence[Findi
                 **finding.model_dump(mode="json"),
             )
         )
+        said.append((finding.gate, finding.verdict.value))
         if before is None or before.verdict != finding.verdict:
             turned.append(finding)
+    tallies.count(session, rollout.strategy_name, Counted.VERDICT, said)
     return turned
 
 

@@ -1,11 +1,13 @@
 """Slots: read from the decision log and its outcomes, and booked by a rollout once they have closed."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import bindparam, func
+from sqlalchemy import select as select_columns
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
@@ -155,6 +157,40 @@ def booked(session: Session, rollout_id: UUID, *, first: int | None = None) -> S
     """Return the slots that a rollout has booked, in that order; with *first* only so many."""
     query = select(BookedSlot).where(BookedSlot.rollout_id == rollout_id).order_by(col(BookedSlot.position))
     return session.exec(query if first is None else query.limit(first)).all()
+
+
+def newest_booked(session: Session, rollout_id: UUID, limit: int) -> Sequence[BookedSlot]:
+    """Return the slots that a rollout booked last, the newest first."""
+    query = select(BookedSlot).where(BookedSlot.rollout_id == rollout_id)
+    return session.exec(query.order_by(col(BookedSlot.position).desc()).limit(limit)).all()
+
+
+def booked_r(session: Session, rollout_id: UUID) -> tuple[int, float, float]:
+    """Return how many slots a rollout has booked, and Σ R of the canary and of its control."""
+    found = session.execute(
+        select_columns(
+            func.count(),
+            func.coalesce(func.sum(col(BookedSlot.canary_r)), 0.0),
+            func.coalesce(func.sum(col(BookedSlot.active_r)), 0.0),
+        ).where(col(BookedSlot.rollout_id) == rollout_id)
+    ).one()
+    return found[0], found[1], found[2]
+
+
+def booked_by_candle(session: Session, rollout_id: UUID) -> Slots:
+    """Return all slots that a rollout has booked, by the UTC day of their candle instead of the day they closed on."""
+    columns = (BookedSlot.timestamp, BookedSlot.canary_r, BookedSlot.active_r, BookedSlot.canary_side)
+    query = select_columns(*(col(each) for each in (*columns, BookedSlot.active_side)))
+    return _by_candle(session.execute(query.where(col(BookedSlot.rollout_id) == rollout_id)))
+
+
+def by_candle(closed: Sequence[Closed]) -> Slots:
+    """Return closed slots by the UTC day of their candle, as comparisons count days."""
+    return _by_candle((one.timestamp, one.canary_r, one.active_r, one.canary_side, one.active_side) for one in closed)
+
+
+def _by_candle(rows: Iterable[Any]) -> Slots:
+    return slots([((timestamp - _EPOCH).days, *rest) for timestamp, *rest in rows])
 
 
 def not_booked(session: Session, rollout_id: UUID, closed: Collection[Closed]) -> list[Closed]:

@@ -205,6 +205,7 @@ class ComparisonReport(SQLModel, table=True):
             "period_end",
             name="uq_report",
         ),
+        Index("ix_report_newest", "strategy_name", "shadow_version", "symbol", "created_at"),
     )
     id: UUID = Field(default_factory=uuid4, primary_key=True)
     strategy_name: str = Field(foreign_key="strategy.name")

@@ -76,6 +76,13 @@ def newest_change(session: Session, event: AuditEvent, fact: str) -> AuditEvent 
     return session.exec(query).first()
 
 
+def made_by_request(session: Session, strategy_name: str, request_id: str) -> AuditEvent | None:
+    """Return the strategy's newest event if this request, or flow run, has made it."""
+    query = select(AuditEvent).where(AuditEvent.strategy_name == strategy_name).order_by(col(AuditEvent.id).desc())
+    newest = session.exec(query.limit(1)).first()
+    return newest if newest is not None and newest.request_id == request_id else None
+
+
 def told_of(session: Session) -> Sequence[str]:
     """Return the names of all strategies that the trail tells of, known or not."""
     return session.exec(select(AuditEvent.strategy_name).distinct().order_by(AuditEvent.strategy_name)).all()

@@ -20,9 +20,10 @@ from strategy_core.domain.plan import read_plan
 from strategy_core.domain.ramp import State
 from strategy_core.services.start import start_rollout
 from strategy_core.settings import Settings
-from strategy_core.store import rollouts
-from strategy_core.store.engine import transaction
+from strategy_core.store import audit, rollouts
+from strategy_core.store.engine import reading, transaction
 from strategy_core.store.rollout_tables import AuditEvent, GateVerdict
+from tests.alertmanager import alarm, notified
 from tests.api.signing import NOW, SECRET, token
 from tests.builders import HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
 
@@ -95,10 +96,12 @@ class World:
     Attributes:
         ids: of versions, by (strategy, version).
         rollout: the id of the open rollout.
+        alert: the id of the one that tells of its start.
     """
 
     ids: dict[tuple[str, str], str]
     rollout: str
+    alert: str
 
 
 def put_world(engine: Engine) -> World:
@@ -113,7 +116,9 @@ def put_world(engine: Engine) -> World:
     )
     with transaction(engine) as session:
         session.add(verdict(rollout.id))
-    return World(ids, str(rollout.id))
+    with reading(engine) as session:
+        (alert,) = audit.alerts(session, "fib_rsi")
+    return World(ids, str(rollout.id), str(alert.id))
 
 
 def verdict(rollout_id: Any, **changes: Any) -> GateVerdict:
@@ -168,7 +173,7 @@ class Sample:
 
 def placed(path: str, world: World) -> str:
     named = {f"{strategy}/{version}": known for (strategy, version), known in world.ids.items()}
-    for name, known in {**named, "rollout": world.rollout}.items():
+    for name, known in {**named, "rollout": world.rollout, "alert": world.alert}.items():
         path = path.replace(f"{{{name}}}", known)
     return path
 
@@ -205,6 +210,8 @@ SAMPLES: dict[str, Sample] = {
     "list_rollouts": Sample("GET", "/rollouts", params=BY_NAME),
     "show_rollout": Sample("GET", "/rollouts/{rollout}"),
     "list_verdicts": Sample("GET", "/rollouts/{rollout}/verdicts"),
+    "show_report": Sample("GET", "/rollouts/{rollout}/report"),
+    "show_report_page": Sample("GET", "/rollouts/{rollout}/report.html"),
     "pause": Sample("POST", "/rollouts/{rollout}/pause", WHY, changes="fib_rsi"),
     "resume": Sample("POST", "/rollouts/{rollout}/resume", WHY, state=State.PAUSED, changes="fib_rsi"),
     "approve": Sample("POST", "/rollouts/{rollout}/approve", WHY, state=State.AWAITING_APPROVAL, changes="fib_rsi"),
@@ -225,6 +232,9 @@ SAMPLES: dict[str, Sample] = {
     "list_events": Sample("GET", "/audit", params=BY_NAME),
     "show_state": Sample("GET", "/audit/state", params={**BY_NAME, "at": NOW.isoformat()}),
     "verify": Sample("GET", "/audit/verify", params=BY_NAME),
+    "list_alerts": Sample("GET", "/alerts", params=BY_NAME),
+    "acknowledge": Sample("POST", "/alerts/{alert}/acknowledge", WHY, changes="fib_rsi"),
+    "roll_back_on_alerts": Sample("POST", "/rollbacks", notified(alarm("fib_rsi")), changes="fib_rsi"),
     "health": Sample("GET", "/healthz"),
     "metrics": Sample("GET", "/metrics"),
 }

@@ -21,6 +21,12 @@ ABOUT_ONE = {
     for name, sample in GUARDED.items()
     if name not in ("read_routing", "metrics")  # of all strategies: they leave out what the token does not reach
 }
+NO_CHANGE_OF_A_STRATEGY = ("report_outcomes", "acknowledge")  # evidence, and what an owner knows of
+ROLLBACKS = ("roll_back_rollout", "roll_back_strategy", "roll_back_on_alerts")
+OURS = {  # whose body is of this API's own form
+    name: sample for name, sample in SAMPLES.items() if sample.json is not None and name != "roll_back_on_alerts"
+}
+UNCONDITIONAL = ("register", *NO_CHANGE_OF_A_STRATEGY, *ROLLBACKS)
 NOBODY = "11111111-1111-4111-8111-111111111111"
 
 
@@ -81,7 +87,7 @@ def test_each_route_does_what_is_asked(api: Api, engine: Engine, world: World, n
     assert response.status_code == sample.status, response.text
     assert response.headers["x-request-id"] == "r-1"
     assert response.headers["x-content-type-options"] == "nosniff"
-    if sample.changes and name != "report_outcomes":  # which is kept as evidence, not as a change
+    if sample.changes and name not in NO_CHANGE_OF_A_STRATEGY:
         with Session(engine) as session:
             event = newest_event(session)
         assert (event.actor, event.role, event.source, event.request_id) == ("ana", "owner", "api", "r-1")
@@ -134,7 +140,7 @@ def test_a_token_to_read_changes_nothing(api: Api, engine: Engine, world: World,
         assert response.status_code == 200
 
 
-@each({name: sample for name, sample in SAMPLES.items() if sample.json is not None})
+@each(OURS)
 def test_a_field_that_is_not_known_is_named(shared: tuple[Api, World], name: str) -> None:
     api, world = shared
     sample = SAMPLES[name]
@@ -162,7 +168,7 @@ def test_a_field_that_is_not_known_is_named(shared: tuple[Api, World], name: str
         (b"", "body", "required"),
     ],
 )
-@each({name: sample for name, sample in SAMPLES.items() if sample.json is not None})
+@each(OURS)
 def test_a_body_that_cannot_be_read_is_refused_with_its_place(
     name: str, body: bytes, field: str, why: str, shared: tuple[Api, World]
 ) -> None:
@@ -228,11 +234,12 @@ def test_an_id_that_is_not_known_is_not_found(name: str, shared: tuple[Api, Worl
     api, _ = shared
     sample = SAMPLES[name]
     begin, _, rest = sample.path.partition("{")
-    path = f"{begin}{NOBODY}{rest.partition('}')[2]}"
+    unknown = "2147483647" if rest.startswith("alert") else NOBODY
+    path = f"{begin}{unknown}{rest.partition('}')[2]}"
 
     response = api(sample.method, path, json=sample.json)
 
-    assert NOBODY in refused(response, 404)["detail"]
+    assert unknown in refused(response, 404)["detail"]
 
 
 @each({name: sample for name, sample in GUARDED.items() if "{" in sample.path})
@@ -244,7 +251,7 @@ def test_an_id_that_is_none_is_named(name: str, shared: tuple[Api, World]) -> No
 
     problem = refused(api(sample.method, path, json=sample.json), 422)
 
-    assert fields(problem)[0] in ("version_id", "rollout_id")
+    assert fields(problem)[0] in ("version_id", "rollout_id", "alert_id")
 
 
 def test_a_token_is_told_no_name_that_it_does_not_reach(shared: tuple[Api, World]) -> None:
@@ -264,16 +271,10 @@ def test_a_rollback_takes_no_condition_and_any_other_change_does(shared: tuple[A
         if any(each["name"] == "If-Match" for each in operation.get("parameters", []))
     }
 
-    assert conditional == set(CHANGES) - {"register", "report_outcomes", "roll_back_rollout", "roll_back_strategy"}
+    assert conditional == set(CHANGES) - set(UNCONDITIONAL)
 
 
-@each(
-    {
-        name: sample
-        for name, sample in CHANGES.items()
-        if name not in ("register", "report_outcomes", "roll_back_rollout", "roll_back_strategy")
-    }
-)
+@each({name: sample for name, sample in CHANGES.items() if name not in UNCONDITIONAL})
 def test_a_change_on_a_condition_is_made_on_that_generation_alone(
     api: Api, engine: Engine, world: World, name: str
 ) -> None:
@@ -301,7 +302,10 @@ def test_any_generation_will_do_for_a_star(api: Api, engine: Engine, world: Worl
     assert sample.send(api, world, headers={"If-Match": "*"}).status_code == sample.status
 
 
-@each({name: sample for name, sample in CHANGES.items() if name not in ("report_outcomes", "set_rollout_percent")})
+DONE_AGAIN = (*NO_CHANGE_OF_A_STRATEGY, "set_rollout_percent", "roll_back_on_alerts")  # to the same effect
+
+
+@each({name: sample for name, sample in CHANGES.items() if name not in DONE_AGAIN})
 def test_what_was_done_cannot_be_done_again(api: Api, engine: Engine, world: World, name: str) -> None:
     sample = SAMPLES[name]
     if sample.state:

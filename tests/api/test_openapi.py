@@ -54,7 +54,7 @@ def found(api: Api, name: str) -> Any:
 
 def meant(case: Any, world: World) -> None:
     """Let *case* be about what stands in the database."""
-    known = {"version_id": world.ids["ppo_gold", "2"], "rollout_id": world.rollout}
+    known = {"version_id": world.ids["ppo_gold", "2"], "rollout_id": world.rollout, "alert_id": world.alert}
     for part in (case.path_parameters, case.query, case.body):
         if isinstance(part, dict):
             named = {"strategy_name": "ppo_gold", "version": "2", "shadow_version": "2"} | known

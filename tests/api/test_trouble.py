@@ -30,7 +30,7 @@ def test_numbers_are_read_when_they_are_asked_for(api: Api, engine: Engine, worl
     after = api.get("/metrics").text
 
     assert 'canary_traffic_percent{strategy="fib_rsi",version="2"} 5.0' in before
-    assert 'rollout_open{stage="0",state="running",strategy="fib_rsi",version="2"} 1.0' in before
+    assert 'rollout_open{stage="1",state="running",strategy="fib_rsi",version="2"} 1.0' in before
     assert 'canary_traffic_percent{strategy="fib_rsi",version="2"} 0.0' in after
     assert 'version_activations_total{strategy="ppo_gold",version="2"} 1.0' in after
     assert 'strategy_generation{strategy="fib_rsi"} 2.0' in after

@@ -4,6 +4,8 @@ import pytest
 from sqlalchemy import Engine
 
 from strategy_core.domain.lifecycle import Status
+from strategy_core.store import rollouts
+from strategy_core.store.engine import reading
 from tests.builders import put_version
 from tests.cli.conftest import Rollout
 
@@ -37,3 +39,17 @@ def test_a_setting_that_is_wrong_stops_no_rollback(
 
     assert rollout("status").code == 2
     assert rollout(*call.split(), "--reason", "odd fills").code == 0
+
+
+def test_a_setting_that_is_wrong_stops_no_tick(rollout: Rollout, pair: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have to roll back; what is wrong is told after it."""
+    rollout("start", "fib_rsi", "2", "--yes")
+    monkeypatch.setenv("ROLLOUT_CALENDAR", "lunar")
+
+    ticked = rollout("tick")
+
+    assert ticked.code == 2
+    assert "hold" in ticked.out
+    assert "ROLLOUT_CALENDAR = 'lunar' is not valid" in ticked.err
+    with reading(pair) as session:
+        assert rollouts.open_rollouts(session)[0].last_tick_at is not None

@@ -41,6 +41,7 @@ RAISED: dict[str, tuple[str, dict[str, Any]]] = {
     "version.refused": ("critical", {"version": "1", "exposed": ACTIVE}),
     "shadow.isolation_breach": ("warning", {"version": "3", "exposed": NOBODY}),
     "feed.stale": ("warning", {"version": "2", "exposed": CANARY}),
+    "shadow.overdue": ("warning", {"version": "2", "exposed": CANARY}),
     "candles.absent": ("critical", {"version": "1", "exposed": ACTIVE}),
     "candle.revised": ("warning", {"version": "2", "exposed": CANARY}),
     "alerts.channel_failed": ("warning", {"channel": "slack-1f2e3d4c"}),
@@ -139,6 +140,12 @@ SAID = {
         "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
         "look: rollout status fib_rsi",
         'to undo: rollout rollback fib_rsi --reason "..."',
+    ],
+    "shadow.overdue": [
+        "[warning] fib_rsi 2: decides on no candle any more",
+        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
+        "by hand: rollout shadow",
+        'or: rollout rollback fib_rsi --reason "..."',
     ],
     "candles.absent": [
         "[critical] fib_rsi 1: has no candles",

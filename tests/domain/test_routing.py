@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strategy_core.domain.errors import InvalidPercent
-from strategy_core.domain.routing import BUCKETS, as_percent, basis_points, bucket_of, buckets_of, in_canary
+from strategy_core.domain.routing import (
+    BUCKETS,
+    as_percent,
+    basis_points,
+    bucket_of,
+    buckets_of,
+    in_canary,
+    refused_user,
+)
 
 users = st.text(min_size=0, max_size=40)
 shares = st.integers(0, BUCKETS)
@@ -85,3 +93,9 @@ def test_percents_become_whole_basis_points(percent: float | str | Decimal, perc
 def test_what_is_no_percent_is_refused_with_the_allowed_range(percent: float | str | Decimal) -> None:
     with pytest.raises(InvalidPercent, match=r"allowed: 0\.00 to 100\.00, two decimals at most"):
         basis_points(percent)
+
+
+@pytest.mark.parametrize("user_id", ["", "\ud800", None, 7, b"user_1"])
+def test_what_is_no_users_id_is_refused(user_id: object) -> None:
+    assert str(refused_user(user_id)).endswith("allowed: text in UTF-8, one character or more")
+    assert refused_user("user_1") is None

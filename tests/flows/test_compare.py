@@ -1,40 +1,19 @@
-"""The nightly comparison: what it stores, and the table and the curves it shows."""
-
-from base64 import b64decode
-from xml.etree import ElementTree as ET
+"""The nightly comparison: what it stores, and what of it is shown."""
 
 from sqlalchemy import Engine
 
-from flows.compare import as_markdown, nightly_comparison, picture
+from flows.compare import nightly_comparison
 from strategy_core.domain.lifecycle import Status
+from strategy_core.report.comparison import comparisons_markdown
+from strategy_core.services.curves import comparison_curves
 from strategy_core.store import outcomes
 from strategy_core.store.engine import reading, transaction
 from tests.builders import DAY, MONDAY, put_day, put_version
 from tests.flows.conftest import Clock
+from tests.report.reading import pictures, tables, words
 
 
 def test_a_night_stores_one_report_per_challenger_and_shows_its_figures(engine: Engine, at: Clock) -> None:
-    put_version(engine, "v1", Status.ACTIVE)
-    put_version(engine, "v2")
-    for day in (MONDAY, MONDAY + DAY):
-        put_day(engine, day, {"v1": "buy", "v2": "sell"}, {"v1": 0.5, "v2": -0.25}, signal_hours=[3, 9])
-    at(MONDAY + 3 * DAY)
-
-    state = nightly_comparison.fn(days=5)
-
-    assert state.message == "compared fib_rsi v2"
-    with reading(engine) as session:
-        reports = outcomes.find_reports(session, "fib_rsi")
-    assert [report.shadow_version for report in reports] == ["v2"]
-    header, _, row = as_markdown(reports).splitlines()
-    shown = dict(zip(header.split(" | "), row.split(" | "), strict=True))
-    assert shown["R per slot, shadow - active (95 %)"] == "-0.750 (-0.750 to -0.750)"
-    assert shown["divergence"] == "100.0 %"
-    assert shown["profit factor"] == "0.00"
-    assert "4 (0 open)" in row
-
-
-def test_the_picture_has_both_curves_from_zero_over_the_symbols_they_share(engine: Engine, at: Clock) -> None:
     put_version(engine, "v1", Status.ACTIVE)
     put_version(engine, "v2")
     for day in (MONDAY, MONDAY + DAY):
@@ -43,18 +22,22 @@ def test_the_picture_has_both_curves_from_zero_over_the_symbols_they_share(engin
     with transaction(engine) as session:
         outcomes.mark_equity(session, [elsewhere])
     at(MONDAY + 3 * DAY)
-    nightly_comparison.fn(days=5)
 
+    state = nightly_comparison.fn(days=5)
+
+    assert state.message == "compared fib_rsi v2"
     with reading(engine) as session:
-        shown = picture(session, outcomes.find_reports(session, "fib_rsi")[0])
-
-    assert shown.startswith("![fib_rsi: shadow v2 against active v1](data:image/svg+xml;base64,")
-    svg = ET.fromstring(b64decode(shown.split("base64,")[1].rstrip(")")))
-    words = {each.text for each in svg.iter("{http://www.w3.org/2000/svg}text")}
-    assert {"shadow v2: -1.00 R", "active v1: +2.00 R"} <= words
-    lines = [each.attrib["points"].split() for each in svg.iter("{http://www.w3.org/2000/svg}polyline")]
-    assert [len(points) for points in lines] == [5, 5]
-    assert lines[0][0] == lines[1][0]
+        reports = outcomes.find_reports(session, "fib_rsi")
+        shown = comparisons_markdown([comparison_curves(session, report) for report in reports])
+    assert [report.shadow_version for report in reports] == ["v2"]
+    (summary,) = tables(shown)[0]
+    assert summary["R per slot, difference (95 %)"] == "-0.750 (-0.750 to -0.750)"
+    assert summary["divergence"] == "100.0 %"
+    assert [row["profit factor"] for row in tables(shown)[1]] == ["0", "–"]
+    equity, divergence, difference, *_ = pictures(shown)
+    assert {"v2: -1.00 R", "v1: +2.00 R"} <= words(equity), "of the symbols that they share"
+    assert "Divergence by day: share of slots on which the two differ" in words(divergence)
+    assert "R per slot" in words(difference)
 
 
 def test_without_a_challenger_there_is_nothing_to_compare(engine: Engine, at: Clock) -> None:

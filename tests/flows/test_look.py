@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from flows.look import compare, plan, plan_as_markdown
+from flows.look import compare, plan
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
+from strategy_core.report.preview import preview_markdown
 from strategy_core.services.preview import show_plan
 from strategy_core.store import audit, outcomes
 from strategy_core.store.engine import reading
@@ -54,7 +55,7 @@ def test_what_cannot_be_compared_is_refused_in_a_line(two_days: Engine, asked: d
 
 
 def test_a_plan_is_shown_by_stage_with_whom_it_reaches(two_days: Engine) -> None:
-    shown = plan_as_markdown(
+    shown = preview_markdown(
         *show_plan(two_days, strategy_name="fib_rsi", version="v2", plan=Plan(), now=MONDAY + 3 * DAY)
     )
 

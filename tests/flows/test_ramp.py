@@ -49,6 +49,21 @@ def test_a_second_start_fails_with_what_was_refused(started: Engine) -> None:
     assert state.message == "a rollout of 'fib_rsi' 'v2' is running; let it end, or roll it back"
 
 
+def test_a_setting_that_is_not_valid_keeps_no_rollout_from_its_tick(
+    started: Engine, at: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROLLOUT_ALERT_TIMEOUT", "soon")
+    at(MONDAY + HOUR)
+
+    state = ramp_tick.fn()
+
+    assert state.is_failed()
+    assert state.message is not None
+    assert state.message.startswith("fib_rsi v2: hold, dwells at 5 %")
+    assert "; ROLLOUT_ALERT_TIMEOUT = 'soon' is not valid" in state.message
+    assert open_rollout(started).last_tick_at == MONDAY + HOUR
+
+
 def test_a_plan_that_cannot_be_meant_is_refused_in_a_line_and_nothing_is_started(engine: Engine, at: Clock) -> None:
     put_version(engine, "v1", Status.ACTIVE)
     put_version(engine, "v2")

@@ -124,6 +124,7 @@ def test_a_fault_of_a_channel_is_its_own(engine: Engine, endpoint: Endpoint) -> 
     class Broken:
         name = "broken-00000000"
         at_least = channel_to(endpoint).at_least
+        repeats = True
 
         def send(self, *_: object) -> str:
             raise RuntimeError("token s3cr3t is not welcome")

@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from strategy_core.domain.errors import NothingToRollBack, UnknownStrategy
 from strategy_core.domain.lifecycle import Status
@@ -12,7 +13,7 @@ from strategy_core.services.rollback import roll_back
 from strategy_core.services.route import route_user
 from strategy_core.services.start import start_rollout
 from strategy_core.store import audit, rollouts, versions
-from strategy_core.store.engine import reading
+from strategy_core.store.engine import open_database, reading, transaction
 from tests.builders import DAY, MONDAY, OWNER, put_version
 
 WHO: dict[str, Any] = {"strategy_name": "fib_rsi", "actor": OWNER, "now": MONDAY}
@@ -39,6 +40,29 @@ def test_a_rollback_takes_every_user_off_the_canary_and_ends_the_rollout(pair: E
     assert (ended.state, ended.reason) == ("rolled_back", "by ana: odd fills")
     assert (event.action, event.before["percent"], event.after["percent"]) == ("roll_back", 5.0, 0.0)
     assert alert.text == "fib_rsi 2 rolled back by ana: odd fills"
+
+
+def test_a_change_that_is_stuck_gives_way(postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that stands still in mid-change, or a machine that has gone, would hold the strategy for hours."""
+    monkeypatch.setattr("strategy_core.store.engine.IDLE_SECONDS", 1)
+    engine, stuck = open_database(postgresql_url), open_database(postgresql_url)
+    put_version(engine, "1", Status.ACTIVE)
+    put_version(engine, "2")
+    start_rollout(engine, version="2", plan=Plan(), **WHO)
+
+    def hold() -> str:
+        with transaction(stuck) as session:
+            versions.lock_strategy(session, "fib_rsi").salt = "never"
+            return roll_back(engine, reason="odd fills", **WHO)
+
+    with pytest.raises(DBAPIError, match="idle-in-transaction"):
+        hold()
+
+    with reading(engine) as session:
+        assert versions.get_version(session, "fib_rsi", "2").status == "shadow"
+        assert versions.get_strategy(session, "fib_rsi").salt != "never"
+    for each in (engine, stuck):
+        each.dispose()
 
 
 @pytest.mark.parametrize("odd", ["\x00", "\udcff"])

@@ -6,16 +6,18 @@ import pandas as pd
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.errors import EvidenceUnavailable
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
+from strategy_core.market.absent import AbsentSource
 from strategy_core.market.source import CandleSource
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.alerts import told
 from strategy_core.services.ramp import tick
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.start import start_rollout
-from strategy_core.services.watch import watch_feed, watch_ticks
-from tests.builders import DAY, GOLD, HOUR, MONDAY, OWNER, put_version
+from strategy_core.services.watch import watch_feed, watch_shadow, watch_ticks
+from tests.builders import DAY, GOLD, HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
 from tests.services.outbox import outbox
 
 MINUTE = timedelta(minutes=1)
@@ -113,3 +115,35 @@ def test_of_a_version_that_is_retired_no_candle_is_awaited(engine: Engine, still
     put_version(engine, "0", Status.RETIRED)
 
     assert watch_feed(engine, still, now=MONDAY + DAY) == []
+
+
+def undecided(engine: Engine) -> list[str]:
+    return [alert.text for alert in outbox(engine) if alert.kind == "shadow.overdue"]
+
+
+def test_a_strategy_that_decides_no_more_is_told_of_once_an_episode(engine: Engine, market: SyntheticSource) -> None:
+    put_version(engine, "1", Status.ACTIVE, at=MONDAY)
+    put_version(engine, "2", Status.RETIRED, at=MONDAY - DAY)
+    for minute in (0, 30, 69):
+        watch_shadow(engine, market, now=MONDAY + minute * MINUTE, overdue=OVERDUE)
+    assert undecided(engine) == []
+
+    for minute in (70, 120, 179):
+        watch_shadow(engine, market, now=MONDAY + minute * MINUTE, overdue=OVERDUE)
+    put_decisions(engine, decision_row("1", MONDAY + HOUR))
+    for minute in (180, 189, 190, 200):
+        watch_shadow(engine, market, now=MONDAY + minute * MINUTE, overdue=OVERDUE)
+
+    assert undecided(engine) == [
+        "no version of fib_rsi has decided on the GOLD candle 2026-03-02 00:00 UTC: there is no decision yet",
+        "no version of fib_rsi has decided on the GOLD candle 2026-03-02 02:00 UTC: "
+        "the newest decision is on 2026-03-02 01:00",
+    ]
+
+
+def test_without_candles_nobody_is_said_to_decide_too_late(engine: Engine) -> None:
+    """The feed is told of; the shadow run could not have done better."""
+    put_version(engine, "1", Status.ACTIVE)
+    absent = AbsentSource("/nowhere.csv", "1h", EvidenceUnavailable("/nowhere.csv is not there"))
+
+    assert watch_shadow(engine, absent, now=MONDAY + DAY, overdue=OVERDUE) == []

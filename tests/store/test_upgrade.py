@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
@@ -85,8 +86,16 @@ def market() -> SyntheticSource:
 def test_an_open_rollout_is_judged_by_the_new_gates_on_all_it_has_seen(
     first_release: Engine, market: SyntheticSource
 ) -> None:
-    put_day(first_release, MONDAY, {"1": "buy", "2": "buy"}, {"1": 0.5, "2": -0.5}, signal_hours=range(0, 20))
-    put_day(first_release, MONDAY + DAY, {"1": "buy", "2": "buy"}, {"1": 0.5, "2": -0.5}, signal_hours=range(0, 20))
+    before: Any = {"counted": False}
+    put_day(first_release, MONDAY, {"1": "buy", "2": "buy"}, {"1": 0.5, "2": -0.5}, signal_hours=range(0, 20), **before)
+    put_day(
+        first_release,
+        MONDAY + DAY,
+        {"1": "buy", "2": "buy"},
+        {"1": 0.5, "2": -0.5},
+        signal_hours=range(0, 20),
+        **before,
+    )
 
     upgrade(first_release)
 

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from strategy_core.api.guard import Guarded
+from strategy_core.api.guard import Foreign, Guarded
 
 PREFIX = "/api/v1/strategy"
 
@@ -10,3 +10,8 @@ PREFIX = "/api/v1/strategy"
 def guarded(tag: str) -> APIRouter:
     """Return a router whose every route needs a token."""
     return APIRouter(prefix=PREFIX, tags=[tag], route_class=Guarded)
+
+
+def foreign(tag: str) -> APIRouter:
+    """Return a router whose every route needs a token, and takes what another program sends by its own rules."""
+    return APIRouter(prefix=PREFIX, tags=[tag], route_class=Foreign)

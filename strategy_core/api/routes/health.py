@@ -5,7 +5,8 @@ from fastapi import APIRouter, Request, Response
 from strategy_core.api.deps import Asking, Backend
 from strategy_core.api.routes import PREFIX, guarded
 from strategy_core.api.schemas.shared import Told
-from strategy_core.observe.metrics import MEDIA_TYPE, exposition
+from strategy_core.observe.exposition import OPENMETRICS, TEXT, wanted
+from strategy_core.observe.metrics import exposition
 from strategy_core.store.engine import check_schema
 
 router = APIRouter()
@@ -25,10 +26,12 @@ def health(request: Request) -> Health:
     return Health(status="ok")
 
 
-@_guarded.get("/metrics", response_class=Response, responses={200: {"content": {MEDIA_TYPE: {}}}})
-def metrics(ask: Asking) -> Response:
-    """Return what stands in the database as Prometheus has it."""
-    return Response(exposition(ask.engine, ask.lists().names), media_type=MEDIA_TYPE)
+@_guarded.get("/metrics", response_class=Response, responses={200: {"content": {TEXT: {}, OPENMETRICS: {}}}})
+def metrics(ask: Asking, request: Request) -> Response:
+    """Return what stands in the database as Prometheus has it; as OpenMetrics, if `Accept` names that."""
+    media_type = wanted(request.headers.get("accept", ""))
+    found = exposition(ask.engine, ask.lists().names, now=ask.now, media_type=media_type)
+    return Response(found, media_type=media_type)
 
 
 router.include_router(_open)

@@ -94,7 +94,7 @@ def show_rollout(ask: Asking, rollout_id: UUID, response: Response) -> RolloutDe
     found, generation = browse.read_rollout(ask.engine, rollout_id, now=ask.now)
     ask.reads(found.rollout.strategy_name)
     response.headers["ETag"] = f'"{generation}"'
-    return _detail(found)
+    return detail(found)
 
 
 @router.get("/rollouts/{rollout_id}/verdicts")
@@ -206,7 +206,8 @@ def _told(
     return Rollout.model_validate(found)
 
 
-def _detail(found: RolloutStatus) -> RolloutDetail:
+def detail(found: RolloutStatus) -> RolloutDetail:
+    """Return a rollout's status as answers have it."""
     left = found.outlook
     return RolloutDetail.model_validate(
         {

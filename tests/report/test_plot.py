@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flows.plot import MOST_POINTS, Curve, equity_svg
+from strategy_core.report.plot import MOST_POINTS, Curve, equity_svg
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
 END = START + timedelta(days=30)
@@ -47,7 +47,7 @@ def test_the_curves_differ_in_more_than_their_colour_and_the_legend_says_which_i
     shadow, active = svg.iter(f"{SVG}polyline")
     assert "stroke-dasharray" not in shadow.attrib
     assert "stroke-dasharray" in active.attrib
-    assert {"shadow v2: +4.00 R", "active v1: -1.50 R", "candle (UTC)"} <= set(words(svg))
+    assert {"shadow v2: +4.00 R", "active v1: -1.50 R", "UTC"} <= set(words(svg))
 
 
 def test_names_are_text_whatever_they_hold() -> None:

@@ -1,0 +1,206 @@
+"""Reports where an owner sees them in Prefect: as artifacts, after all is done and committed; none ever fails a run.
+
+A rollout's progress is one artifact, written over at each tick: one a tick would fill Prefect's database. Requests go
+past the client's own methods, which would send each text as an event, too.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from hashlib import sha256
+from re import fullmatch
+from typing import Any
+
+import httpx
+import structlog
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFECT_UI_URL, temporary_settings
+from sqlalchemy import Engine
+
+from strategy_core.domain.audit import storable
+from strategy_core.domain.ramp import Step
+from strategy_core.report.change import change_markdown
+from strategy_core.report.comparison import comparisons_markdown
+from strategy_core.report.progress import progress_markdown
+from strategy_core.report.rollback import rollback_markdown
+from strategy_core.services.curves import ComparisonCurves
+from strategy_core.services.ramp import Ticked
+from strategy_core.services.report import Progress, RolledBack, read_progress, read_rollback
+from strategy_core.settings import least_settings
+from strategy_core.store import trail
+from strategy_core.store.engine import reading
+from strategy_core.store.rollout_tables import AuditEvent, Rollout
+
+TOGETHER_S = 15.0  # for all that a run shows: the next tick begins a minute after this one did
+KEPT = 30  # nights and changes, by key
+_PATIENCE = httpx.Timeout(5.0, connect=1.0)
+_COMPARISONS = "nightly-comparison"
+
+log = structlog.get_logger(__name__)
+
+
+def key_of(kind: str, strategy_name: str, version: str = "") -> str:
+    """Return an artifact's key: lower case, digits and dashes alone, as Prefect has it.
+
+    Names with other characters than `fib_rsi` and `2.0.0` have get a digest: no two of them may share a page.
+    """
+    plain = fullmatch(r"[a-z0-9_]+", strategy_name) and fullmatch(r"[a-z0-9.]*", version)
+    name = "-".join(part for part in (strategy_name, version) if part)
+    shown = "".join(char if char.isascii() and char.isalnum() else "-" for char in name.lower())
+    digest = "" if plain else f"-{sha256(f'{strategy_name}/{version}'.encode()).hexdigest()[:8]}"
+    return f"{kind}-{shown}{digest}"
+
+
+def link_to(key: str, words: str) -> str:
+    """Return a link, as Markdown, to the artifacts of that key in Prefect's own pages."""
+    base = PREFECT_UI_URL.value() or (PREFECT_API_URL.value() or "").removesuffix("/api")
+    return f"[{words}]({base.rstrip('/')}/artifacts/key/{key})"
+
+
+def show_tick(engine: Engine, ticked: Sequence[Ticked], *, now: datetime) -> None:
+    """Show what a tick has left: a report of each rollback, and how each rollout goes, the oldest artifact first."""
+    with _best_effort("tick") as client:
+        if client is None or not ticked:
+            return
+        deadline = time.monotonic() + TOGETHER_S
+        for each in ticked:
+            undone = each.ruling is not None and each.ruling.step is Step.ROLL_BACK
+            if undone and time.monotonic() < deadline:
+                _show_rollback(client, read_rollback(engine, rollout_id=each.rollout_id))
+        keys = {each.rollout_id: key_of("rollout", each.strategy_name, each.version) for each in ticked}
+        known = _newest(client, list(keys.values()))
+        oldest = sorted(keys, key=lambda rollout_id: known.get(keys[rollout_id], ("", ""))[1])
+        for number, progress in enumerate(read_progress(engine, oldest, now=now), 1):
+            _show_progress(client, progress, known)
+            if time.monotonic() > deadline and number < len(oldest):
+                log.warning("artifacts.cut_short", shown=number, rollouts=len(oldest))
+                return
+
+
+def show_change(strategy_name: str | None) -> None:
+    """Show what this run has changed of a strategy, if it has: from what to what, and the rollout that it is about."""
+    with _best_effort("change") as client:
+        if client is None or strategy_name is None:
+            return
+        settings = least_settings()
+        engine = settings.open_engine()
+        try:
+            with reading(engine) as session:
+                event = trail.made_by_request(session, strategy_name, str(flow_run.id))
+            if event is not None:
+                _show_event(client, engine, event, settings.now())
+        finally:
+            engine.dispose()
+
+
+def show_comparisons(found: Sequence[ComparisonCurves]) -> None:
+    """Show a night's comparisons."""
+    with _best_effort("comparisons") as client:
+        if client is not None and found:
+            names = ", ".join(f"{one.report.strategy_name} {one.report.shadow_version}" for one in found)
+            _create(client, _COMPARISONS, comparisons_markdown(found), f"Against the active versions: {names}")
+            _prune(client, _COMPARISONS)
+
+
+def show_page(key: str, text: str, words: str) -> str:
+    """Show what an owner has asked to see, and return where it is, to be said after the result; nothing if nowhere."""
+    with _best_effort("page") as client:
+        if client is not None:
+            _create(client, key, text, words)
+            _prune(client, key)
+            return f": artifact {key}"
+    return ""
+
+
+def _show_event(client: SyncPrefectClient, engine: Engine, event: AuditEvent, now: datetime) -> None:
+    links = []
+    if event.rollout_id is not None:
+        for progress in read_progress(engine, [event.rollout_id], now=now):
+            key = key_of("rollout", event.strategy_name, progress.status.rollout.version)
+            _show_progress(client, progress, _newest(client, [key]))
+            links.append(link_to(key, "How the rollout goes"))
+    if event.action == Step.ROLL_BACK.value:
+        links.append(link_to(_show_rollback(client, read_rollback(engine, event=event)), "Why, and what it cost"))
+    key = key_of("change", event.strategy_name)
+    words = f"{event.strategy_name} {event.version}: {event.action.replace('_', ' ')} by {event.actor}"
+    _create(client, key, change_markdown(event, also=" · ".join(links)), words)
+    _prune(client, key)
+
+
+def _show_rollback(client: SyncPrefectClient, found: RolledBack) -> str:
+    event = found.event
+    key = key_of("rollback", event.strategy_name, event.version)
+    words = f"{event.strategy_name} {event.version} was rolled back by {event.actor}"
+    _create(client, key, rollback_markdown(found), words)
+    return key
+
+
+def _show_progress(client: SyncPrefectClient, progress: Progress, known: dict[str, tuple[str, str]]) -> None:
+    """Write over the rollout's artifact, or make it where there is none yet."""
+    rollout = progress.status.rollout
+    key = key_of("rollout", rollout.strategy_name, rollout.version)
+    text = progress_markdown(progress, also=" · ".join(_links(rollout)))
+    words = f"{rollout.strategy_name} {rollout.version}: {rollout.state} at {progress.percent:g} % of users"
+    if key in known:
+        change = {"data": storable(text), "description": storable(words)}
+        client.request("PATCH", "/artifacts/{id}", path_params={"id": known[key][0]}, json=change)
+    else:
+        _create(client, key, text, words)
+
+
+def _links(rollout: Rollout) -> Iterator[str]:
+    if rollout.state == "rolled_back":
+        yield link_to(key_of("rollback", rollout.strategy_name, rollout.version), "Why it was rolled back")
+    yield link_to(key_of("change", rollout.strategy_name), "What owners changed")
+    yield link_to(_COMPARISONS, "The nightly comparison")
+
+
+def _create(client: SyncPrefectClient, key: str, text: str, words: str) -> None:
+    artifact = {
+        "key": key,
+        "type": "markdown",
+        "data": storable(text),
+        "description": storable(words),
+        "flow_run_id": str(flow_run.id),
+    }
+    client.request("POST", "/artifacts/", json=artifact)
+
+
+def _newest(client: SyncPrefectClient, keys: list[str]) -> dict[str, tuple[str, str]]:
+    """Return, by key, the id of its newest artifact and when that was last written; of keys that have one."""
+    found: dict[str, tuple[str, str]] = {}
+    for first in range(0, len(keys), KEPT):
+        wanted = {"artifacts": {"key": {"any_": keys[first : first + KEPT]}}, "limit": KEPT}
+        answer = client.request("POST", "/artifacts/latest/filter", json=wanted).json()
+        found |= {one["key"]: (one["latest_id"], one["updated"] or "") for one in answer}
+    return found
+
+
+def _prune(client: SyncPrefectClient, key: str) -> None:
+    """Delete what is older than the newest KEPT artifacts of a key."""
+    wanted: dict[str, Any] = {
+        "artifacts": {"key": {"any_": [key]}},
+        "sort": "CREATED_DESC",
+        "offset": KEPT,
+        "limit": 10,
+    }
+    for one in client.request("POST", "/artifacts/filter", json=wanted).json():
+        client.request("DELETE", "/artifacts/{id}", path_params={"id": one["id"]})
+
+
+@contextmanager
+def _best_effort(what: str) -> Iterator[SyncPrefectClient | None]:
+    """Yield a client that does not wait long, or None outside of a server's runs; whatever fails is logged."""
+    if not flow_run.id or not PREFECT_API_URL.value():
+        yield None
+        return
+    try:
+        with (
+            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+            get_client(httpx_settings={"timeout": _PATIENCE}, sync_client=True) as client,
+        ):
+            yield client
+    except Exception as error:  # noqa: BLE001  what was done is done, whether it can be shown or not
+        log.warning("artifacts.not_shown", what=what, error=f"{type(error).__name__}: {error}")

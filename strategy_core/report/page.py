@@ -1,0 +1,76 @@
+"""One self-contained HTML file from Markdown of ours: no script, no address elsewhere, legible on paper too."""
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from html import escape
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+_OURS = re.compile(r"data:image/svg\+xml;base64,[A-Za-z0-9+/=]+")
+_TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d")
+_FENCED_OFF = ("link", "autolink", "html_inline", "html_block", "reference")  # reports hold none of these
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+HEADERS = {"Content-Security-Policy": _POLICY}  # what a server says beside the page, too
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1d2228; --soft: #59636e; --paper: #fff; --rule: #d5dae0; --shade: #f4f6f8; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e9ed; --soft: #9ba6b2; --paper: #15191e; --rule: #39424d; --shade: #1d232a; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 66rem; padding: 1.5rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 1rem; }
+h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; padding-top: .9rem; border-top: 1px solid var(--rule); }
+h3, h4 { font-size: 1.02rem; margin: 1.5rem 0 .4rem; }
+.wide { overflow-x: auto; margin: .8rem 0; }
+table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .32rem .7rem; border-bottom: 1px solid var(--rule); text-align: left; vertical-align: top;
+  overflow-wrap: normal; unicode-bidi: isolate; }
+th { color: var(--soft); font-weight: 600; white-space: nowrap; }
+tbody tr:nth-child(even) { background: var(--shade); }
+thead:not(:has(th:not(:empty))) { display: none; }
+time { white-space: nowrap; }
+td:last-child { overflow-wrap: anywhere; min-width: 6rem; }
+img { display: block; width: 100%; max-width: 880px; height: auto; margin: 1rem 0; border: 1px solid var(--rule);
+  border-radius: 6px; }
+pre { background: var(--shade); border: 1px solid var(--rule); border-radius: 6px; padding: .7rem .9rem;
+  overflow-x: auto; font-size: .86rem; }
+code { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; font-size: .92em; }
+@media (prefers-color-scheme: dark) { img { filter: invert(.92) hue-rotate(180deg); border-color: #c6bdb2; } }
+@media print {
+  :root { --ink: #000; --soft: #444; --paper: #fff; --rule: #bbb; --shade: #f6f6f6; }
+  body { max-width: none; padding: 0; font-size: 10.5pt; }
+  img { filter: none; max-height: 9cm; width: auto; max-width: 100%; }
+  img, table, pre { break-inside: avoid; }
+  h2, h3, h4 { break-after: avoid; }
+  .wide { overflow: visible; }
+}
+"""
+
+
+def html_page(title: str, markdown: str) -> str:
+    """Return the page; *title* is plain text."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
+        f"<body>\n{_renderer().render(markdown)}</body>\n</html>\n"
+    )
+
+
+@cache
+def _renderer() -> MarkdownIt:
+    made = MarkdownIt("commonmark", {"html": False}).enable("table").disable(list(_FENCED_OFF))
+    made.validateLink = lambda url: _OURS.fullmatch(url) is not None  # type: ignore[method-assign]
+    made.add_render_rule("text", _text)
+    made.add_render_rule("table_open", lambda *_: '<div class="wide"><table>\n')
+    made.add_render_rule("table_close", lambda *_: "</table></div>\n")
+    return made
+
+
+def _text(_renderer: object, tokens: Sequence[Token], place: int, *_: object) -> str:
+    """Return words, their times marked as such, which keeps each on one line."""
+    return _TIME.sub(r"<time>\g<0></time>", escape(tokens[place].content))

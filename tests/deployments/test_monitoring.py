@@ -1,0 +1,194 @@
+"""Rules and dashboards ask for what is exported, say what to do, and stand where their neighbours look for them."""
+
+import re
+from itertools import combinations
+from typing import Any
+
+import pytest
+import typer.main
+
+from strategy_core.api.routes import PREFIX
+from strategy_core.api.settings import ApiSettings
+from strategy_core.cli import app
+from strategy_core.domain.firing import ACTION, ROLLBACK
+from tests.deployments.monitoring import (
+    DASHBOARDS,
+    RULES,
+    expressions_of_dashboards,
+    expressions_of_rules,
+    panels,
+    read,
+    rules,
+)
+from tests.promql import grouped, metrics
+
+EVERY = sorted({*expressions_of_rules(), *expressions_of_dashboards()})
+SCRAPED: dict[str, set[str]] = {"up": set(), "scrape_duration_seconds": set()}  # Prometheus' own, of each target
+TARGET = {"job", "instance"}
+EXPORTED: dict[str, set[str]] = {
+    "shadow_decisions_total": {"version", "symbol", "decision", "strategy"},
+    "shadow_errors_total": {"version", "kind", "strategy"},
+    "isolation_breaches_total": {"version", "strategy"},
+    "shadow_lag_seconds": {"version", "strategy"},
+    "feed_newest_candle_timestamp_seconds": {"symbol"},
+    "feed_lag_seconds": {"symbol"},
+    "canary_traffic_percent": {"version", "strategy"},
+    "canary_users": {"version", "strategy"},
+    "directory_users": {"strategy"},
+    "version_activations_total": {"version", "strategy"},
+    "strategy_generation": {"strategy"},
+    "rollout_open": {"version", "state", "stage", "strategy"},
+    "rollout_stage": {"version", "strategy"},
+    "rollout_stages": {"version", "strategy"},
+    "rollout_dwell_seconds": {"version", "strategy"},
+    "rollout_blind_seconds": {"version", "strategy"},
+    "rollout_last_tick_timestamp_seconds": {"version", "strategy"},
+    "rollout_tick_age_seconds": {"version", "strategy"},
+    "gate_verdict": {"version", "gate", "verdict", "strategy"},
+    "gate_value": {"version", "gate", "strategy"},
+    "gate_limit": {"version", "gate", "strategy"},
+    "gate_verdicts_total": {"gate", "verdict", "strategy"},
+    "rollbacks_total": {"cause", "strategy"},
+    "alerts_raised_total": {"kind", "severity"},
+    "alerts_unacknowledged": {"severity"},
+    "alert_outbox_depth": {"channel"},
+    "alert_outbox_oldest_seconds": {"channel"},
+    "comparison_divergence_percent": {"version", "strategy"},
+    "comparison_difference_r": {"version", "bound", "strategy"},
+    "fidelity_concordance": {"version", "strategy"},
+    "exporter_left_out": {"reason"},
+    "exporter_collect_seconds": set(),
+}
+
+
+def each_dashboard() -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("name", list(DASHBOARDS))
+
+
+def test_every_metric_and_label_that_is_asked_for_is_exported() -> None:
+    known = {**EXPORTED, **SCRAPED}
+    strange = [
+        (where, name, labels)
+        for where, expression in EVERY
+        for name, labels in metrics(expression).items()
+        if name not in known or not labels <= known[name] | TARGET
+    ]
+    ungrouped = [
+        (where, grouped(expression))
+        for where, expression in EVERY
+        if not grouped(expression) <= set().union(TARGET, *(known[name] for name in metrics(expression)))
+    ]
+
+    assert strange == []
+    assert ungrouped == []
+    assert len(EVERY) > 60
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
+def test_a_rule_says_how_bad_it_is_what_it_saw_and_which_command_acts(rule: dict[str, Any]) -> None:
+    said = rule["annotations"]
+    commands = re.findall(r"rollout ([a-z]+(?: [a-z]+)?)", said["runbook"])
+
+    assert rule["labels"]["severity"] in ("critical", "warning")
+    assert set(said) == {"summary", "description", "runbook"}
+    assert "$value" in said["description"] or "| query" in said["description"] or "up{" in rule["expr"]
+    assert said["runbook"].startswith("rollout ") or "}}rollout " in said["runbook"]
+    assert [command for command in commands if not known(command)] == []
+
+
+def known(command: str) -> bool:
+    """Return whether the command line has it."""
+    first, *rest = command.split()
+    found: Any = typer.main.get_command(app)
+    group = found.commands.get(first)
+    return group is not None and (not hasattr(group, "commands") or bool(rest and rest[0] in group.commands))
+
+
+def test_every_rule_is_tested_for_firing_and_for_silence() -> None:
+    tests = read("rollout.rules.test.yml")["tests"]
+    shown = {each["alertname"] for test in tests for each in test.get("alert_rule_test", [])}
+    firing = {
+        name
+        for test in tests
+        for asked in test["promql_expr_test"]
+        for sample in asked.get("exp_samples", [])
+        for name in re.findall(r'alertname="(\w+)"', sample["labels"])
+    }
+    silent = [asked for test in tests for asked in test["promql_expr_test"] if not asked.get("exp_samples")]
+
+    assert firing == shown == {rule["alert"] for rule in rules()}
+    assert len(silent) > len(firing)
+
+
+def test_only_an_alert_that_is_labelled_for_it_is_sent_where_it_rolls_back() -> None:
+    config = read("alertmanager.yml")
+    receivers = {each["name"]: each for each in config["receivers"]}
+    (route,) = [each for each in config["route"]["routes"] if each.get("matchers")]
+    (webhook,) = receivers[route["receiver"]]["webhook_configs"]
+    labelled = [rule["alert"] for rule in rules() if ACTION in rule["labels"]]
+
+    assert route["matchers"] == [f'{ACTION}="{ROLLBACK}"']
+    assert route["continue"] is True
+    assert webhook["url"] == f"http://127.0.0.1:{ApiSettings.model_fields['port'].default}{PREFIX}/rollbacks"
+    assert (webhook["send_resolved"], webhook["max_alerts"]) == (False, 0)
+    assert labelled == ["RolloutUnprotected"]
+    assert all({"strategy", "version"} <= grouped(rule["expr"]) for rule in rules() if rule["alert"] in labelled)
+
+
+def test_prometheus_loads_the_rules_and_names_the_exporter_as_they_do() -> None:
+    config = read("prometheus.yml")
+    jobs = {label for _, expression in EVERY for label in re.findall(r'job="([^"]*)"', expression)}
+
+    assert config["rule_files"] == [RULES.name]
+    assert {each["job_name"] for each in config["scrape_configs"]} == jobs
+
+
+@each_dashboard()
+def test_a_dashboard_is_where_its_links_look_and_nothing_covers_another(name: str) -> None:
+    dashboard = DASHBOARDS[name]
+    places = [(panel["title"], panel["gridPos"]) for panel in panels(dashboard)]
+
+    assert dashboard["uid"] == name
+    assert dashboard["tags"] == dashboard["links"][0]["tags"]
+    assert len({panel["id"] for panel in panels(dashboard)}) == len(places)
+    assert all(place["x"] + place["w"] <= 24 for _, place in places)
+    assert [(one, other) for (one, a), (other, b) in combinations(places, 2) if covers(a, b)] == []
+
+
+def covers(a: dict[str, int], b: dict[str, int]) -> bool:
+    return (
+        a["x"] < b["x"] + b["w"] and b["x"] < a["x"] + a["w"] and a["y"] < b["y"] + b["h"] and b["y"] < a["y"] + a["h"]
+    )
+
+
+@each_dashboard()
+def test_a_panel_has_a_unit_a_legend_and_variables_that_are_there(name: str) -> None:
+    dashboard = DASHBOARDS[name]
+    variables = {each["name"] for each in dashboard["templating"]["list"]} | {"__interval"}
+    used = set(re.findall(r"\$\{?(\w+)", str(dashboard).replace("$__all", "")))
+
+    assert used <= variables
+    for panel in panels(dashboard):
+        assert panel["title"]
+        assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+        if panel["type"] in ("timeseries", "bargauge", "stat"):
+            assert panel["fieldConfig"]["defaults"]["unit"]
+        if panel["type"] in ("timeseries", "bargauge", "state-timeline"):
+            assert all(target["legendFormat"] != "__auto" for target in panel["targets"]), panel["title"]
+            for target in panel["targets"]:
+                told = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+                assert told <= grouped(target["expr"]), panel["title"]
+
+
+@each_dashboard()
+def test_a_series_is_one_however_many_exporters_tell_of_it(name: str) -> None:
+    """Two exporters count the same database; a panel that added them up would show everything twice."""
+    bare = [
+        panel["title"]
+        for panel in panels(DASHBOARDS[name])
+        for target in panel["targets"]
+        if "up{" not in target["expr"] and "max" not in target["expr"]
+    ]
+
+    assert bare == []
