@@ -1,10 +1,10 @@
-"""What a newcomer finds: a version on its way, one that its gates took users off, and a replay that goes on from there.
+"""What a newcomer finds: a version on its way, one that its gates soon undo, and a replay that goes on from there.
 
 All of it happens through the services, on the candles before the replay begins; nothing is made up, and nothing waits.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,10 +26,11 @@ from strategy_core.store import audit, decisions, rollouts, versions
 from strategy_core.store.engine import reading
 
 HISTORY = 2_000  # candles before the first registration: what it is vetted on
-SHADOW = 1_080  # candles in shadow before the rollouts start: how noisy a pair is, is measured on them
-RAMP = 132  # candles from the start of the rollouts to the beginning of the replay
+SHADOW = 1140  # candles in shadow before the rollouts start: how noisy a pair is, is measured on them
+RAMP = 132  # candles of the healthy rollout before the replay begins
+_LATER = 60  # candles of the faulty one: the replay's first ticks roll it back
+_ENDED = 10  # candles for which the faulty version's table has had no more thresholds by then
 _STEP = 12  # candles from tick to tick until then
-_TABLE_ENDS = 72  # candles after its start, the faulty version's table has no more thresholds
 _FEW = 4  # symbols of the faulty pair: enough for its gates, and quickly vetted
 _ACTOR = Actor("rollout up", role="system", source="cli")
 _WHY = "so that there is something to see"
@@ -38,12 +39,13 @@ _FOREVER = datetime(2200, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """A strategy's active version, as `fib_rsi` is by itself, and one that would replace it."""
+    """A strategy whose v1 is `fib_rsi` as it comes, the v2 that would replace it, and when that starts."""
 
     strategy: str
     entry_point: str
     config: dict[str, Any]
-    symbols: list[str] = field(default_factory=list)
+    symbols: list[str]
+    started: datetime
 
 
 def replay_span(engine: Engine, source: CandleSource) -> tuple[datetime, datetime]:
@@ -63,41 +65,33 @@ def seed(engine: Engine, source: CandleSource, *, now: datetime, speed: float) -
     """Bring two rollouts about, up to *now*, unless there are versions; say whether it did.
 
     `fib_rsi` v2 looks back a little further than v1, and is as good. `seasonal` v2 says what its active version says
-    until its table ends: then it chases the price, and its gates take users off it.
+    until its table ends: then it chases the price, and the replay's first ticks take users off it.
     """
     with reading(engine) as session:
         if versions.list_versions(session):
             return False
-    symbols = list(source.symbols())
-    candle = timeframe_delta(source.timeframe)
-    registered, started = _moments_before(source, now)
-    ends = {"fitted_until": (started + _TABLE_ENDS * candle).isoformat()}
+    opened_at = source.candles(source.symbols()[0], closed_by=now).index
+    registered, healthy, faulty, ended = (
+        opened_at[-min(candles, len(opened_at) // share)].to_pydatetime()
+        for candles, share in ((SHADOW + RAMP, 2), (RAMP, 3), (_LATER, 4), (_ENDED, 5))  # a short feed's past is shared
+    )
+    symbols, until = list(source.symbols()), {"fitted_until": ended.isoformat()}
     pairs = [
-        _Pair("fib_rsi", "fib_rsi", {"fib_lookback_bars": 60}, symbols),
-        _Pair("seasonal", "strategy_core.demo.versions:FibRsiSeasonal", ends, symbols[:_FEW]),
+        _Pair("fib_rsi", "fib_rsi", {"fib_lookback_bars": 60}, symbols, healthy),
+        _Pair("seasonal", "strategy_core.demo.versions:FibRsiSeasonal", until, symbols[:_FEW], faulty),
     ]
     for pair in pairs:
         _register(engine, source, pair, registered)
     with Workers() as workers:
-        _let_pass(engine, source, workers, started, catch_up=SHADOW)
-        for pair in pairs:
-            plan = Plan().at_speed(speed, candle)
-            start_rollout(
-                engine, strategy_name=pair.strategy, version="v2", plan=plan, actor=_ACTOR, now=started, reason=_WHY
-            )
-        moment = started
-        while moment < now:
-            moment = min(moment + _STEP * candle, now)
-            _let_pass(engine, source, workers, moment, catch_up=SHADOW)
-            tick(engine, source, now=moment)
+        moment = registered
+        for pair, until_next in zip(pairs, (faulty, now), strict=True):
+            _let_pass(engine, source, workers, moment := max(moment, pair.started))
+            _start(engine, pair, source.timeframe, speed)
+            while moment < until_next:
+                moment = min(moment + _STEP * timeframe_delta(source.timeframe), until_next)
+                _let_pass(engine, source, workers, moment)
+                tick(engine, source, now=moment)
     return True
-
-
-def _moments_before(source: CandleSource, now: datetime) -> tuple[datetime, datetime]:
-    """Return when versions are registered and rollouts started; a short feed's past is divided between the two."""
-    opened_at = source.candles(source.symbols()[0], closed_by=now).index
-    shadow, ramp = min(SHADOW + RAMP, len(opened_at) // 2), min(RAMP, len(opened_at) // 3)
-    return opened_at[-shadow].to_pydatetime(), opened_at[-ramp].to_pydatetime()
 
 
 def _register(engine: Engine, source: CandleSource, pair: _Pair, now: datetime) -> None:
@@ -119,8 +113,20 @@ def _register(engine: Engine, source: CandleSource, pair: _Pair, now: datetime) 
         )
 
 
-def _let_pass(engine: Engine, source: CandleSource, workers: Workers, now: datetime, *, catch_up: int) -> None:
-    run_shadow(engine, source, workers, now=now, catch_up=catch_up)
+def _start(engine: Engine, pair: _Pair, timeframe: str, speed: float) -> None:
+    start_rollout(
+        engine,
+        strategy_name=pair.strategy,
+        version="v2",
+        plan=Plan().at_speed(speed, timeframe_delta(timeframe)),
+        actor=_ACTOR,
+        now=pair.started,
+        reason=_WHY,
+    )
+
+
+def _let_pass(engine: Engine, source: CandleSource, workers: Workers, now: datetime) -> None:
+    run_shadow(engine, source, workers, now=now, catch_up=SHADOW + RAMP)
     score_outcomes(engine, source, now=now)
 
 

@@ -4,9 +4,10 @@ Where the domain has words of its own for a bad value (a percent of 150), the bo
 that slips past the API then fails with the domain's line. What a form leaves empty is an empty text, never null.
 """
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, SkipValidation, WithJsonSchema
+from pydantic import Field, SkipValidation, WithJsonSchema, create_model
 
 from strategy_core.domain import lifecycle
 from strategy_core.domain.candles import TIMEFRAMES
@@ -48,15 +49,32 @@ Alerts = Annotated[list[Annotated[int, Field(ge=1), _titled("Alert")]], Field(mi
 Choice = Annotated[approve.Choice, _one_of(*approve.Choice), _titled("Choice")]
 Status = Annotated[lifecycle.Status, _one_of(*lifecycle.Status), _titled("Status")]
 USUAL: Literal["usual"] = "usual"
-# The usual one first: a form opens on what fits its default, and the fields of a plan fill several screens. It is read
-# in the flow, so that a plan which no form would let through is refused in one line too.
-AnyPlan = Annotated[
-    Annotated[Literal["usual"], WithJsonSchema({"type": "string", "enum": [USUAL], "title": "The usual plan"})]
-    | Annotated[SkipValidation[Plan], _titled("A plan of your own")],
-    _titled("Plan"),
-]
+if TYPE_CHECKING:
+    AnyPlan = Literal["usual"] | Plan | Mapping[str, Any]
+else:
+    # A form cannot tell the kinds of gates in a list apart, and mixes their fields up: as JSON each is whole.
+    _PlanForm = create_model(
+        "PlanForm",
+        __base__=Plan,
+        gates=(
+            list[dict[str, Any]],
+            Field(
+                default=Plan().model_dump(mode="json")["gates"],
+                description="what is watched, a gate an item, as JSON; docs/gates.md has what each does",
+            ),
+        ),
+    )
+    # The usual one first: a form opens on what fits its default, and the fields of a plan fill several screens. It is
+    # read in the flow, so that a plan which no form would let through is refused in one line too.
+    AnyPlan = Annotated[
+        Annotated[Literal["usual"], WithJsonSchema({"type": "string", "enum": [USUAL], "title": "The usual plan"})]
+        | Annotated[SkipValidation[_PlanForm], _titled("A plan of your own")],
+        _titled("Plan"),
+    ]
 
 
-def chosen_plan(given: Any) -> Plan:
+def chosen_plan(given: AnyPlan) -> Plan:
     """Return the plan that was asked for, the usual one where none was; else raise InvalidPlan naming each field."""
+    if isinstance(given, Plan):
+        return given
     return Plan() if given == USUAL else read_plan(given)

@@ -48,15 +48,18 @@ class Workers:
             FingerprintMismatch: the code, model or library is not what was registered.
             InvalidEntryPoint, InvalidConfig, StrategyFailed: it cannot be loaded.
         """
-        if version.fingerprint not in self._running:
+        key = (
+            f"{version.strategy_name} {version.fingerprint}"  # two strategies may run one build, each in its own thread
+        )
+        if key not in self._running:
             worker = IsolatedStrategy(version.entry_point, version.config, deadline_s=self._deadline_s)
             try:
                 self._verify(version, worker)
             except BaseException:
                 worker.close()
                 raise
-            self._running[version.fingerprint] = worker
-        return self._running[version.fingerprint]
+            self._running[key] = worker
+        return self._running[key]
 
     def given(self, version: StrategyVersion, engine: object) -> IsolatedStrategy:
         """Return a worker of the version's entry point by name, or of a ready instance, on the caller's word.

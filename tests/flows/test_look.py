@@ -66,7 +66,7 @@ def test_a_plan_is_shown_by_stage_with_whom_it_reaches(two_days: Engine) -> None
 
 def test_the_plan_that_an_owner_thinks_of_is_weighed_in_a_line(two_days: Engine) -> None:
     assert plan.fn("fib_rsi", "v2").message == "the evidence can suffice: about 34 days at 1.0 slots a day"
-    refused = plan.fn("fib_rsi", "v2", plan={"stages": []})  # type: ignore[arg-type]
+    refused = plan.fn("fib_rsi", "v2", plan={"stages": []})
     assert refused.is_failed()
     with reading(two_days) as session:
         assert audit.events(session) == []

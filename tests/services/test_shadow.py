@@ -288,3 +288,16 @@ def test_a_symbol_that_left_the_feed_stops_no_other_symbol(
     assert "SILVER" in two.error
     with reading(engine) as session:
         assert [alert.kind for alert in audit.alerts(session)] == ["candles.absent"]
+
+
+def test_strategies_that_run_one_build_are_asked_through_workers_of_their_own(
+    engine: Engine, market: SyntheticSource, workers: Workers
+) -> None:
+    """Both are asked at once: two conversations over one pipe would end the worker, or mix their answers."""
+    for strategy in ("clockwork", "watch"):
+        register(engine, market, "1", status=Status.ACTIVE, strategy_name=strategy)
+
+    runs = run_shadow(engine, market, workers, now=MONDAY + 12 * HOUR)
+
+    assert [(run.strategy_name, run.logged, run.errors) for run in runs] == [("clockwork", 12, 0), ("watch", 12, 0)]
+    assert len(workers._running) == 2
