@@ -16,6 +16,7 @@ from flows.events import GATE_FAILED
 HEARTBEAT_S = 30  # Prefect's least; said to every run, served or in a worker
 ZOMBIE_AFTER = timedelta(minutes=4)  # longer than Prefect's own heartbeat of 180 s: no healthy run is given up
 ABSENT_AFTER = timedelta(minutes=10)
+_ALIVE = {"prefect.flow-run.Running", "prefect.flow-run.heartbeat"}  # it may be killed before its first heartbeat
 _FINAL = ("Completed", "Failed", "Cancelled", "Crashed")
 _RUNS = ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"})
 
@@ -28,8 +29,8 @@ def automations(deployments: Mapping[str, UUID]) -> list[AutomationCore]:
             description="A run whose process was killed is marked as crashed, which frees its place for the next one.",
             trigger=EventTrigger(
                 posture=Posture.Proactive,
-                after={"prefect.flow-run.heartbeat"},
-                expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{state}" for state in _FINAL)},
+                after=_ALIVE,
+                expect={*_ALIVE, *(f"prefect.flow-run.{state}" for state in _FINAL)},
                 match=_RUNS,
                 match_related=_related("tag", "prefect.tag.rollout"),
                 for_each={"prefect.resource.id"},
