@@ -103,7 +103,7 @@ def divergence_svg(title: str, days: Sequence[Day], usual: float | None) -> str:
 def difference_svg(title: str, days: Sequence[Day]) -> str:
     """Return the difference in R per slot to the end of each day, and its 95 % interval as a band."""
     known = [each for each in days if each.low is not None and each.high is not None]
-    reach = [value for each in known[1:] for value in (each.low, each.high) if value is not None]  # the 1st is too wide
+    reach = [value for each in known[min(5, len(known) // 2) :] for value in (each.low, each.high) if value is not None]
     means = [each.mean for each in days]
     ticks = round_ticks(min(0.0, *means, *reach), max(0.0, *means, *reach))
     decimals = decimals_of(ticks)
