@@ -2,7 +2,7 @@
 # Runs once, on a new cluster: two databases, and for each just the roles that it needs.
 # rollout_owner  owns the tables: `rollout db upgrade | restore`; only it may drop a trigger
 # rollout        the flows, the API, owners in a shell: reads and writes rows, and cannot change what guards them
-# rollout_reader the exporter and routers: reads
+# rollout_reader the exporter, routers, dumps: reads
 # prefect        owns Prefect's database, and sees no other
 set -eu
 psql --no-psqlrc --set=ON_ERROR_STOP=1 --username="$POSTGRES_USER" --dbname="${POSTGRES_DB:-$POSTGRES_USER}" \
@@ -24,4 +24,5 @@ GRANT USAGE ON SCHEMA public TO rollout, rollout_reader;
 ALTER DEFAULT PRIVILEGES FOR ROLE rollout_owner IN SCHEMA public GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO rollout;
 ALTER DEFAULT PRIVILEGES FOR ROLE rollout_owner IN SCHEMA public GRANT SELECT ON TABLES TO rollout_reader;
 ALTER DEFAULT PRIVILEGES FOR ROLE rollout_owner IN SCHEMA public GRANT SELECT, USAGE ON SEQUENCES TO rollout;
+ALTER DEFAULT PRIVILEGES FOR ROLE rollout_owner IN SCHEMA public GRANT SELECT ON SEQUENCES TO rollout_reader;
 SQL

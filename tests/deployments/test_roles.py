@@ -20,6 +20,7 @@ from strategy_core.services.directory import load_users
 from strategy_core.services.ramp import tick
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.start import start_rollout
+from strategy_core.store.backup import dump
 from strategy_core.store.engine import open_database, transaction, upgrade
 from tests.builders import DAY, GOLD, MONDAY, OWNER, put_day, put_version
 
@@ -57,7 +58,9 @@ def refused(engine: Engine, statement: str) -> str:
     return str(error.value.orig)
 
 
-def test_each_role_does_its_work_and_nothing_else(cluster: Engine) -> None:
+def test_each_role_does_its_work_and_nothing_else(
+    cluster: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One test: the cluster's roles are made once."""
     app, reader, prefect = (as_role(cluster, role) for role in ("rollout", "rollout_reader", "prefect"))
 
@@ -89,6 +92,9 @@ def test_each_role_does_its_work_and_nothing_else(cluster: Engine) -> None:
 
     with reader.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM audit_event")).scalar() == 2
+    monkeypatch.setenv("PATH", str(POSTGRES_VERSIONS[18]), prepend=":")
+    dump(reader, tmp_path / "kept")
+    assert check_database(reader).holds
     assert "permission denied" in refused(reader, "UPDATE canary_config SET rollout_bp = 10000")
 
     elsewhere = as_role(cluster, "prefect", "prefect")
