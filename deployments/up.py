@@ -115,7 +115,7 @@ def _run(
     settings = settings.model_copy(
         update={"replay_from": start, "replay_started_at": datetime.now(UTC), "replay_speed": speed}
     )
-    environment |= {"PREFECT_API_URL": api_url, **_variables(settings)}
+    environment = environment | {"PREFECT_API_URL": api_url, **_variables(settings)}  # not the server's
     file = state / "prefect.yaml" if (state / "prefect.yaml").exists() else prefect_yaml()
     flows = ["deployments.serve", str(file), *served_alone]
     _start(supervisor, "flows", flows, environment, state, may_start=lambda: _healthy(health))

@@ -38,6 +38,8 @@ KEPT = 30  # nights and changes, by key
 _PATIENCE = httpx.Timeout(5.0, connect=1.0)
 _COMPARISONS = "nightly-comparison"
 
+Known = dict[str, tuple[str, str]]  # by key, the id of its newest artifact, and when that was last written
+
 log = structlog.get_logger(__name__)
 
 
@@ -53,10 +55,11 @@ def key_of(kind: str, strategy_name: str, version: str = "") -> str:
     return f"{kind}-{shown}{digest}"
 
 
-def link_to(key: str, words: str) -> str:
-    """Return a link, as Markdown, to the artifacts of that key in Prefect's own pages."""
+def link_to(key: str, words: str, *, known: Known | None = None) -> str:
+    """Return a link, as Markdown, to the artifacts of that key in Prefect's own pages; to the newest if it is known."""
     base = PREFECT_UI_URL.value() or (PREFECT_API_URL.value() or "").removesuffix("/api")
-    return f"[{words}]({base.rstrip('/')}/artifacts/key/{key})"
+    path = f"artifact/{known[key][0]}" if known and key in known else f"key/{key}"
+    return f"[{words}]({base.rstrip('/')}/artifacts/{path})"
 
 
 def show_tick(engine: Engine, ticked: Sequence[Ticked], *, now: datetime) -> None:
@@ -119,8 +122,9 @@ def _show_event(client: SyncPrefectClient, engine: Engine, event: AuditEvent, no
     if event.rollout_id is not None:
         for progress in read_progress(engine, [event.rollout_id], now=now):
             key = key_of("rollout", event.strategy_name, progress.status.rollout.version)
-            _show_progress(client, progress, _newest(client, [key]))
-            links.append(link_to(key, "How the rollout goes"))
+            known = _newest(client, [key])
+            _show_progress(client, progress, known)
+            links.append(link_to(key, "How the rollout goes", known=known))
     if event.action == Step.ROLL_BACK.value:
         links.append(link_to(_show_rollback(client, read_rollback(engine, event=event)), "Why, and what it cost"))
     key = key_of("change", event.strategy_name)
@@ -137,7 +141,7 @@ def _show_rollback(client: SyncPrefectClient, found: RolledBack) -> str:
     return key
 
 
-def _show_progress(client: SyncPrefectClient, progress: Progress, known: dict[str, tuple[str, str]]) -> None:
+def _show_progress(client: SyncPrefectClient, progress: Progress, known: Known) -> None:
     """Write over the rollout's artifact, or make it where there is none yet."""
     rollout = progress.status.rollout
     key = key_of("rollout", rollout.strategy_name, rollout.version)
@@ -168,9 +172,9 @@ def _create(client: SyncPrefectClient, key: str, text: str, words: str) -> None:
     client.request("POST", "/artifacts/", json=artifact)
 
 
-def _newest(client: SyncPrefectClient, keys: list[str]) -> dict[str, tuple[str, str]]:
-    """Return, by key, the id of its newest artifact and when that was last written; of keys that have one."""
-    found: dict[str, tuple[str, str]] = {}
+def _newest(client: SyncPrefectClient, keys: list[str]) -> Known:
+    """Return what is known of those of the keys that have an artifact."""
+    found: Known = {}
     for first in range(0, len(keys), KEPT):
         wanted = {"artifacts": {"key": {"any_": keys[first : first + KEPT]}}, "limit": KEPT}
         answer = client.request("POST", "/artifacts/latest/filter", json=wanted).json()

@@ -43,6 +43,7 @@ class Endpoint:
     let_go: threading.Event = field(default_factory=threading.Event)
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)  # path, query, headers
     posted: list[Any] = field(default_factory=list)  # bodies, as JSON
+    patched: list[tuple[str, Any]] = field(default_factory=list)  # path, body
 
     @property
     def queries(self) -> list[str]:
@@ -64,6 +65,11 @@ def serving(port: int = 0) -> Iterator[Endpoint]:
 
         def do_POST(self) -> None:
             endpoint.posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self._reached()
+
+        def do_PATCH(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            endpoint.patched.append((self.path, body))
             self._reached()
 
         def _reached(self) -> None:

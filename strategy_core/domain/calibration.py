@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, computed_field
-from scipy import stats
+from scipy.special import betaincinv  # not scipy.stats, which takes half a second to import
 
 from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.book import Totals, book, open_book
@@ -174,7 +174,7 @@ def summarise(
 
 def upper_limit(count: int, n: int) -> float:
     """Return the one-sided 95 % upper limit of a share seen *count* times in *n* (Clopper & Pearson 1934)."""
-    return 1.0 if count == n else float(stats.beta.ppf(CONFIDENCE, count + 1, n - count))
+    return 1.0 if count == n else float(betaincinv(count + 1, n - count, CONFIDENCE))
 
 
 def _moved(at: Position, step: Step, now: datetime) -> Position:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict
-from scipy import stats
+from scipy.special import stdtrit  # not scipy.stats, which takes half a second to import
 
 from strategy_core.domain.arrays import BoolArray, FloatArray, IntArray
 from strategy_core.domain.errors import NaiveTime
@@ -151,7 +151,7 @@ def day_cluster_interval(differences: FloatArray, days: IntArray, confidence: fl
         return Interval(mean=mean, low=None, high=None, n=n, days=count)
     sums = np.bincount(codes, weights=differences - mean)
     error = float(np.sqrt(count / (count - 1) * np.sum(sums**2))) / n
-    reach = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * error
+    reach = float(stdtrit(count - 1, (1 + confidence) / 2)) * error
     return Interval(mean=mean, low=mean - reach, high=mean + reach, n=n, days=count)
 
 

@@ -24,7 +24,6 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from scipy.signal import lfilter
 
 from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.candles import PRICES, timeframe_delta
@@ -148,8 +147,7 @@ class SyntheticSource:
         scale = instrument.volatility * world.volatility
         moves = scale * (instrument.loading * world.shocks + own)
         pushes = moves * _by_regime(self._stream(symbol, "regime"), size, _SWING, _SWING_LASTS)
-        swing: FloatArray = lfilter([1.0], [1.0, -2 * _FADE * np.cos(2 * np.pi / _CYCLE), _FADE**2], pushes)
-        close = np.cumsum(moves + gaps) + swing
+        close = np.cumsum(moves + gaps) + _swing(pushes)
         opened = np.append(0.0, close[:-1]) + gaps
         high, low = _extremes(self._stream(symbol, "range"), opened, close, scale)
         spread = instrument.spread * world.spread * self._stream(symbol, "spread").lognormal(0.0, 0.2, size)
@@ -185,6 +183,18 @@ class _World:
 def _shocks(stream: np.random.Generator, size: int) -> FloatArray:
     shocks: FloatArray = stream.standard_t(_TAIL, size) * np.sqrt((_TAIL - 2) / _TAIL)  # of variance 1
     return shocks
+
+
+def _swing(pushes: FloatArray) -> FloatArray:
+    """Return where a damped spring is that is pushed; a loop, since to import SciPy's filters takes half a second."""
+    near, far = float(-2 * _FADE * np.cos(2 * np.pi / _CYCLE)), _FADE**2
+    places = []
+    kept = next_kept = 0.0
+    for push in pushes.tolist():
+        place = push + kept
+        kept, next_kept = next_kept - near * place, -far * place  # the order of rounding is the filter's: golden
+        places.append(place)
+    return np.array(places)
 
 
 def _by_regime(

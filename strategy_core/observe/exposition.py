@@ -63,7 +63,8 @@ def wanted(accept: str) -> str:
 
 def _written(family: Family, samples: Samples, known: dict[str, str], openmetrics: bool) -> str:
     about = family.name.removesuffix("_total") if openmetrics and family.kind == "counter" else family.name
-    head = f"# HELP {about} {_escaped(family.told)}\n# TYPE {about} {family.kind}\n"
+    told = _escaped(family.told) if openmetrics else _escaped(family.told).replace(r"\"", '"')
+    head = f"# HELP {about} {told}\n# TYPE {about} {family.kind}\n"
     order = sorted(range(len(family.labels)), key=family.labels.__getitem__)
     pairs = ",".join(f'{family.labels[at]}="%s"' for at in order)
     line = f"{family.name}{{{pairs}}} %s\n" if pairs else f"{family.name} %s\n"

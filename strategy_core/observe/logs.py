@@ -17,7 +17,8 @@ def configure_logs(*, as_json: bool | None = None, level: int = logging.INFO) ->
             *(
                 [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
                 if as_json
-                else [structlog.dev.ConsoleRenderer()]
+                # the renderer's own traces show local variables: seconds of work, and secrets
+                else [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
             ),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -22,7 +22,7 @@ def change_markdown(event: AuditEvent, *, also: str = "") -> str:
                 ("generation", event.position),
             ]
         ),
-        table(["", "before", "after"], changes(event)),
+        table(["what", "before", "after"], changes(event)),
         also,
     )
 

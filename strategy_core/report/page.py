@@ -23,6 +23,7 @@ body { margin: 0 auto; max-width: 66rem; padding: 1.5rem 1.25rem 4rem; backgroun
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 1rem; }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; padding-top: .9rem; border-top: 1px solid var(--rule); }
+h1 + ul, h2 + ul { list-style: none; padding: 0; margin: .6rem 0 1rem; }
 h3, h4 { font-size: 1.02rem; margin: 1.5rem 0 .4rem; }
 .wide { overflow-x: auto; margin: .8rem 0; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
@@ -30,7 +31,6 @@ th, td { padding: .32rem .7rem; border-bottom: 1px solid var(--rule); text-align
   overflow-wrap: normal; unicode-bidi: isolate; }
 th { color: var(--soft); font-weight: 600; white-space: nowrap; }
 tbody tr:nth-child(even) { background: var(--shade); }
-thead:not(:has(th:not(:empty))) { display: none; }
 time { white-space: nowrap; }
 td:last-child { overflow-wrap: anywhere; min-width: 6rem; }
 img { display: block; width: 100%; max-width: 880px; height: auto; margin: 1rem 0; border: 1px solid var(--rule);

@@ -10,7 +10,7 @@ from strategy_core.domain.gates import Verdict
 from strategy_core.domain.span import told
 from strategy_core.report.plot import Curve, difference_svg, divergence_svg, equity_svg, harm_svg, share_svg
 from strategy_core.report.strokes import as_image
-from strategy_core.report.text import Markdown, plain, sections, table
+from strategy_core.report.text import Markdown, facts, plain, sections, table
 from strategy_core.services.curves import Day, Equity
 from strategy_core.services.exposure import Served
 from strategy_core.services.report import Cost, HarmPath
@@ -19,13 +19,18 @@ from strategy_core.store.rollout_tables import GateVerdict
 _BAD = (Verdict.BREACH, Verdict.FAIL, Verdict.BLIND)
 
 
-def gates(said: Sequence[GateVerdict], since: Callable[[str], datetime | None] | None = None) -> str:
-    """Return a table of what each gate says, in the order given; *since* tells when it began to say so."""
+def gates(
+    said: Sequence[GateVerdict], since: Callable[[str], datetime | None] | None = None, *, wide: bool = False
+) -> str:
+    """Return what each gate says, in the order given.
+
+    Args:
+        since: tells when a gate began to say so; else it is told when it said so.
+        wide: put the reasons into the table: Prefect's pages wrap no line there, and would cut them off.
+    """
     if not said:
         return "No gate has spoken yet."
-    columns = ["gate", "verdict", "value", "limit", "interval", "n", "since", "why"]
-    if since is None:
-        columns[6] = "at"
+    columns = ["gate", "verdict", "value", "limit", "interval", "n", "since" if since else "at", "why"]
     rows = [
         (
             row.gate,
@@ -39,7 +44,10 @@ def gates(said: Sequence[GateVerdict], since: Callable[[str], datetime | None] |
         )
         for row in said
     ]
-    return table(columns, rows)
+    if wide:
+        return table(columns, rows)
+    narrow = table(columns[:-1], [row[:-1] for row in rows])
+    return f"{narrow}\n\n{facts([(plain(row.gate), row.reason) for row in said])}"
 
 
 def verdict(row: GateVerdict) -> Markdown:

@@ -64,8 +64,8 @@ def needs(progress: Progress) -> str:
     return sections("**Before it goes on:**", points(lines)).rstrip() if lines else ""
 
 
-def gates(progress: Progress) -> str:
-    return parts.gates(progress.status.verdicts, progress.status.since.get)
+def gates(progress: Progress, *, wide: bool = False) -> str:
+    return parts.gates(progress.status.verdicts, progress.status.since.get, wide=wide)
 
 
 def stages(progress: Progress) -> Markdown:

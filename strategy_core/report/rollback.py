@@ -22,12 +22,12 @@ def rollback_markdown(found: RolledBack, *, also: str = "") -> str:
     )
 
 
-def rollback_sections(found: RolledBack, *, with_cost: bool = True) -> str:
+def rollback_sections(found: RolledBack, *, with_cost: bool = True, wide: bool = False) -> str:
     """Return it without the headline and what comes next."""
     return sections(
         _seen(found),
         "## What every gate said",
-        parts.gates(found.verdicts) if found.verdicts else "No gate had spoken.",
+        parts.gates(found.verdicts, wide=wide) if found.verdicts else "No gate had spoken.",
         "## Whom it had reached",
         parts.reached(found.served, found.directory),
         _picture(found),
@@ -101,7 +101,6 @@ def _rows(found: RolledBack) -> str:
         (
             slot.timestamp,
             slot.symbol,
-            slot.closed_at,
             _side(slot.canary_side),
             parts.signed(slot.canary_r),
             _side(slot.active_side),
@@ -117,9 +116,7 @@ def _rows(found: RolledBack) -> str:
     ids = [(row.gate, str(row.id), row.ticked_at) for row in found.verdicts] if found.event.evidence else []
     return sections(
         "**Slots that were booked last**" if slots else "",
-        table(["candle", "symbol", "closed", "it", "R", "control", "R of the control", "difference"], slots)
-        if slots
-        else "",
+        table(["candle", "symbol", "it", "R", "control", "its R", "difference"], slots) if slots else "",
         "**What it decided last**" if said else "",
         table(["candle", "symbol", "decision", "reason"], said) if said else "",
         "**Verdicts that the audit event names**" if ids else "",

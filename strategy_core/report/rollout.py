@@ -28,11 +28,11 @@ def rollout_markdown(report: RolloutReport) -> str:
         progress.standing(going),
         progress.needs(going),
         *(
-            ["## Why it was rolled back", _lowered(rollback.rollback_sections(undone, with_cost=False))]
+            ["## Why it was rolled back", _lowered(rollback.rollback_sections(undone, with_cost=False, wide=True))]
             if undone
             else []
         ),
-        *([] if undone else ["## Gates", progress.gates(going)]),
+        *([] if undone else ["## Gates", progress.gates(going, wide=True)]),
         "## Evidence of harm" if going.harm else "",
         parts.harm_picture(going.harm, start=start, end=end),
         *([] if undone else ["## Whom it has reached", parts.reached(going.served, going.directory)]),

@@ -60,9 +60,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> str:
-    """Return names and values, a pair a line, without those that are None."""
-    known = [(f"**{name}**", value) for name, value in pairs if value is not None]
-    return table(["", ""], [(Markdown(name), value) for name, value in known])
+    """Return names and values, a pair a line, without those that are None; a list, whose long lines are wrapped."""
+    return "\n".join(f"- **{name}:** {cell(value)}" for name, value in pairs if value is not None)
 
 
 def points(lines: Iterable[str]) -> str:

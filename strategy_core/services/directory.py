@@ -1,6 +1,6 @@
 """Load the directory of the platform's users, and say whom a plan would reach; it routes nobody."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -94,6 +94,24 @@ def counted(engine: Engine) -> Counted:
     return count
 
 
+def count_under(engine: Engine, salt: str) -> None:
+    """Count the directory's users under the salt of a strategy that came after it was loaded, if nobody has."""
+    with reading(engine) as session:
+        if directory.is_counted(session, salt):
+            return
+        users = list(directory.read_users(session))
+    if users:
+        counts = _below(users, salt)
+        with transaction(engine) as session:
+            directory.keep_counts(session, {salt: (len(users), counts)})
+
+
+def _below(user_ids: Sequence[str], salt: str) -> bytes:
+    """Return how many users lie below each bucket, as `directory_tally` has them."""
+    in_each = np.bincount(buckets_of(user_ids, salt), minlength=BUCKETS)
+    return np.concatenate([[0], in_each.cumsum()]).astype(">u4").tobytes()
+
+
 def _sorted_buckets(engine: Engine, strategy_name: str) -> IntArray:
     with reading(engine) as session:
         salt = versions.get_strategy(session, strategy_name).salt
@@ -110,6 +128,9 @@ def _load(engine: Engine, rows: Iterable[Mapping[str, Any]], *, now: datetime, s
         wanted[account.user_id] = account.capital
     if not wanted:
         raise InvalidReport(source, "holds no users, and a directory that is loaded is the whole truth")
+    with reading(engine) as session:
+        salts = versions.salts(session)
+    below = {salt: _below(list(wanted), salt) for salt in salts}  # a second for a million users: nobody waits for it
     with transaction(engine) as session:
         known = directory.read_users(session)
         removed = known.keys() - wanted.keys()
@@ -120,4 +141,5 @@ def _load(engine: Engine, rows: Iterable[Mapping[str, Any]], *, now: datetime, s
             session,
             [{"user_id": user, "capital": wanted[user], "loaded_at": now} for user in sorted(added | changed)],
         )
+        directory.keep_counts(session, {salt: (len(wanted), counts) for salt, counts in below.items()})
     return Loaded(users=len(wanted), added=len(added), removed=len(removed), changed=len(changed))

@@ -80,7 +80,7 @@ def share_at(session: Session, strategy_name: str, version: str, moment: datetim
 def _spans(
     history: Sequence[Serving], version: str, until: datetime, count: Callable[[int, int], int | None]
 ) -> Iterator[Served]:
-    ends = [one.since for one in history[1:]] + [until]
+    ends = [*(one.since for one in history[1:]), *([until] if history else [])]
     last: tuple[datetime, datetime, tuple[int, int]] | None = None
     for one, end in zip(history, ends, strict=True):
         share = _share(one, version)

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
 from strategy_core.domain.audit import Actor
@@ -23,6 +25,7 @@ from strategy_core.domain.scoring import ScoringRule
 from strategy_core.isolation.isolated import Description, IsolatedStrategy
 from strategy_core.isolation.vetting import Report, vet
 from strategy_core.market.source import CandleSource
+from strategy_core.services.directory import count_under
 from strategy_core.services.promote import activate
 from strategy_core.services.transition import make_canary, standing
 from strategy_core.services.workers import build_of
@@ -123,7 +126,9 @@ def register_version(
             reason=reason,
             now=now,
         )
-        return registered
+    with suppress(DBAPIError):  # it is registered, whether or not the users of its canaries can be counted
+        count_under(engine, strategy_row.salt)
+    return registered
 
 
 def _checked_names(strategy_name: str, version: str, symbols: Sequence[str]) -> list[str]:

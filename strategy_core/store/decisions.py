@@ -21,7 +21,8 @@ _BATCH = 5_000
 
 def log_decisions(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
     """Write the rows that are new, count them, and return how many were; a second run changes nothing."""
-    ordered = sorted(rows, key=itemgetter(*_KEY))  # no deadlock by order
+    each_once = {row["id"]: row for row in reversed(rows)}  # the first of two stays, as in the log
+    ordered = sorted(each_once.values(), key=itemgetter(*_KEY))  # no deadlock by order
     new = [row for start in range(0, len(ordered), _BATCH) for row in _log(session, ordered[start : start + _BATCH])]
     tallies.count_decisions(session, new)  # when all are logged: see there
     return len(new)

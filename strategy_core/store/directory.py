@@ -8,6 +8,7 @@ from sqlmodel import Session, col
 
 from strategy_core.store.engine import insert_if_new
 from strategy_core.store.platform_tables import PlatformUser
+from strategy_core.store.tally_tables import DirectoryTally
 
 
 def read_users(session: Session) -> dict[str, float | None]:
@@ -30,3 +31,14 @@ def remove_users(session: Session, user_ids: Iterable[str]) -> None:
         session.connection().execute(
             sa.delete(PlatformUser).where(col(PlatformUser.user_id) == sa.bindparam("gone")), gone
         )
+
+
+def is_counted(session: Session, salt: str) -> bool:
+    return session.get(DirectoryTally, salt) is not None
+
+
+def keep_counts(session: Session, counts: Mapping[str, tuple[int, bytes]]) -> None:
+    """Put (users, users below each bucket) in the place of what stands under each salt."""
+    for salt, (users, below) in sorted(counts.items()):
+        session.merge(DirectoryTally(salt=salt, users=users, below=below))
+    session.flush()

@@ -125,10 +125,14 @@ def _newest() -> str:
     return ScriptDirectory.from_config(_migrations()).get_current_head() or ""
 
 
+def revisions() -> list[str]:
+    """Return every revision of the schema that this release knows, the newest first."""
+    return [script.revision for script in ScriptDirectory.from_config(_migrations()).walk_revisions()]
+
+
 def _knows(revision: str | None) -> bool:
     """Return whether this release made *revision*, or can go on from it."""
-    known = {script.revision for script in ScriptDirectory.from_config(_migrations()).walk_revisions()}
-    return revision is None or revision in known
+    return revision is None or revision in revisions()
 
 
 @contextmanager

@@ -69,6 +69,11 @@ def strategy_names(session: Session) -> Sequence[str]:
     return session.exec(select(Strategy.name).order_by(Strategy.name)).all()
 
 
+def salts(session: Session) -> Sequence[str]:
+    """Return every salt that users are told apart by."""
+    return session.exec(select(Strategy.salt).distinct().order_by(Strategy.salt)).all()
+
+
 def get_version(session: Session, strategy_name: str, version: str) -> StrategyVersion:
     found = session.exec(
         select(StrategyVersion).where(

@@ -20,9 +20,7 @@ PATIENCE_S = 120.0
 @contextmanager
 def serving(database_url: str, log: Path) -> Iterator[str]:
     """Run one process of the API and yield its address, once it is healthy."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     clean = {name: value for name, value in os.environ.items() if not name.startswith("ROLLOUT_")}
     settings = {"ROLLOUT_DATABASE_URL": database_url, "ROLLOUT_API_SECRET": SECRET, "ROLLOUT_API_PORT": str(port)}
     with log.open("w") as output:
@@ -37,6 +35,12 @@ def serving(database_url: str, log: Path) -> Iterator[str]:
         assert process.wait(PATIENCE_S) in (0, -15), log.read_text()[-2_000:]
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def wait_until_healthy(address: str) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while True:
@@ -49,8 +53,9 @@ def wait_until_healthy(address: str) -> None:
         time.sleep(0.1)
 
 
-def token_of(name: str) -> str:
+def token_of(name: str, **more: str) -> str:
     claims = {
+        **more,
         "sub": name,
         "role": "owner",
         "aud": "strategy-rollout",

@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import pytest
+import structlog
 from sqlalchemy import Engine, text
 
+from strategy_core.observe.logs import configure_logs
 from strategy_core.services.promote import activate_version
 from strategy_core.services.rollback import roll_back
 from strategy_core.settings import Settings
@@ -57,8 +60,18 @@ def test_a_database_that_is_away_is_told_as_such() -> None:
         assert response.headers["retry-after"] == "5"
 
 
-def test_a_fault_of_this_software_is_told_by_its_request_alone(api: Api, engine: Engine, world: World) -> None:
-    """The trace goes to the log, and the client gets the id to find it by."""
+@pytest.mark.parametrize("as_json", [True, False], ids=["to a file", "to a terminal"])
+def test_a_fault_of_this_software_is_told_by_its_request_alone(
+    api: Api,
+    engine: Engine,
+    world: World,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+    as_json: bool,
+) -> None:
+    """The trace goes to the log, without what the variables held; the client gets the id to find it by."""
+    request.addfinalizer(structlog.reset_defaults)
+    configure_logs(as_json=as_json)
     with engine.begin() as connection:
         connection.execute(text("UPDATE rollout SET stage_index = 99"))
 
@@ -67,6 +80,10 @@ def test_a_fault_of_this_software_is_told_by_its_request_alone(api: Api, engine:
     problem = refused(response, 500)
     assert "Traceback" not in response.text
     assert (problem["type"], response.headers["x-request-id"]) == ("/problems/internal-error", "r-7")
+    logged = capsys.readouterr().err
+    assert "Traceback" in logged
+    assert "r-7" in logged
+    assert "locals" not in logged
 
 
 def test_questions_that_take_long_leave_room_for_a_rollback(api: Api, world: World) -> None:

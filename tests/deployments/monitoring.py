@@ -39,18 +39,18 @@ def expressions_of_rules() -> Iterator[tuple[str, str]]:
                 yield f"{rule['alert']}, in a text", query.replace("%q", '"x"')
 
 
-def expressions_of_dashboards() -> Iterator[tuple[str, str]]:
-    """Yield each expression by where it stands, with `x` for every variable: those of panels, lists and marks."""
+def expressions_of_dashboards(**chosen: str) -> Iterator[tuple[str, str]]:
+    """Yield each expression by where it stands, as asked when variables are *chosen*: of panels, lists and marks."""
     for name, dashboard in DASHBOARDS.items():
         for panel in panels(dashboard):
             for target in panel["targets"]:
-                yield f"{name}: {panel['title']}", filled(target["expr"])
+                yield f"{name}: {panel['title']} {target['refId']}", filled(target["expr"], **chosen)
         for mark in dashboard["annotations"]["list"]:
-            yield f"{name}: {mark['name']}", filled(mark["expr"])
+            yield f"{name}: {mark['name']}", filled(mark["expr"], **chosen)
         for variable in dashboard["templating"]["list"]:
             if variable["type"] == "query":
                 query, label = _VALUES.fullmatch(variable["query"]["query"]).groups()  # type: ignore[union-attr]
-                yield f"{name}: ${variable['name']}", f"count by ({label}) ({filled(query)})"
+                yield f"{name}: ${variable['name']}", f"count by ({label}) ({filled(query, **chosen)})"
 
 
 def filled(expression: str, **chosen: str) -> str:

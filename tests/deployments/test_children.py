@@ -1,6 +1,7 @@
 """Processes of ours: nothing that was started outlives `stop`."""
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from deployments import children
 from deployments.children import Child
 
+ROOT = Path(__file__).parents[2]
 PARENT = """
 import signal, subprocess, sys, time
 if len(sys.argv) > 1:
@@ -40,6 +42,28 @@ def wait_for(condition: object, seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come about in time"
         time.sleep(0.05)
+
+
+def test_it_ends_with_whoever_started_it_even_if_that_is_killed(tmp_path: Path) -> None:
+    program = f"""
+import os, time
+from pathlib import Path
+from deployments.children import Child
+command = [{sys.executable!r}, "-c", "import time; time.sleep(600)"]
+print(Child("worker", command, environment=dict(os.environ), log=Path({str(tmp_path)!r}, "log")).pid, flush=True)
+time.sleep(600)
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    wait_for(
+        lambda: "sleep" in Path(f"/proc/{child}/cmdline").read_text()
+    )  # no longer what makes it end with its parent
+
+    process.kill()
+    process.communicate()
+
+    wait_for(lambda: not lives(child))
 
 
 @pytest.mark.parametrize("deaf", [[], ["deaf"]], ids=["obedient", "deaf to SIGTERM"])

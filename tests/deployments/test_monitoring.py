@@ -11,6 +11,7 @@ from strategy_core.api.routes import PREFIX
 from strategy_core.api.settings import ApiSettings
 from strategy_core.cli import app
 from strategy_core.domain.firing import ACTION, ROLLBACK
+from strategy_core.observe.catalogue import FAMILIES
 from tests.deployments.monitoring import (
     DASHBOARDS,
     RULES,
@@ -25,40 +26,7 @@ from tests.promql import grouped, metrics
 EVERY = sorted({*expressions_of_rules(), *expressions_of_dashboards()})
 SCRAPED: dict[str, set[str]] = {"up": set(), "scrape_duration_seconds": set()}  # Prometheus' own, of each target
 TARGET = {"job", "instance"}
-EXPORTED: dict[str, set[str]] = {
-    "shadow_decisions_total": {"version", "symbol", "decision", "strategy"},
-    "shadow_errors_total": {"version", "kind", "strategy"},
-    "isolation_breaches_total": {"version", "strategy"},
-    "shadow_lag_seconds": {"version", "strategy"},
-    "feed_newest_candle_timestamp_seconds": {"symbol"},
-    "feed_lag_seconds": {"symbol"},
-    "canary_traffic_percent": {"version", "strategy"},
-    "canary_users": {"version", "strategy"},
-    "directory_users": {"strategy"},
-    "version_activations_total": {"version", "strategy"},
-    "strategy_generation": {"strategy"},
-    "rollout_open": {"version", "state", "stage", "strategy"},
-    "rollout_stage": {"version", "strategy"},
-    "rollout_stages": {"version", "strategy"},
-    "rollout_dwell_seconds": {"version", "strategy"},
-    "rollout_blind_seconds": {"version", "strategy"},
-    "rollout_last_tick_timestamp_seconds": {"version", "strategy"},
-    "rollout_tick_age_seconds": {"version", "strategy"},
-    "gate_verdict": {"version", "gate", "verdict", "strategy"},
-    "gate_value": {"version", "gate", "strategy"},
-    "gate_limit": {"version", "gate", "strategy"},
-    "gate_verdicts_total": {"gate", "verdict", "strategy"},
-    "rollbacks_total": {"cause", "strategy"},
-    "alerts_raised_total": {"kind", "severity"},
-    "alerts_unacknowledged": {"severity"},
-    "alert_outbox_depth": {"channel"},
-    "alert_outbox_oldest_seconds": {"channel"},
-    "comparison_divergence_percent": {"version", "strategy"},
-    "comparison_difference_r": {"version", "bound", "strategy"},
-    "fidelity_concordance": {"version", "strategy"},
-    "exporter_left_out": {"reason"},
-    "exporter_collect_seconds": set(),
-}
+EXPORTED = {family.name: set(family.labels) for family in FAMILIES}
 
 
 def each_dashboard() -> pytest.MarkDecorator:
@@ -79,7 +47,9 @@ def test_every_metric_and_label_that_is_asked_for_is_exported() -> None:
         if not grouped(expression) <= set().union(TARGET, *(known[name] for name in metrics(expression)))
     ]
 
+    shown = {name for _, expression in EVERY for name in metrics(expression)}
     assert strange == []
+    assert set(EXPORTED) - shown == set()
     assert ungrouped == []
     assert len(EVERY) > 60
 

@@ -12,15 +12,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
 import yaml
+from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from deployments import automations
 from deployments.files import prefect_yaml
 from deployments.up import up
 from flows.ramp import set_canary_percent
@@ -60,14 +63,14 @@ class Up:
     state: Path
 
     @classmethod
-    def start(cls, state: Path) -> "Up":
+    def start(cls, state: Path, **settings: str) -> "Up":
         (state / "prefect.yaml").write_text(quick(prefect_yaml()))
         said = state / "said.txt"
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "ROLLOUT_"))}
         with said.open("w") as output:
             process = subprocess.Popen(
                 [sys.executable, "-c", START, str(state)],
-                env=clean | {"HOME": str(state / "home")},
+                env=clean | {"HOME": str(state / "home")} | settings,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -255,7 +258,57 @@ def test_an_owner_is_answered_by_the_api_with_a_token_for_development(running: U
     assert httpx.get(f"{url}/api/v1/strategy/rollouts").status_code == 401
 
 
-def test_a_child_that_dies_is_named_and_the_rest_is_stopped(
+def test_a_failed_gate_is_an_event_once_and_owners_are_told_at_once(
+    api: httpx.Client, served: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """That of the seed: the first tick emits it, the automation does not wait for the minute; sent twice, it is one."""
+
+    def events(name: str) -> list[dict[str, Any]]:
+        wanted = {"filter": {"event": {"name": [name]}}}
+        return list(api.post("/events/filter", json=wanted).raise_for_status().json()["events"])
+
+    def seeded(name: str) -> list[dict[str, Any]]:
+        return [each for each in events(name) if each["resource"]["prefect.resource.id"] == "rollout.seasonal"]
+
+    def started() -> list[dict[str, Any]]:
+        runs = api.post("/flow_runs/filter", json={"flow_runs": {"tags": {"all_": ["rollout"]}}}).raise_for_status()
+        return [each for each in runs.json() if "failed gate" in str(each["created_by"])]
+
+    (failed,) = wait_for(lambda: seeded("rollout.gate.failed") or None)
+    run, *_ = wait_for(lambda: started() or None)
+    again = {key: failed[key] for key in ("event", "resource", "related", "payload", "id")}
+    marker = again | {"id": str(uuid4()), "event": "rollout.test"}
+    api.post("/events", json=[each | {"occurred": f"{datetime.now(UTC):%FT%TZ}"} for each in (again, marker)])
+    wait_for(lambda: seeded("rollout.test") or None)
+
+    assert run["deployment_id"] == served["deliver-alerts"]["id"]
+    assert (failed["payload"]["version"], failed["payload"]["gate"]) == ("v2", "excess_drawdown")
+    assert failed["payload"]["command"] == "rollout verdicts seasonal"
+    assert {each["prefect.resource.role"] for each in failed["related"]} == {"version", "rollout", "flow-run"}
+    assert [len(seeded(name)) for name in ("rollout.gate.failed", "rollout.rolled_back")] == [1, 1]
+    assert len(started()) <= len(events("rollout.gate.failed"))
+
+
+def test_automations_are_put_once_and_leave_an_owners_own_alone(
+    api: httpx.Client, served: Mapping[str, Mapping[str, Any]]
+) -> None:
+    ids = {name: UUID(each["id"]) for name, each in served.items()}
+    with temporary_settings({PREFECT_API_URL: str(api.base_url).rstrip("/")}), get_client(sync_client=True) as client:
+        (ours, *_) = automations.automations(ids)
+        mine = client.create_automation(ours.model_copy(update={"name": "my own"}))
+        assert automations.put(client, ids) == []
+        (known,) = client.read_automations_by_name(ours.name)
+        client.update_automation(known.id, ours.model_copy(update={"description": "odd", "enabled": False}))
+
+        assert automations.put(client, ids) == [f"updated the automation {ours.name!r}"]
+
+        (found,) = client.read_automations_by_name(ours.name)
+        assert (found.description, found.enabled) == (ours.description, False)
+        assert client.read_automation(mine) is not None
+        assert automations.put(client, ids) == []
+
+
+def test_a_child_that_dies_again_and_again_is_named_and_the_rest_is_stopped(
     running: Up,
     api: httpx.Client,
     served: Mapping[str, Mapping[str, Any]],
@@ -268,14 +321,15 @@ def test_a_child_that_dies_is_named_and_the_rest_is_stopped(
 
     def kill_the_flows(line: str) -> None:
         said.append(line)
-        for pid in re.findall(r"flows \(pid (\d+)", line):
+        for pid in re.findall(r"flows (?:runs again )?\(pid (\d+)", line):
             os.kill(int(pid), signal.SIGKILL)
 
     assert up(**arguments(running, tmp_path), say=kill_the_flows) == 1
 
     assert "flows ended with exit code -9; the end of " in said[-1]
+    assert len([line for line in said if line.startswith("flows runs again")]) == 2
     started = {int(pid) for line in said for pid in re.findall(r"pid (\d+)", line)}
-    assert len(started) == 2, "the flows, and the API beside them"
+    assert len(started) == 4, "the flows, three times, and the API beside them"
     assert members(started) == []
     assert api.get("/health").status_code == 200
 

@@ -1,8 +1,10 @@
 """Counts that are kept as rows are written, so that a scrape never counts a log; filled from what is there by now."""
 
+import numpy as np
 import sqlalchemy as sa
 from alembic import op
 
+from strategy_core.domain.routing import BUCKETS, buckets_of
 from strategy_core.store.migrations.versions.v0001_first_schema import JSON
 
 revision = "v0006"
@@ -15,6 +17,9 @@ _ALERT = sa.table(
 )
 _EVENT = sa.table(
     "audit_event", sa.column("strategy_name", sa.String()), sa.column("before", JSON), sa.column("after", JSON)
+)
+_DIRECTORY = sa.table(
+    "directory_tally", sa.column("salt", sa.String()), sa.column("users"), sa.column("below", sa.LargeBinary())
 )
 _LOG = "shadow_decision_log"
 _KEY = ("strategy_name", "version", "symbol")
@@ -65,6 +70,7 @@ def upgrade() -> None:
             op.execute(f"ALTER TABLE {table} SET (fillfactor = 50)")  # updated in place, all day
     count_what_was_logged()
     count_what_has_happened()
+    count_the_directory()
 
 
 def count_what_was_logged() -> None:
@@ -115,3 +121,14 @@ def _cause(gate: str | None, verdict: str | None) -> str:
     if verdict in ("breach", "fail"):
         return gate
     return "blind" if verdict == "blind" else "unanswered"
+
+
+def count_the_directory() -> None:
+    run = op.get_bind().execute
+    users = list(run(sa.text("SELECT user_id FROM platform_user")).scalars())
+    if not users:
+        return
+    for salt in run(sa.text("SELECT DISTINCT salt FROM strategy")).scalars().all():
+        in_each = np.bincount(buckets_of(users, salt), minlength=BUCKETS)  # whose values are golden
+        below = np.concatenate([[0], in_each.cumsum()]).astype(">u4").tobytes()
+        run(sa.insert(_DIRECTORY).values(salt=salt, users=len(users), below=below))

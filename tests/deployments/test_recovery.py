@@ -1,0 +1,242 @@
+"""Killed with SIGKILL: the server, the served flows, a flow run, `up` itself; the rollout goes on, nothing is doubled.
+
+The tests share one `up` and stand in the order of its life; each waits for what it asserts.
+"""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Pending
+from sqlalchemy import Engine
+
+from deployments import automations
+from strategy_core.services.audit import verify_trail
+from strategy_core.store import audit, rollouts
+from strategy_core.store.engine import open_database, reading
+from tests.deployments.test_children import lives
+from tests.deployments.test_up import PATIENCE_S, Up, deployments, members, names, wait_for
+from tests.endpoint import Endpoint, serving
+from tests.services.outbox import ids, url_of
+
+pytestmark = [pytest.mark.machine_suite, pytest.mark.xdist_group("prefect")]
+
+
+class Life:
+    """A running `up`, its database, its server, and whoever is told of alerts."""
+
+    def __init__(self, up: Up, receiver: Endpoint) -> None:
+        up.says(r"Ctrl-C stops all of it")
+        self.up, self.receiver = up, receiver
+        self.url = up.says(r"Prefect UI +(http://127\.0\.0\.1:\d+)\n")[1] + "/api"
+        self.engine: Engine = open_database(f"sqlite:///{up.state / 'rollout.db'}")
+
+    def asked(self, path: str, **wanted: Any) -> list[dict[str, Any]]:
+        """Return what the server answers, once it does."""
+
+        def answer() -> list[dict[str, Any]] | None:
+            try:
+                return list(httpx.post(f"{self.url}{path}", json=wanted, timeout=30).raise_for_status().json())
+            except httpx.HTTPError:
+                return None
+
+        return wait_for(answer)
+
+    def served(self) -> Mapping[str, UUID]:
+        with httpx.Client(base_url=self.url, timeout=60) as client:
+            found = wait_for(lambda: each if len(each := deployments(client)) == len(names()) else None)
+        return {name: UUID(each["id"]) for name, each in found.items()}
+
+    def ticks(self) -> int:
+        """Return how many ticks the server has seen completed."""
+        return len(self.runs("tick", "COMPLETED"))
+
+    def runs(self, name: str, *states: str) -> list[dict[str, Any]]:
+        wanted = {"name": {"any_": [name]}, "state": {"type": {"any_": list(states)}}}
+        return self.asked("/flow_runs/filter", flow_runs=wanted)
+
+    def ticks_on(self) -> None:
+        """Wait until another tick has completed."""
+        before = self.ticks()
+        wait_for(lambda: True if self.ticks() > before else None)
+
+    def pid(self, name: str) -> int:
+        """Return the process that was said last to run under that name."""
+        said = self.up.said.read_text()
+        return int(re.findall(rf"{name}(?: runs again)?,? \(?pid (\d+)", said)[-1])
+
+    def restarts(self, name: str) -> int:
+        return self.up.said.read_text().count(f"{name} runs again")
+
+    def kill(self, name: str) -> int:
+        """Kill the process of that name and wait until it runs again."""
+        before, pid = self.restarts(name), self.pid(name)
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: True if self.restarts(name) > before else None)
+        return pid
+
+
+@pytest.fixture(scope="module")
+def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
+    with ExitStack() as stack:
+        receiver = stack.enter_context(serving())
+        up = Up.start(tmp_path_factory.mktemp("up"), ROLLOUT_ALERT_URLS=url_of(receiver))
+        stack.callback(lambda: up.end(signal.SIGTERM) if up.process.poll() is None else None)
+        yield Life(up, receiver)
+
+
+@pytest.fixture
+def client(life: Life) -> Iterator[SyncPrefectClient]:
+    with temporary_settings({PREFECT_API_URL: life.url}), get_client(sync_client=True) as client:
+        yield client
+
+
+def engines(group: int) -> list[int]:
+    """Return the flow runs' processes in the group of whoever serves them."""
+    listed = subprocess.run(["ps", "-eo", "pid=,pgid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [row.split(maxsplit=2) for row in listed.splitlines()]
+    return [int(pid) for pid, pgid, args in rows if int(pgid) == group and "prefect.engine" in args]
+
+
+def test_a_killed_server_comes_again_on_its_port_and_ticks_go_on(life: Life) -> None:
+    life.served()
+    life.ticks_on()
+
+    life.kill("Prefect server")
+
+    life.ticks_on()
+
+
+def test_the_served_flows_come_again_and_what_they_ran_is_ended(life: Life) -> None:
+    """A flow run that lives on would keep its place, and every later tick would be cancelled."""
+    orphans = wait_for(lambda: engines(life.pid("flows")) or None)
+
+    group = life.kill("flows")
+
+    assert members({group}) == []
+    assert not any(lives(pid) for pid in orphans)
+    life.ticks_on()
+
+
+def test_a_killed_flow_run_is_marked_and_the_next_one_runs(life: Life) -> None:
+    """Killed at any moment of it: in its transaction, before it, after it."""
+    for _ in range(3):
+        os.kill(wait_for(lambda: engines(life.pid("flows")) or None)[-1], signal.SIGKILL)
+        life.ticks_on()
+
+    ended = life.asked("/flow_runs/filter", flow_runs={"state": {"type": {"any_": ["CRASHED"]}}})
+    assert len(ended) >= 3
+
+
+def test_a_run_whose_process_nobody_sees_die_is_ended_for_want_of_a_heartbeat(
+    life: Life, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun and killed here, where no runner looks; it waits for one minute instead of four."""
+    served = life.served()
+    before = automations.ZOMBIE_AFTER
+    monkeypatch.setattr(automations, "ZOMBIE_AFTER", timedelta(seconds=60))
+    assert automations.put(client, served)
+    run = client.create_flow_run_from_deployment(served["nightly-comparison"], state=Pending())
+
+    def state() -> str:
+        return str(client.read_flow_run(run.id).state_name)
+
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # a database that never answers: the run hangs
+        database = f"postgresql://nobody@127.0.0.1:{deaf.getsockname()[1]}/none"
+        begun = {"PREFECT_API_URL": life.url, "PREFECT__FLOW_RUN_ID": str(run.id), "ROLLOUT_DATABASE_URL": database}
+        process = subprocess.Popen([sys.executable, "-m", "prefect.engine"], env=os.environ | begun)
+        wait_for(lambda: True if state() == "Running" else None)
+        process.kill()
+        process.communicate()
+    wait_for(lambda: True if state() == "Crashed" else None)
+
+    monkeypatch.setattr(automations, "ZOMBIE_AFTER", before)
+    assert automations.put(client, served)
+
+
+def test_owners_are_told_when_no_tick_completes(
+    life: Life, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here ticks come every 15 s, and ten without one are called an absence."""
+    served = life.served()
+    before = automations.ABSENT_AFTER
+    monkeypatch.setattr(automations, "ABSENT_AFTER", timedelta(seconds=10))
+    assert automations.put(client, served)
+
+    def started() -> bool | None:
+        runs = life.runs("deliver alerts", "SCHEDULED", "PENDING", "RUNNING", "COMPLETED")
+        makers = [(each["created_by"] or {}).get("display_value", "") for each in runs]
+        return True if any("no tick completes" in maker for maker in makers) else None
+
+    assert wait_for(started)
+
+    monkeypatch.setattr(automations, "ABSENT_AFTER", before)
+    assert automations.put(client, served)
+
+
+def test_nothing_was_done_twice(life: Life) -> None:
+    """The trail holds, no stage was entered twice, every alert came, and no two of one kind tell of the same."""
+    life.ticks_on()
+    with reading(life.engine) as session:
+        events = list(audit.events(session))
+        rollout = rollouts.list_rollouts(session)[0]
+        alerts = list(audit.alerts(session))
+
+    assert verify_trail(life.engine).holds
+    stages = [(each.rollout_id, each.after["rollout"]["stage"]) for each in events if each.action == "advance"]
+    assert max(Counter(stages).values(), default=0) <= 1
+    assert [stage for _, stage in stages] == list(range(1, rollout.stage_index + 1))
+    assert len({alert.dedupe_key for alert in alerts}) == len(alerts)
+    wait_for(lambda: True if len(life.receiver.posted) >= len(alerts) else None)
+    assert len(set(ids(life.receiver))) == len(alerts)
+
+
+def test_deployed_for_workers_it_is_what_prefect_itself_would_deploy(life: Life) -> None:
+    environment = os.environ | {"PREFECT_API_URL": life.url, "HOME": str(life.up.state / "home")}
+
+    def run(*module: str) -> str:
+        command = [sys.executable, "-m", *module]
+        done = subprocess.run(
+            command, cwd=life.up.state, env=environment, check=True, capture_output=True, text=True, timeout=PATIENCE_S
+        )
+        return done.stdout
+
+    ours = ["strategy_core.cli", "deploy", "--file", str(life.up.state / "prefect.yaml")]
+    first = run(*ours)
+    run("prefect", "--no-prompt", "deploy", "--all")
+
+    assert "created the work pool rollout" in first
+    assert "updated the deployment ramp-tick" in first
+    assert "automation" not in first
+    assert run(*ours) == "nothing changed: the server has all of it\n"
+
+
+def test_a_killed_up_takes_its_children_along_and_a_second_one_goes_on(life: Life) -> None:
+    groups = {life.pid(name) for name in ("Prefect server", "flows")}
+    with reading(life.engine) as session:
+        ticked = rollouts.list_rollouts(session)[0].last_tick_at
+    assert ticked is not None
+    life.up.process.kill()
+    life.up.process.wait()
+    wait_for(lambda: True if members(groups) == [] else None)
+
+    again = Life(Up.start(life.up.state, ROLLOUT_ALERT_URLS=url_of(life.receiver)), life.receiver)
+    again.ticks_on()
+
+    with reading(life.engine) as session:
+        assert (rollouts.list_rollouts(session)[0].last_tick_at or datetime.min.replace(tzinfo=UTC)) > ticked
+    assert verify_trail(life.engine).holds
+    assert again.up.end(signal.SIGTERM) == 0

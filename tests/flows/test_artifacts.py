@@ -1,0 +1,190 @@
+"""Artifacts come after everything else: what a run did stands, whether Prefect can show it or not."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_CSRF_SUPPORT_ENABLED, PREFECT_UI_URL, temporary_settings
+from sqlalchemy import Engine
+
+from flows.artifacts import key_of, link_to
+from flows.ramp import pause, ramp_tick, start_canary
+from flows.rollback import rollback
+from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.ramp import State
+from strategy_core.store import rollouts
+from strategy_core.store.engine import reading
+from tests.builders import DAY, HOUR, MONDAY, put_day, put_version
+from tests.endpoint import Endpoint
+from tests.flows.conftest import Clock
+from tests.report.reading import tables
+
+RUN = "0a1b2c3d-0000-4000-8000-000000000001"
+
+
+@pytest.fixture
+def started(engine: Engine, at: Clock) -> Engine:
+    put_version(engine, "v1", Status.ACTIVE)
+    put_version(engine, "v2")
+    assert start_canary.fn("fib_rsi", "v2", owner="ana").is_completed()
+    return engine
+
+
+@contextmanager
+def in_a_run(monkeypatch: pytest.MonkeyPatch, url: str) -> Iterator[None]:
+    """Let flows believe that a server at *url* runs them."""
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", RUN)
+    told = {PREFECT_API_URL: f"{url}/api", PREFECT_UI_URL: url, PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: False}
+    with temporary_settings(told):
+        yield
+
+
+def made(server: Endpoint) -> list[dict[str, Any]]:
+    """Return the artifacts that were asked to be made."""
+    return [each for each in server.posted if "data" in each]
+
+
+@pytest.fixture
+def server(endpoint: Endpoint) -> Endpoint:
+    """A server that knows no artifact yet."""
+    endpoint.body = b"[]"
+    return endpoint
+
+
+@pytest.mark.parametrize("broken", ["closed", "refuses", "nonsense"])
+def test_a_tick_does_what_it_does_though_nothing_can_be_shown(
+    started: Engine, at: Clock, server: Endpoint, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    at(MONDAY + HOUR)
+    server.status = 500 if broken == "refuses" else 200
+    server.body = b"<html>" if broken == "nonsense" else b"{}"
+
+    with in_a_run(monkeypatch, "http://127.0.0.1:1" if broken == "closed" else server.url):
+        state = ramp_tick.fn()
+
+    assert state.is_completed()
+    assert (state.message or "").startswith("fib_rsi v2: hold, dwells at 5 %")
+    with reading(started) as session:
+        assert rollouts.list_rollouts(session)[0].last_tick_at == MONDAY + HOUR
+
+
+def test_a_rollback_is_done_though_nothing_can_be_shown(started: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with in_a_run(monkeypatch, "http://127.0.0.1:1"):
+        state = rollback.fn("fib_rsi", owner="ana", reason="odd fills")
+
+    assert state.message == "users of fib_rsi were taken off v2"
+    with reading(started) as session:
+        assert rollouts.list_rollouts(session)[0].state == State.ROLLED_BACK
+
+
+def test_a_tick_that_rolls_back_shows_why_and_how_it_stands(
+    started: Engine, at: Clock, server: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for day in range(4):
+        worth = {"v1": 0.4, "v2": -1.0}
+        put_day(started, MONDAY + day * DAY, dict.fromkeys(worth, "buy"), worth, signal_hours=range(0, 20, 2))
+    at(MONDAY + 4 * DAY)
+
+    with in_a_run(monkeypatch, server.url):
+        ramp_tick.fn()
+
+    undone, progress = made(server)
+    assert (undone["key"], progress["key"]) == ("rollback-fib-rsi-v2", "rollout-fib-rsi-v2")
+    assert undone["flow_run_id"] == progress["flow_run_id"] == RUN
+    assert "losing\\_streak: **breach**" in undone["data"]
+    assert "against v1: rolled back\n" in progress["data"]
+    assert f"({server.url}/artifacts/key/rollback-fib-rsi-v2)" in progress["data"]
+
+
+def test_an_owners_run_shows_what_it_changed_and_who_and_why(
+    started: Engine, server: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with in_a_run(monkeypatch, server.url):
+        pause.fn("fib_rsi", owner="ana", reason="a | holiday")
+
+    progress, change = made(server)
+    assert (progress["key"], change["key"]) == ("rollout-fib-rsi-v2", "change-fib-rsi")
+    assert change["description"] == "fib_rsi v2: pause by ana"
+    (changed,) = tables(change["data"])
+    assert {row["what"] for row in changed} == {"active version", "canary", "users of the canary", "rollout"}
+    assert changed[-1] == {"what": "rollout", "before": "running\\, stage 1", "after": "**paused\\, stage 1**"}
+    assert "a \\| holiday" in change["data"]
+    assert f"({server.url}/artifacts/key/rollout-fib-rsi-v2)" in change["data"]
+
+
+def test_an_owners_rollback_shows_its_report_beside_the_change(
+    started: Engine, server: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with in_a_run(monkeypatch, server.url):
+        rollback.fn("fib_rsi", owner="ana", reason="odd fills")
+
+    assert [each["key"] for each in made(server)] == ["rollout-fib-rsi-v2", "rollback-fib-rsi-v2", "change-fib-rsi"]
+
+
+def test_what_was_refused_or_changed_nothing_shows_nothing(
+    started: Engine, at: Clock, server: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with in_a_run(monkeypatch, server.url):
+        assert start_canary.fn("fib_rsi", "v2", owner="bob").is_failed()
+
+    assert made(server) == []
+
+
+def test_outside_of_a_run_nothing_is_asked_of_any_server(started: Engine, at: Clock, server: Endpoint) -> None:
+    with temporary_settings({PREFECT_API_URL: f"{server.url}/api"}):
+        ramp_tick.fn()
+
+    assert server.posted == []
+
+
+def test_a_rollout_that_has_an_artifact_gets_no_other(
+    started: Engine, at: Clock, server: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"key": "rollout-fib-rsi-v2", "latest_id": RUN, "updated": "2026-03-02T00:00:00Z"}
+    server.body = json.dumps([known]).encode()
+
+    with in_a_run(monkeypatch, server.url):
+        ramp_tick.fn()
+
+    assert made(server) == []
+    ((path, change),) = server.patched
+    assert path == f"/api/artifacts/{RUN}"
+    assert set(change) == {"data", "description"}
+    assert f"({server.url}/artifacts/key/change-fib-rsi)" in change["data"]
+    assert change["data"].startswith("# fib\\_rsi v2 against v1: running at 5 % of users")
+
+
+@pytest.mark.parametrize(
+    ("names", "key"),
+    [
+        (("fib_rsi", "2.0.0"), "rollout-fib-rsi-2-0-0"),
+        (("fib_rsi", ""), "rollout-fib-rsi"),
+        (("fib-rsi", "2.0.0"), "rollout-fib-rsi-2-0-0-"),
+        (("Fib_RSI", "2.0.0"), "rollout-fib-rsi-2-0-0-"),
+        (("fib_rsi", "2.0.0-rc1+x"), "rollout-fib-rsi-2-0-0-rc1-x-"),
+    ],
+)
+def test_a_key_is_lower_case_digits_and_dashes(names: tuple[str, str], key: str) -> None:
+    found = key_of("rollout", *names)
+
+    assert found == key if not key.endswith("-") else len(found) == len(key) + 8
+    assert set(found) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+
+
+def test_names_that_look_alike_share_no_page() -> None:
+    names = [
+        ("fib_rsi", "2.0.0"),
+        ("fib-rsi", "2.0.0"),
+        ("FIB_RSI", "2.0.0"),
+        ("fib", "rsi-2.0.0"),
+        ("fib-rsi", "2-0.0"),
+    ]
+
+    assert len({key_of("rollout", *each) for each in names}) == len(names)
+
+
+def test_a_link_leads_to_prefects_own_pages() -> None:
+    with temporary_settings({PREFECT_API_URL: "http://h:4200/api", PREFECT_UI_URL: "https://ui.example/"}):
+        assert link_to("change-fib-rsi", "changes") == "[changes](https://ui.example/artifacts/key/change-fib-rsi)"
