@@ -21,7 +21,7 @@ from strategy_core.store.engine import open_database
 PATIENCE_S = 600.0
 CHROMIUM = "/usr/bin/chromium"
 QUIETLY = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage")
-WIDE, HIGH = 1280, 900
+WIDE, HIGH, TALL = 1280, 900, 1160
 COLOURS = 128  # of a picture: what a user interface needs
 T = TypeVar("T")
 
@@ -113,7 +113,7 @@ def shoot(page: Any, tmp_path: Path) -> Callable[[str], None]:
 
         page.mouse.move(0, 0)
         high = page.evaluate("Math.max(...[...document.querySelectorAll('main, main *')].map(e => e.scrollHeight))")
-        page.set_viewport_size({"width": WIDE, "height": max(HIGH, min(int(high) + 40, 2 * HIGH))})
+        page.set_viewport_size({"width": WIDE, "height": max(HIGH, min(int(high) + 40, TALL))})
         page.wait_for_timeout(500)
         picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
         picture.quantize(COLOURS).save(folder / f"{name}.png", optimize=True)
