@@ -32,6 +32,8 @@ HOST = "127.0.0.1"  # nobody else's business: the server has no password
 _HEALTHY_WITHIN_S = 180.0
 _LOOK_EVERY_S = 1.0
 _API_PORT = 8321  # if it is free
+_METRICS_PORT = 9464  # if it is free
+_NO_API = "not installed: pip install 'strategy-rollout[api]'"
 _API_NEEDS = ("fastapi_offline", "jwt", "prometheus_client", "uvicorn")
 _API_KEYS = ("ROLLOUT_API_SECRET", "ROLLOUT_API_PUBLIC_KEY", "ROLLOUT_API_JWKS_URL")
 _LEASES = "prefect.server.concurrency.lease_storage.filesystem"  # in memory, a killed server forgets who runs
@@ -122,10 +124,14 @@ def _run(
     api = _api_environment()
     if api:
         _start(supervisor, "API", ["strategy_core.api"], environment | api, state)
+    metrics = _free_port(_METRICS_PORT) if importlib.util.find_spec("prometheus_client") else None
+    if metrics:
+        _start(supervisor, "metrics", ["strategy_core.cli", "exporter", "--port", str(metrics)], environment, state)
     shown = make_url(settings.database_url).render_as_string(hide_password=True)
     for what, value in {
         "Prefect UI": api_url.removesuffix("/api"),
-        **_told_of_api(api),
+        "API": _told_of_api(api),
+        "metrics": f"http://{HOST}:{metrics}/metrics" if metrics else _NO_API,
         "database": shown,
         "candles": f"{source.name}: {', '.join(source.symbols())}",
         "clock": f"{start:%Y-%m-%d %H:%M} UTC, {speed / 60:.4g} h a minute, candles until {end:%Y-%m-%d}",
@@ -184,12 +190,12 @@ def _api_environment() -> dict[str, str]:
     return told if any(os.environ.get(key) for key in _API_KEYS) else told | {"ROLLOUT_API_DEVELOPMENT": "1"}
 
 
-def _told_of_api(api: Mapping[str, str]) -> dict[str, str]:
+def _told_of_api(api: Mapping[str, str]) -> str:
     if not api:
-        return {"API": "not installed: pip install 'strategy-rollout[api]'"}
+        return _NO_API
     url = f"http://{HOST}:{api['ROLLOUT_API_PORT']}"
     token = "ROLLOUT_API_DEVELOPMENT=1 rollout token --name you" if "ROLLOUT_API_DEVELOPMENT" in api else "yours"
-    return {"API": f"{url}/docs, with a token: {token}", "metrics": f"{url}/metrics, with the same token"}
+    return f"{url}/docs, with a token: {token}"
 
 
 def _free_port(wanted: int = 0) -> int:

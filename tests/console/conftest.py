@@ -1,0 +1,122 @@
+"""A browser on the Prefect UI of a started `rollout up`: what an owner sees and clicks, and pictures of it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+from sqlalchemy import Engine
+
+from strategy_core.store.engine import open_database
+
+PATIENCE_S = 600.0
+CHROMIUM = "/usr/bin/chromium"
+QUIETLY = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage")
+WIDE, HIGH, TALL = 1280, 900, 1160
+COLOURS = 128  # of a picture: what a user interface needs
+T = TypeVar("T")
+
+
+def wait_for(found: Callable[[], T | None], what: str) -> T:
+    deadline = time.monotonic() + PATIENCE_S
+    while (answer := found()) is None:
+        assert time.monotonic() < deadline, f"it did not come about in time: {what}"
+        time.sleep(1)
+    return answer
+
+
+@dataclass(frozen=True)
+class Up:
+    """A started `rollout up`: the addresses that it says, and its database."""
+
+    ui: str
+    engine: Engine
+
+    def deployment(self, name: str) -> str:
+        """Return the id of a deployment, once it is served."""
+
+        def found() -> str | None:
+            answer = httpx.post(f"{self.ui}/api/deployments/filter", json={}, timeout=60).raise_for_status().json()
+            return next((str(each["id"]) for each in answer if each["name"] == name), None)
+
+        return wait_for(found, f"deployment {name}")
+
+    def owners_runs(self) -> set[str]:
+        """Return the ids of all runs that somebody has asked for."""
+        wanted = {"flow_runs": {"tags": {"all_": ["owner"]}}}
+        answer = httpx.post(f"{self.ui}/api/flow_runs/filter", json=wanted, timeout=60).raise_for_status().json()
+        return {str(each["id"]) for each in answer}
+
+
+@pytest.fixture(scope="session")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """Start it as a newcomer does, in an empty folder with an empty home; twice as fast, to wait half as long."""
+    home = tmp_path_factory.mktemp("home")
+    said = home / "said.txt"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "ROLLOUT_"))}
+    with said.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "strategy_core.cli", "up", "--speed", "11520"],
+            env=clean | {"HOME": str(home)},
+            cwd=home,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+    def says(pattern: str) -> str:
+        def found() -> str | None:
+            assert process.poll() is None, said.read_text()
+            match = re.search(pattern, said.read_text())
+            return match[1] if match else None
+
+        return wait_for(found, pattern)
+
+    try:
+        ui = says(r"Prefect UI +(http://\S+)\n")
+        engine = open_database(says(r"database +(sqlite:///\S+)\n"))
+        yield Up(ui, engine)
+        engine.dispose()
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(120)
+
+
+@pytest.fixture
+def page() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIETLY))
+        page = browser.new_page(viewport={"width": WIDE, "height": HIGH})
+        page.set_default_timeout(PATIENCE_S * 1e3 / 5)
+        yield page
+        browser.close()
+
+
+@pytest.fixture
+def shoot(page: Any, tmp_path: Path) -> Callable[[str], None]:
+    """Return how to keep a picture of what is seen now: in ROLLOUT_SCREENSHOTS, or among the test's own files."""
+    folder = Path(os.environ.get("ROLLOUT_SCREENSHOTS") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def keep(name: str) -> None:
+        from PIL import Image
+
+        page.mouse.move(0, 0)
+        high = page.evaluate("Math.max(...[...document.querySelectorAll('main, main *')].map(e => e.scrollHeight))")
+        page.set_viewport_size({"width": WIDE, "height": max(HIGH, min(int(high) + 40, TALL))})
+        page.wait_for_timeout(500)
+        picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
+        picture.quantize(COLOURS).save(folder / f"{name}.png", optimize=True)
+        page.set_viewport_size({"width": WIDE, "height": HIGH})
+
+    return keep

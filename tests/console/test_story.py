@@ -1,0 +1,159 @@
+"""An owner's day in the Prefect UI, in a real browser: register, start, watch, approve, roll back."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from strategy_core.domain.ramp import State
+from strategy_core.store import audit, rollouts, versions
+from strategy_core.store.engine import reading
+from strategy_core.store.rollout_tables import AuditEvent, Rollout
+from tests.console.conftest import Up, wait_for
+
+pytestmark = pytest.mark.machine_suite
+SYMBOLS = ("GOLD", "SILVER", "PLATINUM", "PALLADIUM")
+Shoot = Callable[[str], None]
+
+
+def test_an_owner_registers_starts_watches_approves_and_rolls_back(up: Up, page: Any, shoot: Shoot) -> None:
+    wait_for(lambda: True if status(up, "v2") == "shadow" else None, "the faulty canary is undone by its gates")
+    page.goto(f"{up.ui}/v2/deployments")
+    page.get_by_role("link", name="start-canary", exact=True).wait_for()
+    shoot("deployments")
+
+    form(page, up, "register-version", {"Strategy": "seasonal", "Version": "v3", "Owner": "ana"})
+    add_items(page, "Symbols", SYMBOLS)
+    page.get_by_label("Entry point (Optional)").fill("fib_rsi")
+    write_json(page, "Config (Optional)", '{"fib_lookback_bars": 56}')
+    shoot("register-version")
+    submit(page, up, "Completed", "seasonal v3 is registered as shadow")
+    assert status(up, "v3") == "shadow"
+
+    form(page, up, "start-canary", {"Strategy": "seasonal", "Version": "v3", "Owner": "ana"})
+    page.get_by_label("Reason (Optional)", exact=True).fill("as good in the backtest, and quicker")
+    shoot("start-canary")
+    page.get_by_role("tab", name="A plan of your own").click()
+    approve_before(page).fill("10")
+    submit(page, up, "Completed", "seasonal v3 serves 5 % against v1")
+    started = rollout(up)
+    assert (started.version, started.plan["approve_before"]) == ("v3", [10.0])
+    assert len(started.plan["gates"]) == 12
+
+    read(page, up, "rollout-seasonal-v3", "seasonal v3 against v1: running at 5 % of users")
+    wait_for(lambda: True if rollout(up).state == State.AWAITING_APPROVAL else None, "an approval is asked for")
+    read(page, up, "rollout-seasonal-v3", "seasonal v3 against v1: awaiting approval at 5 % of users")
+    shoot("progress")
+
+    form(page, up, "approve-stage", {"Strategy": "seasonal", "Owner": "ana"})
+    submit(page, up, "Completed", "seasonal v3 may enter stage 2")
+    wait_for(lambda: True if rollout(up).stage_index >= 1 else None, "the tick takes the step")
+    read(page, up, "rollout-seasonal-v3", "seasonal v3 against v1: running at ", unlike="running at 5 %")
+
+    form(page, up, "rollback", {"Strategy": "seasonal", "Owner": "ana", "Reason": "users complain of late entries"})
+    submit(page, up, "Completed", "users of seasonal were taken off v3")
+    shoot("rollback-run")
+    read(page, up, "rollout-seasonal-v3", "seasonal v3 against v1: rolled back")
+    read(page, up, "rollback-seasonal-v3", "users complain of late entries")
+    shoot("rollback")
+    assert status(up, "v3") == "shadow"
+    assert rollout(up).state == State.ROLLED_BACK
+    done = [(event.action, event.actor) for event in trail(up) if event.version == "v3" and event.role == "owner"]
+    assert done == [
+        ("register_version", "ana"),
+        ("start_rollout", "ana"),
+        ("approve", "ana"),
+        ("roll_back", "ana"),
+    ]
+
+
+def test_what_a_form_lets_through_is_refused_in_a_line(up: Up, page: Any, shoot: Shoot) -> None:
+    before = len(trail(up))
+
+    form(page, up, "start-canary", {"Strategy": "seasonal", "Version": "v9", "Owner": "ana"})
+    submit(page, up, "Failed", "no version 'v9' of 'seasonal'")
+    shoot("refused")
+
+    assert len(trail(up)) == before
+
+
+def form(page: Any, up: Up, deployment: str, given: Mapping[str, str]) -> None:
+    """Open a deployment's form and fill in what stands first."""
+    page.goto(f"{up.ui}/v2/deployments/deployment/{up.deployment(deployment)}/run")
+    for label, text in given.items():
+        page.get_by_label(label, exact=True).fill(text)
+
+
+def field(page: Any, label: str) -> Any:
+    """Return what stands around a field's label: the field with its description."""
+    return page.get_by_text(label, exact=True).locator("xpath=ancestor::div[.//button or .//textarea][2]")
+
+
+def add_items(page: Any, label: str, items: Sequence[str]) -> None:
+    around = field(page, label)
+    for number, item in enumerate(items):
+        around.get_by_role("button", name="Add item").click()
+        around.get_by_role("textbox").nth(number).fill(item)
+
+
+def write_json(page: Any, label: str, text: str) -> None:
+    editor = page.locator(".cm-content").first
+    editor.click()
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.type(text)
+
+
+def approve_before(page: Any) -> Any:
+    return field(page, "Approve Before (Optional)").get_by_role("spinbutton").first
+
+
+def submit(page: Any, up: Up, state: str, line: str) -> None:
+    """Ask for the run, go to its page, and wait for its end with the line that an owner reads there."""
+    known = up.owners_runs()
+    page.get_by_role("button", name="Submit").click()
+    asked = wait_for(lambda: next(iter(up.owners_runs() - known), None), "the run is created")
+    see(page, f"{up.ui}/v2/runs/flow-run/{asked}?tab=Details", state)
+    see(page, page.url, line)
+
+
+def see(page: Any, address: str, words: str) -> None:
+    """Load a page until it shows *words*."""
+
+    def found() -> bool | None:
+        page.goto(address)
+        page.wait_for_timeout(3_000)
+        return True if words in page.inner_text("body") else None
+
+    wait_for(found, f"{words!r} at {address}")
+
+
+def read(page: Any, up: Up, key: str, words: str, *, unlike: str = "") -> None:
+    """Open the newest artifact of a key until it says *words*, and *unlike* no more: it is written over by ticks."""
+
+    def found() -> bool | None:
+        page.goto(f"{up.ui}/v2/artifacts/key/{key}")
+        page.wait_for_timeout(3_000)
+        links = page.locator("a[href*='/artifacts/artifact/']")
+        if not links.count():
+            return None
+        links.first.click()
+        page.wait_for_timeout(3_000)
+        shown = page.inner_text("body")
+        return True if words in shown and not (unlike and unlike in shown) else None
+
+    wait_for(found, f"{words!r} in artifact {key}")
+
+
+def status(up: Up, version: str) -> str:
+    with reading(up.engine) as session:
+        return versions.get_version(session, "seasonal", version).status
+
+
+def rollout(up: Up) -> Rollout:
+    with reading(up.engine) as session:
+        return rollouts.list_rollouts(session, "seasonal")[0]
+
+
+def trail(up: Up) -> Sequence[AuditEvent]:
+    with reading(up.engine) as session:
+        return audit.events(session, "seasonal")
