@@ -39,9 +39,13 @@ class Exporter(ThreadingHTTPServer):
         super().__init__((host, port), _Handler)
 
     @property
+    def address(self) -> tuple[str, int]:
+        return str(self.server_address[0]), int(self.server_address[1])
+
+    @property
     def url(self) -> str:
-        host, port = self.server_address[:2]
-        return f"http://{f'[{host!s}]' if ':' in str(host) else host!s}:{port}{PATH}"
+        host, port = self.address
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}{PATH}"
 
     def answer(self, media_type: str) -> tuple[int, bytes]:
         """Return the status and the body of a scrape; one that cannot read the database is refused, and never empty."""
