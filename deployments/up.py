@@ -30,7 +30,7 @@ HOST = "127.0.0.1"  # nobody else's business: the server has no password
 _HEALTHY_WITHIN_S = 180.0
 _LOOK_EVERY_S = 1.0
 _API_PORT = 8321  # if it is free
-_API_NEEDS = ("fastapi_offline", "jwt", "prometheus_client", "uvicorn")
+_API_NEEDS = ("fastapi_offline", "jwt", "uvicorn")
 _API_KEYS = ("ROLLOUT_API_SECRET", "ROLLOUT_API_PUBLIC_KEY", "ROLLOUT_API_JWKS_URL")
 _PRIVATE = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
 
