@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, bindparam, text
+from sqlalchemy import Engine, text
 
 from strategy_core.domain.errors import InvariantRefused
 from strategy_core.domain.lifecycle import Status
@@ -171,13 +171,16 @@ def test_what_is_there_already_is_counted(first_release: Engine) -> None:
                 )
             )
         session.connection().execute(text("INSERT INTO platform_user (user_id, loaded_at) VALUES ('u1', '2026-03-02')"))
-        for gate in ('{"gate": "errors", "verdict": "breach"}', '{"gate": "freshness", "verdict": "blind"}', "{}"):
-            insert = (
-                "INSERT INTO alert_outbox (at, severity, kind, strategy_name, text, facts, dedupe_key, "
-                "acknowledged_by, acknowledged_because) "
-                "VALUES ('2026-03-02', 'critical', 'rollout.rolled_back', 'fib_rsi', '', :facts, :facts, '', '')"
+        for key, gate in enumerate(
+            ('{"gate": "errors", "verdict": "breach"}', '{"verdict": "blind", "gate": "x"}', "{}")
+        ):
+            session.connection().execute(
+                text(
+                    "INSERT INTO alert_outbox (at, severity, kind, strategy_name, text, facts, dedupe_key, "
+                    "acknowledged_by, acknowledged_because) VALUES "
+                    f"('2026-03-02', 'critical', 'rollout.rolled_back', 'fib_rsi', '', '{gate}', '{key}', '', '')"
+                )
             )
-            session.connection().execute(text(insert).bindparams(bindparam("facts", gate)))
 
     upgrade(first_release)
 
