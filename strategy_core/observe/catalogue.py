@@ -55,7 +55,9 @@ FAMILIES = (
     ),
     _gauge("comparison_difference_r", (*_OF, "bound"), "R per slot of a shadow less the active's: low, mean, high."),
     _gauge("fidelity_concordance", _OF, "How well the shadow tells live results: 1 when equal, 0 when unrelated."),
-    _gauge("exporter_left_out", ("reason",), "Series left out: beyond the cap, or of a row that cannot be read."),
+    _gauge(
+        "exporter_left_out", ("reason",), "Whether series beyond the cap were left out; how many rows cannot be read."
+    ),
     _gauge("exporter_collect_seconds", (), "Time that reading these numbers took."),
 )
 NAMES = frozenset(family.name for family in FAMILIES)

@@ -22,7 +22,7 @@ from strategy_core.observe.metrics import exposition
 from strategy_core.store.engine import failure
 
 PATH = "/metrics"
-_PATIENCE_S = 10.0  # with a client that sends nothing, or takes nothing
+_PATIENCE_S = 10.0  # with a client that sends nothing, or takes nothing; and with the scrape before
 
 log = structlog.get_logger(__name__)
 
@@ -39,21 +39,28 @@ class Exporter(ThreadingHTTPServer):
         super().__init__((host, port), _Handler)
 
     @property
+    def address(self) -> tuple[str, int]:
+        return str(self.server_address[0]), int(self.server_address[1])
+
+    @property
     def url(self) -> str:
-        host, port = self.server_address[:2]
-        return f"http://{f'[{host!s}]' if ':' in str(host) else host!s}:{port}{PATH}"
+        host, port = self.address
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}{PATH}"
 
     def answer(self, media_type: str) -> tuple[int, bytes]:
         """Return the status and the body of a scrape; one that cannot read the database is refused, and never empty."""
+        if not self._turn.acquire(timeout=_PATIENCE_S):  # else a database that hangs would gather them without end
+            return 503, b"another scrape has not been answered yet\n"
         try:
-            with self._turn:
-                return 200, exposition(self._engine, now=self._clock(), media_type=media_type)
+            return 200, exposition(self._engine, now=self._clock(), media_type=media_type)
         except DBAPIError as error:
             log.warning("exporter.database", error=failure(error))
             return 503, f"{failure(error)}\n".encode()
         except Exception:  # whatever it was: the next scrape is answered
             log.exception("exporter.failed")
             return 500, b"these numbers could not be made; the log says why\n"
+        finally:
+            self._turn.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.info("exporter.broken_off", client=str(client_address[0]))

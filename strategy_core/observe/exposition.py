@@ -5,14 +5,14 @@ installation, of which a whole scrape may take a third.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Literal
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
-Samples: TypeAlias = list[tuple[tuple[str, ...], float]]
 _ESCAPED = {"\\": r"\\", "\n": r"\n", '"': r"\""}
 _TO_ESCAPE = re.compile(r'[\\\n"]')
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -35,24 +35,28 @@ class Family:
     told: str
 
 
-@dataclass(slots=True)
 class Exposition:
     """Samples by family; every family stands in the answer, with samples or without."""
 
-    families: Iterable[Family]
-    samples: dict[str, Samples] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.samples = {family.name: [] for family in self.families}
+    def __init__(self, families: Iterable[Family]) -> None:
+        self._families = list(families)
+        self._lines: dict[str, list[str]] = {family.name: [] for family in self._families}
+        self._forms = {family.name: _form(family) for family in self._families}
+        self._escaped, self._number = _Escaped(), _Number()
 
     def add(self, name: str, labels: tuple[str, ...], value: float) -> None:
-        self.samples[name].append((labels, value))
+        self.add_all(name, [(labels, value)])
+
+    def add_all(self, name: str, samples: Iterable[tuple[tuple[str, ...], float]]) -> None:
+        """Write down many at once: lines, since as many tuples would have Python look for garbage among all it has."""
+        line, ordered = self._forms[name]
+        safe, number = self._escaped.__getitem__, self._number
+        self._lines[name] += [line % (*map(safe, ordered(labels)), number[value]) for labels, value in samples]
 
     def written(self, media_type: str) -> bytes:
         """Return all of it in the format of *media_type*, TEXT or OPENMETRICS."""
         openmetrics = media_type == OPENMETRICS
-        known: dict[str, str] = {}
-        parts = [_written(family, self.samples[family.name], known, openmetrics) for family in self.families]
+        parts = [part for family in self._families for part in (_head(family, openmetrics), *self._lines[family.name])]
         return "".join([*parts, "# EOF\n" if openmetrics else ""]).encode()
 
 
@@ -61,34 +65,39 @@ def wanted(accept: str) -> str:
     return OPENMETRICS if _WANTS_OPENMETRICS.search(accept) else TEXT
 
 
-def _written(family: Family, samples: Samples, known: dict[str, str], openmetrics: bool) -> str:
-    about = family.name.removesuffix("_total") if openmetrics and family.kind == "counter" else family.name
-    told = _escaped(family.told) if openmetrics else _escaped(family.told).replace(r"\"", '"')
-    head = f"# HELP {about} {told}\n# TYPE {about} {family.kind}\n"
+class _Escaped(dict[str, str]):
+    """Label values as both formats have them, each made once."""
+
+    def __missing__(self, text: str) -> str:
+        safe = self[text] = _escaped(text)
+        return safe
+
+
+class _Number(dict[float, str]):
+    """Numbers as both formats have them, each made once; what is no number has a capital."""
+
+    def __missing__(self, value: float) -> str:
+        text = repr(float(value))
+        self[value] = text = _SPECIAL.get(text, text)
+        return text
+
+
+def _form(family: Family) -> tuple[str, Callable[[tuple[str, ...]], tuple[str, ...]]]:
+    """Return the line of a sample, to be filled, and what puts its labels into the order of their names."""
     order = sorted(range(len(family.labels)), key=family.labels.__getitem__)
     pairs = ",".join(f'{family.labels[at]}="%s"' for at in order)
     line = f"{family.name}{{{pairs}}} %s\n" if pairs else f"{family.name} %s\n"
-    return head + "".join([line % (*_values(labels, order, known), _number(value)) for labels, value in samples])
+    return line, tuple if len(order) < 2 else itemgetter(*order)
 
 
-def _values(labels: Sequence[str], order: Sequence[int], known: dict[str, str]) -> list[str]:
-    values = []
-    for at in order:
-        value = labels[at]
-        safe = known.get(value)
-        if safe is None:
-            safe = known[value] = _escaped(value)
-        values.append(safe)
-    return values
+def _head(family: Family, openmetrics: bool) -> str:
+    about = family.name.removesuffix("_total") if openmetrics and family.kind == "counter" else family.name
+    told = _escaped(family.told) if openmetrics else _escaped(family.told).replace(r"\"", '"')
+    return f"# HELP {about} {told}\n# TYPE {about} {family.kind}\n"
 
 
 def _escaped(text: str) -> str:
     return _TO_ESCAPE.sub(lambda found: _ESCAPED[found[0]], _SURROGATE.sub("\ufffd", text))
-
-
-def _number(value: float) -> str:
-    """Return *value* as both formats have it: they spell what is no number with a capital."""
-    return _SPECIAL.get(found, found) if (found := repr(float(value)))[-1] in "fn" else found
 
 
 _SPECIAL: Mapping[str, str] = {"inf": "+Inf", "-inf": "-Inf", "nan": "NaN"}

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 from time import perf_counter
 from typing import Any
 
@@ -15,7 +16,7 @@ from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import InvalidPlan, InvalidTimeframe
 from strategy_core.domain.gates import Freshness, Verdict
 from strategy_core.domain.lifecycle import Status, utc
-from strategy_core.domain.plan import Plan, read_plan
+from strategy_core.domain.plan import read_plan
 from strategy_core.domain.ramp import BLIND, OWNER, UNANSWERED
 from strategy_core.domain.routing import as_percent
 from strategy_core.observe.catalogue import FAMILIES
@@ -29,8 +30,8 @@ from strategy_core.store.tally_tables import Counted
 RETIRED_FOR = timedelta(days=7)  # how long a version is told of after it was retired
 MOST_PAIRS = 10_000  # versions and symbols; twice what a scrape is measured with
 MOST_TALLIES = 20_000
+_VERDICTS = tuple(verdict.value for verdict in Verdict)
 ERROR_KINDS = ("breach", "deadline", "died", "invalid", "raised")
-_DECISIONS = ("buy", "sell", "hold", ERROR)
 
 
 def exposition(engine: Engine, strategies: Strategies = None, *, now: datetime, media_type: str = TEXT) -> bytes:
@@ -87,10 +88,10 @@ class _Told:
 
     def decisions(self, rows: Rows) -> None:
         add, feeds = self.found.add, dict[str, tuple[float, float]]()
-        self.left_out["cap"] += len(rows[MOST_PAIRS:])
-        for name, version, symbol, buy, sell, hold, error, newest_s in rows[:MOST_PAIRS]:
-            for decision, total in zip(_DECISIONS, (buy, sell, hold, error), strict=True):
-                add("shadow_decisions_total", (version, name, symbol, decision), total)
+        self.left_out["cap"] |= len(rows) > MOST_PAIRS
+        rows = rows[:MOST_PAIRS]
+        self.found.add_all("shadow_decisions_total", _said(rows))
+        for name, version, symbol, *_, newest_s in rows:
             known = self._versions.get((name, version))
             if known is not None and known.status != Status.RETIRED:
                 known.newest_s[symbol] = newest_s
@@ -116,18 +117,19 @@ class _Told:
             if row.concordance is not None:
                 add("fidelity_concordance", (row.strategy_name, row.control_version), row.concordance)
             with self._readable():
-                plan = read_plan(json.loads(row.plan))
-                add("rollout_stages", key, len(plan.stages))
-                self._gates(key, plan, gates.get(row.id, []))
+                stages, names = _read(row.plan)
+                add("rollout_stages", key, stages)
+                self._gates(key, names, gates.get(row.id, []))
 
-    def _gates(self, key: tuple[str, str], plan: Plan, said: Iterable[Sequence[Any]]) -> None:
-        add, names = self.found.add, [Freshness().name, *(gate.name for gate in plan.gates)]
+    def _gates(self, key: tuple[str, str], names: Sequence[str], said: Iterable[Sequence[Any]]) -> None:
+        add = self.found.add
         for gate in names:
             self._causes.setdefault((key[0], gate), 0)
-            self._verdicts |= {(key[0], gate, verdict.value): 0 for verdict in Verdict}
-        for gate, verdict, value, limit in said:
+            self._verdicts |= dict.fromkeys([(key[0], gate, verdict) for verdict in _VERDICTS], 0)
+        for gate, newest in said:
             if gate not in names:  # an earlier release judged by it, and it will never speak again
                 continue
+            verdict, value, limit = json.loads(newest)
             add("gate_verdict", (*key, gate, verdict), 1)
             if value is not None:
                 add("gate_value", (*key, gate), value)
@@ -136,7 +138,7 @@ class _Told:
 
     def tallies(self, rows: Rows) -> None:
         """Tell the counts; those that may be asked for are 0 until then, or nobody would see the first grow."""
-        self.left_out["cap"] += len(rows[MOST_TALLIES:])
+        self.left_out["cap"] |= len(rows) > MOST_TALLIES
         errors = {(*key, kind): 0 for key in self._versions for kind in ERROR_KINDS}
         for strategy, what, name, detail, total in rows[:MOST_TALLIES]:
             if what == Counted.ROLLBACK:
@@ -149,19 +151,23 @@ class _Told:
                 errors[strategy, name, detail] = total
             elif what == Counted.ACTIVATION:
                 self.found.add("version_activations_total", (strategy, name), total)
-        self._add_all("shadow_errors_total", errors)
-        self._add_all("rollbacks_total", self._causes)
-        self._add_all("gate_verdicts_total", self._verdicts)
+        self.found.add_all("shadow_errors_total", errors.items())
+        self.found.add_all("rollbacks_total", self._causes.items())
+        self.found.add_all("gate_verdicts_total", self._verdicts.items())
         for key in self._versions:
             self.found.add("isolation_breaches_total", key, errors[*key, "breach"])
 
     def comparisons(self, rows: Rows) -> None:
-        for name, version, divergence, *difference in rows:
-            if divergence is not None:
-                self.found.add("comparison_divergence_percent", (name, version), divergence)
-            for bound, value in zip(("low", "mean", "high"), difference, strict=True):
-                if value is not None:
-                    self.found.add("comparison_difference_r", (name, version, bound), value)
+        for name, version, report in rows:
+            if report is None:
+                continue
+            with self._readable():
+                divergence, *difference = json.loads(report)
+                if divergence is not None:
+                    self.found.add("comparison_divergence_percent", (name, version), divergence)
+                for bound, value in zip(("low", "mean", "high"), difference, strict=True):
+                    if value is not None:
+                        self.found.add("comparison_difference_r", (name, version, bound), value)
 
     def alerts(self, rows: Rows) -> None:
         raised = {(severity.value, kind): 0 for severity in Severity for kind in HEADLINES}
@@ -170,8 +176,8 @@ class _Told:
             known = kind if kind in HEADLINES else "other"  # of an earlier release
             raised[severity, known] = raised.get((severity, known), 0) + total
             open_now[severity] += total - acknowledged
-        self._add_all("alerts_raised_total", raised)
-        self._add_all("alerts_unacknowledged", {(severity,): total for severity, total in open_now.items()})
+        self.found.add_all("alerts_raised_total", raised.items())
+        self.found.add_all("alerts_unacknowledged", [((severity,), total) for severity, total in open_now.items()])
 
     def outbox(self, rows: Rows) -> None:
         for channel, due, oldest in rows:
@@ -179,7 +185,7 @@ class _Told:
             self.found.add("alert_outbox_oldest_seconds", (channel,), self._age(oldest) if due else 0)
 
     def collected(self, took_s: float) -> None:
-        self._add_all("exporter_left_out", {(reason,): total for reason, total in self.left_out.items()})
+        self.found.add_all("exporter_left_out", [((reason,), total) for reason, total in self.left_out.items()])
         self.found.add("exporter_collect_seconds", (), took_s)
 
     @contextmanager
@@ -188,10 +194,6 @@ class _Told:
             yield
         except (InvalidPlan, InvalidTimeframe, ValueError, TypeError):
             self.left_out["unreadable"] += 1
-
-    def _add_all(self, name: str, totals: dict[Any, int]) -> None:
-        for labels, total in totals.items():
-            self.found.add(name, labels, total)
 
     def _age(self, moment: datetime) -> float:
         return self._since(moment.timestamp())
@@ -214,3 +216,18 @@ class _Version:
         """Return the close of the newest candle that it was asked about; when it was registered, before any."""
         newest_s = self.newest_s.get(symbol)
         return self.created_s if newest_s is None else newest_s + self.candle_s
+
+
+def _said(rows: Rows) -> Iterator[tuple[tuple[str, ...], float]]:
+    for name, version, symbol, buy, sell, hold, error, _ in rows:
+        yield (version, name, symbol, "buy"), buy
+        yield (version, name, symbol, "sell"), sell
+        yield (version, name, symbol, "hold"), hold
+        yield (version, name, symbol, ERROR), error
+
+
+@lru_cache(maxsize=256)
+def _read(plan: str) -> tuple[int, tuple[str, ...]]:
+    """Return how many stages a plan has, and its gates' names; a plan is frozen, and reading it takes a millisecond."""
+    found = read_plan(json.loads(plan))
+    return len(found.stages), (Freshness().name, *(gate.name for gate in found.gates))

@@ -21,12 +21,12 @@ def read_alerts(session: Session, strategies: Strategies) -> Rows:
         func.count(),
         func.count(col(AlertOutbox.acknowledged_at)),
     ).group_by(col(AlertOutbox.kind), col(AlertOutbox.severity))
-    return session.execute(of(query, col(AlertOutbox.strategy_name), strategies)).all()
+    return session.connection().execute(of(query, col(AlertOutbox.strategy_name), strategies)).all()
 
 
 def read_outbox(session: Session, strategies: Strategies, *, now: datetime) -> Rows:
     """Return (channel, alerts due, since when the oldest is) of every channel that alerts were ever given to."""
-    found, channel = [], session.execute(select(func.min(col(AlertDelivery.channel)))).scalar()
+    found, channel = [], session.connection().execute(select(func.min(col(AlertDelivery.channel)))).scalar()
     while channel is not None:  # from one to the next by the index: all rows would be most of the outbox
         due = (
             select(func.count(), func.min(col(AlertDelivery.due_at)))
@@ -37,7 +37,9 @@ def read_outbox(session: Session, strategies: Strategies, *, now: datetime) -> R
                 col(AlertOutbox.acknowledged_at).is_(None),
             )
         )
-        found.append((channel, *session.execute(of(due, col(AlertOutbox.strategy_name), strategies)).one()))
+        found.append(
+            (channel, *session.connection().execute(of(due, col(AlertOutbox.strategy_name), strategies)).one())
+        )
         following = select(func.min(col(AlertDelivery.channel))).where(col(AlertDelivery.channel) > channel)
-        channel = session.execute(following).scalar()
+        channel = session.connection().execute(following).scalar()
     return found

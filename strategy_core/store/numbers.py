@@ -46,7 +46,7 @@ def read_strategies(session: Session, strategies: Strategies) -> Rows:
         .outerjoin(DirectoryTally, col(DirectoryTally.salt) == col(Strategy.salt))
         .order_by(col(Strategy.name))
     )
-    return session.execute(of(query, col(Strategy.name), strategies)).all()
+    return session.connection().execute(of(query, col(Strategy.name), strategies)).all()
 
 
 def read_versions(session: Session, strategies: Strategies, *, retired_since: datetime) -> Rows:
@@ -60,7 +60,7 @@ def read_versions(session: Session, strategies: Strategies, *, retired_since: da
         col(StrategyVersion.created_at),
     ).where(_told_of(retired_since))
     ordered = query.order_by(col(StrategyVersion.strategy_name), col(StrategyVersion.version))
-    return session.execute(of(ordered, col(StrategyVersion.strategy_name), strategies)).all()
+    return session.connection().execute(of(ordered, col(StrategyVersion.strategy_name), strategies)).all()
 
 
 def read_decisions(session: Session, strategies: Strategies, *, retired_since: datetime, at_most: int) -> Rows:
@@ -78,14 +78,14 @@ def read_decisions(session: Session, strategies: Strategies, *, retired_since: d
         .order_by(col(DecisionTally.strategy_name), col(DecisionTally.version), col(DecisionTally.symbol))
         .limit(at_most + 1)
     )
-    return session.execute(of(query, col(DecisionTally.strategy_name), strategies)).all()
+    return session.connection().execute(of(query, col(DecisionTally.strategy_name), strategies)).all()
 
 
 def read_tallies(session: Session, strategies: Strategies, *, at_most: int) -> Rows:
     """Return (strategy, what is counted, name, detail, total): *at_most*, and one if there are more."""
     query = select(*Tally.__table__.c)  # type: ignore[attr-defined]
     ordered = query.order_by(col(Tally.strategy_name), col(Tally.what), col(Tally.name), col(Tally.detail))
-    return session.execute(of(ordered.limit(at_most + 1), col(Tally.strategy_name), strategies)).all()
+    return session.connection().execute(of(ordered.limit(at_most + 1), col(Tally.strategy_name), strategies)).all()
 
 
 def read_rollouts(session: Session, strategies: Strategies) -> Rows:
@@ -109,11 +109,11 @@ def read_rollouts(session: Session, strategies: Strategies) -> Rows:
         .where(_is_open())
         .order_by(col(Rollout.strategy_name))
     )
-    return session.execute(of(query, col(Rollout.strategy_name), strategies)).all()
+    return session.connection().execute(of(query, col(Rollout.strategy_name), strategies)).all()
 
 
 def read_gates(session: Session, strategies: Strategies) -> dict[UUID, list[Any]]:
-    """Return (gate, verdict, value, limit) of each open rollout's gates, by rollout: of each the newest row.
+    """Return (gate, JSON of [verdict, value, limit]) of each open rollout's gates, by rollout: of each the newest row.
 
     Which gates have ever spoken is known from their counts; the newest row of each is then one look into an index.
     """
@@ -129,72 +129,53 @@ def read_gates(session: Session, strategies: Strategies) -> dict[UUID, list[Any]
         )
         .where(_is_open())
         .distinct()
-        .cte("spoke")
+        .subquery()
     )
     newest = (
-        select(func.max(col(GateVerdict.ticked_at)))
+        select(_packed(session, col(GateVerdict.verdict), col(GateVerdict.value), col(GateVerdict.limit)))
         .where(col(GateVerdict.rollout_id) == spoke.c.rollout_id, col(GateVerdict.gate) == spoke.c.gate)
+        .order_by(col(GateVerdict.ticked_at).desc())
+        .limit(1)
         .correlate(spoke)
         .scalar_subquery()
     )
-    rows = session.execute(
-        select(
-            col(GateVerdict.rollout_id),
-            col(GateVerdict.gate),
-            col(GateVerdict.verdict),
-            col(GateVerdict.value),
-            col(GateVerdict.limit),
-        )
-        .select_from(spoke)
-        .join(
-            GateVerdict,
-            and_(
-                col(GateVerdict.rollout_id) == spoke.c.rollout_id,
-                col(GateVerdict.gate) == spoke.c.gate,
-                col(GateVerdict.ticked_at) == newest,
-            ),
-        )
-        .order_by(col(GateVerdict.gate))
-    )
+    rows = session.connection().execute(select(spoke.c.rollout_id, spoke.c.gate, newest).order_by(spoke.c.gate))
     found: dict[UUID, list[Any]] = {}
-    for rollout_id, *said in rows:
-        found.setdefault(rollout_id, []).append(said)
+    for rollout_id, gate, said in rows:
+        if said is not None:  # else the gate spoke in another of the strategy's rollouts
+            found.setdefault(rollout_id, []).append((gate, said))
     return found
 
 
 def read_comparisons(session: Session, strategies: Strategies) -> Rows:
-    """Return (strategy, version, divergence, low, mean, high) of the newest report on each shadow and canary."""
+    """Return (strategy, version, JSON of [divergence, low, mean, high]) of each shadow's and canary's newest report."""
+    report = col(ComparisonReport.report)
+    bounds = [report[("difference", bound)] for bound in ("low", "mean", "high")]
     newest = (
-        select(func.max(col(ComparisonReport.created_at)))
+        select(_packed(session, report["divergence_rate"], *bounds))
         .where(
             col(ComparisonReport.strategy_name) == col(StrategyVersion.strategy_name),
             col(ComparisonReport.shadow_version) == col(StrategyVersion.version),
             col(ComparisonReport.symbol) == "",
         )
+        .order_by(col(ComparisonReport.created_at).desc())
+        .limit(1)
         .correlate(StrategyVersion)
         .scalar_subquery()
     )
-    report = col(ComparisonReport.report)
     query = (
-        select(
-            col(StrategyVersion.strategy_name),
-            col(StrategyVersion.version),
-            report["divergence_rate"].as_float(),
-            *(report[("difference", bound)].as_float() for bound in ("low", "mean", "high")),
-        )
-        .join(
-            ComparisonReport,
-            and_(
-                col(ComparisonReport.strategy_name) == col(StrategyVersion.strategy_name),
-                col(ComparisonReport.shadow_version) == col(StrategyVersion.version),
-                col(ComparisonReport.symbol) == "",
-                col(ComparisonReport.created_at) == newest,
-            ),
-        )
+        select(col(StrategyVersion.strategy_name), col(StrategyVersion.version), newest)
         .where(col(StrategyVersion.status).in_([Status.SHADOW.value, Status.CANARY.value]))
         .order_by(col(StrategyVersion.strategy_name), col(StrategyVersion.version))
     )
-    return session.execute(of(query, col(StrategyVersion.strategy_name), strategies)).all()
+    return session.connection().execute(of(query, col(StrategyVersion.strategy_name), strategies)).all()
+
+
+def _packed(session: Session, *columns: Any) -> Any:
+    """Return the columns as one text of JSON: a join for several may be planned as a scan of all rows."""
+    if session.get_bind().dialect.name == "postgresql":
+        return cast(func.jsonb_build_array(*columns), Text)
+    return func.json_array(*columns)
 
 
 def _told_of(retired_since: datetime) -> Any:

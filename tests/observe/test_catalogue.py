@@ -2,8 +2,11 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
+from strategy_core.isolation.wire import Kind
 from strategy_core.observe.catalogue import FAMILIES, NAMES
+from strategy_core.observe.metrics import ERROR_KINDS
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "metrics.md"
 _ROW = re.compile(r"^\| `(\w+)` \| (\w+) \| ([\w, ]*?) ?\| (.+) \|$", re.MULTILINE)
@@ -21,3 +24,7 @@ def test_the_page_tells_of_every_metric_and_of_no_other() -> None:
 def test_every_name_stands_there_once() -> None:
     assert len(NAMES) == len(FAMILIES)
     assert all(family.name.endswith("_total") == (family.kind == "counter") for family in FAMILIES)
+
+
+def test_every_kind_of_error_is_told_before_the_first() -> None:
+    assert {*ERROR_KINDS, ""} == set(get_args(Kind))

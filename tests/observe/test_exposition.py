@@ -1,7 +1,7 @@
 """What is written is what parsers of both formats read, whatever the names hold."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from strategy_core.observe.exposition import OPENMETRICS, TEXT, Exposition, Fami
 
 COUNTED = Family("said_total", "counter", ("strategy", "decision"), 'What was said, "in all"; a back\\slash')
 MEASURED = Family("measured", "gauge", (), "What was measured.")
-PARSERS: dict[str, Callable[[str], Iterator[Any]]] = {TEXT: as_text, OPENMETRICS: as_openmetrics}
+PARSERS: dict[str, Callable[[str], Iterable[Any]]] = {TEXT: as_text, OPENMETRICS: as_openmetrics}
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
     ['a"b', "a\\", "a\nb", '",x="', "\\n", "{}", "%s", "a=b,c", "\r", "\u2028"]
 )

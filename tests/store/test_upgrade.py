@@ -18,8 +18,9 @@ from strategy_core.services.ramp import tick
 from strategy_core.services.status import read_status
 from strategy_core.store import rollouts, versions
 from strategy_core.store.engine import open_database, reading, transaction, upgrade
-from tests.builders import DAY, GOLD, MONDAY, OWNER, put_day, version_row
+from tests.builders import DAY, GOLD, MONDAY, OWNER, decision_row, put_day, put_decisions, version_row
 from tests.endpoint import Endpoint
+from tests.observe.scraping import scrape
 from tests.services.outbox import channel_to, outbox
 
 PLAN = {
@@ -151,3 +152,51 @@ def test_what_a_gate_of_before_said_last_keeps_nobody_from_approving(first_relea
     (status,) = read_status(first_release, "fib_rsi", now=MONDAY + DAY)
     assert status.rollout is not None
     assert status.rollout.verdicts == []
+
+
+def test_what_is_there_already_is_counted(first_release: Engine) -> None:
+    before: Any = {"counted": False}
+    put_day(first_release, MONDAY, {"1": "buy", "2": "sell"}, {"1": 0.5, "2": -0.5}, signal_hours=[1, 2], **before)
+    put_decisions(first_release, decision_row("2", MONDAY + DAY, "error", error_kind="raised"), **before)
+    upgrade(first_release, "v0005")
+    with transaction(first_release) as session:
+        rollout = rollouts.open_rollouts(session)[0].id.hex
+        verdicts = ("pass", "pass", "breach")
+        for hour, verdict in enumerate(verdicts):
+            session.connection().execute(
+                text(
+                    "INSERT INTO gate_verdict (id, rollout_id, ticked_at, stage_index, gate, verdict, armed, "
+                    f"reason, n) VALUES ('{hour:032x}', '{rollout}', '2026-03-02 0{hour}:00:00+00:00', 0, 'errors', "
+                    f"'{verdict}', true, '', 0)"
+                )
+            )
+        session.connection().execute(text("INSERT INTO platform_user (user_id, loaded_at) VALUES ('u1', '2026-03-02')"))
+        for key, gate in enumerate(
+            ('{"gate": "errors", "verdict": "breach"}', '{"verdict": "blind", "gate": "x"}', "{}")
+        ):
+            session.connection().execute(
+                text(
+                    "INSERT INTO alert_outbox (at, severity, kind, strategy_name, text, facts, dedupe_key, "
+                    "acknowledged_by, acknowledged_because) VALUES "
+                    f"('2026-03-02', 'critical', 'rollout.rolled_back', 'fib_rsi', '', '{gate}', '{key}', '', '')"
+                )
+            )
+
+    upgrade(first_release)
+
+    found = scrape(first_release, now=MONDAY + 2 * DAY)
+    of = "strategy=fib_rsi version=2"
+    said = "shadow_decisions_total decision={} strategy=fib_rsi symbol=GOLD version=2"
+    assert [found[said.format(decision)] for decision in ("buy", "sell", "hold", "error")] == [0, 2, 22, 1]
+    assert found[f"shadow_errors_total kind=raised {of}"] == 1
+    assert found[f"shadow_lag_seconds {of}"] == 23 * 3600
+    assert found["gate_verdicts_total gate=errors strategy=fib_rsi verdict=pass"] == 2
+    assert found["gate_verdict gate=errors strategy=fib_rsi verdict=breach version=2"] == 1
+    assert [found[f"rollbacks_total cause={cause} strategy=fib_rsi"] for cause in ("errors", "blind", "owner")] == [
+        1
+    ] * 3
+    assert found["directory_users strategy=fib_rsi"] == 1
+    put_decisions(
+        first_release, decision_row("2", MONDAY + DAY, "error", error_kind="raised"), decision_row("2", MONDAY - DAY)
+    )
+    assert scrape(first_release, now=MONDAY + 2 * DAY)[said.format("hold")] == 23
