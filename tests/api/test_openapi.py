@@ -47,9 +47,9 @@ def served(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     engine.dispose()
 
 
-def found(api: Api, name: str) -> Any:
-    schema = schemathesis.openapi.from_asgi("/openapi.json", api.app)
-    return schema.find_operation_by_id(name)
+@pytest.fixture(scope="module")
+def schema(served: tuple[Api, World]) -> Any:
+    return schemathesis.openapi.from_asgi("/openapi.json", served[0].app)
 
 
 def meant(case: Any, world: World) -> None:
@@ -91,9 +91,9 @@ def test_a_default_is_what_its_own_schema_allows(served: tuple[Api, World]) -> N
     ("name", "mode"),
     [(name, mode) for name in SAMPLES for mode in GenerationMode if (name, mode) not in NOTHING_WRONG],
 )
-def test_every_answer_is_as_described(served: tuple[Api, World], name: str, mode: GenerationMode) -> None:
+def test_every_answer_is_as_described(served: tuple[Api, World], schema: Any, name: str, mode: GenerationMode) -> None:
     api, world = served
-    operation = found(api, name)
+    operation = schema.find_operation_by_id(name)
     client = asgi.get_client(cast(Any, api.app))
 
     @settings(
