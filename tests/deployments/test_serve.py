@@ -38,12 +38,13 @@ def test_what_moves_rollouts_is_scheduled_and_what_owners_do_is_not() -> None:
     }
 
 
-def test_a_tick_waits_for_no_other_run() -> None:
+@pytest.mark.parametrize("name", ["ramp-tick", "deliver-alerts"])
+def test_what_protects_and_what_tells_wait_for_no_other_run(name: str) -> None:
     """A run that was killed, or a Redis that was away, holds its place in a limit for minutes."""
-    (tick,) = (each for each in read_deployments(prefect_yaml()) if each.name == "ramp-tick")
+    (deployment,) = (each for each in read_deployments(prefect_yaml()) if each.name == name)
 
-    assert tick.concurrency_limit is None
-    assert tick.concurrency_options is None
+    assert deployment.concurrency_limit is None
+    assert deployment.concurrency_options is None
 
 
 def test_every_deployment_and_every_parameter_is_described() -> None:
