@@ -19,7 +19,7 @@ Shoot = Callable[[str], None]
 def test_an_owner_registers_starts_watches_approves_and_rolls_back(up: Up, page: Any, shoot: Shoot) -> None:
     wait_for(lambda: True if status(up, "v2") == "shadow" else None, "the faulty canary is undone by its gates")
     page.goto(f"{up.ui}/v2/deployments")
-    page.get_by_role("link", name="start-canary", exact=True).wait_for()
+    page.get_by_role("link", name="approve-stage", exact=True).first.wait_for()
     shoot("deployments")
 
     form(page, up, "register-version", {"Strategy": "seasonal", "Version": "v3", "Owner": "ana"})
