@@ -41,7 +41,7 @@ def start(ask: Asking, wish: Start, if_match: IfMatch, response: Response) -> Ro
         ask.engine,
         strategy_name=wish.strategy_name,
         version=wish.version,
-        plan=wish.plan,
+        plan=ask.backend.settings.in_replay(wish.plan),
         actor=ask.changes(wish.strategy_name),
         now=ask.now,
         reason=wish.reason,
