@@ -100,7 +100,7 @@ def rollout_status(
         rollout=rollout,
         stages=tuple(stage.percent for stage in plan.stages),
         verdicts=sorted(said, key=lambda verdict: (SEVERITY[Verdict(verdict.verdict)], verdict.gate)),
-        since=rollouts.held_since(session, rollout.id),
+        since={verdict.gate: rollouts.held_since(session, verdict) for verdict in said},
         outlook=outlook(plan, position(rollout), [_finding(verdict) for verdict in said], now),
         live=_live(session, rollout, now) if with_live_trades else {},
     )

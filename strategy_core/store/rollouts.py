@@ -24,28 +24,6 @@ _NEWEST = (
     .group_by(GateVerdict.gate)
     .subquery()
 )
-_LAST = (
-    select(GateVerdict.gate, GateVerdict.verdict)
-    .join(_NEWEST, (col(GateVerdict.gate) == _NEWEST.c.gate) & (col(GateVerdict.ticked_at) == _NEWEST.c.ticked_at))
-    .where(GateVerdict.rollout_id == bindparam("rollout_id"))
-    .subquery()
-)
-_TURNED = (  # by gate, when it last said something else than it says now
-    select(GateVerdict.gate, func.max(GateVerdict.ticked_at).label("ticked_at"))
-    .join(_LAST, col(GateVerdict.gate) == _LAST.c.gate)
-    .where(GateVerdict.rollout_id == bindparam("rollout_id"), GateVerdict.verdict != _LAST.c.verdict)
-    .group_by(GateVerdict.gate)
-    .subquery()
-)
-_HELD_SINCE = (
-    select(GateVerdict.gate, func.min(GateVerdict.ticked_at))
-    .outerjoin(_TURNED, col(GateVerdict.gate) == _TURNED.c.gate)
-    .where(
-        GateVerdict.rollout_id == bindparam("rollout_id"),
-        _TURNED.c.ticked_at.is_(None) | (col(GateVerdict.ticked_at) > _TURNED.c.ticked_at),
-    )
-    .group_by(GateVerdict.gate)
-)
 _LAST_VERDICTS = (
     select(GateVerdict)
     .join(_NEWEST, (col(GateVerdict.gate) == _NEWEST.c.gate) & (col(GateVerdict.ticked_at) == _NEWEST.c.ticked_at))
@@ -157,9 +135,16 @@ def verdict_ids(session: Session, rollout_id: UUID) -> list[str]:
     return [str(row.id) for _, row in sorted(last_verdicts(session, rollout_id).items())]
 
 
-def held_since(session: Session, rollout_id: UUID) -> dict[str, datetime]:
-    """Return, by gate, when it began to say its newest verdict without a break."""
-    return dict(session.exec(_HELD_SINCE, params={"rollout_id": rollout_id}).all())
+def held_since(session: Session, last: GateVerdict) -> datetime:
+    """Return when the gate whose newest row is *last* began to say this verdict without a break."""
+    mine = (GateVerdict.rollout_id == last.rollout_id, GateVerdict.gate == last.gate)
+    other = session.exec(
+        select(func.max(GateVerdict.ticked_at)).where(*mine, GateVerdict.verdict != last.verdict)
+    ).one()
+    began = select(func.min(GateVerdict.ticked_at)).where(*mine)
+    if other is not None:
+        began = began.where(col(GateVerdict.ticked_at) > other)
+    return session.exec(began).one()
 
 
 def find_verdicts(session: Session, ids: Iterable[UUID]) -> Sequence[GateVerdict]:

@@ -255,7 +255,9 @@ def test_a_verdict_stands_since_it_was_last_another(ramped: Engine) -> None:
             )
 
     with reading(ramped) as session:
-        assert rollouts.held_since(session, rollout.id) == {"a": MONDAY + 2 * HOUR, "b": MONDAY + 3 * HOUR}
+        said = rollouts.last_verdicts(session, rollout.id)
+        since = {gate: rollouts.held_since(session, row) for gate, row in said.items()}
+    assert since == {"a": MONDAY + 2 * HOUR, "b": MONDAY + 3 * HOUR}
 
 
 def test_a_rollout_whose_plan_cannot_be_read_hides_no_other(ramped: Engine) -> None:
