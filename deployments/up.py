@@ -33,7 +33,6 @@ _HEALTHY_WITHIN_S = 180.0
 _LOOK_EVERY_S = 1.0
 _API_PORT = 8321  # if it is free
 _METRICS_PORT = 9464  # if it is free
-_NO_API = "not installed: pip install 'strategy-rollout[api]'"
 _API_NEEDS = ("fastapi_offline", "jwt", "uvicorn")
 _API_KEYS = ("ROLLOUT_API_SECRET", "ROLLOUT_API_PUBLIC_KEY", "ROLLOUT_API_JWKS_URL")
 _LEASES = "prefect.server.concurrency.lease_storage.filesystem"  # in memory, a killed server forgets who runs
@@ -124,14 +123,14 @@ def _run(
     api = _api_environment()
     if api:
         _start(supervisor, "API", ["strategy_core.api"], environment | api, state)
-    metrics = _free_port(_METRICS_PORT) if importlib.util.find_spec("prometheus_client") else None
-    if metrics:
-        _start(supervisor, "metrics", ["strategy_core.cli", "exporter", "--port", str(metrics)], environment, state)
+    metrics = _free_port(_METRICS_PORT)
+    _start(supervisor, "metrics", ["strategy_core.cli", "exporter", "--port", str(metrics)], environment, state)
     shown = make_url(settings.database_url).render_as_string(hide_password=True)
     for what, value in {
         "Prefect UI": api_url.removesuffix("/api"),
         "API": _told_of_api(api),
-        "metrics": f"http://{HOST}:{metrics}/metrics" if metrics else _NO_API,
+        "reports": f"{api_url.removesuffix('/api')}/artifacts",  # to which no page of Prefect's leads
+        "metrics": f"http://{HOST}:{metrics}/metrics",
         "database": shown,
         "candles": f"{source.name}: {', '.join(source.symbols())}",
         "clock": f"{start:%Y-%m-%d %H:%M} UTC, {speed / 60:.4g} h a minute, candles until {end:%Y-%m-%d}",
@@ -192,7 +191,7 @@ def _api_environment() -> dict[str, str]:
 
 def _told_of_api(api: Mapping[str, str]) -> str:
     if not api:
-        return _NO_API
+        return "not installed: pip install 'strategy-rollout[api]'"
     url = f"http://{HOST}:{api['ROLLOUT_API_PORT']}"
     token = "ROLLOUT_API_DEVELOPMENT=1 rollout token --name you" if "ROLLOUT_API_DEVELOPMENT" in api else "yours"
     return f"{url}/docs, with a token: {token}"
