@@ -148,7 +148,7 @@ def _show_progress(client: SyncPrefectClient, progress: Progress, known: Known) 
     text = progress_markdown(progress, also=" · ".join(_links(rollout)))
     words = f"{rollout.strategy_name} {rollout.version}: {rollout.state} at {progress.percent:g} % of users"
     if key in known:
-        change = {"data": storable(text), "description": storable(words)}
+        change = {"data": storable(text), "description": _inert(words)}
         client.request("PATCH", "/artifacts/{id}", path_params={"id": known[key][0]}, json=change)
     else:
         _create(client, key, text, words)
@@ -166,7 +166,7 @@ def _create(client: SyncPrefectClient, key: str, text: str, words: str) -> None:
         "key": key,
         "type": "markdown",
         "data": storable(text),
-        "description": storable(words),
+        "description": _inert(words),
         "flow_run_id": str(flow_run.id),
     }
     client.request("POST", "/artifacts/", json=artifact)
@@ -192,6 +192,11 @@ def _prune(client: SyncPrefectClient, key: str) -> None:
     }
     for one in client.request("POST", "/artifacts/filter", json=wanted).json():
         client.request("DELETE", "/artifacts/{id}", path_params={"id": one["id"]})
+
+
+def _inert(words: str) -> str:
+    """Return *words* without what makes a link, an image or a tag: some of Prefect's pages take them for Markdown."""
+    return storable(words).translate(dict.fromkeys(map(ord, "[]<>`")))
 
 
 @contextmanager

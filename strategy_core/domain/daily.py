@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit  # scipy.stats takes half a second to import, and every run of a flow would pay it
 
 from strategy_core.domain.arrays import FloatArray, IntArray
 from strategy_core.domain.slots import Slots
@@ -44,7 +44,7 @@ def by_day(slots: Slots, confidence: float = 0.95) -> Daily:
     squares = np.cumsum(sums**2) - 2 * mean * np.cumsum(sums * counts) + mean**2 * np.cumsum(counts**2)
     with np.errstate(divide="ignore", invalid="ignore"):  # one day says nothing of the spread between days
         error = np.sqrt(clusters / (clusters - 1) * np.maximum(squares, 0.0)) / n
-        reach = stats.t.ppf((1 + confidence) / 2, clusters - 1) * error
+        reach = stdtrit(clusters - 1, (1 + confidence) / 2) * error
     return Daily(
         day=day,
         slots=counts,

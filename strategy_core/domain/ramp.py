@@ -24,7 +24,7 @@ class State(StrEnum):
 
 
 ENDED = frozenset({State.ROLLED_BACK, State.COMPLETED, State.ABORTED})
-OWNER, BLIND, UNANSWERED = "owner", "blind", "unanswered"  # causes of a rollback that are no gate's
+OWNER, ALERT, BLIND, UNANSWERED = "owner", "alert", "blind", "unanswered"  # causes of a rollback that are no gate's
 
 
 class Step(StrEnum):

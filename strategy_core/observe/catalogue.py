@@ -44,7 +44,9 @@ FAMILIES = (
     _gauge("gate_limit", (*_OF, "gate"), "The value at which the gate's verdict would change."),
     _counter("gate_verdicts_total", ("strategy", "gate", "verdict"), "How often a gate said something new."),
     _counter(
-        "rollbacks_total", ("strategy", "cause"), "Rollbacks, by the gate that failed; or owner, blind, unanswered."
+        "rollbacks_total",
+        ("strategy", "cause"),
+        "Rollbacks, by the gate that failed; or owner, alert, blind, unanswered.",
     ),
     _counter("alerts_raised_total", ("severity", "kind"), "Alerts that were raised."),
     _gauge("alerts_unacknowledged", ("severity",), "Alerts that no owner has acknowledged."),

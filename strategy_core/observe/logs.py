@@ -22,5 +22,5 @@ def configure_logs(*, as_json: bool | None = None, level: int = logging.INFO) ->
             ),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # as it is then: one may take its place
     )

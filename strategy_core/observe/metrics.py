@@ -17,7 +17,7 @@ from strategy_core.domain.errors import InvalidPlan, InvalidTimeframe
 from strategy_core.domain.gates import Freshness, Verdict
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.plan import read_plan
-from strategy_core.domain.ramp import BLIND, OWNER, UNANSWERED
+from strategy_core.domain.ramp import ALERT, BLIND, OWNER, UNANSWERED
 from strategy_core.domain.routing import as_percent
 from strategy_core.observe.catalogue import FAMILIES
 from strategy_core.observe.exposition import TEXT, Exposition
@@ -71,7 +71,7 @@ class _Told:
         add = self.found.add
         for name, generation, version, percent_bp, users, below in rows:
             add("strategy_generation", (name,), generation)
-            self._causes |= dict.fromkeys([(name, OWNER), (name, BLIND), (name, UNANSWERED)], 0)
+            self._causes |= dict.fromkeys([(name, cause) for cause in (OWNER, ALERT, BLIND, UNANSWERED)], 0)
             if users is not None:
                 add("directory_users", (name,), users)
             if version is not None:

@@ -11,6 +11,7 @@ from strategy_core.domain.audit import Actor
 from strategy_core.domain.errors import AlreadyDone, NotAwaiting, NothingToRollBack
 from strategy_core.domain.firing import Firing
 from strategy_core.domain.lifecycle import utc
+from strategy_core.domain.ramp import ALERT
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.transition import standing
 from strategy_core.store import rollouts, versions
@@ -58,6 +59,7 @@ def roll_back_on(
                 actor=actor,
                 now=now,
                 reason=firing.reason,
+                cause=ALERT,
             )
         except AlreadyDone:
             return Outcome.CAME_AGAIN, None

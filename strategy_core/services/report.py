@@ -242,6 +242,7 @@ def _rolled_back(session: Session, event: AuditEvent, rollout: Rollout | None, c
         for row in decisions.find_decisions(
             session, event.strategy_name, event.version, symbol, end=event.at, limit=_NEWEST_ROWS
         )
+        if row.logged_at <= event.at  # it decides on in shadow, and on the candle that was open then
     )
     return RolledBack(
         event=event,

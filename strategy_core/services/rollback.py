@@ -9,7 +9,7 @@ from sqlmodel import Session
 from strategy_core.domain.audit import Actor, storable
 from strategy_core.domain.errors import NothingToRollBack
 from strategy_core.domain.lifecycle import Status
-from strategy_core.domain.ramp import OWNER, State
+from strategy_core.domain.ramp import ALERT, OWNER, State
 from strategy_core.services.transition import (
     abandon,
     check_open,
@@ -34,6 +34,7 @@ def roll_back(
     reason: str,
     version: str | None = None,
     rollout_id: UUID | None = None,
+    cause: str = OWNER,
 ) -> str:
     """Take users off a version and return which; it is quarantined.
 
@@ -45,6 +46,7 @@ def roll_back(
     Args:
         version: the one users shall be taken off; the rollout's or the canary, unless given.
         rollout_id: undo this rollout, and nothing else.
+        cause: by which it is counted, OWNER or ALERT; what no person did is told until one knows.
 
     Raises:
         UnknownStrategy
@@ -76,13 +78,13 @@ def roll_back(
             reason=reason,
             now=now,
             rollout_id=rollout.id if rollout else None,
-            cause=OWNER,
+            cause=cause,
         )
         audit.raise_alert(
             session,
             "rollout.rolled_back",
             f"{strategy_name} {taken_off} rolled back by {actor.name}: {reason}",
-            severity="warning",
+            severity="critical" if cause == ALERT else "warning",
             strategy_name=strategy_name,
             dedupe_key=f"rolled_back {strategy_name} {taken_off} {now.isoformat()}",
             facts={

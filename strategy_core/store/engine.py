@@ -20,7 +20,7 @@ from strategy_core.domain.errors import InvalidSetting, InvariantRefused, Missin
 
 _BUSY_SECONDS = 30
 _OVERFLOW = 25  # connections beside the pool's 5: those that wait for a lock must leave some to a rollback
-IDLE_SECONDS = 15  # between two statements of a change: who takes longer is stuck, or is a machine that has gone
+IDLE_SECONDS = 30  # between two statements of a change: who takes longer is stuck, or is a machine that has gone
 _ROWS_PER_STATEMENT = 5_000
 _ONE_UPGRADE = 7_406_355_206_117_209  # any number, the same in every release: the lock that upgrades queue for
 _LOCKS_WITHIN = "10s"  # what an upgrade waits for holds up every rollback behind it
@@ -139,20 +139,25 @@ def _knows(revision: str | None) -> bool:
 def transaction(engine: Engine) -> Iterator[Session]:
     """Yield a session whose work is committed whole on leaving, or not at all.
 
-    PostgreSQL undoes it when it has asked nothing for `IDLE_SECONDS`: what it holds must not keep a rollback waiting.
-
     Raises:
         InvariantRefused: a constraint of the database refused the change.
     """
     writing = engine.execution_options(sqlite_begin="IMMEDIATE")  # a deferred one may fail after it has read
     try:
         with Session(writing, expire_on_commit=False) as session, session.begin():
-            if _on_postgresql(engine):
-                limit = text(f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
-                session.connection().execute(limit)
             yield session
     except IntegrityError as error:
         raise InvariantRefused(str(error.orig).strip().splitlines()[0]) from error
+
+
+def give_way_when_stuck(session: Session) -> None:
+    """Let PostgreSQL undo this transaction once it has asked nothing for `IDLE_SECONDS`.
+
+    For whoever takes a lock that a rollback waits for; not for those who write evidence, which may take their time.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        limit = text(f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
+        session.connection().execute(limit)
 
 
 @contextmanager

@@ -101,7 +101,7 @@ def quick(file: Path) -> str:
     described = yaml.safe_load(file.read_text())
     for deployment in described["deployments"]:
         if deployment["name"] in ("shadow-run", "ramp-tick"):
-            deployment["schedules"] = [{"interval": 15, "timezone": "UTC"}]
+            deployment["schedules"] = [{"interval": 15, "anchor_date": "2026-01-01T00:00:00+00:00", "timezone": "UTC"}]
     return str(yaml.safe_dump(described))
 
 
