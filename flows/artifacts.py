@@ -146,7 +146,8 @@ def _show_progress(client: SyncPrefectClient, progress: Progress, known: Known) 
     rollout = progress.status.rollout
     key = key_of("rollout", rollout.strategy_name, rollout.version)
     text = progress_markdown(progress, also=" · ".join(_links(rollout)))
-    words = f"{rollout.strategy_name} {rollout.version}: {rollout.state} at {progress.percent:g} % of users"
+    state = rollout.state.replace("_", " ")
+    words = f"{rollout.strategy_name} {rollout.version}: {state} at {progress.percent:g} % of users"
     if key in known:
         change = {"data": storable(text), "description": storable(words)}
         client.request("PATCH", "/artifacts/{id}", path_params={"id": known[key][0]}, json=change)

@@ -47,6 +47,7 @@ def test_an_owner_registers_starts_watches_approves_and_rolls_back(up: Up, page:
     shoot("progress")
 
     form(page, up, "approve-stage", {"Strategy": "seasonal", "Owner": "ana"})
+    shoot("approve-stage")
     submit(page, up, "Completed", "seasonal v3 may enter stage 2")
     up.wait_for(lambda: True if rollout(up).stage_index >= 1 else None, "the tick takes the step")
     read(page, up, "rollout-seasonal-v3", "seasonal v3 against v1: running at ", unlike="running at 5 %")
@@ -57,6 +58,8 @@ def test_an_owner_registers_starts_watches_approves_and_rolls_back(up: Up, page:
     read(page, up, "rollout-seasonal-v3", "seasonal v3 against v1: rolled back")
     read(page, up, "rollback-seasonal-v3", "users complain of late entries")
     shoot("rollback")
+    read(page, up, "change-seasonal", "seasonal v3: roll back")
+    shoot("change")
     assert status(up, "v3") == "shadow"
     assert rollout(up).state == State.ROLLED_BACK
     done = [(event.action, event.actor) for event in trail(up) if event.version == "v3" and event.role == "owner"]
