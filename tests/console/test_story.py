@@ -60,6 +60,8 @@ def test_an_owner_registers_starts_watches_approves_and_rolls_back(up: Up, page:
     shoot("rollback")
     read(page, up, "change-seasonal", "seasonal v3: roll back")
     shoot("change")
+    page.get_by_role("link", name="Why, and what it cost").click()
+    page.wait_for_url("**/v2/artifacts/key/rollback-seasonal-v3")
     assert status(up, "v3") == "shadow"
     assert rollout(up).state == State.ROLLED_BACK
     done = [(event.action, event.actor) for event in trail(up) if event.version == "v3" and event.role == "owner"]
