@@ -21,7 +21,7 @@ from strategy_core.store.engine import open_database
 PATIENCE_S = 600.0
 CHROMIUM = "/usr/bin/chromium"
 QUIETLY = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage")
-WIDE, HIGH, TALL = 1280, 900, 1560
+WIDE, HIGH, TALL = 1280, 900, 1640
 COLOURS = 128  # of a picture: what a user interface needs
 T = TypeVar("T")
 
