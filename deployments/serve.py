@@ -32,6 +32,8 @@ from deployments import automations
 from deployments.files import prefect_yaml
 from strategy_core.domain.errors import InvalidSetting
 
+AT_ONCE = 12  # runs: where five scheduled ones take a minute each, a rollback must not wait for a place
+
 
 class _Entry(BaseModel):
     """What is understood of prefect.yaml; a key that only `prefect deploy` would follow is refused, not passed over."""
@@ -127,7 +129,7 @@ def main(arguments: Sequence[str]) -> None:
     """Serve the deployments of the file named, or of the project's own; `--alone` says that nobody else runs them."""
     files = [each for each in arguments if each != "--alone"]
     served = read_deployments(Path(files[0]) if files else prefect_yaml())
-    runner = Runner(heartbeat_seconds=automations.HEARTBEAT_S)
+    runner = Runner(heartbeat_seconds=automations.HEARTBEAT_S, limit=AT_ONCE)
     ids = {each.name: cast("UUID", runner.add_deployment(each)) for each in served}  # a coroutine in a loop alone
     with get_client(sync_client=True) as client:
         if "--alone" in arguments:

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ from sqlalchemy import make_url
 from deployments.children import Child
 from deployments.files import prefect_yaml
 from deployments.news import News
+from deployments.ports import HOST, keep_port
 from deployments.seed import replay_span, seed
 from deployments.supervisor import ChildDied, Supervisor, last_words
 from strategy_core.domain.errors import InvalidSetting, MissingExtra
@@ -28,7 +28,6 @@ from strategy_core.market.replay import ReplayClock
 from strategy_core.settings import Settings, read_settings
 from strategy_core.store.engine import upgrade
 
-HOST = "127.0.0.1"  # nobody else's business: the server has no password
 _HEALTHY_WITHIN_S = 180.0
 _LOOK_EVERY_S = 1.0
 _API_PORT = 8321  # if it is free
@@ -100,7 +99,7 @@ def _run(
     supervisor, served_alone = Supervisor(say), []
     stack.callback(supervisor.stop)
     if api_url is None:
-        port = port or _free_port()
+        port = port or keep_port(stack)
         api_url, environment = f"http://{HOST}:{port}/api", _own_prefect(state, port)
         server = _start(supervisor, "Prefect server", ["prefect", "server", "start"], environment, state)
         say(f"Starting a Prefect server, pid {server.pid} …")
@@ -120,10 +119,10 @@ def _run(
     file = state / "prefect.yaml" if (state / "prefect.yaml").exists() else prefect_yaml()
     flows = ["deployments.serve", str(file), *served_alone]
     _start(supervisor, "flows", flows, environment, state, may_start=lambda: _healthy(health))
-    api = _api_environment()
+    api = _api_environment(stack)
     if api:
         _start(supervisor, "API", ["strategy_core.api"], environment | api, state)
-    metrics = _free_port(_METRICS_PORT)
+    metrics = keep_port(stack, _METRICS_PORT)
     _start(supervisor, "metrics", ["strategy_core.cli", "exporter", "--port", str(metrics)], environment, state)
     shown = make_url(settings.database_url).render_as_string(hide_password=True)
     for what, value in {
@@ -175,7 +174,7 @@ def _variables(settings: Settings) -> dict[str, str]:
     return {f"{prefix}{name.upper()}": str(value) for name, value in values.items()}
 
 
-def _api_environment() -> dict[str, str]:
+def _api_environment(stack: ExitStack) -> dict[str, str]:
     """Return what the API is told beside the environment: without a key of its owner's, that it is for development.
 
     Nothing, when it is not installed.
@@ -184,7 +183,7 @@ def _api_environment() -> dict[str, str]:
         return {}
     told = {
         "ROLLOUT_API_HOST": HOST,
-        "ROLLOUT_API_PORT": os.environ.get("ROLLOUT_API_PORT") or str(_free_port(_API_PORT)),
+        "ROLLOUT_API_PORT": os.environ.get("ROLLOUT_API_PORT") or str(keep_port(stack, _API_PORT)),
     }
     return told if any(os.environ.get(key) for key in _API_KEYS) else told | {"ROLLOUT_API_DEVELOPMENT": "1"}
 
@@ -195,20 +194,6 @@ def _told_of_api(api: Mapping[str, str]) -> str:
     url = f"http://{HOST}:{api['ROLLOUT_API_PORT']}"
     token = "ROLLOUT_API_DEVELOPMENT=1 rollout token --name you" if "ROLLOUT_API_DEVELOPMENT" in api else "yours"
     return f"{url}/docs, with a token: {token}"
-
-
-def _free_port(wanted: int = 0) -> int:
-    """Return *wanted* if it is free; else any that is."""
-    for port in (wanted, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server will: one that has just ended
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-            found: int = probe.getsockname()[1]
-            return found
-    raise InvalidSetting("port", wanted, "one that is free; none is")
 
 
 def _wait_until_healthy(url: str, supervisor: Supervisor, asked: threading.Event) -> None:

@@ -16,7 +16,7 @@ import httpx
 import structlog
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFECT_UI_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from sqlalchemy import Engine
 
 from strategy_core.domain.audit import storable
@@ -56,10 +56,12 @@ def key_of(kind: str, strategy_name: str, version: str = "") -> str:
 
 
 def link_to(key: str, words: str, *, known: Known | None = None) -> str:
-    """Return a link, as Markdown, to the artifacts of that key in Prefect's own pages; to the newest if it is known."""
-    base = PREFECT_UI_URL.value() or (PREFECT_API_URL.value() or "").removesuffix("/api")
+    """Return a link, as Markdown, from one artifact's page to those of that key; to the newest if it is known.
+
+    It names no server: whoever reads stays in the user interface, of two that Prefect has, and at the address they use.
+    """
     path = f"artifact/{known[key][0]}" if known and key in known else f"key/{key}"
-    return f"[{words}]({base.rstrip('/')}/artifacts/{path})"
+    return f"[{words}](../{path})"
 
 
 def show_tick(engine: Engine, ticked: Sequence[Ticked], *, now: datetime) -> None:
@@ -146,7 +148,8 @@ def _show_progress(client: SyncPrefectClient, progress: Progress, known: Known) 
     rollout = progress.status.rollout
     key = key_of("rollout", rollout.strategy_name, rollout.version)
     text = progress_markdown(progress, also=" · ".join(_links(rollout)))
-    words = f"{rollout.strategy_name} {rollout.version}: {rollout.state} at {progress.percent:g} % of users"
+    state = rollout.state.replace("_", " ")
+    words = f"{rollout.strategy_name} {rollout.version}: {state} at {progress.percent:g} % of users"
     if key in known:
         change = {"data": storable(text), "description": _inert(words)}
         client.request("PATCH", "/artifacts/{id}", path_params={"id": known[key][0]}, json=change)

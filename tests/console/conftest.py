@@ -21,7 +21,7 @@ from strategy_core.store.engine import open_database
 PATIENCE_S = 600.0
 CHROMIUM = "/usr/bin/chromium"
 QUIETLY = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage")
-WIDE, HIGH, TALL = 1280, 900, 1160
+WIDE, HIGH, TALL = 1280, 900, 1640
 COLOURS = 128  # of a picture: what a user interface needs
 T = TypeVar("T")
 
@@ -40,6 +40,17 @@ class Up:
 
     ui: str
     engine: Engine
+    process: "subprocess.Popen[bytes]"
+    said: Path
+
+    def wait_for(self, found: Callable[[], T | None], what: str) -> T:
+        """Return what is found, once it is; there is no use in waiting for what has ended."""
+
+        def living() -> T | None:
+            assert self.process.poll() is None, self.said.read_text()
+            return found()
+
+        return wait_for(living, what)
 
     def deployment(self, name: str) -> str:
         """Return the id of a deployment, once it is served."""
@@ -48,7 +59,7 @@ class Up:
             answer = httpx.post(f"{self.ui}/api/deployments/filter", json={}, timeout=60).raise_for_status().json()
             return next((str(each["id"]) for each in answer if each["name"] == name), None)
 
-        return wait_for(found, f"deployment {name}")
+        return self.wait_for(found, f"deployment {name}")
 
     def owners_runs(self) -> set[str]:
         """Return the ids of all runs that somebody has asked for."""
@@ -83,11 +94,11 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     try:
         ui = says(r"Prefect UI +(http://\S+)\n")
         engine = open_database(says(r"database +(sqlite:///\S+)\n"))
-        yield Up(ui, engine)
+        yield Up(ui, engine, process, said)
         engine.dispose()
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(120)
+        process.wait(PATIENCE_S)
 
 
 @pytest.fixture

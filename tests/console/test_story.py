@@ -9,15 +9,16 @@ from strategy_core.domain.ramp import State
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading
 from strategy_core.store.rollout_tables import AuditEvent, Rollout
-from tests.console.conftest import Up, wait_for
+from tests.console.conftest import Up
 
 pytestmark = pytest.mark.machine_suite
 SYMBOLS = ("GOLD", "SILVER", "PLATINUM", "PALLADIUM")
 Shoot = Callable[[str], None]
+LOADED_MS = 15_000
 
 
 def test_an_owner_registers_starts_watches_approves_and_rolls_back(up: Up, page: Any, shoot: Shoot) -> None:
-    wait_for(lambda: True if status(up, "v2") == "shadow" else None, "the faulty canary is undone by its gates")
+    up.wait_for(lambda: True if status(up, "v2") == "shadow" else None, "the faulty canary is undone by its gates")
     page.goto(f"{up.ui}/v2/deployments")
     page.get_by_role("link", name="approve-stage", exact=True).first.wait_for()
     shoot("deployments")
@@ -41,13 +42,14 @@ def test_an_owner_registers_starts_watches_approves_and_rolls_back(up: Up, page:
     assert len(started.plan["gates"]) == 12
 
     read(page, up, "rollout-seasonal-v3", "seasonal v3 against v1: running at 5 % of users")
-    wait_for(lambda: True if rollout(up).state == State.AWAITING_APPROVAL else None, "an approval is asked for")
+    up.wait_for(lambda: True if rollout(up).state == State.AWAITING_APPROVAL else None, "an approval is asked for")
     read(page, up, "rollout-seasonal-v3", "seasonal v3 against v1: awaiting approval at 5 % of users")
     shoot("progress")
 
     form(page, up, "approve-stage", {"Strategy": "seasonal", "Owner": "ana"})
+    shoot("approve-stage")
     submit(page, up, "Completed", "seasonal v3 may enter stage 2")
-    wait_for(lambda: True if rollout(up).stage_index >= 1 else None, "the tick takes the step")
+    up.wait_for(lambda: True if rollout(up).stage_index >= 1 else None, "the tick takes the step")
     read(page, up, "rollout-seasonal-v3", "seasonal v3 against v1: running at ", unlike="running at 5 %")
 
     form(page, up, "rollback", {"Strategy": "seasonal", "Owner": "ana", "Reason": "users complain of late entries"})
@@ -56,6 +58,10 @@ def test_an_owner_registers_starts_watches_approves_and_rolls_back(up: Up, page:
     read(page, up, "rollout-seasonal-v3", "seasonal v3 against v1: rolled back")
     read(page, up, "rollback-seasonal-v3", "users complain of late entries")
     shoot("rollback")
+    read(page, up, "change-seasonal", "seasonal v3: roll back")
+    shoot("change")
+    page.get_by_role("link", name="Why, and what it cost").click()
+    page.wait_for_url("**/v2/artifacts/key/rollback-seasonal-v3")
     assert status(up, "v3") == "shadow"
     assert rollout(up).state == State.ROLLED_BACK
     done = [(event.action, event.actor) for event in trail(up) if event.version == "v3" and event.role == "owner"]
@@ -111,20 +117,20 @@ def submit(page: Any, up: Up, state: str, line: str) -> None:
     """Ask for the run, go to its page, and wait for its end with the line that an owner reads there."""
     known = up.owners_runs()
     page.get_by_role("button", name="Submit").click()
-    asked = wait_for(lambda: next(iter(up.owners_runs() - known), None), "the run is created")
-    see(page, f"{up.ui}/v2/runs/flow-run/{asked}?tab=Details", state)
-    see(page, page.url, line)
+    asked = up.wait_for(lambda: next(iter(up.owners_runs() - known), None), "the run is created")
+    details = f"{up.ui}/v2/runs/flow-run/{asked}?tab=Details"
+    see(page, up, details, state)
+    see(page, up, details, line)
 
 
-def see(page: Any, address: str, words: str) -> None:
+def see(page: Any, up: Up, address: str, words: str) -> None:
     """Load a page until it shows *words*."""
 
     def found() -> bool | None:
         page.goto(address)
-        page.wait_for_timeout(3_000)
-        return True if words in page.inner_text("body") else None
+        return shows(page, words) or None
 
-    wait_for(found, f"{words!r} at {address}")
+    up.wait_for(found, f"{words!r} at {address}")
 
 
 def read(page: Any, up: Up, key: str, words: str, *, unlike: str = "") -> None:
@@ -132,16 +138,25 @@ def read(page: Any, up: Up, key: str, words: str, *, unlike: str = "") -> None:
 
     def found() -> bool | None:
         page.goto(f"{up.ui}/v2/artifacts/key/{key}")
-        page.wait_for_timeout(3_000)
-        links = page.locator("a[href*='/artifacts/artifact/']")
-        if not links.count():
+        if not shows(page, "", link := "a[href*='/artifacts/artifact/']"):
             return None
-        links.first.click()
-        page.wait_for_timeout(3_000)
-        shown = page.inner_text("body")
-        return True if words in shown and not (unlike and unlike in shown) else None
+        page.locator(link).first.click()
+        page.wait_for_url("**/artifacts/artifact/**")
+        return (shows(page, words) and not (unlike and unlike in page.inner_text("body"))) or None
 
-    wait_for(found, f"{words!r} in artifact {key}")
+    up.wait_for(found, f"{words!r} in artifact {key}")
+
+
+def shows(page: Any, words: str, part: str = "body") -> bool:
+    """Say whether a part of the loaded page shows *words*, now or soon: what it shows may be an older state."""
+    from playwright.sync_api import TimeoutError as TooSlow
+
+    seen = "([part, words]) => document.querySelector(part)?.innerText.includes(words)"
+    try:
+        page.wait_for_function(seen, arg=[part, words], timeout=LOADED_MS)
+    except TooSlow:
+        return False
+    return True
 
 
 def status(up: Up, version: str) -> str:
