@@ -99,11 +99,13 @@ def count_under(engine: Engine, salt: str) -> None:
     with reading(engine) as session:
         if directory.is_counted(session, salt):
             return
+    with transaction(engine) as session:
+        directory.hold(session)
+        if directory.is_counted(session, salt):  # by a load that saw the strategy, or by another of its salt
+            return
         users = list(directory.read_users(session))
-    if users:
-        counts = _below(users, salt)
-        with transaction(engine) as session:
-            directory.keep_counts(session, {salt: (len(users), counts)})
+        if users:
+            directory.keep_counts(session, {salt: (len(users), _below(users, salt))})
 
 
 def _below(user_ids: Sequence[str], salt: str) -> bytes:
@@ -132,6 +134,8 @@ def _load(engine: Engine, rows: Iterable[Mapping[str, Any]], *, now: datetime, s
         salts = versions.salts(session)
     below = {salt: _below(list(wanted), salt) for salt in salts}  # a second for a million users: nobody waits for it
     with transaction(engine) as session:
+        directory.hold(session)
+        below |= {salt: _below(list(wanted), salt) for salt in versions.salts(session) if salt not in below}
         known = directory.read_users(session)
         removed = known.keys() - wanted.keys()
         changed = {user for user in known.keys() & wanted.keys() if known[user] != wanted[user]}

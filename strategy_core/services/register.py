@@ -19,6 +19,7 @@ from strategy_core.domain.errors import (
     GateRefused,
     InvalidName,
     InvalidTimeframe,
+    InvariantRefused,
 )
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.scoring import ScoringRule
@@ -126,7 +127,7 @@ def register_version(
             reason=reason,
             now=now,
         )
-    with suppress(DBAPIError):  # it is registered, whether or not the users of its canaries can be counted
+    with suppress(DBAPIError, InvariantRefused):  # it is registered, whether or not its canaries' users can be counted
         count_under(engine, strategy_row.salt)
     return registered
 

@@ -4,11 +4,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col
 
 from strategy_core.store.engine import insert_if_new
 from strategy_core.store.platform_tables import PlatformUser
 from strategy_core.store.tally_tables import DirectoryTally
+
+
+def hold(session: Session) -> None:
+    """Keep the directory from being loaded, and counted, by anybody else until the transaction ends; all may read it.
+
+    SQLite has one writer at a time anyway.
+    """
+    if _dialect(session) == "postgresql":
+        session.connection().execute(sa.text("LOCK TABLE platform_user IN SHARE ROW EXCLUSIVE MODE"))
 
 
 def read_users(session: Session) -> dict[str, float | None]:
@@ -39,6 +49,16 @@ def is_counted(session: Session, salt: str) -> bool:
 
 def keep_counts(session: Session, counts: Mapping[str, tuple[int, bytes]]) -> None:
     """Put (users, users below each bucket) in the place of what stands under each salt."""
-    for salt, (users, below) in sorted(counts.items()):
-        session.merge(DirectoryTally(salt=salt, users=users, below=below))
-    session.flush()
+    if not counts:
+        return
+    insert = postgresql.insert if _dialect(session) == "postgresql" else sqlite.insert
+    given = insert(DirectoryTally)
+    put = given.on_conflict_do_update(
+        index_elements=["salt"], set_={"users": given.excluded.users, "below": given.excluded.below}
+    )
+    rows = [{"salt": salt, "users": users, "below": below} for salt, (users, below) in sorted(counts.items())]
+    session.connection().execute(put, rows)
+
+
+def _dialect(session: Session) -> str:
+    return session.get_bind().dialect.name

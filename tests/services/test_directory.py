@@ -1,5 +1,7 @@
 """The directory of users, replaced whole by what is loaded, and whom a plan reaches by it."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.routing import in_canary
 from strategy_core.services.canary import activate_canary
-from strategy_core.services.directory import Loaded, load_users, load_users_csv, plan_audience
+from strategy_core.services.directory import Loaded, count_under, load_users, load_users_csv, plan_audience
 from strategy_core.store import directory
-from strategy_core.store.engine import reading
+from strategy_core.store.engine import open_database, reading, transaction
+from strategy_core.store.tally_tables import DirectoryTally
 from tests.builders import MONDAY, OWNER, put_version
+from tests.waiting import until_somebody_waits
 
 USERS: list[tuple[str, float | None]] = [(f"user_{number}", float(number % 7)) for number in range(2_000)]
 
@@ -138,3 +142,51 @@ def test_canaries_of_other_salts_meet_by_chance(engine: Engine) -> None:
 def test_the_audience_of_no_strategy_is_refused(engine: Engine) -> None:
     with pytest.raises(UnknownStrategy):
         plan_audience(engine, strategy_name="nope", plan=Plan())
+
+
+def users_under(engine: Engine, salt: str) -> int:
+    with reading(engine) as session:
+        return session.get_one(DirectoryTally, salt).users
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        pytest.param(lambda engine: count_under(engine, "new"), id="registration"),
+        pytest.param(lambda engine: load_users(engine, [("a", None), ("b", 2.0)], now=MONDAY), id="load"),
+    ],
+)
+def test_two_that_count_under_a_new_salt_at_once_both_come_through(
+    postgresql_url: str, count: Callable[[Engine], object]
+) -> None:
+    """As two first registrations under one salt do; the version of each stands already."""
+    engine = open_database(postgresql_url)
+    load_users(engine, [("a", None), ("b", None)], now=MONDAY)
+    put_version(engine, "1", salt="new")
+
+    with ThreadPoolExecutor(1) as threads:
+        with transaction(engine) as session:
+            directory.keep_counts(session, {"new": (2, b"")})
+            second = threads.submit(count, engine)
+            until_somebody_waits(engine, unless=second)
+        second.result()
+
+    assert users_under(engine, "new") == 2
+    engine.dispose()
+
+
+def test_counts_are_of_the_directory_that_was_loaded_last(postgresql_url: str) -> None:
+    """A strategy registered during a load is counted when that has ended, and by what it has loaded."""
+    engine = open_database(postgresql_url)
+    load_users(engine, [("a", None)], now=MONDAY)
+
+    with ThreadPoolExecutor(1) as threads:
+        with transaction(engine) as loading:
+            directory.hold(loading)
+            directory.add_users(loading, [{"user_id": "b", "capital": None, "loaded_at": MONDAY}])
+            counting = threads.submit(count_under, engine, "new")
+            until_somebody_waits(engine, unless=counting)
+        counting.result()
+
+    assert users_under(engine, "new") == 2
+    engine.dispose()

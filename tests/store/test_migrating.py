@@ -2,20 +2,39 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
+from sqlmodel import Session
 
 from strategy_core.cli import main
 from strategy_core.domain.errors import SchemaOutdated
 from strategy_core.services.check import check_database
 from strategy_core.store import engine as store
-from strategy_core.store.engine import check_schema, open_database, upgrade
+from strategy_core.store.engine import check_schema, insert_if_new, open_database, transaction, upgrade
+from strategy_core.store.tables import ShadowDecisionLog
+from tests.builders import MONDAY, decision_row, put_version
+from tests.lending import address
+from tests.waiting import until_somebody_waits
 
+LOCKED = "SELECT name FROM strategy FOR UPDATE"
+AUDITED = (
+    "INSERT INTO audit_event (at, actor, role, source, action, strategy_name, version, before, after, reason, "
+    "position, previous_hash, hash) VALUES ('2026-03-02', 'o', 'owner', 'cli', 'roll_back', 'fib_rsi', '2', "
+    f"""'{{"active": "1"}}', '{{"active": "2"}}', '', 1, '{"0" * 64}', 'head')"""
+)
+COUNTED = "UPDATE strategy SET generation = 1, audit_head = 'head'"
+ALERTED = (
+    "INSERT INTO alert_outbox (at, severity, kind, strategy_name, text, facts, dedupe_key) "
+    "VALUES ('2026-03-02', 'critical', 'rollout.rolled_back', 'fib_rsi', '', '{}', 'new')"
+)
+TALLIES = "SELECT what, name, total FROM tally ORDER BY what"
 UPGRADE = [sys.executable, "-m", "strategy_core.cli", "db", "upgrade", "--database-url"]
 
 
@@ -25,10 +44,25 @@ def new_url(request: pytest.FixtureRequest, tmp_path: Path, postgresql: Engine) 
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'new.db'}"
         return
+    with new_database(postgresql) as url:
+        yield url
+
+
+@pytest.fixture
+def new_postgresql(postgresql: Engine) -> Iterator[Engine]:
+    with new_database(postgresql) as url:
+        engine = open_database(url)
+        yield engine
+        engine.dispose()
+
+
+@contextmanager
+def new_database(postgresql: Engine) -> Iterator[str]:
+    """Yield the address of a database without a table."""
     name = f"new_{uuid4().hex}"
     with postgresql.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {name}"))
-    yield postgresql.url.set(database=name).render_as_string(hide_password=False)
+    yield address(postgresql.url.set(database=name))
     with postgresql.connect() as connection:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
@@ -87,3 +121,41 @@ def test_an_upgrade_never_holds_up_a_rollback_behind_a_long_query(
     upgrade(engine)
     assert check_database(engine).holds
     engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("done", "to_do"),
+    [
+        pytest.param([LOCKED, AUDITED, COUNTED], [ALERTED], id="rollback"),
+        pytest.param(["log"], [ALERTED], id="run-that-logs-first"),
+        pytest.param([ALERTED], ["log"], id="run-that-alerts-first"),
+    ],
+)
+def test_an_upgrade_waits_for_who_writes_and_counts_what_he_wrote(
+    new_postgresql: Engine, done: Sequence[str], to_do: Sequence[str]
+) -> None:
+    """Whatever tables he has, and has still to come to: else PostgreSQL undoes one of the two, maybe the rollback."""
+    upgrade(new_postgresql, "v0005")
+    put_version(new_postgresql, "1")
+
+    def write(session: Session, steps: Sequence[str]) -> None:
+        for step in steps:
+            if step == "log":
+                insert_if_new(session, ShadowDecisionLog, [decision_row("1", MONDAY, "buy")])
+            else:
+                session.connection().exec_driver_sql(step)
+
+    with ThreadPoolExecutor(1) as threads:
+        with transaction(new_postgresql) as session:
+            write(session, done)
+            upgrading = threads.submit(upgrade, new_postgresql)
+            until_somebody_waits(new_postgresql, unless=upgrading)
+            write(session, to_do)
+        upgrading.result()
+
+    wrote = {*done, *to_do}
+    with new_postgresql.connect() as connection:
+        tallies = [tuple(row) for row in connection.execute(text(TALLIES))]
+        bought = connection.execute(text("SELECT sum(buy) FROM decision_tally")).scalar()
+    assert tallies == [("activation", "2", 1)] * (AUDITED in wrote) + [("rollback", "owner", 1)]
+    assert bought == (1 if "log" in wrote else None)

@@ -24,9 +24,42 @@ _DIRECTORY = sa.table(
 _LOG = "shadow_decision_log"
 _KEY = ("strategy_name", "version", "symbol")
 _DECISIONS = ("buy", "sell", "hold", "error")
+# Writers take these tables in no one order: a shadow run alerts before it logs one version, and again after that.
+# So one table is waited for while none is held; the others are had at once, or all are let go: neither side is undone
+# by the other. The first is what a change of a strategy locks first. NOWAIT alone would never turn a vacuum out.
+_HOLD = """
+DO $$
+DECLARE
+    tables text[] := ARRAY[
+        'strategy', 'shadow_decision_log', 'alert_outbox', 'gate_verdict', 'audit_event', 'comparison_report',
+        'platform_user'
+    ];
+    awaited text := 'strategy';
+    asked text;
+    until timestamptz := clock_timestamp() + current_setting('lock_timeout')::interval;
+BEGIN
+    LOOP
+        BEGIN
+            EXECUTE 'LOCK TABLE ' || awaited || ' IN EXCLUSIVE MODE';
+            FOREACH asked IN ARRAY tables LOOP
+                EXECUTE 'LOCK TABLE ' || asked || ' IN EXCLUSIVE MODE NOWAIT';
+            END LOOP;
+            RETURN;
+        EXCEPTION WHEN lock_not_available THEN
+            IF clock_timestamp() > until THEN
+                RAISE;
+            END IF;
+            awaited := asked;
+        END;
+    END LOOP;
+END $$
+"""
 
 
 def upgrade() -> None:
+    on_postgresql = op.get_bind().dialect.name == "postgresql"
+    if on_postgresql:
+        op.execute(_HOLD)  # first of all: who writes from here on waits, and holds nothing that is wanted here
     op.create_table(
         "decision_tally",
         sa.Column("strategy_name", sa.String(), nullable=False),
@@ -64,8 +97,7 @@ def upgrade() -> None:
         ["strategy_name", "shadow_version", "symbol", "created_at"],
         unique=False,
     )
-    if op.get_bind().dialect.name == "postgresql":
-        op.execute("LOCK TABLE shadow_decision_log, gate_verdict, audit_event IN SHARE ROW EXCLUSIVE MODE")
+    if on_postgresql:
         for table in ("decision_tally", "tally"):
             op.execute(f"ALTER TABLE {table} SET (fillfactor = 50)")  # updated in place, all day
     count_what_was_logged()
