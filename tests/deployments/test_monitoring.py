@@ -105,6 +105,14 @@ def test_only_an_alert_that_is_labelled_for_it_is_sent_where_it_rolls_back() -> 
     assert all({"strategy", "version"} <= grouped(rule["expr"]) for rule in rules() if rule["alert"] in labelled)
 
 
+def test_of_two_exporters_the_freshest_says_how_old_a_tick_is() -> None:
+    """One that reads a standby which stands still would roll production back."""
+    aged = [rule["expr"] for rule in rules() if "rollout_tick_age_seconds" in rule["expr"]]
+
+    assert len(aged) == 2
+    assert [expr for expr in aged if not expr.startswith("min by (strategy, version) (")] == []
+
+
 def test_prometheus_loads_the_rules_and_names_the_exporter_as_they_do() -> None:
     config = read("prometheus.yml")
     jobs = {label for _, expression in EVERY for label in re.findall(r'job="([^"]*)"', expression)}
