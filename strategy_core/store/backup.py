@@ -27,7 +27,7 @@ def dump(engine: Engine, file: Path) -> str:
 
     Raises:
         SchemaOutdated: there is nothing of ours to be kept.
-        BackupRefused: *file* exists, or the tool failed.
+        BackupRefused: *file* exists, so does its `.part`, or the tool failed.
     """
     if file.exists():
         raise BackupRefused(str(file), "a file of this name exists; give another, no dump is ever replaced")
@@ -76,7 +76,12 @@ def _refuse_tables(engine: Engine) -> None:
 def _whole(file: Path, write: Callable[[Path], None]) -> None:
     """Let *write* fill a file beside *file* that then takes its name: half of one would look like one."""
     part = file.with_name(file.name + ".part")
-    part.touch(mode=0o600, exist_ok=False)
+    try:
+        part.touch(mode=0o600, exist_ok=False)
+    except FileExistsError:  # replacing it would tear what another process may be writing
+        raise BackupRefused(
+            str(part), "one that was killed has left it, or one that runs is writing it; if none runs, delete it"
+        ) from None
     try:
         write(part)
         with part.open("rb") as written:

@@ -150,6 +150,28 @@ def test_the_owners_password_is_known_to_the_upgrade_alone() -> None:
     assert who == ["postgresql", "upgrade"]
 
 
+def test_the_exporter_holds_the_readers_password_and_nothing_else() -> None:
+    """It asks for no token, so it is given nothing that it does not need."""
+    exporter = SERVICES["exporter"]
+
+    assert set(exporter["environment"]) == {"ROLLOUT_DATABASE_URL"}
+    assert "rollout_reader:" in exporter["environment"]["ROLLOUT_DATABASE_URL"]
+    assert "volumes" not in exporter
+
+
+def test_artifacts_link_to_where_a_browser_finds_prefect() -> None:
+    """The name by which a flow run reaches the server is known between containers alone."""
+    told = {
+        name: each["environment"].get("PREFECT_UI_URL")
+        for name, each in SERVICES.items()
+        if "PREFECT_API_URL" in each.get("environment", {})
+    }
+    browsers = SERVICES["prefect"]["environment"]["PREFECT_UI_API_URL"].split(":-")[1].rstrip("}")
+
+    assert "worker" in told
+    assert set(told.values()) == {f"${{PREFECT_UI_URL:-{browsers.removesuffix('/api')}}}"}
+
+
 def test_the_image_is_made_of_what_is_there() -> None:
     file = (FOLDER / "Dockerfile").read_text()
     extras = re.findall(r"--extra=(\w+)", file)

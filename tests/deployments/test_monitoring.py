@@ -25,6 +25,7 @@ from tests.promql import grouped, metrics
 
 EVERY = sorted({*expressions_of_rules(), *expressions_of_dashboards()})
 SCRAPED: dict[str, set[str]] = {"up": set(), "scrape_duration_seconds": set()}  # Prometheus' own, of each target
+ALERTMANAGERS = {"alertmanager_notifications_failed_total": {"integration"}}  # its own; newer ones have `reason` too
 TARGET = {"job", "instance"}
 EXPORTED = {family.name: set(family.labels) for family in FAMILIES}
 
@@ -34,7 +35,7 @@ def each_dashboard() -> pytest.MarkDecorator:
 
 
 def test_every_metric_and_label_that_is_asked_for_is_exported() -> None:
-    known = {**EXPORTED, **SCRAPED}
+    known = {**EXPORTED, **SCRAPED, **ALERTMANAGERS}
     strange = [
         (where, name, labels)
         for where, expression in EVERY
@@ -105,12 +106,27 @@ def test_only_an_alert_that_is_labelled_for_it_is_sent_where_it_rolls_back() -> 
     assert all({"strategy", "version"} <= grouped(rule["expr"]) for rule in rules() if rule["alert"] in labelled)
 
 
+def test_of_two_exporters_the_freshest_says_how_old_a_tick_is() -> None:
+    """One that reads a standby which stands still would roll production back."""
+    aged = [rule["expr"] for rule in rules() if "rollout_tick_age_seconds" in rule["expr"]]
+
+    assert len(aged) == 2
+    assert [expr for expr in aged if not expr.startswith("min by (strategy, version) (")] == []
+
+
 def test_prometheus_loads_the_rules_and_names_the_exporter_as_they_do() -> None:
     config = read("prometheus.yml")
     jobs = {label for _, expression in EVERY for label in re.findall(r'job="([^"]*)"', expression)}
 
     assert config["rule_files"] == [RULES.name]
-    assert {each["job_name"] for each in config["scrape_configs"]} == jobs
+    assert {each["job_name"] for each in config["scrape_configs"]} == jobs | {"alertmanager"}
+
+
+def test_the_alertmanager_that_rolls_back_is_the_one_that_is_watched() -> None:
+    config = read("prometheus.yml")
+    (job,) = [each for each in config["scrape_configs"] if each["job_name"] == "alertmanager"]
+
+    assert job["static_configs"] == config["alerting"]["alertmanagers"][0]["static_configs"]
 
 
 @each_dashboard()

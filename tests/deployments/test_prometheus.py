@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import httpx
@@ -174,6 +175,7 @@ def write_prometheus(folder: Path, exporter: int, api: str, alertmanager: int) -
     config = read("prometheus.yml")
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{exporter}"]}]
+    config["scrape_configs"][1]["static_configs"] = [{"targets": [f"127.0.0.1:{alertmanager}"]}]
     config["scrape_configs"].append(
         {
             "job_name": "guarded",
@@ -191,9 +193,9 @@ def write_prometheus(folder: Path, exporter: int, api: str, alertmanager: int) -
     (folder / RULES.name).write_text(yaml.safe_dump(rules))
 
 
-def write_alertmanager(folder: Path, api: str, owners: str) -> Path:
+def write_alertmanager(folder: Path, api: str, owners: str, token: str) -> Path:
     """Write the shipped configuration for this test's addresses; its owners are told by a webhook too."""
-    (folder / "writer.token").write_text(f"{processes.token_of('alertmanager')}\n")
+    (folder / "writer.token").write_text(f"{token}\n")
     config = read("alertmanager.yml")
     for route in (config["route"], *config["route"]["routes"]):
         route |= {"group_wait": "0s", "group_interval": "1s"}
@@ -203,6 +205,23 @@ def write_alertmanager(folder: Path, api: str, owners: str) -> Path:
     config["receivers"][1]["webhook_configs"] = [{"url": owners, "send_resolved": True}]
     (folder / "alertmanager.yml").write_text(yaml.safe_dump(config))
     return folder / "alertmanager.yml"
+
+
+@contextmanager
+def alerting(watched: Watched, owners: str, token: str) -> Iterator[None]:
+    """Run an Alertmanager that remembers nothing of another one, and rolls back with *token*."""
+    listen = f"127.0.0.1:{watched.alertmanager_port}"
+    config = write_alertmanager(watched.folder, watched.api, owners, token)
+    with program(
+        watched.folder / "alertmanager.log",
+        f"http://{listen}/-/ready",
+        "prometheus-alertmanager",
+        f"--config.file={config}",
+        f"--storage.path={mkdtemp(dir=watched.folder)}",
+        f"--web.listen-address={listen}",
+        "--cluster.listen-address=",
+    ):
+        yield
 
 
 def test_the_shipped_files_are_what_their_programs_take() -> None:
@@ -243,26 +262,25 @@ def test_prometheus_understands_every_expression_of_rules_and_dashboards(watched
     assert empty == EMPTY
 
 
+def test_a_rollback_that_the_api_refuses_is_told(watched: Watched) -> None:
+    """A token ends after a year, and nobody looks at Alertmanager's log."""
+    undelivered = 'ALERTS{alertname="RolloutRollbackUndelivered",alertstate="firing"}'
+    with serving() as owners, alerting(watched, owners.url, "of-another-secret"):
+        wait_for(lambda: ("RolloutRollbackUndelivered", "firing") in told(owners.posted), "the owners are told")
+
+        assert watched.asked(undelivered)
+    assert watched.canaries() == {"fib_rsi", "ppo_gold"}
+
+
 def test_an_alert_that_fires_is_resolved_by_the_rollback_that_it_asked_for(watched: Watched) -> None:
     """From the exporter to Prometheus, Alertmanager, the API, the database, and back."""
     firing = 'ALERTS{alertname="RolloutUnprotected",alertstate="firing"}'
     wait_for(lambda: watched.asked(firing), "the alert fires")
     before = watched.canaries()
-    listen = f"127.0.0.1:{watched.alertmanager_port}"
-    with serving() as owners:
-        config = write_alertmanager(watched.folder, watched.api, owners.url)
-        with program(
-            watched.folder / "alertmanager.log",
-            f"http://{listen}/-/ready",
-            "prometheus-alertmanager",
-            f"--config.file={config}",
-            f"--storage.path={watched.folder / 'alerts'}",
-            f"--web.listen-address={listen}",
-            "--cluster.listen-address=",
-        ):
-            wait_for(lambda: watched.canaries() == {"ppo_gold"}, "the rollback")
-            wait_for(lambda: not watched.asked(firing), "the alert is resolved")
-            wait_for(lambda: ("RolloutUnprotected", "resolved") in told(owners.posted), "the owners are told so")
+    with serving() as owners, alerting(watched, owners.url, processes.token_of("alertmanager")):
+        wait_for(lambda: watched.canaries() == {"ppo_gold"}, "the rollback")
+        wait_for(lambda: not watched.asked(firing), "the alert is resolved")
+        wait_for(lambda: ("RolloutUnprotected", "resolved") in told(owners.posted), "the owners are told so")
 
     assert before == {"fib_rsi", "ppo_gold"}
     assert ("RolloutUnprotected", "firing") in told(owners.posted)

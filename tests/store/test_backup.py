@@ -164,6 +164,19 @@ def test_a_dump_is_never_replaced_and_is_for_its_owners_eyes(lived_in: Engine, t
     assert [each.name for each in tmp_path.glob("*.part")] == []
 
 
+def test_what_a_killed_dump_left_is_named_and_kept(lived_in: Engine, tmp_path: Path) -> None:
+    """Nobody can tell it from what another dump is writing right now."""
+    part = tmp_path / "kept.part"
+    part.write_bytes(b"half")
+
+    with pytest.raises(BackupRefused, match=r"kept\.part.*if none runs, delete it"):
+        dump(lived_in, tmp_path / "kept")
+
+    assert part.read_bytes() == b"half"
+    part.unlink()
+    dump(lived_in, tmp_path / "kept")
+
+
 def test_what_is_no_dump_leaves_the_database_empty(lived_in: Engine, empty: Engine, tmp_path: Path) -> None:
     torn = tmp_path / "torn"
     dump(lived_in, tmp_path / "kept")
