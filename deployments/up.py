@@ -128,7 +128,7 @@ def _run(
     for what, value in {
         "Prefect UI": api_url.removesuffix("/api"),
         "API": _told_of_api(api),
-        "reports": f"{api_url.removesuffix('/api')}/artifacts",  # to which no page of Prefect's leads
+        "reports": f"{api_url.removesuffix('/api')}/v2/artifacts",  # to which no page of Prefect's leads
         "metrics": f"http://{HOST}:{metrics}/metrics",
         "database": shown,
         "candles": f"{source.name}: {', '.join(source.symbols())}",
