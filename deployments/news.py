@@ -20,8 +20,8 @@ class News:
     def tell(self, say: Callable[[str], None]) -> None:
         """Say what is new, oldest first; an alert follows the change that raised it."""
         with reading(self._engine) as session:
-            events = [event for event in audit.events(session) if (event.id or 0) > self._event]
-            alerts = [alert for alert in audit.alerts(session) if (alert.id or 0) > self._alert]
+            events = audit.events(session, after_id=self._event)
+            alerts = audit.alerts(session, after_id=self._alert)
         changes = [
             (event.at, 0, f"{event.strategy_name} {event.version}  {event.action.replace('_', ' ')}: {event.reason}")
             for event in events

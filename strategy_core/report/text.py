@@ -4,7 +4,7 @@ What people wrote reaches it as plain text and leaves it as text: no mark-up, no
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from shlex import quote
 from unicodedata import bidirectional
@@ -24,8 +24,12 @@ def plain(words: str) -> str:
     return _isolated(_MARKUP.sub(r"\\\1", clipped(words)))
 
 
-def cell(value: object) -> str:
-    """Return *value* as people read it: times to the minute in UTC, numbers to four digits, nothing as a dash."""
+def cell(value: object, shown: Callable[[str], str] = plain) -> str:
+    """Return *value* as people read it: times to the minute in UTC, numbers to four digits, nothing as a dash.
+
+    Args:
+        shown: what becomes of text, so that it can do no harm where it is read.
+    """
     match value:
         case None | "":
             return NOTHING
@@ -39,8 +43,10 @@ def cell(value: object) -> str:
             return f"{value:,}"
         case Markdown():
             return str(value)
+        case list() | tuple():
+            return ", ".join(cell(each, shown) for each in value) or NOTHING
         case _:
-            return plain(str(value))
+            return shown(str(value))
 
 
 class Markdown(str):

@@ -133,7 +133,7 @@ def _undecided(
     for symbol, last in sorted(decided.items()):
         try:
             candles = source.candles(symbol, closed_by=due, bars=1)
-        except Exception:  # noqa: BLE001, S112  a source's own fault must keep no alert from being delivered
+        except Exception:  # noqa: BLE001, S112  of a source's own fault `watch_feed` tells
             continue
         newest = pd.DatetimeIndex(candles.index)[-1].to_pydatetime() if len(candles) else None
         if newest is None or newest + timeframe_delta(first.timeframe) <= first.created_at:

@@ -90,9 +90,11 @@ def link_of(event: Any) -> Link:
     return Link(event.position, event.previous_hash, event.hash, facts)
 
 
-def events(session: Session, strategy_name: str | None = None, *, limit: int | None = None) -> Sequence[AuditEvent]:
+def events(
+    session: Session, strategy_name: str | None = None, *, after_id: int = 0, limit: int | None = None
+) -> Sequence[AuditEvent]:
     """Return what was changed, oldest first; with *limit* the newest so many of it."""
-    query = select(AuditEvent).order_by(col(AuditEvent.id).desc()).limit(limit)
+    query = select(AuditEvent).where(col(AuditEvent.id) > after_id).order_by(col(AuditEvent.id).desc()).limit(limit)
     if strategy_name is not None:
         query = query.where(AuditEvent.strategy_name == strategy_name)
     return list(reversed(session.exec(query).all()))
@@ -150,10 +152,15 @@ def raise_alert(
 
 
 def alerts(
-    session: Session, strategy_name: str | None = None, *, rollout_id: UUID | None = None, limit: int | None = None
+    session: Session,
+    strategy_name: str | None = None,
+    *,
+    rollout_id: UUID | None = None,
+    after_id: int = 0,
+    limit: int | None = None,
 ) -> Sequence[AlertOutbox]:
     """Return what was raised, oldest first; with *limit* the newest so many of it."""
-    query = select(AlertOutbox).order_by(col(AlertOutbox.id).desc()).limit(limit)
+    query = select(AlertOutbox).where(col(AlertOutbox.id) > after_id).order_by(col(AlertOutbox.id).desc()).limit(limit)
     if strategy_name is not None:
         query = query.where(AlertOutbox.strategy_name == strategy_name)
     if rollout_id is not None:

