@@ -17,6 +17,7 @@ LOG = ShadowDecisionLog
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 _KEY = ("strategy_name", "version", "symbol", "timestamp")
 _BATCH = 5_000
+_ITS_OUTCOME = and_(col(Outcome.decision_id) == LOG.id, col(Outcome.timestamp) == LOG.timestamp)  # so of one month
 
 
 def log_decisions(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
@@ -120,7 +121,7 @@ def worth_of_decisions(
         select(  # type: ignore[call-overload]
             LOG.symbol, LOG.timestamp, LOG.decision, LOG.reason, Outcome.r_multiple, Outcome.pnl, EquityMark.r
         )
-        .outerjoin(Outcome, col(Outcome.decision_id) == LOG.id)
+        .outerjoin(Outcome, _ITS_OUTCOME)
         .outerjoin(EquityMark, and_(*same_candle))
         .where(
             LOG.strategy_name == strategy_name,
@@ -160,7 +161,7 @@ def signals_to_score(
     )
     return session.exec(
         select(LOG.timestamp, LOG.decision)
-        .outerjoin(Outcome, col(Outcome.decision_id) == LOG.id)
+        .outerjoin(Outcome, _ITS_OUTCOME)
         .where(
             *mine,
             col(LOG.timestamp) >= func.coalesce(since, _BEGINNING, type_=UtcDateTime()),

@@ -1,4 +1,4 @@
-"""What the database itself must hold beside its rows: triggers, indexes, sequences; it mends nothing.
+"""What the database itself must hold beside its rows: triggers, indexes, sequences, partitions; it mends nothing.
 
 A schema of this release is made in memory and asked what it has, so that no list of names can fall behind it.
 """
@@ -11,14 +11,27 @@ from sqlmodel import SQLModel
 
 from strategy_core.store.engine import upgrade
 
-_ON_POSTGRESQL_ALONE = ("tell_strategy",)
+_ON_POSTGRESQL_ALONE = (("strategy", "tell_strategy"),)
+_TRIGGERS = """
+SELECT relname, tgname, tgenabled::text FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
+WHERE NOT tgisinternal AND relnamespace = current_schema()::regnamespace
+"""
+_PARTITIONS = """
+SELECT whole.relname, part.relname FROM pg_inherits
+JOIN pg_class AS whole ON whole.oid = inhparent JOIN pg_class AS part ON part.oid = inhrelid
+WHERE whole.relkind = 'p' AND whole.relnamespace = current_schema()::regnamespace ORDER BY part.relname
+"""
+_WITHOUT_DEFAULT = """
+SELECT relname FROM pg_partitioned_table JOIN pg_class ON pg_class.oid = partrelid
+WHERE partdefid = 0 AND relnamespace = current_schema()::regnamespace ORDER BY relname
+"""
 
 
 def missing_guards(engine: Engine) -> list[str]:
     """Return in words what should stand in the database and does not: a trigger, an index, a sequence's place.
 
-    Without a trigger evidence can be edited, without a partial index there can be two actives, and a sequence that has
-    fallen behind refuses the next change, a rollback with it.
+    Without a trigger evidence can be edited, on a partition as well, without a partial index there can be two actives,
+    and a sequence that has fallen behind refuses the next change, a rollback with it.
     """
     with engine.connect() as connection:
         if engine.dialect.name == "postgresql":
@@ -37,22 +50,29 @@ def _missing_on_sqlite(connection: Connection) -> Iterator[str]:
 
 def _missing_on_postgresql(connection: Connection) -> Iterator[str]:
     run = connection.execute
-    rows = run(
-        text(
-            "SELECT tgname, tgenabled::text FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid "
-            "WHERE NOT tgisinternal AND relnamespace = current_schema()::regnamespace"
-        )
-    )
-    triggers = {name: enabled for name, enabled in rows}  # noqa: C416  a result has keys() that are its columns'
+    triggers = {(table, name): enabled for table, name, enabled in run(text(_TRIGGERS))}
+    partitions: dict[str, list[str]] = {}
+    for table, partition in run(text(_PARTITIONS)):
+        partitions.setdefault(table, []).append(partition)
     indexes = set(run(text("SELECT indexname FROM pg_indexes WHERE schemaname = current_schema()")).scalars())
-    names = {kind: [name for each, name in _expected() if each == kind] for kind in ("trigger", "index")}
-    kept = [name.removeprefix("refuse_delete_") for name in names["trigger"] if name.startswith("refuse_delete_")]
-    for name in (*names["trigger"], *(f"refuse_truncate_{table}" for table in kept), *_ON_POSTGRESQL_ALONE):
-        if name not in triggers:
-            yield f"trigger {name} is not there"
-        elif triggers[name] not in "OA":
-            yield f"trigger {name} is disabled"
-    yield from (f"index {name} is not there" for name in names["index"] if name not in indexes)
+    wanted = [(table, name) for (kind, name), (table, _) in _expected().items() if kind == "trigger"]
+    kept = [(table, f"refuse_truncate_{table}") for table, name in wanted if name.startswith("refuse_delete_")]
+    for table, name in (*wanted, *kept, *_ON_POSTGRESQL_ALONE):
+        if fault := _fault(triggers.get((table, name))):
+            yield f"trigger {name} {fault}"
+            continue  # what is dropped of the whole table is of all its partitions
+        for partition in partitions.get(table, []):
+            if fault := _fault(triggers.get((partition, name))):
+                yield f"trigger {name} of {partition} {fault}"
+    yield from (f"index {name} is not there" for kind, name in _expected() if kind == "index" and name not in indexes)
+    for table in run(text(_WITHOUT_DEFAULT)).scalars():
+        yield f"partition {table}_default is not there, which takes what no month is there for"
+
+
+def _fault(enabled: str | None) -> str:
+    if enabled is None:
+        return "is not there"
+    return "" if enabled in "OA" else "is disabled"
 
 
 def _behind(connection: Connection) -> Iterator[str]:
@@ -72,8 +92,8 @@ def _behind(connection: Connection) -> Iterator[str]:
 
 
 @cache
-def _expected() -> dict[tuple[str, str], str]:
-    """Return the triggers and indexes of a new database of this release, by kind and name."""
+def _expected() -> dict[tuple[str, str], tuple[str, str]]:
+    """Return the triggers and indexes of a new database of this release, by kind and name: of what table, and how."""
     engine = create_engine("sqlite://")
     upgrade(engine)
     with engine.connect() as connection:
@@ -82,8 +102,10 @@ def _expected() -> dict[tuple[str, str], str]:
     return found
 
 
-def _of_sqlite(connection: Connection) -> dict[tuple[str, str], str]:
+def _of_sqlite(connection: Connection) -> dict[tuple[str, str], tuple[str, str]]:
     rows = connection.execute(
-        text("SELECT type, name, sql FROM sqlite_master WHERE type IN ('trigger', 'index') AND sql IS NOT NULL")
+        text(
+            "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE type IN ('trigger', 'index') AND sql IS NOT NULL"
+        )
     )
-    return {(kind, name): definition for kind, name, definition in rows.tuples()}
+    return {(kind, name): (table, definition) for kind, name, table, definition in rows.tuples()}

@@ -40,8 +40,8 @@ _SLOTS = (  # built once: a tick of many rollouts would spend most of its time o
         & (_OTHER.symbol == _ONE.symbol)
         & (_OTHER.timestamp == _ONE.timestamp),
     )
-    .outerjoin(_OURS, _OURS.decision_id == _ONE.id)
-    .outerjoin(_THEIRS, _THEIRS.decision_id == _OTHER.id)
+    .outerjoin(_OURS, (_OURS.decision_id == _ONE.id) & (_OURS.timestamp == _ONE.timestamp))  # and so of one month
+    .outerjoin(_THEIRS, (_THEIRS.decision_id == _OTHER.id) & (_THEIRS.timestamp == _OTHER.timestamp))
     .where(
         _ONE.strategy_name == bindparam("strategy_name"),
         _ONE.version == bindparam("canary"),

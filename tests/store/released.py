@@ -51,7 +51,10 @@ Rows = dict[str, list[dict[str, Any]]]
 
 def rows_of(revision: str) -> Rows:
     """Return the rows that a release has left, by table."""
-    rows: Rows = json.loads(gzip.decompress((FOLDER / f"{revision}.json.gz").read_bytes()))
+    plain = gzip.decompress((FOLDER / f"{revision}.json.gz").read_bytes())
+    rows: Rows = json.loads(
+        plain, object_hook=lambda each: bytes.fromhex(each["hex"]) if set(each) == {"hex"} else each
+    )
     return rows
 
 
@@ -187,7 +190,9 @@ def keep() -> Path:
             rows = {table: _all_of(connection, table) for table in sorted(tables)}
         file = FOLDER / f"{check_schema(engine)}.json.gz"
         engine.dispose()
-    plain = json.dumps(rows, ensure_ascii=False, separators=(",", ":")).encode()
+    plain = json.dumps(
+        rows, ensure_ascii=False, separators=(",", ":"), default=lambda each: {"hex": each.hex()}
+    ).encode()
     file.write_bytes(gzip.compress(plain, mtime=0))
     return file
 

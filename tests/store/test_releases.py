@@ -5,10 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
-from sqlmodel import SQLModel
 
 from strategy_core.services.check import check_database
 from strategy_core.services.ramp import tick
@@ -20,6 +17,7 @@ from strategy_core.store import rollouts
 from strategy_core.store.backup import dump, restore
 from strategy_core.store.engine import check_schema, open_database, reading, revisions, upgrade
 from tests.conftest import DATABASES
+from tests.store.reflecting import differences
 from tests.store.released import ANA, DAY, LEFT, REVISIONS, Rows, live_in, market
 
 
@@ -60,9 +58,7 @@ def test_an_upgrade_loses_nothing_and_leaves_a_database_as_good_as_new(new: Engi
 
     assert contents(new, rows) == before
     assert len(before["audit_event"]) == 6
-    with new.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, SQLModel.metadata) == []
+    assert differences(new) == []
     found = check_database(new)
     assert found.missing == []
     assert found.trail.holds

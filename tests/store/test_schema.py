@@ -4,10 +4,8 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 from sqlalchemy import Engine, text
-from sqlmodel import SQLModel, select
+from sqlmodel import select
 
 from strategy_core.domain.audit import Actor
 from strategy_core.domain.errors import InvalidSetting, InvariantRefused, NaiveTime
@@ -18,6 +16,7 @@ from strategy_core.store import audit, deliveries, rollouts, versions
 from strategy_core.store.engine import open_database, reading, transaction, upgrade
 from strategy_core.store.tables import ShadowDecisionLog, Strategy
 from tests.builders import MONDAY, OWNER, decision_row, outcome_row, put_decisions, put_outcomes, put_version
+from tests.store.reflecting import differences
 
 EVIDENCE = [
     "shadow_decision_log",
@@ -34,10 +33,7 @@ KEPT = [*EVIDENCE, "strategy", "strategy_version", "rollout", "rollout_book", "a
 
 
 def test_models_and_migrations_are_the_same_schema(engine: Engine) -> None:
-    with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
-
-        assert compare_metadata(context, SQLModel.metadata) == []
+    assert differences(engine) == []
 
 
 def test_an_upgrade_of_what_is_new_already_changes_nothing(engine: Engine) -> None:
