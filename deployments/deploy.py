@@ -28,6 +28,7 @@ _KEPT = {
     "pull_steps",
     "tags",
     "work_pool_name",
+    "work_queue_name",
 }
 
 

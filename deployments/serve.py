@@ -56,6 +56,7 @@ class ScheduleEntry(_Entry):
 class WorkPoolEntry(_Entry):
     name: str
     job_variables: dict[str, Any] = {}
+    work_queue_name: str | None = None
 
 
 class DeploymentEntry(_Entry):

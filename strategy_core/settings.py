@@ -21,6 +21,7 @@ from strategy_core.market.replay import ReplayClock, ReplaySource
 from strategy_core.market.source import CandleSource
 from strategy_core.observe.channels import Channel, read_channels
 from strategy_core.observe.prometheus import Prometheus
+from strategy_core.services.maintain import KEEP_AT_LEAST
 from strategy_core.store.engine import open_database
 
 _HEADER = re.compile(r"[A-Za-z0-9-]+: *[!-~]([ -~]*[!-~])?")
@@ -58,6 +59,7 @@ class Settings(BaseSettings):
         alert_timeout: for one message, in seconds.
         alert_repeat_minutes: how soon a critical alert is told again while nobody has acknowledged it.
         tick_overdue_minutes: how long an open rollout may go without a tick before owners are told.
+        keep_days: how old months of decisions grow before `rollout db maintain` drops them; for ever, unless set.
         replay_from, replay_started_at, replay_speed: play the feed as if it were now: `replay_from` is what the clock
             showed at the real moment `replay_started_at`, and it runs `replay_speed` times as fast.
     """
@@ -82,6 +84,7 @@ class Settings(BaseSettings):
     alert_timeout: float = Field(default=10.0, gt=0, le=60)
     alert_repeat_minutes: float = Field(default=30.0, ge=1, le=10_080)
     tick_overdue_minutes: float = Field(default=10.0, ge=2, le=10_080)
+    keep_days: int | None = Field(default=None, ge=KEEP_AT_LEAST, le=36_525)
     replay_from: datetime | None = None
     replay_started_at: datetime | None = None
     replay_speed: float = 1.0

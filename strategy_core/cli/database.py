@@ -1,4 +1,4 @@
-"""`rollout db upgrade | check | dump | restore`: the database as a whole; no row by itself."""
+"""`rollout db upgrade | check | maintain | dump | restore`: the database as a whole; no row by itself."""
 
 from pathlib import Path
 from typing import Annotated
@@ -43,6 +43,20 @@ def check(shell: Shell) -> None:
     )
     if not found.holds:
         raise typer.Exit(1)
+
+
+@command(commands)
+def maintain(
+    shell: Shell, dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False
+) -> None:
+    """Make months ahead, and drop those that ROLLOUT_KEEP_DAYS lets go of and nothing needs; on PostgreSQL alone."""
+    from dataclasses import asdict
+
+    from strategy_core.services.maintain import maintain as maintain_database
+    from strategy_core.services.maintain import said
+
+    done = maintain_database(shell.database, now=shell.now, keep_days=shell.settings.keep_days, apply=not dry_run)
+    shell.answer({"dry_run": dry_run} | asdict(done), *said(done, dry_run=dry_run))
 
 
 @command(commands)

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "deployments"
 FILE = FOLDER / "compose.yaml"
 COMPOSE: dict[str, Any] = yaml.safe_load(FILE.read_text())
+PREFECT: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: each for name, each in SERVICES.items() if "build" in each}
 ONCE = ("upgrade", "prefect-upgrade", "deploy")
@@ -144,10 +145,23 @@ def test_what_holds_data_is_reached_by_nobody_outside() -> None:
         assert "ports" not in SERVICES[name]
 
 
-def test_the_owners_password_is_known_to_the_upgrade_alone() -> None:
+def test_the_owners_password_is_known_to_what_makes_tables_alone() -> None:
+    """Neither to what runs versions' code, nor to what anybody may ask."""
     who = [name for name, each in SERVICES.items() if "ROLLOUT_OWNER_PASSWORD" in str(each.get("environment"))]
 
-    assert who == ["postgresql", "upgrade"]
+    assert who == ["postgresql", "upgrade", "maintainer"]
+
+
+def test_each_queue_has_its_worker_and_the_owners_flow_comes_to_the_owners() -> None:
+    queues = {
+        name: each["command"][each["command"].index("--work-queue") + 1]
+        for name, each in SERVICES.items()
+        if "--work-queue" in each.get("command", [])
+    }
+    wanted = {each["work_pool"].get("work_queue_name", "default") for each in PREFECT["deployments"]}
+
+    assert queues == {"worker": "default", "maintainer": "maintain"}
+    assert wanted == set(queues.values())
 
 
 def test_the_exporter_holds_the_readers_password_and_nothing_else() -> None:

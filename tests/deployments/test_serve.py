@@ -15,7 +15,14 @@ def test_what_moves_rollouts_is_scheduled_and_what_owners_do_is_not() -> None:
     scheduled = {each.name: each.schedules for each in read_deployments(prefect_yaml()) if "scheduled" in each.tags}
     owners = [each for each in read_deployments(prefect_yaml()) if "owner" in each.tags]
 
-    assert set(scheduled) == {"shadow-run", "sample-metrics", "ramp-tick", "deliver-alerts", "nightly-comparison"}
+    assert set(scheduled) == {
+        "shadow-run",
+        "sample-metrics",
+        "ramp-tick",
+        "deliver-alerts",
+        "nightly-comparison",
+        "maintain-database",
+    }
     assert [getattr(schedule.schedule, "cron", None) for schedule in scheduled["shadow-run"] or []] == ["* * * * *"]
     assert [getattr(schedule.schedule, "interval", None) for schedule in scheduled["ramp-tick"] or []] == [
         timedelta(minutes=1)
