@@ -2,47 +2,26 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import and_, func
 from sqlmodel import Session, col, select
 
 from strategy_core.store import tallies
-from strategy_core.store.engine import insert_and_name, insert_if_new
+from strategy_core.store.bulk import write_if_new
 from strategy_core.store.tables import ERROR, SIGNALS, EquityMark, Outcome, ShadowDecisionLog, StrategyVersion
 from strategy_core.store.types import UtcDateTime
 
 LOG = ShadowDecisionLog
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
-_KEY = ("strategy_name", "version", "symbol", "timestamp")
-_BATCH = 5_000
 _ITS_OUTCOME = and_(col(Outcome.decision_id) == LOG.id, col(Outcome.timestamp) == LOG.timestamp)  # so of one month
 
 
 def log_decisions(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
     """Write the rows that are new, count them, and return how many were; a second run changes nothing."""
-    each_once = {row["id"]: row for row in reversed(rows)}  # the first of two stays, as in the log
-    ordered = sorted(each_once.values(), key=itemgetter(*_KEY))  # no deadlock by order
-    new = [row for start in range(0, len(ordered), _BATCH) for row in _log(session, ordered[start : start + _BATCH])]
+    new = write_if_new(session, LOG, rows)
     tallies.count_decisions(session, new)  # when all are logged: see there
     return len(new)
-
-
-def _log(session: Session, rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """Write the rows that are new and return those.
-
-    Nearly always that is all of them, or none, which their number says; a database that names them takes longer.
-    """
-    with session.connection().begin_nested() as written:
-        new = insert_if_new(session, LOG, rows)
-        if new == len(rows):
-            return rows
-        written.rollback()
-    if new == 0:
-        return []
-    inserted = set(insert_and_name(session, LOG, rows, [col(LOG.id)]))
-    return [row for row in rows if (row["id"],) in inserted]
 
 
 def newest_decided(session: Session, strategy_name: str, version: str, symbol: str) -> datetime | None:

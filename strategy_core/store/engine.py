@@ -17,6 +17,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlmodel import Session, SQLModel
 
 from strategy_core.domain.errors import InvalidSetting, InvariantRefused, MissingExtra, SchemaOutdated
+from strategy_core.store.bulk import send_rows
 
 _BUSY_SECONDS = 30
 _OVERFLOW = 25  # connections beside the pool's 5: those that wait for a lock must leave some to a rollback
@@ -44,9 +45,7 @@ def open_database(url: str) -> Engine:
         return _sqlite(parsed.set(drivername="sqlite+pysqlite"))
     if kind == "postgresql":
         try:
-            return create_engine(
-                parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, max_overflow=_OVERFLOW
-            )
+            return _postgresql(parsed.set(drivername="postgresql+psycopg"))
         except ModuleNotFoundError:
             raise MissingExtra("PostgreSQL", "postgres") from None
     raise InvalidSetting("database_url", parsed.render_as_string(hide_password=True), _ADDRESSES)
@@ -179,8 +178,15 @@ def _on_postgresql(engine: Engine) -> bool:
     return engine.dialect.name == "postgresql"
 
 
+def _postgresql(url: Any) -> Engine:
+    engine = create_engine(url, pool_pre_ping=True, max_overflow=_OVERFLOW)
+    event.listen(engine, "do_execute", send_rows)
+    return engine
+
+
 def _sqlite(url: Any) -> Engine:
     engine = create_engine(url, connect_args={"timeout": _BUSY_SECONDS})
+    event.listen(engine, "do_execute", send_rows)
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
@@ -207,14 +213,6 @@ def insert_if_new(session: Session, table: type[SQLModel], rows: Sequence[Mappin
         batch = [dict(row) for row in rows[start : start + _ROWS_PER_STATEMENT]]
         done += session.connection().execute(statement, batch).rowcount
     return done
-
-
-def insert_and_name(
-    session: Session, table: type[SQLModel], rows: Sequence[Mapping[str, Any]], columns: Sequence[Any]
-) -> list[tuple[Any, ...]]:
-    """Insert *rows* as `insert_if_new` does, and return *columns* of those that were new; up to four times slower."""
-    statement = _insert_if_new(session, table).returning(*columns)
-    return [tuple(row) for row in session.connection().execute(statement, [dict(row) for row in rows])]
 
 
 def _insert_if_new(session: Session, table: type[SQLModel]) -> Any:

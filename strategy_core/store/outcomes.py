@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import bindparam, func
 from sqlmodel import Session, col, select
 
+from strategy_core.store.bulk import write_if_new
 from strategy_core.store.engine import insert_if_new
 from strategy_core.store.tables import ComparisonReport, EquityMark, Outcome, StrategyVersion
 
@@ -23,11 +24,11 @@ _MARKS = (  # built once: a tick of many rollouts would spend much of its time o
 
 def book_outcomes(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
     """Book the outcomes that are new and return how many were."""
-    return insert_if_new(session, Outcome, rows)
+    return len(write_if_new(session, Outcome, rows))
 
 
 def mark_equity(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
-    return insert_if_new(session, EquityMark, rows)
+    return len(write_if_new(session, EquityMark, rows))
 
 
 def newest_mark(session: Session, version: StrategyVersion, symbol: str) -> datetime | None:

@@ -6,7 +6,8 @@ Here every row of a version is logged before its counts are touched, and counts 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import case
@@ -17,25 +18,29 @@ from strategy_core.store.tables import ERROR
 from strategy_core.store.tally_tables import Counted, DecisionTally, Tally
 
 _ACTIONS = ("buy", "sell", "hold", ERROR)
+_NAMES = ("strategy_name", "version", "symbol")
+_OF = itemgetter(*_NAMES)
 
 
-def count_decisions(session: Session, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Count rows of the decision log that have just been inserted; all that the transaction inserts of a version."""
-    said: dict[tuple[str, str, str], dict[str, Any]] = {}
-    errors: Counter[tuple[str, str, str]] = Counter()
-    for row in rows:
-        key = (row["strategy_name"], row["version"], row["symbol"])
-        tally = said.get(key)
-        if tally is None:
-            names = dict(zip(("strategy_name", "version", "symbol"), key, strict=True))
-            tally = said[key] = names | dict.fromkeys((*_ACTIONS, "newest_candle_s"), 0)
-        tally[row["decision"]] += 1
-        tally["newest_candle_s"] = max(tally["newest_candle_s"], int(row["timestamp"].timestamp()))
-        if row["decision"] == ERROR:
-            errors[row["strategy_name"], row["version"], row["error_kind"]] += 1
+def count_decisions(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Count rows of the decision log that have just been inserted; all that the transaction inserts of a version.
+
+    Args:
+        rows: the oldest candle first.
+    """
+    newest = dict(zip(map(_OF, rows), map(itemgetter("timestamp"), rows), strict=True))
+    said = {
+        key: dict(zip(_NAMES, key, strict=True)) | dict.fromkeys(_ACTIONS, 0) | {"newest_candle_s": int(at.timestamp())}
+        for key, at in newest.items()
+    }
+    for (*key, action), total in Counter(map(itemgetter(*_NAMES, "decision"), rows)).items():
+        said[tuple(key)][action] = total
     _add(session, DecisionTally, [said[key] for key in sorted(said)])
-    counted = [(strategy_name, Counted.ERROR.value, *names) for strategy_name, *names in errors]
-    _add(session, Tally, [_row(*key, total=errors[key[0], key[2], key[3]]) for key in sorted(counted)])
+    errors = Counter(
+        (row["strategy_name"], row["version"], row["error_kind"]) for row in rows if row["decision"] == ERROR
+    )
+    kinds = [(strategy_name, Counted.ERROR.value, *names) for strategy_name, *names in errors]
+    _add(session, Tally, [_row(*key, total=errors[key[0], key[2], key[3]]) for key in sorted(kinds)])
 
 
 def count(session: Session, strategy_name: str, what: Counted, names: Sequence[tuple[str, str]]) -> None:
