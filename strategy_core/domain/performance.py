@@ -1,5 +1,7 @@
 """How an arm's closed trades and marked equity did; None wherever a number would be a lie."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
@@ -28,31 +30,95 @@ class Performance(BaseModel):
     max_drawdown: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Trades:
+    """What closed trades add up to; two sums of different trades may be added.
+
+    Attributes:
+        wins: trades with r > 0.
+        won, lost: the sum of gains, and of losses, in R; both >= 0.
+    """
+
+    trades: int = 0
+    wins: int = 0
+    r: float = 0.0
+    pnl: float = 0.0
+    won: float = 0.0
+    lost: float = 0.0
+
+    @classmethod
+    def of(cls, r_multiple: FloatArray, pnl: FloatArray) -> "Trades":
+        gains, losses = r_multiple[r_multiple > 0], r_multiple[r_multiple < 0]
+        return cls(
+            trades=len(r_multiple),
+            wins=len(gains),
+            r=float(r_multiple.sum()),
+            pnl=float(pnl.sum()),
+            won=float(gains.sum()),
+            lost=float(-losses.sum()),
+        )
+
+    def __add__(self, other: "Trades") -> "Trades":
+        return Trades(
+            self.trades + other.trades,
+            self.wins + other.wins,
+            self.r + other.r,
+            self.pnl + other.pnl,
+            self.won + other.won,
+            self.lost + other.lost,
+        )
+
+    @property
+    def profit_factor(self) -> float | None:
+        """The sum of gains / the sum of losses, >= 0; None without losses to speak of, where it is infinite."""
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            factor = float(np.divide(self.won, self.lost))
+        return factor if np.isfinite(factor) else None
+
+    def performance(self, max_drawdown: float | None = None) -> Performance:
+        return Performance(
+            trades=self.trades,
+            win_rate=self.wins / self.trades if self.trades else None,
+            average_pnl=self.pnl / self.trades if self.trades else None,
+            expectancy=self.r / self.trades if self.trades else None,
+            profit_factor=self.profit_factor,
+            max_drawdown=max_drawdown,
+        )
+
+
+NO_TRADES = Trades()
+
+
 def performance(
     r_multiple: FloatArray, pnl: FloatArray, *, marks: FloatArray | None = None, risk_fraction: float = 0.01
 ) -> Performance:
     """Return the metrics of closed trades; *marks* are the candles' changes of marked-to-market R, oldest first."""
-    return Performance(
-        trades=len(r_multiple),
-        win_rate=win_rate(r_multiple),
-        average_pnl=_mean(pnl),
-        expectancy=_mean(r_multiple),
-        profit_factor=profit_factor(r_multiple),
-        max_drawdown=None if marks is None else max_drawdown(marks, risk_fraction),
-    )
+    return Trades.of(r_multiple, pnl).performance(None if marks is None else max_drawdown(marks, risk_fraction))
 
 
-def win_rate(results: FloatArray) -> float | None:
-    """Return the share of results above 0, in 0..1; None without any."""
-    return _mean((results > 0).astype(np.float64))
+@dataclass(slots=True)
+class Account:
+    """Marked-to-market equity as its candles come in, oldest first; it keeps no candle.
 
+    Attributes:
+        r: made since the start.
+        peak: the highest value so far, the start included, where the account is worth 1.
+        max_drawdown: the largest loss from a peak, as a fraction of that peak; 0 before the first candle.
+    """
 
-def profit_factor(results: FloatArray) -> float | None:
-    """Return the sum of gains / the sum of losses, >= 0; None without losses to speak of, where it is infinite."""
-    won, lost = results[results > 0].sum(), -results[results < 0].sum()
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        factor = float(np.divide(won, lost))
-    return factor if np.isfinite(factor) else None
+    risk_fraction: float
+    r: float = 0.0
+    peak: float = 1.0
+    max_drawdown: float = 0.0
+
+    def mark(self, changes: FloatArray) -> None:
+        """Take in the next candles' changes of R."""
+        if not len(changes):
+            return
+        made = np.cumsum(np.append(self.r, changes))  # in one go or in parts: the same additions in the same order
+        curve = 1.0 + self.risk_fraction * made
+        self.max_drawdown = max(self.max_drawdown, float(drawdown(curve, self.peak).max()))
+        self.r, self.peak = float(made[-1]), max(self.peak, float(curve.max()))
 
 
 def equity(marks: FloatArray, risk_fraction: float) -> FloatArray:
@@ -63,22 +129,22 @@ def equity(marks: FloatArray, risk_fraction: float) -> FloatArray:
     return 1.0 + risk_fraction * np.cumsum(marks)
 
 
-def drawdown(equity: FloatArray) -> FloatArray:
-    """Return the loss from the running peak, as a fraction of that peak; the peak includes the start, 1.
+def drawdown(equity: FloatArray, peak: float = 1.0) -> FloatArray:
+    """Return the loss from the running peak, as a fraction of that peak; *peak* is the one before, or the start.
 
     Returns:
         Shape (candles,): 0 at a peak, 0.08 when 8 % below it, above 1 when more than everything is lost.
 
     Source: Magdon-Ismail & Atiya (2004), "Maximum drawdown".
     """
-    peak = np.maximum(np.maximum.accumulate(equity), 1.0)
-    return (peak - equity) / peak
+    peaks = np.maximum(np.maximum.accumulate(equity), peak)
+    return (peaks - equity) / peaks
 
 
 def max_drawdown(marks: FloatArray, risk_fraction: float) -> float | None:
     """Return the largest drawdown of the marked-to-market equity; None without candles."""
-    return float(drawdown(equity(marks, risk_fraction)).max()) if len(marks) else None
-
-
-def _mean(values: FloatArray) -> float | None:
-    return float(values.mean()) if len(values) else None
+    if not len(marks):
+        return None
+    account = Account(risk_fraction)
+    account.mark(marks)
+    return account.max_drawdown

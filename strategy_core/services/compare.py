@@ -1,23 +1,23 @@
 """Set a version against the active one over the same candles: on request, or every night as a stored report."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-import numpy as np
 import pandas as pd
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from strategy_core.domain.comparison import Arm, Comparison, compare
+from strategy_core.domain.candles import timeframe_delta
+from strategy_core.domain.comparison import Comparison, compare
 from strategy_core.domain.errors import InvalidPeriod, InvalidSetting, RolloutError, UnknownSymbol
 from strategy_core.domain.lifecycle import Status, utc
-from strategy_core.domain.regimes import WARMUP_BARS, regimes
+from strategy_core.domain.performance import Account
+from strategy_core.domain.regimes import WARMUP_BARS, Runs, regimes, runs
 from strategy_core.domain.scoring import ScoringRule
-from strategy_core.domain.strategy import INSUFFICIENT_HISTORY
 from strategy_core.market.source import CandleSource
-from strategy_core.store import decisions, outcomes, versions
-from strategy_core.store.engine import reading, transaction
+from strategy_core.store import outcomes, versions
+from strategy_core.store.comparison import Pair, marks_in_order, read_cells
+from strategy_core.store.engine import reading, snapshot, transaction
 from strategy_core.store.tables import ComparisonReport
 
 _USUAL_DAYS = 30.0
@@ -92,19 +92,19 @@ def compare_versions(
         if symbol is not None and symbol not in symbols:
             raise UnknownSymbol(symbol, symbols)
         symbols = [symbol] if symbol else symbols
-        arms = [_arm(session, strategy_name, name, symbols, over) for name in (shadow.version, active.version)]
         rule = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring)
-    rows = arms[0].add_suffix("_shadow").join(arms[1].add_suffix("_active"), how="outer")
-    opened_at = pd.DatetimeIndex(rows.index.get_level_values("timestamp"))
-    names = rows.index.get_level_values("symbol")
-    return compare(
-        symbols=names.to_numpy(),
-        opened_at=opened_at,
-        shadow=_columns(rows, "shadow"),
-        active=_columns(rows, "active"),
-        regimes=None if source is None else _regimes(source, symbols, names, opened_at, over),
-        risk_fraction=rule.risk_fraction,
+    pair = Pair(
+        strategy_name,
+        shadow.version,
+        active.version,
+        symbols,
+        over.start,
+        over.end,
+        None if source is None else {symbol: _regimes(source, symbol, over) for symbol in symbols},
     )
+    with snapshot(engine) as session:
+        ours, theirs = (_drawdown(session, pair, version, rule.risk_fraction) for version in (pair.shadow, pair.active))
+        return compare(read_cells(session, pair), drawdowns=(ours, theirs))
 
 
 def compare_all(engine: Engine, source: CandleSource, *, now: datetime, days: float = 30) -> list[ComparisonReport]:
@@ -139,33 +139,18 @@ def compare_all(engine: Engine, source: CandleSource, *, now: datetime, days: fl
     return reports
 
 
-def _arm(session: Session, strategy_name: str, version: str, symbols: Sequence[str], over: Period) -> pd.DataFrame:
-    rows = decisions.worth_of_decisions(session, strategy_name, version, symbols, start=over.start, end=over.end)
-    frame = pd.DataFrame(rows, columns=["symbol", "timestamp", "decision", "reason", "r_multiple", "pnl", "mark"])
-    frame["timestamp"] = pd.to_datetime(frame["timestamp"], utc=True)
-    frame.loc[frame["reason"] == INSUFFICIENT_HISTORY, "decision"] = ""
-    return frame.drop(columns="reason").set_index(["symbol", "timestamp"])
+def _drawdown(session: Session, pair: Pair, version: str, risk_fraction: float) -> float:
+    account = Account(risk_fraction)
+    for changes in marks_in_order(session, pair, version):
+        account.mark(changes)
+    return account.max_drawdown
 
 
-def _columns(rows: pd.DataFrame, arm: str) -> Arm:
-    return Arm(
-        actions=rows[f"decision_{arm}"].fillna("").to_numpy(dtype=object),
-        r_multiple=rows[f"r_multiple_{arm}"].to_numpy(dtype=np.float64, na_value=np.nan),
-        pnl=rows[f"pnl_{arm}"].to_numpy(dtype=np.float64, na_value=np.nan),
-        marks=rows[f"mark_{arm}"].to_numpy(dtype=np.float64, na_value=0.0),
-    )
-
-
-def _regimes(
-    source: CandleSource, symbols: Sequence[str], names: pd.Index, opened_at: pd.DatetimeIndex, over: Period
-) -> "np.typing.NDArray[np.object_]":
-    labels = np.full(len(names), "unknown", dtype=object)
-    for symbol in symbols:
-        try:
-            within = len(source.candles(symbol, closed_by=over.end, since=over.start))
-            known = regimes(source.candles(symbol, closed_by=over.end, bars=within + WARMUP_BARS))
-        except RolloutError:  # its candles cannot be had: the comparison stands, its regime stays unknown
-            continue
-        mine = names == symbol
-        labels[mine] = known.reindex(opened_at[mine]).fillna("unknown").to_numpy(dtype=object)
-    return labels
+def _regimes(source: CandleSource, symbol: str, over: Period) -> Runs:
+    timeframe = timeframe_delta(source.timeframe)
+    try:
+        within = len(source.candles(symbol, closed_by=over.end, since=over.start))
+        labels = regimes(source.candles(symbol, closed_by=over.end, bars=within + WARMUP_BARS))
+    except RolloutError:  # its candles cannot be had: the comparison stands, its regime stays unknown
+        labels = pd.Series([], index=pd.DatetimeIndex([], tz=UTC), dtype="str")
+    return runs(labels, start=over.start, timeframe=timeframe)

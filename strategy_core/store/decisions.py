@@ -89,29 +89,6 @@ def count_decisions(session: Session, strategy_name: str) -> dict[tuple[str, str
     return {(version, decision): count for version, decision, count in rows}
 
 
-def worth_of_decisions(
-    session: Session, strategy_name: str, version: str, symbols: Sequence[str], *, start: datetime, end: datetime
-) -> Sequence[Any]:
-    """Return (symbol, candle, decision, reason, R, pnl, mark) of each decision in [start, end); None while open."""
-    same_candle = [
-        getattr(EquityMark, key) == getattr(LOG, key) for key in ("strategy_name", "version", "symbol", "timestamp")
-    ]
-    return session.exec(
-        select(  # type: ignore[call-overload]
-            LOG.symbol, LOG.timestamp, LOG.decision, LOG.reason, Outcome.r_multiple, Outcome.pnl, EquityMark.r
-        )
-        .outerjoin(Outcome, _ITS_OUTCOME)
-        .outerjoin(EquityMark, and_(*same_candle))
-        .where(
-            LOG.strategy_name == strategy_name,
-            LOG.version == version,
-            col(LOG.symbol).in_(symbols),
-            col(LOG.timestamp) >= start,
-            col(LOG.timestamp) < end,
-        )
-    ).all()
-
-
 def signals_to_score(
     session: Session, version: StrategyVersion, symbol: str, *, horizon: int
 ) -> Sequence[tuple[datetime, str]]:

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from strategy_core.domain.comparison import Arm, Comparison, compare
-from strategy_core.domain.errors import NaiveTime
+from strategy_core.domain.comparison import Comparison
 from strategy_core.domain.strategy import Action
+from tests import in_memory
+from tests.in_memory import Arm
+from tests.in_memory import compare_cells as compare
 
 NAN = math.nan
 
@@ -159,16 +161,6 @@ def test_symbols_share_one_account() -> None:
     assert report.active.max_drawdown == pytest.approx(0.02)
 
 
-def test_naive_open_times_are_refused() -> None:
-    with pytest.raises(NaiveTime, match="opened_at"):
-        compare(
-            symbols=["GOLD"],
-            opened_at=pd.DatetimeIndex(["2024-01-01"]),
-            shadow=arm(["buy"], [1]),
-            active=arm([""], [0]),
-        )
-
-
 @st.composite
 def histories(draw: st.DrawFn) -> dict[str, Any]:
     count = draw(st.integers(1, 40))
@@ -254,3 +246,12 @@ def test_the_order_of_rows_does_not_matter(history: dict[str, Any], shuffle: Any
     assert again.shadow.max_drawdown == pytest.approx(report.shadow.max_drawdown, abs=1e-12)
     assert again.difference.mean == pytest.approx(report.difference.mean, abs=1e-12)
     assert again.difference.low == pytest.approx(report.difference.low, abs=1e-9)
+
+
+@settings(deadline=None, max_examples=50)
+@given(history=histories())
+def test_what_cells_add_up_to_is_what_rows_say(history: dict[str, Any]) -> None:
+    found, meant = compare(**history), in_memory.compare(**history)
+
+    flat = [pd.json_normalize(each.model_dump()).iloc[0].dropna().to_dict() for each in (found, meant)]
+    assert flat[0] == pytest.approx(flat[1], abs=1e-9)

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategy_core.domain.comparison import day_cluster_interval
 from strategy_core.domain.daily import by_day
 from strategy_core.domain.slots import slots
+from tests.in_memory import day_cluster_interval
 
 SIDES = st.sampled_from([(1, 1), (1, -1), (0, 1), (-1, 0)])
 ROWS = st.lists(st.tuples(st.integers(20_000, 20_009), st.floats(-3, 3), st.floats(-3, 3), SIDES), min_size=1)

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from strategy_core.domain.arrays import FloatArray
-from strategy_core.domain.comparison import day_cluster_interval
+from tests.in_memory import day_cluster_interval
 
 
 def test_one_outcome_a_day_gives_the_plain_t_interval() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from strategy_core.domain.arrays import FloatArray
-from strategy_core.domain.performance import drawdown, equity, max_drawdown, performance, profit_factor
+from strategy_core.domain.performance import Account, Trades, drawdown, equity, max_drawdown, performance
 
 NONE = np.empty(0)
 
@@ -47,11 +47,24 @@ def test_a_flat_account_has_lost_nothing_but_an_unmeasured_one_is_unknown() -> N
     assert performance(NONE, NONE).max_drawdown is None
 
 
-def test_a_profit_factor_needs_losses() -> None:
-    assert profit_factor(np.array([1.0, 0.0])) is None
-    assert profit_factor(NONE) is None
-    assert profit_factor(np.array([1.0, -5e-324])) is None  # a loss that is rounding
-    assert profit_factor(np.array([-1.0, 0.0])) == 0
+@pytest.mark.parametrize(
+    ("r", "factor"),
+    [
+        ([1.0, 0.0], None),
+        ([], None),
+        ([1.0, -5e-324], None),  # a loss that is rounding
+        ([-1.0, 0.0], 0.0),
+    ],
+)
+def test_a_profit_factor_needs_losses(r: list[float], factor: float | None) -> None:
+    assert Trades.of(np.array(r), np.array(r)).profit_factor == factor
+
+
+@given(r=series, cut=st.integers(0, 50))
+def test_trades_add_up(r: FloatArray, cut: int) -> None:
+    r = np.round(r * 8) / 8  # sums without rounding
+
+    assert Trades.of(r[:cut], r[:cut]) + Trades.of(r[cut:], r[cut:]) == Trades.of(r, r)
 
 
 def test_a_high_win_rate_can_lose_money() -> None:
@@ -83,3 +96,12 @@ def test_a_drawdown_never_shrinks_as_candles_come(marks: FloatArray, cut: int) -
     early = max_drawdown(marks[:cut], 0.01)
 
     assert (early or 0) <= (max_drawdown(marks, 0.01) or 0)
+
+
+@given(marks=series, cut=st.integers(0, 50))
+def test_an_account_is_the_same_however_its_candles_come(marks: FloatArray, cut: int) -> None:
+    account = Account(0.2)
+    for part in (marks[:cut], marks[cut:], marks[:0]):
+        account.mark(part)
+
+    assert account.max_drawdown == max_drawdown(marks, 0.2)

@@ -1,10 +1,12 @@
+from datetime import UTC, datetime, timedelta
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strategy_core.domain.regimes import TREND_BARS, UNKNOWN, VOLATILITY_BARS, WARMUP_BARS, regimes
+from strategy_core.domain.regimes import TREND_BARS, UNKNOWN, VOLATILITY_BARS, WARMUP_BARS, regimes, runs
 from strategy_core.domain.volatility import atr
 from tests.domain.markets import candles_of, walk
 
@@ -64,3 +66,35 @@ def test_a_label_depends_on_its_own_window_alone(seed: int, end: int, start: int
 
 def test_no_candles_have_no_labels() -> None:
     assert regimes(candles_of(np.empty((0, 4)))).tolist() == []
+
+
+HOUR = timedelta(hours=1)
+NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
+
+
+@given(
+    said=st.lists(st.sampled_from(["low_vol/up", "high_vol/up", UNKNOWN, None]), max_size=30),
+    before=st.integers(0, 5),
+)
+def test_stretches_say_of_each_hour_what_its_candle_says(said: list[str | None], before: int) -> None:
+    """None is an hour without a candle; the period begins some candles before the first, or at it."""
+    hours = [NOON + place * HOUR for place in range(len(said))]
+    there = [place for place, label in enumerate(said) if label is not None]
+    labels = pd.Series([said[place] for place in there], pd.DatetimeIndex([hours[place] for place in there], tz="UTC"))
+
+    found = runs(labels.astype("str"), start=NOON - before * HOUR, timeframe=HOUR)
+
+    assert found.since[0] == (NOON - before * HOUR).timestamp()
+    assert (np.diff(found.since) > 0).all()
+    for hour, label in zip(hours, said, strict=True):
+        place = int(np.searchsorted(found.since, hour.timestamp(), side="right")) - 1
+        assert found.labels[place] == (label or UNKNOWN)
+
+
+def test_candles_before_the_period_are_no_stretch_of_it() -> None:
+    hours = pd.date_range(NOON, periods=5, freq="1h")
+
+    found = runs(pd.Series(["a", "a", "b", "b", "c"], hours), start=NOON + 3 * HOUR, timeframe=HOUR)
+
+    assert [(since - NOON.timestamp()) / 3600 for since in found.since] == [3, 4, 5]
+    assert found.labels == ("b", "c", UNKNOWN)

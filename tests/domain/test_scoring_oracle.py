@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strategy_core.domain.arrays import FloatArray, IntArray
-from strategy_core.domain.performance import max_drawdown, profit_factor, win_rate
+from strategy_core.domain.performance import max_drawdown, performance
 from strategy_core.domain.scoring import NO_RANGE, ExitReason, ScoringRule, marks, score
 from strategy_core.domain.volatility import atr
 from tests.domain.markets import candles_of, markets, walk, with_sides
@@ -188,6 +188,7 @@ def test_metrics_are_the_oracles(seed: int) -> None:
     returns = stats["_trades"]["ReturnPct"].to_numpy()
     changes = np.diff(stats["_equity_curve"]["Equity"].to_numpy() / CASH)
     assert 0 < stats["Win Rate [%]"] < 100
-    assert win_rate(returns) == pytest.approx(stats["Win Rate [%]"] / 100)
-    assert profit_factor(returns) == pytest.approx(stats["Profit Factor"])
+    ours = performance(returns, returns)
+    assert ours.win_rate == pytest.approx(stats["Win Rate [%]"] / 100)
+    assert ours.profit_factor == pytest.approx(stats["Profit Factor"])
     assert max_drawdown(changes, 1.0) == pytest.approx(-stats["Max. Drawdown [%]"] / 100)

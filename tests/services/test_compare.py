@@ -1,15 +1,24 @@
-from datetime import timedelta
+from datetime import datetime, timedelta
+from itertools import count, product
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sqlalchemy import Engine
 
+from strategy_core.domain.comparison import Comparison
 from strategy_core.domain.errors import InvalidPeriod, NoActiveVersion, UnknownVersion
 from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.regimes import regimes
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.compare import compare_all, compare_versions, last_days, period
 from strategy_core.store import outcomes
-from strategy_core.store.engine import reading
-from tests.builders import DAY, HOUR, MONDAY, decision_row, put_day, put_decisions, put_version
+from strategy_core.store.engine import reading, transaction
+from tests import in_memory
+from tests.builders import DAY, HOUR, MONDAY, decision_row, outcome_row, put_day, put_decisions, put_version
 
 NOW = MONDAY + 5 * DAY
 
@@ -92,3 +101,88 @@ def test_every_night_each_challenger_is_compared_and_stored_once(pair: Engine, m
     assert len(stored) == 4
     assert stored[0].created_at == NOW + DAY
     assert reports[0].report["shadow_signal_count"] == 10
+
+
+SYMBOLS = ("GOLD", "SILVER")
+CANDLES = [MONDAY + 3 * DAY + n * HOUR for n in range(0, 96, 4)]  # over a weekend, in which there are none
+KEYS = list(product(SYMBOLS, CANDLES))
+NUMBER = count()
+EIGHTHS = st.one_of(st.none(), st.integers(-24, 24).map(lambda n: n / 8))  # sums of these are exact
+ROW = st.tuples(st.sampled_from(["hold", "hold", "buy", "sell", "error", "too little", "absent"]), EIGHTHS, EIGHTHS)
+ARM = st.lists(ROW, min_size=len(KEYS), max_size=len(KEYS))
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(ours=ARM, theirs=ARM, whole=st.booleans(), told=st.booleans())
+def test_the_database_adds_up_what_the_rows_mean(
+    engine: Engine, market: SyntheticSource, ours: list[Any], theirs: list[Any], *, whole: bool, told: bool
+) -> None:
+    """Any log: rows that one arm lacks, errors, open trades, marks on candles without a row, weekends."""
+    number = next(NUMBER)
+    names = f"shadow {number}", f"active {number}"
+    for name, rows in zip(names, (ours, theirs), strict=True):
+        put_version(engine, name, symbols=SYMBOLS)
+        _put(engine, name, rows)
+    over = period(CANDLES[0], CANDLES[-1] + HOUR) if whole else period(CANDLES[3], CANDLES[20])
+
+    found = compare_versions(
+        engine,
+        strategy_name="fib_rsi",
+        shadow_version=names[0],
+        active_version=names[1],
+        over=over,
+        source=market if told else None,
+    )
+
+    meant = _meant(ours, theirs, over.start, over.end, market if told else None)
+    assert _flat(found) == pytest.approx(_flat(meant), rel=1e-9, abs=1e-12)
+
+
+def _put(engine: Engine, version: str, rows: list[Any]) -> None:
+    logged, booked, marked = [], [], []
+    for (symbol, at), (said, r, mark) in zip(KEYS, rows, strict=True):
+        decision = said if said in ("buy", "sell", "error") else "hold"
+        if said != "absent":
+            faults = {"reason": "insufficient_history"} if said == "too little" else {}
+            faults |= {"error_kind": "raised"} if said == "error" else {}
+            logged.append(decision_row(version, at, decision, symbol=symbol, **faults))
+        if decision in ("buy", "sell") and r is not None:
+            booked.append(outcome_row(version, at, r, symbol=symbol))
+        if mark is not None:
+            key = {"strategy_name": "fib_rsi", "version": version, "symbol": symbol}
+            marked.append(key | {"timestamp": at, "r": mark})
+    put_decisions(engine, *logged, counted=False)
+    with transaction(engine) as session:
+        outcomes.book_outcomes(session, booked)
+        outcomes.mark_equity(session, marked)
+
+
+def _meant(
+    ours: list[Any], theirs: list[Any], start: datetime, end: datetime, source: SyntheticSource | None
+) -> Comparison:
+    """Return the comparison from the rows themselves."""
+    rows = [
+        (key, *both)
+        for key, *both in zip(KEYS, ours, theirs, strict=True)
+        if start <= key[1] < end and any(said != "absent" for said, _, _ in both)
+    ]
+    labels = {} if source is None else {name: regimes(source.candles(name, closed_by=end)) for name in SYMBOLS}
+    return in_memory.compare(
+        symbols=[symbol for (symbol, _), *_ in rows],
+        opened_at=pd.DatetimeIndex([at for (_, at), *_ in rows], tz="UTC"),
+        shadow=_arm([one for _, one, _ in rows]),
+        active=_arm([other for *_, other in rows]),
+        regimes=[labels[symbol].get(pd.Timestamp(at), "unknown") for (symbol, at), *_ in rows] if source else None,
+    )
+
+
+def _arm(rows: list[Any]) -> in_memory.Arm:
+    signals = [r if said in ("buy", "sell") else None for said, r, _ in rows]
+    r = np.array(signals, dtype=np.float64)
+    marks = [mark if said != "absent" else None for said, _, mark in rows]
+    return in_memory.Arm([said for said, *_ in rows], r, r * 10, np.nan_to_num(np.array(marks, dtype=np.float64)))
+
+
+def _flat(found: Comparison) -> dict[str, Any]:
+    flat = pd.json_normalize(found.model_dump(mode="json")).iloc[0]
+    return {str(key): value for key, value in flat.items()}

@@ -1,0 +1,276 @@
+"""What two versions' logs and outcomes add up to, added up by the database; it hands over no row of a log.
+
+Most candles are held by both, and nothing of these needs to be joined, sorted or sent: they are what is left of a
+version's rows, which its key alone counts.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Double,
+    Integer,
+    SmallInteger,
+    Text,
+    TextClause,
+    and_,
+    case,
+    cast,
+    extract,
+    func,
+    inspect,
+    literal,
+    literal_column,
+    or_,
+    select,
+    text,
+)
+from sqlalchemy.orm import aliased
+from sqlalchemy.sql.expression import Grouping
+from sqlmodel import Session, col
+
+from strategy_core.domain.arrays import FloatArray
+from strategy_core.domain.comparison import Cell
+from strategy_core.domain.performance import Trades
+from strategy_core.domain.regimes import Runs
+from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action
+from strategy_core.store.tables import SIGNALS, EquityMark, Outcome, ShadowDecisionLog
+
+_DAY_S = 86_400
+_BATCH = 10_000
+_APART = 10**11  # seconds from one symbol to the next, where all their times stand on one line
+_AS_STORED = "%Y-%m-%d %H:%M:%S.000000"  # a moment as SQLite has it
+_OURS, _THEIRS = aliased(ShadowDecisionLog), aliased(ShadowDecisionLog)
+_ROWS: Any = inspect(_OURS).selectable  # type: ignore[union-attr]
+_OUR_TRADE, _THEIR_TRADE = aliased(Outcome), aliased(Outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two versions of a strategy on some symbols, over the candles that opened in [start, end).
+
+    Attributes:
+        regimes: each symbol's, from *start* on; None where nobody asks for them.
+    """
+
+    strategy_name: str
+    shadow: str
+    active: str
+    symbols: Sequence[str]
+    start: datetime
+    end: datetime
+    regimes: Mapping[str, Runs] | None = None
+
+
+def read_cells(session: Session, pair: Pair) -> Iterator[Cell]:
+    """Yield what the two said together: each candle that at least one has a row on is in one cell."""
+    for part in _parts(session, pair):
+        ours, theirs = (_rows_of(session, part, version) for version in (part.shadow, part.active))
+        held, alone = ours.copy(), Counter[tuple[str, str]]()
+        for paired, cell in _not_held(session, part):
+            yield cell
+            held[cell.symbol, cell.regime] -= cell.candles
+            if not paired:
+                alone[cell.symbol, cell.regime] += cell.candles
+        for (symbol, regime), candles in held.items():
+            if candles:
+                yield Cell(symbol, regime, 0, Action.HOLD, Action.HOLD, candles)
+        for (symbol, regime), candles in (theirs - (ours - alone)).items():
+            yield Cell(symbol, regime, 0, None, None, candles)
+
+
+def marks_in_order(session: Session, pair: Pair, version: str) -> Iterator[FloatArray]:
+    """Yield the changes of marked-to-market R over the candles that the version has rows on, oldest first.
+
+    One number a candle, the sum over its symbols; candles without a mark are left out.
+    """
+    query = (
+        select(func.sum(EquityMark.r))
+        .select_from(EquityMark)
+        .join(_OURS, and_(*_same_candle(_OURS, EquityMark), *_arm(_OURS, pair, version)))
+        .where(*_arm(EquityMark, pair, version), col(EquityMark.symbol).in_(pair.symbols))
+        .group_by(col(EquityMark.timestamp))
+        .order_by(col(EquityMark.timestamp))
+    )
+    for sums in session.execute(query).scalars().partitions(_BATCH):
+        yield np.array(sums, dtype=np.float64)
+
+
+def _parts(session: Session, pair: Pair) -> list[Pair]:
+    """Return the pair as it is asked about: on SQLite symbol by symbol, if a statement takes all the stretches of one.
+
+    PostgreSQL reads the log's pages once for all symbols.
+    """
+    if pair.regimes is None or _on_postgresql(session):
+        return [pair]
+    return [replace(pair, symbols=[symbol]) for symbol in pair.symbols]
+
+
+def _rows_of(session: Session, pair: Pair, version: str) -> Counter[tuple[str, str]]:
+    """Return how many candles a version has a row on, by symbol and regime."""
+    log = _by_regime(session, pair)
+    query = (
+        select(col(_OURS.symbol), log.code, func.count())
+        .select_from(log.rows)
+        .where(*_arm(_OURS, pair, version), col(_OURS.symbol).in_(pair.symbols))
+        .group_by(*_columns(2))
+    )
+    counts = Counter[tuple[str, str]]()
+    for symbol, code, candles in session.execute(query):
+        counts[symbol, log.names[code]] += candles
+    return counts
+
+
+def _not_held(session: Session, pair: Pair) -> Iterator[tuple[bool, Cell]]:
+    """Yield what the two said where the shadow has a row and not both held, and whether the active has one too."""
+    log = _by_regime(session, pair)
+    keys = (
+        col(_OURS.symbol),
+        log.code,
+        cast(extract("epoch", col(_OURS.timestamp)), BigInteger) // _DAY_S,
+        _said(_OURS),
+        _said(_THEIRS),
+    )
+    closed = and_(_closed(_OURS, _OUR_TRADE), _closed(_THEIRS, _THEIR_TRADE))
+    query = (
+        select(*keys, func.count(), func.count().filter(closed))
+        .add_columns(*_trades(_OUR_TRADE, closed), *_trades(_THEIR_TRADE, closed))
+        .select_from(
+            log.rows.outerjoin(_THEIRS, and_(*_same_candle(_THEIRS, _OURS), *_arm(_THEIRS, pair, pair.active)))
+            .outerjoin(_OUR_TRADE, _trade_of(_OURS, _OUR_TRADE, pair, pair.shadow))
+            .outerjoin(_THEIR_TRADE, _trade_of(_THEIRS, _THEIR_TRADE, pair, pair.active))
+        )
+        .where(
+            *_arm(_OURS, pair, pair.shadow),
+            col(_OURS.symbol).in_(pair.symbols),
+            or_(_not_hold(_OURS), _not_hold(_THEIRS), col(_THEIRS.decision).is_(None)),
+        )
+        .group_by(*_columns(len(keys)))
+    )
+    for symbol, code, day, shadow, active, candles, booked, *sums in session.execute(query):
+        regime, half = log.names[code], len(sums) // 2
+        said = (_action(shadow), _action(active))
+        trades = (_added(sums[:half]), _added(sums[half:]))
+        yield active is not None, Cell(symbol, regime, day, *said, candles, booked, *trades)
+
+
+@dataclass(frozen=True, slots=True)
+class _Log:
+    """The rows of `_OURS` with the regime of their candles: *code* is its place in *names*."""
+
+    rows: Any
+    code: ColumnElement[int]
+    names: Sequence[str]
+
+
+def _by_regime(session: Session, pair: Pair) -> _Log:
+    """Return the log with regimes looked up."""
+    if pair.regimes is None:
+        return _Log(_ROWS, literal_column("0", SmallInteger), [""])
+    names = sorted({label for symbol in pair.symbols for label in pair.regimes[symbol].labels})
+    codes = {name: code for code, name in enumerate(names)}
+    stretches = {
+        symbol: list(zip(runs.since.tolist(), (codes[label] for label in runs.labels), strict=True))
+        for symbol, runs in ((symbol, pair.regimes[symbol]) for symbol in pair.symbols)
+    }
+    if _on_postgresql(session):
+        return _Log(*_by_halving(stretches), names)
+    (of_one,) = stretches.values()
+    return _Log(*_by_range(of_one, int(pair.end.timestamp()) + 1), names)
+
+
+def _by_halving(stretches: Mapping[str, Sequence[tuple[int, int]]]) -> tuple[Any, ColumnElement[int]]:
+    """Return the log and its codes on PostgreSQL: each row is looked up among the first moments of all symbols."""
+    line = [place * _APART + since for place, runs in enumerate(stretches.values(), 1) for since, _ in runs]
+    codes = [0, *(code for runs in stretches.values() for _, code in runs)]  # before the first nothing stands
+    symbols = (
+        func.unnest(literal(list(stretches), ARRAY(Text)))
+        .table_valued("name", with_ordinality="place")
+        .render_derived()
+    )
+    moment = symbols.c.place * _APART + func.date_part("epoch", col(_OURS.timestamp))
+    stretch = func.width_bucket(moment, literal(line, ARRAY(Double)), type_=Integer)
+    return symbols.join(_ROWS, col(_OURS.symbol) == symbols.c.name), Grouping(literal(codes, ARRAY(SmallInteger)))[
+        stretch + 1
+    ]
+
+
+def _by_range(stretches: Sequence[tuple[int, int]], end: int) -> tuple[Any, ColumnElement[int]]:
+    """Return one symbol's log and its codes on SQLite: the rows of each stretch are a range of the key."""
+    until = [*(since for since, _ in stretches[1:]), end]
+    rows = json.dumps([(since, last, code) for (since, code), last in zip(stretches, until, strict=True)])
+    each = func.json_each(rows).table_valued("value")
+    first, last, code = (func.json_extract(each.c.value, f"$[{place}]") for place in range(3))
+    within = and_(
+        col(_OURS.timestamp) >= func.strftime(_AS_STORED, first, "unixepoch"),
+        col(_OURS.timestamp) < func.strftime(_AS_STORED, last, "unixepoch"),
+    )
+    return each.join(_ROWS, within), code
+
+
+def _arm(table: Any, pair: Pair, version: str) -> tuple[ColumnElement[bool], ...]:
+    """Return what holds for a version's rows in the period: said of each table, so that each is read no further."""
+    return (
+        col(table.strategy_name) == pair.strategy_name,
+        col(table.version) == version,
+        col(table.timestamp) >= pair.start,
+        col(table.timestamp) < pair.end,
+    )
+
+
+def _same_candle(table: Any, other: Any) -> tuple[ColumnElement[bool], ...]:
+    return col(table.symbol) == col(other.symbol), col(table.timestamp) == col(other.timestamp)
+
+
+def _trade_of(log: Any, trade: Any, pair: Pair, version: str) -> ColumnElement[bool]:
+    return and_(col(log.decision).in_(SIGNALS), *_same_candle(trade, log), *_arm(trade, pair, version))
+
+
+def _said(log: Any) -> ColumnElement[str]:
+    return case((col(log.reason) == INSUFFICIENT_HISTORY, ""), else_=col(log.decision))
+
+
+def _not_hold(log: Any) -> ColumnElement[bool]:
+    return or_(col(log.decision) != Action.HOLD.value, col(log.reason) == INSUFFICIENT_HISTORY)
+
+
+def _closed(log: Any, trade: Any) -> ColumnElement[bool]:
+    return or_(col(log.decision).not_in(SIGNALS), col(trade.r_multiple).is_not(None))
+
+
+def _trades(trade: Any, closed: ColumnElement[bool]) -> tuple[ColumnElement[Any], ...]:
+    """Return what `Trades` has, of the closed ones; NULL where there are none."""
+    r = col(trade.r_multiple)
+    return (
+        func.count(r).filter(closed),
+        func.count(r).filter(and_(closed, r > 0)),
+        func.sum(r).filter(closed),
+        func.sum(col(trade.pnl)).filter(closed),
+        func.sum(r).filter(and_(closed, r > 0)),
+        func.sum(-r).filter(and_(closed, r < 0)),
+    )
+
+
+def _added(sums: Sequence[Any]) -> Trades:
+    return Trades(*(each or 0 for each in sums[:2]), *(each or 0.0 for each in sums[2:]))
+
+
+def _action(said: str | None) -> Action | None:
+    return Action(said) if said in set(Action) else None
+
+
+def _columns(count: int) -> list[TextClause]:
+    """Return the first columns of a query by their places: repeated expressions would have parameters of their own."""
+    return [text(str(place)) for place in range(1, count + 1)]
+
+
+def _on_postgresql(session: Session) -> bool:
+    return session.get_bind().dialect.name == "postgresql"
