@@ -1,0 +1,129 @@
+"""Run an operation to a boundary, kill it there, start again, and look: what the table of faults is made of."""
+
+import multiprocessing
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import Engine
+
+from strategy_core.domain.errors import NotFound, Refused
+from strategy_core.store.engine import open_database
+from tests.faults.copies import Copies, Copy
+from tests.faults.invariants import INVARIANTS, Picture, differences, picture, violations
+from tests.faults.killing import Killed, boundaries, raising_at, really_at
+from tests.faults.operations import NOW, OPERATIONS, World
+from tests.services.outbox import ids
+
+_FORKS = multiprocessing.get_context("forkserver")  # imports once; its children have no threads, locks nor connections
+_FORKS.set_forkserver_preload(["tests.faults.running"])
+
+
+@dataclass
+class Row:
+    """What became of one operation on one database."""
+
+    operation: str
+    database: str
+    points: int
+    faults: int = 0
+    checks: int = 0
+    violations: list[str] = field(default_factory=list)
+
+    def checked(self, found: Iterable[str], at: str, checks: int) -> None:
+        self.checks += checks
+        self.violations += [f"{self.operation} on {self.database} {at}: {each}" for each in found]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A run that nothing disturbs: its boundaries, and the database before it and after each of its commits."""
+
+    points: list[str]
+    states: list[Picture]
+    received: int
+
+
+def run_whole(copies: Copies, name: str, world: World) -> Whole:
+    operation = OPERATIONS[name]
+    with copies.copy(operation.prepare) as copy:
+        states = [picture(copy.living)]
+
+        def look(_: int, boundary: str) -> None:
+            if boundary == "after COMMIT":
+                states.append(picture(copy.living))
+
+        world.receiver.posted.clear()
+        with boundaries(copy.dying, look) as passed:
+            operation.act(copy.dying, world, NOW)
+        return Whole(passed, states, len(set(ids(world.receiver))))
+
+
+def faulted(copies: Copies, name: str, points: Sequence[int], world: World, whole: Whole, *, really: bool) -> Row:
+    """Kill the operation at each of *points*, each time on a database of its own, and do it again."""
+    row = Row(name, copies.database, len(whole.points))
+    for point in points:
+        at = f"killed {whole.points[point - 1]} ({point})"
+        with copies.copy(OPERATIONS[name].prepare) as copy:
+            world.receiver.posted.clear()
+            died = (_really_killed if really else _killed)(copy, name, point, world)
+            row.faults += 1
+            row.checked([] if died else ["it was not killed"], at, 1)
+            _restart(copy.living, name, world, whole, row, at)
+    return row
+
+
+def _restart(engine: Engine, name: str, world: World, whole: Whole, row: Row, at: str) -> None:
+    operation = OPERATIONS[name]
+    found = picture(engine)
+    row.checked(violations(engine, whole.states[0], found), at, len(INVARIANTS))
+    row.checked([] if found in whole.states else ["half done", *differences(whole.states[0], found)], at, 1)
+    try:
+        operation.act(engine, world, NOW + operation.again_after)
+    except (Refused, NotFound):  # it was done before the kill, and whoever asks again is told
+        row.checked([] if found == whole.states[-1] else ["refused, though it was not done"], at, 1)
+    after = picture(engine)
+    row.checked(violations(engine, whole.states[0], after), f"{at}, restarted", len(INVARIANTS))
+    row.checked(differences(after, whole.states[-1]), f"{at}, restarted", 1)
+    copies = Counter(ids(world.receiver))
+    told = len(copies) == whole.received and max(copies.values(), default=1) <= 2
+    row.checked([] if told else [f"the receiver got {copies}"], f"{at}, restarted", 1)
+
+
+def _killed(copy: Copy, name: str, point: int, world: World) -> bool:
+    with boundaries(copy.dying, raising_at(point)):
+        try:
+            OPERATIONS[name].act(copy.dying, world, NOW)
+        except Killed:
+            return True
+    return False
+
+
+def _really_killed(copy: Copy, name: str, point: int, world: World) -> bool:
+    process = _FORKS.Process(target=_live, args=(copy.url, name, point, world.receiver.url))
+    process.start()
+    process.join()
+    return process.exitcode == -9
+
+
+def _live(url: str, name: str, point: int, receiver: str) -> None:
+    """Be the process that dies."""
+    engine = open_database(url)
+    with boundaries(engine, really_at(point)):
+        OPERATIONS[name].act(engine, World(receiver), NOW)
+
+
+def table(rows: Iterable[Row]) -> str:
+    """Return the rows as a table of Markdown, with their sum."""
+    listed = list(rows)
+    total = Row("all", "both", *(sum(getattr(row, name) for row in listed) for name in ("points", "faults", "checks")))
+    total.violations = [each for row in listed for each in row.violations]
+    lines = [
+        "| operation | database | points | faults | invariants checked | violations |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {row.operation} | {row.database} | {row.points} | {row.faults} | {row.checks:,} | {len(row.violations)} |"
+        for row in (*listed, total)
+    ]
+    return "\n".join(lines)
