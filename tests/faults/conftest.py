@@ -2,24 +2,32 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
+from strategy_core.market.synthetic import SyntheticSource
 from tests.conftest import DATABASES
 from tests.endpoint import Endpoint
 from tests.faults.copies import Copies, PostgresqlCopies, SqliteCopies
 from tests.faults.operations import World
 
 
-@pytest.fixture(scope="session", params=DATABASES)
-def copies(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copies]:
-    """Copies of prepared databases, on SQLite and on PostgreSQL."""
-    made: Copies
-    if request.param == "sqlite":
-        empty: Path = request.getfixturevalue("sqlite_template")
-        made = SqliteCopies(empty, tmp_path_factory.mktemp("faults"))
-    else:
-        made = PostgresqlCopies(request.getfixturevalue("postgresql"))
+@pytest.fixture(scope="session")
+def sqlite_copies(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> SqliteCopies:
+    return SqliteCopies(sqlite_template, tmp_path_factory.mktemp("faults"))
+
+
+@pytest.fixture(scope="session")
+def postgresql_copies(postgresql: Engine) -> Iterator[PostgresqlCopies]:
+    made = PostgresqlCopies(postgresql)
     yield made
     made.close()
+
+
+@pytest.fixture(params=DATABASES)
+def copies(request: pytest.FixtureRequest) -> Copies:
+    """Copies of prepared databases, on SQLite and on PostgreSQL."""
+    made: Copies = request.getfixturevalue(f"{request.param}_copies")
+    return made
 
 
 @pytest.fixture
@@ -28,3 +36,8 @@ def world(endpoint: Endpoint) -> Iterator[World]:
     made.receiver = endpoint
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def market() -> SyntheticSource:
+    return World().market

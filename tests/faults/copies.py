@@ -56,9 +56,6 @@ class SqliteCopies:
             for left in self._folder.glob(f"{self._file.name}*"):
                 left.unlink()
 
-    def close(self) -> None:
-        """Nothing to do: the folder is pytest's."""
-
 
 class PostgresqlCopies:
     database = "PostgreSQL"

@@ -1,4 +1,4 @@
-"""Death at a boundary: before or after any statement or commit of an engine, as a raise or as a real SIGKILL."""
+"""Faults at a boundary, before or after any statement or commit of an engine: a death, or a lost connection."""
 
 import os
 import signal
@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 from sqlalchemy import Engine, event
+
+At = Callable[[int, str, Any], None]  # number and name of a boundary, and the driver's connection
 
 
 class Killed(BaseException):
@@ -14,8 +17,8 @@ class Killed(BaseException):
 
 
 @contextmanager
-def boundaries(engine: Engine, at: Callable[[int, str], None]) -> Iterator[list[str]]:
-    """Call *at* with number and name of each boundary of the block, from 1; the list holds the names so far.
+def boundaries(engine: Engine, at: At) -> Iterator[list[str]]:
+    """Call *at* at each boundary of the block, counted from 1; the list holds the names so far.
 
     Once *at* has raised Killed the process is dead: each later statement raises again, and instead of a rollback the
     connection is cut, as a kernel does for the dead.
@@ -25,26 +28,26 @@ def boundaries(engine: Engine, at: Callable[[int, str], None]) -> Iterator[list[
     dialect: Any = engine.dialect
     commit, rollback = dialect.do_commit, dialect.do_rollback
 
-    def reached(name: str) -> None:
+    def reached(name: str, connection: Any) -> None:
         if dead:
             raise Killed(name)
         passed.append(" ".join(name.split())[:80])
         try:
-            at(len(passed), passed[-1])
+            at(len(passed), passed[-1], getattr(connection, "driver_connection", connection))
         except Killed:
             dead.append(True)
             raise
 
     def before(conn: Any, cursor: Any, sql: str, *_: Any) -> None:
-        reached(f"before {sql}")
+        reached(f"before {sql}", conn.connection)
 
     def after(conn: Any, cursor: Any, sql: str, *_: Any) -> None:
-        reached(f"after {sql}")
+        reached(f"after {sql}", conn.connection)
 
     def committing(connection: Any) -> None:
-        reached("before COMMIT")
+        reached("before COMMIT", connection)
         commit(connection)
-        reached("after COMMIT")
+        reached("after COMMIT", connection)
 
     def cutting(connection: Any) -> None:
         if dead:
@@ -63,21 +66,33 @@ def boundaries(engine: Engine, at: Callable[[int, str], None]) -> Iterator[list[
         del dialect.do_commit, dialect.do_rollback
 
 
-def raising_at(point: int) -> Callable[[int, str], None]:
-    """Raise Killed at the boundary of that number; 0 is none."""
+def raising_at(point: int) -> At:
+    """Raise Killed at the boundary of that number."""
 
-    def at(number: int, name: str) -> None:
+    def at(number: int, name: str, _: Any) -> None:
         if number == point:
             raise Killed(name)
 
     return at
 
 
-def really_at(point: int) -> Callable[[int, str], None]:
+def really_at(point: int) -> At:
     """End this process at the boundary of that number, as the kernel's killer of processes does."""
 
-    def at(number: int, name: str) -> None:
+    def at(number: int, _name: str, _: Any) -> None:
         if number == point:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    return at
+
+
+def losing_at(point: int) -> At:
+    """Lose PostgreSQL at the boundary of that number, once: after a commit, that is to lose the answer to it."""
+
+    def at(number: int, name: str, connection: Any) -> None:
+        if number == point:
+            connection.close()
+            if name == "after COMMIT":
+                raise psycopg.OperationalError("server closed the connection unexpectedly")
 
     return at

@@ -4,14 +4,16 @@ import multiprocessing
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from strategy_core.domain.errors import NotFound, Refused
-from strategy_core.store.engine import open_database
+from strategy_core.store.engine import failure, open_database
 from tests.faults.copies import Copies, Copy
 from tests.faults.invariants import INVARIANTS, Picture, differences, picture, violations
-from tests.faults.killing import Killed, boundaries, raising_at, really_at
+from tests.faults.killing import Killed, boundaries, losing_at, raising_at, really_at
 from tests.faults.operations import NOW, OPERATIONS, World
 from tests.services.outbox import ids
 
@@ -25,6 +27,7 @@ class Row:
 
     operation: str
     database: str
+    fault: str
     points: int
     faults: int = 0
     checks: int = 0
@@ -49,7 +52,7 @@ def run_whole(copies: Copies, name: str, world: World) -> Whole:
     with copies.copy(operation.prepare) as copy:
         states = [picture(copy.living)]
 
-        def look(_: int, boundary: str) -> None:
+        def look(_: int, boundary: str, __: object) -> None:
             if boundary == "after COMMIT":
                 states.append(picture(copy.living))
 
@@ -59,16 +62,22 @@ def run_whole(copies: Copies, name: str, world: World) -> Whole:
         return Whole(passed, states, len(set(ids(world.receiver))))
 
 
-def faulted(copies: Copies, name: str, points: Sequence[int], world: World, whole: Whole, *, really: bool) -> Row:
-    """Kill the operation at each of *points*, each time on a database of its own, and do it again."""
-    row = Row(name, copies.database, len(whole.points))
+class Fault(StrEnum):
+    RAISE = "killed"  # seen from inside, its connection cut
+    SIGKILL = "SIGKILL"
+    LOST = "connection lost"  # the process lives on
+
+
+def faulted(copies: Copies, name: str, points: Sequence[int], world: World, whole: Whole, fault: Fault) -> Row:
+    """Let the fault befall the operation at each of *points*, on a database of its own each time; then do it again."""
+    row = Row(name, copies.database, fault, len(whole.points))
     for point in points:
-        at = f"killed {whole.points[point - 1]} ({point})"
+        at = f"{fault} {whole.points[point - 1]} ({point})"
         with copies.copy(OPERATIONS[name].prepare) as copy:
             world.receiver.posted.clear()
-            died = (_really_killed if really else _killed)(copy, name, point, world)
+            befell = _BEFALL[fault](copy, name, point, world)
             row.faults += 1
-            row.checked([] if died else ["it was not killed"], at, 1)
+            row.checked([] if befell else ["nothing befell it"], at, 1)
             _restart(copy.living, name, world, whole, row, at)
     return row
 
@@ -106,6 +115,19 @@ def _really_killed(copy: Copy, name: str, point: int, world: World) -> bool:
     return process.exitcode == -9
 
 
+def _lost(copy: Copy, name: str, point: int, world: World) -> bool:
+    """Lose a connection; the operation goes on by itself, or says that the database could not be had."""
+    with boundaries(copy.dying, losing_at(point)) as passed:
+        try:
+            OPERATIONS[name].act(copy.dying, world, NOW)
+        except DBAPIError as error:
+            return len(failure(error).splitlines()) == 1
+        return len(passed) >= point
+
+
+_BEFALL = {Fault.RAISE: _killed, Fault.SIGKILL: _really_killed, Fault.LOST: _lost}
+
+
 def _live(url: str, name: str, point: int, receiver: str) -> None:
     """Be the process that dies."""
     engine = open_database(url)
@@ -116,14 +138,15 @@ def _live(url: str, name: str, point: int, receiver: str) -> None:
 def table(rows: Iterable[Row]) -> str:
     """Return the rows as a table of Markdown, with their sum."""
     listed = list(rows)
-    total = Row("all", "both", *(sum(getattr(row, name) for row in listed) for name in ("points", "faults", "checks")))
+    total = Row(
+        "all", "both", "", *(sum(getattr(row, name) for row in listed) for name in ("points", "faults", "checks"))
+    )
     total.violations = [each for row in listed for each in row.violations]
     lines = [
         "| operation | database | points | faults | invariants checked | violations |",
         "|---|---|--:|--:|--:|--:|",
     ]
-    lines += [
-        f"| {row.operation} | {row.database} | {row.points} | {row.faults} | {row.checks:,} | {len(row.violations)} |"
-        for row in (*listed, total)
-    ]
+    for row in (*listed, total):
+        told = (row.operation, row.database, row.fault, row.points, row.faults, f"{row.checks:,}", len(row.violations))
+        lines.append(f"| {' | '.join(map(str, told))} |")
     return "\n".join(lines)

@@ -11,9 +11,9 @@ from sqlalchemy import Engine
 from strategy_core.services.rollback import roll_back
 from strategy_core.store import rollouts
 from strategy_core.store.engine import transaction
-from tests.faults.copies import Copies
+from tests.faults.copies import Copies, PostgresqlCopies
 from tests.faults.operations import NOW, OPERATIONS, WHO, Operation, World, ramped
-from tests.faults.running import Row, faulted, run_whole, table
+from tests.faults.running import Fault, Row, faulted, run_whole, table
 
 _FEW = 3  # boundaries beside the commits'; the whole is for `machine_suite`
 _COSTLY = {"register", "register the first, active"}  # each vets a version in a worker of its own, for a second
@@ -36,7 +36,7 @@ def test_a_killed_operation_is_done_once_or_not_at_all_and_can_be_done_again(
     spread = range(1, len(whole.points) + 1, max(1, len(whole.points) // _FEW))
     points = commits[-2:] if name in _COSTLY else sorted({*commits[-4:], *spread})
 
-    row = faulted(copies, name, points, world, whole, really=False)
+    row = faulted(copies, name, points, world, whole, Fault.RAISE)
 
     assert row.violations == []
     assert row.faults == len(points) > 1
@@ -48,7 +48,20 @@ def test_a_process_that_is_really_killed_leaves_nothing_half_done(copies: Copies
     whole = run_whole(copies, name, world)
     last = max(at for at, boundary in enumerate(whole.points, start=1) if boundary == "before COMMIT")
 
-    row = faulted(copies, name, [last // 2, last, last + 1], world, whole, really=True)
+    row = faulted(copies, name, [last // 2, last, last + 1], world, whole, Fault.SIGKILL)
+
+    assert row.violations == []
+
+
+@pytest.mark.parametrize("name", ["an owner's rollback", "tick: roll back", "activate"])
+def test_a_lost_connection_undoes_or_keeps_a_change_and_which_is_found_out(
+    postgresql_copies: PostgresqlCopies, world: World, name: str
+) -> None:
+    """The answer to a commit that is lost on its way says nothing: the trail does."""
+    whole = run_whole(postgresql_copies, name, world)
+    commits = [at for at, boundary in enumerate(whole.points, start=1) if boundary.endswith("COMMIT")]
+
+    row = faulted(postgresql_copies, name, [commits[-1] - 9, *commits[-2:]], world, whole, Fault.LOST)
 
     assert row.violations == []
 
@@ -64,7 +77,7 @@ def test_work_that_is_done_in_parts_is_seen(copies: Copies, world: World, monkey
     monkeypatch.setitem(OPERATIONS, "careless", Operation(ramped, careless))
     whole = run_whole(copies, "careless", world)
 
-    row = faulted(copies, "careless", [whole.points.index("after COMMIT") + 1], world, whole, really=False)
+    row = faulted(copies, "careless", [whole.points.index("after COMMIT") + 1], world, whole, Fault.RAISE)
 
     assert {each.rpartition("): ")[2].partition(":")[0] for each in row.violations} >= {
         "canary_as_its_rollout",
@@ -74,12 +87,12 @@ def test_work_that_is_done_in_parts_is_seen(copies: Copies, world: World, monkey
 
 @pytest.mark.machine_suite
 @pytest.mark.parametrize("name", OPERATIONS)
-@pytest.mark.parametrize("really", [False, True], ids=["raised", "SIGKILL"])
-def test_killed_at_every_boundary(copies: Copies, world: World, rows: list[Row], name: str, really: bool) -> None:
+@pytest.mark.parametrize("fault", Fault)
+def test_a_fault_at_every_boundary(copies: Copies, world: World, rows: list[Row], name: str, fault: Fault) -> None:
     whole = run_whole(copies, name, world)
+    points = range(1, len(whole.points) + 1) if fault is not Fault.LOST or copies.database == "PostgreSQL" else []
 
-    row = faulted(copies, name, range(1, len(whole.points) + 1), world, whole, really=really)
+    row = faulted(copies, name, points, world, whole, fault)
 
-    row.operation += ", SIGKILL" if really else ""
-    rows.append(row)
+    rows += [row] if points else []
     assert row.violations == []
