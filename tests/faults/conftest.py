@@ -9,6 +9,7 @@ from tests.conftest import DATABASES
 from tests.endpoint import Endpoint
 from tests.faults.copies import Copies, PostgresqlCopies, SqliteCopies
 from tests.faults.operations import World
+from tests.faults.running import Row, table
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +42,11 @@ def world(endpoint: Endpoint) -> Iterator[World]:
 @pytest.fixture(scope="session")
 def market() -> SyntheticSource:
     return World().market
+
+
+@pytest.fixture(scope="session")
+def rows() -> Iterator[list[Row]]:
+    """The rows of the table, which is printed once all are there."""
+    found: list[Row] = []
+    yield found
+    print(f"\n{table(found)}")  # noqa: T201

@@ -1,15 +1,19 @@
-"""Faults at a boundary, before or after any statement or commit of an engine: a death, or a lost connection."""
+"""Faults at a boundary, before or after any statement or commit of an engine: death, a lost connection, a full disk."""
 
 import os
+import resource
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
 from sqlalchemy import Engine, event
 
 At = Callable[[int, str, Any], None]  # number and name of a boundary, and the driver's connection
+
+_PAGE = 5_000  # bytes: a page of SQLite in its log
 
 
 class Killed(BaseException):
@@ -96,3 +100,21 @@ def losing_at(point: int) -> At:
                 raise psycopg.OperationalError("server closed the connection unexpectedly")
 
     return at
+
+
+@contextmanager
+def full_at(point: int) -> Iterator[At]:
+    """From the boundary of that number on SQLite finds no room for another page, or for more than one at a commit."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def at(number: int, name: str, connection: Any) -> None:
+        if number == point:
+            connection.execute("PRAGMA max_page_count = 1")  # that is: no more than there are
+        if number == point and name == "before COMMIT":
+            wal = Path(connection.execute("PRAGMA database_list").fetchone()[2] + "-wal")
+            resource.setrlimit(resource.RLIMIT_FSIZE, (wal.stat().st_size + _PAGE, before[1]))
+
+    try:
+        yield at
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

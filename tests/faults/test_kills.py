@@ -3,28 +3,18 @@
 `-m machine_suite -s` kills at every boundary, by a raise and by SIGKILL, and prints the table of docs/benchmarks.md.
 """
 
-from collections.abc import Iterator
-
 import pytest
 from sqlalchemy import Engine
 
 from strategy_core.services.rollback import roll_back
 from strategy_core.store import rollouts
 from strategy_core.store.engine import transaction
-from tests.faults.copies import Copies, PostgresqlCopies
+from tests.faults.copies import Copies, PostgresqlCopies, SqliteCopies
 from tests.faults.operations import NOW, OPERATIONS, WHO, Operation, World, ramped
-from tests.faults.running import Fault, Row, faulted, run_whole, table
+from tests.faults.running import Fault, Row, faulted, run_whole
 
 _FEW = 3  # boundaries beside the commits'; the whole is for `machine_suite`
 _COSTLY = {"register", "register the first, active"}  # each vets a version in a worker of its own, for a second
-
-
-@pytest.fixture(scope="module")
-def rows() -> Iterator[list[Row]]:
-    """The rows of the table, which is printed once all are there."""
-    found: list[Row] = []
-    yield found
-    print(f"\n{table(found)}")  # noqa: T201
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -66,6 +56,18 @@ def test_a_lost_connection_undoes_or_keeps_a_change_and_which_is_found_out(
     assert row.violations == []
 
 
+@pytest.mark.parametrize("name", ["an owner's rollback", "tick: roll back", "live trades", "alerts"])
+def test_on_a_full_disk_nothing_is_half_written_and_it_goes_on_when_there_is_room(
+    sqlite_copies: SqliteCopies, world: World, name: str
+) -> None:
+    whole = run_whole(sqlite_copies, name, world)
+    commits = [at for at, boundary in enumerate(whole.points, start=1) if boundary == "before COMMIT"]
+
+    row = faulted(sqlite_copies, name, [len(whole.points) // 2, *commits[-2:]], world, whole, Fault.FULL)
+
+    assert row.violations == []
+
+
 def test_work_that_is_done_in_parts_is_seen(copies: Copies, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the harness is worth: users are moved in one transaction, and the trail is told in another."""
 
@@ -90,7 +92,7 @@ def test_work_that_is_done_in_parts_is_seen(copies: Copies, world: World, monkey
 @pytest.mark.parametrize("fault", Fault)
 def test_a_fault_at_every_boundary(copies: Copies, world: World, rows: list[Row], name: str, fault: Fault) -> None:
     whole = run_whole(copies, name, world)
-    points = range(1, len(whole.points) + 1) if fault is not Fault.LOST or copies.database == "PostgreSQL" else []
+    points = range(1, len(whole.points) + 1) if fault.befalls(copies.database) else []
 
     row = faulted(copies, name, points, world, whole, fault)
 
