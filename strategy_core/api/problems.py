@@ -41,6 +41,7 @@ from strategy_core.domain.errors import (
     TimeOutOfRange,
     TooManyFailures,
     UnknownStrategy,
+    Unsettled,
     Untrusted,
 )
 
@@ -56,6 +57,7 @@ _STATUS: tuple[tuple[type[RolloutError], int], ...] = (  # the first that fits
     (NotFound, 404),
     (SchemaOutdated, 503),
     (KeysUnavailable, 503),
+    (Unsettled, 503),
     (EvidenceUnavailable, 503),
     (InvalidCandles, 503),  # the feed's, not the client's
     (MissingExtra, 503),

@@ -19,7 +19,8 @@ RolloutError
 ├── RoutingUnavailable  a router cannot read who is routed where
 ├── EvidenceUnavailable the facts a verdict needs cannot be had: blind, never a pass nor a failure
 │   ├── FeedUnavailable
-└── KeysUnavailable     who asks cannot be known now             (API 503)
+├── KeysUnavailable     who asks cannot be known now             (API 503)
+└── Unsettled           whether a change was kept is not known   (API 503)
 """
 
 from collections.abc import Iterable
@@ -227,9 +228,7 @@ class NothingToRollBack(Refused):
         if version is not None and version == active:
             super().__init__(f"{version!r} cannot be undone: nothing was active before it; activate another version")
             return
-        found = (
-            f"{strategy_name!r} has no canary and no rollout" if version is None else f"{version!r} cannot be undone"
-        )
+        found = f"{version!r} cannot be undone" if version else f"{strategy_name!r} has no canary and no rollout"
         super().__init__(f"{found}; to undo an activation, name the active version ({active or 'there is none'})")
 
 
@@ -399,24 +398,18 @@ class Denied(RolloutError):
 
 
 class InvalidToken(Denied):
-    """Nobody is known by this token; *why* never quotes it."""
-
     def __init__(self, why: str) -> None:
-        self.why = why
+        self.why = why  # never quotes the token
         super().__init__(f"the token is not accepted: {why}")
 
 
 class Forbidden(Denied):
-    """Who asks is known, and may not do this."""
-
     def __init__(self, name: str, why: str) -> None:
         self.name = name
         super().__init__(f"{name!r} may not: {why}")
 
 
 class FourEyes(Denied):
-    """Whoever started a rollout asks to let it go on, where a second owner must."""
-
     def __init__(self, strategy_name: str, version: str, name: str) -> None:
         self.strategy_name = strategy_name
         self.version = version
@@ -493,6 +486,12 @@ class KeysUnavailable(RolloutError):
     def __init__(self, cause: str) -> None:
         self.cause = cause
         super().__init__(f"no token can be verified now: {cause}")
+
+
+class Unsettled(RolloutError):
+    def __init__(self, cause: str) -> None:
+        self.cause = cause
+        super().__init__(f"this may be done or not ({cause}); read how it stands before you wish it again")
 
 
 def _known(what: str, names: list[str]) -> str:

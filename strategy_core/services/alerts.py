@@ -24,6 +24,7 @@ from strategy_core.services.directory import counted
 from strategy_core.store import audit, deliveries
 from strategy_core.store.deliveries import ChannelState
 from strategy_core.store.engine import reading, transaction
+from strategy_core.store.retry import tried_again
 from strategy_core.store.rollout_tables import AlertDelivery, AlertOutbox
 
 PASS_S = 45.0  # real seconds after which a pass takes nothing more: well within a lease, and within a minute
@@ -95,6 +96,7 @@ def deliver(
     return tried
 
 
+@tried_again()
 def acknowledge(
     engine: Engine, alert_ids: Sequence[int], *, actor: Actor, reason: str, now: datetime
 ) -> list[AlertOutbox]:
@@ -161,16 +163,32 @@ def _drain(shared: _Pass, channel: Channel) -> list[Tried]:
         if not new and not deliveries.any_due(session, channel.name, now=now):
             return []
     if new:
-        with transaction(engine) as session:
-            deliveries.enlist(session, channel.name, new, now=now)
+        _enlist(engine, channel, new, now)
     tried: list[Tried] = []
     while monotonic() < until and not (tried and tried[-1].problem):
-        with transaction(engine) as session:
-            claimed = deliveries.claim(session, channel.name, now=now, lease=shared.pace.lease, claimant=claimant)
+        claimed = _claim(shared, channel, claimant)
         if claimed is None:
             break
         tried.append(_send(shared, channel, *claimed))
     return tried
+
+
+@tried_again()
+def _enlist(engine: Engine, channel: Channel, new: Sequence[AlertOutbox], now: datetime) -> None:
+    with transaction(engine) as session:
+        deliveries.enlist(session, channel.name, new, now=now)
+
+
+@tried_again()
+def _claim(shared: _Pass, channel: Channel, claimant: str) -> tuple[AlertOutbox, AlertDelivery] | None:
+    with transaction(shared.engine) as session:
+        return deliveries.claim(session, channel.name, now=shared.now, lease=shared.pace.lease, claimant=claimant)
+
+
+@tried_again()
+def _mark(engine: Engine, delivery: AlertDelivery, changes: dict[str, Any]) -> None:
+    with transaction(engine) as session:
+        deliveries.mark(session, delivery, changes)
 
 
 def _send(shared: _Pass, channel: Channel, alert: AlertOutbox, delivery: AlertDelivery) -> Tried:
@@ -181,8 +199,7 @@ def _send(shared: _Pass, channel: Channel, alert: AlertOutbox, delivery: AlertDe
     except Exception as error:  # noqa: BLE001  one channel's fault must not keep another from sending; it may hold a secret
         problem = f"failed: {type(error).__name__}"
     changes = _refused(shared, alert, delivery, problem) if problem else _taken(shared, channel, alert, delivery)
-    with transaction(shared.engine) as session:
-        deliveries.mark(session, delivery, changes)
+    _mark(shared.engine, delivery, changes)
     if not problem:
         log.info("alert.sent", **about)
     else:
@@ -220,6 +237,7 @@ def _refused(shared: _Pass, alert: AlertOutbox, delivery: AlertDelivery, problem
     return changes
 
 
+@tried_again()
 def _tell_of_failed(engine: Engine, channels: Sequence[Channel], now: datetime) -> None:
     """Raise an alert of each channel that was given up, once another one works that can carry it; once an episode."""
     names = {channel.name for channel in channels}

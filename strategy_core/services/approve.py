@@ -21,6 +21,7 @@ from strategy_core.services.rollback import roll_back
 from strategy_core.services.transition import check_open, standing
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading, transaction
+from strategy_core.store.retry import tried_again
 from strategy_core.store.rollout_tables import Rollout
 
 
@@ -30,6 +31,7 @@ class Choice(StrEnum):
     ROLL_BACK = "rollback"  # users off the canary, now
 
 
+@tried_again()
 def approve(
     engine: Engine,
     *,
@@ -61,6 +63,7 @@ def approve(
         return _set(session, rollout, "approve", changes, actor=actor, now=now, reason=reason)
 
 
+@tried_again()
 def decide_rollout(
     engine: Engine,
     *,
@@ -100,6 +103,7 @@ def decide_rollout(
         return rollout
 
 
+@tried_again()
 def pause(
     engine: Engine,
     *,
@@ -121,6 +125,7 @@ def pause(
         return _set(session, rollout, "pause", changes, actor=actor, now=now, reason=reason)
 
 
+@tried_again()
 def resume(
     engine: Engine,
     *,

@@ -14,9 +14,11 @@ from strategy_core.services.four_eyes import check_second_owner
 from strategy_core.services.transition import make_canary, standing
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import transaction
+from strategy_core.store.retry import tried_again
 from strategy_core.store.tables import CanaryConfig, Strategy, StrategyVersion
 
 
+@tried_again()
 def activate_canary(
     engine: Engine,
     *,
@@ -49,6 +51,7 @@ def activate_canary(
         return chosen, canary
 
 
+@tried_again()
 def update_canary_percent(
     engine: Engine,
     *,
@@ -81,6 +84,7 @@ def update_canary_percent(
         return _change(session, canary, percent_bp, actor=actor, now=now, reason=reason, four_eyes=four_eyes)
 
 
+@tried_again()
 def set_share(
     engine: Engine,
     *,

@@ -21,6 +21,7 @@ from strategy_core.domain.rows import checked
 from strategy_core.services.rows import FIRST_ROW, read_csv
 from strategy_core.store import directory, rollouts, versions
 from strategy_core.store.engine import reading, transaction
+from strategy_core.store.retry import tried_again
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,7 @@ def counted(engine: Engine) -> Counted:
     return count
 
 
+@tried_again()
 def count_under(engine: Engine, salt: str) -> None:
     """Count the directory's users under the salt of a strategy that came after it was loaded, if nobody has."""
     with reading(engine) as session:
@@ -133,9 +135,18 @@ def _load(engine: Engine, rows: Iterable[Mapping[str, Any]], *, now: datetime, s
     with reading(engine) as session:
         salts = versions.salts(session)
     below = {salt: _below(list(wanted), salt) for salt in salts}  # a second for a million users: nobody waits for it
+    return _replace(engine, wanted, below, now=now)
+
+
+@tried_again()
+def _replace(
+    engine: Engine, wanted: Mapping[str, float | None], counted: Mapping[str, bytes], *, now: datetime
+) -> Loaded:
+    """Make *wanted* the whole directory, with the counts under each salt that are known already."""
     with transaction(engine) as session:
         directory.hold(session)
-        below |= {salt: _below(list(wanted), salt) for salt in versions.salts(session) if salt not in below}
+        salts = versions.salts(session)
+        below = {salt: counted[salt] if salt in counted else _below(list(wanted), salt) for salt in salts}
         known = directory.read_users(session)
         removed = known.keys() - wanted.keys()
         changed = {user for user in known.keys() & wanted.keys() if known[user] != wanted[user]}

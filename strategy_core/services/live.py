@@ -22,6 +22,7 @@ from strategy_core.domain.scoring import ScoringRule
 from strategy_core.services.rows import FIRST_ROW, read_csv
 from strategy_core.store import audit, live, outcomes, versions
 from strategy_core.store.engine import reading, transaction
+from strategy_core.store.retry import tried_again
 
 FIDELITY_HISTORY = timedelta(days=60)  # before a rollout's start: live trades of the active version that count for it
 _REPORTED = tuple(TradeReport.model_fields)
@@ -102,6 +103,7 @@ def ingest(
     return ingest_reports(engine, reports, now=now, source=source, first_row=first_row)
 
 
+@tried_again()
 def ingest_reports(
     engine: Engine, reports: Sequence[TradeReport], *, now: datetime, source: str = "trades", first_row: int = 1
 ) -> Ingested:

@@ -16,6 +16,7 @@ from strategy_core.services.rollback import roll_back
 from strategy_core.services.transition import standing
 from strategy_core.store import rollouts, versions
 from strategy_core.store.engine import reading
+from strategy_core.store.retry import OF_A_ROLLBACK, tried_again
 
 
 class Outcome(StrEnum):
@@ -72,6 +73,7 @@ def roll_back_on(
     return Outcome.NOTHING_SERVES, None
 
 
+@tried_again(OF_A_ROLLBACK)
 def _serving(engine: Engine, firing: Firing) -> _Serving | None:
     """Return what the firing means of all that serves users now."""
     name, wanted = firing.strategy_name, firing.version

@@ -13,10 +13,12 @@ from strategy_core.services.four_eyes import check_second_owner
 from strategy_core.services.transition import abandon, end_rollout, replace_active, standing, undo
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import transaction
+from strategy_core.store.retry import tried_again
 from strategy_core.store.rollout_tables import Rollout
 from strategy_core.store.tables import StrategyVersion
 
 
+@tried_again()
 def activate_version(
     engine: Engine,
     *,
@@ -83,6 +85,7 @@ def activate(session: Session, incoming: StrategyVersion, *, why: str, now: date
     return rollout
 
 
+@tried_again()
 def retire_version(
     engine: Engine,
     *,

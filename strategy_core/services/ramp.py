@@ -20,6 +20,7 @@ from strategy_core.services.gather import gather, in_a_line, read_feed, read_pai
 from strategy_core.services.transition import end_rollout, exposed, replace_active, standing, undo
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading, transaction
+from strategy_core.store.retry import tried_again
 from strategy_core.store.rollout_tables import Rollout
 
 _ALERTS = {
@@ -81,6 +82,7 @@ def _unseen(engine: Engine, about: tuple[UUID, str, str], error: Exception, *, n
     return Ticked(*about, ruling, findings, problem)
 
 
+@tried_again()
 def rule_blind(
     engine: Engine, rollout_id: UUID, problem: str, *, now: datetime, actor: Actor
 ) -> tuple[Ruling, list[Finding]] | None:
@@ -108,6 +110,7 @@ def rule_blind(
         return ruling, findings
 
 
+@tried_again()
 def tick_rollout(
     engine: Engine, source: CandleSource, rollout_id: UUID, *, now: datetime, actor: Actor = RAMP, apply: bool = True
 ) -> tuple[Ruling, list[Finding]] | None:

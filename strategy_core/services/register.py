@@ -32,6 +32,7 @@ from strategy_core.services.transition import make_canary, standing
 from strategy_core.services.workers import build_of
 from strategy_core.store import audit, versions
 from strategy_core.store.engine import reading, transaction
+from strategy_core.store.retry import tried_again
 from strategy_core.store.tables import Strategy, StrategyVersion
 
 VETTING_BARS = 1_500  # candles a symbol, beside the warm-up: about three months of hours
@@ -88,47 +89,55 @@ def register_version(
         with reading(engine) as session:
             _check_new(session, strategy_name, version, build.digest)
         report = _vetted(strategy, described, source, strategy_name, version, symbols, now)
-    with transaction(engine) as session:
-        rule = scoring or ScoringRule()
-        versions.create_strategy(session, strategy_name, salt=salt or "", scoring=rule.model_dump(mode="json"), now=now)
-        strategy_row = versions.lock_strategy(session, strategy_name)
-        _check_fixed(strategy_row, scoring, salt)  # it may have been made meanwhile
-        _check_new(session, strategy_name, version, build.digest)
-        before = standing(session, strategy_name)
-        registered = StrategyVersion(
-            strategy_name=strategy_name,
-            version=version,
-            status=Status.SHADOW.value,
-            entry_point=entry_point,
-            config=described.config,
-            symbols=list(symbols),
-            timeframe=timeframe,
-            warmup_bars=described.warmup_bars,
-            fingerprint=build.digest,
-            fingerprint_parts=build.parts,
-            registration_report=report.model_dump(mode="json"),
-            created_at=now,
-        )
-        versions.add_version(session, registered)
-        if status is Status.ACTIVE:
-            activate(session, registered, why=f"{version} registered as active", now=now)
-        elif status is Status.CANARY:
-            make_canary(session, strategy_row, registered, percent_bp=0, override_reason="", now=now)
-        elif status is Status.RETIRED:
-            versions.move(session, registered, Status.RETIRED, now)
-        audit.record(
-            session,
-            actor,
-            "register_version",
-            strategy_name=strategy_name,
-            version=version,
-            before=before,
-            after=standing(session, strategy_name) | {"fingerprint": build.digest},
-            reason=reason,
-            now=now,
-        )
+
+    @tried_again()  # the vetting before it takes seconds, and needs no second time
+    def keep() -> tuple[StrategyVersion, str]:
+        with transaction(engine) as session:
+            rule = scoring or ScoringRule()
+            versions.create_strategy(
+                session, strategy_name, salt=salt or "", scoring=rule.model_dump(mode="json"), now=now
+            )
+            strategy_row = versions.lock_strategy(session, strategy_name)
+            _check_fixed(strategy_row, scoring, salt)  # it may have been made meanwhile
+            _check_new(session, strategy_name, version, build.digest)
+            before = standing(session, strategy_name)
+            registered = StrategyVersion(
+                strategy_name=strategy_name,
+                version=version,
+                status=Status.SHADOW.value,
+                entry_point=entry_point,
+                config=described.config,
+                symbols=list(symbols),
+                timeframe=timeframe,
+                warmup_bars=described.warmup_bars,
+                fingerprint=build.digest,
+                fingerprint_parts=build.parts,
+                registration_report=report.model_dump(mode="json"),
+                created_at=now,
+            )
+            versions.add_version(session, registered)
+            if status is Status.ACTIVE:
+                activate(session, registered, why=f"{version} registered as active", now=now)
+            elif status is Status.CANARY:
+                make_canary(session, strategy_row, registered, percent_bp=0, override_reason="", now=now)
+            elif status is Status.RETIRED:
+                versions.move(session, registered, Status.RETIRED, now)
+            audit.record(
+                session,
+                actor,
+                "register_version",
+                strategy_name=strategy_name,
+                version=version,
+                before=before,
+                after=standing(session, strategy_name) | {"fingerprint": build.digest},
+                reason=reason,
+                now=now,
+            )
+            return registered, strategy_row.salt
+
+    registered, salted = keep()
     with suppress(DBAPIError, InvariantRefused):  # it is registered, whether or not its canaries' users can be counted
-        count_under(engine, strategy_row.salt)
+        count_under(engine, salted)
     return registered
 
 

@@ -22,9 +22,11 @@ from strategy_core.services.transition import (
 )
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import transaction
+from strategy_core.store.retry import OF_A_ROLLBACK, tried_again
 from strategy_core.store.rollout_tables import Rollout
 
 
+@tried_again(OF_A_ROLLBACK)
 def roll_back(
     engine: Engine,
     *,

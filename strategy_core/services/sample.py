@@ -6,6 +6,7 @@ It is a pass of its own, outside every tick: however slow a metric's endpoint is
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Engine
@@ -17,6 +18,7 @@ from strategy_core.domain.plan import read_plan
 from strategy_core.observe.prometheus import Prometheus
 from strategy_core.store import rollouts, samples
 from strategy_core.store.engine import reading, transaction
+from strategy_core.store.retry import tried_again
 from strategy_core.store.rollout_tables import Rollout
 
 SPACING = timedelta(seconds=30)  # half of the usual schedule
@@ -68,9 +70,14 @@ def sample_metrics(engine: Engine, prometheus: Prometheus, *, now: datetime) -> 
         for each in sampled
     ]
     if rows:
-        with transaction(engine) as session:
-            samples.add_samples(session, rows)
+        _keep(engine, rows)
     return sampled
+
+
+@tried_again()
+def _keep(engine: Engine, rows: list[dict[str, Any]]) -> None:
+    with transaction(engine) as session:
+        samples.add_samples(session, rows)
 
 
 def _metric_gates(rollout: Rollout) -> list[MetricThreshold]:

@@ -19,6 +19,7 @@ from strategy_core.domain.strategy import Action
 from strategy_core.market.source import CandleSource
 from strategy_core.store import decisions, outcomes, versions
 from strategy_core.store.engine import reading, transaction
+from strategy_core.store.retry import tried_again
 from strategy_core.store.tables import StrategyVersion, decision_id
 
 
@@ -83,12 +84,18 @@ def score_outcomes(engine: Engine, source: CandleSource, *, now: datetime) -> Sc
             scored.append(one)
     booked = 0
     for _, together in groupby(scored, key=lambda one: one.version.strategy_name):
-        with transaction(engine) as session:
-            for one in together:
-                booked += outcomes.book_outcomes(session, one.outcomes)
-                outcomes.mark_equity(session, one.marks)
+        booked += _book(engine, list(together))
     pending, lost = sum(one.pending for one in scored), sum(one.lost for one in scored)
     return Scored(booked, pending, lost, tuple(refused))
+
+
+@tried_again()
+def _book(engine: Engine, together: Sequence[_Open]) -> int:
+    with transaction(engine) as session:
+        booked = [outcomes.book_outcomes(session, one.outcomes) for one in together]
+        for one in together:
+            outcomes.mark_equity(session, one.marks)
+        return sum(booked)
 
 
 def _open(session: Session, version: StrategyVersion, symbol: str, rule: ScoringRule) -> _Open | None:

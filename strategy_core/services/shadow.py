@@ -19,6 +19,7 @@ from strategy_core.services import alarms
 from strategy_core.services.workers import Workers
 from strategy_core.store import decisions, versions
 from strategy_core.store.engine import reading, transaction
+from strategy_core.store.retry import tried_again
 from strategy_core.store.tables import ERROR, SIGNALS, ShadowDecisionLog, StrategyVersion, decision_id
 
 _VECTORISE_FROM = 2  # candles: a live run decides one by one, as the gate checked it
@@ -85,6 +86,7 @@ def run_shadow(
     return [run for _, together in by_strategy for run in _log(engine, list(together), now)]
 
 
+@tried_again()
 def log_candle(
     engine: Engine,
     worker: IsolatedStrategy,
@@ -168,6 +170,7 @@ def _ask(workers: Workers, turn: _Turn) -> None:
             due.answers = answers
 
 
+@tried_again()
 def _log(engine: Engine, turns: Sequence[_Turn], now: datetime) -> list[ShadowRun]:
     """Log the turns of one strategy together.
 

@@ -14,10 +14,12 @@ from strategy_core.services.history import shadow_slots
 from strategy_core.services.transition import exposed, make_canary, standing
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import transaction
+from strategy_core.store.retry import tried_again
 from strategy_core.store.rollout_tables import Rollout
 from strategy_core.store.tables import StrategyVersion
 
 
+@tried_again()
 def start_rollout(
     engine: Engine,
     *,

@@ -19,12 +19,14 @@ from strategy_core.services.gather import in_a_line
 from strategy_core.services.transition import exposed, standing
 from strategy_core.store import audit, decisions, rollouts, versions
 from strategy_core.store.engine import reading, transaction
+from strategy_core.store.retry import tried_again
 from strategy_core.store.rollout_tables import Rollout
 from strategy_core.store.tables import StrategyVersion
 
 PATIENCE = 2  # candles that a vendor may be late
 
 
+@tried_again()
 def watch_ticks(engine: Engine, *, now: datetime, overdue: timedelta) -> list[str]:
     """Tell of open rollouts that no tick has looked at for as long as *overdue*; return them, a line each."""
     now = utc(now, "now")
@@ -36,6 +38,7 @@ def watch_ticks(engine: Engine, *, now: datetime, overdue: timedelta) -> list[st
         return [_tell_overdue(session, rollout, now) for rollout in found]
 
 
+@tried_again()
 def watch_shadow(engine: Engine, source: CandleSource, *, now: datetime, overdue: timedelta) -> list[str]:
     """Tell of strategies none of whose versions has decided on a candle that closed as long as *overdue* ago.
 
@@ -60,6 +63,7 @@ def watch_shadow(engine: Engine, source: CandleSource, *, now: datetime, overdue
         return [_tell_undecided(session, name, symbol, candle, last, now) for name, symbol, candle, last in found]
 
 
+@tried_again()
 def watch_feed(engine: Engine, source: CandleSource, *, now: datetime) -> list[str]:
     """Tell of symbols whose newest candle is older than it may be, once for each candle; return them, a line each.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from strategy_core.domain.errors import AlreadyDone, UnknownStrategy
 from strategy_core.domain.live import Serving
 from strategy_core.domain.routing import basis_points
 from strategy_core.store import tallies
-from strategy_core.store.engine import insert_if_new
+from strategy_core.store.engine import ask_whether_kept, insert_if_new
 from strategy_core.store.rollout_tables import AlertOutbox, AuditEvent
 from strategy_core.store.tables import Strategy
 from strategy_core.store.tally_tables import Counted
@@ -75,6 +76,7 @@ def record(
         if actor.idempotency_key is not None and "idempotency" in str(error.orig):
             raise AlreadyDone(actor.name, actor.idempotency_key) from None
         raise
+    ask_whether_kept(session, partial(_stands, strategy_name=strategy_name, position=event.position, digest=event.hash))
     strategy.generation, strategy.audit_head = event.position, event.hash
     session.add(strategy)
     session.flush()
@@ -82,6 +84,14 @@ def record(
         tallies.count(session, strategy_name, Counted.ACTIVATION, [(active, "")])
     if cause:
         tallies.count(session, strategy_name, Counted.ROLLBACK, [(cause, "")])
+
+
+def _stands(session: Session, *, strategy_name: str, position: int, digest: str) -> bool:
+    """Return whether the event was committed; while its transaction is not over, that holds the row waited for here."""
+    held = select(Strategy.name).where(Strategy.name == strategy_name).with_for_update()
+    session.exec(held).first()
+    mine = (AuditEvent.strategy_name == strategy_name, AuditEvent.position == position, AuditEvent.hash == digest)
+    return session.exec(select(AuditEvent.id).where(*mine)).first() is not None
 
 
 def link_of(event: Any) -> Link:

@@ -1,9 +1,12 @@
 """The database: how it is opened and what a transaction is; never what is in it."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from sqlite3 import SQLITE_BUSY, SQLITE_LOCKED
+from sqlite3 import Error as SqliteError
 from typing import Any
 
 from alembic import command
@@ -13,10 +16,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
 from sqlmodel import Session, SQLModel
 
-from strategy_core.domain.errors import InvalidSetting, InvariantRefused, MissingExtra, SchemaOutdated
+from strategy_core.domain.errors import InvalidSetting, InvariantRefused, MissingExtra, SchemaOutdated, Unsettled
 from strategy_core.store.bulk import send_rows
 
 _BUSY_SECONDS = 30
@@ -26,6 +29,17 @@ _ROWS_PER_STATEMENT = 5_000
 _ONE_UPGRADE = 7_406_355_206_117_209  # any number, the same in every release: the lock that upgrades queue for
 _LOCKS_WITHIN = "10s"  # what an upgrade waits for holds up every rollback behind it
 _ADDRESSES = "sqlite:///FILE or postgresql://USER@HOST/NAME"
+_SETTLED_WITHIN_S, _ASKED_EVERY_S = 10.0, 0.2
+_ASK = "ask whether kept"
+_UNDONE = {"40001", "40P01", "55P03", "57P03", "53300"}  # serialization, deadlock, lock, starting up, too many clients
+_BUSY = {SQLITE_BUSY, SQLITE_LOCKED}
+_AT_MOST = {  # for a server that is gone without a word: else a tick would wait a quarter of an hour for it
+    "connect_timeout": 10,
+    "tcp_user_timeout": 30_000,  # milliseconds
+    "keepalives_idle": 20,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
 _PASSWORD = re.compile(r"(?<=//)([^:@]*):.*@")
 
 
@@ -140,13 +154,51 @@ def transaction(engine: Engine) -> Iterator[Session]:
 
     Raises:
         InvariantRefused: a constraint of the database refused the change.
+        Unsettled: the database was lost while it committed, and cannot be asked what became of it.
     """
     writing = engine.execution_options(sqlite_begin="IMMEDIATE")  # a deferred one may fail after it has read
     try:
-        with Session(writing, expire_on_commit=False) as session, session.begin():
+        with Session(writing, expire_on_commit=False) as session:
             yield session
+            try:
+                session.commit()
+            except DBAPIError as error:
+                if not error.connection_invalidated or not _was_kept(engine, session, error):
+                    raise
+                session.expunge_all()  # what it holds stands in the database: closing would expire it
     except IntegrityError as error:
         raise InvariantRefused(str(error.orig).strip().splitlines()[0]) from error
+
+
+def ask_whether_kept(session: Session, ask: Callable[[Session], bool]) -> None:
+    """Say how to find out whether this transaction was committed, should the answer to its commit be lost.
+
+    One that does not say so writes rows that are passed over when they come again: it may be done again.
+    """
+    session.info[_ASK] = ask
+
+
+def _was_kept(engine: Engine, lost: Session, error: DBAPIError) -> bool:
+    ask = lost.info.get(_ASK)
+    if ask is None:
+        return False
+    until = time.monotonic() + _SETTLED_WITHIN_S
+    while time.monotonic() < until:
+        try:
+            with reading(engine) as session:
+                return bool(ask(session))
+        except DBAPIError:
+            time.sleep(_ASKED_EVERY_S)
+    raise Unsettled(failure(error)) from error
+
+
+def will_pass(error: DBAPIError) -> bool:
+    """Return whether the database undid a transaction, or never began it, for what may be gone at the next try."""
+    state = getattr(error.orig, "sqlstate", None)
+    if isinstance(error.orig, SqliteError):
+        return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in _BUSY
+    unconnected = isinstance(error, OperationalError) and state is None
+    return state in _UNDONE or error.connection_invalidated or unconnected
 
 
 def give_way_when_stuck(session: Session) -> None:
@@ -179,13 +231,19 @@ def _on_postgresql(engine: Engine) -> bool:
 
 
 def _postgresql(url: Any) -> Engine:
-    engine = create_engine(url, pool_pre_ping=True, max_overflow=_OVERFLOW)
+    engine = create_engine(
+        url,
+        pool_pre_ping=True,
+        max_overflow=_OVERFLOW,
+        connect_args={name: value for name, value in _AT_MOST.items() if name not in url.query},
+    )
     event.listen(engine, "do_execute", send_rows)
     return engine
 
 
 def _sqlite(url: Any) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": _BUSY_SECONDS})
+    waiting = {} if "timeout" in url.query else {"timeout": _BUSY_SECONDS}
+    engine = create_engine(url, connect_args=waiting)
     event.listen(engine, "do_execute", send_rows)
 
     @event.listens_for(engine, "connect")

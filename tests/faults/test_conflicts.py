@@ -1,0 +1,246 @@
+"""Two at once, and a database that goes away: what it undoes is done again by itself; a rollback tries the longest."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+from psycopg.errors import DeadlockDetected
+from sqlalchemy import Connection, Engine, make_url, text
+from sqlalchemy.exc import OperationalError
+
+from strategy_core.domain.errors import Unsettled
+from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.ramp import Step
+from strategy_core.market.synthetic import SyntheticSource
+from strategy_core.services.promote import activate_version
+from strategy_core.services.ramp import tick
+from strategy_core.services.rollback import roll_back
+from strategy_core.store import decisions
+from strategy_core.store.engine import insert_if_new, open_database, transaction, will_pass
+from strategy_core.store.retry import Patience, tried_again
+from strategy_core.store.tables import ShadowDecisionLog
+from tests.builders import DAY, HOUR, MONDAY, decision_row, put_version
+from tests.faults.killing import boundaries
+from tests.faults.operations import NOW, WHO, bleeding, pair, ramped
+from tests.lending import address
+from tests.services.ramping import newest, ruled, standing
+from tests.waiting import until_somebody_waits
+
+ROLLED_BACK = ({"1": "active", "2": "shadow"}, 0.0)
+OTHER = "UPDATE canary_config SET generation = generation"
+LOCK = "SELECT name FROM strategy FOR UPDATE"
+
+
+@contextmanager
+def with_settings(url: str, **settings: str) -> Iterator[Engine]:
+    """Yield an engine whose sessions of PostgreSQL have these settings."""
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    engine = open_database(address(make_url(url).update_query_dict({"options": options})))
+    yield engine
+    engine.dispose()
+
+
+@contextmanager
+def other(url: str, *statements: str) -> Iterator[Connection]:
+    """Yield a connection amid a transaction of somebody else, who is never the one whom a deadlock ends."""
+    with with_settings(url, deadlock_timeout="1h") as engine, engine.connect() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+        yield connection
+
+
+def in_a_deadlock(url: str, work: Callable[[Engine], object], first: str, second: str) -> object:
+    """Return what *work* does although another transaction locks *first*, then *second*, in the opposite order."""
+    with with_settings(url, deadlock_timeout="50ms") as engine, ThreadPoolExecutor(1) as thread:
+        with other(url, first) as connection:
+            done = thread.submit(work, engine)
+            until_somebody_waits(engine, unless=done)
+            connection.execute(text(second))  # comes back when the other side was undone
+            connection.rollback()
+        return done.result()
+
+
+def test_a_rollback_that_met_a_deadlock_is_done_again(postgresql_url: str) -> None:
+    engine = open_database(postgresql_url)
+    ramped(engine)
+
+    taken_off = in_a_deadlock(postgresql_url, lambda mine: roll_back(mine, reason="news", now=NOW, **WHO), OTHER, LOCK)
+
+    assert taken_off == "2"
+    assert standing(engine) == ROLLED_BACK
+    engine.dispose()
+
+
+def test_a_tick_that_met_a_deadlock_takes_its_step(postgresql_url: str, market: SyntheticSource) -> None:
+    engine = open_database(postgresql_url)
+    bleeding(engine)
+
+    in_a_deadlock(
+        postgresql_url,
+        lambda mine: ruled(tick(mine, market, now=NOW))[0] is Step.ROLL_BACK or pytest.fail("no rollback"),
+        OTHER,
+        LOCK,
+    )
+
+    assert standing(engine) == ROLLED_BACK
+    assert newest(engine).blind_since is None
+    engine.dispose()
+
+
+def test_decisions_that_met_a_deadlock_are_logged_once(postgresql_url: str) -> None:
+    """Two runs of the same candles, of which one writes them in another order than this release does."""
+    engine = open_database(postgresql_url)
+    pair(engine)
+    rows = [decision_row("1", MONDAY + hour * HOUR) for hour in range(2)]
+
+    @tried_again()
+    def log(mine: Engine) -> int:
+        with transaction(mine) as session:
+            return sum(decisions.log_decisions(session, [row]) for row in rows)
+
+    with with_settings(postgresql_url, deadlock_timeout="50ms") as mine, ThreadPoolExecutor(1) as thread:
+        with with_settings(postgresql_url, deadlock_timeout="1h") as theirs, transaction(theirs) as session:
+            insert_if_new(session, ShadowDecisionLog, rows[1:])
+            done = thread.submit(log, mine)
+            until_somebody_waits(engine, unless=done)
+            insert_if_new(session, ShadowDecisionLog, rows[:1])
+            session.rollback()
+        assert done.result() == 2
+    engine.dispose()
+
+
+def test_without_another_try_a_deadlock_is_the_end(postgresql_url: str) -> None:
+    """What the tests above provoke is the real one."""
+    engine = open_database(postgresql_url)
+    ramped(engine)
+
+    def once(mine: Engine) -> None:
+        with transaction(mine) as session:
+            session.execute(text(LOCK))
+            session.execute(text(OTHER))
+
+    with pytest.raises(OperationalError) as met:
+        in_a_deadlock(postgresql_url, once, OTHER, LOCK)
+
+    assert isinstance(met.value.orig, DeadlockDetected)
+    assert will_pass(met.value)
+    engine.dispose()
+
+
+def test_a_rollback_that_could_not_be_serialized_is_done_again(postgresql_url: str) -> None:
+    """Whoever sets a stricter isolation for the whole database gets the same rollback."""
+    engine = open_database(postgresql_url)
+    ramped(engine)
+
+    with with_settings(postgresql_url, default_transaction_isolation="serializable") as mine:
+        with ThreadPoolExecutor(1) as thread, other(postgresql_url, OTHER) as connection:
+            done = thread.submit(roll_back, mine, reason="news", now=NOW, **WHO)
+            until_somebody_waits(engine, unless=done)
+            connection.commit()  # what the rollback has waited for is not what it has read
+        assert done.result() == "2"
+
+    assert standing(engine) == ROLLED_BACK
+    engine.dispose()
+
+
+def test_an_answer_to_a_commit_that_is_lost_is_looked_up(postgresql_url: str) -> None:
+    """It was kept: nothing is done twice, and what is returned can be read."""
+    engine = open_database(postgresql_url)
+    ramped(engine)
+
+    def at(_: int, name: str, connection: object) -> None:
+        if name == "after COMMIT" and not lost:
+            lost.append(name)
+            _hang_up(connection)
+
+    lost: list[str] = []
+    with boundaries(engine, at):
+        serving = activate_version(engine, version="2", now=NOW, **WHO)
+
+    assert (lost, serving.version, serving.status) == (["after COMMIT"], "2", Status.ACTIVE)
+    engine.dispose()
+
+
+def test_whoever_cannot_look_it_up_says_so(postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_database(postgresql_url)
+    ramped(engine)
+    monkeypatch.setattr("strategy_core.store.engine._SETTLED_WITHIN_S", 0.0)
+
+    with (
+        pytest.raises(Unsettled, match=r"may be done or not .* read how it stands before you wish it again"),
+        boundaries(engine, lambda _, name, connection: _hang_up(connection) if name == "after COMMIT" else None),
+    ):
+        roll_back(engine, reason="news", now=NOW, **WHO)
+
+    assert standing(engine) == ROLLED_BACK
+    engine.dispose()
+
+
+@contextmanager
+def writing(url: str) -> Iterator[Connection]:
+    """Yield a connection that holds SQLite's one place for a writer."""
+    engine = open_database(url)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("ROLLBACK")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        yield connection
+    engine.dispose()
+
+
+def test_work_is_tried_as_often_and_as_long_as_it_is_worth(sqlite_url: str) -> None:
+    engine = open_database(f"{sqlite_url}?timeout=0.01")
+    tries: list[float] = []
+
+    @tried_again(Patience(tries=3, seconds=0.0))
+    def write() -> None:
+        tries.append(time.monotonic())
+        with transaction(engine) as session:
+            session.execute(text("DELETE FROM api_answer"))
+
+    with writing(sqlite_url), pytest.raises(OperationalError, match="database is locked"):
+        write()
+    write()
+
+    assert len(tries) == 3 + 1
+    engine.dispose()
+
+
+def test_a_rollback_outlasts_a_writer_that_holds_sqlite(sqlite_url: str) -> None:
+    """Longer than a statement waits for its turn."""
+    engine = open_database(f"{sqlite_url}?timeout=0.05")
+    ramped(engine)
+
+    with ThreadPoolExecutor(1) as thread:
+        with writing(sqlite_url):
+            done = thread.submit(roll_back, engine, reason="news", now=NOW, **WHO)
+            time.sleep(0.5)
+        assert done.result() == "2"
+
+    assert standing(engine) == ROLLED_BACK
+    engine.dispose()
+
+
+def test_what_will_not_pass_is_not_tried_again(engine: Engine) -> None:
+    put_version(engine, "1", Status.ACTIVE, at=MONDAY - DAY)
+    tries: list[int] = []
+
+    @tried_again(Patience(tries=5, seconds=5.0))
+    def write() -> None:
+        tries.append(1)
+        with transaction(engine) as session:
+            session.execute(text("SELECT nothing FROM nowhere"))
+
+    with pytest.raises(Exception, match="nowhere"):
+        write()
+
+    assert tries == [1]
+
+
+def _hang_up(connection: object) -> None:
+    import psycopg
+
+    assert isinstance(connection, psycopg.Connection)
+    connection.close()
+    raise psycopg.OperationalError("server closed the connection unexpectedly")

@@ -1,0 +1,100 @@
+"""Killed at any boundary of any operation, and started again: all stands as if nothing had happened.
+
+`-m machine_suite -s` kills at every boundary, by a raise and by SIGKILL, and prints the table of docs/benchmarks.md.
+"""
+
+import pytest
+from sqlalchemy import Engine
+
+from strategy_core.services.rollback import roll_back
+from strategy_core.store import rollouts
+from strategy_core.store.engine import transaction
+from tests.faults.copies import Copies, PostgresqlCopies, SqliteCopies
+from tests.faults.operations import NOW, OPERATIONS, WHO, Operation, World, ramped
+from tests.faults.running import Fault, Row, faulted, run_whole
+
+_FEW = 3  # boundaries beside the commits'; the whole is for `machine_suite`
+_COSTLY = {"register", "register the first, active"}  # each vets a version in a worker of its own, for a second
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_killed_operation_is_done_once_or_not_at_all_and_can_be_done_again(
+    copies: Copies, world: World, name: str
+) -> None:
+    whole = run_whole(copies, name, world)
+    commits = [at for at, boundary in enumerate(whole.points, start=1) if boundary.endswith("COMMIT")]
+    spread = range(1, len(whole.points) + 1, max(1, len(whole.points) // _FEW))
+    points = commits[-2:] if name in _COSTLY else sorted({*commits[-4:], *spread})
+
+    row = faulted(copies, name, points, world, whole, Fault.RAISE)
+
+    assert row.violations == []
+    assert row.faults == len(points) > 1
+
+
+@pytest.mark.parametrize("name", ["tick: roll back", "alerts"])
+def test_a_process_that_is_really_killed_leaves_nothing_half_done(copies: Copies, world: World, name: str) -> None:
+    """SIGKILL amid a transaction: the server notices that its client is dead, and the next process finds no lock."""
+    whole = run_whole(copies, name, world)
+    last = max(at for at, boundary in enumerate(whole.points, start=1) if boundary == "before COMMIT")
+
+    row = faulted(copies, name, [last // 2, last, last + 1], world, whole, Fault.SIGKILL)
+
+    assert row.violations == []
+
+
+@pytest.mark.parametrize("name", ["an owner's rollback", "tick: roll back", "activate"])
+def test_a_lost_connection_undoes_or_keeps_a_change_and_which_is_found_out(
+    postgresql_copies: PostgresqlCopies, world: World, name: str
+) -> None:
+    """The answer to a commit that is lost on its way says nothing: the trail does."""
+    whole = run_whole(postgresql_copies, name, world)
+    commits = [at for at, boundary in enumerate(whole.points, start=1) if boundary.endswith("COMMIT")]
+
+    row = faulted(postgresql_copies, name, [commits[-1] - 9, *commits[-2:]], world, whole, Fault.LOST)
+
+    assert row.violations == []
+
+
+@pytest.mark.parametrize("name", ["an owner's rollback", "tick: roll back", "live trades", "alerts"])
+def test_on_a_full_disk_nothing_is_half_written_and_it_goes_on_when_there_is_room(
+    sqlite_copies: SqliteCopies, world: World, name: str
+) -> None:
+    whole = run_whole(sqlite_copies, name, world)
+    commits = [at for at, boundary in enumerate(whole.points, start=1) if boundary == "before COMMIT"]
+
+    row = faulted(sqlite_copies, name, [len(whole.points) // 2, *commits[-2:]], world, whole, Fault.FULL)
+
+    assert row.violations == []
+
+
+def test_work_that_is_done_in_parts_is_seen(copies: Copies, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the harness is worth: users are moved in one transaction, and the trail is told in another."""
+
+    def careless(engine: Engine, *_: object) -> None:
+        with transaction(engine) as session:
+            rollouts.set_canary_share(session, "fib_rsi", 1000)
+        roll_back(engine, reason="news", now=NOW, **WHO)
+
+    monkeypatch.setitem(OPERATIONS, "careless", Operation(ramped, careless))
+    whole = run_whole(copies, "careless", world)
+
+    row = faulted(copies, "careless", [whole.points.index("after COMMIT") + 1], world, whole, Fault.RAISE)
+
+    assert {each.rpartition("): ")[2].partition(":")[0] for each in row.violations} >= {
+        "canary_as_its_rollout",
+        "chain_intact",
+    }
+
+
+@pytest.mark.machine_suite
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("fault", Fault)
+def test_a_fault_at_every_boundary(copies: Copies, world: World, rows: list[Row], name: str, fault: Fault) -> None:
+    whole = run_whole(copies, name, world)
+    points = range(1, len(whole.points) + 1) if fault.befalls(copies.database) else []
+
+    row = faulted(copies, name, points, world, whole, fault)
+
+    rows += [row] if points else []
+    assert row.violations == []
