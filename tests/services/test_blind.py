@@ -152,6 +152,15 @@ def test_seeing_it_advances(world: World) -> None:
     assert world.look(MONDAY + DAY + HOUR).step is Step.ADVANCE
 
 
+def test_a_tick_that_comes_late_ends_no_blindness(world: World) -> None:
+    """It asks which candles were due by its own clock, hours ago: then each late one would begin the limit anew."""
+    stale_candles(world)
+    assert world.look(MONDAY + 8 * HOUR).blind
+
+    assert world.look(MONDAY + 2 * HOUR).blind
+    assert newest(world.engine).blind_since == MONDAY + 8 * HOUR
+
+
 def newest(engine: Engine) -> Rollout:
     with reading(engine) as session:
         return rollouts.list_rollouts(session)[0]
