@@ -1,14 +1,13 @@
-"""What a closed candle is: its timeframe, the checks it must pass, its hash; never where candles come from.
+"""What a closed candle is: its timeframe, the checks it must pass; never where candles come from.
 
 A candle is stamped by its OPEN time in UTC and closes one timeframe later. Checked candles are a DataFrame of float64
 `open high low close volume` (and `bid_*`/`ask_*`, all eight or none), indexed by `timestamp`: datetime64[ns, UTC],
 increasing, unique. Missing candles stay missing: they are counted, never filled.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from hashlib import sha256
 from types import MappingProxyType
 
 import numpy as np
@@ -149,32 +148,6 @@ def count_closed(candles: pd.DataFrame, now: datetime, timeframe: str) -> int:
     """Return how many of the sorted *candles* have closed by *now*."""
     newest_open = pd.Timestamp(utc(now, "now")) - timeframe_delta(timeframe)
     return int(candles.index.searchsorted(newest_open, side="right"))
-
-
-def window_hash(candles: pd.DataFrame) -> str:
-    """Return the sha256, in hex, of the times and values of *candles*: equal on every machine and in every time unit.
-
-    Hashed are the names of the columns there (in the order of COLUMNS), then row by row the open time as int64
-    nanoseconds since 1970 and the values as float64, little-endian; every NaN is one NaN and -0.0 is 0.0.
-    """
-    return window_hashes(candles, [len(candles) - 1], max(len(candles), 1))[0]
-
-
-def window_hashes(candles: pd.DataFrame, positions: Sequence[int], bars: int) -> list[str]:
-    """Return for each position the `window_hash` of the *bars* candles (or as many as there are) that end there."""
-    names = [name for name in COLUMNS if name in candles.columns]
-    values = np.column_stack([candles[name].to_numpy(np.float64) for name in names]) + 0.0  # -0.0 becomes 0.0
-    values[np.isnan(values)] = np.nan
-    table = np.empty((len(candles), 1 + len(names)), dtype="<i8")
-    table[:, 0] = pd.DatetimeIndex(candles.index).tz_convert("UTC").as_unit("ns").asi8
-    table[:, 1:] = np.ascontiguousarray(values).view(np.int64)  # the bits of each float
-    header = sha256(" ".join(names).encode())
-    hashes = []
-    for position in positions:
-        digest = header.copy()
-        digest.update(table[max(0, position + 1 - bars) : position + 1].data)
-        hashes.append(digest.hexdigest())
-    return hashes
 
 
 @dataclass(frozen=True, slots=True)

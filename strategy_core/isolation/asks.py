@@ -10,7 +10,7 @@ import pandas as pd
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import InvalidCandles
 from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action, Decision
-from strategy_core.isolation import wire
+from strategy_core.domain.windows import Windows
 from strategy_core.isolation.wire import Answer, Question
 
 TOO_SHORT = Answer(Decision(Action.HOLD, reason=INSUFFICIENT_HISTORY))
@@ -25,7 +25,7 @@ class Ask:
 
     symbol: str
     timeframe: str
-    candles: pd.DataFrame
+    candles: pd.DataFrame | Windows
     positions: Sequence[int]
     bars: int
 
@@ -48,13 +48,13 @@ class Pending:
     def question(self) -> Question:
         ask, positions = self.ask, [self.ask.positions[place] for place in self.places]
         start, end = min(positions) - ask.bars + 1, max(positions) + 1  # and not one candle later
-        candles = ask.candles.iloc[start:end]
+        whole = isinstance(ask.candles, Windows)
+        windows = ask.candles if isinstance(ask.candles, Windows) else Windows(ask.candles.iloc[start:end])
         return Question(
             symbol=ask.symbol,
             timeframe=ask.timeframe,
-            index_ns=wire.index_ns(candles),
-            columns=[str(column) for column in candles.columns.tolist()],
-            values=candles.to_numpy(dtype=np.float64).T,
+            columns=windows.columns,
+            table=windows.rows(start, end) if whole else windows.rows(0, end - start),
             positions=np.array(positions, dtype=np.int64) - start,
             bars=ask.bars,
             many=self.many,

@@ -19,14 +19,13 @@ from strategy_core.domain.errors import (
 )
 from strategy_core.isolation import wire
 from strategy_core.isolation.asks import Ask, Pending, check
+from strategy_core.isolation.patience import Patience
 from strategy_core.isolation.process import Died, Overdue, Process, start_frame
 from strategy_core.isolation.wire import Answer, Kind
 
 __all__ = ["Answer", "Ask", "Description", "IsolatedStrategy", "Kind"]
 
 MEMORY_BYTES = 8 << 30  # address space, which libraries take far more of than of memory
-FAILURES_IN_A_ROW = 3  # of the worker, in one call: a hanging version does not stall a catch-up of a thousand candles
-FAILURES_IN_ALL = 10
 ROW_ALLOWANCE_S = 0.001  # beside the deadline, for each window of a vectorised ask
 SEND_ALLOWANCE_S = 5.0
 BREACHES_KEPT = 50
@@ -110,11 +109,17 @@ class IsolatedStrategy:
         assert self._description is not None
         return self._description
 
-    def decide(self, asks: Sequence[Ask], *, vectorised: bool = False) -> list[list[Answer]]:
+    def decide(
+        self, asks: Sequence[Ask], *, vectorised: bool = False, patience: Patience | None = None
+    ) -> list[list[Answer]]:
         """Return one list per ask, one answer per position; a version's fault is an answer, never an exception.
 
         With *vectorised*, an ask of `warmup_bars` bars goes to `decide_many` where the strategy has one, under one
         deadline of `deadline_s` and a millisecond a row.
+
+        Args:
+            vectorised: see above.
+            patience: shared by the workers and calls of one run, when it asks a version in parts.
 
         Raises:
             InvalidCandles: a position that is not in its ask's candles.
@@ -129,29 +134,27 @@ class IsolatedStrategy:
         many_bars = described.warmup_bars if vectorised and described.vectorised else None
         everything = [Pending(ask, many=ask.bars == many_bars) for ask in asks]
         try:
-            self._answer(deque(pending for pending in everything if pending.places))
+            self._answer(deque(pending for pending in everything if pending.places), patience or Patience())
         except BaseException:
             self.close()  # half an exchange is in its pipes
             raise
         return [pending.answers for pending in everything]
 
-    def _answer(self, pending: deque[Pending]) -> None:
-        in_a_row = in_all = 0
-        while pending:
+    def _answer(self, pending: deque[Pending], patience: Patience) -> None:
+        while pending and patience.lost is None:
             answered, failure = self._converse(pending)
+            if answered:
+                patience.answered()
             if failure is None:
                 return
             self.close()
-            in_a_row, in_all = (1 if answered else in_a_row + 1), in_all + 1
+            patience.failed(failure)
             pending[0].fail(failure)
             if not pending[0].places:
                 pending.popleft()
-            if in_a_row == FAILURES_IN_A_ROW or in_all == FAILURES_IN_ALL:
-                error = f"not asked: {in_all} workers failed in this run, the last one so: {failure.error}"
-                for rest in pending:
-                    while rest.places:
-                        rest.put(Answer(None, error, failure.kind))
-                return
+        for rest in pending:
+            while rest.places and patience.lost is not None:
+                rest.put(patience.lost)
 
     def _converse(self, pending: deque[Pending]) -> tuple[int, Answer | None]:
         """Ask one worker all that is pending; return how many it answered, and its failure if it had one."""

@@ -1,7 +1,7 @@
 """What crosses the pipes between the product and a version's worker, and how little of it is believed.
 
-To the worker: frames of a JSON header and raw little-endian int64 and float64 bytes. From the worker: JSON lines, never
-pickle, because a version's code could have written them; whatever is not exactly as agreed raises Garbled.
+To the worker: frames of a JSON header and raw bytes, little-endian int64 and float64. From the worker: JSON lines,
+never pickle, because a version's code could have written them; whatever is not exactly as agreed raises Garbled.
 """
 
 import json
@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from strategy_core.domain.errors import InvalidDecision
@@ -58,15 +57,14 @@ class Question:
 
     symbol: str
     timeframe: str
-    index_ns: NDArray[np.int64]  # open times, shape (candles,)
     columns: Sequence[str]
-    values: NDArray[np.float64]  # shape (columns, candles): a window of each column is then contiguous
+    table: memoryview | bytes  # rows of `domain.windows.Windows`: the same bytes for every version
     positions: NDArray[np.int64]
     bars: int
     many: bool  # answered by one decide_many
 
 
-def frame(header: Mapping[str, Any], parts: Sequence[bytes] = ()) -> bytes:
+def frame(header: Mapping[str, Any], parts: Sequence[bytes | memoryview] = ()) -> bytes:
     head = json.dumps({**header, "parts": [len(part) for part in parts]}).encode()
     return b"".join([len(head).to_bytes(LENGTH_BYTES, "little"), head, *parts])
 
@@ -81,26 +79,20 @@ def read_frame(read: Callable[[int], bytes]) -> tuple[dict[str, Any], list[bytes
 
 
 def question_frame(questions: Iterable[Question]) -> bytes:
-    heads, parts = [], []
+    heads: list[Any] = []
+    parts: list[bytes | memoryview] = []
     for q in questions:
         heads.append([q.symbol, q.timeframe, list(q.columns), q.bars, q.many])
-        parts += [_bytes(q.index_ns, "<i8"), _bytes(q.values, "<f8"), _bytes(q.positions, "<i8")]
+        parts += [q.table, q.positions.astype("<i8").tobytes()]
     return frame({"questions": heads}, parts)
 
 
 def questions_in(header: Mapping[str, Any], parts: Sequence[bytes]) -> list[Question]:
     questions = []
     for i, (symbol, timeframe, columns, bars, many) in enumerate(header["questions"]):
-        index, values, positions = parts[3 * i : 3 * i + 3]
-        table = np.frombuffer(values, "<f8").reshape(len(columns), -1)
-        times, at = np.frombuffer(index, "<i8"), np.frombuffer(positions, "<i8")
-        questions.append(Question(symbol, timeframe, times, columns, table, at, bars, many))
+        table, positions = parts[2 * i : 2 * i + 2]
+        questions.append(Question(symbol, timeframe, columns, table, np.frombuffer(positions, "<i8"), bars, many))
     return questions
-
-
-def index_ns(candles: pd.DataFrame) -> NDArray[np.int64]:
-    """Return the open times in nanoseconds since 1970 UTC, whatever the index's own unit."""
-    return cast(pd.DatetimeIndex, candles.index).as_unit("ns").asi8
 
 
 def plain(answer: object) -> object:
@@ -177,10 +169,6 @@ def _answer(kind: object, error: object, decision: Any, duration_ms: object) -> 
         return Answer(None, one_line(error), known, duration_ms)
     action, confidence, features, reason = decision
     return Answer(loggable(Decision(Action(action), confidence, features, reason)), None, "", duration_ms)
-
-
-def _bytes(array: NDArray[Any], dtype: str) -> bytes:
-    return np.ascontiguousarray(array, dtype=dtype).tobytes()
 
 
 def _plain(value: Any) -> Any:

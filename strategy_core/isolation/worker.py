@@ -59,6 +59,20 @@ class Pipes:
                 os._exit(1)  # nobody listens, or the version closed the pipe: a breach could not be reported
 
 
+class History:
+    """The candles of a question, out of which each decision gets a copy of its own."""
+
+    def __init__(self, question: Question) -> None:
+        table = np.frombuffer(question.table, "<i8").reshape(-1, 1 + len(question.columns))
+        self._values = table.view("<f8")[:, 1:].T
+        self._columns = question.columns
+        self.index = pd.DatetimeIndex(table[:, 0].astype("M8[ns]"), tz="UTC")
+
+    def cut(self, start: int, end: int) -> pd.DataFrame:
+        values = self._values[:, start:end].copy("C")  # the version's own: what it writes there, nobody else reads
+        return pd.DataFrame(values.T, index=self.index[start:end], columns=list(self._columns), copy=False)
+
+
 class Version:
     """The loaded strategy with its validated params, asked under the guard."""
 
@@ -80,14 +94,14 @@ class Version:
 
     def answers(self, question: Question) -> Iterator[list[Answer]]:
         """Yield the answers in the order of the positions, one by one or, of a decide_many, in batches."""
-        index = pd.DatetimeIndex(question.index_ns.astype("M8[ns]"), tz="UTC")
+        history = History(question)
         if question.many:
-            answers = self._many(question, index)
+            answers = self._many(question, history)
             for start in range(0, len(answers), wire.ROWS_A_LINE):
                 yield answers[start : start + wire.ROWS_A_LINE]
             return
         for last in question.positions.tolist():
-            candles = _cut(question, index, last - question.bars + 1, last + 1)
+            candles = history.cut(last - question.bars + 1, last + 1)
             yield [self._one(candles, _context(question, candles.index[-1]))]
 
     def _one(self, candles: pd.DataFrame, context: Context) -> Answer:
@@ -96,9 +110,9 @@ class Version:
         duration_ms = (perf_counter() - started) * 1e3
         return Answer(None, error, kind, duration_ms) if kind else _as_answer(said, duration_ms)
 
-    def _many(self, question: Question, index: pd.DatetimeIndex) -> list[Answer]:
+    def _many(self, question: Question, history: History) -> list[Answer]:
         rows = question.positions - (question.bars - 1)
-        candles = _cut(question, index, 0, len(index))
+        candles = history.cut(0, len(history.index))
         expected = len(candles) - question.bars + 1
         context = _context(question, candles.index[-1])
         decide_many: Callable[..., Sequence[Decision]] = self._strategy.decide_many  # type: ignore[attr-defined]
@@ -140,11 +154,6 @@ def raised_line(raised: BaseException) -> str:
     except BaseException:  # noqa: BLE001  its __str__ is a version's code too
         text = "(its text cannot be read)"
     return f"{type(raised).__name__}: {text}{place}" if text else f"{type(raised).__name__}{place}"
-
-
-def _cut(question: Question, index: pd.DatetimeIndex, start: int, end: int) -> pd.DataFrame:
-    values = question.values[:, start:end].copy()  # the version's own: what it writes there, nobody else reads
-    return pd.DataFrame(values.T, index=index[start:end], columns=list(question.columns), copy=False)
 
 
 def _context(question: Question, opened: pd.Timestamp) -> Context:

@@ -1,7 +1,7 @@
 """Let every version that is not retired decide on every closed candle, and log what it said; nothing else happens."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from typing import Any
@@ -10,19 +10,21 @@ import pandas as pd
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from strategy_core.domain.candles import LATE_CANDLES, closed_by, window_hashes
+from strategy_core.domain.candles import closed_by
 from strategy_core.domain.errors import InvalidCandles, InvariantRefused, RetiredVersion, RolloutError
 from strategy_core.domain.lifecycle import Status, utc
+from strategy_core.domain.windows import Windows
 from strategy_core.isolation.isolated import Answer, Ask, IsolatedStrategy
 from strategy_core.market.source import CandleSource
 from strategy_core.services import alarms
+from strategy_core.services.due import Due, Turn, read_due, read_turn
 from strategy_core.services.workers import Workers
 from strategy_core.store import decisions, versions
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.retry import tried_again
 from strategy_core.store.tables import ERROR, SIGNALS, ShadowDecisionLog, StrategyVersion, decision_id
 
-_VECTORISE_FROM = 2  # candles: a live run decides one by one, as the gate checked it
+_VECTORISE_FROM = 2  # candles of a symbol: a live run decides one by one, as the gate checked it
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,34 +40,14 @@ class ShadowRun:
     error: str = ""
 
 
-@dataclass(slots=True)
-class _Due:
-    """The candles of one symbol that a version has still to decide, and what it answered."""
-
-    symbol: str
-    candles: pd.DataFrame
-    positions: list[int]
-    revised: list[datetime] = field(default_factory=list)
-    answers: list[Answer] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Turn:
-    """One version's part of a run.
-
-    Attributes:
-        absent: symbols whose candles cannot be had, each with why; the others are decided all the same.
-        refused: why the version could not be asked at all.
-    """
-
-    version: StrategyVersion
-    due: list[_Due] = field(default_factory=list)
-    absent: list[str] = field(default_factory=list)
-    refused: RolloutError | None = None
-
-
 def run_shadow(
-    engine: Engine, source: CandleSource, workers: Workers, *, now: datetime, catch_up: int = 1_000
+    engine: Engine,
+    source: CandleSource,
+    workers: Workers,
+    *,
+    now: datetime,
+    catch_up: int = 1_000,
+    symbols: Collection[str] | None = None,
 ) -> list[ShadowRun]:
     """Log one decision per version, symbol and candle closed by *now* that has none yet.
 
@@ -73,15 +55,17 @@ def run_shadow(
 
     Args:
         catch_up: how many missed candles, the oldest first, are decided per symbol and run; the next run goes on.
+        symbols: the run's share of them, others being another's; all, unless given.
     """
     now = utc(now, "now")
     with reading(engine) as session:
         turns = [
-            _turn(session, source, version, now, catch_up)
+            read_turn(session, version, [each for each in version.symbols if symbols is None or each in symbols], now)
             for version in versions.list_versions(session)
             if version.status != Status.RETIRED
         ]
-    workers.for_each(turns, lambda turn: _ask(workers, turn))
+    due = read_due(engine, source, turns, now, catch_up)
+    workers.share_out(due, lambda turn, dues: _ask(workers, turn, dues, now))
     by_strategy = groupby(turns, key=lambda turn: turn.version.strategy_name)
     return [run for _, together in by_strategy for run in _log(engine, list(together), now)]
 
@@ -113,65 +97,37 @@ def log_candle(
     position = int(known.index.searchsorted(pd.Timestamp(timestamp)))
     if position == len(known) or known.index[position] != timestamp:
         raise InvalidCandles(symbol, f"no {version.timeframe} candle opened at {timestamp} and closed by {now}")
-    due = _Due(symbol, known, [position])
+    due = Due(symbol, Windows(known), [position])
     name = (version.strategy_name, version.version, symbol, timestamp)
     with reading(engine) as session:
         logged = session.get(ShadowDecisionLog, decision_id(*name))
     if logged is not None:
         return logged
-    (due.answers,) = worker.decide([Ask(symbol, version.timeframe, known, due.positions, version.warmup_bars)])
+    (answers,) = worker.decide([Ask(symbol, version.timeframe, due.windows, due.positions, version.warmup_bars)])
     with transaction(engine) as session:
-        decisions.log_decisions(session, _rows(version, due, now))
+        decisions.log_decisions(session, _rows(version, due, answers, now))
         return session.get_one(ShadowDecisionLog, decision_id(*name))
 
 
-def _turn(session: Session, source: CandleSource, version: StrategyVersion, now: datetime, catch_up: int) -> _Turn:
-    turn = _Turn(version)
-    for symbol in version.symbols:
-        try:
-            turn.due.append(_due(session, source, version, symbol, now, catch_up))
-        except RolloutError as error:  # its candles cannot be had; those of other symbols may
-            turn.absent.append(f"{symbol}: {error}")
-    return turn
-
-
-def _due(
-    session: Session, source: CandleSource, version: StrategyVersion, symbol: str, now: datetime, catch_up: int
-) -> _Due:
-    known = decisions.newest_rows(session, version.strategy_name, version.version, symbol, LATE_CANDLES)
-    hashes = dict(known)
-    since = known[-1][0] if known else version.created_at
-    recent = source.candles(symbol, closed_by=now, since=since)
-    candles = source.candles(symbol, closed_by=now, bars=len(recent) + version.warmup_bars - 1)
-    opened_at = [moment.to_pydatetime() for moment in pd.DatetimeIndex(candles.index)]
-    first = len(candles) - len(recent)
-    positions = [at for at in range(first, len(candles)) if opened_at[at] not in hashes]
-    due = _Due(symbol, candles, positions[:catch_up])
-    if known and known[0][0] in opened_at:
-        newest = opened_at.index(known[0][0])
-        if window_hashes(candles, [newest], version.warmup_bars) != [known[0][1]]:
-            due.revised.append(known[0][0])
-    return due
-
-
-def _ask(workers: Workers, turn: _Turn) -> None:
+def _ask(workers: Workers, turn: Turn, dues: Sequence[Due], now: datetime) -> None:
     version = turn.version
-    asked = [due for due in turn.due if due.positions]
-    asks = [Ask(due.symbol, version.timeframe, due.candles, due.positions, version.warmup_bars) for due in asked]
-    if not asks:
-        return
-    try:
-        many = max(len(ask.positions) for ask in asks) >= _VECTORISE_FROM
-        answered = workers.of(version).decide(asks, vectorised=many)
-    except RolloutError as error:
-        turn.refused = error
-    else:
-        for due, answers in zip(asked, answered, strict=True):
-            due.answers = answers
+    for many, group in groupby(dues, key=lambda due: len(due.positions) >= _VECTORISE_FROM):
+        if turn.refused is not None:
+            return
+        together = list(group)
+        asks = [Ask(due.symbol, version.timeframe, due.windows, due.positions, version.warmup_bars) for due in together]
+        try:
+            with workers.lent(version) as worker:
+                answered = worker.decide(asks, vectorised=many, patience=turn.patience)
+        except RolloutError as error:
+            turn.refused = error
+            return
+        for due, answers in zip(together, answered, strict=True):
+            due.answers, due.rows = answers, _rows(version, due, answers, now)
 
 
 @tried_again()
-def _log(engine: Engine, turns: Sequence[_Turn], now: datetime) -> list[ShadowRun]:
+def _log(engine: Engine, turns: Sequence[Turn], now: datetime) -> list[ShadowRun]:
     """Log the turns of one strategy together.
 
     A tick that saw the active version's rows and not yet the canary's would call the canary silent. Only when the
@@ -187,7 +143,7 @@ def _log(engine: Engine, turns: Sequence[_Turn], now: datetime) -> list[ShadowRu
     return [run for turn in turns for run in _log(engine, [turn], now)]
 
 
-def _log_turn(session: Session, turn: _Turn, now: datetime) -> ShadowRun:
+def _log_turn(session: Session, turn: Turn, now: datetime) -> ShadowRun:
     version = turn.version
     name = (version.strategy_name, version.version, version.status)
     for due in turn.due:
@@ -198,20 +154,17 @@ def _log_turn(session: Session, turn: _Turn, now: datetime) -> ShadowRun:
     if turn.absent:
         alarms.absent(session, version, turn.absent, now)
     alarms.breached(session, version, [answer for due in turn.due for answer in due.answers], now)
-    rows = [row for due in turn.due for row in _rows(version, due, now)]
+    rows = [row for due in turn.due for row in due.rows]
     logged = decisions.log_decisions(session, rows)
     signals = sum(row["decision"] in SIGNALS for row in rows)
     errors = sum(row["decision"] == ERROR for row in rows)
     return ShadowRun(*name, logged, signals, errors, error="; ".join(turn.absent))
 
 
-def _rows(version: StrategyVersion, due: _Due, now: datetime) -> list[dict[str, Any]]:
-    opened_at = pd.DatetimeIndex(due.candles.index)
-    hashes = window_hashes(due.candles, due.positions, version.warmup_bars)
+def _rows(version: StrategyVersion, due: Due, answers: Sequence[Answer], now: datetime) -> list[dict[str, Any]]:
     rows = []
-    for at, answer, window_hash in zip(due.positions, due.answers, hashes, strict=True):
-        timestamp = opened_at[at].to_pydatetime()
-        said = answer.decision
+    for at, answer in zip(due.positions, answers, strict=True):
+        timestamp, said = due.windows.opened_at(at), answer.decision
         rows.append(
             {
                 "id": decision_id(version.strategy_name, version.version, due.symbol, timestamp),
@@ -224,7 +177,7 @@ def _rows(version: StrategyVersion, due: _Due, now: datetime) -> list[dict[str, 
                 "features": dict(said.features) if said else {},
                 "reason": said.reason if said else "",
                 "role": version.status,
-                "window_hash": window_hash,
+                "window_hash": due.windows.hash_of(at, version.warmup_bars),
                 "duration_ms": answer.duration_ms,
                 "error_kind": answer.kind,
                 "error": answer.error,

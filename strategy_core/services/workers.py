@@ -1,16 +1,23 @@
-"""The worker processes that versions run in, one each, kept as long as the pool; a version that changed gets none."""
+"""The worker processes that versions run in, each one version's alone; a version that changed gets none."""
 
-from collections.abc import Callable, Sequence
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, TypeVar
 
 from strategy_core.domain.errors import FingerprintMismatch, InvalidEntryPoint
 from strategy_core.isolation.fingerprint import Fingerprint, changed_parts, fingerprint
 from strategy_core.isolation.isolated import Description, IsolatedStrategy
+from strategy_core.services.line import Line
 from strategy_core.store.tables import StrategyVersion
 
-Turn = TypeVar("Turn")
+IDLE = 16  # workers that wait for their version's next candles: each takes memory, a new one some milliseconds
+
+Key = TypeVar("Key")
+Item = TypeVar("Item")
 
 
 def build_of(entry_point: str, described: Description, symbols: Sequence[str], timeframe: str) -> Fingerprint:
@@ -25,61 +32,102 @@ def build_of(entry_point: str, described: Description, symbols: Sequence[str], t
     )
 
 
+def own_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Workers:
-    """Isolated workers by version.
+    """Isolated workers, started when a version is asked and kept for its next candles as far as memory allows.
 
     Args:
         deadline_s: how long a version may take for one decision.
+        at_once: how many work at the same time; as many as there are cores for this process, unless given.
     """
 
-    def __init__(self, *, deadline_s: float = 5.0) -> None:
+    def __init__(self, *, deadline_s: float = 5.0, at_once: int | None = None) -> None:
+        self.at_once = at_once or own_cores()
         self._deadline_s = deadline_s
-        self._running: dict[str, IsolatedStrategy] = {}
-        self._threads = ThreadPoolExecutor(max_workers=2)  # kept: a worker dies with the thread that started it
+        self._lock = threading.Lock()
+        self._idle: list[tuple[str, IsolatedStrategy]] = []  # the one that has waited longest first
+        self._held: list[IsolatedStrategy] = []
+        self._threads = ThreadPoolExecutor(max_workers=self.at_once)
 
-    def for_each(self, turns: Sequence[Turn], ask: Callable[[Turn], None]) -> None:
-        """Call *ask* for each of *turns*, two at a time: each call only waits for its version's worker process."""
-        list(self._threads.map(ask, turns))
+    def share_out(
+        self, batches: Iterable[Mapping[Key, Sequence[Item]]], ask: Callable[[Key, Sequence[Item]], None]
+    ) -> None:
+        """Call *ask* with a key and some of its items until all of *batches* are asked, `at_once` at a time.
 
-    def of(self, version: StrategyVersion) -> IsolatedStrategy:
-        """Return the version's worker, started if need be.
+        Each call only waits for a worker process. Batches are drawn meanwhile, one by one, by the caller's own thread.
+        """
+        line: Line[Key, Item] = Line(self.at_once)
+
+        def serve() -> None:
+            mine: Key | None = None
+            while taken := line.take(mine):
+                mine, items = taken
+                ask(mine, items)
+
+        serving = [self._threads.submit(serve) for _ in range(self.at_once)]
+        try:
+            for batch in batches:
+                line.put(batch)
+        except BaseException:
+            line.close(drop=True)
+            raise
+        line.close()
+        for each in serving:
+            each.result()
+
+    @contextmanager
+    def lent(self, version: StrategyVersion) -> Iterator[IsolatedStrategy]:
+        """Yield a worker of the version that nobody else uses meanwhile, started if need be.
 
         Raises:
             FingerprintMismatch: the code, model or library is not what was registered.
             InvalidEntryPoint, InvalidConfig, StrategyFailed: it cannot be loaded.
         """
-        key = (
-            f"{version.strategy_name} {version.fingerprint}"  # two strategies may run one build, each in its own thread
-        )
-        if key not in self._running:
-            worker = IsolatedStrategy(version.entry_point, version.config, deadline_s=self._deadline_s)
-            try:
-                self._verify(version, worker)
-            except BaseException:
-                worker.close()
-                raise
-            self._running[key] = worker
-        return self._running[key]
+        key = f"{version.strategy_name} {version.fingerprint}"  # two strategies may run one build
+        with self._lock:
+            at = next((i for i in reversed(range(len(self._idle))) if self._idle[i][0] == key), None)
+            worker = None if at is None else self._idle.pop(at)[1]
+        worker = worker or self._started(version)
+        try:
+            yield worker
+        finally:
+            with self._lock:
+                self._idle.append((key, worker))
+                surplus = [self._idle.pop(0)[1] for _ in range(len(self._idle) - IDLE)]
+            for each in surplus:
+                each.close()
+
+    def of(self, version: StrategyVersion) -> IsolatedStrategy:
+        """Return a worker of the version, the caller's own until the pool is closed; it raises as `lent` does."""
+        worker = self._started(version)
+        self._held.append(worker)
+        return worker
 
     def given(self, version: StrategyVersion, engine: object) -> IsolatedStrategy:
         """Return a worker of the version's entry point by name, or of a ready instance, on the caller's word.
 
         Raises:
             InvalidEntryPoint: the name is another one's, or the instance cannot be sent to a worker.
-            FingerprintMismatch, InvalidConfig, StrategyFailed: see `of`.
+            FingerprintMismatch, InvalidConfig, StrategyFailed: see `lent`.
         """
         if isinstance(engine, str):
             if engine != version.entry_point:
                 raise InvalidEntryPoint(engine, f"{version.version!r} was registered with {version.entry_point!r}")
             return self.of(version)
         worker = IsolatedStrategy(version.entry_point, version.config, deadline_s=self._deadline_s, engine=engine)
-        return self._running.setdefault(f"{version.fingerprint} {id(worker)}", worker)
+        self._held.append(worker)
+        return worker
 
     def close(self) -> None:
         self._threads.shutdown()
-        for worker in self._running.values():
+        for worker in [*self._held, *(worker for _, worker in self._idle)]:
             worker.close()
-        self._running.clear()
+        self._held.clear()
+        self._idle.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -89,8 +137,18 @@ class Workers:
     ) -> None:
         self.close()
 
-    def _verify(self, version: StrategyVersion, worker: IsolatedStrategy) -> None:
-        found = build_of(version.entry_point, worker.describe(), version.symbols, version.timeframe)
-        if found.digest != version.fingerprint:
-            changed = changed_parts(version.fingerprint_parts, found.parts)
-            raise FingerprintMismatch(version.strategy_name, version.version, changed)
+    def _started(self, version: StrategyVersion) -> IsolatedStrategy:
+        worker = IsolatedStrategy(version.entry_point, version.config, deadline_s=self._deadline_s)
+        try:
+            _verify(version, worker.describe())
+        except BaseException:
+            worker.close()
+            raise
+        return worker
+
+
+def _verify(version: StrategyVersion, described: Description) -> None:
+    found = build_of(version.entry_point, described, version.symbols, version.timeframe)
+    if found.digest != version.fingerprint:
+        changed = changed_parts(version.fingerprint_parts, found.parts)
+        raise FingerprintMismatch(version.strategy_name, version.version, changed)

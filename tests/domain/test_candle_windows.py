@@ -14,9 +14,8 @@ from strategy_core.domain.candles import (
     closed_by,
     count_closed,
     timeframe_delta,
-    window_hash,
-    window_hashes,
 )
+from strategy_core.domain.windows import Windows, window_hash
 from tests.domain.hourly import MONDAY, hourly
 
 HOUR = timedelta(hours=1)
@@ -92,6 +91,7 @@ def test_a_window_hash_never_changes() -> None:
 def test_hashing_many_windows_is_hashing_each(bars: int, positions: list[int]) -> None:
     candles = hourly(8)
 
-    hashes = window_hashes(candles, positions, bars)
+    windows = Windows(candles)
+    hashes = [windows.hash_of(at, bars) for at in positions]
 
     assert hashes == [window_hash(candles.iloc[max(0, at + 1 - bars) : at + 1]) for at in positions]

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strategy_core.domain.strategy import Action, Decision
+from strategy_core.domain.windows import Windows
 from strategy_core.isolation import wire
 from strategy_core.isolation.wire import Answer, Garbled, Question
 
-COLUMNS = ("close", "volume")
 SELL = ["sell", 0.5, {"rsi": 71.0}, "why"]
 
 
@@ -89,8 +89,8 @@ def test_an_error_text_is_one_printable_line_of_bounded_length() -> None:
 
 def test_a_question_comes_over_to_the_last_bit() -> None:
     index = pd.date_range("2026-01-05", periods=3, freq="h", tz="UTC", unit="us")
-    frame = pd.DataFrame({"close": [1.0, np.nan, 1 / 3], "volume": [5e-324, -0.0, 1e308]}, index=index)
-    asked = Question("GOLD", "1h", wire.index_ns(frame), list(COLUMNS), frame.to_numpy().T, np.array([2]), 2, False)
+    windows = Windows(pd.DataFrame({"close": [1.0, np.nan, 1 / 3], "volume": [5e-324, 0.0, 1e308]}, index=index))
+    asked = Question("GOLD", "1h", windows.columns, windows.rows(1, 3), np.array([1]), 2, False)
 
     read = wire.read_frame(io.BytesIO(wire.question_frame([asked, asked])).read)
 
@@ -99,8 +99,8 @@ def test_a_question_comes_over_to_the_last_bit() -> None:
     assert (first.symbol, first.timeframe, first.columns, first.bars, first.many) == (
         ("GOLD", "1h", ["close", "volume"], 2, False)
     )
-    assert first.values.tobytes() == second.values.tobytes() == np.ascontiguousarray(frame.to_numpy().T).tobytes()
-    assert pd.DatetimeIndex(first.index_ns.astype("M8[ns]"), tz="UTC").equals(index.as_unit("ns"))
+    assert first.table == second.table == windows.table[1:].tobytes()
+    assert first.positions.tolist() == [1]
 
 
 def test_the_end_of_the_pipe_is_no_frame() -> None:

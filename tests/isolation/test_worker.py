@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from strategy_core.domain.errors import InvalidConfig, InvalidEntryPoint, StrategyFailed
+from strategy_core.domain.windows import Windows
 from strategy_core.isolation import wire
 from strategy_core.isolation.guard import Guard, Refusal
 from strategy_core.isolation.wire import Answer, Question
@@ -30,9 +31,9 @@ def version_of(entry_point: str, config: dict[str, Any], guard: Guard) -> Versio
 def question(
     candles: pd.DataFrame, symbol: str, positions: list[int], *, bars: int = 5, many: bool = False
 ) -> Question:
-    values = candles.to_numpy().T
-    at = np.array(positions)
-    return Question(symbol, "1h", wire.index_ns(candles), list(map(str, candles.columns)), values, at, bars, many)
+    windows = Windows(candles)
+    table = windows.rows(0, len(windows))
+    return Question(symbol, "1h", windows.columns, table, np.array(positions), bars, many)
 
 
 def answered(version: Version, asked: Question) -> list[Answer]:
