@@ -160,7 +160,7 @@ def about_rollout(engine: Engine, rollout_id: UUID) -> tuple[Rollout, list[Happe
         rollout = rollouts.get_rollout(session, rollout_id)
         verdicts = _turned(rollouts.verdict_history(session, rollout_id))
         changes = trail.find(session, limit=None, newest=False, rollout_id=rollout_id)
-        alerts = audit.alerts(session, rollout_id=rollout_id)
+        alerts = audit.alerts(session, rollout.strategy_name, rollout_id=rollout_id)
     happenings = [
         *(Happening(verdict.ticked_at, verdict) for verdict in verdicts),
         *(Happening(change.at, change) for change in changes),

@@ -4,17 +4,18 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import and_, func
+from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from strategy_core.store import tallies
 from strategy_core.store.bulk import write_if_new
+from strategy_core.store.outcomes import is_of
 from strategy_core.store.tables import ERROR, SIGNALS, EquityMark, Outcome, ShadowDecisionLog, StrategyVersion
 from strategy_core.store.types import UtcDateTime
 
 LOG = ShadowDecisionLog
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
-_ITS_OUTCOME = and_(col(Outcome.decision_id) == LOG.id, col(Outcome.timestamp) == LOG.timestamp)  # so of one month
+_ITS_OUTCOME = is_of(Outcome, LOG)
 
 
 def log_decisions(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:

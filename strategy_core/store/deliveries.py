@@ -44,14 +44,12 @@ def unlisted(
     What tells that the channel itself has failed is none of its.
     """
     given = exists().where(col(AlertDelivery.alert_id) == col(AlertOutbox.id), col(AlertDelivery.channel) == channel)
+    open_ones = col(AlertOutbox.acknowledged_at).is_(None)
+    critical = select(AlertOutbox.id).where(open_ones, col(AlertOutbox.severity) == Severity.CRITICAL.value)
+    wanted = select(AlertOutbox.id).where(col(AlertOutbox.at) >= since).union(critical)  # each by an index of its own
     found = session.exec(
         select(AlertOutbox)
-        .where(
-            ~given,
-            col(AlertOutbox.acknowledged_at).is_(None),
-            col(AlertOutbox.severity).in_(list(severities)),
-            or_(col(AlertOutbox.at) >= since, col(AlertOutbox.severity) == Severity.CRITICAL.value),
-        )
+        .where(~given, open_ones, col(AlertOutbox.severity).in_(list(severities)), col(AlertOutbox.id).in_(wanted))
         .order_by(col(AlertOutbox.id))
     ).all()
     return [alert for alert in found if alert.kind != CHANNEL_FAILED or alert.facts.get("channel") != channel]

@@ -25,7 +25,12 @@ _LONGEST_CANDLE = _DAY
 _NAMES_PER_QUERY = 5_000  # below what either database takes as parameters of one statement
 
 
-_ANY = select(LiveTrade.id).where(LiveTrade.strategy_name == sa.bindparam("strategy_name")).limit(1)
+_ANY = (  # in an order that an index has: else PostgreSQL may look for the first one in all strategies' trades
+    select(LiveTrade.id)
+    .where(LiveTrade.strategy_name == sa.bindparam("strategy_name"))
+    .order_by(col(LiveTrade.opened_at))
+    .limit(1)
+)
 
 
 def add_trades(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, func
+from sqlalchemy import and_, bindparam, func
 from sqlmodel import Session, col, select
 
 from strategy_core.store.bulk import write_if_new
@@ -20,6 +20,12 @@ _MARKS = (  # built once: a tick of many rollouts would spend much of its time o
     )
     .group_by(col(EquityMark.timestamp))
 )
+
+
+def is_of(outcome: Any, decision: Any) -> Any:
+    """Return how outcomes are joined to their decisions: by the candle, as indexes and months have both, not by id."""
+    candle = ("strategy_name", "version", "symbol", "timestamp")
+    return and_(*(getattr(outcome, name) == getattr(decision, name) for name in candle))
 
 
 def book_outcomes(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:

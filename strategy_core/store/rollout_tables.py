@@ -171,6 +171,8 @@ class AlertOutbox(SQLModel, table=True):
         UniqueConstraint("dedupe_key", name="uq_alert"),
         CheckConstraint("severity IN ('info', 'warning', 'critical')", name="ck_severity"),
         Index("ix_alert_counted", "kind", "severity", "strategy_name", "acknowledged_at"),
+        Index("ix_alert_open", "severity", "acknowledged_at", "id"),
+        Index("ix_alert_strategy", "strategy_name", "id"),
     )
     id: int | None = Field(default=None, primary_key=True)
     at: datetime = Field(sa_column=_time(index=True))

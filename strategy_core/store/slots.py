@@ -14,6 +14,7 @@ from sqlmodel import Session, col, select
 from strategy_core.domain.slots import Slots, slots
 from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action
 from strategy_core.store.engine import insert_if_new
+from strategy_core.store.outcomes import is_of
 from strategy_core.store.rollout_tables import BookedSlot, RolloutBook
 from strategy_core.store.tables import ERROR, SIGNALS, Outcome, ShadowDecisionLog
 
@@ -22,6 +23,13 @@ _SIDES = {Action.BUY.value: 1, Action.SELL.value: -1, Action.HOLD.value: 0}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ONE, _OTHER = aliased(LOG), aliased(LOG)
 _OURS, _THEIRS = aliased(Outcome), aliased(Outcome)
+
+
+def _since(rows: Any) -> Any:
+    """Return the bound, told to each of the four: a month left out of one is not left out of the others by itself."""
+    return rows.timestamp >= bindparam("start")
+
+
 _SLOTS = (  # built once: a tick of many rollouts would spend most of its time on building it
     select(  # type: ignore[call-overload]
         _ONE.timestamp,
@@ -38,14 +46,15 @@ _SLOTS = (  # built once: a tick of many rollouts would spend most of its time o
         (_OTHER.strategy_name == _ONE.strategy_name)
         & (_OTHER.version == bindparam("active"))
         & (_OTHER.symbol == _ONE.symbol)
-        & (_OTHER.timestamp == _ONE.timestamp),
+        & (_OTHER.timestamp == _ONE.timestamp)
+        & _since(_OTHER),
     )
-    .outerjoin(_OURS, (_OURS.decision_id == _ONE.id) & (_OURS.timestamp == _ONE.timestamp))  # and so of one month
-    .outerjoin(_THEIRS, (_THEIRS.decision_id == _OTHER.id) & (_THEIRS.timestamp == _OTHER.timestamp))
+    .outerjoin(_OURS, is_of(_OURS, _ONE) & _since(_OURS))
+    .outerjoin(_THEIRS, is_of(_THEIRS, _OTHER) & _since(_THEIRS))
     .where(
         _ONE.strategy_name == bindparam("strategy_name"),
         _ONE.version == bindparam("canary"),
-        _ONE.timestamp >= bindparam("start"),
+        _since(_ONE),
         col(_ONE.decision).in_(SIGNALS) | col(_OTHER.decision).in_(SIGNALS),
         _ONE.decision != ERROR,
         _OTHER.decision != ERROR,

@@ -52,7 +52,7 @@ DO $$
 DECLARE
     wanted text[] := ARRAY[
         'strategy_version IN SHARE ROW EXCLUSIVE', 'shadow_decision_log IN ACCESS EXCLUSIVE',
-        'outcome IN ACCESS EXCLUSIVE', 'equity_mark IN ACCESS EXCLUSIVE'
+        'outcome IN ACCESS EXCLUSIVE', 'equity_mark IN ACCESS EXCLUSIVE', 'alert_outbox IN SHARE'
     ];
     awaited text := wanted[1];
     asked text;
@@ -100,9 +100,15 @@ END $$
 
 
 def upgrade() -> None:
-    if op.get_bind().dialect.name != "postgresql":
-        return  # SQLite has no partitions
-    op.execute(_HOLD)
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute(_HOLD)  # first of all: who writes from here on waits, and holds nothing that is wanted here
+    op.create_index("ix_alert_open", "alert_outbox", ["severity", "acknowledged_at", "id"], unique=False)
+    op.create_index("ix_alert_strategy", "alert_outbox", ["strategy_name", "id"], unique=False)
+    if op.get_bind().dialect.name == "postgresql":  # SQLite has no partitions
+        stand_in_months()
+
+
+def stand_in_months() -> None:
     first: datetime = op.get_bind().execute(sa.text(_NEXT)).scalar_one()
     for table in _TABLES:
         _take_over(table, first)
