@@ -25,6 +25,11 @@ class Pace:
     lease: timedelta = timedelta(minutes=5)
     news: timedelta = timedelta(hours=24)
 
+    @property
+    def longest(self) -> timedelta:
+        """The longest that anything is put off."""
+        return max(self.longest_retry, self.repeat_after, self.lease)
+
     def at_speed(self, speed: float) -> Self:
         """Return the same pace on a clock that runs *speed* times as fast, as a replay's does."""
         return type(self)(**{each.name: getattr(self, each.name) * speed for each in fields(self)})

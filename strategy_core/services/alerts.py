@@ -160,7 +160,7 @@ def _drain(shared: _Pass, channel: Channel) -> list[Tried]:
     until = monotonic() + PASS_S
     with reading(engine) as session:  # most passes find nothing, and SQLite has one writer
         new = deliveries.unlisted(session, channel.name, channel.at_least.and_worse, since=now - shared.pace.news)
-        if not new and not deliveries.any_due(session, channel.name, now=now):
+        if not new and not deliveries.any_due(session, channel.name, now=now, longest=shared.pace.longest):
             return []
     if new:
         _enlist(engine, channel, new, now)
@@ -182,7 +182,10 @@ def _enlist(engine: Engine, channel: Channel, new: Sequence[AlertOutbox], now: d
 @tried_again()
 def _claim(shared: _Pass, channel: Channel, claimant: str) -> tuple[AlertOutbox, AlertDelivery] | None:
     with transaction(shared.engine) as session:
-        return deliveries.claim(session, channel.name, now=shared.now, lease=shared.pace.lease, claimant=claimant)
+        pace = shared.pace
+        return deliveries.claim(
+            session, channel.name, now=shared.now, lease=pace.lease, longest=pace.longest, claimant=claimant
+        )
 
 
 @tried_again()

@@ -113,7 +113,7 @@ def _reported(session: Session, rollout: Rollout, plan: Plan, now: datetime) -> 
     metrics = {gate.name: gate.samples_needed for gate in plan.gates if isinstance(gate, MetricThreshold)}
     try:
         with session.begin_nested():  # else PostgreSQL would refuse whatever is asked after an error
-            sampled = samples.read_samples(session, rollout.id, metrics, until=now)
+            sampled = samples.read_samples(session, rollout.id, metrics)
             if not live.reports_any(session, name):
                 return {"samples": sampled}
             return {

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import Engine
@@ -23,6 +23,7 @@ from strategy_core.store.engine import reading, transaction
 from strategy_core.store.retry import tried_again
 from strategy_core.store.rollout_tables import Rollout
 
+_LATE = timedelta(minutes=30)  # that a tick may come after a later one: stopped, or raced
 _ALERTS = {
     Step.ADVANCE: ("rollout.advanced", "info"),
     Step.AWAIT_APPROVAL: ("rollout.awaiting_approval", "warning"),
@@ -97,7 +98,7 @@ def rule_blind(
         session.refresh(rollout)
         if rollout.state in ENDED:
             return None
-        now = max(now, rollout.last_tick_at or rollout.started_at)
+        now = _in_order(now, rollout)
         try:
             plan = read_plan(rollout.plan)
         except InvalidPlan:
@@ -116,7 +117,7 @@ def tick_rollout(
 ) -> tuple[Ruling, list[Finding]] | None:
     """Decide one rollout's next step and take it; with *apply* False only say it. None when it has ended already.
 
-    A tick that comes late is judged at the time of the one before it: time never runs backwards for a rollout.
+    A tick that comes late is judged at the time of the one before it.
     """
     now = utc(now, "now")
     with reading(engine) as session:
@@ -129,7 +130,7 @@ def tick_rollout(
         rollout = rollouts.get_rollout(session, rollout_id)
         if rollout.state in ENDED:
             return None
-        now = max(now, rollout.last_tick_at or rollout.started_at)
+        now = _in_order(now, rollout)
         plan = read_plan(rollout.plan)
         booking = look(session, rollout, pair.symbols)
         gathered = gather(session, rollout, plan, pair, feed, booking, now)
@@ -143,6 +144,15 @@ def tick_rollout(
             _look(session, rollout, ruling, now)
             take(session, rollout, plan, ruling, actor=actor, now=now)
         return ruling, findings
+
+
+def _in_order(now: datetime, rollout: Rollout) -> datetime:
+    """Return the time of a tick: not before the last one's, unless that one went by a clock that was hours ahead.
+
+    To wait until the true time has come so far would stop the clock of blindness for as long.
+    """
+    last = rollout.last_tick_at or rollout.started_at
+    return max(now, last) if last - now <= _LATE else now
 
 
 def position(rollout: Rollout) -> Position:
@@ -198,7 +208,7 @@ def _warn(session: Session, rollout: Rollout, plan: Plan, turned: Sequence[Findi
 
 def _look(session: Session, rollout: Rollout, ruling: Ruling, now: datetime) -> None:
     """Note that a tick has looked, and whether it saw anything."""
-    blind_since = (rollout.blind_since or now) if ruling.blind else None
+    blind_since = min(rollout.blind_since or now, now) if ruling.blind else None
     if blind_since is not None and rollout.blind_since is None:
         facts = standing(session, rollout.strategy_name)
         _alert(session, rollout, "rollout.blind", "warning", ruling.reason, facts=facts, now=now)

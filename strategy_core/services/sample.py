@@ -22,6 +22,7 @@ from strategy_core.store.retry import tried_again
 from strategy_core.store.rollout_tables import Rollout
 
 SPACING = timedelta(seconds=30)  # half of the usual schedule
+_NEXT = timedelta(microseconds=1)  # a clock that has run back must not hide new samples behind old ones
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -51,7 +52,7 @@ def sample_metrics(engine: Engine, prometheus: Prometheus, *, now: datetime) -> 
         (rollout, gate, gate.filled(_names(rollout)))
         for rollout in open_now
         for gate in _metric_gates(rollout)
-        if now - newest.get((rollout.id, gate.name), LONG_AGO) >= SPACING
+        if abs(now - newest.get((rollout.id, gate.name), LONG_AGO)) >= SPACING
     ]
     answers = prometheus.ask(query for *_, query in asked)
     sampled = [
@@ -63,7 +64,7 @@ def sample_metrics(engine: Engine, prometheus: Prometheus, *, now: datetime) -> 
         {
             "rollout_id": each.rollout_id,
             "gate": each.gate,
-            "taken_at": now,
+            "taken_at": max(now, newest.get((each.rollout_id, each.gate), LONG_AGO) + _NEXT),
             "value": each.value,
             "problem": each.problem,
         }

@@ -64,19 +64,22 @@ def enlist(session: Session, channel: str, alerts: Sequence[AlertOutbox], *, now
     return insert_if_new(session, AlertDelivery, rows)
 
 
-def any_due(session: Session, channel: str, *, now: datetime) -> bool:
-    return session.exec(_due(channel, now).limit(1)).first() is not None
+def any_due(session: Session, channel: str, *, now: datetime, longest: timedelta) -> bool:
+    return session.exec(_due(channel, now, longest).limit(1)).first() is not None
 
 
 def claim(
-    session: Session, channel: str, *, now: datetime, lease: timedelta, claimant: str
+    session: Session, channel: str, *, now: datetime, lease: timedelta, longest: timedelta, claimant: str
 ) -> tuple[AlertOutbox, AlertDelivery] | None:
     """Take the worst, then oldest, alert that the channel owes now, for a lease; None when nothing is left to take.
 
     Two that claim at once get different ones: on PostgreSQL the second passes over the locked row, on SQLite it waits.
+
+    Args:
+        longest: that a lease or a wait may last from now; a later end was set by a clock that has run back since.
     """
     found = session.exec(
-        _due(channel, now)
+        _due(channel, now, longest)
         .order_by(_WORST_FIRST, col(AlertOutbox.at), col(AlertOutbox.id))
         .limit(1)
         .with_for_update(of=AlertDelivery, skip_locked=True)
@@ -148,18 +151,22 @@ def of_alerts(session: Session, alert_ids: Collection[int]) -> Sequence[AlertDel
     ).all()
 
 
-def _due(channel: str, now: datetime) -> Any:
-    free = or_(col(AlertDelivery.claimed_until).is_(None), col(AlertDelivery.claimed_until) <= now)
+def _due(channel: str, now: datetime, longest: timedelta) -> Any:
+    free = or_(col(AlertDelivery.claimed_until).is_(None), _over(col(AlertDelivery.claimed_until), now, longest))
     return (
         select(AlertOutbox, AlertDelivery)
         .join(AlertDelivery, col(AlertDelivery.alert_id) == col(AlertOutbox.id))
         .where(
             col(AlertDelivery.channel) == channel,
-            col(AlertDelivery.next_try_at) <= now,
+            _over(col(AlertDelivery.next_try_at), now, longest),
             free,
             col(AlertOutbox.acknowledged_at).is_(None),
         )
     )
+
+
+def _over(end: Any, now: datetime, longest: timedelta) -> ColumnElement[bool]:
+    return or_(end <= now, end > now + longest)
 
 
 def _set(session: Session, key: tuple[int, str], values: Mapping[str, Any]) -> None:

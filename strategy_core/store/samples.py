@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func
+from sqlalchemy import func, true
 from sqlmodel import Session, col, select
 
 from strategy_core.domain.evidence import Sample
@@ -29,20 +29,21 @@ def newest_samples(session: Session, rollout_ids: Sequence[UUID]) -> dict[tuple[
 
 
 def read_samples(
-    session: Session, rollout_id: UUID, wanted: Mapping[str, int], *, until: datetime
+    session: Session, rollout_id: UUID, wanted: Mapping[str, int], *, until: datetime | None = None
 ) -> dict[str, list[Sample]]:
     """Return by gate, oldest first, as many of the newest samples with a value as *wanted* says, and the newest of all.
 
     Args:
-        until: the newest moment that counts.
+        until: the newest moment that counts; any unless given, for a clock that has run back hides nothing from a tick.
     """
     return {gate: _newest(session, rollout_id, gate, count, until) for gate, count in wanted.items()}
 
 
-def _newest(session: Session, rollout_id: UUID, gate: str, count: int, until: datetime) -> list[Sample]:
+def _newest(session: Session, rollout_id: UUID, gate: str, count: int, until: datetime | None) -> list[Sample]:
     query = (
         select(MetricSample)
-        .where(MetricSample.rollout_id == rollout_id, MetricSample.gate == gate, col(MetricSample.taken_at) <= until)
+        .where(MetricSample.rollout_id == rollout_id, MetricSample.gate == gate)
+        .where(true() if until is None else col(MetricSample.taken_at) <= until)
         .order_by(col(MetricSample.taken_at).desc())
     )
     newest = session.exec(query.limit(1)).all()

@@ -1,7 +1,9 @@
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from sqlalchemy import Engine
 
 from strategy_core.market.synthetic import SyntheticSource
@@ -50,3 +52,11 @@ def rows() -> Iterator[list[Row]]:
     found: list[Row] = []
     yield found
     print(f"\n{table(found)}")  # noqa: T201
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Tell of no alert that is sent: the table is what shall be read."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.reset_defaults()

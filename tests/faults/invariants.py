@@ -36,12 +36,15 @@ def picture(engine: Engine) -> Picture:
     """Return every row of every table but for its ids and the times that a restart moves."""
     found: dict[str, Counter[str]] = {}
     with reading(engine) as session:
+        names = {str(one.id): f"{one.strategy_name} {one.version}" for one in rollouts.list_rollouts(session)}
         for table in SQLModel.metadata.sorted_tables:
             left_out = _OTHERWISE | (_OF_DELIVERIES if table.name == "alert_delivery" else set())
             counted = [each for each in table.columns if each.primary_key and isinstance(each.type, Integer)]
             columns = [each for each in table.columns if each.name not in left_out and each not in counted]
             rows = session.execute(select(*columns)).all() if columns else []
-            found[table.name] = Counter(_RANDOM.sub("·", repr(tuple(row))) for row in rows)
+            found[table.name] = Counter(
+                _RANDOM.sub(lambda match: names.get(match[0], "·"), repr(tuple(row))) for row in rows
+            )
     return found
 
 

@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +25,8 @@ class Killed(BaseException):
 def boundaries(engine: Engine, at: At) -> Iterator[list[str]]:
     """Call *at* at each boundary of the block, counted from 1; the list holds the names so far.
 
-    Once *at* has raised Killed the process is dead: each later statement raises again, and instead of a rollback the
-    connection is cut, as a kernel does for the dead.
+    Once *at* has raised Killed the process is dead: its connection is cut, as a kernel does for the dead, nothing is
+    rolled back, and each later statement raises again.
     """
     passed: list[str] = []
     dead: list[bool] = []
@@ -35,11 +36,15 @@ def boundaries(engine: Engine, at: At) -> Iterator[list[str]]:
     def reached(name: str, connection: Any) -> None:
         if dead:
             raise Killed(name)
+        driver = getattr(connection, "driver_connection", connection)
         passed.append(" ".join(name.split())[:80])
         try:
-            at(len(passed), passed[-1], getattr(connection, "driver_connection", connection))
+            at(len(passed), passed[-1], driver)
         except Killed:
             dead.append(True)
+            if isinstance(driver, sqlite3.Connection):
+                driver.rollback()  # a statement that is still open would keep the lock of a closed connection
+            driver.close()
             raise
 
     def before(conn: Any, cursor: Any, sql: str, *_: Any) -> None:
@@ -54,9 +59,7 @@ def boundaries(engine: Engine, at: At) -> Iterator[list[str]]:
         reached("after COMMIT", connection)
 
     def cutting(connection: Any) -> None:
-        if dead:
-            getattr(connection, "driver_connection", connection).close()
-        else:
+        if not dead:
             rollback(connection)
 
     event.listen(engine, "before_cursor_execute", before)

@@ -166,8 +166,8 @@ def table(rows: Iterable[Row]) -> str:
     )
     total.violations = [each for row in listed for each in row.violations]
     lines = [
-        "| operation | database | points | faults | invariants checked | violations |",
-        "|---|---|--:|--:|--:|--:|",
+        "| operation | database | fault | points | faults | invariants checked | violations |",
+        "|---|---|---|--:|--:|--:|--:|",
     ]
     for row in (*listed, total):
         told = (row.operation, row.database, row.fault, row.points, row.faults, f"{row.checks:,}", len(row.violations))

@@ -148,7 +148,7 @@ def test_alerts_and_what_waits_on_each_channel(engine: Engine) -> None:
         deliveries.enlist(session, "json-2", outbox(engine)[:1], now=MONDAY + HOUR)
         deliveries.acknowledge(session, outbox(engine)[2].id or 0, by="ana", because="seen", now=MONDAY)
     with transaction(engine) as session:
-        (claimed,) = [deliveries.claim(session, "json-2", now=MONDAY + HOUR, lease=HOUR, claimant="x")]
+        (claimed,) = [deliveries.claim(session, "json-2", now=MONDAY + HOUR, lease=HOUR, longest=HOUR, claimant="x")]
         assert claimed is not None
         deliveries.mark(session, claimed[1], {"next_try_at": None})
 

@@ -71,7 +71,7 @@ def test_a_doubled_tick_takes_one_step(ramped: Engine, market: SyntheticSource) 
 def test_a_late_tick_does_not_turn_time_back(ramped: Engine, market: SyntheticSource) -> None:
     now = days(ramped, MONDAY, 4)
     tick(ramped, market, now=now)
-    tick(ramped, market, now=MONDAY + HOUR)
+    tick(ramped, market, now=now - HOUR / 3)
 
     assert newest(ramped).last_tick_at == now
     assert newest(ramped).stage_index == 1
