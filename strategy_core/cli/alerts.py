@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from strategy_core.cli.shell import NeededReason, Shell, command
+from strategy_core.cli.shell import Limit, NeededReason, Shell, command
 from strategy_core.domain.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ commands = typer.Typer(help="What owners are told, on which channels, and what t
 def list_alerts(
     shell: Shell,
     strategy: Annotated[str | None, typer.Argument(metavar="[STRATEGY]", help="All, unless given.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
+    limit: Limit = 50,
 ) -> None:
     """Show alerts, who has acknowledged them and which channels took them; and whether ticks come."""
     from strategy_core.cli.tables import table
@@ -76,7 +76,7 @@ def deliver(shell: Shell) -> None:
 @command(commands)
 def ack(
     shell: Shell,
-    alert_ids: Annotated[list[int], typer.Argument(metavar="ID...", help="As the message says.")],
+    alert_ids: Annotated[list[int], typer.Argument(metavar="ID...", min=1, max=2**31 - 1, help="As the message says.")],
     reason: NeededReason,
 ) -> None:
     """Acknowledge alerts: nobody is told of them any more, you know."""

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import typer
 
-from strategy_core.cli.shell import Shell, StrategyName, alone, command, moment
+from strategy_core.cli.shell import Limit, Shell, StrategyName, alone, command, moment
 from strategy_core.domain.errors import InvalidName
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ By = Annotated[str | None, typer.Option("--by", metavar="NAME", help="Only what 
 Action = Annotated[str | None, typer.Option("--action", metavar="ACTION", help="Only this, such as roll_back.")]
 Since = Annotated[str | None, typer.Option("--since", metavar="TIME", help="From then on.")]
 Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before then.")]
-Limit = Annotated[int, typer.Option(min=1, help="The newest so many.")]
 
 
 @alone(commands)
@@ -112,7 +111,7 @@ def verify(
     heads = [_hash(each) for each in head or ()]
     engine = shell.engine
     if export is not None:
-        with export.open(encoding="utf-8") as lines:
+        with export.open(encoding="utf-8", errors="replace") as lines:  # an export is ASCII: the rest is no event
             heads += noted_heads(lines, strategy)
     found = verify_trail(engine, strategy, heads)
     shell.answer({"holds": found.holds} | asdict(found), *_verdict(found))

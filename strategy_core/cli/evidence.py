@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from strategy_core.cli.shell import Shell, StrategyName, Symbol, VersionName, command, moment
+from strategy_core.cli.shell import Limit, Shell, StrategyName, Symbol, VersionName, command, moment
 from strategy_core.domain.errors import UnknownSymbol
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def decisions(
     symbol: Symbol = None,
     start: Start = None,
     end: End = None,
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 20,
+    limit: Limit = 20,
 ) -> None:
     """Show what a version said on each candle."""
     from strategy_core.cli.tables import table

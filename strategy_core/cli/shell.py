@@ -53,6 +53,7 @@ Override = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Symbol = Annotated[str | None, typer.Option(help="Only this symbol.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="The newest so many.")]
 
 
 class Shell:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import typer
 
-from strategy_core.cli.shell import Shell, StrategyName, command
+from strategy_core.cli.shell import Limit, Shell, StrategyName, command
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -37,7 +37,7 @@ def verdicts(
     strategy: StrategyName,
     gate: Annotated[str | None, typer.Option(help="Only this one, with its value over time.")] = None,
     rollout: Annotated[UUID | None, typer.Option(metavar="ID", help="The newest, unless given.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
+    limit: Limit = 50,
 ) -> None:
     """Show what a rollout's gates said over time, and why."""
     from strategy_core.cli.tables import table

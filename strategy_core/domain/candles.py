@@ -188,7 +188,7 @@ def _times(frame: pd.DataFrame, rows: _Rows) -> pd.DatetimeIndex:
         times = pd.DatetimeIndex(written)
         naive = np.full(len(times), times.tz is None)
     else:
-        text = written.astype(str)
+        text = (written.map(str) if written.dtype == object else written).astype(str)  # bytes may be no text at all
         times = pd.DatetimeIndex(pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True))
         rows.refuse(np.asarray(times.isna()), lambda at: f"timestamp {text.iloc[at]!r} is not an ISO 8601 time")
         naive = ~text.str.contains(_ZONED, regex=True).to_numpy(dtype=bool)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from strategy_core.domain.chain import Chain, Link, event_hash, plain
@@ -46,7 +47,7 @@ def links(lines: Iterable[str]) -> Iterator[tuple[str, Link]]:
             yield str(facts["strategy_name"]), link
         except (ValueError, KeyError, AttributeError, RecursionError):
             raise InvalidExport(_SOURCE, "is no event of an audit trail", number) from None
-        if not isinstance(link.position, int) or not isinstance(link.hash, str):
+        if not isinstance(link.position, int) or not all(_is_ascii(each) for each in (link.previous_hash, link.hash)):
             raise InvalidExport(_SOURCE, "is no event of an audit trail", number)
 
 
@@ -56,8 +57,9 @@ def follow(lines: Iterable[str]) -> dict[str, Chain]:
     What filters left out is a break, as what somebody removed would be: only whole trails can be verified alone.
     """
     chains: dict[str, Chain] = {}
-    for strategy_name, link in links(lines):
-        chains.setdefault(strategy_name, Chain()).follow(link)
+    for number, (strategy_name, link) in enumerate(links(lines), 1):
+        with _of_no_depth(number):
+            chains.setdefault(strategy_name, Chain()).follow(link)
     return chains
 
 
@@ -72,7 +74,9 @@ def noted_heads(lines: Iterable[str], only: str | None = None) -> Iterator[str]:
     """
     last: dict[str, Link] = {}
     for number, (strategy_name, link) in enumerate(links(lines), 1):
-        if link.hash != event_hash(link.previous_hash, link.facts):
+        with _of_no_depth(number):
+            true = event_hash(link.previous_hash, link.facts)
+        if link.hash != true:
             raise InvalidExport(_SOURCE, "was changed: its hash is not that of its facts", number)
         if only not in (None, strategy_name):
             continue
@@ -81,6 +85,19 @@ def noted_heads(lines: Iterable[str], only: str | None = None) -> Iterator[str]:
             yield before.hash
         last[strategy_name] = link
     yield from (link.hash for link in last.values())
+
+
+@contextmanager
+def _of_no_depth(number: int) -> Iterator[None]:
+    """Refuse what is nested so deeply that nobody can compute its hash."""
+    try:
+        yield
+    except RecursionError:
+        raise InvalidExport(_SOURCE, "is no event of an audit trail", number) from None
+
+
+def _is_ascii(value: Any) -> bool:
+    return isinstance(value, str) and value.isascii()
 
 
 def _cell(value: Any) -> str:

@@ -29,6 +29,7 @@ MEMORY_BYTES = 8 << 30  # address space, which libraries take far more of than o
 ROW_ALLOWANCE_S = 0.001  # beside the deadline, for each window of a vectorised ask
 SEND_ALLOWANCE_S = 5.0
 BREACHES_KEPT = 50
+REPORTS_HEARD = 100  # of breaches, before an answer: twice what a guard reports; without end they outrun any deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class IsolatedStrategy:
         config: its config, validated in the worker by the strategy's own model.
         deadline_s: time for one decision; past it the worker is killed.
         engine: a ready instance instead, sent to the worker by pickle; *entry_point* is then only its name.
-        memory_bytes: address space of the worker.
+        memory_bytes: address space of the worker; a quarter of it may be memory of its own.
         load_deadline_s: time for the worker to start and the version's modules and model files to load.
 
     Attributes:
@@ -158,7 +159,7 @@ class IsolatedStrategy:
 
     def _converse(self, pending: deque[Pending]) -> tuple[int, Answer | None]:
         """Ask one worker all that is pending; return how many it answered, and its failure if it had one."""
-        answered, tried, allowed_s = 0, "", self.deadline_s
+        answered, reports, tried, allowed_s = 0, 0, "", self.deadline_s
         try:
             process = self._ready()
             questions = wire.question_frame(asked.question() for asked in pending)
@@ -170,13 +171,13 @@ class IsolatedStrategy:
                 left = len(asked.places) - (len(asked.places) if asked.many else 1)
                 while len(asked.places) > left:
                     key, value = process.hear(deadline)
-                    if key == "breach":
-                        tried = tried or self._breached(value)
+                    if key == "breach" and reports < REPORTS_HEARD:
+                        reports, tried = reports + 1, tried or self._breached(value)
                         continue
                     for answer in _rows(key, value, len(asked.places)):
                         asked.put(replace(answer, decision=None, error=tried, kind="breach") if tried else answer)
                         answered += 1
-                    tried = ""
+                    reports, tried = 0, ""
                 if not asked.places:
                     pending.popleft()
         except Overdue:
@@ -198,7 +199,10 @@ class IsolatedStrategy:
             self._process = process = Process()
             deadline = time.monotonic() + self.load_deadline_s
             process.send(self._start, deadline)
-            while (message := process.hear(deadline))[0] == "breach":
+            for _ in range(REPORTS_HEARD):
+                message = process.hear(deadline)
+                if message[0] != "breach":
+                    break
                 self._breached(message[1])
             self._description = _described(*message, self.entry_point)
         except Overdue:

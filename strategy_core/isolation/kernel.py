@@ -16,7 +16,9 @@ import resource
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC = 1, 1  # all threads, those of BLAS included
@@ -38,6 +40,7 @@ class Calls:
         opens: call -> which argument holds the flags; permitted to read.
         signals: the caller's own process alone.
         clone, limits: clone makes threads only; limits are read only.
+        control: prctl, by which a process could ask to outlive its parent.
         absent: their arguments are behind a pointer that a filter cannot read: "no such call", and libc falls back.
         seccomp: the call that installs the filter.
     """
@@ -48,6 +51,7 @@ class Calls:
     signals: tuple[int, ...]
     clone: int
     limits: int
+    control: int
     absent: tuple[int, ...]
     seccomp: int
 
@@ -69,7 +73,7 @@ CALLS: Mapping[str, Calls] = {
             159, 160, 227, 305, 248, 249, 250, 298, 304, 321, 323,      # clocks, setrlimit, keys, perf, bpf
             *_BOTH,
         ),
-        opens={2: 1, 257: 2}, signals=(62, 234), clone=56, limits=302, absent=(435, 437), seccomp=317,
+        opens={2: 1, 257: 2}, signals=(62, 234), clone=56, limits=302, control=157, absent=(435, 437), seccomp=317,
     ),
     "aarch64": Calls(
         audit_arch=0xC00000B7,
@@ -83,7 +87,7 @@ CALLS: Mapping[str, Calls] = {
             112, 171, 217, 218, 219, 241, 265, 266, 280, 282,
             *_BOTH,
         ),
-        opens={56: 2}, signals=(129, 131), clone=220, limits=261, absent=(435, 437), seccomp=277,
+        opens={56: 2}, signals=(129, 131), clone=220, limits=261, control=167, absent=(435, 437), seccomp=277,
     ),
 }
 # fmt: on
@@ -109,13 +113,17 @@ def limit(memory_bytes: int) -> bool:  # pragma: no cover - a worker may write n
     """Set the limits; return whether the system-call filter stands as well.
 
     Args:
-        memory_bytes: address space this process may take, code and libraries included.
+        memory_bytes: address space this process may take, code and libraries included; a quarter of it may be memory
+            of its own. Where even that is more than there is, the kernel ends this process before any other.
     """
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform != "linux":
         return False
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes // 4, memory_bytes // 4))
     libc = ctypes.CDLL(None, use_errno=True)
     calls = CALLS.get(platform.machine())
     if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 or calls is None:
@@ -143,6 +151,7 @@ def _filter(calls: Calls, own_pid: int) -> list[tuple[int, int, int, int]]:
     tests = [(number, flags, (JUMP_BITS, 0, 1, WRITES)) for number, flags in calls.opens.items()]
     tests += [(number, 0, (JUMP_EQUAL, 1, 0, own_pid)) for number in calls.signals]
     tests += [(calls.clone, 0, (JUMP_BITS, 1, 0, CLONE_THREAD)), (calls.limits, 2, (JUMP_EQUAL, 1, 0, 0))]
+    tests += [(calls.control, 0, (JUMP_EQUAL, 0, 1, PR_SET_PDEATHSIG))]
     for number, argument, test in tests:
         steps += [
             (JUMP_EQUAL, 0, 4, number),

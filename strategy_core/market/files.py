@@ -145,5 +145,6 @@ def _parquet(path: Path) -> pd.DataFrame:
         return pd.read_parquet(path, engine="pyarrow")
     except ImportError:
         raise MissingExtra(f"reading {path}", "parquet") from None
-    except (ValueError, OSError) as error:  # what pyarrow's own errors derive from
-        raise InvalidCandles(str(path), f"is not Parquet: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # noqa: BLE001  a damaged file makes pyarrow and pandas raise whatever they stumble on
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise InvalidCandles(str(path), f"is not Parquet: {said[:200]}") from None

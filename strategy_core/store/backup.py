@@ -8,13 +8,13 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from sqlalchemy import Engine, inspect
 
 from strategy_core.domain.errors import BackupRefused
-from strategy_core.store.engine import address, check_known
+from strategy_core.store.engine import address, check_known, revisions
 
 
 def dump(engine: Engine, file: Path) -> str:
@@ -61,7 +61,7 @@ def restore(engine: Engine, file: Path) -> str:
             raise BackupRefused(
                 address(engine), "there is a -wal of a database that was here, or is in use; move it away"
             )
-        _whole(target, lambda part: _copy(file, part))
+        _whole(target, lambda part: _copy_ours(file, part))
     return check_known(engine)
 
 
@@ -97,6 +97,16 @@ def _copy(source: Path, empty: Path) -> None:
             connection.execute("VACUUM INTO ?", (str(empty),))
     except sqlite3.Error as error:
         raise BackupRefused(str(source), str(error)) from None
+
+
+def _copy_ours(source: Path, empty: Path) -> None:
+    """Copy a dump, and refuse what is none: a file of nothing, or of another software, is a database to SQLite."""
+    _copy(source, empty)
+    with closing(sqlite3.connect(empty)) as copied, suppress(sqlite3.Error):
+        found = copied.execute("SELECT version_num FROM alembic_version").fetchone()
+        if found is not None and found[0] in revisions():
+            return
+    raise BackupRefused(str(source), "holds no database of this release, or of an earlier one")
 
 
 def _run(tool: str, engine: Engine, *arguments: str) -> None:

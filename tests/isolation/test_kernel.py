@@ -10,6 +10,7 @@ from strategy_core.isolation.kernel import (
     ARGUMENTS_AT,
     CALLS,
     CLONE_THREAD,
+    PR_SET_PDEATHSIG,
     REFUSE,
     X32,
     Calls,
@@ -62,6 +63,10 @@ def test_a_version_may_signal_itself_alone(calls: Calls) -> None:
 def test_limits_may_be_read_and_not_set(calls: Calls) -> None:
     assert run(calls, calls.limits, 0, 7, 0) == ALLOW
     assert run(calls, calls.limits, 0, 7, 0x7F00) == REFUSE
+
+
+def test_no_version_may_ask_to_outlive_its_parent(calls: Calls) -> None:
+    assert run(calls, calls.control, PR_SET_PDEATHSIG, 0) == REFUSE
 
 
 def test_listed_calls_are_refused_and_unreadable_ones_absent(calls: Calls) -> None:

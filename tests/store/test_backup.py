@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,21 @@ def test_what_is_no_dump_leaves_the_database_empty(lived_in: Engine, empty: Engi
 
     restore(empty, tmp_path / "kept")
     assert check_database(empty).holds
+
+
+def test_a_database_of_others_is_no_dump_and_takes_no_place(tmp_path: Path) -> None:
+    """SQLite takes a file of nothing for a database, and any other software's for one as well."""
+    (tmp_path / "nothing").touch()
+    with closing(sqlite3.connect(tmp_path / "other")) as connection:
+        connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        connection.execute("INSERT INTO alembic_version VALUES ('1a2b3c')")
+        connection.commit()
+
+    for file in ("nothing", "other"):
+        with pytest.raises(BackupRefused, match="holds no database of this release"):
+            restore(open_database(f"sqlite:///{tmp_path / 'new.db'}"), tmp_path / file)
+
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["nothing", "other"]
 
 
 def test_nothing_of_ours_is_nothing_to_keep(empty: Engine, tmp_path: Path) -> None:
