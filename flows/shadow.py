@@ -4,10 +4,10 @@ from prefect import flow
 
 from flows.parameters import Candles
 from flows.runtime import one_line, opened
+from flows.shares import run_alone, run_shared
 from strategy_core.domain.errors import RolloutError
 from strategy_core.services.score import score_outcomes
-from strategy_core.services.shadow import ShadowRun, run_shadow
-from strategy_core.services.workers import Workers
+from strategy_core.services.shadow import ShadowRun
 
 
 @flow(flow_run_name="shadow run")
@@ -16,18 +16,19 @@ def shadow_run(catch_up: Candles = 1_000) -> str:
     """Log one decision per version, symbol and closed candle, then book the outcomes that have closed since.
 
     One flow for the two: booking reads what the decisions just wrote, and a run of its own would cost a process more a
-    minute. A version that could not be asked fails the run at its end, when the others are logged and booked.
+    minute. A version, or a share of the symbols, that could not be asked fails the run at its end, when the others are
+    logged and booked.
 
     Args:
         catch_up: how many missed candles are made up for, per version and symbol.
     """
-    with opened() as runtime, Workers(deadline_s=runtime.settings.decision_deadline_s) as workers:
-        source = runtime.candles()
-        runs = run_shadow(runtime.engine, source, workers, now=runtime.now, catch_up=catch_up)
-        scored = score_outcomes(runtime.engine, source, now=runtime.now)
-    line = "; ".join([*map(_told, runs), f"{scored.booked} outcomes booked, {scored.pending} trades open"])
-    if any(run.error for run in runs) or scored.refused:
-        raise RolloutError("; ".join([line, *scored.refused]))
+    with opened() as runtime:
+        run = run_shared if runtime.settings.shadow_dask else run_alone
+        shared = run(runtime, catch_up=catch_up)
+        scored = score_outcomes(runtime.engine, runtime.candles(), now=runtime.now)
+    line = "; ".join([*map(_told, shared.runs), f"{scored.booked} outcomes booked, {scored.pending} trades open"])
+    if any(run.error for run in shared.runs) or shared.problems or scored.refused:
+        raise RolloutError("; ".join([line, *shared.problems, *scored.refused]))
     return line
 
 

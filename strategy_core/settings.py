@@ -49,6 +49,9 @@ class Settings(BaseSettings):
         oanda_url: what is asked instead of OANDA's own hosts.
         feed_timeout: for one answer of a live feed, in seconds.
         decision_deadline_s: how long a version may take for one decision.
+        shadow_workers: how many versions' workers decide at the same time; as many as there are cores, unless set.
+        shadow_dask: the scheduler of the Dask cluster that candle runs are shared out to by symbol, as
+            `tcp://HOST:PORT` or `tls://HOST:PORT`; `local` makes one of this machine's cores for each run.
         prometheus_url: where external metrics are asked for, as `http://HOST:9090`.
         prometheus_header: what that server wants to see, as `Authorization: Bearer …`; never shown, never stored.
         prometheus_timeout: for one answer, in seconds.
@@ -76,6 +79,8 @@ class Settings(BaseSettings):
     oanda_url: AnyHttpUrl | None = None
     feed_timeout: float = Field(default=10.0, gt=0, le=60)
     decision_deadline_s: float = Field(default=5.0, gt=0)
+    shadow_workers: int | None = Field(default=None, ge=1, le=1_024)
+    shadow_dask: str | None = Field(default=None, pattern=r"^(local|(tcp|tls)://[^\s/@]+:\d+)$")
     prometheus_url: AnyHttpUrl | None = None
     prometheus_header: SecretStr | None = None
     prometheus_timeout: float = Field(default=5.0, gt=0, le=60)

@@ -27,7 +27,8 @@ def shadow(shell: Shell) -> None:
     from strategy_core.services.workers import Workers
 
     engine, source = shell.engine, shell.candles()
-    with Workers(deadline_s=shell.settings.decision_deadline_s) as workers:
+    settings = shell.settings
+    with Workers(deadline_s=settings.decision_deadline_s, at_once=settings.shadow_workers) as workers:
         runs = run_shadow(engine, source, workers, now=shell.now)
     columns = ["strategy", "version", "role", "logged", "signals", "errors", "refused"]
     rows = [(run.strategy_name, run.version, run.role, run.logged, run.signals, run.errors, run.error) for run in runs]

@@ -54,7 +54,8 @@ class Windows:
 
 def opened_ns(candles: pd.DataFrame) -> IntArray:
     """Return the open times in nanoseconds since 1970 UTC, whatever the index's own unit."""
-    times: IntArray = pd.DatetimeIndex(candles.index).as_unit("ns").asi8
+    index = candles.index if isinstance(candles.index, pd.DatetimeIndex) else pd.DatetimeIndex(candles.index)
+    times: IntArray = index.as_unit("ns").asi8
     return times
 
 

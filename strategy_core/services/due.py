@@ -116,7 +116,8 @@ def _due(
         for at in (*late[:1], *late[-1:], *(() if newest is None else (newest,))):
             needed += [at + 1 - turn.version.warmup_bars, at]
     start, end = max(0, min(needed, default=0)), max(needed, default=-1) + 1
-    windows = Windows(candles.iloc[start:end])  # of a long outage no more is held than this run decides
+    cut = candles if (start, end) == (0, len(candles)) else candles.iloc[start:end]
+    windows = Windows(cut)  # of a long outage no more is held than this run decides
     dues = []
     for turn, late, newest in found:
         due = Due(symbol, windows, [at - start for at in late])

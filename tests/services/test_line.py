@@ -1,0 +1,65 @@
+"""What waits is handed out once, and so that nobody idles while there is something to do."""
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from strategy_core.services.line import LEAST, Line
+
+
+def test_whoever_has_begun_with_a_key_stays_with_it_and_then_helps_where_most_is_left() -> None:
+    """A worker runs one version's code only: to change is to start another."""
+    line: Line[str, int] = Line(2)
+    line.put({"few": [1], "some": [2, 3], "most": [4, 5, 6]})
+    line.close()
+
+    assert line.take("few") == ("few", [1])
+    assert line.take("few") == ("most", [4, 5, 6])
+    assert line.take("most") == ("some", [2, 3])
+    assert line.take("some") is None
+
+
+def test_what_is_handed_out_shrinks_towards_the_end() -> None:
+    line: Line[str, int] = Line(2)
+    line.put({"a": list(range(100))})
+    line.close()
+
+    sizes = []
+    while taken := line.take("a"):
+        sizes.append(len(taken[1]))
+
+    assert sizes == sorted(sizes, reverse=True)
+    assert (sizes[0], max(sizes[-2:])) == (25, LEAST)
+
+
+def test_a_line_that_is_dropped_hands_out_nothing_more() -> None:
+    line: Line[str, int] = Line(1)
+    line.put({"a": [1, 2]})
+    line.close(drop=True)
+
+    assert line.take(None) is None
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("abc"), st.integers(1, 40), max_size=3), max_size=6), st.integers(1, 4))
+def test_each_item_is_handed_out_once_whoever_takes_it(batches: list[dict[str, int]], takers: int) -> None:
+    line: Line[str, tuple[str, int, int]] = Line(takers)
+
+    def take_all() -> Counter[tuple[str, int, int]]:
+        taken: Counter[tuple[str, int, int]] = Counter()
+        mine = None
+        while found := line.take(mine):
+            mine, items = found
+            taken.update(items)
+        return taken
+
+    with ThreadPoolExecutor(takers) as threads:
+        running = [threads.submit(take_all) for _ in range(takers)]
+        for number, batch in enumerate(batches):
+            line.put({key: [(key, number, i) for i in range(count)] for key, count in batch.items()})
+        line.close()
+        taken = sum((each.result() for each in running), Counter())
+
+    wanted = [(key, number, i) for number, batch in enumerate(batches) for key, n in batch.items() for i in range(n)]
+    assert taken == Counter(wanted)
