@@ -18,7 +18,8 @@ from sqlalchemy import Engine, text
 from strategy_core.domain.plan import Plan
 from strategy_core.observe.metrics import exposition
 from strategy_core.store import decisions
-from strategy_core.store.engine import insert_if_new, open_database, transaction, upgrade
+from strategy_core.store.bulk import write_if_new
+from strategy_core.store.engine import open_database, transaction, upgrade
 from strategy_core.store.tables import ShadowDecisionLog, decision_id
 from tests.builders import DAY, MONDAY, decision_row
 
@@ -116,7 +117,7 @@ def test_what_counting_adds_to_the_log_of_decisions(
 
     plain, counted = [], []
     for _ in range(30 if shape == "live" else 10):  # in turns: what else the machine does falls on both
-        plain.append(logged(lambda session, given: insert_if_new(session, ShadowDecisionLog, given)))
+        plain.append(logged(lambda session, given: write_if_new(session, ShadowDecisionLog, given)))
         counted.append(logged(decisions.log_decisions))
     benchmark.pedantic(lambda: logged(decisions.log_decisions), rounds=3, iterations=1)  # type: ignore[no-untyped-call]
     ratio = median(counted) / median(plain)
