@@ -21,6 +21,7 @@ from strategy_core.store import decisions
 from strategy_core.store.bulk import write_if_new
 from strategy_core.store.engine import open_database, transaction, upgrade
 from strategy_core.store.tables import ShadowDecisionLog, decision_id
+from tests.benchmarks.filling import Names, count_again, settle
 from tests.builders import DAY, MONDAY, decision_row
 
 pytestmark = pytest.mark.benchmark_suite
@@ -57,7 +58,7 @@ def before_counts(request: pytest.FixtureRequest, tmp_path: Any, postgresql: Eng
 def test_a_scrape_is_flat_in_the_length_of_the_log(before_counts: Engine, capsys: pytest.CaptureFixture[str]) -> None:
     """The log is filled by hand, and counted as the migration counts what it finds."""
     engine = before_counts
-    names = _Names(engine)
+    names = Names(engine)
     with engine.begin() as connection:
         run = lambda statement: connection.execute(text(statement))  # noqa: E731
         _fill_installation(run, names)
@@ -72,9 +73,9 @@ def test_a_scrape_is_flat_in_the_length_of_the_log(before_counts: Engine, capsys
                 run = lambda statement: connection.execute(text(statement))  # noqa: E731
                 _fill_log(run, names, LENGTHS[LENGTHS.index(length) - 1], length)
             began = time.perf_counter()
-            _count_again(engine)
+            count_again(engine)
             told.append(f"  counted again in {time.perf_counter() - began:.1f} s")
-        _settle(engine)
+        settle(engine)
         found, page = _scraped(engine)
         times, worked = zip(*found, strict=True)
         medians.append(median(worked))
@@ -96,7 +97,7 @@ def test_what_counting_adds_to_the_log_of_decisions(
     engine: Engine, shape: str, benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Live: a candle of five versions on twenty symbols; catch-up: 250 candles of one version on four."""
-    names = _Names(engine)
+    names = Names(engine)
     with engine.begin() as connection:
         _fill_versions(lambda statement: connection.execute(text(statement)), names, strategies=1)
     hours = iter(range(10_000_000))
@@ -150,55 +151,10 @@ def _total(page: str) -> int:
     return int(sum(float(line.rpartition(" ")[2]) for line in lines))
 
 
-def _count_again(engine: Engine) -> None:
-    """Count as the migration does: what was filled in by hand the product has not counted."""
-    from alembic.migration import MigrationContext
-    from alembic.operations import Operations
-
-    from strategy_core.store.migrations.versions import v0006_counts
-
-    with engine.begin() as connection:
-        connection.execute(text("DELETE FROM decision_tally"))
-        connection.execute(text("DELETE FROM tally WHERE what = 'error'"))
-        with Operations.context(MigrationContext.configure(connection)):
-            v0006_counts.count_what_was_logged()
-
-
-def _settle(engine: Engine) -> None:
-    if engine.dialect.name == "postgresql":
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text("VACUUM ANALYZE"))
-
-
-class _Names:
-    """What the two databases spell differently."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.on_postgresql = engine.dialect.name == "postgresql"
-        self.uuid = "gen_random_uuid()" if self.on_postgresql else "lower(hex(randomblob(16)))"
-
-    def series(self, name: str, first: int, last: int) -> str:
-        """Return what yields the numbers from *first* to *last* as `name.n`."""
-        if self.on_postgresql:
-            return f"generate_series({first}, {last}) AS {name}(n)"
-        counted = f"SELECT {first} UNION ALL SELECT n + 1 FROM r WHERE n < {last}"
-        return f"(WITH RECURSIVE r(n) AS ({counted}) SELECT n FROM r) AS {name}"
-
-    def at(self, seconds: str) -> str:
-        since = int(MONDAY.timestamp())
-        if self.on_postgresql:
-            return f"to_timestamp({since} + {seconds})"
-        return f"strftime('%Y-%m-%d %H:%M:%S.000000', {since} + {seconds}, 'unixepoch')"
-
-    def uuid_of(self, number: str) -> str:
-        hexed = f"lpad(to_hex({number}), 32, '0')" if self.on_postgresql else f"printf('%032x', {number})"
-        return f"CAST({hexed} AS uuid)" if self.on_postgresql else hexed
-
-
 Run = Callable[[str], Any]
 
 
-def _fill_versions(run: Run, names: _Names, *, strategies: int = STRATEGIES) -> None:
+def _fill_versions(run: Run, names: Names, *, strategies: int = STRATEGIES) -> None:
     symbols = json.dumps([f"SYM{number}" for number in range(SYMBOLS)])
     at = names.at("0")
     run(
@@ -215,7 +171,7 @@ def _fill_versions(run: Run, names: _Names, *, strategies: int = STRATEGIES) -> 
     )
 
 
-def _fill_installation(run: Run, names: _Names) -> None:
+def _fill_installation(run: Run, names: Names) -> None:
     """Put strategies, open rollouts, verdicts, events, alerts and reports there, as years would leave them."""
     _fill_versions(run, names)
     plan = json.dumps(Plan().model_dump(mode="json"))
@@ -277,7 +233,7 @@ def _fill_installation(run: Run, names: _Names) -> None:
     )
 
 
-def _fill_log(run: Run, names: _Names, first: int, length: int) -> None:
+def _fill_log(run: Run, names: Names, first: int, length: int) -> None:
     """Put the decisions *first* to *length* there, as many on each pair of version and symbol."""
     pairs = STRATEGIES * VERSIONS * SYMBOLS
     key = "d.n / 100 % 50", "d.n / 20 % 5", "d.n % 20"
