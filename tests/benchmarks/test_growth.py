@@ -204,7 +204,7 @@ def _table(title: str, took: dict[str, list[float]]) -> str:
 
 
 def _drawn(title: str, took: dict[str, list[float]]) -> str:
-    """Return the table as a picture: both scales are powers of ten, and the grey diagonal is what grows with the log."""
+    """Return the table as a picture on scales of powers of ten; the grey diagonal is what grows with the log."""
     svg = canvas(880, 460)
     left, right, top, bottom = 70.0, 560.0, 44.0, 400.0
     low = math.floor(math.log10(min(map(min, took.values()))))
