@@ -12,22 +12,28 @@ from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.evidence import Record
 from strategy_core.domain.strategy import INSUFFICIENT_HISTORY
 from strategy_core.store.outcomes import marks_by_candle
+from strategy_core.store.seek import by_database
 from strategy_core.store.tables import ERROR, ShadowDecisionLog
 
 LOG = ShadowDecisionLog
 _RECENT_ROWS = 20  # a symbol: enough to see errors in a row, which are at the newest end
 _SPOKE = (col(LOG.decision) != ERROR, col(LOG.reason) != INSUFFICIENT_HISTORY)  # an error is no decision
-_NEWEST_SPOKEN = (  # built once, as the next: a tick of many rollouts would spend most of its time on building them
-    select(LOG.version, LOG.symbol, func.max(LOG.timestamp))
-    .where(
-        LOG.strategy_name == bindparam("strategy_name"),
-        col(LOG.version).in_([bindparam("one"), bindparam("other")]),
-        col(LOG.timestamp) >= bindparam("since"),
-        *_SPOKE,
+_NEWEST_SPOKEN = (
+    by_database(  # built once, as the next: a tick of many rollouts would spend most of its time on building them
+        select(LOG.version, LOG.symbol, func.max(LOG.timestamp))
+        .where(
+            LOG.strategy_name == bindparam("strategy_name"),
+            col(LOG.version).in_([bindparam("one"), bindparam("other")]),
+            col(LOG.timestamp) >= bindparam("since"),
+            *_SPOKE,
+        )
+        .group_by(LOG.version, LOG.symbol),
+        LOG,
+        "one",
+        "other",
     )
-    .group_by(LOG.version, LOG.symbol)
 )
-_COUNTED = (
+_COUNTED = by_database(
     select(LOG.decision, LOG.error_kind, func.count())
     .where(
         LOG.strategy_name == bindparam("strategy_name"),
@@ -35,7 +41,9 @@ _COUNTED = (
         col(LOG.timestamp) >= bindparam("since"),
         LOG.reason != INSUFFICIENT_HISTORY,
     )
-    .group_by(LOG.decision, LOG.error_kind)
+    .group_by(LOG.decision, LOG.error_kind),
+    LOG,
+    "version",
 )
 
 
@@ -45,7 +53,7 @@ def newest_spoken(
     """Return, by version and symbol, the open time of the newest candle since then that it has decided."""
     one, other = versions
     asked = {"strategy_name": strategy_name, "one": one, "other": other, "since": since}
-    rows = session.exec(_NEWEST_SPOKEN, params=asked).all()
+    rows = session.exec(_NEWEST_SPOKEN[session.get_bind().dialect.name], params=asked).all()
     newest: dict[str, dict[str, datetime]] = {version: {} for version in versions}
     for version, symbol, moment in rows:
         newest[version][symbol] = moment
@@ -69,7 +77,7 @@ def read_record(
     """
     mine = (LOG.strategy_name == strategy_name, LOG.version == version, col(LOG.timestamp) >= since)
     asked = {"strategy_name": strategy_name, "version": version, "since": since}
-    counted = session.exec(_COUNTED, params=asked).all()
+    counted = session.exec(_COUNTED[session.get_bind().dialect.name], params=asked).all()
     errors = {kind: count for decision, kind, count in counted if decision == ERROR}
     ours, theirs = spoken[version], spoken[other]
     lagging = [one for one in symbols if one in theirs and (one not in ours or ours[one] < theirs[one])]

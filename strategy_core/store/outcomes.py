@@ -9,16 +9,19 @@ from sqlmodel import Session, col, select
 
 from strategy_core.store.bulk import write_if_new
 from strategy_core.store.engine import insert_if_new
+from strategy_core.store.seek import by_database
 from strategy_core.store.tables import ComparisonReport, EquityMark, Outcome, StrategyVersion
 
-_MARKS = (  # built once: a tick of many rollouts would spend much of its time on building it
+_MARKS = by_database(  # built once: a tick of many rollouts would spend much of its time on building it
     select(EquityMark.timestamp, func.sum(EquityMark.r))
     .where(
         EquityMark.strategy_name == bindparam("strategy_name"),
         EquityMark.version == bindparam("version"),
         col(EquityMark.timestamp) >= bindparam("start"),
     )
-    .group_by(col(EquityMark.timestamp))
+    .group_by(col(EquityMark.timestamp)),
+    EquityMark,
+    "version",
 )
 
 
@@ -68,7 +71,7 @@ def marks_by_candle(
     symbol: str | None = None,
 ) -> dict[datetime, float]:
     """Return the change of marked-to-market R by candle in [start, end), summed over symbols."""
-    query = _MARKS
+    query = _MARKS[session.get_bind().dialect.name]
     if end is not None:
         query = query.where(col(EquityMark.timestamp) < end)
     if symbol is not None:

@@ -16,6 +16,7 @@ from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action
 from strategy_core.store.engine import insert_if_new
 from strategy_core.store.outcomes import is_of
 from strategy_core.store.rollout_tables import BookedSlot, RolloutBook
+from strategy_core.store.seek import by_database
 from strategy_core.store.tables import ERROR, SIGNALS, Outcome, ShadowDecisionLog
 
 LOG = ShadowDecisionLog
@@ -30,7 +31,7 @@ def _since(rows: Any) -> Any:
     return rows.timestamp >= bindparam("start")
 
 
-_SLOTS = (  # built once: a tick of many rollouts would spend most of its time on building it
+_SLOTS = by_database(  # built once: a tick of many rollouts would spend most of its time on building it
     select(  # type: ignore[call-overload]
         _ONE.timestamp,
         _ONE.symbol,
@@ -60,7 +61,9 @@ _SLOTS = (  # built once: a tick of many rollouts would spend most of its time o
         _OTHER.decision != ERROR,
         _ONE.reason != INSUFFICIENT_HISTORY,
         _OTHER.reason != INSUFFICIENT_HISTORY,
-    )
+    ),
+    _ONE,
+    "canary",
 )
 
 
@@ -103,7 +106,9 @@ def read_slots(
     A candle on which one of the two has an error, too little history or no row at all is no slot: unpaired evidence
     would count one arm's trades against nothing.
     """
-    query = _SLOTS if end is None else _SLOTS.where(_ONE.timestamp < end)
+    query = _SLOTS[session.get_bind().dialect.name]
+    if end is not None:
+        query = query.where(_ONE.timestamp < end)
     names = {"strategy_name": strategy_name, "canary": canary, "active": active, "start": start}
     closed: list[Closed] = []
     pending: list[Pending] = []
