@@ -21,7 +21,7 @@ from strategy_core.services.shadow import run_shadow
 from strategy_core.services.status import read_status
 from strategy_core.services.verdicts import read_verdicts
 from strategy_core.services.workers import Workers
-from strategy_core.store import decisions, outcomes
+from strategy_core.store import decisions, outcomes, samples
 from strategy_core.store.engine import reading
 from tests.builders import DAY, GOLD, HOUR, OWNER
 from tests.endpoint import Endpoint
@@ -150,6 +150,8 @@ def test_what_is_asked_of_a_log_is_found_by_an_index(crowd: Engine, asked: Asked
         decisions.find_decisions(session, "fib_rsi", "2", GOLD, start=START, end=START + DAY)
         decisions.find_breaches(session, "fib_rsi", "2")
         outcomes.find_outcomes(session, "fib_rsi", "2")
+        samples.read_samples(session, rollout_id, {"slippage": 3}, until=NOW)
+        samples.newest_samples(session, [rollout_id])
 
     assert [log for log in LOGS if not any(log in statement for statement in asked)] == []
     assert whole(crowd, asked) == []
