@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from math import ceil
 
 import numpy as np
 import pandas as pd
@@ -53,7 +54,7 @@ class Runs:
 def runs(labels: "pd.Series[str]", *, start: datetime, timeframe: timedelta) -> Runs:
     """Return the stretches of *labels*, which stand at candles' open times in order, from *start* on."""
     labels = labels[labels.index >= pd.Timestamp(start)]
-    begin = int(start.timestamp())
+    begin = ceil(start.timestamp())
     if labels.empty:
         return Runs(np.array([begin], dtype=np.int64), (UNKNOWN,))
     opened, step = pd.DatetimeIndex(labels.index).as_unit("s").asi8, int(timeframe.total_seconds())

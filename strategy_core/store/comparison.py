@@ -1,7 +1,6 @@
 """What two versions' logs and outcomes add up to, added up by the database; it hands over no row of a log.
 
-Most candles are held by both, and nothing of these needs to be joined, sorted or sent: they are what is left of a
-version's rows, which its key alone counts.
+Candles that both held, which most are, are neither sorted nor sent: they are what is left of the rows that a key counts.
 """
 
 import json
@@ -9,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,9 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import aliased
-from sqlalchemy.sql.expression import Grouping
+from sqlalchemy.sql.expression import Grouping, Join
 from sqlmodel import Session, col
 
 from strategy_core.domain.arrays import FloatArray
@@ -120,7 +121,7 @@ def _rows_of(session: Session, pair: Pair, version: str) -> Counter[tuple[str, s
     query = (
         select(col(_OURS.symbol), log.code, func.count())
         .select_from(log.rows)
-        .where(*_arm(_OURS, pair, version), col(_OURS.symbol).in_(pair.symbols))
+        .where(*_named(_OURS, pair, version), *log.within, col(_OURS.symbol).in_(pair.symbols))
         .group_by(*_columns(2))
     )
     counts = Counter[tuple[str, str]]()
@@ -130,7 +131,7 @@ def _rows_of(session: Session, pair: Pair, version: str) -> Counter[tuple[str, s
 
 
 def _not_held(session: Session, pair: Pair) -> Iterator[tuple[bool, Cell]]:
-    """Yield what the two said where the shadow has a row and not both held, and whether the active has one too."""
+    """Yield what the two said where the shadow has a row and not both held; and whether the active has one."""
     log = _by_regime(session, pair)
     keys = (
         col(_OURS.symbol),
@@ -149,7 +150,8 @@ def _not_held(session: Session, pair: Pair) -> Iterator[tuple[bool, Cell]]:
             .outerjoin(_THEIR_TRADE, _trade_of(_THEIRS, _THEIR_TRADE, pair, pair.active))
         )
         .where(
-            *_arm(_OURS, pair, pair.shadow),
+            *_named(_OURS, pair, pair.shadow),
+            *log.within,
             col(_OURS.symbol).in_(pair.symbols),
             or_(_not_hold(_OURS), _not_hold(_THEIRS), col(_THEIRS.decision).is_(None)),
         )
@@ -164,17 +166,19 @@ def _not_held(session: Session, pair: Pair) -> Iterator[tuple[bool, Cell]]:
 
 @dataclass(frozen=True, slots=True)
 class _Log:
-    """The rows of `_OURS` with the regime of their candles: *code* is its place in *names*."""
+    """The rows of `_OURS`; *code* is their regime's place in *names*, *within* what holds for those in the period."""
 
     rows: Any
     code: ColumnElement[int]
     names: Sequence[str]
+    within: tuple[ColumnElement[bool], ...]
 
 
 def _by_regime(session: Session, pair: Pair) -> _Log:
     """Return the log with regimes looked up."""
+    within = _within(_OURS, pair)
     if pair.regimes is None:
-        return _Log(_ROWS, literal_column("0", SmallInteger), [""])
+        return _Log(_ROWS, literal_column("0", SmallInteger), [""], within)
     names = sorted({label for symbol in pair.symbols for label in pair.regimes[symbol].labels})
     codes = {name: code for code, name in enumerate(names)}
     stretches = {
@@ -182,9 +186,9 @@ def _by_regime(session: Session, pair: Pair) -> _Log:
         for symbol, runs in ((symbol, pair.regimes[symbol]) for symbol in pair.symbols)
     }
     if _on_postgresql(session):
-        return _Log(*_by_halving(stretches), names)
+        return _Log(*_by_halving(stretches), names, within)
     (of_one,) = stretches.values()
-    return _Log(*_by_range(of_one, int(pair.end.timestamp()) + 1), names)
+    return _Log(*_by_range(of_one, ceil(pair.end.timestamp())), names, ())  # two lower bounds, and it may take the wide
 
 
 def _by_halving(stretches: Mapping[str, Sequence[tuple[int, int]]]) -> tuple[Any, ColumnElement[int]]:
@@ -213,17 +217,33 @@ def _by_range(stretches: Sequence[tuple[int, int]], end: int) -> tuple[Any, Colu
         col(_OURS.timestamp) >= func.strftime(_AS_STORED, first, "unixepoch"),
         col(_OURS.timestamp) < func.strftime(_AS_STORED, last, "unixepoch"),
     )
-    return each.join(_ROWS, within), code
+    return _InOrder(each, _ROWS, within), code
+
+
+class _InOrder(Join):
+    """A join that SQLite takes from left to right; left to itself it looks through all stretches for each row."""
+
+    inherit_cache = True
+
+
+@compiles(_InOrder)
+def _in_order(join: Join, compiler: Any, **options: Any) -> str:
+    given = options | {"asfrom": True}
+    left, right = (compiler.process(side, **given) for side in (join.left, join.right))
+    return f"{left} CROSS JOIN {right} ON {compiler.process(join.onclause, **options)}"
 
 
 def _arm(table: Any, pair: Pair, version: str) -> tuple[ColumnElement[bool], ...]:
     """Return what holds for a version's rows in the period: said of each table, so that each is read no further."""
-    return (
-        col(table.strategy_name) == pair.strategy_name,
-        col(table.version) == version,
-        col(table.timestamp) >= pair.start,
-        col(table.timestamp) < pair.end,
-    )
+    return (*_named(table, pair, version), *_within(table, pair))
+
+
+def _named(table: Any, pair: Pair, version: str) -> tuple[ColumnElement[bool], ...]:
+    return col(table.strategy_name) == pair.strategy_name, col(table.version) == version
+
+
+def _within(table: Any, pair: Pair) -> tuple[ColumnElement[bool], ...]:
+    return col(table.timestamp) >= pair.start, col(table.timestamp) < pair.end
 
 
 def _same_candle(table: Any, other: Any) -> tuple[ColumnElement[bool], ...]:
