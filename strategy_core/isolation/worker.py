@@ -4,6 +4,7 @@ Run as `python -P -m strategy_core.isolation.worker SOCKET`, it is the nursery t
 frames and answers lines (see `wire`) on two pipes of its own; what the version prints goes nowhere.
 """
 
+import gc
 import os
 import pickle
 import signal
@@ -179,6 +180,7 @@ def main() -> None:  # pragma: no cover - a worker may write no coverage file
     asked = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     tempfile.gettempdir()  # finds the folder by writing there: libraries that only ask for its name must not breach
+    gc.freeze()  # else each worker's collector walks, and so copies, all that was imported here
     nursery_pid = os.getpid()
     while True:
         request, descriptors, _, _ = socket.recv_fds(asked, 64, 2)

@@ -1,20 +1,27 @@
 """A candle run on a cluster of two workers, with Prefect between: it leaves the log that one process leaves."""
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import LocalCluster
+from distributed import Client, LocalCluster
 from prefect.testing.utilities import prefect_test_harness
 from sqlalchemy import Engine
 
+from flows import shares
 from flows.register import register_version
 from flows.runtime import opened
 from flows.shadow import shadow_run
-from flows.shares import run_alone
+from flows.shares import Shared, merged, run_alone
+from strategy_core.domain.errors import InvalidSetting
 from strategy_core.domain.lifecycle import Status
+from strategy_core.services.shadow import ShadowRun
+from strategy_core.settings import read_settings
 from strategy_core.store import decisions
 from strategy_core.store.engine import reading
 from tests.builders import HOUR, MONDAY, put_version
@@ -62,6 +69,33 @@ def logged(engine: Engine) -> list[dict[str, Any]]:
     return [row.model_dump(exclude={"duration_ms"}) for row in rows]
 
 
+@pytest.fixture
+def misled(cluster: LocalCluster) -> Iterator[None]:
+    """A third worker, whose machine has no candles; Dask takes it for one like the others."""
+    command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address]
+    worker = subprocess.Popen(
+        [*command, "--nthreads", "1", "--no-dashboard", "--no-nanny"], env={**os.environ, "ROLLOUT_FEED": "/nowhere"}
+    )
+    with Client(cluster.scheduler_address) as client:  # type: ignore[no-untyped-call]
+        client.wait_for_workers(3, timeout=60)
+    yield
+    worker.kill()
+    worker.wait()
+
+
+@pytest.mark.machine_suite
+@pytest.mark.usefixtures("misled")
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_share_that_fails_is_told_at_the_end_and_keeps_no_other_from_the_log(registered: Engine) -> None:
+    state = shadow_run(return_state=True)
+
+    assert state.is_failed()
+    assert (state.message or "").endswith("; /nowhere: no such file or folder")
+    decided = {row["symbol"] for row in logged(registered)}
+    assert decided < set(SYMBOLS)
+    assert len(decided) >= 3  # each of the two others had its share, of two symbols or one
+
+
 @pytest.mark.machine_suite
 def test_a_cluster_of_two_leaves_the_log_that_one_process_leaves(
     registered: Engine,
@@ -85,3 +119,46 @@ def test_a_cluster_of_two_leaves_the_log_that_one_process_leaves(
     with opened() as runtime:
         run_alone(runtime, catch_up=1_000)
         assert logged(runtime.engine) == logged(registered)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_cluster_that_is_away_is_told_and_the_run_goes_on_here(
+    engine: Engine, at: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_version(engine, "1", at=MONDAY)  # its fingerprint is no build's
+    at(MONDAY + HOUR)
+    monkeypatch.setattr(shares, "CONNECT_S", 0.2)
+    monkeypatch.setenv("ROLLOUT_SHADOW_DASK", "tcp://127.0.0.1:1")
+
+    told = shadow_run.fn().message or ""
+
+    assert "fib_rsi 1 (shadow): 0 decisions, 0 signals, 0 errors; not asked: 'fib_rsi' '1' is not the build" in told
+    assert "; the Dask cluster at tcp://127.0.0.1:1 cannot be reached, so this machine ran alone: " in told
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_without_the_extra_it_says_which(engine: Engine, at: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROLLOUT_SHADOW_DASK", "local")
+    monkeypatch.setitem(sys.modules, "prefect_dask.task_runners", None)
+
+    assert "pip install 'strategy-rollout[dask]'" in (shadow_run.fn().message or "")
+
+
+def test_shares_are_merged_into_what_one_run_would_have_told() -> None:
+    refused = "it cannot be loaded"
+    one = Shared([ShadowRun("s", "1", "active", 3, 1, 0), ShadowRun("s", "2", "shadow", error=refused)])
+    other = Shared([ShadowRun("s", "1", "active", 2, 0, 1), ShadowRun("s", "2", "shadow", error=refused)])
+
+    together = merged([one, other, Shared([], ["no feed"])])
+
+    assert together == Shared(
+        [ShadowRun("s", "1", "active", 5, 1, 1), ShadowRun("s", "2", "shadow", error=refused)], ["no feed"]
+    )
+
+
+@pytest.mark.parametrize("address", ["scheduler", "http://dask:8786", "tcp://dask", "tcp://ana:word@dask:8786"])
+def test_what_is_no_address_of_a_scheduler_is_refused(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("ROLLOUT_SHADOW_DASK", address)
+
+    with pytest.raises(InvalidSetting, match="ROLLOUT_SHADOW_DASK = "):
+        read_settings()
