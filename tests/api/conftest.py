@@ -1,6 +1,10 @@
+import shutil
+from typing import Any
+
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.store.engine import open_database
 from tests.api.asking import Api, World, put_world
 
 
@@ -13,3 +17,13 @@ def api(engine: Engine) -> Api:
 @pytest.fixture
 def world(engine: Engine) -> World:
     return put_world(engine)
+
+
+@pytest.fixture(scope="module")
+def shared(sqlite_template: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One API for all requests that change nothing."""
+    file = tmp_path_factory.mktemp("shared") / "rollout.db"
+    shutil.copy(sqlite_template, file)
+    engine = open_database(f"sqlite:///{file}")
+    yield Api(engine), put_world(engine)
+    engine.dispose()

@@ -7,8 +7,8 @@ from sqlalchemy import Engine
 from strategy_core.store import audit
 from strategy_core.store.engine import transaction
 from tests.api.asking import WHY, Api, World
+from tests.api.every import fields, refused
 from tests.api.signing import NOW, token
-from tests.api.test_every_route import fields, refused
 
 
 def put_alert(engine: Engine, key: str, strategy_name: str, severity: str = "info") -> None:

@@ -10,8 +10,8 @@ from strategy_core.domain.plan import read_plan
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.start import start_rollout
 from tests.api.asking import PLAN, REGISTRATION, Api, World
+from tests.api.every import fields, refused
 from tests.api.signing import NOW, token
-from tests.api.test_every_route import fields, refused
 from tests.builders import DAY, HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
 
 PPO = token(strategies=["ppo_gold"])

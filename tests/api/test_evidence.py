@@ -9,8 +9,8 @@ from sqlalchemy import Engine
 from strategy_core.domain.lifecycle import Status
 from strategy_core.services.rollback import roll_back
 from tests.api.asking import TRADE, WHY, Api, World
+from tests.api.every import fields, refused
 from tests.api.signing import NOW, token
-from tests.api.test_every_route import fields, refused
 from tests.builders import DAY, MONDAY, OWNER, put_version
 
 PPO = token(strategies=["ppo_gold"])

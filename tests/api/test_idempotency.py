@@ -12,8 +12,8 @@ from strategy_core.store.api_tables import ApiAnswer
 from strategy_core.store.engine import reading
 from strategy_core.store.rollout_tables import AuditEvent
 from tests.api.asking import WHY, Api, World, placed
+from tests.api.every import fields, refused
 from tests.api.signing import NOW, token
-from tests.api.test_every_route import fields, refused
 
 ACTIVATE = "/versions/{ppo_gold/2}/activate"
 KEY = {"Idempotency-Key": "k1"}

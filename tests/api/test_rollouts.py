@@ -12,8 +12,8 @@ from strategy_core.services.rollback import roll_back
 from strategy_core.services.start import start_rollout
 from strategy_core.settings import Settings
 from tests.api.asking import DAILY, FEED, PLAN, WHY, Api, World, put_state
+from tests.api.every import fields, refused
 from tests.api.signing import NOW, token
-from tests.api.test_every_route import fields, refused
 from tests.builders import OWNER
 
 

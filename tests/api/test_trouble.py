@@ -12,8 +12,8 @@ from strategy_core.services.rollback import roll_back
 from strategy_core.settings import Settings
 from strategy_core.store.engine import open_database
 from tests.api.asking import REGISTRATION, WHY, Api, World
+from tests.api.every import refused
 from tests.api.signing import NOW
-from tests.api.test_every_route import refused
 from tests.builders import OWNER
 
 

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
@@ -26,8 +26,8 @@ from deployments import automations
 from strategy_core.services.audit import verify_trail
 from strategy_core.store import audit, rollouts
 from strategy_core.store.engine import open_database, reading
+from tests.deployments.started import PATIENCE_S, Up, deployments, members, names, wait_for
 from tests.deployments.test_children import lives
-from tests.deployments.test_up import PATIENCE_S, Up, deployments, members, names, wait_for
 from tests.endpoint import Endpoint, serving
 from tests.services.outbox import ids, url_of
 
@@ -143,14 +143,8 @@ def test_a_killed_flow_run_is_marked_and_the_next_one_runs(life: Life) -> None:
     assert marked >= 3
 
 
-def test_a_run_whose_process_nobody_sees_die_is_ended_for_want_of_a_heartbeat(
-    life: Life, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Begun and killed here, where no runner looks; it waits for one minute instead of four."""
-    served = life.served()
-    before = automations.ZOMBIE_AFTER
-    monkeypatch.setattr(automations, "ZOMBIE_AFTER", timedelta(seconds=60))
-    assert automations.put(client, served)
+def a_run_dies_unseen(life: Life, client: SyncPrefectClient, served: Mapping[str, UUID]) -> None:
+    """Begun and killed here, where no runner looks."""
     run = client.create_flow_run_from_deployment(served["nightly-comparison"], state=Pending())
 
     def state() -> str:
@@ -165,18 +159,9 @@ def test_a_run_whose_process_nobody_sees_die_is_ended_for_want_of_a_heartbeat(
         process.communicate()
     wait_for(lambda: True if state() == "Crashed" else None)
 
-    monkeypatch.setattr(automations, "ZOMBIE_AFTER", before)
-    assert automations.put(client, served)
 
-
-def test_owners_are_told_when_no_tick_completes(
-    life: Life, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Here ticks come every 15 s, and ten without one are called an absence."""
-    served = life.served()
-    before = automations.ABSENT_AFTER
-    monkeypatch.setattr(automations, "ABSENT_AFTER", timedelta(seconds=10))
-    assert automations.put(client, served)
+def owners_are_told(life: Life, client: SyncPrefectClient, served: Mapping[str, UUID]) -> None:
+    """Here ticks come every 15 s."""
 
     def started() -> bool | None:
         runs = life.runs("deliver alerts", "SCHEDULED", "PENDING", "RUNNING", "COMPLETED")
@@ -185,7 +170,29 @@ def test_owners_are_told_when_no_tick_completes(
 
     assert wait_for(started)
 
-    monkeypatch.setattr(automations, "ABSENT_AFTER", before)
+
+@pytest.mark.parametrize(
+    ("waits", "seconds", "comes_about"),
+    [("ZOMBIE_AFTER", 60, a_run_dies_unseen), ("ABSENT_AFTER", 10, owners_are_told)],
+    ids=["a run that died unseen is ended for want of a heartbeat", "owners are told when no tick completes"],
+)
+def test_what_no_longer_comes_is_seen_by_the_server(
+    life: Life,
+    client: SyncPrefectClient,
+    monkeypatch: pytest.MonkeyPatch,
+    waits: str,
+    seconds: int,
+    comes_about: Callable[[Life, SyncPrefectClient, Mapping[str, UUID]], None],
+) -> None:
+    """By automations, which wait for minutes; here for less."""
+    served = life.served()
+    before = getattr(automations, waits)
+    monkeypatch.setattr(automations, waits, timedelta(seconds=seconds))
+    assert automations.put(client, served)
+
+    comes_about(life, client, served)
+
+    monkeypatch.setattr(automations, waits, before)
     assert automations.put(client, served)
 
 

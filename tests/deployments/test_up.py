@@ -9,106 +9,37 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
-import yaml
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments import automations
-from deployments.files import prefect_yaml
 from deployments.up import up
 from flows.ramp import set_canary_percent
-from strategy_core.domain.errors import InvalidCandles, InvalidPercent, InvalidSetting
+from strategy_core.domain.errors import InvalidPercent
 from strategy_core.domain.lifecycle import Status
 from strategy_core.store import audit, decisions, rollouts, versions
 from strategy_core.store.engine import open_database, reading
+from tests.deployments.started import (
+    KEPT,
+    PATIENCE_S,
+    Up,
+    arguments,
+    deployments,
+    members,
+    names,
+    schedules,
+    wait_for,
+)
 
 pytestmark = pytest.mark.xdist_group("prefect")
-
-PATIENCE_S = 300.0
-T = TypeVar("T")
-FEED = "synthetic:GOLD?symbols=4&days=400"
-START = f"""
-import sys
-from pathlib import Path
-from deployments.up import up
-say = lambda line: print(line, flush=True)
-sys.exit(up(database_url=None, feed="{FEED}", symbol=None, speed=5760.0, port=None, state=Path(sys.argv[1]), say=say))
-"""
-
-
-def wait_for(found: Callable[[], T | None]) -> T:
-    deadline = time.monotonic() + PATIENCE_S
-    while (answer := found()) is None:
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.25)
-    return answer
-
-
-@dataclass(frozen=True)
-class Up:
-    """A started `up`: its process, what it says, and the folder it keeps its state in."""
-
-    process: "subprocess.Popen[str]"
-    said: Path
-    state: Path
-
-    @classmethod
-    def start(cls, state: Path, **settings: str) -> "Up":
-        (state / "prefect.yaml").write_text(quick(prefect_yaml()))
-        said = state / "said.txt"
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "ROLLOUT_"))}
-        with said.open("w") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-c", START, str(state)],
-                env=clean | {"HOME": str(state / "home")} | settings,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        return cls(process, said, state)
-
-    def says(self, pattern: str) -> "re.Match[str]":
-        def found() -> "re.Match[str] | None":
-            text = self.said.read_text()
-            ended = self.process.poll()
-            match = re.search(pattern, text)
-            assert match or ended is None, f"it ended with {ended}: {text}"
-            return match
-
-        return wait_for(found)
-
-    def groups(self) -> set[int]:
-        """Return the process groups of the children it says it started."""
-        return {int(pid) for pid in re.findall(r"pid (\d+)", self.said.read_text())}
-
-    def end(self, number: int) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(PATIENCE_S)
-
-
-def quick(file: Path) -> str:
-    """Return the deployments with schedules that a test can wait for."""
-    described = yaml.safe_load(file.read_text())
-    for deployment in described["deployments"]:
-        if deployment["name"] in ("shadow-run", "ramp-tick"):
-            deployment["schedules"] = [{"interval": 15, "anchor_date": "2026-01-01T00:00:00+00:00", "timezone": "UTC"}]
-    return str(yaml.safe_dump(described))
-
-
-def members(groups: set[int]) -> list[str]:
-    """Return the processes that live in *groups*; one that has ended and only waits to be noticed does not."""
-    listed = subprocess.run(["ps", "-eo", "pgid=,stat=,args="], capture_output=True, text=True, check=True).stdout
-    return [row for row in listed.splitlines() if int(row.split()[0]) in groups and row.split()[1][0] != "Z"]
 
 
 @pytest.fixture(scope="module")
@@ -131,14 +62,6 @@ def api(running: Up) -> Iterator[httpx.Client]:
 def served(api: httpx.Client) -> Mapping[str, Mapping[str, Any]]:
     """Return the deployments by name, as the API has them once the last one is served."""
     return wait_for(lambda: found if len(found := deployments(api)) == len(names()) else None)
-
-
-def names() -> list[str]:
-    return [each["name"] for each in yaml.safe_load(prefect_yaml().read_text())["deployments"]]
-
-
-def deployments(api: httpx.Client) -> dict[str, dict[str, Any]]:
-    return {each["name"]: each for each in api.post("/deployments/filter", json={}).raise_for_status().json()}
 
 
 def test_scheduled_ticks_and_shadow_runs_change_the_database(
@@ -360,12 +283,6 @@ def test_a_server_that_cannot_start_is_named_with_its_reason(
     assert "already in use" in said[-1]
 
 
-def arguments(running: Up, state: Path) -> dict[str, Any]:
-    """Return how to start another one on the same database, which needs no seed any more."""
-    database_url = f"sqlite:///{running.state / 'rollout.db'}"
-    return {"database_url": database_url, "feed": FEED, "symbol": None, "speed": 5760.0, "port": None, "state": state}
-
-
 def test_workers_would_be_given_the_same_deployments(
     running: Up, api: httpx.Client, served: Mapping[str, Mapping[str, Any]]
 ) -> None:
@@ -386,23 +303,6 @@ def test_workers_would_be_given_the_same_deployments(
         assert each["paused"] is False
 
 
-KEPT = (
-    "entrypoint",
-    "description",
-    "tags",
-    "parameters",
-    "parameter_openapi_schema",
-    "enforce_parameter_schema",
-    "concurrency_options",
-)
-
-
-def schedules(deployment: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return when it runs; an interval without an anchor is anchored to when it was applied."""
-    plain = [{"active": each["active"], **each["schedule"]} for each in deployment["schedules"]]
-    return [{key: value for key, value in each.items() if key != "anchor_date"} for each in plain]
-
-
 def test_ctrl_c_stops_everything_it_started(running: Up, api: httpx.Client) -> None:
     groups = running.groups()
     assert len(groups) == 4
@@ -413,13 +313,3 @@ def test_ctrl_c_stops_everything_it_started(running: Up, api: httpx.Client) -> N
     assert members(groups) == []
     with pytest.raises(httpx.TransportError):
         api.get("/health")
-
-
-def test_what_is_not_usable_is_refused_before_anything_is_started(tmp_path: Path) -> None:
-    said: list[str] = []
-    with pytest.raises(InvalidCandles, match=r"/nowhere\.csv"):
-        up(database_url=None, feed="/nowhere.csv", symbol=None, speed=60, port=None, state=tmp_path, say=said.append)
-    with pytest.raises(InvalidSetting, match="speed"):
-        up(database_url=None, feed=None, symbol=None, speed=0, port=None, state=tmp_path, say=said.append)
-
-    assert not (tmp_path / "logs").exists()

@@ -1,6 +1,11 @@
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+
+from strategy_core.isolation.isolated import IsolatedStrategy
 
 UNDER_TEST = "tests.isolation.strategies_under_test"
 
@@ -25,3 +30,17 @@ def candles() -> pd.DataFrame:
 @pytest.fixture(scope="session")
 def long_history() -> pd.DataFrame:
     return walk(2000)
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one file, which no version may change."""
+    folder = tmp_path_factory.mktemp("outside")
+    (folder / "kept.txt").write_text("kept")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def version(outside: Path) -> Iterator[IsolatedStrategy]:
+    with IsolatedStrategy(f"{UNDER_TEST}:Tricks", {"target": str(outside)}) as isolated:
+        yield isolated

@@ -1,7 +1,6 @@
-"""Every way a version can misbehave is one answer, and the next decision is still fine."""
+"""A version in its worker: what it is shown, its deadlines, its loading, and its end."""
 
 import os
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,144 +16,10 @@ from strategy_core.domain.errors import (
     StrategyFailed,
 )
 from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action
-from strategy_core.isolation.isolated import Answer, Ask, IsolatedStrategy
+from strategy_core.isolation.isolated import Ask, IsolatedStrategy
+from tests.isolation.asking import between_honest_ones
 from tests.isolation.conftest import UNDER_TEST
 from tests.isolation.strategies_under_test import Engine
-
-BREACHES = [
-    "write", "append", "os.open", "touch", "to_csv", "remove", "rename", "mkdir", "rmdir", "symlink", "chmod",
-    "truncate", "copy", "tempfile", "sqlite", "socket", "connect", "lookup", "subprocess", "system",
-    "fork", "exec", "posix_spawn", "multiprocessing", "kill", "parent's secrets", "dlopen", "pythonapi", "raise limits",
-    "swallow", "swallow exceptions", "swallow a thousand", "thread",
-]  # fmt: skip
-NONSENSE = {
-    "nan": "confidence nan is not within 0..1",
-    "confidence 2": "confidence 2.0 is not within 0..1",
-    "string": "returned str, not a Decision",
-    "list": "returned list, not a Decision",
-    "odd action": "action 'buyy' is not one of buy, sell, hold",
-    "nan feature": "feature 'rsi' is nan",
-    "frame feature": "feature 'frame' is DataFrame",
-    "features of no kind": "features is int, not a dict",
-    "many features": "101 features; allowed: 100 at most",
-    "long text": "'text': a text may have 500 characters",
-    "half a character": "'text': a text may have 500 characters of valid Unicode",
-    "huge number": "feature 'n' does not fit 64 bits",
-    "reason of no kind": "reason is int, not str",
-}
-RAISED = {
-    "ValueError": "ValueError: boom in two lines (strategies_under_test.py, line ",
-    "SystemExit": "SystemExit: 0",
-    "KeyboardInterrupt": "KeyboardInterrupt",
-    "RecursionError": "RecursionError: maximum recursion depth exceeded",
-    "unreadable": "_Unreadable: (its text cannot be read)",
-}
-DEATHS = {
-    "_exit": "ended with exit code 3",
-    "crash": "was killed by signal 11",
-    "memory": "ran out of memory",
-    "garbage": "sent what was not agreed: not JSON",
-    "forged": "sent what was not agreed: not an answer: confidence 7 is not within 0..1",
-    "another message": "sent what was not asked for",
-    "endless line": "sent a line without end",
-}
-NATIVE = ["native write", "native mkdir", "native unlink", "native socket", "native fork", "native kill"]
-
-
-@pytest.fixture(scope="module")
-def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one file, which no version may change."""
-    folder = tmp_path_factory.mktemp("outside")
-    (folder / "kept.txt").write_text("kept")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def version(outside: Path) -> Iterator[IsolatedStrategy]:
-    with IsolatedStrategy(f"{UNDER_TEST}:Tricks", {"target": str(outside)}) as isolated:
-        yield isolated
-
-
-def between_honest_ones(version: IsolatedStrategy, candles: pd.DataFrame, trick: str) -> Answer:
-    """Ask for the trick between two decisions without one, which must come out well; return the trick's answer."""
-    asks = [Ask(symbol, "1h", candles, [20], 5) for symbol in ("GOLD", trick, "GOLD")]
-    (before,), (answer,), (after,) = version.decide(asks)
-
-    assert before.kind == after.kind == ""
-    assert before.decision == after.decision
-    return answer
-
-
-@pytest.mark.parametrize("trick", BREACHES)
-def test_touching_the_outside_is_refused_and_reported(
-    version: IsolatedStrategy, candles: pd.DataFrame, outside: Path, trick: str
-) -> None:
-    answer = between_honest_ones(version, candles, trick)
-
-    assert answer.kind == "breach"
-    assert answer.decision is None
-    assert answer.error in version.breaches
-    assert [path.name for path in outside.iterdir()] == ["kept.txt"]
-    assert (outside / "kept.txt").read_text() == "kept"
-    assert (outside / "kept.txt").stat().st_mode & 0o777 != 0o777
-
-
-@pytest.mark.parametrize(("trick", "error"), NONSENSE.items())
-def test_nonsense_is_an_invalid_answer(
-    version: IsolatedStrategy, candles: pd.DataFrame, trick: str, error: str
-) -> None:
-    answer = between_honest_ones(version, candles, trick)
-
-    assert (answer.kind, answer.decision) == ("invalid", None)
-    assert error in str(answer.error)
-
-
-@pytest.mark.parametrize(("trick", "error"), RAISED.items())
-def test_what_a_version_raises_is_its_answer(
-    version: IsolatedStrategy, candles: pd.DataFrame, trick: str, error: str
-) -> None:
-    answer = between_honest_ones(version, candles, trick)
-
-    assert answer.kind == "raised"
-    assert str(answer.error).startswith(error)
-    assert "\n" not in str(answer.error)
-
-
-@pytest.mark.parametrize(("trick", "error"), DEATHS.items())
-def test_a_dead_or_lying_worker_is_replaced(
-    version: IsolatedStrategy, candles: pd.DataFrame, trick: str, error: str
-) -> None:
-    answer = between_honest_ones(version, candles, trick)
-
-    assert answer.kind == "died"
-    assert error in str(answer.error)
-
-
-@pytest.mark.parametrize("trick", NATIVE)
-def test_native_code_meets_the_kernel(
-    version: IsolatedStrategy, candles: pd.DataFrame, outside: Path, trick: str
-) -> None:
-    """The audit hook does not see it; the system-call filter answers "not permitted" (errno 1)."""
-    answer = between_honest_ones(version, candles, trick)
-
-    assert answer.decision is not None
-    assert answer.decision.features == {"returned": -1, "errno": 1}
-    assert [path.name for path in outside.iterdir()] == ["kept.txt"]
-
-
-def test_a_local_socket_is_refused_by_the_kernel(version: IsolatedStrategy, candles: pd.DataFrame) -> None:
-    """The audit hook lets it pass, because asyncio's loop wants a connected pair of them."""
-    answer = between_honest_ones(version, candles, "unix socket")
-
-    assert str(answer.error).startswith("PermissionError: [Errno 1] Operation not permitted")
-
-
-@pytest.mark.parametrize("trick", ["print", "asyncio"])
-def test_printing_and_asyncio_are_harmless(version: IsolatedStrategy, candles: pd.DataFrame, trick: str) -> None:
-    answer = between_honest_ones(version, candles, trick)
-
-    assert answer.decision is not None
-    assert answer.decision.action is Action.BUY
 
 
 def test_a_version_may_write_into_its_own_candles(version: IsolatedStrategy, candles: pd.DataFrame) -> None:

@@ -1,0 +1,123 @@
+"""A started `up`: its process, what it says and keeps, and what its Prefect server has."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import yaml
+
+from deployments.files import prefect_yaml
+
+PATIENCE_S = 300.0
+T = TypeVar("T")
+FEED = "synthetic:GOLD?symbols=4&days=400"
+START = f"""
+import sys
+from pathlib import Path
+from deployments.up import up
+say = lambda line: print(line, flush=True)
+sys.exit(up(database_url=None, feed="{FEED}", symbol=None, speed=5760.0, port=None, state=Path(sys.argv[1]), say=say))
+"""
+
+
+def wait_for(found: Callable[[], T | None]) -> T:
+    deadline = time.monotonic() + PATIENCE_S
+    while (answer := found()) is None:
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.25)
+    return answer
+
+
+@dataclass(frozen=True)
+class Up:
+    """A started `up`: its process, what it says, and the folder it keeps its state in."""
+
+    process: "subprocess.Popen[str]"
+    said: Path
+    state: Path
+
+    @classmethod
+    def start(cls, state: Path, **settings: str) -> "Up":
+        (state / "prefect.yaml").write_text(quick(prefect_yaml()))
+        said = state / "said.txt"
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "ROLLOUT_"))}
+        with said.open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-c", START, str(state)],
+                env=clean | {"HOME": str(state / "home")} | settings,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        return cls(process, said, state)
+
+    def says(self, pattern: str) -> "re.Match[str]":
+        def found() -> "re.Match[str] | None":
+            text = self.said.read_text()
+            ended = self.process.poll()
+            match = re.search(pattern, text)
+            assert match or ended is None, f"it ended with {ended}: {text}"
+            return match
+
+        return wait_for(found)
+
+    def groups(self) -> set[int]:
+        """Return the process groups of the children it says it started."""
+        return {int(pid) for pid in re.findall(r"pid (\d+)", self.said.read_text())}
+
+    def end(self, number: int) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE_S)
+
+
+def quick(file: Path) -> str:
+    """Return the deployments with schedules that a test can wait for."""
+    described = yaml.safe_load(file.read_text())
+    for deployment in described["deployments"]:
+        if deployment["name"] in ("shadow-run", "ramp-tick"):
+            deployment["schedules"] = [{"interval": 15, "anchor_date": "2026-01-01T00:00:00+00:00", "timezone": "UTC"}]
+    return str(yaml.safe_dump(described))
+
+
+def members(groups: set[int]) -> list[str]:
+    """Return the processes that live in *groups*; one that has ended and only waits to be noticed does not."""
+    listed = subprocess.run(["ps", "-eo", "pgid=,stat=,args="], capture_output=True, text=True, check=True).stdout
+    return [row for row in listed.splitlines() if int(row.split()[0]) in groups and row.split()[1][0] != "Z"]
+
+
+def names() -> list[str]:
+    return [each["name"] for each in yaml.safe_load(prefect_yaml().read_text())["deployments"]]
+
+
+def deployments(api: httpx.Client) -> dict[str, dict[str, Any]]:
+    return {each["name"]: each for each in api.post("/deployments/filter", json={}).raise_for_status().json()}
+
+
+def arguments(running: Up, state: Path) -> dict[str, Any]:
+    """Return how to start another one on the same database, which needs no seed any more."""
+    database_url = f"sqlite:///{running.state / 'rollout.db'}"
+    return {"database_url": database_url, "feed": FEED, "symbol": None, "speed": 5760.0, "port": None, "state": state}
+
+
+KEPT = (
+    "entrypoint",
+    "description",
+    "tags",
+    "parameters",
+    "parameter_openapi_schema",
+    "enforce_parameter_schema",
+    "concurrency_options",
+)
+
+
+def schedules(deployment: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return when it runs; an interval without an anchor is anchored to when it was applied."""
+    plain = [{"active": each["active"], **each["schedule"]} for each in deployment["schedules"]]
+    return [{key: value for key, value in each.items() if key != "anchor_date"} for each in plain]

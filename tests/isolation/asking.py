@@ -1,0 +1,15 @@
+"""How tests of misbehaviour ask: for a trick between two decisions without one."""
+
+import pandas as pd
+
+from strategy_core.isolation.isolated import Answer, Ask, IsolatedStrategy
+
+
+def between_honest_ones(version: IsolatedStrategy, candles: pd.DataFrame, trick: str) -> Answer:
+    """Ask for the trick between two decisions without one, which must come out well; return the trick's answer."""
+    asks = [Ask(symbol, "1h", candles, [20], 5) for symbol in ("GOLD", trick, "GOLD")]
+    (before,), (answer,), (after,) = version.decide(asks)
+
+    assert before.kind == after.kind == ""
+    assert before.decision == after.decision
+    return answer
