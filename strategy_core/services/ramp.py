@@ -123,7 +123,7 @@ def tick_rollout(
     with reading(engine) as session:
         rollout = rollouts.get_rollout(session, rollout_id)
         pair = read_pair(session, rollout)
-    now = max(now, rollout.last_tick_at or rollout.started_at)  # else what was due then would be none now
+    now = _in_order(now, rollout)  # else what was due at the last tick would be none now
     feed = read_feed(source, pair, now - read_plan(rollout.plan).late_candles * pair.timeframe)
     with transaction(engine) as session:
         versions.lock_strategy(session, rollout.strategy_name)

@@ -1,6 +1,6 @@
 """What two versions' logs and outcomes add up to, added up by the database; it hands over no row of a log.
 
-Candles that both held, which most are, are neither sorted nor sent: they are what is left of the rows that a key counts.
+Candles that both held, most of all, are neither sorted nor sent: they are what is left of the rows that a key counts.
 """
 
 import json

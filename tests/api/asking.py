@@ -108,7 +108,9 @@ def put_world(engine: Engine) -> World:
     ids = {}
     for strategy_name in ("fib_rsi", "ppo_gold"):
         for version, status in (("1", Status.ACTIVE), ("2", Status.SHADOW), ("3", Status.SHADOW)):
-            row = put_version(engine, version, status, strategy_name=strategy_name, registration_report={"checks": [], "warnings": []})
+            row = put_version(
+                engine, version, status, strategy_name=strategy_name, registration_report={"checks": [], "warnings": []}
+            )
             ids[strategy_name, version] = str(row.id)
     put_decisions(engine, *(decision_row(v, MONDAY + h * HOUR, "buy") for v in ("1", "2") for h in range(3)))
     rollout = start_rollout(
