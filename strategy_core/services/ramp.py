@@ -209,6 +209,8 @@ def _warn(session: Session, rollout: Rollout, plan: Plan, turned: Sequence[Findi
 def _look(session: Session, rollout: Rollout, ruling: Ruling, now: datetime) -> None:
     """Note that a tick has looked, and whether it saw anything."""
     blind_since = min(rollout.blind_since or now, now) if ruling.blind else None
+    if rollout.last_tick_at is not None and now < rollout.last_tick_at:
+        blind_since = blind_since or rollout.blind_since  # an hour that is over shows nothing of the one that was blind
     if blind_since is not None and rollout.blind_since is None:
         facts = standing(session, rollout.strategy_name)
         _alert(session, rollout, "rollout.blind", "warning", ruling.reason, facts=facts, now=now)
