@@ -238,10 +238,17 @@ def _floats(column: pd.Series, name: str, rows: _Rows) -> FloatArray:
     numeric = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
     if not numeric and not (pd.api.types.is_object_dtype(column.dtype) or pd.api.types.is_string_dtype(column.dtype)):
         raise InvalidCandles(rows.source, f"{name} is of type {column.dtype}, not a number")
-    numbers = pd.to_numeric(column, errors="coerce")
+    try:
+        numbers = pd.to_numeric(column, errors="coerce")
+    except OverflowError:  # a whole number of hundreds of digits
+        numbers = pd.to_numeric(column.map(_short_of_infinity), errors="coerce")
     bad = (numbers.isna() & column.notna()).to_numpy()
     rows.refuse(bad, lambda at: f"{name} is {column.iloc[at]!r}, not a number")
     return numbers.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _short_of_infinity(cell: object) -> object:
+    return np.inf if isinstance(cell, int) and abs(cell) > 10**300 else cell
 
 
 def _first_of_each(

@@ -336,9 +336,9 @@ class InvalidRow(Invalid):
 
     def __init__(self, source: str, problem: str, row: int | None = None) -> None:
         self.source = source
-        self.problem = problem
+        self.problem = " ".join(problem.split())  # a line, whatever it quotes
         self.row = row
-        super().__init__(f"{source}{f', row {row}' if row is not None else ''}: {problem}")
+        super().__init__(f"{source}{f', row {row}' if row is not None else ''}: {self.problem}")
 
 
 class InvalidCandles(InvalidRow):

@@ -30,6 +30,7 @@ from tests.builders import HOUR, MONDAY, OWNER, decision_row, put_decisions, put
 FEED = "synthetic:GOLD?seed=7&days=300"
 DAILY = {"percent": 5, "minimum_time": 86_400, "margins": {"pnl_r": 0.1, "win": 0.05}}
 PLAN = {"stages": [DAILY, {**DAILY, "percent": 100}], "gates": [{"kind": "errors"}], "maximum_stage_time": 172_800}
+REPORT: dict[str, Any] = {"checks": [], "warnings": []}
 HELD = {
     "owner": token(),
     "other": token(strategies=["other"]),
@@ -108,9 +109,7 @@ def put_world(engine: Engine) -> World:
     ids = {}
     for strategy_name in ("fib_rsi", "ppo_gold"):
         for version, status in (("1", Status.ACTIVE), ("2", Status.SHADOW), ("3", Status.SHADOW)):
-            row = put_version(
-                engine, version, status, strategy_name=strategy_name, registration_report={"checks": [], "warnings": []}
-            )
+            row = put_version(engine, version, status, strategy_name=strategy_name, registration_report=REPORT)
             ids[strategy_name, version] = str(row.id)
     put_decisions(engine, *(decision_row(v, MONDAY + h * HOUR, "buy") for v in ("1", "2") for h in range(3)))
     rollout = start_rollout(

@@ -71,6 +71,17 @@ def test_csv(tmp_path: Path, content: bytes) -> None:
     check(tmp_path / "GOLD.csv", content)
 
 
+@pytest.mark.parametrize("cell", [b"9" * 5_000, b"-" + b"9" * 400, b'"1\n2\n3"', b'"\r\n"'], ids=len)
+@pytest.mark.parametrize("field", range(6))
+def test_a_cell_that_no_candle_has(tmp_path: Path, field: int, cell: bytes) -> None:
+    lines = CSV.split(b"\n")
+    cells = lines[4].split(b",")
+    cells[field] = cell
+    lines[4] = b",".join(cells)
+
+    check(tmp_path / "GOLD.csv", b"\n".join(lines))
+
+
 @rules(60)
 @given(content=st.one_of(damaged(CSV).map(gzip.compress), damaged(gzip.compress(CSV))))
 def test_zipped_csv(tmp_path: Path, content: bytes) -> None:
