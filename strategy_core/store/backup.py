@@ -95,7 +95,7 @@ def _copy(source: Path, empty: Path) -> None:
     try:
         with closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             connection.execute("VACUUM INTO ?", (str(empty),))
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeEncodeError) as error:  # a path may be of bytes that are no text
         raise BackupRefused(str(source), str(error)) from None
 
 

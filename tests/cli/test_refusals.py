@@ -87,6 +87,7 @@ def refused(rollout: Rollout, *arguments: str) -> tuple[int, str]:
         ("compare fib_rsi 2 --start 2026-01-01 --end 9999-12-31", 2, "9999-12-31T00:00:00+00:00 is out of range"),
         ("route \udcff fib_rsi", 2, "'\\udcff' is not a readable text; allowed: UTF-8"),
         ("show \udcff 1", 2, "'\\udcff' is not a readable text; allowed: UTF-8"),
+        ("db dump \udcff", 5, "'utf-8' codec can't encode"),
         ("list --actor \udcff", 2, "'\\udcff' is not a readable text; allowed: UTF-8"),
         ("route  fib_rsi", 2, "'' is not a user id; allowed: text in UTF-8, one character or more"),
         ("list --database-url postgresql://u@h:abc/d", 2, "database_url = 'postgresql://u@h:abc/d' is not valid; "),
