@@ -96,31 +96,6 @@ def performance(
     return Trades.of(r_multiple, pnl).performance(None if marks is None else max_drawdown(marks, risk_fraction))
 
 
-@dataclass(slots=True)
-class Account:
-    """Marked-to-market equity as its candles come in, oldest first; it keeps no candle.
-
-    Attributes:
-        r: made since the start.
-        peak: the highest value so far, the start included, where the account is worth 1.
-        max_drawdown: the largest loss from a peak, as a fraction of that peak; 0 before the first candle.
-    """
-
-    risk_fraction: float
-    r: float = 0.0
-    peak: float = 1.0
-    max_drawdown: float = 0.0
-
-    def mark(self, changes: FloatArray) -> None:
-        """Take in the next candles' changes of R."""
-        if not len(changes):
-            return
-        made = np.cumsum(np.append(self.r, changes))  # in one go or in parts: the same additions in the same order
-        curve = 1.0 + self.risk_fraction * made
-        self.max_drawdown = max(self.max_drawdown, float(drawdown(curve, self.peak).max()))
-        self.r, self.peak = float(made[-1]), max(self.peak, float(curve.max()))
-
-
 def equity(marks: FloatArray, risk_fraction: float) -> FloatArray:
     """Return the account's value after each candle: 1 + risk_fraction × cumulative R; shape (candles,).
 
@@ -129,22 +104,18 @@ def equity(marks: FloatArray, risk_fraction: float) -> FloatArray:
     return 1.0 + risk_fraction * np.cumsum(marks)
 
 
-def drawdown(equity: FloatArray, peak: float = 1.0) -> FloatArray:
-    """Return the loss from the running peak, as a fraction of that peak; *peak* is the one before, or the start.
+def drawdown(equity: FloatArray) -> FloatArray:
+    """Return the loss from the running peak, as a fraction of that peak; the peak includes the start, 1.
 
     Returns:
         Shape (candles,): 0 at a peak, 0.08 when 8 % below it, above 1 when more than everything is lost.
 
     Source: Magdon-Ismail & Atiya (2004), "Maximum drawdown".
     """
-    peaks = np.maximum(np.maximum.accumulate(equity), peak)
-    return (peaks - equity) / peaks
+    peak = np.maximum(np.maximum.accumulate(equity), 1.0)
+    return (peak - equity) / peak
 
 
 def max_drawdown(marks: FloatArray, risk_fraction: float) -> float | None:
     """Return the largest drawdown of the marked-to-market equity; None without candles."""
-    if not len(marks):
-        return None
-    account = Account(risk_fraction)
-    account.mark(marks)
-    return account.max_drawdown
+    return float(drawdown(equity(marks, risk_fraction)).max()) if len(marks) else None

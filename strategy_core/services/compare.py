@@ -5,18 +5,16 @@ from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 from sqlalchemy import Engine
-from sqlmodel import Session
 
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.comparison import Comparison, compare
 from strategy_core.domain.errors import InvalidPeriod, InvalidSetting, RolloutError, UnknownSymbol
 from strategy_core.domain.lifecycle import Status, utc
-from strategy_core.domain.performance import Account
 from strategy_core.domain.regimes import WARMUP_BARS, Runs, regimes, runs
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.market.source import CandleSource
 from strategy_core.store import outcomes, versions
-from strategy_core.store.comparison import Pair, marks_in_order, read_cells
+from strategy_core.store.comparison import Pair, max_drawdown, read_cells
 from strategy_core.store.engine import reading, snapshot, transaction
 from strategy_core.store.tables import ComparisonReport
 
@@ -103,7 +101,9 @@ def compare_versions(
         None if source is None else {symbol: _regimes(source, symbol, over) for symbol in symbols},
     )
     with snapshot(engine) as session:
-        ours, theirs = (_drawdown(session, pair, version, rule.risk_fraction) for version in (pair.shadow, pair.active))
+        ours, theirs = (
+            max_drawdown(session, pair, version, rule.risk_fraction) for version in (pair.shadow, pair.active)
+        )
         return compare(read_cells(session, pair), drawdowns=(ours, theirs))
 
 
@@ -137,13 +137,6 @@ def compare_all(engine: Engine, source: CandleSource, *, now: datetime, days: fl
             outcomes.keep_report(session, report)
         reports.append(report)
     return reports
-
-
-def _drawdown(session: Session, pair: Pair, version: str, risk_fraction: float) -> float:
-    account = Account(risk_fraction)
-    for changes in marks_in_order(session, pair, version):
-        account.mark(changes)
-    return account.max_drawdown
 
 
 def _regimes(source: CandleSource, symbol: str, over: Period) -> Runs:

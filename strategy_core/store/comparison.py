@@ -1,6 +1,6 @@
 """What two versions' logs and outcomes add up to, added up by the database; it hands over no row of a log.
 
-Candles that both held, most of all, are neither sorted nor sent: they are what is left of the rows that a key counts.
+Candles that both held, which most are, are neither sorted nor sent: they are what is left of the rows of a version.
 """
 
 import json
@@ -11,7 +11,6 @@ from datetime import datetime
 from math import ceil
 from typing import Any
 
-import numpy as np
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -38,7 +37,6 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql.expression import Grouping, Join
 from sqlmodel import Session, col
 
-from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.comparison import Cell
 from strategy_core.domain.performance import Trades
 from strategy_core.domain.regimes import Runs
@@ -46,7 +44,6 @@ from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action
 from strategy_core.store.tables import SIGNALS, EquityMark, Outcome, ShadowDecisionLog
 
 _DAY_S = 86_400
-_BATCH = 10_000
 _APART = 10**11  # seconds from one symbol to the next, where all their times stand on one line
 _AS_STORED = "%Y-%m-%d %H:%M:%S.000000"  # a moment as SQLite has it
 _OURS, _THEIRS = aliased(ShadowDecisionLog), aliased(ShadowDecisionLog)
@@ -88,21 +85,25 @@ def read_cells(session: Session, pair: Pair) -> Iterator[Cell]:
             yield Cell(symbol, regime, 0, None, None, candles)
 
 
-def marks_in_order(session: Session, pair: Pair, version: str) -> Iterator[FloatArray]:
-    """Yield the changes of marked-to-market R over the candles that the version has rows on, oldest first.
+def max_drawdown(session: Session, pair: Pair, version: str, risk_fraction: float) -> float:
+    """Return `performance.max_drawdown` of the version's marks on candles that it has a row on; 0 without any.
 
-    One number a candle, the sum over its symbols; candles without a mark are left out.
+    By the database: a number for each candle would have to be handed over, which takes as long as the rest.
     """
-    query = (
-        select(func.sum(EquityMark.r))
+    marks = (
+        select(col(EquityMark.timestamp).label("at"), func.sum(EquityMark.r).label("r"))
         .select_from(EquityMark)
         .join(_OURS, and_(*_same_candle(_OURS, EquityMark), *_arm(_OURS, pair, version)))
         .where(*_arm(EquityMark, pair, version), col(EquityMark.symbol).in_(pair.symbols))
         .group_by(col(EquityMark.timestamp))
-        .order_by(col(EquityMark.timestamp))
+        .subquery()
     )
-    for sums in session.execute(query).scalars().partitions(_BATCH):
-        yield np.array(sums, dtype=np.float64)
+    so_far: dict[str, Any] = {"order_by": marks.c.at, "rows": (None, 0)}
+    curve = select(marks.c.at, (1.0 + risk_fraction * func.sum(marks.c.r).over(**so_far)).label("equity")).subquery()
+    so_far["order_by"] = curve.c.at
+    peaks = select(curve.c.equity, func.max(curve.c.equity).over(**so_far).label("peak")).subquery()
+    peak = case((peaks.c.peak < 1.0, 1.0), else_=peaks.c.peak)  # the start is one
+    return session.execute(select(func.max((peak - peaks.c.equity) / peak))).scalar_one() or 0.0
 
 
 def _parts(session: Session, pair: Pair) -> list[Pair]:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from strategy_core.domain.arrays import FloatArray
-from strategy_core.domain.performance import Account, Trades, drawdown, equity, max_drawdown, performance
+from strategy_core.domain.performance import Trades, drawdown, equity, max_drawdown, performance
 
 NONE = np.empty(0)
 
@@ -96,12 +96,3 @@ def test_a_drawdown_never_shrinks_as_candles_come(marks: FloatArray, cut: int) -
     early = max_drawdown(marks[:cut], 0.01)
 
     assert (early or 0) <= (max_drawdown(marks, 0.01) or 0)
-
-
-@given(marks=series, cut=st.integers(0, 50))
-def test_an_account_is_the_same_however_its_candles_come(marks: FloatArray, cut: int) -> None:
-    account = Account(0.2)
-    for part in (marks[:cut], marks[cut:], marks[:0]):
-        account.mark(part)
-
-    assert account.max_drawdown == max_drawdown(marks, 0.2)
