@@ -121,6 +121,7 @@ def compare_all(engine: Engine, source: CandleSource, *, now: datetime, days: fl
             engine,
             strategy_name=challenger.strategy_name,
             shadow_version=challenger.version,
+            active_version=active[challenger.strategy_name],  # another may be active by now
             over=over,
             source=source,
         )

@@ -162,7 +162,10 @@ def _since(turn: Turn, symbol: str) -> datetime:
     if rows := turn.rows.get(symbol):
         return rows[-1][0]
     last = turn.last.get(symbol)
-    return last.oldest if last is not None and last.oldest is not None else turn.version.created_at
+    if last is not None and last.oldest is not None:
+        return last.oldest
+    version = turn.version
+    return max(version.created_at, version.retired_at or version.created_at)  # what it said before may be gone by now
 
 
 def _newest(turn: Turn, symbol: str) -> tuple[datetime, str] | None:

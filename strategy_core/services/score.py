@@ -92,10 +92,9 @@ def score_outcomes(engine: Engine, source: CandleSource, *, now: datetime) -> Sc
 @tried_again()
 def _book(engine: Engine, together: Sequence[_Open]) -> int:
     with transaction(engine) as session:
-        booked = [outcomes.book_outcomes(session, one.outcomes) for one in together]
-        for one in together:
-            outcomes.mark_equity(session, one.marks)
-        return sum(booked)
+        booked = outcomes.book_outcomes(session, [row for one in together for row in one.outcomes])
+        outcomes.mark_equity(session, [row for one in together for row in one.marks])
+        return booked
 
 
 def _open(session: Session, version: StrategyVersion, symbol: str, rule: ScoringRule) -> _Open | None:

@@ -32,6 +32,7 @@ _ADDRESSES = "sqlite:///FILE or postgresql://USER@HOST/NAME"
 _SETTLED_WITHIN_S, _ASKED_EVERY_S = 10.0, 0.2
 _ASK = "ask whether kept"
 _UNDONE = {"40001", "40P01", "55P03", "57P03", "53300"}  # serialization, deadlock, lock, starting up, too many clients
+_STOOD_STILL = "25P03"
 _BUSY = {SQLITE_BUSY, SQLITE_LOCKED}
 _AT_MOST = {  # for a server that is gone without a word: else a tick would wait a quarter of an hour for it
     "connect_timeout": 10,
@@ -197,6 +198,8 @@ def will_pass(error: DBAPIError) -> bool:
     state = getattr(error.orig, "sqlstate", None)
     if isinstance(error.orig, SqliteError):
         return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in _BUSY
+    if state == _STOOD_STILL:
+        return False  # what was wished is old by now: made again, it would hit what came since
     unconnected = isinstance(error, OperationalError) and state is None
     return state in _UNDONE or error.connection_invalidated or unconnected
 

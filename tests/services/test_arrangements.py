@@ -49,11 +49,12 @@ def put(
     code: str = "Clockwork",
     status: Status = Status.SHADOW,
     symbols: Sequence[str] = SYMBOLS,
+    **facts: Any,
 ) -> StrategyVersion:
     """Put a version whose build is the one that is installed, without the registration's long trial."""
     entry_point = f"{CODE}:{code}"
     build, warmup_bars = installed(entry_point, json.dumps(config), tuple(symbols))
-    facts: dict[str, Any] = {"fingerprint": build.digest, "fingerprint_parts": build.parts, "warmup_bars": warmup_bars}
+    facts |= {"fingerprint": build.digest, "fingerprint_parts": build.parts, "warmup_bars": warmup_bars}
     return put_version(
         engine, version, status, at=MONDAY, entry_point=entry_point, config=config, symbols=symbols, **facts
     )
@@ -116,6 +117,18 @@ def test_the_log_is_the_same_however_a_run_is_arranged(
     assert len(rows) == 29 * (5 + 5 + 3)  # of 30 hours, one is the market's daily break
     assert rows == log(plain, "1", "2", "3")
     plain.dispose()
+
+
+def test_a_version_brought_back_when_its_rows_are_gone_decides_from_its_retirement_on(
+    engine: Engine, many: SyntheticSource
+) -> None:
+    """Its earlier decisions were dropped with their months: decided again, they would be counted twice."""
+    put(engine, "1", {"hours": 6}, retired_at=MONDAY + 25 * HOUR)
+
+    with Workers() as workers:
+        (run,) = run_shadow(engine, many, workers, now=NOW)
+
+    assert run.logged == 5 * len(SYMBOLS)
 
 
 def test_a_tick_between_two_shares_finds_nobody_silent(engine: Engine, many: SyntheticSource) -> None:

@@ -15,7 +15,8 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.regimes import regimes
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.compare import compare_all, compare_versions, last_days, period
-from strategy_core.store import outcomes
+from strategy_core.services.transition import replace_active
+from strategy_core.store import outcomes, versions
 from strategy_core.store.engine import reading, transaction
 from tests import in_memory
 from tests.builders import DAY, HOUR, MONDAY, decision_row, outcome_row, put_day, put_decisions, put_version
@@ -101,6 +102,30 @@ def test_every_night_each_challenger_is_compared_and_stored_once(pair: Engine, m
     assert len(stored) == 4
     assert stored[0].created_at == NOW + DAY
     assert reports[0].report["shadow_signal_count"] == 10
+
+
+def test_all_are_compared_with_the_version_that_was_active_at_the_beginning(
+    pair: Engine, market: SyntheticSource
+) -> None:
+    """It takes minutes, and an owner activates another one meanwhile: none is compared with itself."""
+    put_version(pair, "3", symbols=("GOLD",))
+
+    class Meanwhile(SyntheticSource):
+        def candles(self, symbol: str, **asked: Any) -> pd.DataFrame:
+            with transaction(pair) as session:
+                if versions.get_version(session, "fib_rsi", "3").status == Status.SHADOW:
+                    replace_active(
+                        session,
+                        versions.get_version(session, "fib_rsi", "3"),
+                        outgoing_becomes=Status.SHADOW,
+                        now=NOW,
+                    )
+            return super().candles(symbol, **asked)
+
+    reports = compare_all(pair, Meanwhile(("GOLD",), start=MONDAY.replace(month=1, day=1), days=300), now=NOW, days=5)
+
+    assert [(report.shadow_version, report.active_version) for report in reports] == [("2", "1"), ("3", "1")]
+    assert reports[1].report["candles_compared"] == 0  # 3 has said nothing yet
 
 
 SYMBOLS = ("GOLD", "SILVER")

@@ -1,7 +1,8 @@
+import time
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import DBAPIError
 
 from strategy_core.domain.errors import NothingToRollBack, UnknownStrategy
@@ -63,6 +64,28 @@ def test_a_change_that_is_stuck_gives_way(postgresql_url: str, monkeypatch: pyte
         assert versions.get_strategy(session, "fib_rsi").salt != "never"
     for each in (engine, stuck):
         each.dispose()
+
+
+def test_a_rollback_that_stood_still_is_not_made_again(postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By then another version may be the canary: it would be taken off instead."""
+    monkeypatch.setattr("strategy_core.store.engine.IDLE_SECONDS", 1)
+    engine = open_database(postgresql_url)
+    put_version(engine, "1", Status.ACTIVE)
+    put_version(engine, "2")
+    start_rollout(engine, version="2", plan=Plan(), **WHO)
+    stops = iter([2.0])
+
+    @event.listens_for(engine, "after_cursor_execute")
+    def stand_still(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "FOR UPDATE" in statement:
+            time.sleep(next(stops, 0.0))
+
+    with pytest.raises(DBAPIError, match="idle-in-transaction"):
+        roll_back(engine, reason="odd fills", **WHO)
+
+    with reading(engine) as session:
+        assert versions.get_version(session, "fib_rsi", "2").status == "canary"
+    engine.dispose()
 
 
 @pytest.mark.parametrize("odd", ["\x00", "\udcff"])
