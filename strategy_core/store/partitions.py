@@ -16,14 +16,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
 from strategy_core.domain.errors import InvalidSetting
-from strategy_core.store.engine import address, transaction
+from strategy_core.store.engine import address, give_way_when_stuck, transaction
 
 TABLES = ("shadow_decision_log", "outcome", "equity_mark")
 DEFAULT = "default"
 LOCKS_WITHIN_S = 30.0  # then it gives up: the next night is soon enough
 _POLL_S = 0.05
 _HELD_WITHIN = "5s"  # by one statement, once it has them: a default partition is searched when a month is made
-_GAVE_UP = ("55P03", "57014")  # a lock that was not to be had, a statement that took too long
+_GAVE_UP = ("55P03", "57014", "25P03")  # a lock not to be had, a statement that took too long, a stuck process
 _AS = "%Y-%m-%d 00:00:00+00"
 _BOUNDS = re.compile(r"FROM \((?:'(?P<start>[^']+)'|MINVALUE)\) TO \('(?P<end>[^']+)'\)")
 _PARTITIONS = """
@@ -118,12 +118,13 @@ def stand_without_month(session: Session, month: Month) -> bool:
 
 @contextmanager
 def changing(engine: Engine) -> Iterator[Session]:
-    """Yield a transaction that waits for no lock, and whose statements are short.
+    """Yield a transaction that waits for no lock, whose statements are short, and that ends if this process is stuck.
 
     Raises:
         DBAPIError: something that it needs is in use; see `is_busy`.
     """
     with transaction(engine) as session:
+        give_way_when_stuck(session)  # it is about to hold what every rollback waits for
         session.connection().execute(text(f"SET LOCAL statement_timeout = '{_HELD_WITHIN}'"))
         session.connection().execute(text("SET LOCAL lock_timeout = '1ms'"))
         yield session

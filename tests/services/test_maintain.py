@@ -1,5 +1,6 @@
 """Months are made ahead, and dropped whole when nothing needs them; nobody waits, and no open rollout loses any."""
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -21,6 +22,7 @@ from strategy_core.services.report import read_report, read_rollback
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.start import start_rollout
 from strategy_core.store import decisions, partitions
+from strategy_core.store import engine as store
 from strategy_core.store.engine import open_database, reading, transaction
 from strategy_core.store.partitions import Month
 from tests.builders import DAY, GOLD, HOUR, decision_row, outcome_row, put_decisions, put_outcomes, put_version
@@ -170,6 +172,23 @@ def test_one_that_is_killed_in_between_has_dropped_nothing(engine: Engine, monke
 
     assert len(decided(engine)) == 73
     assert dropped(maintain(engine, now=CHRISTMAS, keep_days=180)) == IN_2040
+
+
+def test_one_that_is_stuck_while_all_wait_is_undone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is stopped keeps its connection: without a limit every rollback would wait for it."""
+    monkeypatch.setattr(store, "IDLE_SECONDS", 0.1)
+    make = partitions.make
+
+    def stopped(session: Session, month: Month) -> None:
+        make(session, month)
+        time.sleep(0.4)
+
+    monkeypatch.setattr(partitions, "make", stopped)
+
+    done = maintain(engine, now=FEBRUARY)
+
+    assert (done.busy, done.made) == (True, [])
+    assert "2040_04" not in names(engine)
 
 
 def test_what_an_ended_rollout_has_booked_outlives_its_decisions(engine: Engine) -> None:
