@@ -21,6 +21,12 @@ SELECT whole.relname, part.relname FROM pg_inherits
 JOIN pg_class AS whole ON whole.oid = inhparent JOIN pg_class AS part ON part.oid = inhrelid
 WHERE whole.relkind = 'p' AND whole.relnamespace = current_schema()::regnamespace ORDER BY part.relname
 """
+_OF_ANOTHER = """
+SELECT part.relname, pg_get_userbyid(part.relowner), pg_get_userbyid(whole.relowner) FROM pg_inherits
+JOIN pg_class AS whole ON whole.oid = inhparent JOIN pg_class AS part ON part.oid = inhrelid
+WHERE whole.relkind = 'p' AND whole.relnamespace = current_schema()::regnamespace AND whole.relowner <> part.relowner
+ORDER BY part.relname
+"""
 _WITHOUT_DEFAULT = """
 SELECT relname FROM pg_partitioned_table JOIN pg_class ON pg_class.oid = partrelid
 WHERE partdefid = 0 AND relnamespace = current_schema()::regnamespace ORDER BY relname
@@ -67,6 +73,8 @@ def _missing_on_postgresql(connection: Connection) -> Iterator[str]:
     yield from (f"index {name} is not there" for kind, name in _expected() if kind == "index" and name not in indexes)
     for table in run(text(_WITHOUT_DEFAULT)).scalars():
         yield f"partition {table}_default is not there, which takes what no month is there for"
+    for partition, owner, wanted_owner in run(text(_OF_ANOTHER)):
+        yield f"partition {partition} belongs to {owner}, and not to {wanted_owner}, who can neither dump nor drop it"
 
 
 def _fault(enabled: str | None) -> str:

@@ -35,6 +35,11 @@ _OWNED = """
 SELECT bool_and(pg_has_role(relowner, 'USAGE')) FROM pg_class
 WHERE relname = ANY(:tables) AND relnamespace = current_schema()::regnamespace
 """
+_AS_OWNER = """
+SELECT set_config('search_path', quote_ident(current_schema()), true),
+    set_config('role', pg_get_userbyid(relowner), true)
+FROM pg_class WHERE relname = :table AND relnamespace = current_schema()::regnamespace
+"""
 _GRANTED = """
 SELECT privilege_type, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END, is_grantable
 FROM pg_class, aclexplode(relacl)
@@ -118,7 +123,7 @@ def stand_without_month(session: Session, month: Month) -> bool:
 
 @contextmanager
 def changing(engine: Engine) -> Iterator[Session]:
-    """Yield a transaction that waits for no lock, whose statements are short, and that ends if this process is stuck.
+    """Yield a transaction of the tables' owner, which waits for no lock, and ends if this process is stuck.
 
     Raises:
         DBAPIError: something that it needs is in use; see `is_busy`.
@@ -127,6 +132,7 @@ def changing(engine: Engine) -> Iterator[Session]:
         give_way_when_stuck(session)  # it is about to hold what every rollback waits for
         session.connection().execute(text(f"SET LOCAL statement_timeout = '{_HELD_WITHIN}'"))
         session.connection().execute(text("SET LOCAL lock_timeout = '1ms'"))
+        session.connection().execute(text(_AS_OWNER), {"table": TABLES[0]})  # whose a new month is, whoever makes it
         yield session
 
 

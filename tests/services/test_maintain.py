@@ -191,6 +191,31 @@ def test_one_that_is_stuck_while_all_wait_is_undone(engine: Engine, monkeypatch:
     assert "2040_04" not in names(engine)
 
 
+def test_a_month_is_its_tables_owners_whoever_makes_it(engine: Engine, postgresql: Engine) -> None:
+    owner = '"Its: owner"'
+    with postgresql.connect() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {owner}")
+    try:
+        with engine.connect() as connection:
+            every = (
+                connection.execute(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).scalars().all()
+            )
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"ALTER SCHEMA public OWNER TO {owner}")
+            for table in every:
+                connection.exec_driver_sql(f"ALTER TABLE {table} OWNER TO {owner}")
+        assert maintain(engine, now=FEBRUARY, keep_days=180).made == ["2040_04"]
+        assert check_database(engine).holds
+        with engine.begin() as connection:
+            connection.execute(text("ALTER TABLE outcome_2040_04 OWNER TO CURRENT_USER"))
+        (told,) = check_database(engine).missing
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"REASSIGN OWNED BY {owner} TO CURRENT_USER")
+            connection.exec_driver_sql(f"DROP ROLE {owner}")
+    assert told.startswith("partition outcome_2040_04 belongs to postgres, and not to Its: owner")
+
+
 def test_what_an_ended_rollout_has_booked_outlives_its_decisions(engine: Engine) -> None:
     put_version(engine, "2", at=JANUARY)
     put_version(engine, "3", at=JANUARY)

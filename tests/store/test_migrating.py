@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlmodel import Session
 
 from strategy_core.cli import main
@@ -129,7 +129,7 @@ def test_an_upgrade_that_is_stuck_is_undone(new_postgresql: Engine, monkeypatch:
     monkeypatch.setattr(store, "IDLE_SECONDS", 0.1)
     monkeypatch.setattr(store.command, "upgrade", lambda *_: time.sleep(0.4))
 
-    with pytest.raises(OperationalError, match="idle-in-transaction timeout"):
+    with pytest.raises(DBAPIError, match="idle-in-transaction timeout"):
         upgrade(new_postgresql)
 
 
