@@ -1,7 +1,7 @@
 """Months are made ahead, and dropped whole when nothing needs them; nobody waits, and no open rollout loses any."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -189,6 +189,44 @@ def test_one_that_is_stuck_while_all_wait_is_undone(engine: Engine, monkeypatch:
 
     assert (done.busy, done.made) == (True, [])
     assert "2040_04" not in names(engine)
+
+
+def test_of_two_at_once_the_second_leaves_all_to_the_first(engine: Engine) -> None:
+    with partitions.changing(engine):
+        second = maintain(engine, now=APRIL, keep_days=180)
+
+    assert (second.busy, second.made, second.dropped) == (True, [], [])
+    assert maintain(engine, now=APRIL).made == ["2040_04", "2040_05", "2040_06"]
+
+
+def test_a_row_that_comes_in_the_last_moment_keeps_its_month_alone_from_being_made(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold = partitions.hold
+
+    def late(session: Session, chosen: Sequence[Month] = ()) -> None:
+        put_decisions(engine, decision_row("1", APRIL, "hold"))
+        hold(session, chosen)
+
+    monkeypatch.setattr(partitions, "hold", late)
+
+    done = maintain(engine, now=APRIL)
+
+    assert [each.month for each in done.unmade] == ["2040_04"]
+    assert done.made == ["2040_05", "2040_06"]
+
+
+def test_a_default_partition_that_takes_too_long_to_search_is_told_of(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As such, not as tables in use, which would be gone by the next night."""
+    monkeypatch.setattr(partitions, "HELD_WITHIN", "1ms")
+    put_decisions(engine, *(decision_row("1", CHRISTMAS + hour * HOUR) for hour in range(1, 5_000)))
+
+    done = maintain(engine, now=APRIL)
+
+    assert (done.busy, done.made) == (False, [])
+    assert "2040_04: not made, nor is any later one: searching the default partition" in said(done)[0]
 
 
 def test_a_month_is_its_tables_owners_whoever_makes_it(engine: Engine, postgresql: Engine) -> None:
