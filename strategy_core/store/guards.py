@@ -9,7 +9,7 @@ from functools import cache
 from sqlalchemy import Connection, Engine, Integer, create_engine, func, literal_column, select, text
 from sqlmodel import SQLModel
 
-from strategy_core.store.engine import upgrade
+from strategy_core.store.engine import snapshot, upgrade
 
 _ON_POSTGRESQL_ALONE = (("strategy", "tell_strategy"),)
 _TRIGGERS = """
@@ -39,7 +39,8 @@ def missing_guards(engine: Engine) -> list[str]:
     Without a trigger evidence can be edited, on a partition as well, without a partial index there can be two actives,
     and a sequence that has fallen behind refuses the next change, a rollback with it.
     """
-    with engine.connect() as connection:
+    with snapshot(engine) as session:  # else a month that is made meanwhile has its partition, and no trigger yet
+        connection = session.connection()
         if engine.dialect.name == "postgresql":
             return [*_missing_on_postgresql(connection), *_behind(connection)]
         return list(_missing_on_sqlite(connection))
