@@ -18,7 +18,7 @@ from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.services.history import LOOK_BACK
 from strategy_core.store import decisions, partitions, rollouts, versions
-from strategy_core.store.engine import reading
+from strategy_core.store.engine import count_anew, reading
 from strategy_core.store.partitions import DEFAULT, Month
 from strategy_core.store.tally_tables import DecisionTally
 
@@ -90,7 +90,7 @@ def maintain(engine: Engine, *, now: datetime, keep_days: int | None = None, app
         _make(engine, done, now, apply=apply)
         _drop(engine, done, apply=apply)
         if apply:
-            partitions.analyse(engine)
+            count_anew(engine, partitions.TABLES)
     except DBAPIError as error:
         if not partitions.is_busy(error):
             raise

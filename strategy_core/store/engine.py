@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from sqlite3 import SQLITE_BUSY, SQLITE_LOCKED
 from sqlite3 import Error as SqliteError
@@ -85,6 +85,15 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
             raise SchemaOutdated(address(engine), found, _newest(), ahead=True)
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
+    with suppress(DBAPIError):  # the schema stands; `rollout db maintain` does it each night
+        count_anew(engine, config.attributes.get("uncounted", ()))
+
+
+def count_anew(engine: Engine, tables: Sequence[str]) -> None:
+    """Have PostgreSQL count anew what its plans rest on: of a partitioned table nothing else ever does."""
+    with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        for table in tables:
+            connection.execute(text(f"ANALYZE {table}"))
 
 
 def check_schema(engine: Engine) -> str:

@@ -210,12 +210,5 @@ def drop(session: Session, month: Month) -> None:
         make(session, Month(DEFAULT))
 
 
-def analyse(engine: Engine) -> None:
-    """Have PostgreSQL count anew what its plans rest on: of a partitioned table nothing else ever does."""
-    with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-        for table in TABLES:
-            connection.execute(text(f"ANALYZE {table}"))
-
-
 def _moment(bound: str | None) -> datetime | None:
     return datetime.fromisoformat(bound).astimezone(UTC) if bound else None

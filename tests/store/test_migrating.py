@@ -127,7 +127,7 @@ def test_an_upgrade_never_holds_up_a_rollback_behind_a_long_query(
 def test_an_upgrade_that_is_stuck_is_undone(new_postgresql: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that is stopped keeps its connection: without a limit every rollback would wait for it."""
     monkeypatch.setattr(store, "IDLE_SECONDS", 0.1)
-    monkeypatch.setattr(store.command, "upgrade", lambda *_: time.sleep(0.4))
+    monkeypatch.setattr("alembic.command.upgrade", lambda *_: time.sleep(0.4))
 
     with pytest.raises(DBAPIError, match="idle-in-transaction timeout"):
         upgrade(new_postgresql)

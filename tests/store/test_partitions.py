@@ -158,7 +158,8 @@ def test_a_partition_without_its_guard_is_named(engine: Engine, harm: str, told:
 
 
 def test_a_month_that_is_made_while_the_guards_are_looked_at_is_no_fault(engine: Engine) -> None:
-    looking, made = open_database(engine.url.render_as_string(hide_password=False)), []
+    looking = open_database(engine.url.render_as_string(hide_password=False))
+    made: list[str] = []
 
     @event.listens_for(looking, "before_cursor_execute")
     def meanwhile(*now_asked: Any) -> None:
