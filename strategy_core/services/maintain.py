@@ -13,16 +13,21 @@ from sqlalchemy import Engine, func
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, select
 
+from strategy_core.domain.errors import InvariantRefused
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.services.history import LOOK_BACK
 from strategy_core.store import decisions, partitions, rollouts, versions
-from strategy_core.store.engine import reading
+from strategy_core.store.engine import count_anew, reading
 from strategy_core.store.partitions import DEFAULT, Month
 from strategy_core.store.tally_tables import DecisionTally
 
 AHEAD = 2  # months: a maintenance that never runs is not noticed before the second month
 KEEP_AT_LEAST = LOOK_BACK.days  # what the start of a rollout measures; a tick and the nightly comparison look less far
+
+_TOO_LARGE = (
+    f"nor is any later one: searching the default partition for rows of it takes more than {partitions.HELD_WITHIN}"
+)
 
 log = structlog.get_logger()
 
@@ -67,7 +72,8 @@ class Maintained:
 def maintain(engine: Engine, *, now: datetime, keep_days: int | None = None, apply: bool = True) -> Maintained:
     """Make the months that are due, and drop those that lie more than *keep_days* back, if that is given.
 
-    Each of the two is one transaction: killed, it is done the next time. Nobody ever waits behind it for a lock.
+    Each month is made in one transaction, all are dropped in another: killed, it is done the next time. Nobody ever
+    waits behind it for a lock, and of two at once the second is told that the tables are in use.
 
     Raises:
         InvalidSetting: the database's role does not own the tables.
@@ -84,7 +90,7 @@ def maintain(engine: Engine, *, now: datetime, keep_days: int | None = None, app
         _make(engine, done, now, apply=apply)
         _drop(engine, done, apply=apply)
         if apply:
-            partitions.analyse(engine)
+            count_anew(engine, partitions.TABLES)
     except DBAPIError as error:
         if not partitions.is_busy(error):
             raise
@@ -105,34 +111,60 @@ def _make(engine: Engine, done: Maintained, now: datetime, *, apply: bool) -> No
     due = [partitions.month_at(now)]
     while len(due) <= AHEAD:
         due.append(partitions.month_at(due[-1].end or now))
-    with reading(engine) as session:
-        known = partitions.months(session)
-        missing = [month for month in due if partitions.month_of(month.start or now, known).name == DEFAULT]
-        taken = {month.name for month in missing if partitions.stand_without_month(session, month)}
-    done.unmade += [Kept(name, "rows of it stand in the default partition already, and stay") for name in sorted(taken)]
-    wanted = [month for month in missing if month.name not in taken]
-    if apply and wanted:
+    for month in due:
+        try:
+            made = _made(engine, month, apply=apply)
+        except InvariantRefused:
+            done.unmade.append(Kept(month.name, "rows of it stand in the default partition already, and stay"))
+        except DBAPIError as error:
+            if not partitions.took_too_long(error):
+                raise
+            done.unmade.append(Kept(month.name, _TOO_LARGE))
+            return  # the next one would take as long
+        else:
+            done.made += [month.name] if made else []
+
+
+def _made(engine: Engine, month: Month, *, apply: bool) -> bool:
+    """Make a month that is not there, or look whether it can be; return whether there was anything to do.
+
+    Raises:
+        InvariantRefused: rows of it stand in the default partition, or came there in the last moment.
+        DBAPIError: see `partitions.changing` and `partitions.took_too_long`.
+    """
+    with reading(engine) as session:  # where nobody waits for the search
+        if _is_there(session, month):
+            return False
+        if partitions.stand_without_month(session, month):
+            raise InvariantRefused(month.name)
+    if apply:
         with partitions.changing(engine) as session:
+            if _is_there(session, month):  # another maintenance was here meanwhile
+                return False
             partitions.hold(session)
-            for month in wanted:
-                partitions.make(session, month)
-        log.info("maintain.made", months=[month.name for month in wanted])
-    done.made += [month.name for month in wanted]
+            partitions.make(session, month)
+        log.info("maintain.made", month=month.name)
+    return True
+
+
+def _is_there(session: Session, month: Month) -> bool:
+    return month.start is None or partitions.month_of(month.start, partitions.months(session)).name != DEFAULT
 
 
 def _drop(engine: Engine, done: Maintained, *, apply: bool) -> None:
     if done.before is None:
         return
-    with reading(engine) as session:
-        old = _older(session, done.before)
-        if not apply:
+    if not apply:
+        with reading(engine) as session:
+            old = _older(session, done.before)
             done.dropped += [_counted(session, month) for month in _let_go(session, old, done)]
-    if not (apply and old):
         return
-    names = {month.name for month in old}
     with partitions.changing(engine) as session:
+        old = _older(session, done.before)
+        if not old:
+            return
         partitions.let_nobody_write(session, old)  # what is found of them from here on stays so
-        still = [month for month in _older(session, done.before) if month.name in names]
+        still = [month for month in _older(session, done.before) if month.name in {each.name for each in old}]
         free = _let_go(session, still, done)
         going = [_counted(session, month) for month in free]
         if free:

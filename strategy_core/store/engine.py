@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from sqlite3 import SQLITE_BUSY, SQLITE_LOCKED
 from sqlite3 import Error as SqliteError
@@ -25,6 +25,7 @@ from strategy_core.store.bulk import send_rows
 _BUSY_SECONDS = 30
 _OVERFLOW = 25  # connections beside the pool's 5: those that wait for a lock must leave some to a rollback
 IDLE_SECONDS = 30  # between two statements of a change: who takes longer is stuck, or is a machine that has gone
+_GIVE_WAY = "SET LOCAL idle_in_transaction_session_timeout = '{}s'"
 _ROWS_PER_STATEMENT = 5_000
 _ONE_UPGRADE = 7_406_355_206_117_209  # any number, the same in every release: the lock that upgrades queue for
 _LOCKS_WITHIN = "10s"  # what an upgrade waits for holds up every rollback behind it
@@ -79,11 +80,21 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
         if _on_postgresql(engine):
             connection.execute(text(f"SELECT pg_advisory_xact_lock({_ONE_UPGRADE})"))
             connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCKS_WITHIN}'"))
+            connection.execute(text(_GIVE_WAY.format(IDLE_SECONDS)))
         found = MigrationContext.configure(connection).get_current_revision()
         if not _knows(found):
             raise SchemaOutdated(address(engine), found, _newest(), ahead=True)
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
+    with suppress(DBAPIError):  # the schema stands; `rollout db maintain` does it each night
+        count_anew(engine, config.attributes.get("uncounted", ()))
+
+
+def count_anew(engine: Engine, tables: Sequence[str]) -> None:
+    """Have PostgreSQL count anew what its plans rest on: of a partitioned table nothing else ever does."""
+    with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        for table in tables:
+            connection.execute(text(f"ANALYZE {table}"))
 
 
 def check_schema(engine: Engine) -> str:
@@ -210,8 +221,7 @@ def give_way_when_stuck(session: Session) -> None:
     For whoever takes a lock that a rollback waits for; not for those who write evidence, which may take their time.
     """
     if session.get_bind().dialect.name == "postgresql":
-        limit = text(f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
-        session.connection().execute(limit)
+        session.connection().execute(text(_GIVE_WAY.format(IDLE_SECONDS)))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from functools import cache
 from sqlalchemy import Connection, Engine, Integer, create_engine, func, literal_column, select, text
 from sqlmodel import SQLModel
 
-from strategy_core.store.engine import upgrade
+from strategy_core.store.engine import snapshot, upgrade
 
 _ON_POSTGRESQL_ALONE = (("strategy", "tell_strategy"),)
 _TRIGGERS = """
@@ -20,6 +20,12 @@ _PARTITIONS = """
 SELECT whole.relname, part.relname FROM pg_inherits
 JOIN pg_class AS whole ON whole.oid = inhparent JOIN pg_class AS part ON part.oid = inhrelid
 WHERE whole.relkind = 'p' AND whole.relnamespace = current_schema()::regnamespace ORDER BY part.relname
+"""
+_OF_ANOTHER = """
+SELECT part.relname, pg_get_userbyid(part.relowner), pg_get_userbyid(whole.relowner) FROM pg_inherits
+JOIN pg_class AS whole ON whole.oid = inhparent JOIN pg_class AS part ON part.oid = inhrelid
+WHERE whole.relkind = 'p' AND whole.relnamespace = current_schema()::regnamespace AND whole.relowner <> part.relowner
+ORDER BY part.relname
 """
 _WITHOUT_DEFAULT = """
 SELECT relname FROM pg_partitioned_table JOIN pg_class ON pg_class.oid = partrelid
@@ -33,7 +39,8 @@ def missing_guards(engine: Engine) -> list[str]:
     Without a trigger evidence can be edited, on a partition as well, without a partial index there can be two actives,
     and a sequence that has fallen behind refuses the next change, a rollback with it.
     """
-    with engine.connect() as connection:
+    with snapshot(engine) as session:  # else a month that is made meanwhile has its partition, and no trigger yet
+        connection = session.connection()
         if engine.dialect.name == "postgresql":
             return [*_missing_on_postgresql(connection), *_behind(connection)]
         return list(_missing_on_sqlite(connection))
@@ -67,6 +74,8 @@ def _missing_on_postgresql(connection: Connection) -> Iterator[str]:
     yield from (f"index {name} is not there" for kind, name in _expected() if kind == "index" and name not in indexes)
     for table in run(text(_WITHOUT_DEFAULT)).scalars():
         yield f"partition {table}_default is not there, which takes what no month is there for"
+    for partition, owner, wanted_owner in run(text(_OF_ANOTHER)):
+        yield f"partition {partition} belongs to {owner}, and not to {wanted_owner}, who can neither dump nor drop it"
 
 
 def _fault(enabled: str | None) -> str:

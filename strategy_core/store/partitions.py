@@ -16,14 +16,16 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
 from strategy_core.domain.errors import InvalidSetting
-from strategy_core.store.engine import address, transaction
+from strategy_core.store.engine import address, give_way_when_stuck, transaction
 
 TABLES = ("shadow_decision_log", "outcome", "equity_mark")
 DEFAULT = "default"
 LOCKS_WITHIN_S = 30.0  # then it gives up: the next night is soon enough
 _POLL_S = 0.05
-_HELD_WITHIN = "5s"  # by one statement, once it has them: a default partition is searched when a month is made
-_GAVE_UP = ("55P03", "57014")  # a lock that was not to be had, a statement that took too long
+_ONE_CHANGE = 2_118_903_774_650_331  # any number, the same in every release: the lock that one change at a time has
+HELD_WITHIN = "5s"  # by one statement, once it has them: a default partition is searched when a month is made
+_BUSY = ("55P03", "25P03")  # a lock that was not to be had, a process that was stuck
+_TOO_LONG = "57014"
 _AS = "%Y-%m-%d 00:00:00+00"
 _BOUNDS = re.compile(r"FROM \((?:'(?P<start>[^']+)'|MINVALUE)\) TO \('(?P<end>[^']+)'\)")
 _PARTITIONS = """
@@ -34,6 +36,11 @@ WHERE whole.relname = :table AND whole.relnamespace = current_schema()::regnames
 _OWNED = """
 SELECT bool_and(pg_has_role(relowner, 'USAGE')) FROM pg_class
 WHERE relname = ANY(:tables) AND relnamespace = current_schema()::regnamespace
+"""
+_AS_OWNER = """
+SELECT set_config('search_path', quote_ident(current_schema()), true),
+    set_config('role', pg_get_userbyid(relowner), true)
+FROM pg_class WHERE relname = :table AND relnamespace = current_schema()::regnamespace
 """
 _GRANTED = """
 SELECT privilege_type, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END, is_grantable
@@ -107,10 +114,15 @@ def newest_without_month(session: Session) -> datetime | None:
 
 
 def stand_without_month(session: Session, month: Month) -> bool:
-    """Return whether rows of *month*, which is not there, stand in the default partition: it can be made no more."""
+    """Return whether rows of *month*, which is not there, stand in the default partition: it can be made no more.
+
+    Raises:
+        DBAPIError: it takes longer to search than it may when the month is made; see `took_too_long`.
+    """
+    session.connection().execute(text(f"SET LOCAL statement_timeout = '{HELD_WITHIN}'"))
     within = {"start": month.start, "end": month.end}
     asked = (
-        f"SELECT EXISTS (SELECT FROM {table}_{DEFAULT} WHERE timestamp >= :start AND timestamp < :end)"  # noqa: S608
+        f"SELECT EXISTS (SELECT FROM {table} WHERE timestamp >= :start AND timestamp < :end)"  # noqa: S608
         for table in TABLES
     )
     return any(session.connection().execute(text(query), within).scalar() for query in asked)
@@ -118,25 +130,31 @@ def stand_without_month(session: Session, month: Month) -> bool:
 
 @contextmanager
 def changing(engine: Engine) -> Iterator[Session]:
-    """Yield a transaction that waits for no lock, and whose statements are short.
+    """Yield a transaction of the tables' owner, the one of its kind, which waits for no lock and ends if it is stuck.
 
     Raises:
         DBAPIError: something that it needs is in use; see `is_busy`.
     """
     with transaction(engine) as session:
-        session.connection().execute(text(f"SET LOCAL statement_timeout = '{_HELD_WITHIN}'"))
+        give_way_when_stuck(session)  # it is about to hold what every rollback waits for
+        session.connection().execute(text("SET LOCAL statement_timeout = 0"))  # until it holds the tables
         session.connection().execute(text("SET LOCAL lock_timeout = '1ms'"))
+        session.connection().execute(text(f"SELECT pg_advisory_xact_lock({_ONE_CHANGE})"))
+        session.connection().execute(text(_AS_OWNER), {"table": TABLES[0]})  # whose a new month is, whoever makes it
         yield session
 
 
 def is_busy(error: DBAPIError) -> bool:
-    return getattr(error.orig, "sqlstate", None) in _GAVE_UP
+    return getattr(error.orig, "sqlstate", None) in _BUSY
+
+
+def took_too_long(error: DBAPIError) -> bool:
+    return getattr(error.orig, "sqlstate", None) == _TOO_LONG
 
 
 def let_nobody_write(session: Session, chosen: Sequence[Month]) -> None:
     """Have whoever writes into these months wait until this transaction has ended; readers go on."""
     names = ", ".join(f"{table}_{month.name}" for month in chosen for table in TABLES)
-    session.connection().execute(text("SET LOCAL statement_timeout = 0"))  # what is asked from here on takes its time
     session.connection().execute(text(f"LOCK TABLE {names} IN SHARE MODE NOWAIT"))
 
 
@@ -155,12 +173,17 @@ def hold(session: Session, chosen: Sequence[Month] = ()) -> None:
                 raise
             time.sleep(_POLL_S)
         else:
-            session.connection().execute(text(f"SET LOCAL statement_timeout = '{_HELD_WITHIN}'"))
+            session.connection().execute(text(f"SET LOCAL statement_timeout = '{HELD_WITHIN}'"))
             return
 
 
 def make(session: Session, month: Month) -> None:
-    """Make a month, guarded as the others; the caller holds the tables."""
+    """Make a month, guarded as the others; the caller holds the tables.
+
+    Raises:
+        IntegrityError: rows of it stand in the default partition.
+        DBAPIError: that one is so large that it takes too long to search; see `took_too_long`.
+    """
     within = "DEFAULT" if month.end is None else f"FOR VALUES FROM ('{month.start:{_AS}}') TO ('{month.end:{_AS}}')"
     run = session.connection().execute
     for table in TABLES:
@@ -185,13 +208,6 @@ def drop(session: Session, month: Month) -> None:
         session.connection().execute(text(f"DROP TABLE {table}_{month.name}"))
     if month.name == DEFAULT:
         make(session, Month(DEFAULT))
-
-
-def analyse(engine: Engine) -> None:
-    """Have PostgreSQL count anew what its plans rest on: of a partitioned table nothing else ever does."""
-    with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-        for table in TABLES:
-            connection.execute(text(f"ANALYZE {table}"))
 
 
 def _moment(bound: str | None) -> datetime | None:

@@ -1,6 +1,7 @@
 """Months are made ahead, and dropped whole when nothing needs them; nobody waits, and no open rollout loses any."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -21,6 +22,7 @@ from strategy_core.services.report import read_report, read_rollback
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.start import start_rollout
 from strategy_core.store import decisions, partitions
+from strategy_core.store import engine as store
 from strategy_core.store.engine import open_database, reading, transaction
 from strategy_core.store.partitions import Month
 from tests.builders import DAY, GOLD, HOUR, decision_row, outcome_row, put_decisions, put_outcomes, put_version
@@ -170,6 +172,86 @@ def test_one_that_is_killed_in_between_has_dropped_nothing(engine: Engine, monke
 
     assert len(decided(engine)) == 73
     assert dropped(maintain(engine, now=CHRISTMAS, keep_days=180)) == IN_2040
+
+
+def test_one_that_is_stuck_while_all_wait_is_undone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is stopped keeps its connection: without a limit every rollback would wait for it."""
+    monkeypatch.setattr(store, "IDLE_SECONDS", 0.1)
+    make = partitions.make
+
+    def stopped(session: Session, month: Month) -> None:
+        make(session, month)
+        time.sleep(0.4)
+
+    monkeypatch.setattr(partitions, "make", stopped)
+
+    done = maintain(engine, now=FEBRUARY)
+
+    assert (done.busy, done.made) == (True, [])
+    assert "2040_04" not in names(engine)
+
+
+def test_of_two_at_once_the_second_leaves_all_to_the_first(engine: Engine) -> None:
+    with partitions.changing(engine):
+        second = maintain(engine, now=APRIL, keep_days=180)
+
+    assert (second.busy, second.made, second.dropped) == (True, [], [])
+    assert maintain(engine, now=APRIL).made == ["2040_04", "2040_05", "2040_06"]
+
+
+def test_a_row_that_comes_in_the_last_moment_keeps_its_month_alone_from_being_made(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold = partitions.hold
+
+    def late(session: Session, chosen: Sequence[Month] = ()) -> None:
+        put_decisions(engine, decision_row("1", APRIL, "hold"))
+        hold(session, chosen)
+
+    monkeypatch.setattr(partitions, "hold", late)
+
+    done = maintain(engine, now=APRIL)
+
+    assert [each.month for each in done.unmade] == ["2040_04"]
+    assert done.made == ["2040_05", "2040_06"]
+
+
+def test_a_default_partition_that_takes_too_long_to_search_is_told_of(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As such, not as tables in use, which would be gone by the next night."""
+    monkeypatch.setattr(partitions, "HELD_WITHIN", "1ms")
+    put_decisions(engine, *(decision_row("1", CHRISTMAS + hour * HOUR) for hour in range(1, 5_000)))
+
+    done = maintain(engine, now=APRIL)
+
+    assert (done.busy, done.made) == (False, [])
+    assert "2040_04: not made, nor is any later one: searching the default partition" in said(done)[0]
+
+
+def test_a_month_is_its_tables_owners_whoever_makes_it(engine: Engine, postgresql: Engine) -> None:
+    owner = '"Its: owner"'
+    with postgresql.connect() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {owner}")
+    try:
+        with engine.connect() as connection:
+            every = (
+                connection.execute(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).scalars().all()
+            )
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"ALTER SCHEMA public OWNER TO {owner}")
+            for table in every:
+                connection.exec_driver_sql(f"ALTER TABLE {table} OWNER TO {owner}")
+        assert maintain(engine, now=FEBRUARY, keep_days=180).made == ["2040_04"]
+        assert check_database(engine).holds
+        with engine.begin() as connection:
+            connection.execute(text("ALTER TABLE outcome_2040_04 OWNER TO CURRENT_USER"))
+        (told,) = check_database(engine).missing
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"REASSIGN OWNED BY {owner} TO CURRENT_USER")
+            connection.exec_driver_sql(f"DROP ROLE {owner}")
+    assert told.startswith("partition outcome_2040_04 belongs to postgres, and not to Its: owner")
 
 
 def test_what_an_ended_rollout_has_booked_outlives_its_decisions(engine: Engine) -> None:

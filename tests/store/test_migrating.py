@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlmodel import Session
 
 from strategy_core.cli import main
@@ -121,6 +122,15 @@ def test_an_upgrade_never_holds_up_a_rollback_behind_a_long_query(
     upgrade(engine)
     assert check_database(engine).holds
     engine.dispose()
+
+
+def test_an_upgrade_that_is_stuck_is_undone(new_postgresql: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is stopped keeps its connection: without a limit every rollback would wait for it."""
+    monkeypatch.setattr(store, "IDLE_SECONDS", 0.1)
+    monkeypatch.setattr("alembic.command.upgrade", lambda *_: time.sleep(0.4))
+
+    with pytest.raises(DBAPIError, match="idle-in-transaction timeout"):
+        upgrade(new_postgresql)
 
 
 @pytest.mark.parametrize(
