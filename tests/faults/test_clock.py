@@ -14,13 +14,14 @@ from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.observe.prometheus import Prometheus
 from strategy_core.services.alerts import deliver
 from strategy_core.services.audit import verify_trail
+from strategy_core.services.promote import activate_version
 from strategy_core.services.ramp import tick
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.sample import sample_metrics
 from strategy_core.services.score import score_outcomes
 from strategy_core.services.shadow import run_shadow
 from strategy_core.services.start import start_rollout
-from strategy_core.store import audit
+from strategy_core.store import audit, versions
 from strategy_core.store.engine import reading
 from tests.builders import DAY, HOUR, MONDAY, decision_row, put_decisions, put_version
 from tests.endpoint import Endpoint, vector
@@ -118,6 +119,18 @@ def test_an_owner_whose_clock_ran_back_is_heard_and_the_trail_holds(engine: Engi
 
     assert newest(engine).state == "rolled_back"
     assert verify_trail(engine).holds
+
+
+def test_a_rollback_reinstates_the_one_before_though_the_clock_ran_ahead(engine: Engine) -> None:
+    put_version(engine, "1", Status.ACTIVE)
+    for version, now in {"2": MONDAY + JUMP, "3": MONDAY + 10 * MINUTE, "4": MONDAY + 20 * MINUTE}.items():
+        put_version(engine, version)
+        activate_version(engine, version=version, now=now, **WHO)
+
+    roll_back(engine, version="4", reason="news", now=MONDAY + 30 * MINUTE, **WHO)
+
+    with reading(engine) as session:
+        assert versions.active_version(session, "fib_rsi").version == "3"
 
 
 def test_a_metric_is_sampled_and_seen_though_the_clock_ran_back(
