@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.firing import Firing
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.ramp import Ruling, Step
@@ -14,6 +15,7 @@ from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.observe.prometheus import Prometheus
 from strategy_core.services.alerts import deliver
 from strategy_core.services.audit import verify_trail
+from strategy_core.services.on_alert import Outcome, roll_back_on
 from strategy_core.services.promote import activate_version
 from strategy_core.services.ramp import tick
 from strategy_core.services.rollback import roll_back
@@ -131,6 +133,18 @@ def test_a_rollback_reinstates_the_one_before_though_the_clock_ran_ahead(engine:
 
     with reading(engine) as session:
         assert versions.active_version(session, "fib_rsi").version == "3"
+
+
+def test_an_alert_is_acted_on_though_the_clock_ran_ahead_when_the_rollout_began(engine: Engine) -> None:
+    put_version(engine, "1", Status.ACTIVE)
+    put_version(engine, "2")
+    start_rollout(engine, version="2", plan=PLAN, now=MONDAY + JUMP, **WHO)
+    fired_at = MONDAY + 10 * MINUTE
+    firing = Firing("fib_rsi", None, fired_at, "bleeding", "users lose money")
+
+    told = roll_back_on(engine, firing, fired_at=fired_at, actor=WHO["actor"], now=fired_at + MINUTE)
+
+    assert told == (Outcome.ROLLED_BACK, "2")
 
 
 def test_a_metric_is_sampled_and_seen_though_the_clock_ran_back(
