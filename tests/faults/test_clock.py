@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import Engine
 
 from strategy_core.domain.firing import Firing
+from strategy_core.domain.gates import Freshness, Verdict
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.ramp import Ruling, Step
@@ -23,7 +24,7 @@ from strategy_core.services.sample import sample_metrics
 from strategy_core.services.score import score_outcomes
 from strategy_core.services.shadow import run_shadow
 from strategy_core.services.start import start_rollout
-from strategy_core.store import audit, versions
+from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading
 from tests.builders import DAY, HOUR, MONDAY, decision_row, put_decisions, put_version
 from tests.endpoint import Endpoint, vector
@@ -82,6 +83,22 @@ def test_a_tick_by_a_clock_that_was_ahead_does_not_stop_the_clock_of_blindness(
 
     assert {(ruling.step, ruling.blind) for ruling in held} == {(Step.HOLD, True)}
     assert (over.step, over.cause) == (Step.ROLL_BACK, "blind")
+
+
+def test_what_a_gate_says_now_outranks_what_it_said_of_an_hour_that_was_wrong(
+    engine: Engine, market: SyntheticSource
+) -> None:
+    """An owner's approval rests on the last word of each gate."""
+    ramp(engine)
+    look(engine, market, MONDAY + 30 * DAY, decided=MONDAY + HOUR)
+    with reading(engine) as session:
+        wrong = rollouts.last_verdicts(session, newest(engine).id)[Freshness().name].verdict
+
+    look(engine, market, MONDAY + 2 * HOUR)
+
+    with reading(engine) as session:
+        right = rollouts.last_verdicts(session, newest(engine).id)[Freshness().name].verdict
+    assert (wrong, right) == (Verdict.BLIND, Verdict.PASS)
 
 
 def test_two_hours_ahead_a_stage_is_left_two_hours_early_at_most_and_never_blind(
