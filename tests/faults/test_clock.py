@@ -183,6 +183,18 @@ def test_a_metric_is_sampled_and_seen_though_the_clock_ran_back(
     assert ticked.ruling.reason.startswith("metric:slippage: 99, allowed at most 3; 3 samples in a row")
 
 
+def test_a_sample_of_a_wrong_hour_is_no_sight_of_the_present(
+    engine: Engine, market: SyntheticSource, endpoint: Endpoint
+) -> None:
+    """It would stay fresh until the true time has come so far, and let the ramp go on though no sample comes."""
+    ramp(engine, read_plan({"gates": [METRIC | {"minimum_samples": 1}]}))
+    endpoint.body = vector("1")
+
+    sample_metrics(engine, Prometheus(endpoint.url), now=MONDAY + 30 * DAY)
+
+    assert look(engine, market, MONDAY + HOUR).blind
+
+
 def test_an_alert_put_off_by_a_clock_that_ran_ahead_is_not_put_off_for_hours(
     engine: Engine, endpoint: Endpoint
 ) -> None:
