@@ -112,7 +112,7 @@ class MetricThreshold(Gate):
             raise EvidenceUnavailable("no sample has been taken since the rollout began: see `rollout sample`")
         if newest.value is None:
             raise EvidenceUnavailable(f"no value: {newest.problem}")
-        if evidence.now - newest.taken_at > self.stale_after:
+        if abs(evidence.now - newest.taken_at) > self.stale_after:  # nor does one of a future time tell of now
             raise EvidenceUnavailable(f"the newest sample is of {newest.taken_at:%Y-%m-%d %H:%M:%S} UTC")
         return newest
 

@@ -111,7 +111,8 @@ class _Told:
             add("rollout_stage", key, row.stage_index + 1)
             add("rollout_dwell_seconds", key, self._age(row.stage_entered_at))
             add("rollout_blind_seconds", key, self._age(row.blind_since) if row.blind_since else 0)
-            add("rollout_tick_age_seconds", key, self._age(row.last_tick_at or row.started_at))
+            ticked = row.last_tick_at or row.started_at  # it may lie ahead, by a clock that was wrong: no tick of now
+            add("rollout_tick_age_seconds", key, abs(self.now.timestamp() - ticked.timestamp()))
             if row.last_tick_at is not None:
                 add("rollout_last_tick_timestamp_seconds", key, row.last_tick_at.timestamp())
             if row.concordance is not None:

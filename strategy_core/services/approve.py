@@ -205,7 +205,7 @@ def _check_harmless(session: Session, rollout: Rollout, plan: Plan, now: datetim
     """Raise NotAwaiting when an owner's advance would be into harm, or into the dark."""
     version = versions.get_version(session, rollout.strategy_name, rollout.version)
     since = rollout.last_tick_at or rollout.started_at
-    if rollout.blind_since is not None or now - since > plan.late_candles * timeframe_delta(version.timeframe):
+    if rollout.blind_since is not None or abs(now - since) > plan.late_candles * timeframe_delta(version.timeframe):
         raise NotAwaiting("advance", f"without sight since {since:%Y-%m-%d %H:%M} UTC", ["a tick sees evidence again"])
     findings = judge(session, rollout, plan, Feed({}), now)
     worst = min((f for f in findings if f.armed), key=lambda finding: SEVERITY[finding.verdict])

@@ -46,10 +46,10 @@ def roll_back_on(
         UnknownStrategy, UnknownVersion
         NothingToRollBack: what is named serves, and nothing was active before it.
     """
-    fired_at = utc(fired_at, "fired_at")
+    fired_at, now = utc(fired_at, "fired_at"), utc(now, "now")
     found = _serving(engine, firing)
     while found is not None:
-        if found.since is not None and found.since > fired_at:
+        if found.since is not None and fired_at < found.since <= now:  # beyond now a clock that ran ahead has put it
             return Outcome.BEGAN_LATER, None
         try:
             version = roll_back(

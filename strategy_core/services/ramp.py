@@ -23,7 +23,7 @@ from strategy_core.store.engine import reading, transaction
 from strategy_core.store.retry import tried_again
 from strategy_core.store.rollout_tables import Rollout
 
-_LATE = timedelta(minutes=30)  # that a tick may come after a later one: stopped, or raced
+_CLOCK_DOUBT = timedelta(minutes=30)  # that a tick may come after a later one: stopped, or raced
 _ALERTS = {
     Step.ADVANCE: ("rollout.advanced", "info"),
     Step.AWAIT_APPROVAL: ("rollout.awaiting_approval", "warning"),
@@ -152,7 +152,7 @@ def _in_order(now: datetime, rollout: Rollout) -> datetime:
     To wait until the true time has come so far would stop the clock of blindness for as long.
     """
     last = rollout.last_tick_at or rollout.started_at
-    return max(now, last) if last - now <= _LATE else now
+    return max(now, last) if last - now <= _CLOCK_DOUBT else now
 
 
 def position(rollout: Rollout) -> Position:

@@ -22,7 +22,6 @@ from strategy_core.store.retry import tried_again
 from strategy_core.store.rollout_tables import Rollout
 
 SPACING = timedelta(seconds=30)  # half of the usual schedule
-_NEXT = timedelta(microseconds=1)  # a clock that has run back must not hide new samples behind old ones
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -64,7 +63,7 @@ def sample_metrics(engine: Engine, prometheus: Prometheus, *, now: datetime) -> 
         {
             "rollout_id": each.rollout_id,
             "gate": each.gate,
-            "taken_at": max(now, newest.get((each.rollout_id, each.gate), LONG_AGO) + _NEXT),
+            "taken_at": now,
             "value": each.value,
             "problem": each.problem,
         }

@@ -28,10 +28,13 @@ PATIENCE = 2  # candles that a vendor may be late
 
 @tried_again()
 def watch_ticks(engine: Engine, *, now: datetime, overdue: timedelta) -> list[str]:
-    """Tell of open rollouts that no tick has looked at for as long as *overdue*; return them, a line each."""
+    """Tell of open rollouts that no tick has looked at for as long as *overdue*; return them, a line each.
+
+    A tick that lies as far ahead was by a wrong clock, and would keep silent until the true time has come so far.
+    """
     now = utc(now, "now")
     with reading(engine) as session:
-        found = [one for one in rollouts.open_rollouts(session) if now - _ticked(one) >= overdue]
+        found = [one for one in rollouts.open_rollouts(session) if abs(now - _ticked(one)) >= overdue]
     if not found:
         return []
     with transaction(engine) as session:

@@ -23,7 +23,7 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.02, 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class Persistence:
     """How long work is tried: so often and so long at least, whichever comes last.
 
     Attributes:
@@ -35,22 +35,24 @@ class Patience:
     seconds: float
 
 
-USUAL = Patience(tries=1, seconds=3.0)
-OF_A_ROLLBACK = Patience(tries=3, seconds=10.0)  # users lose money meanwhile; what else there is comes again by itself
+USUAL = Persistence(tries=1, seconds=3.0)
+OF_A_ROLLBACK = Persistence(
+    tries=3, seconds=10.0
+)  # users lose money meanwhile; what else there is comes again by itself
 
 
-def tried_again(patience: Patience = USUAL) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def tried_again(persistence: Persistence = USUAL) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Run a use case again after a deadlock, a lost connection or a busy database, with growing random waits."""
 
     def decorate(work: Callable[P, R]) -> Callable[P, R]:
         @wraps(work)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
-            until = time.monotonic() + patience.seconds
+            until = time.monotonic() + persistence.seconds
             for tries in count(1):
                 try:
                     return work(*args, **kwargs)
                 except DBAPIError as error:
-                    if not will_pass(error) or (tries >= patience.tries and time.monotonic() >= until):
+                    if not will_pass(error) or (tries >= persistence.tries and time.monotonic() >= until):
                         raise
                 wait = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** min(tries, 10))
                 time.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311  so that two that met do not meet again

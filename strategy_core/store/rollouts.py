@@ -1,7 +1,7 @@
 """Canaries, rollouts and verdicts: found, added, changed by compare-and-set on their generation."""
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -190,17 +190,20 @@ def value_peaks(session: Session, rollout_id: UUID, gate: str, *, most: int) -> 
 
 
 def record_findings(session: Session, rollout: Rollout, findings: Sequence[Finding], now: datetime) -> list[Finding]:
-    """Write the findings that say something new, at this stage, and return those whose verdict has turned."""
+    """Write the findings that say something new, at this stage, and return those whose verdict has turned.
+
+    Each is later than what its gate said before: the last word is the newest, also after a clock that ran ahead.
+    """
     last = last_verdicts(session, rollout.id)
     turned, said = [], []
     for finding in findings:
         before = last.get(finding.gate)
-        if before is not None and (before.ticked_at >= now or _says(before) == _would_say(finding, rollout)):
+        if before is not None and (before.ticked_at == now or _says(before) == _would_say(finding, rollout)):
             continue
         session.add(
             GateVerdict(
                 rollout_id=rollout.id,
-                ticked_at=now,
+                ticked_at=now if before is None else max(now, before.ticked_at + timedelta(microseconds=1)),
                 stage_index=rollout.stage_index,
                 **finding.model_dump(mode="json"),
             )

@@ -1,4 +1,4 @@
-"""Samples of external metrics: written once, read newest first by gate; never judged here."""
+"""Samples of external metrics: written once, read by gate, those written last first; never judged here."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -20,10 +20,15 @@ def add_samples(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
 
 def newest_samples(session: Session, rollout_ids: Sequence[UUID]) -> dict[tuple[UUID, str], datetime]:
     """Return when each gate of these rollouts was sampled last."""
-    rows = session.exec(
-        select(MetricSample.rollout_id, MetricSample.gate, func.max(MetricSample.taken_at))
+    newest = (
+        select(func.max(MetricSample.id))
         .where(col(MetricSample.rollout_id).in_(rollout_ids))
         .group_by(col(MetricSample.rollout_id), col(MetricSample.gate))
+    )
+    rows = session.exec(
+        select(MetricSample.rollout_id, MetricSample.gate, MetricSample.taken_at).where(
+            col(MetricSample.id).in_(newest)
+        )
     ).all()
     return {(rollout_id, gate): at for rollout_id, gate, at in rows}
 
@@ -44,7 +49,7 @@ def _newest(session: Session, rollout_id: UUID, gate: str, count: int, until: da
         select(MetricSample)
         .where(MetricSample.rollout_id == rollout_id, MetricSample.gate == gate)
         .where(true() if until is None else col(MetricSample.taken_at) <= until)
-        .order_by(col(MetricSample.taken_at).desc())
+        .order_by(col(MetricSample.id).desc())  # a clock that ran ahead hides no later sample behind its own
     )
     newest = session.exec(query.limit(1)).all()
     valued = session.exec(query.where(col(MetricSample.value).is_not(None)).limit(count)).all()

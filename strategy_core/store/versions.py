@@ -1,11 +1,11 @@
 """Strategies and their versions: found, locked, added, moved. Whoever changes a strategy locks its row first."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import and_
+from sqlalchemy import and_, func
 from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, select
 
@@ -173,10 +173,19 @@ def move(session: Session, version: StrategyVersion, target: Status, now: dateti
         IllegalTransition: *target* may not follow its status.
     """
     check_move(Status(version.status), target)
+    activated_at = _after_all_others(session, version.strategy_name, now) if target is Status.ACTIVE else None
     version.status = target.value
-    if target is Status.ACTIVE:
-        version.activated_at = now
+    if activated_at is not None:
+        version.activated_at = activated_at
     if target is Status.RETIRED:
         version.retired_at = now
     session.add(version)
     session.flush()
+
+
+def _after_all_others(session: Session, strategy_name: str, now: datetime) -> datetime:
+    """Return *now*, or the next moment after the newest activation: once the clock ran ahead, the order must hold."""
+    newest = session.exec(
+        select(func.max(StrategyVersion.activated_at)).where(StrategyVersion.strategy_name == strategy_name)
+    ).one()
+    return now if newest is None else max(now, newest + timedelta(microseconds=1))

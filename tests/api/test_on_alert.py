@@ -182,6 +182,7 @@ def test_a_replays_rollout_is_set_against_the_alert_by_the_replays_clock(
     began = datetime.now(UTC) - 10 * MINUTE
     settings = Settings(feed=FEED, replay_from=NOW, replay_started_at=began, replay_speed=60)
     api = Api(engine, settings)
+    api.app.state.backend = replace(api.app.state.backend, clock=settings.now)
     api.post("/rollback", {"strategy_name": "fib_rsi", "reason": "it bleeds"})
     restart(engine, NOW + 3 * HOUR, "3")
 

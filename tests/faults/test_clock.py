@@ -7,6 +7,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.firing import Firing
+from strategy_core.domain.gates import Freshness, Verdict
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.ramp import Ruling, Step
@@ -14,13 +16,15 @@ from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.observe.prometheus import Prometheus
 from strategy_core.services.alerts import deliver
 from strategy_core.services.audit import verify_trail
+from strategy_core.services.on_alert import Outcome, roll_back_on
+from strategy_core.services.promote import activate_version
 from strategy_core.services.ramp import tick
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.sample import sample_metrics
 from strategy_core.services.score import score_outcomes
 from strategy_core.services.shadow import run_shadow
 from strategy_core.services.start import start_rollout
-from strategy_core.store import audit
+from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading
 from tests.builders import DAY, HOUR, MONDAY, decision_row, put_decisions, put_version
 from tests.endpoint import Endpoint, vector
@@ -81,6 +85,22 @@ def test_a_tick_by_a_clock_that_was_ahead_does_not_stop_the_clock_of_blindness(
     assert (over.step, over.cause) == (Step.ROLL_BACK, "blind")
 
 
+def test_what_a_gate_says_now_outranks_what_it_said_of_an_hour_that_was_wrong(
+    engine: Engine, market: SyntheticSource
+) -> None:
+    """An owner's approval rests on the last word of each gate."""
+    ramp(engine)
+    look(engine, market, MONDAY + 30 * DAY, decided=MONDAY + HOUR)
+    with reading(engine) as session:
+        wrong = rollouts.last_verdicts(session, newest(engine).id)[Freshness().name].verdict
+
+    look(engine, market, MONDAY + 2 * HOUR)
+
+    with reading(engine) as session:
+        right = rollouts.last_verdicts(session, newest(engine).id)[Freshness().name].verdict
+    assert (wrong, right) == (Verdict.BLIND, Verdict.PASS)
+
+
 def test_two_hours_ahead_a_stage_is_left_two_hours_early_at_most_and_never_blind(
     engine: Engine, market: SyntheticSource
 ) -> None:
@@ -120,6 +140,30 @@ def test_an_owner_whose_clock_ran_back_is_heard_and_the_trail_holds(engine: Engi
     assert verify_trail(engine).holds
 
 
+def test_a_rollback_reinstates_the_one_before_though_the_clock_ran_ahead(engine: Engine) -> None:
+    put_version(engine, "1", Status.ACTIVE)
+    for version, now in {"2": MONDAY + JUMP, "3": MONDAY + 10 * MINUTE, "4": MONDAY + 20 * MINUTE}.items():
+        put_version(engine, version)
+        activate_version(engine, version=version, now=now, **WHO)
+
+    roll_back(engine, version="4", reason="news", now=MONDAY + 30 * MINUTE, **WHO)
+
+    with reading(engine) as session:
+        assert versions.active_version(session, "fib_rsi").version == "3"
+
+
+def test_an_alert_is_acted_on_though_the_clock_ran_ahead_when_the_rollout_began(engine: Engine) -> None:
+    put_version(engine, "1", Status.ACTIVE)
+    put_version(engine, "2")
+    start_rollout(engine, version="2", plan=PLAN, now=MONDAY + JUMP, **WHO)
+    fired_at = MONDAY + 10 * MINUTE
+    firing = Firing("fib_rsi", None, fired_at, "bleeding", "users lose money")
+
+    told = roll_back_on(engine, firing, fired_at=fired_at, actor=WHO["actor"], now=fired_at + MINUTE)
+
+    assert told == (Outcome.ROLLED_BACK, "2")
+
+
 def test_a_metric_is_sampled_and_seen_though_the_clock_ran_back(
     engine: Engine, market: SyntheticSource, endpoint: Endpoint
 ) -> None:
@@ -137,6 +181,18 @@ def test_a_metric_is_sampled_and_seen_though_the_clock_ran_back(
     assert ticked.ruling is not None
     assert ticked.ruling.step is Step.ROLL_BACK
     assert ticked.ruling.reason.startswith("metric:slippage: 99, allowed at most 3; 3 samples in a row")
+
+
+def test_a_sample_of_a_wrong_hour_is_no_sight_of_the_present(
+    engine: Engine, market: SyntheticSource, endpoint: Endpoint
+) -> None:
+    """It would stay fresh until the true time has come so far, and let the ramp go on though no sample comes."""
+    ramp(engine, read_plan({"gates": [METRIC | {"minimum_samples": 1}]}))
+    endpoint.body = vector("1")
+
+    sample_metrics(engine, Prometheus(endpoint.url), now=MONDAY + 30 * DAY)
+
+    assert look(engine, market, MONDAY + HOUR).blind
 
 
 def test_an_alert_put_off_by_a_clock_that_ran_ahead_is_not_put_off_for_hours(

@@ -19,7 +19,7 @@ from strategy_core.services.ramp import tick
 from strategy_core.services.rollback import roll_back
 from strategy_core.store import decisions
 from strategy_core.store.engine import insert_if_new, open_database, transaction, will_pass
-from strategy_core.store.retry import Patience, tried_again
+from strategy_core.store.retry import Persistence, tried_again
 from strategy_core.store.tables import ShadowDecisionLog
 from tests.builders import DAY, HOUR, MONDAY, decision_row, put_version
 from tests.faults.killing import boundaries
@@ -193,7 +193,7 @@ def test_work_is_tried_as_often_and_as_long_as_it_is_worth(sqlite_url: str) -> N
     engine = open_database(f"{sqlite_url}?timeout=0.01")
     tries: list[float] = []
 
-    @tried_again(Patience(tries=3, seconds=0.0))
+    @tried_again(Persistence(tries=3, seconds=0.0))
     def write() -> None:
         tries.append(time.monotonic())
         with transaction(engine) as session:
@@ -226,7 +226,7 @@ def test_what_will_not_pass_is_not_tried_again(engine: Engine) -> None:
     put_version(engine, "1", Status.ACTIVE, at=MONDAY - DAY)
     tries: list[int] = []
 
-    @tried_again(Patience(tries=5, seconds=5.0))
+    @tried_again(Persistence(tries=5, seconds=5.0))
     def write() -> None:
         tries.append(1)
         with transaction(engine) as session:

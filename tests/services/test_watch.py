@@ -12,6 +12,7 @@ from strategy_core.domain.plan import Plan
 from strategy_core.market.absent import AbsentSource
 from strategy_core.market.source import CandleSource
 from strategy_core.market.synthetic import SyntheticSource
+from strategy_core.observe.metrics import exposition
 from strategy_core.services.alerts import told
 from strategy_core.services.ramp import tick
 from strategy_core.services.rollback import roll_back
@@ -54,6 +55,17 @@ def test_a_rollout_that_is_ticked_or_over_is_not_told_of(ramped: Engine, market:
 
     assert watch_ticks(ramped, now=MONDAY + DAY, overdue=OVERDUE) == []
     assert overdue_alerts(ramped) == []
+
+
+def test_ticks_that_stopped_are_told_of_though_the_last_lies_ahead(ramped: Engine, market: SyntheticSource) -> None:
+    """By a clock that was days ahead; else nobody would hear of it until the true time has come so far."""
+    tick(ramped, market, now=MONDAY + 3 * DAY)
+
+    watch_ticks(ramped, now=MONDAY + HOUR, overdue=OVERDUE)
+
+    assert len(overdue_alerts(ramped)) == 1
+    metrics = exposition(ramped, now=MONDAY + 2 * DAY).decode()
+    assert 'rollout_tick_age_seconds{strategy="fib_rsi",version="2"} 86400' in metrics
 
 
 class Still(SyntheticSource):
