@@ -84,6 +84,8 @@ class Nursery:
                 answer = self._socket.recv(64)
             except OSError:
                 answer = b""
+                self._popen.kill()  # an answer that comes late would be taken for that to the next request
+                self._popen.wait()
         if not answer:
             raise NurseryGone
         return int(answer)
