@@ -65,7 +65,10 @@ class Nursery:
 
     def fork(self, inbox: int, outbox: int) -> int:
         """Start a worker that reads *inbox* and writes *outbox*; return its process id."""
-        return self._asked(b"fork", [inbox, outbox])
+        pid = self._asked(b"fork", [inbox, outbox])
+        if pid <= 1:
+            raise NurseryGone  # to kill such a one is to kill a group, or all
+        return pid
 
     def reap(self, pid: int) -> int:
         """Wait until a worker has ended, killed or by itself; return its exit code, negative for a signal."""

@@ -35,8 +35,6 @@ class Process:
         try:
             self._nursery = nursery()
             self._pid = self._nursery.fork(its_inbox, its_outbox)
-            if self._pid <= 1:  # to kill such a one is to kill a group, or all
-                raise NurseryGone
         except (NurseryGone, OSError):
             os.close(self._to)
             os.close(self._from)

@@ -66,12 +66,12 @@ def test_a_nursery_that_cannot_be_started_is_a_worker_that_died_and_keeps_no_pip
         raise OSError(errno.EAGAIN, "no more processes")
 
     monkeypatch.setattr(process, "nursery", refused)
-    before = set(os.listdir("/proc/self/fd"))
+    before = set(Path("/proc/self/fd").iterdir())
 
     with pytest.raises(process.Died, match="no worker could be started"):
         process.Process()
 
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(Path("/proc/self/fd").iterdir()) == before
 
 
 def test_two_workers_do_not_share_their_luck(candles: pd.DataFrame) -> None:
