@@ -148,17 +148,17 @@ def _log_turn(session: Session, turn: Turn, now: datetime) -> ShadowRun:
     name = (version.strategy_name, version.version, version.status)
     for due in turn.due:
         alarms.revised(session, version, due.symbol, due.revised, now)
+    rows = [row for due in turn.due for row in due.rows]
     if turn.refused is not None:
-        alarms.refused(session, version, turn.refused, now)
-        return ShadowRun(*name, error=str(turn.refused))
-    if turn.absent:
+        alarms.refused(session, version, turn.symbols, turn.refused, now, partly=bool(rows))
+    elif turn.absent:
         alarms.absent(session, version, turn.absent, now)
     alarms.breached(session, version, [answer for due in turn.due for answer in due.answers], now)
-    rows = [row for due in turn.due for row in due.rows]
     logged = decisions.log_decisions(session, rows)
     signals = sum(row["decision"] in SIGNALS for row in rows)
     errors = sum(row["decision"] == ERROR for row in rows)
-    return ShadowRun(*name, logged, signals, errors, error="; ".join(turn.absent))
+    error = "; ".join(turn.absent) if turn.refused is None else str(turn.refused)
+    return ShadowRun(*name, logged, signals, errors, error)
 
 
 def _rows(version: StrategyVersion, due: Due, answers: Sequence[Answer], now: datetime) -> list[dict[str, Any]]:
