@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from strategy_core.domain.errors import StrategyFailed
 from strategy_core.isolation.isolated import IsolatedStrategy
 from strategy_core.market.synthetic import SyntheticSource
+from strategy_core.services import shadow
 from strategy_core.services.register import register_version
 from strategy_core.services.shadow import run_shadow
 from strategy_core.services.workers import Workers
@@ -33,9 +34,7 @@ class OneOnly(Workers):
             yield worker
 
 
-def test_a_worker_that_cannot_be_started_takes_nothing_from_what_another_has_answered(
-    engine: Engine, market: SyntheticSource
-) -> None:
+def register(engine: Engine, market: SyntheticSource) -> None:
     register_version(
         engine,
         market,
@@ -48,6 +47,12 @@ def test_a_worker_that_cannot_be_started_takes_nothing_from_what_another_has_ans
         actor=OWNER,
         now=MONDAY,
     )
+
+
+def test_a_worker_that_cannot_be_started_takes_nothing_from_what_another_has_answered(
+    engine: Engine, market: SyntheticSource
+) -> None:
+    register(engine, market)
     with Workers() as workers:
         run_shadow(engine, market, workers, now=MONDAY + 2 * HOUR, symbols=["SILVER"])
 
@@ -62,6 +67,18 @@ def test_a_worker_that_cannot_be_started_takes_nothing_from_what_another_has_ans
     with reading(engine) as session:
         assert len(decisions.find_decisions(session, "clockwork", "1")) == 8
         assert [alert.kind for alert in audit.alerts(session)] == ["version.refused"]
+
+
+def test_an_outage_of_many_symbols_is_caught_up_in_runs_that_memory_holds(
+    engine: Engine, market: SyntheticSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(engine, market)
+    monkeypatch.setattr(shadow, "DECISIONS_A_RUN", 7)
+
+    with Workers() as workers:
+        logged = [run_shadow(engine, market, workers, now=MONDAY + 8 * HOUR)[0].logged for _ in range(4)]
+
+    assert logged == [6, 6, 4, 0]
 
 
 def test_a_call_that_fails_ends_the_others_after_what_they_are_at() -> None:
