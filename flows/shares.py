@@ -1,9 +1,10 @@
 """A candle run shared out by symbol among the workers of a Dask cluster; each share is a run like any other."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefect import task
 from sqlalchemy.exc import DBAPIError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from prefect_dask.task_runners import DaskTaskRunner, PrefectDaskFuture
 
 LOCAL = "local"
+SHARES_S = 900.0  # for all shares: one that never ends holds up every later run
 CONNECT_S = 10.0  # to the scheduler: a cluster that is away must not make the run late
 
 
@@ -28,7 +30,7 @@ class Shared:
     """What came of the shares, as if one run had done it all.
 
     Attributes:
-        problems: why a share, or the cluster, failed; what it had to decide the next run catches up.
+        problems: why a share, or the cluster, failed; what is still undecided the next run catches up.
     """
 
     runs: Sequence[ShadowRun]
@@ -49,6 +51,8 @@ def run_alone(
 def run_shared(runtime: Runtime, *, catch_up: int) -> Shared:
     """Run on the cluster that the settings name; here, if it cannot be reached: evidence must not wait for its mending.
 
+    A share that is lost with its worker, or late, is run here too: what both decide is logged once.
+
     Raises:
         MissingExtra: Dask is not installed.
     """
@@ -56,13 +60,22 @@ def run_shared(runtime: Runtime, *, catch_up: int) -> Shared:
     assert address is not None
     try:
         with _runner(address, runtime.settings.shadow_workers) as runner:
-            asked = {"now": runtime.now, "catch_up": catch_up, "at_once": 1 if address == LOCAL else None}
+            asked: dict[str, Any] = {
+                "now": runtime.now,
+                "catch_up": catch_up,
+                "at_once": 1 if address == LOCAL else None,
+            }
             shares = _shares(runtime, len(runner.client.nthreads()))
             futures = [runner.submit(shadow_share, {"symbols": symbols, **asked}) for symbols in shares]
-            return merged([_told(future) for future in futures])
+            deadline = time.monotonic() + SHARES_S
+            told = [_told(future, deadline) for future in futures]
     except OSError as error:  # a timeout is one too
         why = f"the Dask cluster at {address} cannot be reached, so this machine ran alone: {error}"
         return replace(run_alone(runtime, catch_up=catch_up), problems=[why])
+    asked["at_once"] = None
+    lost = [symbol for symbols, (_, ended) in zip(shares, told, strict=True) if not ended for symbol in symbols]
+    here = [shadow_share.fn(lost, **asked)] if lost else []
+    return merged([*(share for share, _ in told), *here])
 
 
 @task(name="shadow share")
@@ -117,9 +130,12 @@ def _shares(runtime: Runtime, count: int) -> list[list[str]]:
     return [share for share in (symbols[start::count] for start in range(count)) if share]
 
 
-def _told(future: "PrefectDaskFuture[Shared]") -> Shared:
-    future.wait()
-    if future.wrapped_future.status != "finished":
-        return Shared([], [f"a share was lost with its worker: {future.wrapped_future.status}"])
+def _told(future: "PrefectDaskFuture[Shared]", deadline: float) -> tuple[Shared, bool]:
+    """Return what a share says by *deadline* (monotonic seconds), and whether it has ended; else it is cancelled."""
+    future.wait(max(0.1, deadline - time.monotonic()))
+    status = future.wrapped_future.status
+    if status != "finished":
+        future.wrapped_future.cancel()  # type: ignore[no-untyped-call]
+        return Shared([], [f"a share was lost with its worker, or late, and ran here: {status}"]), False
     said = future.result(raise_on_failure=False)
-    return said if isinstance(said, Shared) else Shared([], [f"a share failed: {said}"])
+    return said if isinstance(said, Shared) else Shared([], [f"a share failed: {said}"]), True

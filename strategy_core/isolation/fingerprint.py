@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from strategy_core.domain.errors import InvalidConfig, InvalidEntryPoint
+from strategy_core.isolation.wire import one_line
 from strategy_core.strategies.loading import resolve
 
 OURS = "strategy_core"
@@ -123,7 +124,7 @@ def _imported(content: bytes, module: str, *, is_package: bool, entry_point: str
     try:
         with _ONE_PARSER:
             tree = ast.parse(content)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two for what nests too deep
         raise InvalidEntryPoint(entry_point, f"module {module} cannot be read: {error}") from None
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -181,11 +182,15 @@ def _locate_in(folders: Iterable[Path], name: str) -> _Located | None:
 
 
 def _file_digest(file: Path, entry_point: str) -> str:
+    name = one_line(file)
     try:
+        if file.exists() and not file.is_file():  # a device or a pipe may be read without end
+            raise InvalidEntryPoint(entry_point, f"model file {name} is no file")
         with file.open("rb") as opened:
             return file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise InvalidEntryPoint(entry_point, f"model file {file} cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # a ValueError for a name that no file can have
+        why = getattr(error, "strerror", None) or error
+        raise InvalidEntryPoint(entry_point, f"model file {name} cannot be read: {why}") from None
 
 
 def _canonical_json(value: Mapping[str, Any], entry_point: str) -> str:

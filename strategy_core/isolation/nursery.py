@@ -65,7 +65,10 @@ class Nursery:
 
     def fork(self, inbox: int, outbox: int) -> int:
         """Start a worker that reads *inbox* and writes *outbox*; return its process id."""
-        return self._asked(b"fork", [inbox, outbox])
+        pid = self._asked(b"fork", [inbox, outbox])
+        if pid <= 1:
+            raise NurseryGone  # to kill such a one is to kill a group, or all
+        return pid
 
     def reap(self, pid: int) -> int:
         """Wait until a worker has ended, killed or by itself; return its exit code, negative for a signal."""
@@ -84,6 +87,8 @@ class Nursery:
                 answer = self._socket.recv(64)
             except OSError:
                 answer = b""
+                self._popen.kill()  # an answer that comes late would be taken for that to the next request
+                self._popen.wait()
         if not answer:
             raise NurseryGone
         return int(answer)

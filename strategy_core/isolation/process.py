@@ -35,7 +35,7 @@ class Process:
         try:
             self._nursery = nursery()
             self._pid = self._nursery.fork(its_inbox, its_outbox)
-        except NurseryGone:
+        except (NurseryGone, OSError):
             os.close(self._to)
             os.close(self._from)
             raise Died("no worker could be started") from None

@@ -15,16 +15,33 @@ from strategy_core.store import audit, decisions
 from strategy_core.store.tables import StrategyVersion
 
 
-def refused(session: Session, version: StrategyVersion, error: RolloutError, now: datetime) -> None:
-    """Tell that a version could not be asked at all: once for each reason, until it has decided again."""
+def refused(
+    session: Session,
+    version: StrategyVersion,
+    symbols: Sequence[str],
+    error: RolloutError,
+    now: datetime,
+    *,
+    partly: bool = False,
+) -> None:
+    """Tell that a version could not be asked: once for each reason, until it has decided again on *symbols*.
+
+    They are those of the run: on others another machine may go on deciding, which is no news of this one.
+
+    Args:
+        partly: another of its workers has answered, so that it decides on, in part: then once a day.
+    """
     kind = REFUSED
     if isinstance(error, FingerprintMismatch):
         kind = TAMPERED
     elif isinstance(error, IsolationBreach):
         kind = BREACH
     name = (version.strategy_name, version.version)
-    decided = [at for symbol in version.symbols[:1] for at, _ in decisions.newest_rows(session, *name, symbol, 1)]
-    key = f"{kind} {error} after {decided[0].isoformat() if decided else 'nothing'}"
+    if partly:
+        key = f"{kind} {error} {now:%Y-%m-%d}"
+    else:
+        decided = [at for symbol in symbols for at, _ in decisions.newest_rows(session, *name, symbol, 1)]
+        key = f"{kind} {error} after {max(decided).isoformat() if decided else 'nothing'}"
     _alert(session, version, kind, str(error), Severity.CRITICAL, key=key, now=now)
 
 

@@ -50,7 +50,7 @@ class Turn:
         last: by symbol, where its newest rows begin and end.
         rows: by symbol, (candle, window hash) of its newest rows one by one, the newest first; where they are too few.
         absent: symbols whose candles cannot be had, each with why; the others are decided all the same.
-        refused: why the version could not be asked at all.
+        refused: why the version could not be asked at all, or no further: one of its workers may have answered before.
     """
 
     version: StrategyVersion

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
+MANY = 16  # items of one key that wait are worth another worker while more is to come
 LEAST = 4  # items at once: what is handed out last must not keep one worker busy while the others have ended
 
 Key = TypeVar("Key")
@@ -39,8 +40,9 @@ class Line(Generic[Key, Item]):
             self._changed.notify_all()
 
     def take(self, mine: Key | None) -> tuple[Key, list[Item]] | None:
-        """Return items of one key: of *mine* while some may come, else of which most wait; None when all are taken.
+        """Return items of one key: of *mine*, else of which most wait; None when all are taken.
 
+        While more may come it waits for some of *mine*, unless many of another key wait.
         Many while many wait, ever fewer towards the end: so that who takes them end together.
         """
         with self._changed:
@@ -55,7 +57,9 @@ class Line(Generic[Key, Item]):
                 self._changed.wait()
 
     def _next(self, mine: Key | None) -> Key | None:
-        if mine is not None and (self._waiting.get(mine) or not self._closed):
-            return mine if self._waiting.get(mine) else None
+        if mine is not None and self._waiting.get(mine):
+            return mine
         most = max(self._waiting, key=lambda key: len(self._waiting[key]), default=None)
-        return most if most is not None and self._waiting[most] else None
+        count = 0 if most is None else len(self._waiting[most])
+        few = 0 if mine is None or self._closed else MANY  # more of its own may come
+        return most if count > few else None

@@ -24,6 +24,7 @@ from strategy_core.store.engine import reading, transaction
 from strategy_core.store.retry import tried_again
 from strategy_core.store.tables import ERROR, SIGNALS, ShadowDecisionLog, StrategyVersion, decision_id
 
+DECISIONS_A_RUN = 200_000  # 1.7 kB each in memory until they are logged; never less than a candle of each symbol
 _VECTORISE_FROM = 2  # candles of a symbol: a live run decides one by one, as the gate checked it
 
 
@@ -54,7 +55,8 @@ def run_shadow(
     Run twice, late, or in parallel, the log is the same. One version's failure touches no other's decisions.
 
     Args:
-        catch_up: how many missed candles, the oldest first, are decided per symbol and run; the next run goes on.
+        catch_up: how many missed candles, the oldest first, are decided per symbol and run; fewer when all versions and
+            symbols together would be more decisions than memory is meant to hold. The next run goes on.
         symbols: the run's share of them, others being another's; all, unless given.
     """
     now = utc(now, "now")
@@ -64,6 +66,7 @@ def run_shadow(
             for version in versions.list_versions(session)
             if version.status != Status.RETIRED
         ]
+    catch_up = min(catch_up, max(1, DECISIONS_A_RUN // max(1, sum(len(turn.symbols) for turn in turns))))
     due = read_due(engine, source, turns, now, catch_up)
     workers.share_out(due, lambda turn, dues: _ask(workers, turn, dues, now))
     by_strategy = groupby(turns, key=lambda turn: turn.version.strategy_name)
@@ -148,17 +151,17 @@ def _log_turn(session: Session, turn: Turn, now: datetime) -> ShadowRun:
     name = (version.strategy_name, version.version, version.status)
     for due in turn.due:
         alarms.revised(session, version, due.symbol, due.revised, now)
+    rows = [row for due in turn.due for row in due.rows]
     if turn.refused is not None:
-        alarms.refused(session, version, turn.refused, now)
-        return ShadowRun(*name, error=str(turn.refused))
-    if turn.absent:
+        alarms.refused(session, version, turn.symbols, turn.refused, now, partly=bool(rows))
+    elif turn.absent:
         alarms.absent(session, version, turn.absent, now)
     alarms.breached(session, version, [answer for due in turn.due for answer in due.answers], now)
-    rows = [row for due in turn.due for row in due.rows]
     logged = decisions.log_decisions(session, rows)
     signals = sum(row["decision"] in SIGNALS for row in rows)
     errors = sum(row["decision"] == ERROR for row in rows)
-    return ShadowRun(*name, logged, signals, errors, error="; ".join(turn.absent))
+    error = "; ".join(turn.absent) if turn.refused is None else str(turn.refused)
+    return ShadowRun(*name, logged, signals, errors, error)
 
 
 def _rows(version: StrategyVersion, due: Due, answers: Sequence[Answer], now: datetime) -> list[dict[str, Any]]:

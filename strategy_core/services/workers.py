@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, TypeVar
@@ -72,12 +72,12 @@ class Workers:
         try:
             for batch in batches:
                 line.put(batch)
+            line.close()
+            for each in as_completed(serving):
+                each.result()
         except BaseException:
             line.close(drop=True)
             raise
-        line.close()
-        for each in serving:
-            each.result()
 
     @contextmanager
     def lent(self, version: StrategyVersion) -> Iterator[IsolatedStrategy]:

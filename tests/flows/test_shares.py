@@ -4,13 +4,16 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from distributed import Client, LocalCluster
 from prefect.testing.utilities import prefect_test_harness
+from prefect_dask.task_runners import PrefectDaskFuture
 from sqlalchemy import Engine
 
 from flows import shares
@@ -142,6 +145,20 @@ def test_without_the_extra_it_says_which(engine: Engine, at: Clock, monkeypatch:
     monkeypatch.setitem(sys.modules, "prefect_dask.task_runners", None)
 
     assert "pip install 'strategy-rollout[dask]'" in (shadow_run.fn().message or "")
+
+
+def test_a_share_that_no_worker_takes_is_given_up_at_the_deadline() -> None:
+    """Or a cluster that loses its workers would hold up every later run."""
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address=None) as empty,  # type: ignore[no-untyped-call]
+        Client(empty) as client,  # type: ignore[no-untyped-call]
+    ):
+        waiting = client.submit(len, "share")
+        share, ended = shares._told(PrefectDaskFuture(uuid4(), waiting), time.monotonic() + 0.2)
+
+        assert not ended
+        assert share.problems == ["a share was lost with its worker, or late, and ran here: pending"]
+        assert waiting.cancelled()
 
 
 def test_shares_are_merged_into_what_one_run_would_have_told() -> None:

@@ -1,6 +1,7 @@
 """The same build has the same fingerprint everywhere; any other build has another, and its parts say why."""
 
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -115,6 +116,34 @@ def test_a_missing_model_file_and_a_config_that_is_no_json_are_refused(package: 
         of(model_files=[tmp_path / "gone.bin"])
     with pytest.raises(InvalidConfig):
         of(config={"x": float("nan")})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pipe", "model file .*pipe is no file"),
+        ("/dev/zero", "model file /dev/zero is no file"),
+        (".", "model file .* is no file"),
+        ("a\0b", "model file .* cannot be read: embedded null"),
+        ("a\ud800b", "model file .* cannot be read: .*surrogates not allowed"),
+    ],
+)
+def test_a_model_file_that_is_none_is_refused_and_not_read(package: Path, tmp_path: Path, name: str, text: str) -> None:
+    """It is read in the product's own process: a pipe or a device would keep the run of every version."""
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.raises(InvalidEntryPoint, match=text) as refused:
+        of(model_files=[tmp_path / name])
+
+    assert str(refused.value).isprintable()  # a database takes it
+
+
+@pytest.mark.parametrize("code", ["x = " + "a+" * 50_000 + "a\n", "x = " + "-" * 100_000 + "1\n"])
+def test_code_that_nests_too_deep_to_be_read_is_refused(package: Path, code: str) -> None:
+    (package / "levels.py").write_text(code)
+
+    with pytest.raises(InvalidEntryPoint, match=r"module alpha_owner.levels cannot be read"):
+        of()
 
 
 def test_builds_are_told_by_many_threads_at_once(package: Path) -> None:

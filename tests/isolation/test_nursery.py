@@ -1,5 +1,6 @@
 """Workers come quickly, know nothing, and never outlive the process that asked for them."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -7,12 +8,14 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import pandas as pd
 import pytest
 
+from strategy_core.isolation import process
 from strategy_core.isolation.isolated import Ask, IsolatedStrategy
-from strategy_core.isolation.nursery import environment, nursery
+from strategy_core.isolation.nursery import NurseryGone, environment, nursery
 from tests.isolation.conftest import UNDER_TEST
 
 
@@ -41,6 +44,34 @@ def test_a_nursery_that_was_killed_is_replaced(candles: pd.DataFrame) -> None:
 
     assert before.decision == after.decision
     assert nursery() is not gone
+
+
+def test_a_nursery_that_answers_late_is_replaced_and_its_answer_read_by_nobody() -> None:
+    """Taken for the answer to the next request, an exit code of -9 would be a worker's id: that kills a group."""
+    late = nursery()
+    late._popen.send_signal(signal.SIGSTOP)
+    late._socket.settimeout(0.05)
+
+    with pytest.raises(NurseryGone):
+        late.reap(1)
+
+    assert not late.usable
+    assert nursery() is not late
+
+
+def test_a_nursery_that_cannot_be_started_is_a_worker_that_died_and_keeps_no_pipe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused() -> NoReturn:
+        raise OSError(errno.EAGAIN, "no more processes")
+
+    monkeypatch.setattr(process, "nursery", refused)
+    before = set(Path("/proc/self/fd").iterdir())
+
+    with pytest.raises(process.Died, match="no worker could be started"):
+        process.Process()
+
+    assert set(Path("/proc/self/fd").iterdir()) == before
 
 
 def test_two_workers_do_not_share_their_luck(candles: pd.DataFrame) -> None:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategy_core.services.line import LEAST, Line
+from strategy_core.services.line import LEAST, MANY, Line
 
 
 def test_whoever_has_begun_with_a_key_stays_with_it_and_then_helps_where_most_is_left() -> None:
@@ -19,6 +19,15 @@ def test_whoever_has_begun_with_a_key_stays_with_it_and_then_helps_where_most_is
     assert line.take("few") == ("most", [4, 5, 6])
     assert line.take("most") == ("some", [2, 3])
     assert line.take("some") is None
+
+
+def test_whoever_waits_for_its_own_key_helps_where_many_wait() -> None:
+    """With a slow feed versions would else be asked one after another."""
+    line: Line[str, int] = Line(2)
+    line.put({"mine": [1], "other": list(range(MANY + 1))})
+
+    assert line.take("mine") == ("mine", [1])
+    assert line.take("mine") == ("other", [0, 1, 2, 3])
 
 
 def test_what_is_handed_out_shrinks_towards_the_end() -> None:

@@ -15,7 +15,7 @@ from strategy_core.services.ramp import tick
 from strategy_core.services.rollback import roll_back
 from strategy_core.store import versions
 from strategy_core.store.engine import transaction
-from tests.builders import DAY, HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
+from tests.builders import DAY, GOLD, HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
 from tests.services.outbox import outbox
 from tests.services.ramping import WHO, days
 
@@ -107,7 +107,8 @@ def test_a_version_that_cannot_be_asked_is_told_of_anew_once_it_had_recovered(en
     def refuse(hour: int) -> None:
         with transaction(engine) as session:
             version = versions.get_version(session, "fib_rsi", "1")
-            alarms.refused(session, version, FingerprintMismatch("fib_rsi", "1", ["source"]), MONDAY + hour * HOUR)
+            error = FingerprintMismatch("fib_rsi", "1", ["source"])
+            alarms.refused(session, version, version.symbols, error, MONDAY + hour * HOUR)
 
     refuse(1)
     refuse(2)
@@ -121,6 +122,20 @@ def test_a_version_that_cannot_be_asked_is_told_of_anew_once_it_had_recovered(en
     ]
 
 
+def test_a_share_that_is_refused_is_told_of_once_while_others_go_on_deciding(engine: Engine) -> None:
+    """One machine of a cluster has another build: that is one alert, not one a candle."""
+    put_version(engine, "1", Status.ACTIVE, symbols=[GOLD, "SILVER"])
+    error = FingerprintMismatch("fib_rsi", "1", ["source"])
+
+    for hour in range(1, 4):
+        put_decisions(engine, decision_row("1", MONDAY + hour * HOUR))
+        with transaction(engine) as session:
+            version = versions.get_version(session, "fib_rsi", "1")
+            alarms.refused(session, version, ["SILVER"], error, MONDAY + hour * HOUR)
+
+    assert [alert.kind for alert in outbox(engine)] == ["version.tampered"]
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
@@ -132,7 +147,7 @@ def test_why_a_version_cannot_be_asked_is_the_kind_of_its_alert(engine: Engine, 
     put_version(engine, "1", Status.ACTIVE)
 
     with transaction(engine) as session:
-        alarms.refused(session, versions.get_version(session, "fib_rsi", "1"), error, MONDAY)
+        alarms.refused(session, versions.get_version(session, "fib_rsi", "1"), [GOLD], error, MONDAY)
 
     assert [alert.kind for alert in outbox(engine)] == [kind]
 

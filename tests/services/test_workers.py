@@ -1,0 +1,99 @@
+"""A worker that fails ends what it was asked for, and nothing that another has answered."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import Engine
+
+from strategy_core.domain.errors import StrategyFailed
+from strategy_core.isolation.isolated import IsolatedStrategy
+from strategy_core.market.synthetic import SyntheticSource
+from strategy_core.services import shadow
+from strategy_core.services.register import register_version
+from strategy_core.services.shadow import run_shadow
+from strategy_core.services.workers import Workers
+from strategy_core.store import audit, decisions
+from strategy_core.store.engine import reading
+from strategy_core.store.tables import StrategyVersion
+from tests.builders import GOLD, HOUR, MONDAY, OWNER
+
+
+class OneOnly(Workers):
+    """A machine with room for one worker of a version in a run."""
+
+    lendings = 0
+
+    @contextmanager
+    def lent(self, version: StrategyVersion) -> Iterator[IsolatedStrategy]:
+        self.lendings += 1
+        if self.lendings > 1:
+            raise StrategyFailed("out of memory")
+        with super().lent(version) as worker:
+            yield worker
+
+
+def register(engine: Engine, market: SyntheticSource) -> None:
+    register_version(
+        engine,
+        market,
+        strategy_name="clockwork",
+        version="1",
+        entry_point="tests.services.versions_under_test:Clockwork",
+        config={},
+        symbols=[GOLD, "SILVER"],
+        timeframe="1h",
+        actor=OWNER,
+        now=MONDAY,
+    )
+
+
+def test_a_worker_that_cannot_be_started_takes_nothing_from_what_another_has_answered(
+    engine: Engine, market: SyntheticSource
+) -> None:
+    register(engine, market)
+    with Workers() as workers:
+        run_shadow(engine, market, workers, now=MONDAY + 2 * HOUR, symbols=["SILVER"])
+
+    for hour, logged in ((3, 3), (4, 1)):
+        with OneOnly(at_once=1) as few:  # one symbol has one candle, the other more: two lendings
+            (run,) = run_shadow(engine, market, few, now=MONDAY + hour * HOUR)
+            assert (run.logged, run.error) == (logged, "out of memory")
+    with Workers() as workers:
+        (rest,) = run_shadow(engine, market, workers, now=MONDAY + 4 * HOUR)
+
+    assert (rest.logged, rest.error) == (2, "")
+    with reading(engine) as session:
+        assert len(decisions.find_decisions(session, "clockwork", "1")) == 8
+        assert [alert.kind for alert in audit.alerts(session)] == ["version.refused"]
+
+
+def test_an_outage_of_many_symbols_is_caught_up_in_runs_that_memory_holds(
+    engine: Engine, market: SyntheticSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(engine, market)
+    monkeypatch.setattr(shadow, "DECISIONS_A_RUN", 7)
+
+    with Workers() as workers:
+        logged = [run_shadow(engine, market, workers, now=MONDAY + 8 * HOUR)[0].logged for _ in range(4)]
+
+    assert logged == [6, 6, 4, 0]
+
+
+def test_a_call_that_fails_ends_the_others_after_what_they_are_at() -> None:
+    """Or an interrupt would wait for a catch-up of a thousand candles."""
+    failed, calls = threading.Event(), []
+
+    def ask(key: str, items: Sequence[int]) -> None:
+        calls.append((key, len(items)))
+        if key == "fails":
+            raise ZeroDivisionError
+        failed.wait(5.0)
+
+    with Workers(at_once=2) as workers:
+        with pytest.raises(ZeroDivisionError):
+            workers.share_out([{"fails": range(8), "works": range(7)}], ask)
+        failed.set()
+
+    assert calls in ([("fails", 4)], [("fails", 4), ("works", 4)], [("works", 4), ("fails", 4)])
