@@ -5,7 +5,7 @@ Candles that both held, which most are, are neither sorted nor sent: they are wh
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from math import ceil
@@ -35,6 +35,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql.expression import Grouping, Join
+from sqlalchemy.types import NullType
 from sqlmodel import Session, col
 
 from strategy_core.domain.comparison import Cell
@@ -180,39 +181,40 @@ def _by_regime(session: Session, pair: Pair) -> _Log:
     within = _within(_OURS, pair)
     if pair.regimes is None:
         return _Log(_ROWS, literal_column("0", SmallInteger), [""], within)
-    names = sorted({label for symbol in pair.symbols for label in pair.regimes[symbol].labels})
+    names = sorted({label for symbol in pair.symbols for label in set(pair.regimes[symbol].labels)})
     codes = {name: code for code, name in enumerate(names)}
-    stretches = {
-        symbol: list(zip(runs.since.tolist(), (codes[label] for label in runs.labels), strict=True))
-        for symbol, runs in ((symbol, pair.regimes[symbol]) for symbol in pair.symbols)
-    }
+    told = {symbol: pair.regimes[symbol] for symbol in pair.symbols}
     if _on_postgresql(session):
-        return _Log(*_by_halving(stretches), names, within)
-    (of_one,) = stretches.values()
-    return _Log(*_by_range(of_one, ceil(pair.end.timestamp())), names, ())  # two lower bounds, and it may take the wide
+        return _Log(*_by_halving(told, codes), names, within)
+    (of_one,) = told.values()
+    return _Log(*_by_range(of_one, codes, pair.end), names, ())  # of two lower bounds it might take the wide one
 
 
-def _by_halving(stretches: Mapping[str, Sequence[tuple[int, int]]]) -> tuple[Any, ColumnElement[int]]:
+def _by_halving(told: Mapping[str, Runs], codes: Mapping[str, int]) -> tuple[Any, ColumnElement[int]]:
     """Return the log and its codes on PostgreSQL: each row is looked up among the first moments of all symbols."""
-    line = [place * _APART + since for place, runs in enumerate(stretches.values(), 1) for since, _ in runs]
-    codes = [0, *(code for runs in stretches.values() for _, code in runs)]  # before the first nothing stands
-    symbols = (
-        func.unnest(literal(list(stretches), ARRAY(Text)))
-        .table_valued("name", with_ordinality="place")
-        .render_derived()
-    )
+    line = _array(Double, ((place * _APART + runs.since).tolist() for place, runs in enumerate(told.values(), 1)))
+    each = ([codes[label] for label in runs.labels] for runs in told.values())
+    symbols = func.unnest(literal(list(told), ARRAY(Text))).table_valued("name", with_ordinality="place")
+    symbols = symbols.render_derived()
     moment = symbols.c.place * _APART + func.date_part("epoch", col(_OURS.timestamp))
-    stretch = func.width_bucket(moment, literal(line, ARRAY(Double)), type_=Integer)
-    return symbols.join(_ROWS, col(_OURS.symbol) == symbols.c.name), Grouping(literal(codes, ARRAY(SmallInteger)))[
-        stretch + 1
-    ]
+    stretch = func.width_bucket(moment, line, type_=Integer)  # from 1 on
+    return symbols.join(_ROWS, col(_OURS.symbol) == symbols.c.name), Grouping(_array(SmallInteger, each))[stretch]
 
 
-def _by_range(stretches: Sequence[tuple[int, int]], end: int) -> tuple[Any, ColumnElement[int]]:
+def _array(of: type[Any], parts: Iterable[Sequence[int]]) -> ColumnElement[Any]:
+    """Return a long array, handed over as one text: a million numbers of Python's take a hundred megabytes.
+
+    The text has no type of its own, so that the server reads it once; a cast of a text it would do for every row.
+    """
+    return cast(literal("{" + ",".join(",".join(map(str, part)) for part in parts) + "}", NullType()), ARRAY(of))
+
+
+def _by_range(runs: Runs, codes: Mapping[str, int], end: datetime) -> tuple[Any, ColumnElement[int]]:
     """Return one symbol's log and its codes on SQLite: the rows of each stretch are a range of the key."""
-    until = [*(since for since, _ in stretches[1:]), end]
-    rows = json.dumps([(since, last, code) for (since, code), last in zip(stretches, until, strict=True)])
-    each = func.json_each(rows).table_valued("value")
+    since = runs.since.tolist()
+    until = [*since[1:], ceil(end.timestamp())]
+    stretches = zip(since, until, (codes[label] for label in runs.labels), strict=True)
+    each = func.json_each(json.dumps(list(stretches))).table_valued("value")
     first, last, code = (func.json_extract(each.c.value, f"$[{place}]") for place in range(3))
     within = and_(
         col(_OURS.timestamp) >= func.strftime(_AS_STORED, first, "unixepoch"),
