@@ -55,6 +55,7 @@ AILS = GOES_DARK = OWNER_ACTS = 2 * DAY  # after its start
 FOR = 6 * DAY  # holidays and a weekend may be among them
 NAME = "yearling"
 FLAT_MB = 25
+POOLED = 8  # descriptors of SQLite's other connections, which are opened when first needed, and kept
 MARGINS = Margins(pnl_r=0.5, win=0.3)
 PLAN = Plan(
     stages=tuple(Stage(percent=percent, minimum_time=DAY, margins=MARGINS) for percent in (10, 50, 100)),
@@ -124,7 +125,7 @@ def test_a_year_in_one_process(sqlite_url: str, endpoint: Endpoint, capsys: pyte
     assert median(year.rss[-quarter:]) - median(year.rss[quarter : 2 * quarter]) < FLAT_MB
     threads, descriptors = (np.array(column) for column in zip(*year.held, strict=True))
     assert max(threads[-quarter:]) <= max(threads[quarter : 2 * quarter])
-    assert max(descriptors[-quarter:]) <= max(descriptors[quarter : 2 * quarter])
+    assert max(descriptors[-quarter:]) <= max(descriptors[quarter : 2 * quarter]) + POOLED
     engine.dispose()
 
 
