@@ -107,3 +107,18 @@ def test_what_is_no_text_stands_in_a_csv_as_json() -> None:
         "2026-03-02T12:00:00.000000+00:00",
         "00000000-0000-0000-0000-000000000001",
     ]
+
+
+@pytest.mark.parametrize("depth", [600, 2_000])
+def test_what_is_nested_too_deep_to_hash_is_refused_or_a_break(depth: int) -> None:
+    """How deep that is depends on the interpreter."""
+    first, second = exported("a", "a")
+    nested = f'{second.rstrip()[:-1]}, "more": {"[" * depth}{"]" * depth}}}'
+
+    try:
+        told = [f"row {each.position}" for each in follow([first, nested])["a"].breaks]
+    except InvalidExport as refused:
+        told = [str(refused)]
+
+    assert len(told) == 1
+    assert "row 2" in told[0]
