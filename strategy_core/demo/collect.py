@@ -131,7 +131,7 @@ def _comparison(shadow: str, active: str, days: float, found: Comparison) -> Com
 
 
 def _versions(session: Session) -> list[VersionResult]:
-    counts = decisions.count_decisions(session, STRATEGY)
+    counts = decisions.decisions_by_kind(session, STRATEGY)
 
     def count(version: str, *said: str) -> int:
         return sum(n for (of, decision), n in counts.items() if of == version and (not said or decision in said))

@@ -80,7 +80,7 @@ def find_breaches(session: Session, strategy_name: str, version: str) -> Sequenc
     ).all()
 
 
-def count_decisions(session: Session, strategy_name: str) -> dict[tuple[str, str], int]:
+def decisions_by_kind(session: Session, strategy_name: str) -> dict[tuple[str, str], int]:
     """Return how often each version said what, by (version, decision)."""
     rows = session.exec(
         select(LOG.version, LOG.decision, func.count())

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
@@ -22,7 +22,7 @@ from sqlalchemy import Engine, text
 from strategy_core.domain.comparison import Comparison
 from strategy_core.domain.lifecycle import Status
 from strategy_core.services.compare import compare_versions, period
-from strategy_core.store.engine import open_database, upgrade
+from strategy_core.store.engine import upgrade
 from tests.benchmarks.by_hand import answer
 from tests.benchmarks.filling import Names
 from tests.builders import MONDAY, put_version
@@ -39,25 +39,12 @@ MOST_MB = 500
 CHILD = Path(__file__).parent / "comparing.py"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def large(request: pytest.FixtureRequest, tmp_path: Path, postgresql: Engine) -> Iterator[Engine]:
+@pytest.fixture
+def large(vast: Engine) -> Engine:
     """A database with the log of two versions."""
-    if request.param == "sqlite":
-        engine = open_database(f"sqlite:///{tmp_path}/comparison.db")
-    else:
-        with postgresql.connect() as connection:
-            connection.execute(text("CREATE DATABASE comparison"))
-        engine = open_database(postgresql.url.set(database="comparison").render_as_string(hide_password=False))
-    upgrade(engine)
-    _fill(engine)
-    yield engine
-    engine.dispose()
-    if request.param == "postgresql":
-        with postgresql.connect() as connection:
-            connection.execute(text("DROP DATABASE comparison WITH (FORCE)"))
-    else:
-        for file in tmp_path.glob("comparison.db*"):
-            file.unlink()
+    upgrade(vast)
+    _fill(vast)
+    return vast
 
 
 def test_a_comparison_costs_what_its_sql_costs(large: Engine, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from statistics import median
@@ -29,7 +29,7 @@ from strategy_core.services.register import register_version
 from strategy_core.services.shadow import run_shadow
 from strategy_core.services.start import start_rollout
 from strategy_core.services.workers import Workers
-from strategy_core.store.engine import open_database, upgrade
+from strategy_core.store.engine import upgrade
 from tests.benchmarks.filling import Names, count_again, settle
 from tests.builders import DAY, HOUR, MONDAY, OWNER
 
@@ -51,23 +51,10 @@ COLOURS = (BLUE, GREEN, RED, ORANGE, SOFT, INK)
 Work = Callable[[], object]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def grown(request: pytest.FixtureRequest, tmp_path: Path, postgresql: Engine) -> Iterator[Engine]:
-    """A migrated database of its own: none that is lent may grow so."""
-    if request.param == "sqlite":
-        engine = open_database(f"sqlite:///{tmp_path}/growth.db")
-    else:
-        with postgresql.connect() as connection:
-            connection.execute(text("CREATE DATABASE growth"))
-        engine = open_database(postgresql.url.set(database="growth").render_as_string(hide_password=False))
-    upgrade(engine)
-    yield engine
-    engine.dispose()
-    if request.param == "postgresql":
-        with postgresql.connect() as connection:
-            connection.execute(text("DROP DATABASE growth WITH (FORCE)"))
-    for file in tmp_path.glob("growth.db*"):
-        file.unlink()
+@pytest.fixture
+def grown(vast: Engine) -> Engine:
+    upgrade(vast)
+    return vast
 
 
 def test_cost_grows_with_what_is_touched(grown: Engine, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from statistics import median
 from typing import Any
@@ -19,7 +19,7 @@ from strategy_core.domain.plan import Plan
 from strategy_core.observe.metrics import exposition
 from strategy_core.store import decisions
 from strategy_core.store.bulk import write_if_new
-from strategy_core.store.engine import open_database, transaction, upgrade
+from strategy_core.store.engine import transaction, upgrade
 from strategy_core.store.tables import ShadowDecisionLog, decision_id
 from tests.benchmarks.filling import Names, count_again, settle
 from tests.builders import DAY, MONDAY, decision_row
@@ -35,24 +35,11 @@ NOW = MONDAY + 400 * DAY
 GATES = [gate.name for gate in Plan().gates]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def before_counts(request: pytest.FixtureRequest, tmp_path: Any, postgresql: Engine) -> Iterator[Engine]:
+@pytest.fixture
+def before_counts(vast: Engine) -> Engine:
     """A database of the schema before counts were kept, without the triggers that filling it would wait for."""
-    if request.param == "sqlite":
-        engine = open_database(f"sqlite:///{tmp_path}/scrape.db")
-    else:
-        with postgresql.connect() as connection:
-            connection.execute(text("CREATE DATABASE scrape"))
-        engine = open_database(postgresql.url.set(database="scrape").render_as_string(hide_password=False))
-    upgrade(engine, "v0005")
-    yield engine
-    engine.dispose()
-    if request.param == "postgresql":
-        with postgresql.connect() as connection:
-            connection.execute(text("DROP DATABASE scrape WITH (FORCE)"))
-    else:
-        for file in tmp_path.glob("scrape.db*"):
-            file.unlink()
+    upgrade(vast, "v0005")
+    return vast
 
 
 def test_a_scrape_is_flat_in_the_length_of_the_log(before_counts: Engine, capsys: pytest.CaptureFixture[str]) -> None:
