@@ -29,6 +29,8 @@ MEMORY_BYTES = 8 << 30  # address space, which libraries take far more of than o
 ROW_ALLOWANCE_S = 0.001  # beside the deadline, for each window of a vectorised ask
 SEND_ALLOWANCE_S = 5.0
 BREACHES_KEPT = 50
+NAP_S = 0.05  # the longest that answers may lie in the pipe, which is wide enough for NAP_ANSWERS
+NAP_ANSWERS = 128
 REPORTS_HEARD = 100  # of breaches, before an answer: twice what a guard reports; without end they outrun any deadline
 
 
@@ -164,19 +166,22 @@ class IsolatedStrategy:
             process = self._ready()
             questions = wire.question_frame(asked.question() for asked in pending)
             process.send(questions, time.monotonic() + self.deadline_s + SEND_ALLOWANCE_S)
+            waiting, nap_s = sum(len(asked.places) for asked in pending), 0.0
             while pending:
                 asked = pending[0]
                 allowed_s = self.deadline_s + (ROW_ALLOWANCE_S * len(asked.places) if asked.many else 0.0)
                 deadline = time.monotonic() + allowed_s
                 left = len(asked.places) - (len(asked.places) if asked.many else 1)
                 while len(asked.places) > left:
-                    key, value = process.hear(deadline)
+                    key, value = process.hear(deadline, nap_s)
                     if key == "breach" and reports < REPORTS_HEARD:
                         reports, tried = reports + 1, tried or self._breached(value)
                         continue
                     for answer in _rows(key, value, len(asked.places)):
                         asked.put(replace(answer, decision=None, error=tried, kind="breach") if tried else answer)
                         answered += 1
+                        rest = min(NAP_ANSWERS, waiting - answered)
+                        nap_s = min(NAP_S, answer.duration_ms / 2e3 * rest)  # waking for each takes the version's core
                     reports, tried = 0, ""
                 if not asked.places:
                     pending.popleft()

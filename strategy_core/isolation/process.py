@@ -1,6 +1,7 @@
 """One worker process as its parent sees it: started clean, heard with a deadline, ended for certain; never trusted."""
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -16,6 +17,7 @@ from strategy_core.isolation import wire
 from strategy_core.isolation.nursery import NurseryGone, nursery
 
 CHUNK_BYTES = 1 << 18
+PIPE_BYTES = 1 << 20  # what an unprivileged process may ask for: fewer turns between the two ends
 
 
 class Died(Exception):
@@ -43,8 +45,9 @@ class Process:
             os.close(its_inbox)
             os.close(its_outbox)
         self._exit_code: int | None = None
-        os.set_blocking(self._to, False)
-        os.set_blocking(self._from, False)
+        for descriptor in (self._to, self._from):
+            os.set_blocking(descriptor, False)
+            _widen(descriptor)
         self._heard = bytearray()
         self._searched = 0
 
@@ -64,8 +67,13 @@ class Process:
             except BrokenPipeError:
                 raise Died(self._end()) from None
 
-    def hear(self, deadline: float) -> tuple[str, Any]:
-        """Return the next message; raise Died, or Overdue when none is complete by *deadline* (monotonic seconds)."""
+    def hear(self, deadline: float, nap_s: float = 0.0) -> tuple[str, Any]:
+        """Return the next message; raise Died, or Overdue when none is complete by *deadline* (monotonic seconds).
+
+        If none has come yet it first sleeps *nap_s*: what comes meanwhile is then heard without waking for each.
+        """
+        if nap_s > 0.0 and not self._heard:
+            time.sleep(min(nap_s, max(0.0, deadline - time.monotonic())))
         while (end := self._heard.find(b"\n", self._searched)) < 0:
             self._searched = len(self._heard)
             if self._searched > wire.MAX_LINE_BYTES:
@@ -109,6 +117,12 @@ class Process:
         if code is None:
             return "its worker has ended"
         return f"its worker was killed by signal {-code}" if code < 0 else f"its worker ended with exit code {code}"
+
+
+def _widen(pipe: int) -> None:
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # the user has too many such pipes: it stays as wide as it is
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def _ready(descriptor: int, event: int, seconds: float) -> bool:

@@ -38,12 +38,14 @@ from strategy_core.strategies.adapter import ReadyConfig
 from strategy_core.strategies.loading import as_strategy, load
 from strategy_core.strategies.params import canonical, validated, warmup_of
 
+READ_BYTES = 1 << 18  # of a question's thousands of candles at once
+
 
 class Pipes:
     """A worker's ends of its two pipes; its stdin, stdout and stderr are the nursery's: /dev/null."""
 
     def __init__(self, inbox: int, outbox: int) -> None:
-        self._inbox = os.fdopen(inbox, "rb")
+        self._inbox = os.fdopen(inbox, "rb", buffering=READ_BYTES)
         self._outbox = outbox
         self._lock = threading.RLock()  # a version's thread may breach while a line is on its way
 

@@ -22,6 +22,7 @@ class Line(Generic[Key, Item]):
     def __init__(self, takers: int) -> None:
         self._takers = takers
         self._waiting: dict[Key, deque[Item]] = {}
+        self._count = 0
         self._closed = False
         self._changed = threading.Condition()
 
@@ -29,6 +30,7 @@ class Line(Generic[Key, Item]):
         with self._changed:
             for key, more in items.items():
                 self._waiting.setdefault(key, deque()).extend(more)
+                self._count += len(more)
             self._changed.notify_all()
 
     def close(self, *, drop: bool = False) -> None:
@@ -37,20 +39,22 @@ class Line(Generic[Key, Item]):
             self._closed = True
             if drop:
                 self._waiting.clear()
+                self._count = 0
             self._changed.notify_all()
 
     def take(self, mine: Key | None) -> tuple[Key, list[Item]] | None:
         """Return items of one key: of *mine*, else of which most wait; None when all are taken.
 
         While more may come it waits for some of *mine*, unless many of another key wait.
-        Many while many wait, ever fewer towards the end: so that who takes them end together.
+        Many while many wait under any key, ever fewer towards the end: so that who takes them end together.
         """
         with self._changed:
             while True:
                 key = self._next(mine)
                 if key is not None:
                     waiting = self._waiting[key]
-                    count = min(len(waiting), max(LEAST, len(waiting) // (2 * self._takers)))
+                    count = min(len(waiting), max(LEAST, self._count // (2 * self._takers)))
+                    self._count -= count
                     return key, [waiting.popleft() for _ in range(count)]
                 if self._closed:
                     return None

@@ -23,7 +23,7 @@ class Bands:
     def decide(self, candles: pd.DataFrame, params: Band, context: Context) -> Decision:
         close = candles["close"]
         scores = []
-        for length in range(10, 106, 4):
+        for length in range(10, 150, 4):
             rolling = close.rolling(length)
             scores.append(float(((close - rolling.mean()) / rolling.std()).iloc[-1]))
         smooth = close.ewm(span=20).mean()

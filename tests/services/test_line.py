@@ -43,6 +43,15 @@ def test_what_is_handed_out_shrinks_towards_the_end() -> None:
     assert (sizes[0], max(sizes[-2:])) == (25, LEAST)
 
 
+def test_what_waits_under_other_keys_lets_more_of_one_be_handed_out_at_once() -> None:
+    """Each handing-out costs a turn between two processes; only what is handed out last has to be little."""
+    line: Line[str, int] = Line(2)
+    line.put({"a": list(range(10)), "b": list(range(30))})
+    line.close()
+
+    assert [len((line.take("a") or ("", []))[1]) for _ in range(3)] == [10, 7, 5]
+
+
 def test_a_line_that_is_dropped_hands_out_nothing_more() -> None:
     line: Line[str, int] = Line(1)
     line.put({"a": [1, 2]})
