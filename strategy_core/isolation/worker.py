@@ -13,7 +13,8 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby, islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NoReturn
@@ -38,6 +39,7 @@ from strategy_core.strategies.adapter import ReadyConfig
 from strategy_core.strategies.loading import as_strategy, load
 from strategy_core.strategies.params import canonical, validated, warmup_of
 
+AHEAD = 32  # windows cut in a row: after a version's code has run, the caches hold nothing of ours
 READ_BYTES = 1 << 18  # of a question's thousands of candles at once
 
 
@@ -68,12 +70,12 @@ class History:
     def __init__(self, question: Question) -> None:
         table = np.frombuffer(question.table, "<i8").reshape(-1, 1 + len(question.columns))
         self._values = table.view("<f8")[:, 1:].T
-        self._columns = question.columns
+        self._columns = pd.Index(list(question.columns))
         self.index = pd.DatetimeIndex(table[:, 0].astype("M8[ns]"), tz="UTC")
 
     def cut(self, start: int, end: int) -> pd.DataFrame:
         values = self._values[:, start:end].copy("C")  # the version's own: what it writes there, nobody else reads
-        return pd.DataFrame(values.T, index=self.index[start:end], columns=list(self._columns), copy=False)
+        return pd.DataFrame(values.T, index=self.index[start:end], columns=self._columns.view(), copy=False)
 
 
 class Version:
@@ -95,17 +97,19 @@ class Version:
             "model_files": [str(Path(file).absolute()) for file in files(self._params)],
         }
 
-    def answers(self, question: Question) -> Iterator[list[Answer]]:
+    def answers(self, questions: Iterable[Question]) -> Iterator[list[Answer]]:
         """Yield the answers in the order of the positions, one by one or, of a decide_many, in batches."""
-        history = History(question)
-        if question.many:
-            answers = self._many(question, history)
-            for start in range(0, len(answers), wire.ROWS_A_LINE):
-                yield answers[start : start + wire.ROWS_A_LINE]
-            return
-        for last in question.positions.tolist():
-            candles = history.cut(last - question.bars + 1, last + 1)
-            yield [self._one(candles, _context(question, candles.index[-1]))]
+        for many, together in groupby(questions, key=lambda question: question.many):
+            if many:
+                for question in together:
+                    answers = self._many(question, History(question))
+                    for start in range(0, len(answers), wire.ROWS_A_LINE):
+                        yield answers[start : start + wire.ROWS_A_LINE]
+                continue
+            windows = (window for question in together for window in _windows(question))
+            while ahead := list(islice(windows, AHEAD)):
+                for candles, context in ahead:
+                    yield [self._one(candles, context)]
 
     def _one(self, candles: pd.DataFrame, context: Context) -> Answer:
         started = perf_counter()
@@ -157,6 +161,13 @@ def raised_line(raised: BaseException) -> str:
     except BaseException:  # noqa: BLE001  its __str__ is a version's code too
         text = "(its text cannot be read)"
     return f"{type(raised).__name__}: {text}{place}" if text else f"{type(raised).__name__}{place}"
+
+
+def _windows(question: Question) -> Iterator[tuple[pd.DataFrame, Context]]:
+    history = History(question)
+    for last in question.positions.tolist():
+        candles = history.cut(last - question.bars + 1, last + 1)
+        yield candles, _context(question, candles.index[-1])
 
 
 def _context(question: Question, opened: pd.Timestamp) -> Context:
@@ -215,10 +226,10 @@ def _work(pipes: Pipes) -> NoReturn:  # pragma: no cover - a worker may write no
     kernel.limit(header["memory_bytes"])
     guard.arm()
     version = _ready(header, parts, guard, pipes)
+    gc.freeze()  # and what the version imported
     while asked := pipes.read_frame():
-        for question in wire.questions_in(*asked):
-            for answers in version.answers(question):
-                pipes.say(rows=[wire.row(answer) for answer in answers])
+        for answers in version.answers(wire.questions_in(*asked)):
+            pipes.say(rows=[wire.row(answer) for answer in answers])
     os._exit(0)  # a version's exit handlers have no say
 
 

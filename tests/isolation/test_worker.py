@@ -14,7 +14,7 @@ from strategy_core.domain.windows import Windows
 from strategy_core.isolation import wire
 from strategy_core.isolation.guard import Guard, Refusal
 from strategy_core.isolation.wire import Answer, Question
-from strategy_core.isolation.worker import Pipes, Version, _loaded, _ready, _refused, raised_line
+from strategy_core.isolation.worker import AHEAD, Pipes, Version, _loaded, _ready, _refused, raised_line
 from tests.isolation.conftest import UNDER_TEST
 from tests.isolation.strategies_under_test import Engine
 
@@ -37,13 +37,13 @@ def question(
 
 
 def answered(version: Version, asked: Question) -> list[Answer]:
-    return [answer for answers in version.answers(asked) for answer in answers]
+    return [answer for answers in version.answers([asked]) for answer in answers]
 
 
 def test_one_by_one_each_answer_comes_alone(guard: Guard, candles: pd.DataFrame) -> None:
     version = version_of(f"{UNDER_TEST}:Tricks", {}, guard)
 
-    batches = list(version.answers(question(candles, "GOLD", [9, 7])))
+    batches = list(version.answers([question(candles, "GOLD", [9, 7])]))
 
     assert [len(batch) for batch in batches] == [1, 1]
     closes = [batch[0].decision.features["close"] for batch in batches if batch[0].decision]
@@ -56,7 +56,7 @@ def test_all_at_once_they_come_in_batches_and_in_the_order_asked(guard: Guard, c
     history.index = pd.date_range("2026-01-05", periods=800, freq="h", tz="UTC")
     positions = list(range(799, 148, -1))
 
-    batches = list(version.answers(question(history, "GOLD", positions, bars=150, many=True)))
+    batches = list(version.answers([question(history, "GOLD", positions, bars=150, many=True)]))
     singly = answered(version, question(history, "GOLD", [799, 149], bars=150))
 
     assert [len(batch) for batch in batches] == [500, 151]
@@ -64,6 +64,24 @@ def test_all_at_once_they_come_in_batches_and_in_the_order_asked(guard: Guard, c
         assert many.decision is not None
         assert single.decision is not None
         assert many.decision.features == pytest.approx(single.decision.features, abs=1e-9)
+
+
+def test_more_windows_than_are_cut_ahead_are_answered_each_by_its_own_candles(guard: Guard) -> None:
+    """Of many symbols one after another, some asked all at once in between."""
+    version = version_of("fib_rsi", {}, guard)
+    positions = list(range(149, 149 + AHEAD + 3))
+    index = pd.date_range("2026-01-05", periods=200, freq="h", tz="UTC")
+    asked = []
+    for seed, many in enumerate((False, False, True, False)):
+        close = 1800.0 + np.random.default_rng(seed).normal(0.0, 2.0, 200).cumsum()
+        columns = {"open": close, "high": close + 1.0, "low": close - 1.0, "close": close, "volume": 1.0}
+        asked.append(question(pd.DataFrame(columns, index=index), f"S{seed}", positions, bars=150, many=many))
+
+    together = [answer.decision for answers in version.answers(asked) for answer in answers]
+
+    apart = [answer.decision for each in asked for answer in answered(version, each)]
+    assert together == apart
+    assert len(together) == 4 * len(positions)
 
 
 @pytest.mark.parametrize(
