@@ -19,15 +19,16 @@ def test_a_name_that_stands_twice_is_found_at_once_among_very_many() -> None:
     assert process_time() - began < 10
 
 
-def test_the_largest_list_of_numbers_takes_little_memory() -> None:
-    body = b"[" + b"0," * (LARGEST // 2 - 1) + b"0]"
+def test_a_long_list_of_numbers_takes_memory_of_its_own_size() -> None:
+    size = LARGEST // 8
+    body = b"[" + b"0," * (size // 2 - 1) + b"0]"
     tracemalloc.start()
 
     check_body("application/json", body)
 
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 20 * LARGEST
+    assert peak < 20 * size
 
 
 @pytest.mark.parametrize("body", [b"NaN", b'"\\u0000"', b"1" * 30])

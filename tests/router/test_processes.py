@@ -16,7 +16,7 @@ from strategy_core.services.rollback import roll_back
 from tests.router.conftest import WHO, until
 from tests.router.prefork import CHILDREN
 
-THREADS, CHANGES = 8, 200
+THREADS, CHANGES = 8, 60
 ROOT = Path(__file__).parents[2]
 
 
