@@ -122,6 +122,8 @@ def _reported(session: Session, rollout: Rollout, plan: Plan, now: datetime) -> 
                 "fidelity": live_fidelity(session, name, active, since=since - FIDELITY_HISTORY, until=now),
             }
     except (DBAPIError, ArithmeticError, ValueError) as error:  # rows it refuses to read, or that make no number
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
+            raise  # it is the tick that is lost, and is tried again: nothing can be asked on what is left of it
         return {"platform_problem": in_a_line(error)}
 
 
