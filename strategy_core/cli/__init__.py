@@ -126,4 +126,5 @@ def _refusal(error: Exception) -> tuple[str, int] | None:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(" ".join(line.split()) + "\n")
+    encoding = sys.stderr.encoding or "utf-8"  # which need not have all that a file's name may hold
+    sys.stderr.write(" ".join(line.split()).encode(encoding, "backslashreplace").decode(encoding) + "\n")

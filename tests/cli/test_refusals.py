@@ -218,6 +218,13 @@ def test_a_config_file_that_is_not_text_is_refused(rollout: Rollout, pair: Engin
     assert "not JSON: 'utf-8' codec can't decode" in line
 
 
+def test_a_file_whose_name_is_no_text_is_named_as_far_as_can_be(rollout: Rollout, pair: Engine) -> None:
+    """A terminal takes such names; its streams need not be able to say them."""
+    code, line = refused(rollout, "db", "restore", "\udcff")
+
+    assert (code, line) == (5, "\\udcff: there is no such file")
+
+
 def test_a_database_that_is_not_migrated_says_what_to_do(rollout: Rollout, tmp_path: Path) -> None:
     (tmp_path / "blank.db").touch()
 
