@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import os
 import sys
-from collections.abc import Collection, Sequence
+import threading
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +34,7 @@ from deployments import automations
 from deployments.files import prefect_yaml
 from strategy_core.domain.errors import InvalidSetting
 
+LEFT_WITHIN_S = 10.0
 AT_ONCE = 12  # runs: where five scheduled ones take a minute each, a rollback must not wait for a place
 
 
@@ -140,5 +143,23 @@ def main(arguments: Sequence[str]) -> None:
         asyncio.run(runner.start())
 
 
+@contextlib.contextmanager
+def left_for_certain(within_s: float = LEFT_WITHIN_S) -> Iterator[None]:
+    """End this process soon after what is inside, whoever else still runs in it.
+
+    A thread that Prefect's runner leaves behind now and then waits for ever for work, and the interpreter for it: what
+    was asked to end would stay, and what failed would not be started again.
+    """
+    code = 1
+    try:
+        yield
+        code = 0
+    finally:
+        last = threading.Timer(within_s, os._exit, [code])
+        last.daemon = True
+        last.start()
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with left_for_certain():
+        main(sys.argv[1:])

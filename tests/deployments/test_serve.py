@@ -1,5 +1,7 @@
 """prefect.yaml as it is served; that `prefect deploy` makes the same of it is shown on a server, in test_up."""
 
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -111,3 +113,20 @@ def test_a_file_that_would_be_served_otherwise_than_deployed_is_refused(tmp_path
 
     with pytest.raises(InvalidSetting, match=r"prefect\.yaml"):
         read_deployments(file)
+
+
+@pytest.mark.parametrize(("ends", "code"), [("pass", 0), ("raise OSError('gone')", 1)])
+def test_a_thread_that_waits_for_ever_keeps_no_process(ends: str, code: int) -> None:
+    """Else `up` would take what has failed for running, and what it left behind would stay."""
+    script = f"""
+import threading
+from deployments.serve import left_for_certain
+threading.Thread(target=threading.Event().wait).start()
+with left_for_certain(within_s=0.1):
+    {ends}
+"""
+
+    ended = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=60)
+
+    assert ended.returncode == code
+    assert ("OSError: gone" in ended.stderr) == (code == 1)
