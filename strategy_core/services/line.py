@@ -53,7 +53,8 @@ class Line(Generic[Key, Item]):
                 key = self._next(mine)
                 if key is not None:
                     waiting = self._waiting[key]
-                    count = min(len(waiting), max(LEAST, self._count // (2 * self._takers)))
+                    share = min(self._count // 2, len(waiting)) // self._takers  # the rest of a slow one is for others
+                    count = min(len(waiting), max(LEAST, share))
                     self._count -= count
                     return key, [waiting.popleft() for _ in range(count)]
                 if self._closed:

@@ -49,7 +49,19 @@ def test_what_waits_under_other_keys_lets_more_of_one_be_handed_out_at_once() ->
     line.put({"a": list(range(10)), "b": list(range(30))})
     line.close()
 
-    assert [len((line.take("a") or ("", []))[1]) for _ in range(3)] == [10, 7, 5]
+    assert [len((line.take("b") or ("", []))[1]) for _ in range(3)] == [10, 7, 5]
+
+
+def test_nobody_takes_more_of_one_key_than_its_share() -> None:
+    """Of a version that is slower than all others together, every worker must be left something."""
+    line: Line[str, int] = Line(4)
+    line.put({"slow": list(range(100)), "quick": list(range(10_000))})
+    line.close()
+
+    taken = line.take("slow")
+
+    assert taken is not None
+    assert len(taken[1]) == 25
 
 
 def test_a_line_that_is_dropped_hands_out_nothing_more() -> None:
