@@ -9,15 +9,18 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Pending
 from sqlalchemy import Engine
@@ -110,6 +113,12 @@ def engines(group: int) -> list[int]:
     return [int(pid) for pid, pgid, args in rows if int(pgid) == group and "prefect.engine" in args]
 
 
+def flow_run_of(engine: int) -> UUID:
+    environment = Path(f"/proc/{engine}/environ").read_bytes().split(b"\0")
+    (run,) = (each.partition(b"=")[2] for each in environment if each.startswith(b"PREFECT__FLOW_RUN_ID="))
+    return UUID(run.decode())
+
+
 def test_a_killed_server_comes_again_on_its_port_and_ticks_go_on(life: Life) -> None:
     life.served()
     life.ticks_on()
@@ -130,17 +139,23 @@ def test_the_served_flows_come_again_and_what_they_ran_is_ended(life: Life) -> N
     life.ticks_on()
 
 
-def test_a_killed_flow_run_is_marked_and_the_next_one_runs(life: Life) -> None:
-    """Killed at any moment of it: in its transaction, before it, after it."""
-    marked = 0
-    for _ in range(9):  # one that had said how it ended when it was killed is not marked
-        os.kill(wait_for(lambda: engines(life.pid("flows")) or None)[-1], signal.SIGKILL)
-        life.ticks_on()
-        marked = len(life.asked("/flow_runs/filter", flow_runs={"state": {"type": {"any_": ["CRASHED"]}}}))
-        if marked >= 3:
-            break
+@pytest.mark.parametrize("after_s", [0.0, 1.0, 2.0, 4.0])
+def test_a_killed_flow_run_is_marked_and_the_next_one_runs(
+    life: Life, client: SyncPrefectClient, after_s: float
+) -> None:
+    """Killed before it has begun, in its work, or after it has said how it ended."""
+    group = life.pid("flows")
+    before = set(engines(group))  # what has said how it ended is a process for a moment more
+    engine = wait_for(lambda: next(iter(set(engines(group)) - before), None))
+    run = flow_run_of(engine)
+    time.sleep(after_s)
+    with suppress(ProcessLookupError):
+        os.kill(engine, signal.SIGKILL)
 
-    assert marked >= 3
+    ended = wait_for(lambda: state.type if (state := client.read_flow_run(run).state) and state.is_final() else None)
+
+    assert ended == StateType.CRASHED or (after_s and ended == StateType.COMPLETED)
+    life.ticks_on()
 
 
 def a_run_dies_unseen(life: Life, client: SyncPrefectClient, served: Mapping[str, UUID]) -> None:
