@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from math import isnan
+from math import ceil, isnan
+from typing import Any
 
-import numpy as np
 from sqlmodel import Session
 
-from strategy_core.domain.arrays import FloatArray
-from strategy_core.domain.daily import Daily, by_day
-from strategy_core.domain.slots import Slots
-from strategy_core.store import outcomes, slots, versions
+from strategy_core.domain.candles import timeframe_delta
+from strategy_core.domain.comparison import Cell
+from strategy_core.domain.daily import Daily, DaySums, by_day
+from strategy_core.store import outcomes, versions
+from strategy_core.store.comparison import Pair, not_held
 from strategy_core.store.tables import ComparisonReport
 
 MOST_POINTS = 400  # of a curve: what is between two of them is less than two pixels
@@ -23,7 +24,7 @@ class Equity:
     """Cumulative R of both versions, marked to market, open trades included, on the symbols that they share.
 
     Attributes:
-        at: candles' open times, ascending: MOST_POINTS at most, the first and the newest among them.
+        at: the beginning, then candles' open times, ascending: MOST_POINTS at most, the newest among them.
         canary, control: R since the beginning, at each of them.
     """
 
@@ -62,46 +63,49 @@ class ComparisonCurves:
 
 def comparison_curves(session: Session, report: ComparisonReport) -> ComparisonCurves:
     """Return a stored comparison with its curves; days are of slots that have closed since, in all of its symbols."""
-    names = (report.shadow_version, report.active_version)
-    closed, _ = slots.read_slots(
-        session, report.strategy_name, *names, start=report.period_start, end=report.period_end
-    )
-    equity = read_equity(session, report.strategy_name, *names, start=report.period_start, end=report.period_end)
-    return ComparisonCurves(report, equity, days_of(slots.by_candle(closed)))
+    name, shadow, active = report.strategy_name, report.shadow_version, report.active_version
+    start, end = report.period_start, report.period_end
+    cells = not_held(session, Pair(name, shadow, active, _shared(session, name, shadow, active), start, end))
+    decided = (cell for _, cell in cells if cell.shadow is not None and cell.active is not None)
+    days = days_of([_sums(cell) for cell in decided if cell.closed])
+    return ComparisonCurves(report, read_equity(session, name, shadow, active, start=start, end=end), days)
 
 
 def read_equity(
     session: Session, strategy_name: str, canary: str, control: str, *, start: datetime, end: datetime
 ) -> Equity:
     """Return both versions' equity over [start, end), from 0 at its start."""
-    shared = set.intersection(
-        *(set(versions.get_version(session, strategy_name, name).symbols) for name in (canary, control))
-    )
-    ours, theirs = (_marks(session, strategy_name, name, sorted(shared), start, end) for name in (canary, control))
-    times = sorted({start, *ours, *theirs})
-    kept = np.unique(np.linspace(0, len(times) - 1, MOST_POINTS).round().astype(int))
-    curves = (_cumulative([changes.get(at, 0.0) for at in times])[kept] for changes in (ours, theirs))
-    return Equity(tuple(times[place] for place in kept), *(tuple(curve.tolist()) for curve in curves))
+    timeframe = timeframe_delta(versions.get_version(session, strategy_name, canary).timeframe)
+    over: dict[str, Any] = {
+        "symbols": _shared(session, strategy_name, canary, control),
+        "start": start,
+        "end": end,
+        "stretch": max(timeframe, timedelta(seconds=ceil((end - start).total_seconds() / (MOST_POINTS - 1)))),
+    }
+    ours, theirs = (outcomes.marks_by_stretch(session, strategy_name, name, **over) for name in (canary, control))
+    points, nothing = {start: (0.0, 0.0)}, (start, 0.0)
+    so_far = (0.0, 0.0)
+    for stretch in sorted(ours.keys() | theirs.keys()):
+        (our_newest, our_r), (their_newest, their_r) = ours.get(stretch, nothing), theirs.get(stretch, nothing)
+        so_far = (so_far[0] + our_r, so_far[1] + their_r)
+        points[max(our_newest, their_newest)] = so_far
+    return Equity(tuple(points), *zip(*points.values(), strict=True))
 
 
-def days_of(booked: Slots) -> tuple[Day, ...]:
+def days_of(sums: Sequence[DaySums]) -> tuple[Day, ...]:
     """Return slots day by day."""
-    return tuple(_day(by_day(booked)))
+    return tuple(_day(by_day(sums)))
 
 
-def _marks(
-    session: Session, strategy_name: str, version: str, symbols: Sequence[str], start: datetime, end: datetime
-) -> dict[datetime, float]:
-    changes: dict[datetime, float] = {}
-    for symbol in symbols:
-        marks = outcomes.marks_by_candle(session, strategy_name, version, start=start, end=end, symbol=symbol)
-        for candle, r in marks.items():
-            changes[candle] = changes.get(candle, 0.0) + r
-    return changes
+def _sums(cell: Cell) -> DaySums:
+    unlike = cell.closed if cell.shadow is not cell.active else 0
+    return DaySums(cell.day, cell.closed, unlike, cell.shadow_trades.r, cell.active_trades.r)
 
 
-def _cumulative(changes: Sequence[float]) -> FloatArray:
-    return np.cumsum(np.array(changes, np.float64))
+def _shared(session: Session, strategy_name: str, one: str, other: str) -> list[str]:
+    """Return the symbols that both versions decide on."""
+    ours, theirs = (set(versions.get_version(session, strategy_name, name).symbols) for name in (one, other))
+    return sorted(ours & theirs)
 
 
 def _day(daily: Daily) -> list[Day]:

@@ -141,7 +141,7 @@ def read_report(engine: Engine, rollout_id: UUID, *, now: datetime) -> tuple[Rol
             progress=progress,
             cost=_cost(session, rollout),
             equity=read_equity(session, *pair, start=rollout.started_at, end=progress.at),
-            days=days_of(slots.booked_by_candle(session, rollout_id)),
+            days=days_of(slots.booked_by_day(session, rollout_id)),
             usual_unlike=_usual_unlike(session, rollout),
             comparison=None if nightly is None else comparison_curves(session, nightly),
             changes=trail.find(session, limit=_MOST_CHANGES, newest=True, rollout_id=rollout_id),

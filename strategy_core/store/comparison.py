@@ -74,7 +74,7 @@ def read_cells(session: Session, pair: Pair) -> Iterator[Cell]:
     for part in _parts(session, pair):
         ours, theirs = (_rows_of(session, part, version) for version in (part.shadow, part.active))
         held, alone = ours.copy(), Counter[tuple[str, str]]()
-        for paired, cell in _not_held(session, part):
+        for paired, cell in not_held(session, part):
             yield cell
             held[cell.symbol, cell.regime] -= cell.candles
             if not paired:
@@ -132,7 +132,7 @@ def _rows_of(session: Session, pair: Pair, version: str) -> Counter[tuple[str, s
     return counts
 
 
-def _not_held(session: Session, pair: Pair) -> Iterator[tuple[bool, Cell]]:
+def not_held(session: Session, pair: Pair) -> Iterator[tuple[bool, Cell]]:
     """Yield what the two said where the shadow has a row and not both held; and whether the active has one."""
     log = _by_regime(session, pair)
     keys = (

@@ -1,10 +1,11 @@
 """Outcomes, equity marks and comparison reports: booked once, read by version and time; never changed."""
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, bindparam, func
+from sqlalchemy import BigInteger, and_, bindparam, cast, extract, func, text
+from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, select
 
 from strategy_core.store.bulk import write_if_new
@@ -62,22 +63,41 @@ def find_outcomes(
 
 
 def marks_by_candle(
-    session: Session,
-    strategy_name: str,
-    version: str,
-    *,
-    start: datetime,
-    end: datetime | None = None,
-    symbol: str | None = None,
+    session: Session, strategy_name: str, version: str, *, start: datetime, end: datetime | None = None
 ) -> dict[datetime, float]:
     """Return the change of marked-to-market R by candle in [start, end), summed over symbols."""
     query = _MARKS[session.get_bind().dialect.name]
     if end is not None:
         query = query.where(col(EquityMark.timestamp) < end)
-    if symbol is not None:
-        query = query.where(EquityMark.symbol == symbol)
     asked = {"strategy_name": strategy_name, "version": version, "start": start}
     return dict(session.exec(query, params=asked).all())
+
+
+def marks_by_stretch(
+    session: Session,
+    strategy_name: str,
+    version: str,
+    symbols: Collection[str],
+    *,
+    start: datetime,
+    end: datetime,
+    stretch: timedelta,
+) -> dict[int, tuple[datetime, float]]:
+    """Return (newest candle, change of marked-to-market R) of each *stretch* of [start, end) with marks, from 0 on.
+
+    By the database: a number for each candle would be handed over to show some hundreds.
+    """
+    since_s = cast(extract("epoch", col(EquityMark.timestamp)), BigInteger) - int(start.timestamp())
+    query = select_columns(
+        since_s // int(stretch.total_seconds()), func.max(EquityMark.timestamp), func.sum(EquityMark.r)
+    ).where(
+        col(EquityMark.strategy_name) == strategy_name,
+        col(EquityMark.version) == version,
+        col(EquityMark.symbol).in_(symbols),
+        col(EquityMark.timestamp) >= start,
+        col(EquityMark.timestamp) < end,
+    )
+    return {place: (newest, r) for place, newest, r in session.execute(query.group_by(text("1")))}
 
 
 def keep_report(session: Session, report: ComparisonReport) -> bool:

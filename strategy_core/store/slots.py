@@ -1,16 +1,17 @@
 """Slots: read from the decision log and its outcomes, and booked by a rollout once they have closed."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import bindparam, func
+from sqlalchemy import BigInteger, bindparam, cast, extract, func, text
 from sqlalchemy import select as select_columns
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
+from strategy_core.domain.daily import DaySums
 from strategy_core.domain.slots import Slots, slots
 from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action
 from strategy_core.store.engine import insert_if_new
@@ -22,6 +23,7 @@ from strategy_core.store.tables import ERROR, SIGNALS, Outcome, ShadowDecisionLo
 LOG = ShadowDecisionLog
 _SIDES = {Action.BUY.value: 1, Action.SELL.value: -1, Action.HOLD.value: 0}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY_S = 86_400
 _ONE, _OTHER = aliased(LOG), aliased(LOG)
 _OURS, _THEIRS = aliased(Outcome), aliased(Outcome)
 
@@ -191,20 +193,13 @@ def booked_r(session: Session, rollout_id: UUID) -> tuple[int, float, float]:
     return found[0], found[1], found[2]
 
 
-def booked_by_candle(session: Session, rollout_id: UUID) -> Slots:
-    """Return all slots that a rollout has booked, by the UTC day of their candle instead of the day they closed on."""
-    columns = (BookedSlot.timestamp, BookedSlot.canary_r, BookedSlot.active_r, BookedSlot.canary_side)
-    query = select_columns(*(col(each) for each in (*columns, BookedSlot.active_side)))
-    return _by_candle(session.execute(query.where(col(BookedSlot.rollout_id) == rollout_id)))
-
-
-def by_candle(closed: Sequence[Closed]) -> Slots:
-    """Return closed slots by the UTC day of their candle, as comparisons count days."""
-    return _by_candle((one.timestamp, one.canary_r, one.active_r, one.canary_side, one.active_side) for one in closed)
-
-
-def _by_candle(rows: Iterable[Any]) -> Slots:
-    return slots([((timestamp - _EPOCH).days, *rest) for timestamp, *rest in rows])
+def booked_by_day(session: Session, rollout_id: UUID) -> list[DaySums]:
+    """Return what a rollout has booked by the UTC day of the candle, as comparisons count, not of the day it closed."""
+    day = cast(extract("epoch", col(BookedSlot.timestamp)), BigInteger) // _DAY_S
+    unlike = func.count().filter(col(BookedSlot.canary_side) != BookedSlot.active_side)
+    sums = (func.sum(col(BookedSlot.canary_r)), func.sum(col(BookedSlot.active_r)))
+    query = select_columns(day, func.count(), unlike, *sums).where(col(BookedSlot.rollout_id) == rollout_id)
+    return [DaySums(*row) for row in session.execute(query.group_by(text("1")))]
 
 
 def not_booked(session: Session, rollout_id: UUID, closed: Collection[Closed]) -> list[Closed]:

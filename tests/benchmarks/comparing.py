@@ -1,4 +1,7 @@
-"""One comparison in a process of its own: `comparing.py URL START END [regimes]` prints seconds and megabytes."""
+"""One comparison in a process of its own, then its curves: `comparing.py URL START END [regimes]`.
+
+Prints the seconds of both, and megabytes.
+"""
 
 import json
 import sys
@@ -12,7 +15,9 @@ import pandas as pd
 
 from strategy_core.market.source import window
 from strategy_core.services import compare
-from strategy_core.store.engine import open_database
+from strategy_core.services.curves import comparison_curves
+from strategy_core.store.engine import open_database, reading
+from strategy_core.store.tables import ComparisonReport
 from tests.builders import MONDAY
 
 _BEFORE = timedelta(days=1)
@@ -61,9 +66,26 @@ if __name__ == "__main__":
     asked: dict[str, Any] = {"strategy_name": "fib_rsi", "shadow_version": "2"}
     compare.compare_versions(engine, **asked, over=compare.period(start, start + timedelta(minutes=1)))
     before, began = megabytes("VmRSS"), time.perf_counter()
-    compare.compare_versions(engine, **asked, over=compare.period(start, end), source=source)
-    seconds = time.perf_counter() - began
-    labelling = source.seconds if source else 0.0
-    print(  # noqa: T201
-        json.dumps({"seconds": seconds, "labelling": labelling, "before_mb": before, "peak_mb": megabytes("VmHWM")})
+    found = compare.compare_versions(engine, **asked, over=compare.period(start, end), source=source)
+    seconds, compared = time.perf_counter() - began, megabytes("VmHWM")
+    report = ComparisonReport(
+        strategy_name="fib_rsi",
+        shadow_version="2",
+        active_version="1",
+        period_start=start,
+        period_end=end,
+        report=found.model_dump(mode="json"),
+        created_at=end,
     )
+    began = time.perf_counter()
+    with reading(engine) as session:
+        comparison_curves(session, report)
+    told = {
+        "seconds": seconds,
+        "labelling": source.seconds if source else 0.0,
+        "before_mb": before,
+        "peak_mb": compared,
+        "curves": time.perf_counter() - began,
+        "with_curves_mb": megabytes("VmHWM"),
+    }
+    print(json.dumps(told))  # noqa: T201

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategy_core.domain.daily import by_day
-from strategy_core.domain.slots import slots
+from strategy_core.domain.daily import DaySums, by_day
 from tests.in_memory import day_cluster_interval
 
 SIDES = st.sampled_from([(1, 1), (1, -1), (0, 1), (-1, 0)])
@@ -14,27 +13,27 @@ ROWS = st.lists(st.tuples(st.integers(20_000, 20_009), st.floats(-3, 3), st.floa
 
 
 def test_a_day_counts_its_slots_and_those_on_which_the_two_differed() -> None:
-    found = by_day(slots([(5, 1.0, 0.5, 1, 1), (7, -1.0, 1.0, 1, -1), (7, 0.5, 0.5, -1, -1)]))
+    found = by_day([DaySums(7, 2, 1, -0.5, 1.5), DaySums(5, 1, 0, 1.0, 0.5), DaySums(7, 1, 1, 0.25, 0.25)])
 
     assert found.day.tolist() == [5, 7]
-    assert found.slots.tolist() == [1, 2]
-    assert found.unlike.tolist() == [0, 1]
-    assert found.canary_r.tolist() == [1.0, -0.5]
-    assert found.active_r.tolist() == [0.5, 1.5]
-    assert found.mean.tolist() == [0.5, -0.5]
+    assert found.slots.tolist() == [1, 3]
+    assert found.unlike.tolist() == [0, 2]
+    assert found.canary_r.tolist() == [1.0, -0.25]
+    assert found.active_r.tolist() == [0.5, 1.75]
+    assert found.mean.tolist() == [0.5, -0.375]
 
 
 @given(rows=ROWS)
 def test_at_each_day_the_interval_is_that_of_all_slots_until_then(
     rows: list[tuple[int, float, float, tuple[int, int]]],
 ) -> None:
-    given_slots = slots(sorted((day, ours, theirs, *sides) for day, ours, theirs, sides in rows))
+    found = by_day([DaySums(day, 1, ours != theirs, r, other_r) for day, r, other_r, (ours, theirs) in rows])
 
-    found = by_day(given_slots)
-
+    days = np.array([day for day, *_ in rows])
+    difference = np.array([r - other_r for _, r, other_r, _ in rows])
     for place, day in enumerate(found.day):
-        until = given_slots.day <= day
-        expected = day_cluster_interval(given_slots.pnl_difference[until], given_slots.day[until])
+        until = days <= day
+        expected = day_cluster_interval(difference[until], days[until])
         assert found.mean[place] == pytest.approx(expected.mean, abs=1e-9)
         if expected.low is None:
             assert np.isnan(found.low[place])
@@ -44,4 +43,4 @@ def test_at_each_day_the_interval_is_that_of_all_slots_until_then(
 
 
 def test_without_slots_there_are_no_days() -> None:
-    assert len(by_day(slots([])).day) == 0
+    assert len(by_day([]).day) == 0
