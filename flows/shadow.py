@@ -2,6 +2,7 @@
 
 from prefect import flow
 
+import flows.ahead  # noqa: F401  before what takes long to import
 from flows.parameters import Candles
 from flows.runtime import one_line, opened
 from flows.shares import run_alone, run_shared

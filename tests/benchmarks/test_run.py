@@ -4,8 +4,11 @@
 """
 
 import os
+import pickle
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from multiprocessing import get_context
@@ -13,7 +16,8 @@ from multiprocessing.pool import Pool
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import Engine
@@ -23,14 +27,13 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.strategy import Context
 from strategy_core.domain.windows import Windows
 from strategy_core.isolation.isolated import IsolatedStrategy
-from strategy_core.isolation.nursery import nursery
-from strategy_core.services.shadow import run_shadow
-from strategy_core.services.workers import Workers, build_of
+from strategy_core.services.workers import build_of
 from strategy_core.store import decisions
 from strategy_core.store.engine import transaction
 from strategy_core.store.tables import decision_id
 from tests.benchmarks.bands import Band, Bands
 from tests.benchmarks.many_symbols import Walks
+from tests.benchmarks.scheduled import Timed, timed_run
 from tests.builders import HOUR, MONDAY, decision_row, put_version
 
 pytestmark = pytest.mark.benchmark_suite
@@ -40,26 +43,13 @@ CONFIGS = {f"v{number}": Band(width=2.0 + number / 10, length=150 + 2 * number) 
 CORES = 2
 ENTRY_POINT = "tests.benchmarks.bands:Bands"
 
-Key = TypeVar("Key")
-Item = TypeVar("Item")
 _barrier: list[Barrier] = []
 
 
-class Timed(Workers):
-    """Says when the asking began and ended; what is before is reading what was decided, what is after is logging."""
-
-    asked: tuple[float, float] = (0.0, 0.0)
-
-    def share_out(
-        self, batches: Iterable[Mapping[Key, Sequence[Item]]], ask: Callable[[Key, Sequence[Item]], None]
-    ) -> None:
-        began = time.perf_counter()
-        super().share_out(batches, ask)
-        self.asked = (began, time.perf_counter())
-
-
-def test_a_run_beside_a_plain_loop(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_beside_a_plain_loop(engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = Walks(SYMBOLS)
+    stored = tmp_path / "candles"
+    stored.write_bytes(pickle.dumps(source))
     _put_versions(engine)
     _put_history(engine, source)
     candles = (MONDAY + hour * HOUR for hour in range(24))
@@ -67,14 +57,12 @@ def test_a_run_beside_a_plain_loop(engine: Engine, capsys: pytest.CaptureFixture
     cold: list[list[float]] = []
     warm: list[list[float]] = []
     with _two_processes() as processes, Timed(at_once=CORES) as kept:
-        _run(engine, source, kept, next(candles))
+        timed_run(engine, source, kept, next(candles))
         plain.append(_plainly(processes))
         for _ in range(ROUNDS):  # in turns: a machine that is slow for a while is so for a run and the loops beside it
-            with Timed(at_once=CORES) as fresh:
-                _forget_nursery()
-                cold.append(_run(engine, source, fresh, next(candles)))
+            cold.append(_scheduled(engine, stored, next(candles)))
             plain.append(_plainly(processes))
-            warm.append(_run(engine, source, kept, next(candles)))
+            warm.append(timed_run(engine, source, kept, next(candles)))
             plain.append(_plainly(processes))
         private = sorted(_private_mb(worker) for _, worker in kept._idle)
     each = median(plain) * CORES / len(SYMBOLS) / len(CONFIGS)
@@ -82,13 +70,13 @@ def test_a_run_beside_a_plain_loop(engine: Engine, capsys: pytest.CaptureFixture
         f"{engine.dialect.name}, {len(SYMBOLS)} symbols x {len(CONFIGS)} versions, {CORES} cores: "
         f"a plain loop {median(plain):.2f} s ({each * 1e3:.1f} ms a decision)"
     ]
-    for name, runs, beside in (("cold", cold, plain[:-1]), ("warm", warm, plain[1:])):
+    for name, runs, beside in (("scheduled", cold, plain[:-1]), ("warm", warm, plain[1:])):
         loops = [(before + after) / 2 for before, after in zip(beside[::2], beside[1::2], strict=True)]
         over = sorted(run[0] / loop - 1 for run, loop in zip(runs, loops, strict=True))
-        took, before, asking, after = (median(column) for column in zip(*runs, strict=True))
+        took, before, asking, after, *x = (median(column) for column in zip(*runs, strict=True))
         told.append(
             f"  {name}: {took:.2f} s, overhead {median(over):.1%} ({over[0]:.1%} to {over[-1]:.1%}; "
-            f"before {before:.2f} s, asking {asking:.2f} s, logging {after:.2f} s)"
+            f"before {before:.2f} s, asking {asking:.2f} s, logging {after:.2f} s) {x}"
         )
     told.append(f"  memory of a worker's own: {private[0]:.0f} to {private[-1]:.0f} MB")
     with capsys.disabled():
@@ -96,13 +84,14 @@ def test_a_run_beside_a_plain_loop(engine: Engine, capsys: pytest.CaptureFixture
     assert median(run[0] for run in warm) < 2 * median(plain)
 
 
-def _run(engine: Engine, source: Walks, workers: Timed, now: datetime) -> list[float]:
-    """Return (seconds, before the asking, asking, after it) of a run on one candle."""
-    began = time.perf_counter()
-    runs = run_shadow(engine, source, workers, now=now)
-    ended = time.perf_counter()
-    assert [(run.logged, run.errors) for run in runs] == [(len(SYMBOLS), 0)] * len(CONFIGS)
-    return [ended - began, workers.asked[0] - began, workers.asked[1] - workers.asked[0], ended - workers.asked[1]]
+def _scheduled(engine: Engine, candles: Path, now: datetime) -> list[float]:
+    """Return what `timed_run` does, in a new process that Prefect would have started for the run."""
+    address = engine.url.render_as_string(hide_password=False)
+    arguments = [address, str(candles), now.isoformat(), str(CORES)]
+    started = os.environ | {"PREFECT__FLOW_RUN_ID": str(UUID(int=0))}
+    command = [sys.executable, "-m", "tests.benchmarks.scheduled", *arguments]
+    said = subprocess.run(command, env=started, capture_output=True, text=True, check=True).stdout
+    return [float(each) for each in said.split()]
 
 
 @contextmanager
@@ -168,11 +157,6 @@ def _put_history(engine: Engine, source: Walks) -> None:
                 rows.append(decision_row(version, at, symbol=symbol) | names | hashed)
     with transaction(engine) as session:
         decisions.log_decisions(session, rows)
-
-
-def _forget_nursery() -> None:
-    """Have the next worker start another process to fork from, as a run of the schedule does."""
-    nursery().close()
 
 
 def _private_mb(worker: IsolatedStrategy) -> float:
