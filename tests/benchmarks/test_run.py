@@ -54,13 +54,13 @@ def test_a_run_beside_a_plain_loop(engine: Engine, tmp_path: Path, capsys: pytes
     _put_history(engine, source)
     candles = (MONDAY + hour * HOUR for hour in range(24))
     plain: list[float] = []
-    cold: list[list[float]] = []
+    scheduled: list[list[float]] = []
     warm: list[list[float]] = []
     with _two_processes() as processes, Timed(at_once=CORES) as kept:
         timed_run(engine, source, kept, next(candles))
         plain.append(_plainly(processes))
         for _ in range(ROUNDS):  # in turns: a machine that is slow for a while is so for a run and the loops beside it
-            cold.append(_scheduled(engine, stored, next(candles)))
+            scheduled.append(_scheduled(engine, stored, next(candles)))
             plain.append(_plainly(processes))
             warm.append(timed_run(engine, source, kept, next(candles)))
             plain.append(_plainly(processes))
@@ -70,13 +70,13 @@ def test_a_run_beside_a_plain_loop(engine: Engine, tmp_path: Path, capsys: pytes
         f"{engine.dialect.name}, {len(SYMBOLS)} symbols x {len(CONFIGS)} versions, {CORES} cores: "
         f"a plain loop {median(plain):.2f} s ({each * 1e3:.1f} ms a decision)"
     ]
-    for name, runs, beside in (("scheduled", cold, plain[:-1]), ("warm", warm, plain[1:])):
+    for name, runs, beside in (("scheduled", scheduled, plain[:-1]), ("warm", warm, plain[1:])):
         loops = [(before + after) / 2 for before, after in zip(beside[::2], beside[1::2], strict=True)]
         over = sorted(run[0] / loop - 1 for run, loop in zip(runs, loops, strict=True))
-        took, before, asking, after, *x = (median(column) for column in zip(*runs, strict=True))
+        took, before, asking, after = (median(column) for column in zip(*runs, strict=True))
         told.append(
             f"  {name}: {took:.2f} s, overhead {median(over):.1%} ({over[0]:.1%} to {over[-1]:.1%}; "
-            f"before {before:.2f} s, asking {asking:.2f} s, logging {after:.2f} s) {x}"
+            f"before {before:.2f} s, asking {asking:.2f} s, logging {after:.2f} s)"
         )
     told.append(f"  memory of a worker's own: {private[0]:.0f} to {private[-1]:.0f} MB")
     with capsys.disabled():
