@@ -30,8 +30,7 @@ from prefect.states import Crashed
 from prefect.types.entrypoint import EntrypointType
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from deployments import automations
-from deployments.files import prefect_yaml
+from deployments import automations, prefect_yaml
 from strategy_core.domain.errors import InvalidSetting
 
 LEFT_WITHIN_S = 10.0
@@ -144,7 +143,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def left_for_certain(within_s: float = LEFT_WITHIN_S) -> Iterator[None]:
+def force_exit(within_s: float = LEFT_WITHIN_S) -> Iterator[None]:
     """End this process soon after what is inside, whoever else still runs in it.
 
     A thread that Prefect's runner leaves behind now and then waits for ever for work, and the interpreter for it: what
@@ -161,5 +160,5 @@ def left_for_certain(within_s: float = LEFT_WITHIN_S) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    with left_for_certain():
+    with force_exit():
         main(sys.argv[1:])

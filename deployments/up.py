@@ -1,4 +1,4 @@
-"""`rollout up`: a Prefect server, the served flows, the API and a replayed market, kept running; they stop with it."""
+"""`rollout up`: a Prefect server, the flows, the API and a replayed market in one command."""
 
 import importlib.util
 import os
@@ -14,19 +14,18 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from sqlalchemy import make_url
+from sqlalchemy import Engine, make_url
 
-from deployments.children import Child
-from deployments.files import prefect_yaml
-from deployments.news import News
-from deployments.ports import HOST, keep_port
-from deployments.seed import replay_span, seed
-from deployments.supervisor import ChildDied, Supervisor, last_words
+from deployments import prefect_yaml
+from deployments.demo_seed import replay_span, seed
+from deployments.processes import HOST, Child, ChildDied, Supervisor, keep_port, last_words
 from strategy_core.domain.errors import InvalidSetting, MissingExtra
 from strategy_core.market.open import open_source
-from strategy_core.market.replay import ReplayClock
+from strategy_core.market.source import ReplayClock
 from strategy_core.settings import Settings, read_settings
-from strategy_core.store.engine import upgrade
+from strategy_core.store import audit
+from strategy_core.store.alerts import find_alerts
+from strategy_core.store.engine import reading, upgrade
 
 _HEALTHY_WITHIN_S = 180.0
 _LOOK_EVERY_S = 1.0
@@ -104,7 +103,7 @@ def _run(
         server = _start(supervisor, "Prefect server", ["prefect", "server", "start"], environment, state)
         say(f"Starting a Prefect server, pid {server.pid} …")
         served_alone = ["--alone"]  # on a server of our own nobody else does
-    news = News(engine)
+    news = ActivityFeed(engine)
     if seed(engine, source, now=start, speed=speed):
         say("A new database: two rollouts, replayed up to now. What happened, by the market's clock:")
         news.tell(say)
@@ -229,3 +228,28 @@ def _asked_to_stop() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class ActivityFeed:
+    """What has happened since it was made, or since it was told last."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        with reading(engine) as session:
+            self._event = max((event.id or 0 for event in audit.events(session, limit=1)), default=0)
+            self._alert = max((alert.id or 0 for alert in find_alerts(session, limit=1)), default=0)
+
+    def tell(self, say: Callable[[str], None]) -> None:
+        """Say what is new, oldest first; an alert follows the change that raised it."""
+        with reading(self._engine) as session:
+            events = audit.events(session, after_id=self._event)
+            alerts = find_alerts(session, after_id=self._alert)
+        changes = [
+            (event.at, 0, f"{event.strategy_name} {event.version}  {event.action.replace('_', ' ')}: {event.reason}")
+            for event in events
+        ]
+        told = [(alert.at, 1, f"alert {alert.id}, {alert.severity}: {alert.text}") for alert in alerts]
+        for at, _, line in sorted([*changes, *told], key=lambda each: each[:2]):
+            say(f"{at:%Y-%m-%d %H:%M}  {line.removesuffix(': ')}")
+        self._event = max([self._event, *(event.id or 0 for event in events)])
+        self._alert = max([self._alert, *(alert.id or 0 for alert in alerts)])

@@ -3,12 +3,11 @@
 from prefect import flow
 
 from flows import events
-from flows.form import form
 from flows.parameters import Alerts, Owner, Reason
-from flows.runtime import one_line, opened, owned_by
+from flows.runtime import one_line, open_runtime, owned_by, owner_flow
 from strategy_core.domain.errors import RolloutError
-from strategy_core.services.alerts import Channel, acknowledge, deliver
-from strategy_core.services.watch import watch_feed, watch_shadow, watch_ticks
+from strategy_core.services.alerts import AlertChannel, acknowledge, deliver
+from strategy_core.services.watchdog import watch_feed, watch_shadow, watch_ticks
 
 
 @flow(flow_run_name="deliver alerts")
@@ -19,11 +18,11 @@ def deliver_alerts() -> str:
     A flow of its own, so that no tick waits for a channel. It fails at its end if some channel took no message, or a
     setting is not valid.
     """
-    with opened(database_alone=True) as runtime:
+    with open_runtime(database_alone=True) as runtime:
         settings = runtime.settings
         watch_ticks(runtime.engine, now=runtime.now, overdue=settings.tick_overdue)
         channels = settings.open_channels()
-        every: list[Channel] = [*channels, *events.channels()]
+        every: list[AlertChannel] = [*channels, *events.channels()]
         tried = deliver(runtime.engine, every, now=runtime.now, pace=settings.alert_pace)
         source = runtime.candles_if_any()  # last: a feed may take its time
         watch_shadow(runtime.engine, source, now=runtime.now, overdue=settings.tick_overdue)
@@ -37,7 +36,7 @@ def deliver_alerts() -> str:
     return line
 
 
-@form("acknowledge alerts {alerts}")
+@owner_flow("acknowledge alerts {alerts}")
 def acknowledge_alert(alerts: Alerts, owner: Owner, reason: Reason) -> str:
     """Acknowledge alerts: nobody is told of them any more, since an owner knows.
 
@@ -46,6 +45,6 @@ def acknowledge_alert(alerts: Alerts, owner: Owner, reason: Reason) -> str:
         owner: who knows.
         reason: what is being done; it stays with the alert.
     """
-    with opened() as runtime:
+    with open_runtime() as runtime:
         known = acknowledge(runtime.engine, alerts, actor=owned_by(owner), reason=reason, now=runtime.now)
     return "; ".join(f"alert {each.id} is acknowledged by {each.acknowledged_by}" for each in known)

@@ -21,17 +21,15 @@ from sqlalchemy import Engine
 
 from strategy_core.domain.audit import storable
 from strategy_core.domain.ramp import Step
-from strategy_core.report.change import change_markdown
 from strategy_core.report.comparison import comparisons_markdown
-from strategy_core.report.progress import progress_markdown
-from strategy_core.report.rollback import rollback_markdown
-from strategy_core.services.curves import ComparisonCurves
-from strategy_core.services.ramp import Ticked
-from strategy_core.services.report import Progress, RolledBack, read_progress, read_rollback
+from strategy_core.report.rollout import change_markdown, progress_markdown, rollback_markdown
+from strategy_core.services.history import ComparisonCurves
+from strategy_core.services.reports import Progress, RollbackFacts, read_progress, read_rollback
+from strategy_core.services.tick import TickResult
 from strategy_core.settings import least_settings
-from strategy_core.store import trail
+from strategy_core.store import audit
 from strategy_core.store.engine import reading
-from strategy_core.store.rollout_tables import AuditEvent, Rollout
+from strategy_core.store.tables import AuditEvent, Rollout
 
 TOGETHER_S = 15.0  # for all that a run shows: the next tick begins a minute after this one did
 KEPT = 30  # nights and changes, by key
@@ -64,7 +62,7 @@ def link_to(key: str, words: str, *, known: Known | None = None) -> str:
     return f"[{words}](../{path})"
 
 
-def show_tick(engine: Engine, ticked: Sequence[Ticked], *, now: datetime) -> None:
+def show_tick(engine: Engine, ticked: Sequence[TickResult], *, now: datetime) -> None:
     """Show what a tick has left: a report of each rollback, and how each rollout goes, the oldest artifact first."""
     with _best_effort("tick") as client:
         if client is None or not ticked:
@@ -93,7 +91,7 @@ def show_change(strategy_name: str | None) -> None:
         engine = settings.open_engine()
         try:
             with reading(engine) as session:
-                event = trail.made_by_request(session, strategy_name, str(flow_run.id))
+                event = audit.made_by_request(session, strategy_name, str(flow_run.id))
             if event is not None:
                 _show_event(client, engine, event, settings.now())
         finally:
@@ -135,7 +133,7 @@ def _show_event(client: SyncPrefectClient, engine: Engine, event: AuditEvent, no
     _prune(client, key)
 
 
-def _show_rollback(client: SyncPrefectClient, found: RolledBack) -> str:
+def _show_rollback(client: SyncPrefectClient, found: RollbackFacts) -> str:
     event = found.event
     key = key_of("rollback", event.strategy_name, event.version)
     words = f"{event.strategy_name} {event.version} was rolled back by {event.actor}"

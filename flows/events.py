@@ -17,10 +17,10 @@ from prefect.settings import PREFECT_API_URL
 from pydantic import TypeAdapter
 
 from flows.runtime import Runtime
-from strategy_core.domain.alert import Message, Raised, Severity, clipped
+from strategy_core.domain.alerts import Message, Raised, Severity, clipped
 from strategy_core.market.source import CandleSource
 from strategy_core.services.alerts import deliver
-from strategy_core.services.watch import watch_shadow
+from strategy_core.services.watchdog import watch_shadow
 
 NAMES: Mapping[str, str] = {  # of kinds that are told under another name; every other kind is its event's name
     "rollout.advanced": "rollout.stage.advanced",

@@ -2,8 +2,8 @@
 
 from prefect import flow
 
-from flows.runtime import one_line, opened
-from strategy_core.services.maintain import maintain, said
+from flows.runtime import one_line, open_runtime
+from strategy_core.services.maintenance import maintain, said
 
 
 @flow(flow_run_name="maintain the database")
@@ -13,5 +13,5 @@ def maintain_database() -> str:
 
     It needs the role that owns the tables. Nobody waits for it: what is in use is left for the next night.
     """
-    with opened() as runtime:
+    with open_runtime() as runtime:
         return "; ".join(said(maintain(runtime.engine, now=runtime.now, keep_days=runtime.settings.keep_days)))

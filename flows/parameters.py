@@ -12,7 +12,7 @@ from pydantic import Field, SkipValidation, WithJsonSchema, create_model
 from strategy_core.domain import lifecycle
 from strategy_core.domain.candles import TIMEFRAMES
 from strategy_core.domain.plan import Plan, read_plan
-from strategy_core.services import approve
+from strategy_core.services import rollouts
 
 
 def _titled(title: str) -> Any:
@@ -46,9 +46,9 @@ Timeframe = Annotated[str, _one_of(*TIMEFRAMES), _titled("Timeframe")]
 Alerts = Annotated[list[Annotated[int, Field(ge=1), _titled("Alert")]], Field(min_length=1), _titled("Alerts")]
 
 
-Choice = Annotated[approve.Choice, _one_of(*approve.Choice), _titled("Choice")]
+Choice = Annotated[rollouts.Choice, _one_of(*rollouts.Choice), _titled("Choice")]
 Status = Annotated[lifecycle.Status, _one_of(*lifecycle.Status), _titled("Status")]
-USUAL: Literal["usual"] = "usual"
+DEFAULT: Literal["usual"] = "usual"
 if TYPE_CHECKING:
     AnyPlan = Literal["usual"] | Plan | Mapping[str, Any]
 else:
@@ -67,7 +67,7 @@ else:
     # The usual one first: a form opens on what fits its default, and the fields of a plan fill several screens. It is
     # read in the flow, so that a plan which no form would let through is refused in one line too.
     AnyPlan = Annotated[
-        Annotated[Literal["usual"], WithJsonSchema({"type": "string", "enum": [USUAL], "title": "The usual plan"})]
+        Annotated[Literal["usual"], WithJsonSchema({"type": "string", "enum": [DEFAULT], "title": "The usual plan"})]
         | Annotated[SkipValidation[_PlanForm], _titled("A plan of your own")],
         _titled("Plan"),
     ]
@@ -77,4 +77,4 @@ def chosen_plan(given: AnyPlan) -> Plan:
     """Return the plan that was asked for, the usual one where none was; else raise InvalidPlan naming each field."""
     if isinstance(given, Plan):
         return given
-    return Plan() if given == USUAL else read_plan(given)
+    return Plan() if given == DEFAULT else read_plan(given)

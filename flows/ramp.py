@@ -1,12 +1,11 @@
-"""Move rollouts: the tick on its schedule, and what an owner starts, approves, decides, pauses and resumes."""
+"""Move rollouts: the scheduled tick and metric samples, and the owner's forms."""
 
 from prefect import flow
 
-from flows.artifacts import show_tick
+from flows.artifacts import key_of, show_page, show_tick
 from flows.events import follow_up
-from flows.form import form
 from flows.parameters import (
-    USUAL,
+    DEFAULT,
     AnyPlan,
     Choice,
     OverrideReason,
@@ -18,9 +17,30 @@ from flows.parameters import (
     Version,
     chosen_plan,
 )
-from flows.runtime import by_itself, one_line, opened, owned_by
+from flows.runtime import one_line, open_runtime, owned_by, owner_flow, unattended
 from strategy_core.domain.errors import RolloutError
-from strategy_core.services import approve, canary, ramp, start
+from strategy_core.report.rollout import preview_markdown
+from strategy_core.services import canary, rollouts, tick
+from strategy_core.services.rollouts import show_plan
+from strategy_core.services.sample_metrics import sample_metrics
+
+
+@owner_flow("plan for {strategy_name} {version}")
+def plan(strategy_name: Strategy, version: Version, plan: AnyPlan = DEFAULT) -> str:
+    """Show what a rollout would take, and whom it would reach: users, slots and days by stage, and other canaries.
+
+    Args:
+        strategy_name: the strategy.
+        version: the version in shadow that would become the canary.
+        plan: the usual one; or stages, gates and limits of your own, which start from the usual ones.
+    """
+    with open_runtime() as runtime:
+        frozen = chosen_plan(plan)
+        found, reached = show_plan(
+            runtime.engine, strategy_name=strategy_name, version=version, plan=frozen, now=runtime.now
+        )
+    shown = preview_markdown(found, reached)
+    return found.verdict + show_page(key_of("plan", strategy_name, version), shown, f"{strategy_name} {version}")
 
 
 @flow(flow_run_name="tick")
@@ -31,9 +51,9 @@ def ramp_tick() -> str:
     It runs without candles too: then it is blind, which holds a rollout and, at the plan's limit, rolls it back. It
     fails at its end if some rollout could not be ruled on, or a setting is not valid; the others have been ruled on.
     """
-    with opened(database_alone=True) as runtime:
+    with open_runtime(database_alone=True) as runtime:
         source = runtime.candles_if_any()
-        ticked = ramp.tick(runtime.engine, source, now=runtime.now, actor=by_itself())
+        ticked = tick.tick(runtime.engine, source, now=runtime.now, actor=unattended())
         follow_up(runtime, source)
         show_tick(runtime.engine, ticked, now=runtime.now)
     line = "; ".join([*(map(_told, ticked) if ticked else ["no rollout is open"]), *runtime.wrong])
@@ -42,14 +62,14 @@ def ramp_tick() -> str:
     return line
 
 
-@form("start {strategy_name} {version}")
+@owner_flow("start {strategy_name} {version}")
 def start_canary(
     strategy_name: Strategy,
     version: Version,
     owner: Owner,
     reason: Remark = "",
     override_reason: OverrideReason = "",
-    plan: AnyPlan = USUAL,
+    plan: AnyPlan = DEFAULT,
 ) -> str:
     """Freeze a plan and send its first stage's share of users to a shadow version.
 
@@ -64,9 +84,9 @@ def start_canary(
         override_reason: why a version that was rolled back may be ramped again; empty for any other.
         plan: the usual one; or stages, gates and limits of your own, which start from the usual ones.
     """
-    with opened() as runtime:
+    with open_runtime() as runtime:
         frozen = runtime.settings.in_replay(chosen_plan(plan))
-        rollout = start.start_rollout(
+        rollout = rollouts.start_rollout(
             runtime.engine,
             strategy_name=strategy_name,
             version=version,
@@ -79,7 +99,7 @@ def start_canary(
     return f"{strategy_name} {version} serves {frozen.stages[0].percent:g} % against {rollout.control_version}"
 
 
-@form("set the canary of {strategy_name} to {percent} %")
+@owner_flow("set the canary of {strategy_name} to {percent} %")
 def set_canary_percent(strategy_name: Strategy, percent: Percent, owner: Owner, reason: Remark = "") -> str:
     """Set the canary's share of users by hand, where no rollout moves it or an owner has paused that.
 
@@ -89,7 +109,7 @@ def set_canary_percent(strategy_name: Strategy, percent: Percent, owner: Owner, 
         owner: who sets it.
         reason: for the audit trail.
     """
-    with opened() as runtime:
+    with open_runtime() as runtime:
         config = canary.update_canary_percent(
             runtime.engine,
             strategy_name=strategy_name,
@@ -102,7 +122,7 @@ def set_canary_percent(strategy_name: Strategy, percent: Percent, owner: Owner, 
     return f"{strategy_name} {config.version} serves {percent:g} %"
 
 
-@form("approve {strategy_name}")
+@owner_flow("approve {strategy_name}")
 def approve_stage(strategy_name: Strategy, owner: Owner, reason: Remark = "") -> str:
     """Let a rollout enter the stage it waits for; the next tick takes the step, if every gate passes then too.
 
@@ -111,8 +131,8 @@ def approve_stage(strategy_name: Strategy, owner: Owner, reason: Remark = "") ->
         owner: who approves.
         reason: for the audit trail.
     """
-    with opened() as runtime:
-        rollout = approve.approve(
+    with open_runtime() as runtime:
+        rollout = rollouts.approve(
             runtime.engine,
             strategy_name=strategy_name,
             actor=owned_by(owner),
@@ -123,7 +143,7 @@ def approve_stage(strategy_name: Strategy, owner: Owner, reason: Remark = "") ->
     return f"{strategy_name} {rollout.version} may enter stage {rollout.stage_index + 2}"
 
 
-@form("decide {strategy_name}: {choice}")
+@owner_flow("decide {strategy_name}: {choice}")
 def decide(strategy_name: Strategy, choice: Choice, owner: Owner, reason: Reason) -> str:
     """Answer a rollout whose stage ended without an answer of its gates.
 
@@ -134,8 +154,8 @@ def decide(strategy_name: Strategy, choice: Choice, owner: Owner, reason: Reason
         owner: who decides.
         reason: why; it stays in the audit trail.
     """
-    with opened() as runtime:
-        rollout = approve.decide_rollout(
+    with open_runtime() as runtime:
+        rollout = rollouts.decide_rollout(
             runtime.engine,
             strategy_name=strategy_name,
             choice=choice,
@@ -147,7 +167,7 @@ def decide(strategy_name: Strategy, choice: Choice, owner: Owner, reason: Reason
     return f"{strategy_name} {rollout.version} is {rollout.state} at stage {rollout.stage_index + 1}"
 
 
-@form("pause {strategy_name}")
+@owner_flow("pause {strategy_name}")
 def pause(strategy_name: Strategy, owner: Owner, reason: Remark = "") -> str:
     """Keep a rollout at its percent; every protection stays armed.
 
@@ -156,14 +176,14 @@ def pause(strategy_name: Strategy, owner: Owner, reason: Remark = "") -> str:
         owner: who pauses it.
         reason: for the audit trail.
     """
-    with opened() as runtime:
-        rollout = approve.pause(
+    with open_runtime() as runtime:
+        rollout = rollouts.pause(
             runtime.engine, strategy_name=strategy_name, actor=owned_by(owner), now=runtime.now, reason=reason
         )
     return f"{strategy_name} {rollout.version} is {rollout.state}"
 
 
-@form("resume {strategy_name}")
+@owner_flow("resume {strategy_name}")
 def resume(strategy_name: Strategy, owner: Owner, reason: Remark = "") -> str:
     """Let a paused rollout go on, at its stage's percent.
 
@@ -172,15 +192,33 @@ def resume(strategy_name: Strategy, owner: Owner, reason: Remark = "") -> str:
         owner: who resumes it.
         reason: for the audit trail.
     """
-    with opened() as runtime:
-        rollout = approve.resume(
+    with open_runtime() as runtime:
+        rollout = rollouts.resume(
             runtime.engine, strategy_name=strategy_name, actor=owned_by(owner), now=runtime.now, reason=reason
         )
     return f"{strategy_name} {rollout.version} is {rollout.state}"
 
 
-def _told(ticked: ramp.Ticked) -> str:
+def _told(ticked: tick.TickResult) -> str:
     name = f"{ticked.strategy_name} {ticked.version}"
     if ticked.ruling is None:
         return f"{name} could not be ruled on: {ticked.error}"
     return f"{name}: {ticked.ruling.step.replace('_', ' ')}, {ticked.ruling.reason}"
+
+
+@flow(flow_run_name="sample metrics")
+@one_line
+def sample_run() -> str:
+    """Take one sample for each metric gate of each open rollout.
+
+    A flow of its own, so that no tick waits for an endpoint. It fails at its end if some metric gave no value; that
+    gate is blind until one does.
+    """
+    with open_runtime() as runtime:
+        sampled = sample_metrics(runtime.engine, runtime.settings.open_prometheus(), now=runtime.now)
+    line = "; ".join(
+        f"{each.strategy_name} {each.version} {each.gate}: {each.problem or f'{each.value:.6g}'}" for each in sampled
+    )
+    if any(each.problem for each in sampled):
+        raise RolloutError(line)
+    return line or "no open rollout has a metric gate"

@@ -1,13 +1,12 @@
 """Register a version from Prefect: see `services.register`."""
 
-from flows.form import form
 from flows.parameters import Config, EntryPoint, Owner, Remark, Salt, Status, Strategy, Symbols, Timeframe, Version
-from flows.runtime import opened, owned_by
+from flows.runtime import open_runtime, owned_by, owner_flow
 from strategy_core.domain import lifecycle
-from strategy_core.services import register
+from strategy_core.services import versions
 
 
-@form("register {strategy_name} {version}")
+@owner_flow("register {strategy_name} {version}")
 def register_version(
     strategy_name: Strategy,
     version: Version,
@@ -36,8 +35,8 @@ def register_version(
         salt: of the strategy's routing, fixed with its first version; empty, whatever it has.
         reason: for the audit trail.
     """
-    with opened() as runtime:
-        registered = register.register_version(
+    with open_runtime() as runtime:
+        registered = versions.register_version(
             runtime.engine,
             runtime.candles(),
             strategy_name=strategy_name,

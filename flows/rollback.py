@@ -1,13 +1,12 @@
 """What an owner does with a version without evidence: let it serve everybody, retire it, or take users off it."""
 
-from flows.form import form
 from flows.parameters import AnyVersion, OverrideReason, Owner, Reason, Remark, Strategy, Version
-from flows.runtime import opened, owned_by
-from strategy_core.services.promote import activate_version, retire_version
+from flows.runtime import open_runtime, owned_by, owner_flow
 from strategy_core.services.rollback import roll_back
+from strategy_core.services.versions import activate_version, retire_version
 
 
-@form("promote {strategy_name} {version}")
+@owner_flow("promote {strategy_name} {version}")
 def promote(
     strategy_name: Strategy, version: Version, owner: Owner, reason: Reason, override_reason: OverrideReason = ""
 ) -> str:
@@ -20,7 +19,7 @@ def promote(
         reason: why; it stays in the audit trail.
         override_reason: why a version that was rolled back may serve again; empty for any other.
     """
-    with opened() as runtime:
+    with open_runtime() as runtime:
         activate_version(
             runtime.engine,
             strategy_name=strategy_name,
@@ -34,7 +33,7 @@ def promote(
     return f"{strategy_name} {version} is active"
 
 
-@form("retire {strategy_name} {version}")
+@owner_flow("retire {strategy_name} {version}")
 def retire(strategy_name: Strategy, version: Version, owner: Owner, reason: Remark = "") -> str:
     """Retire a shadow version, or a canary that no rollout moves: it decides nothing more.
 
@@ -46,7 +45,7 @@ def retire(strategy_name: Strategy, version: Version, owner: Owner, reason: Rema
         owner: who retires it.
         reason: for the audit trail.
     """
-    with opened() as runtime:
+    with open_runtime() as runtime:
         retire_version(
             runtime.engine,
             strategy_name=strategy_name,
@@ -58,7 +57,7 @@ def retire(strategy_name: Strategy, version: Version, owner: Owner, reason: Rema
     return f"{strategy_name} {version} is retired"
 
 
-@form("roll {strategy_name} back")
+@owner_flow("roll {strategy_name} back")
 def rollback(strategy_name: Strategy, owner: Owner, reason: Reason, version: AnyVersion = "") -> str:
     """Take users off a version, now: undo its rollout, else its canary, else, when it is named, its activation.
 
@@ -70,7 +69,7 @@ def rollback(strategy_name: Strategy, owner: Owner, reason: Reason, version: Any
         reason: why; it stays in the audit trail and in the alert.
         version: the one to take users off; empty, the rollout's or the canary.
     """
-    with opened(database_alone=True) as runtime:
+    with open_runtime(database_alone=True) as runtime:
         taken_off = roll_back(
             runtime.engine,
             strategy_name=strategy_name,

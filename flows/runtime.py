@@ -1,5 +1,6 @@
-"""What every flow opens, and how its run ends: in one line. Nothing is decided here, and no time is read elsewhere."""
+"""What every flow opens, the owner's form, and the one line that ends a run."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ from functools import wraps
 from inspect import signature
 from typing import Any, ParamSpec
 
+from prefect import Flow, flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
@@ -18,7 +20,7 @@ from flows.artifacts import show_change
 from strategy_core.domain.audit import RAMP, Actor
 from strategy_core.domain.errors import InvalidSetting, RolloutError
 from strategy_core.market.source import CandleSource
-from strategy_core.observe.logs import configure_logs
+from strategy_core.observe import configure_logs
 from strategy_core.settings import Settings, least_settings, read_settings
 from strategy_core.store.engine import check_schema, failure
 
@@ -46,7 +48,7 @@ class Runtime:
 
 
 @contextmanager
-def opened(*, database_alone: bool = False) -> Iterator[Runtime]:
+def open_runtime(*, database_alone: bool = False) -> Iterator[Runtime]:
     """Yield what the environment's settings name; a database that is not up to date raises SchemaOutdated.
 
     Args:
@@ -72,7 +74,7 @@ def owned_by(owner: str) -> Actor:
     return Actor(owner, role="owner", source="flow", request_id=_run())
 
 
-def by_itself() -> Actor:
+def unattended() -> Actor:
     """Return the ramp as this run's actor: nobody asked for the tick but the schedule."""
     return replace(RAMP, request_id=_run())
 
@@ -100,3 +102,13 @@ def one_line(work: Callable[P, str]) -> Callable[P, State[Any]]:
         return Completed(message=line)
 
     return run
+
+
+def owner_flow(run_name: str) -> Callable[[Callable[P, str]], Flow[P, State[Any]]]:
+    """Make a flow of *work*, described by what its docstring says before the arguments: these are described each."""
+
+    def wrap(work: Callable[P, str]) -> Flow[P, State[Any]]:
+        prose = (inspect.getdoc(work) or "").partition("\n\nArgs:")[0]
+        return flow(flow_run_name=run_name, description=prose)(one_line(work))
+
+    return wrap

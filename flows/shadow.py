@@ -2,10 +2,10 @@
 
 from prefect import flow
 
-import flows.ahead  # noqa: F401  before what takes long to import
+import flows._prestart  # noqa: F401  before what takes long to import
+from flows.dask import run_local, run_on_dask
 from flows.parameters import Candles
-from flows.runtime import one_line, opened
-from flows.shares import run_alone, run_shared
+from flows.runtime import one_line, open_runtime
 from strategy_core.domain.errors import RolloutError
 from strategy_core.services.score import score_outcomes
 from strategy_core.services.shadow import ShadowRun
@@ -23,8 +23,8 @@ def shadow_run(catch_up: Candles = 1_000) -> str:
     Args:
         catch_up: how many missed candles are made up for, per version and symbol.
     """
-    with opened() as runtime:
-        run = run_shared if runtime.settings.shadow_dask else run_alone
+    with open_runtime() as runtime:
+        run = run_on_dask if runtime.settings.shadow_dask else run_local
         shared = run(runtime, catch_up=catch_up)
         scored = score_outcomes(runtime.engine, runtime.candles(), now=runtime.now)
     line = "; ".join([*map(_told, shared.runs), f"{scored.booked} outcomes booked, {scored.pending} trades open"])

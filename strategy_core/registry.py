@@ -11,7 +11,8 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.market.source import CandleSource
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services import canary, promote, register, route
+from strategy_core.services import canary, queries
+from strategy_core.services import versions as version_service
 from strategy_core.store import versions
 from strategy_core.store.engine import open_database, reading, upgrade
 from strategy_core.store.tables import CanaryConfig, StrategyVersion
@@ -61,7 +62,7 @@ class VersionRegistry:
             config: validated by the strategy's own `Params`.
             entry_point: a known name or `package.module:Class`; *strategy_name*, unless given.
         """
-        return register.register_version(
+        return version_service.register_version(
             self.engine,
             self._source or SyntheticSource(timeframe=timeframe),
             strategy_name=strategy_name,
@@ -82,7 +83,7 @@ class VersionRegistry:
         self, strategy_name: str, version: str, *, reason: str = "", override_reason: str = ""
     ) -> StrategyVersion:
         """Make it the active one and retire its predecessor, in one step; see `services.promote`."""
-        return promote.activate_version(
+        return version_service.activate_version(
             self.engine,
             strategy_name=strategy_name,
             version=version,
@@ -125,7 +126,7 @@ class VersionRegistry:
         )
 
     def retire_version(self, strategy_name: str, version: str, *, reason: str = "") -> StrategyVersion:
-        return promote.retire_version(
+        return version_service.retire_version(
             self.engine,
             strategy_name=strategy_name,
             version=version,
@@ -136,7 +137,7 @@ class VersionRegistry:
 
     def route_user_to_version(self, user_id: str, strategy_name: str) -> str:
         """Return the version that *user_id* gets now."""
-        return route.route_user(self.engine, user_id=user_id, strategy_name=strategy_name).version
+        return queries.route_user(self.engine, user_id=user_id, strategy_name=strategy_name).version
 
     def get_version(self, strategy_name: str, version: str) -> StrategyVersion:
         with reading(self.engine) as session:

@@ -8,20 +8,16 @@ from pydantic import AnyHttpUrl, Field, SecretStr, ValidationError, field_valida
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import Engine
 
+from strategy_core.domain.alerts import DeliveryPace
 from strategy_core.domain.candles import timeframe_delta
-from strategy_core.domain.delivery import Pace
 from strategy_core.domain.errors import EvidenceUnavailable, InvalidSetting, RolloutError
 from strategy_core.domain.plan import Plan
-from strategy_core.market.absent import AbsentSource
-from strategy_core.market.calendars import CALENDARS, Calendar, WeeklySession
-from strategy_core.market.holidays import read_holidays
-from strategy_core.market.open import open_source
-from strategy_core.market.remote import Access, is_around_the_clock
-from strategy_core.market.replay import ReplayClock, ReplaySource
-from strategy_core.market.source import CandleSource
-from strategy_core.observe.channels import Channel, read_channels
+from strategy_core.market.calendars import CALENDARS, Calendar, WeeklySession, read_holidays
+from strategy_core.market.open import FeedAccess, is_around_the_clock, open_source
+from strategy_core.market.source import AbsentSource, CandleSource, ReplayClock, ReplaySource
+from strategy_core.observe.channels import AppriseChannel, read_channels
 from strategy_core.observe.prometheus import Prometheus
-from strategy_core.services.maintain import KEEP_AT_LEAST
+from strategy_core.services.maintenance import KEEP_AT_LEAST
 from strategy_core.store.engine import open_database
 
 _HEADER = re.compile(r"[A-Za-z0-9-]+: *[!-~]([ -~]*[!-~])?")
@@ -143,7 +139,7 @@ class Settings(BaseSettings):
         url = str(self.prometheus_url).rstrip("/") if self.prometheus_url else None
         return Prometheus(url, header=self.prometheus_header, timeout=self.prometheus_timeout)
 
-    def open_channels(self) -> list[Channel]:
+    def open_channels(self) -> list[AppriseChannel]:
         """Return the alert channels; what cannot be meant is told when it is sent to, and keeps no other from sending.
 
         Raises:
@@ -152,8 +148,8 @@ class Settings(BaseSettings):
         return read_channels(self.alert_urls, timeout=self.alert_timeout)
 
     @property
-    def alert_pace(self) -> Pace:
-        return Pace(repeat_after=timedelta(minutes=self.alert_repeat_minutes)).at_speed(self._speed)
+    def alert_pace(self) -> DeliveryPace:
+        return DeliveryPace(repeat_after=timedelta(minutes=self.alert_repeat_minutes)).at_speed(self._speed)
 
     @property
     def tick_overdue(self) -> timedelta:
@@ -179,7 +175,7 @@ class Settings(BaseSettings):
             timeframe=self.timeframe,
             now=None if replayed else now,
             calendar=None if replayed else self._open_calendar(),
-            access=Access(self.oanda_token, str(self.oanda_url) if self.oanda_url else None, self.feed_timeout),
+            access=FeedAccess(self.oanda_token, str(self.oanda_url) if self.oanda_url else None, self.feed_timeout),
         )
         return ReplaySource(source, now) if replayed else source
 

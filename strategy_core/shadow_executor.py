@@ -9,10 +9,10 @@ import pandas as pd
 from sqlalchemy import Engine
 
 from strategy_core.domain.candles import checked_candles
+from strategy_core.isolation.pool import WorkerPool
 from strategy_core.services import compare
-from strategy_core.services.isolate import check_isolation
 from strategy_core.services.shadow import log_candle
-from strategy_core.services.workers import Workers
+from strategy_core.services.versions import check_isolation
 from strategy_core.store import decisions, versions
 from strategy_core.store.engine import open_database, reading, upgrade
 from strategy_core.store.tables import ShadowDecisionLog
@@ -58,7 +58,7 @@ class ShadowExecutor:
         with reading(self.engine) as session:
             row = versions.get_version(session, strategy_name, version)
         candles = checked_candles(df, timeframe=row.timeframe, source=f"candles of {symbol}").candles
-        with Workers(deadline_s=self._deadline_s) as workers:
+        with WorkerPool(deadline_s=self._deadline_s) as workers:
             worker = workers.given(row, strategy_engine)
             return log_candle(self.engine, worker, row, candles, symbol=symbol, timestamp=timestamp, now=self._clock())
 
@@ -93,7 +93,7 @@ class ShadowExecutor:
 
     def validate_shadow_isolation(self, strategy_name: str, version: str) -> dict[str, Any]:
         """Return `isolated`, what was `tried` from a worker like its own, and the version's own `breaches`."""
-        with Workers(deadline_s=self._deadline_s) as workers:
+        with WorkerPool(deadline_s=self._deadline_s) as workers:
             found = check_isolation(self.engine, workers, strategy_name=strategy_name, version=version)
         breaches = [
             {"symbol": b.symbol, "timestamp": b.timestamp.isoformat(), "tried": b.error} for b in found.breaches

@@ -12,7 +12,7 @@ from strategy_core.domain import comparison
 from strategy_core.domain.arrays import BoolArray, FloatArray, IntArray
 from strategy_core.domain.comparison import Cell, Comparison, Interval
 from strategy_core.domain.comparison import day_cluster_interval as interval_of_days
-from strategy_core.domain.performance import Performance, Trades, max_drawdown, performance
+from strategy_core.domain.performance import ClosedTrades, Performance, max_drawdown, performance
 from strategy_core.domain.strategy import Action
 
 _SIDE = {Action.BUY.value: 1.0, Action.SELL.value: -1.0, Action.HOLD.value: 0.0}
@@ -176,7 +176,7 @@ def cells_of(
         open_ones = [signal and np.isnan(arm.r_multiple[at]) for arm, signal in zip(arms, signals, strict=True)]
         closed = all(action is not None for action in said) and not any(open_ones)
         trades = [
-            Trades.of(arm.r_multiple[[at]], arm.pnl[[at]]) if closed and signal else Trades()
+            ClosedTrades.of(arm.r_multiple[[at]], arm.pnl[[at]]) if closed and signal else ClosedTrades()
             for arm, signal in zip(arms, signals, strict=True)
         ]
         day = int(opened_at[at].timestamp()) // 86_400

@@ -6,11 +6,6 @@ from typing import Any
 from sqlalchemy import Engine, text
 from sqlmodel import SQLModel
 
-import strategy_core.store.api_tables
-import strategy_core.store.platform_tables
-import strategy_core.store.rollout_tables
-import strategy_core.store.tally_tables  # noqa: F401  each adds its tables to the metadata
-
 Picture = Mapping[str, Sequence[Any]]
 
 

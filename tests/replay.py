@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from strategy_core.store.rollout_tables import AuditEvent
+from strategy_core.store.tables import AuditEvent
 
 
 @dataclass

@@ -20,10 +20,10 @@ from strategy_core.domain.errors import (
     UnknownVersion,
 )
 from strategy_core.domain.lifecycle import Status
+from strategy_core.isolation.pool import WorkerPool
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.registry import VersionRegistry
 from strategy_core.services.shadow import run_shadow
-from strategy_core.services.workers import Workers
 from strategy_core.shadow_executor import ShadowExecutor
 from strategy_core.store.engine import open_database
 from strategy_core.store.tables import ShadowDecisionLog
@@ -99,7 +99,7 @@ def test_it_writes_the_row_that_the_shadow_run_writes(
     engines = [open_database(f"sqlite:///{tmp_path / name}.db") for name in ("run", "single")]
     for engine in engines:
         VersionRegistry(engine, source=market, clock=lambda: MONDAY).register_version("fib_rsi", "1", {})
-    with Workers() as workers:
+    with WorkerPool() as workers:
         for hour in (0, 1, 2):  # a candle a run from AT on: several at once go to decide_many, to the last digit
             run_shadow(engines[0], market, workers, now=AT + hour * HOUR)
     executor = ShadowExecutor(engines[1], clock=lambda: LATER)

@@ -2,7 +2,7 @@
 
 import sys
 
-from strategy_core.api.server import serve
+from strategy_core.api.app import serve
 from strategy_core.api.settings import read_api_settings
 from strategy_core.domain.errors import RolloutError
 

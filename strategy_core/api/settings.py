@@ -8,15 +8,7 @@ import jwt
 from pydantic import AnyHttpUrl, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from strategy_core.api.keys import (
-    ASYMMETRIC,
-    SYMMETRIC,
-    FixedKey,
-    Keys,
-    RemoteKeys,
-    algorithm_of,
-    read_public_key,
-)
+from strategy_core.api.jwks import ASYMMETRIC, SYMMETRIC, FixedKey, Keys, RemoteKeys, algorithm_of, read_public_key
 from strategy_core.domain.errors import InvalidSetting
 
 DEVELOPMENT_SECRET = "development-only-secret-that-everybody-knows"  # noqa: S105  what its name says

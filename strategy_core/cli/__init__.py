@@ -10,25 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from strategy_core.cli import (
-    alerts,
-    api,
-    audit,
-    calibrate,
-    canary,
-    database,
-    deploy,
-    evidence,
-    exporter,
-    live,
-    preview,
-    report,
-    rollouts,
-    status,
-    token,
-    versions,
-    whole,
-)
+from strategy_core.cli import alerts, audit, calibrate, database, evidence, rollouts, serve, status, versions
 from strategy_core.domain.errors import RolloutError
 
 _EPILOG = (
@@ -47,22 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-_PARTS = (
-    whole,
-    versions,
-    preview,
-    calibrate,
-    canary,
-    rollouts,
-    status,
-    report,
-    evidence,
-    live,
-    token,
-    api,
-    exporter,
-    deploy,
-)
+_PARTS = (serve, versions, rollouts, calibrate, status, evidence)
 for part in _PARTS:
     app.registered_commands += part.commands.registered_commands
 app.add_typer(alerts.commands, name="alerts")

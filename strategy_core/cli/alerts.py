@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from strategy_core.cli.shell import Limit, NeededReason, Shell, command
+from strategy_core.cli.context import Context, Limit, NeededReason, command
 from strategy_core.domain.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -18,14 +18,14 @@ commands = typer.Typer(help="What owners are told, on which channels, and what t
 
 @command(commands, "list")
 def list_alerts(
-    shell: Shell,
+    shell: Context,
     strategy: Annotated[str | None, typer.Argument(metavar="[STRATEGY]", help="All, unless given.")] = None,
     limit: Limit = 50,
 ) -> None:
     """Show alerts, who has acknowledged them and which channels took them; and whether ticks come."""
-    from strategy_core.cli.tables import table
+    from strategy_core.cli.output import table
     from strategy_core.services.alerts import read_alerts, read_channel_states
-    from strategy_core.services.watch import watch_ticks
+    from strategy_core.services.watchdog import watch_ticks
 
     engine = shell.engine
     watch_ticks(engine, now=shell.now, overdue=shell.settings.tick_overdue)
@@ -61,10 +61,10 @@ def list_alerts(
 
 
 @command(commands)
-def deliver(shell: Shell) -> None:
+def deliver(shell: Context) -> None:
     """Send what is due, once, as the schedule does every minute."""
     from strategy_core.services import alerts
-    from strategy_core.services.watch import watch_ticks
+    from strategy_core.services.watchdog import watch_ticks
 
     settings = shell.settings
     watch_ticks(shell.engine, now=shell.now, overdue=settings.tick_overdue)
@@ -75,7 +75,7 @@ def deliver(shell: Shell) -> None:
 
 @command(commands)
 def ack(
-    shell: Shell,
+    shell: Context,
     alert_ids: Annotated[list[int], typer.Argument(metavar="ID...", min=1, max=2**31 - 1, help="As the message says.")],
     reason: NeededReason,
 ) -> None:
@@ -91,7 +91,7 @@ def ack(
 
 @command(commands, "test")
 def try_out(
-    shell: Shell,
+    shell: Context,
     channel: Annotated[
         str | None, typer.Argument(metavar="[CHANNEL]", help="Its name or scheme; all, unless given.")
     ] = None,
@@ -103,8 +103,8 @@ def try_out(
     _answer_tried(shell, tried, "")
 
 
-def _answer_tried(shell: Shell, tried: "Sequence[Tried]", nothing: str) -> None:
-    from strategy_core.cli.tables import table
+def _answer_tried(shell: Context, tried: "Sequence[Tried]", nothing: str) -> None:
+    from strategy_core.cli.output import table
 
     rows = [(each.alert_id or None, each.channel, each.problem or "sent") for each in tried]
     shell.answer([asdict(each) for each in tried], table(["alert", "channel", "result"], rows) if rows else nothing)

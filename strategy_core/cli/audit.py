@@ -11,12 +11,12 @@ from uuid import UUID
 
 import typer
 
-from strategy_core.cli.shell import Limit, Shell, StrategyName, alone, command, moment
+from strategy_core.cli.context import Context, Limit, StrategyName, command, default_command, moment
 from strategy_core.domain.errors import InvalidName
 
 if TYPE_CHECKING:
-    from strategy_core.services.audit import Happening, Verification
-    from strategy_core.store.rollout_tables import AuditEvent
+    from strategy_core.services.audit import TimelineEntry, Verification
+    from strategy_core.store.tables import AuditEvent
 
 commands = typer.Typer(help="Who changed what, when and why.")
 _HASH = re.compile(r"[0-9a-fA-F]{64}")
@@ -29,15 +29,15 @@ Since = Annotated[str | None, typer.Option("--since", metavar="TIME", help="From
 Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before then.")]
 
 
-@alone(commands)
-def _log_of_all(shell: Shell, limit: Limit = 50) -> None:
+@default_command(commands)
+def _log_of_all(shell: Context, limit: Limit = 50) -> None:
     """Show who changed what, when and why."""
     log(shell, limit=limit)
 
 
 @command(commands)
 def log(
-    shell: Shell,
+    shell: Context,
     strategy: AnyStrategy = None,
     rollout: OfRollout = None,
     by: By = None,
@@ -56,12 +56,12 @@ def log(
 
 @command(commands)
 def at(
-    shell: Shell,
+    shell: Context,
     strategy: StrategyName,
     time: Annotated[str, typer.Argument(metavar="TIME", help="2026-01-31, or 2026-01-31T12:00Z.")],
 ) -> None:
     """Show who served whom at a moment, and which changes had made it so."""
-    from strategy_core.cli.tables import table
+    from strategy_core.cli.output import table
     from strategy_core.services.audit import state_at
 
     stood = state_at(shell.engine, strategy, moment(time, "--at") or shell.now)
@@ -80,9 +80,9 @@ def at(
 
 
 @command(commands)
-def rollout(shell: Shell, rollout: Annotated[UUID, typer.Argument(metavar="ID", help="Of the rollout.")]) -> None:
+def rollout(shell: Context, rollout: Annotated[UUID, typer.Argument(metavar="ID", help="Of the rollout.")]) -> None:
     """Show all that happened to a rollout: what its gates said, what was changed, and what was told to whom."""
-    from strategy_core.cli.tables import table
+    from strategy_core.cli.output import table
     from strategy_core.services.audit import about_rollout
 
     found, happenings = about_rollout(shell.engine, rollout)
@@ -97,7 +97,7 @@ def rollout(shell: Shell, rollout: Annotated[UUID, typer.Argument(metavar="ID", 
 
 @command(commands)
 def verify(
-    shell: Shell,
+    shell: Context,
     strategy: AnyStrategy = None,
     head: Annotated[list[str] | None, typer.Option("--head", metavar="HASH", help="Noted earlier; may repeat.")] = None,
     export: Annotated[
@@ -105,7 +105,7 @@ def verify(
     ] = None,
 ) -> None:
     """Compute every hash of the trail anew; exit code 1 if a chain does not hold, or lacks what was noted earlier."""
-    from strategy_core.domain.transcript import noted_heads
+    from strategy_core.domain.audit import noted_heads
     from strategy_core.services.audit import verify_trail
 
     heads = [_hash(each) for each in head or ()]
@@ -121,7 +121,7 @@ def verify(
 
 @command(commands)
 def export(
-    shell: Shell,
+    shell: Context,
     strategy: AnyStrategy = None,
     format: Annotated[  # noqa: A002  the option's name
         Literal["jsonl", "csv"], typer.Option(help="jsonl can be verified later; csv is for spreadsheets.")
@@ -134,11 +134,11 @@ def export(
     until: Until = None,
 ) -> None:
     """Write the changes that are asked for, all columns of them, a line each."""
-    from strategy_core.services.audit import Form
+    from strategy_core.services.audit import ExportFormat
     from strategy_core.services.audit import export as lines_of
 
     wanted = _wanted(strategy, rollout, by, action, since, until)
-    with closing(lines_of(shell.engine, Form(format), **wanted)) as lines:
+    with closing(lines_of(shell.engine, ExportFormat(format), **wanted)) as lines:
         if output is None:
             sys.stdout.writelines(lines)
             return
@@ -178,7 +178,7 @@ def _wanted(
 
 
 def _changes(events: Sequence["AuditEvent"]) -> Any:
-    from strategy_core.cli.tables import table
+    from strategy_core.cli.output import table
 
     columns = ["at", "by", "action", "strategy", "version", "active", "canary", "reason"]
     rows = [
@@ -197,8 +197,8 @@ def _changes(events: Sequence["AuditEvent"]) -> Any:
     return table(columns, rows) if rows else "nothing was changed yet"
 
 
-def _happening(happening: "Happening") -> dict[str, Any]:
-    from strategy_core.store.rollout_tables import AuditEvent, GateVerdict
+def _happening(happening: "TimelineEntry") -> dict[str, Any]:
+    from strategy_core.store.tables import AuditEvent, GateVerdict
 
     told = happening.told
     match told:
@@ -230,6 +230,6 @@ def _value(value: Mapping[str, Any] | str | float | None) -> object:
 
 
 def _change(before: object, after: object) -> str:
-    from strategy_core.cli.tables import cell
+    from strategy_core.cli.output import cell
 
     return cell(after) if before == after else f"{cell(before)} → {cell(after)}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from strategy_core.cli.shell import Shell, command, read_json
+from strategy_core.cli.context import Context, command, read_json
 from strategy_core.domain.errors import InvalidPlan, InvalidSetting
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ commands = typer.Typer()
 
 @command(commands)
 def calibrate(
-    shell: Shell,
+    shell: Context,
     strategy: Annotated[str | None, typer.Argument(help="Draw from its shadow history; simulate, else.")] = None,
     version: Annotated[str | None, typer.Argument(help="The version that would be the canary.")] = None,
     plan: Annotated[Path | None, typer.Option(metavar="FILE", help="The plan as JSON; the usual one, else.")] = None,
@@ -31,8 +31,8 @@ def calibrate(
     plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw a picture as well.")] = None,
 ) -> None:
     """Simulate ramps through a plan's own gates: how often healthy canaries fall, how soon harmful ones do."""
-    from strategy_core.cli.calibration_plot import calibration_svg
     from strategy_core.domain.plan import read_plan
+    from strategy_core.report.charts import calibration_svg
     from strategy_core.services.calibrate import calibrate, read_pair
 
     if strategy is not None and version is None:
@@ -63,7 +63,7 @@ def calibrate(
 
 
 def _healthy(calibrations: "Sequence[Calibration]") -> "Table | None":
-    from strategy_core.cli.tables import table
+    from strategy_core.cli.output import table
 
     rows = [
         (
@@ -82,7 +82,7 @@ def _healthy(calibrations: "Sequence[Calibration]") -> "Table | None":
 
 
 def _harmful(calibrations: "Sequence[Calibration]") -> "Table | None":
-    from strategy_core.cli.tables import table
+    from strategy_core.cli.output import table
 
     rows = [
         (

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from strategy_core.cli.shell import Shell, command
+from strategy_core.cli.context import Context, command
 
 commands = typer.Typer(help="The database.")
 
@@ -13,7 +13,7 @@ Dump = Annotated[Path, typer.Argument(metavar="FILE", help="Of SQLite a database
 
 
 @command(commands)
-def upgrade(shell: Shell) -> None:
+def upgrade(shell: Context) -> None:
     """Bring the schema up to date; does nothing when it is."""
     from strategy_core.store.engine import address, check_schema
     from strategy_core.store.engine import upgrade as upgrade_schema
@@ -24,11 +24,11 @@ def upgrade(shell: Shell) -> None:
 
 
 @command(commands)
-def check(shell: Shell) -> None:
+def check(shell: Context) -> None:
     """Say whether the database is whole: schema, triggers, indexes, audit chains; exit code 1 when it is not."""
     from dataclasses import asdict
 
-    from strategy_core.services.check import check_database
+    from strategy_core.services.maintenance import check_database
     from strategy_core.store.engine import address
 
     found = check_database(shell.database)
@@ -47,20 +47,20 @@ def check(shell: Shell) -> None:
 
 @command(commands)
 def maintain(
-    shell: Shell, dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False
+    shell: Context, dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False
 ) -> None:
     """Make months ahead, and drop those that ROLLOUT_KEEP_DAYS lets go of and nothing needs; on PostgreSQL alone."""
     from dataclasses import asdict
 
-    from strategy_core.services.maintain import maintain as maintain_database
-    from strategy_core.services.maintain import said
+    from strategy_core.services.maintenance import maintain as maintain_database
+    from strategy_core.services.maintenance import said
 
     done = maintain_database(shell.database, now=shell.now, keep_days=shell.settings.keep_days, apply=not dry_run)
     shell.answer({"dry_run": dry_run} | asdict(done), *said(done, dry_run=dry_run))
 
 
 @command(commands)
-def dump(shell: Shell, file: Dump) -> None:
+def dump(shell: Context, file: Dump) -> None:
     """Write all that stands in the database to a new file, as of one moment, while everything goes on."""
     from strategy_core.store.backup import dump as write
     from strategy_core.store.engine import address
@@ -73,7 +73,7 @@ def dump(shell: Shell, file: Dump) -> None:
 
 
 @command(commands)
-def restore(shell: Shell, file: Dump) -> None:
+def restore(shell: Context, file: Dump) -> None:
     """Put a dump into an empty database, whole or not at all; then see: rollout db check."""
     from strategy_core.store.backup import restore as read
     from strategy_core.store.engine import address

@@ -1,10 +1,11 @@
 """`rollout shadow | score | compare | decisions`: what versions say, and what it is worth."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from strategy_core.cli.shell import Limit, Shell, StrategyName, Symbol, VersionName, command, moment
+from strategy_core.cli.context import Context, Limit, StrategyName, Symbol, VersionName, command, moment
 from strategy_core.domain.errors import UnknownSymbol
 
 if TYPE_CHECKING:
@@ -18,17 +19,17 @@ End = Annotated[str | None, typer.Option(help="Candles before then; now, unless 
 
 
 @command(commands)
-def shadow(shell: Shell) -> None:
+def shadow(shell: Context) -> None:
     """Let every version that is not retired decide on the candles that have closed."""
     from dataclasses import asdict
 
-    from strategy_core.cli.tables import table
+    from strategy_core.cli.output import table
+    from strategy_core.isolation.pool import WorkerPool
     from strategy_core.services.shadow import run_shadow
-    from strategy_core.services.workers import Workers
 
     engine, source = shell.engine, shell.candles()
     settings = shell.settings
-    with Workers(deadline_s=settings.decision_deadline_s, at_once=settings.shadow_workers) as workers:
+    with WorkerPool(deadline_s=settings.decision_deadline_s, at_once=settings.shadow_workers) as workers:
         runs = run_shadow(engine, source, workers, now=shell.now)
     columns = ["strategy", "version", "role", "logged", "signals", "errors", "refused"]
     rows = [(run.strategy_name, run.version, run.role, run.logged, run.signals, run.errors, run.error) for run in runs]
@@ -38,7 +39,7 @@ def shadow(shell: Shell) -> None:
 
 
 @command(commands)
-def score(shell: Shell) -> None:
+def score(shell: Context) -> None:
     """Book what decisions were worth whose trades have closed."""
     from dataclasses import asdict
 
@@ -54,7 +55,7 @@ def score(shell: Shell) -> None:
 
 @command(commands)
 def compare(
-    shell: Shell,
+    shell: Context,
     strategy: StrategyName,
     version: VersionName,
     days: Annotated[float | None, typer.Option(help="The last so many; 30, unless a start is given.")] = None,
@@ -80,7 +81,7 @@ def compare(
 
 @command(commands)
 def decisions(
-    shell: Shell,
+    shell: Context,
     strategy: StrategyName,
     version: VersionName,
     symbol: Symbol = None,
@@ -89,7 +90,7 @@ def decisions(
     limit: Limit = 20,
 ) -> None:
     """Show what a version said on each candle."""
-    from strategy_core.cli.tables import table
+    from strategy_core.cli.output import table
     from strategy_core.domain.lifecycle import utc
     from strategy_core.store import decisions, versions
     from strategy_core.store.engine import reading
@@ -117,7 +118,7 @@ def decisions(
 
 
 def _shown(found: "Comparison", version: str) -> list["RenderableType"]:
-    from strategy_core.cli.tables import facts, table
+    from strategy_core.cli.output import facts_table, table
 
     known = {
         "candles": f"{found.candles_compared} compared, {found.candles_excluded} excluded",
@@ -131,7 +132,7 @@ def _shown(found: "Comparison", version: str) -> list["RenderableType"]:
     arms = [(shown, getattr(found.shadow, name), getattr(found.active, name)) for name, shown in names.items()]
     by_regime = [(name, each.slots, _interval(each.difference)) for name, each in found.by_regime.items()]
     return [
-        facts(known),
+        facts_table(known),
         table(["", version, "active"], arms),
         *([table(["regime", "slots", "difference"], by_regime)] if by_regime else []),
     ]
@@ -146,3 +147,33 @@ def _interval(difference: "Interval") -> str:
         return "no closed slot"
     limits = "" if difference.low is None else f", 95 % interval {difference.low:+.3f} to {difference.high:+.3f}"
     return f"{difference.mean:+.3f} R a slot{limits} ({difference.n} slots on {difference.days} days)"
+
+
+@command(commands)
+def outcomes(
+    shell: Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, a trade a line; - is standard input.")],
+) -> None:
+    """Take in live trades; the same report twice is one. Columns: see README, "What the platform reports"."""
+    from dataclasses import asdict
+
+    from strategy_core.services.live_trades import ingest_csv
+
+    done = ingest_csv(shell.engine, file, now=shell.now)
+    told = f"{done.new} reports taken in, {done.known} known already"
+    shell.answer(asdict(done), told + (f"; {done.misrouted} of users on a wrong version" if done.misrouted else ""))
+
+
+@command(commands)
+def users(
+    shell: Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV of user_id and capital; - is standard input.")],
+) -> None:
+    """Replace the directory of the platform's users, which plans count by, with the file's."""
+    from dataclasses import asdict
+
+    from strategy_core.services.users import load_users_csv
+
+    done = load_users_csv(shell.engine, file, now=shell.now)
+    told = f"{done.users} users: {done.added} added, {done.removed} removed, {done.changed} with another capital"
+    shell.answer(asdict(done), told)

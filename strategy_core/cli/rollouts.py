@@ -5,28 +5,91 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from strategy_core.cli.shell import (
+from strategy_core.cli.context import (
+    Context,
     NeededReason,
     Override,
     Reason,
-    Shell,
     StrategyName,
     VersionName,
     Yes,
     command,
     read_json,
 )
-from strategy_core.domain.errors import InvalidPlan
+from strategy_core.domain.errors import InvalidPercent, InvalidPlan
 
 if TYPE_CHECKING:
-    from strategy_core.store.rollout_tables import Rollout
+    from strategy_core.domain.preview import Audience, Overlap
 
 commands = typer.Typer()
 
 
 @command(commands)
+def plan(
+    shell: Context,
+    strategy: StrategyName,
+    version: VersionName,
+    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="The plan as JSON; the usual one, else.")] = None,
+) -> None:
+    """Show whom each stage reaches, how many slots it needs, how long that takes, and whether they can suffice."""
+    from strategy_core.cli.output import table
+    from strategy_core.domain.plan import read_plan
+    from strategy_core.services.rollouts import preview_plan
+    from strategy_core.services.users import plan_audience
+
+    frozen = read_plan({} if plan is None else read_json(f"@{plan}", InvalidPlan))
+    found = preview_plan(shell.engine, strategy_name=strategy, version=version, plan=frozen, now=shell.now)
+    reached = plan_audience(shell.engine, strategy_name=strategy, plan=frozen)
+    columns = ["stage", "users", "share", "capital", "share of capital", "slots needed", "days expected", ""]
+    short = "unknown" if found.pnl_deviation is None else "underpowered"
+    rows = [
+        (
+            f"{stage.percent:g} %",
+            who.users,
+            f"{who.share:.2%}",
+            None if who.capital is None else f"{who.capital:,.0f}",
+            None if who.capital_share is None else f"{who.capital_share:.2%}",
+            stage.slots_needed,
+            None if stage.days_expected is None else f"{stage.days_expected:.1f}",
+            short if stage.underpowered else "",
+        )
+        for stage, who in zip(found.stages, reached.stages, strict=True)
+    ]
+    data = found.model_dump(mode="json") | {
+        "underpowered": found.underpowered,
+        "verdict": found.verdict,
+        "audience": reached.model_dump(mode="json") | {"estimated": reached.estimated},
+    }
+    told = [_counted(reached), *(_shared(overlap) for overlap in reached.overlaps), found.verdict]
+    shell.answer(data, table(columns, rows), *told)
+
+
+def _counted(reached: "Audience") -> str:
+    from strategy_core.domain.preview import ESTIMATE
+
+    if reached.estimated:
+        return f"shares of users are {ESTIMATE}"
+    unknown = f"; the capital of {reached.capital_unknown} is not known" if reached.capital_unknown else ""
+    return f"of {reached.users} users in the directory{unknown}"
+
+
+def _shared(overlap: "Overlap") -> str:
+    both = (
+        " → ".join(f"{share:.2%}" for share in overlap.shares) + " of users"
+        if overlap.users is None
+        else " → ".join(f"{users}" for users in overlap.users) + " users"
+    )
+    how = "has the same salt, so they are the same users" if overlap.same_salt else "expected, by other salts"
+    return f"also in the {overlap.percent:g} % canary of {overlap.strategy_name} {overlap.version}: {both} ({how})"
+
+
+if TYPE_CHECKING:
+    from strategy_core.store.tables import Rollout
+
+
+@command(commands)
 def start(
-    shell: Shell,
+    shell: Context,
     strategy: StrategyName,
     version: VersionName,
     plan: Annotated[Path | None, typer.Option(metavar="FILE", help="The plan as JSON; the usual one, else.")] = None,
@@ -35,9 +98,9 @@ def start(
     yes: Yes = False,
 ) -> None:
     """Start a rollout: the version becomes the canary, at the first stage of the plan."""
-    from strategy_core.domain.metric import MetricThreshold
+    from strategy_core.domain.gates.on_metrics import MetricThreshold
     from strategy_core.domain.plan import read_plan
-    from strategy_core.services.start import start_rollout
+    from strategy_core.services.rollouts import start_rollout
 
     frozen = read_plan({} if plan is None else read_json(f"@{plan}", InvalidPlan))
     engine = shell.engine
@@ -63,12 +126,12 @@ def start(
 
 
 @command(commands)
-def tick(shell: Shell) -> None:
+def tick(shell: Context) -> None:
     """Rule once on every open rollout: advance, hold or roll back; without a feed it is blind, which holds at first."""
     from dataclasses import asdict
 
-    from strategy_core.cli.tables import table
-    from strategy_core.services.ramp import tick as tick_all
+    from strategy_core.cli.output import table
+    from strategy_core.services.tick import tick as tick_all
     from strategy_core.settings import read_settings
 
     shell.need_the_database_alone()
@@ -85,12 +148,12 @@ def tick(shell: Shell) -> None:
 
 
 @command(commands)
-def sample(shell: Shell) -> None:
+def sample(shell: Context) -> None:
     """Ask for the external metrics of open rollouts, once; their gates judge the answers at the next tick."""
     from dataclasses import asdict
 
-    from strategy_core.cli.tables import table
-    from strategy_core.services.sample import sample_metrics
+    from strategy_core.cli.output import table
+    from strategy_core.services.sample_metrics import sample_metrics
 
     sampled = sample_metrics(shell.engine, shell.settings.open_prometheus(), now=shell.now)
     rows = [(each.strategy_name, each.version, each.gate, each.value, each.problem) for each in sampled]
@@ -103,29 +166,29 @@ def sample(shell: Shell) -> None:
 
 
 @command(commands)
-def pause(shell: Shell, strategy: StrategyName, reason: Reason = "") -> None:
+def pause(shell: Context, strategy: StrategyName, reason: Reason = "") -> None:
     """Keep a rollout where it is; every protection stays armed."""
-    from strategy_core.services import approve as owner
+    from strategy_core.services import rollouts
 
-    rollout = owner.pause(shell.engine, strategy_name=strategy, actor=shell.actor, now=shell.now, reason=reason)
+    rollout = rollouts.pause(shell.engine, strategy_name=strategy, actor=shell.actor, now=shell.now, reason=reason)
     _answer_rollout(shell, rollout, f"{strategy} {rollout.version} is paused")
 
 
 @command(commands)
-def resume(shell: Shell, strategy: StrategyName, reason: Reason = "") -> None:
+def resume(shell: Context, strategy: StrategyName, reason: Reason = "") -> None:
     """Let a paused rollout go on, at its stage's percent."""
-    from strategy_core.services import approve as owner
+    from strategy_core.services import rollouts
 
-    rollout = owner.resume(shell.engine, strategy_name=strategy, actor=shell.actor, now=shell.now, reason=reason)
+    rollout = rollouts.resume(shell.engine, strategy_name=strategy, actor=shell.actor, now=shell.now, reason=reason)
     _answer_rollout(shell, rollout, f"{strategy} {rollout.version} goes on")
 
 
 @command(commands)
-def approve(shell: Shell, strategy: StrategyName, reason: Reason = "") -> None:
+def approve(shell: Context, strategy: StrategyName, reason: Reason = "") -> None:
     """Let a rollout enter the stage it waits for, at the next tick."""
-    from strategy_core.services import approve as owner
+    from strategy_core.services import rollouts
 
-    rollout = owner.approve(
+    rollout = rollouts.approve(
         shell.engine,
         strategy_name=strategy,
         actor=shell.actor,
@@ -138,7 +201,7 @@ def approve(shell: Shell, strategy: StrategyName, reason: Reason = "") -> None:
 
 @command(commands)
 def decide(
-    shell: Shell,
+    shell: Context,
     strategy: StrategyName,
     choice: Annotated[
         Literal["extend", "advance", "rollback"],
@@ -147,14 +210,14 @@ def decide(
     reason: NeededReason,
 ) -> None:
     """Answer a rollout that waits for a decision; to roll back is heard in every state."""
-    from strategy_core.services import approve as owner
+    from strategy_core.services import rollouts
 
     if choice == "rollback":
         shell.need_the_database_alone()
-    rollout = owner.decide_rollout(
+    rollout = rollouts.decide_rollout(
         shell.engine,
         strategy_name=strategy,
-        choice=owner.Choice(choice),
+        choice=rollouts.Choice(choice),
         actor=shell.actor,
         now=shell.now,
         reason=reason,
@@ -165,7 +228,7 @@ def decide(
 
 @command(commands)
 def rollback(
-    shell: Shell,
+    shell: Context,
     strategy: StrategyName,
     reason: NeededReason,
     version: Annotated[
@@ -183,5 +246,82 @@ def rollback(
     shell.answer(data, f"{strategy} {taken_off} is rolled back; no user gets it")
 
 
-def _answer_rollout(shell: Shell, rollout: "Rollout", *lines: str) -> None:
+def _answer_rollout(shell: Context, rollout: "Rollout", *lines: str) -> None:
     shell.answer(rollout.model_dump(mode="json"), *lines)
+
+
+Percent = Annotated[str, typer.Argument(metavar="PERCENT", help="Of users: 0 to 100, two decimals at most.")]
+
+
+@command(commands, numbers=True)
+def canary(
+    shell: Context,
+    strategy: StrategyName,
+    version: VersionName,
+    percent: Percent,
+    reason: Reason = "",
+    override_reason: Override = "",
+    yes: Yes = False,
+) -> None:
+    """Send a share of users to a shadow version, outside any rollout."""
+    from strategy_core.services.canary import activate_canary
+
+    share, engine = _percent(percent), shell.engine
+    shell.confirm(f"{share:g} % of the users of {strategy} get {version}", yes=yes)
+    found, config = activate_canary(
+        engine,
+        strategy_name=strategy,
+        version=version,
+        rollout_percent=share,
+        actor=shell.actor,
+        now=shell.now,
+        reason=reason,
+        override_reason=override_reason,
+    )
+    data = {"strategy_name": strategy, "version": found.version, "rollout_percent": config.rollout_percent}
+    shell.answer(data, f"{strategy} {version} is the canary of {config.rollout_percent:g} % of users")
+
+
+@command(commands, numbers=True)
+def percent(shell: Context, strategy: StrategyName, percent: Percent, reason: Reason = "", yes: Yes = False) -> None:
+    """Set the canary's share of users by hand, while no rollout moves it or its rollout is paused."""
+    from strategy_core.services.canary import update_canary_percent
+
+    share, engine = _percent(percent), shell.engine
+    shell.confirm(f"{share:g} % of the users of {strategy} get its canary", yes=yes)
+    config = update_canary_percent(
+        engine,
+        strategy_name=strategy,
+        percent=share,
+        actor=shell.actor,
+        now=shell.now,
+        reason=reason,
+        four_eyes=shell.settings.four_eyes,
+    )
+    data = {"strategy_name": strategy, "version": config.version, "rollout_percent": config.rollout_percent}
+    shell.answer(data, f"{strategy} {config.version} is the canary of {config.rollout_percent:g} % of users")
+
+
+@command(commands)
+def route(
+    shell: Context, user: Annotated[str, typer.Argument(metavar="USER", help="A user's id.")], strategy: StrategyName
+) -> None:
+    """Say which version a user gets now, and why."""
+    from dataclasses import asdict
+
+    from strategy_core.services.queries import route_user
+
+    found = route_user(shell.engine, user_id=user, strategy_name=strategy)
+    shell.answer(asdict(found) | {"why": found.why}, f"{user} gets {strategy} {found.version}: {found.why}")
+
+
+def _percent(text: str) -> float:
+    """Return the percent that *text* says, checked before anybody is asked to confirm it."""
+    try:
+        found = float(text)
+    except ValueError:
+        raise InvalidPercent(text) from None
+    from strategy_core.domain.routing import basis_points
+
+    basis_points(text)
+    return found

@@ -2,25 +2,26 @@
 
 from dataclasses import asdict
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from uuid import UUID
 
 import typer
 
-from strategy_core.cli.shell import Limit, Shell, StrategyName, command
+from strategy_core.cli.context import Context, Limit, StrategyName, command
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from strategy_core.services.history import VerdictHistory
     from strategy_core.services.status import RolloutStatus, StrategyStatus
-    from strategy_core.services.verdicts import VerdictHistory
 
 commands = typer.Typer()
 
 
 @command(commands)
 def status(
-    shell: Shell,
+    shell: Context,
     strategy: Annotated[str | None, typer.Argument(metavar="[STRATEGY]", help="All, unless given.")] = None,
 ) -> None:
     """Show who serves whom, the rollout, what each gate says, what must happen next, and the last alerts."""
@@ -33,15 +34,15 @@ def status(
 
 @command(commands)
 def verdicts(
-    shell: Shell,
+    shell: Context,
     strategy: StrategyName,
     gate: Annotated[str | None, typer.Option(help="Only this one, with its value over time.")] = None,
     rollout: Annotated[UUID | None, typer.Option(metavar="ID", help="The newest, unless given.")] = None,
     limit: Limit = 50,
 ) -> None:
     """Show what a rollout's gates said over time, and why."""
-    from strategy_core.cli.tables import table
-    from strategy_core.services.verdicts import read_verdicts
+    from strategy_core.cli.output import table
+    from strategy_core.services.history import read_verdicts
 
     found = read_verdicts(shell.engine, strategy, gate=gate, rollout_id=rollout, limit=limit)
     columns = ["at", "stage", "gate", "verdict", "value", "limit", "low", "high", "n", "reason"]
@@ -61,7 +62,7 @@ def verdicts(
 
 
 def _drawn(found: "VerdictHistory") -> list[str]:
-    from strategy_core.cli.tables import cell, spark
+    from strategy_core.cli.output import cell, spark
 
     if not found.values:
         return []
@@ -97,7 +98,7 @@ def _rollout_data(status: "RolloutStatus") -> dict[str, Any]:
 
 
 def _shown(status: "StrategyStatus") -> list["RenderableType"]:
-    from strategy_core.cli.tables import facts, plain, table
+    from strategy_core.cli.output import facts_table, plain, table
 
     canary = f"{status.canary} for {status.percent:g} % of users" if status.canary else None
     known: dict[str, object] = {
@@ -116,14 +117,14 @@ def _shown(status: "StrategyStatus") -> list["RenderableType"]:
             shown.append(_live_table(rollout))
         if rollout.outlook.needs:
             shown += ["before it goes on:", *(f"  - {plain(line)}" for line in rollout.outlook.needs)]
-    shown.insert(0, facts(known))
+    shown.insert(0, facts_table(known))
     shown += [f"{alert.at:%Y-%m-%d %H:%M} {alert.severity}: {plain(alert.text)}" for alert in status.alerts]
     return shown
 
 
 def _live_table(status: "RolloutStatus") -> "RenderableType":
     """Set users' results beside the shadow's, version by version."""
-    from strategy_core.cli.tables import table
+    from strategy_core.cli.output import table
 
     columns = ["version", "from", "trades", "win rate", "average PnL", "expectancy R", "drawdown", "fidelity"]
     rows: list[tuple[object, ...]] = []
@@ -161,10 +162,60 @@ def _verdict(row: Any) -> str:
 
 
 def _span(span: timedelta | None) -> str | None:
-    from strategy_core.domain.span import told
+    from strategy_core.domain.gates.base import format_duration
 
-    return None if span is None else told(span)
+    return None if span is None else format_duration(span)
 
 
 def _seconds(span: timedelta | None) -> float | None:
     return None if span is None else span.total_seconds()
+
+
+_STDOUT = Path("-")
+
+
+@command(commands)
+def report(
+    shell: Context,
+    rollout: Annotated[
+        str, typer.Argument(metavar="ID", help="Of the rollout; or a strategy's name, for its newest one.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Where to write it; `-` is standard output.")
+    ] = None,
+    open: Annotated[  # noqa: A002  the option's name
+        Literal["none", "browser"], typer.Option(help="Show the file in a browser when it is written, or do not.")
+    ] = "none",
+) -> None:
+    """Write a rollout's report as one HTML file: how it goes, why it was rolled back, and what it came to."""
+    import sys
+
+    from strategy_core.report.html import html_page
+    from strategy_core.report.rollout import rollout_markdown, title
+    from strategy_core.services.reports import read_report, resolve_rollout
+
+    found, generation = read_report(shell.engine, resolve_rollout(shell.engine, rollout), now=shell.now)
+    known = found.progress.status.rollout
+    facts = {"generation": generation, "report": found}
+    if shell.as_json and output is None:
+        shell.answer(facts)
+        return
+    page = html_page(title(found), rollout_markdown(found))
+    if output == _STDOUT:
+        sys.stdout.write(page)
+        return
+    file = output or Path(f"rollout-{known.strategy_name}-{known.version}-{known.id.hex[:8]}.html")
+    _write(file, page)
+    shell.answer(facts | {"output": str(file)}, f"{title(found)}; written to {file}")
+    if open == "browser":
+        typer.launch(file.resolve().as_uri())
+
+
+def _write(file: Path, page: str) -> None:
+    """Write under another name first: what stands under the one asked for is a whole page."""
+    part = file.with_name(f"{file.name}.part")
+    try:
+        part.write_text(page, encoding="utf-8")
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)

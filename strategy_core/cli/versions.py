@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from strategy_core.cli.shell import Override, Reason, Shell, StrategyName, VersionName, Yes, command, read_json
+from strategy_core.cli.context import Context, Override, Reason, StrategyName, VersionName, Yes, command, read_json
 from strategy_core.domain.errors import InvalidConfig
 from strategy_core.domain.lifecycle import Status
 
@@ -17,7 +17,7 @@ _LONG = {"fingerprint_parts", "registration_report"}
 
 @command(commands)
 def register(
-    shell: Shell,
+    shell: Context,
     strategy: StrategyName,
     version: Annotated[str, typer.Argument(metavar="VERSION", help="The new version's name.")],
     config: Annotated[str, typer.Option(help="Its config as JSON, or @FILE.")] = "{}",
@@ -31,7 +31,7 @@ def register(
     yes: Yes = False,
 ) -> None:
     """Vet a new version on the feed's candles and keep it, as it is, for ever."""
-    from strategy_core.services.register import register_version
+    from strategy_core.services.versions import register_version
 
     settings = read_json(config, lambda problems: InvalidConfig(entry_point or strategy, problems))
     if status is Status.ACTIVE:
@@ -57,12 +57,12 @@ def register(
 
 @command(commands, "list")
 def list_(
-    shell: Shell,
+    shell: Context,
     strategy: Annotated[str | None, typer.Option(help="Only this strategy's.")] = None,
     status: Annotated[Status | None, typer.Option(help="Only those of this status.")] = None,
 ) -> None:
     """List versions, oldest first."""
-    from strategy_core.cli.tables import table
+    from strategy_core.cli.output import table
     from strategy_core.store import versions
     from strategy_core.store.engine import reading
 
@@ -79,7 +79,7 @@ def list_(
 
 
 @command(commands)
-def show(shell: Shell, strategy: StrategyName, version: VersionName) -> None:
+def show(shell: Context, strategy: StrategyName, version: VersionName) -> None:
     """Show a version with the report of its registration."""
     from strategy_core.store import versions
     from strategy_core.store.engine import reading
@@ -91,7 +91,7 @@ def show(shell: Shell, strategy: StrategyName, version: VersionName) -> None:
 
 @command(commands)
 def activate(
-    shell: Shell,
+    shell: Context,
     strategy: StrategyName,
     version: VersionName,
     reason: Reason = "",
@@ -99,7 +99,7 @@ def activate(
     yes: Yes = False,
 ) -> None:
     """Make a version the active one and retire its predecessor, in one step."""
-    from strategy_core.services.promote import activate_version
+    from strategy_core.services.versions import activate_version
 
     engine = shell.engine
     shell.confirm(f"{version} becomes the version that users of {strategy} get", yes=yes)
@@ -117,9 +117,9 @@ def activate(
 
 
 @command(commands)
-def retire(shell: Shell, strategy: StrategyName, version: VersionName, reason: Reason = "") -> None:
+def retire(shell: Context, strategy: StrategyName, version: VersionName, reason: Reason = "") -> None:
     """Retire a shadow version, or a canary that no rollout moves."""
-    from strategy_core.services.promote import retire_version
+    from strategy_core.services.versions import retire_version
 
     found = retire_version(
         shell.engine, strategy_name=strategy, version=version, actor=shell.actor, now=shell.now, reason=reason
@@ -136,8 +136,8 @@ def _since(version: "StrategyVersion") -> object:
     return stamps.get(Status(version.status), version.created_at)
 
 
-def _answer_version(shell: Shell, version: "StrategyVersion", headline: str | None = None) -> None:
-    from strategy_core.cli.tables import facts, table
+def _answer_version(shell: Context, version: "StrategyVersion", headline: str | None = None) -> None:
+    from strategy_core.cli.output import facts_table, table
 
     report: dict[str, Any] = version.registration_report
     known = {
@@ -159,7 +159,7 @@ def _answer_version(shell: Shell, version: "StrategyVersion", headline: str | No
     shell.answer(
         version.model_dump(mode="json"),
         *([headline] if headline else []),
-        facts(known),
+        facts_table(known),
         table(columns, checks, title="Registration report"),
         *(f"warning: {warning}" for warning in report["warnings"]),
     )

@@ -7,15 +7,13 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from strategy_core.demo.collect import collect
-from strategy_core.demo.result import DemoResult
-from strategy_core.demo.show import show
+from strategy_core.demo.result import DemoResult, collect, show_result
 from strategy_core.demo.story import Chapter, Story
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import InvalidCandles, InvalidSetting
+from strategy_core.isolation.pool import WorkerPool
 from strategy_core.market.open import open_source
 from strategy_core.market.source import CandleSource
-from strategy_core.services.workers import Workers
 from strategy_core.store.engine import open_database, upgrade
 
 SYNTHETIC_FEED = "synthetic:GOLD?seed=7&symbols=10"
@@ -44,7 +42,7 @@ def run_demo(
     if as_json:
         print(result.model_dump_json(indent=2))  # noqa: T201  data for programs goes to standard output
     else:
-        show(result, console)
+        show_result(result, console)
         if database is not None:
             console.print(f"kept in {database}: try `rollout --database-url sqlite:///{database} status`")
     return 0
@@ -58,7 +56,7 @@ def tell(feed: str, symbol: str | None, database: Path, console: Console) -> Dem
     shadow_days = 45 if synthetic else 60
     engine = open_database(f"sqlite:///{database}")
     upgrade(engine)
-    with _bars(console) as progress, Workers() as workers:
+    with _bars(console) as progress, WorkerPool() as workers:
         task = progress.add_task("", day="", total=(ends_at - started_at).total_seconds() if not synthetic else None)
 
         def say(what: str, at: datetime) -> None:

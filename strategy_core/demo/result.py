@@ -1,8 +1,21 @@
 """What a demo run came to, as data: what `rollout demo --json` prints, and what the summary tables show."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+from sqlmodel import Session
+
+from strategy_core.demo.story import STRATEGY, Story
+from strategy_core.domain.comparison import Comparison
+from strategy_core.domain.gates.base import SEVERITY, Verdict
+from strategy_core.domain.plan import Plan
+from strategy_core.domain.ramp import ENDED, Step
+from strategy_core.store import audit, decisions, evidence, rollouts, versions
+from strategy_core.store.engine import reading
+from strategy_core.store.tables import ERROR, SIGNALS, AuditEvent, Rollout
 
 
 class Event(BaseModel):
@@ -86,3 +99,242 @@ class DemoResult(BaseModel):
     rollouts: list[RolloutResult]
     timeline: list[Event]
     ending: str
+
+
+_LEAVES_STAGE = (Step.ADVANCE, Step.PROMOTE)
+
+
+def collect(story: Story, feed: str, started_at: datetime) -> DemoResult:
+    """Return what the story came to, read back from what it left in the database."""
+    with reading(story.engine) as session:
+        events = audit.events(session, STRATEGY)
+        journeys = [_rollout(session, story.plan, one, events) for one in rollouts.list_rollouts(session, STRATEGY)]
+        present = _version_results(session)
+    candles = sum(
+        len(story.source.candles(symbol, closed_by=story.now, since=started_at)) for symbol in story.source.symbols()
+    )
+    return DemoResult(
+        feed=feed,
+        symbols=list(story.source.symbols()),
+        started_at=started_at,
+        ended_at=story.now,
+        candles=candles,
+        versions=present,
+        comparisons=[_comparison(*each) for each in story.comparisons],
+        plans=[
+            PlanResult(
+                version=version,
+                slots_per_day=told.slots_per_day,
+                underpowered=told.underpowered,
+                verdict=told.verdict,
+            )
+            for version, told in story.previews
+        ],
+        rollouts=journeys[::-1],
+        timeline=[_event(event) for event in events],
+        ending=_ending(journeys[::-1]),
+    )
+
+
+def _event(event: AuditEvent) -> Event:
+    return Event(
+        at=event.at,
+        actor=event.actor,
+        action=event.action,
+        version=event.version,
+        percent=event.after["percent"],
+        reason=event.reason,
+    )
+
+
+def _rollout(session: Session, plan: Plan, rollout: Rollout, events: Sequence[AuditEvent]) -> RolloutResult:
+    closed, _ = evidence.read_slots(
+        session, STRATEGY, rollout.version, rollout.control_version, start=rollout.started_at, end=rollout.ended_at
+    )
+    stages: list[StageResult] = []
+    entered_at = rollout.started_at
+    mine = [event for event in events if event.rollout_id == rollout.id]
+    for event in mine:
+        if event.action in _LEAVES_STAGE:
+            percent = plan.stages[len(stages)].percent
+            stages.append(
+                StageResult(
+                    percent=percent, entered_at=entered_at, left_at=event.at, verdict="pass", reason=event.reason
+                )
+            )
+            entered_at = event.at
+    if rollout.promoted_at is None:
+        worst = min(
+            rollouts.last_verdicts(session, rollout.id).values(),
+            key=lambda row: SEVERITY[Verdict(row.verdict)],
+            default=None,
+        )
+        stages.append(
+            StageResult(
+                percent=plan.stages[rollout.stage_index].percent,
+                entered_at=entered_at,
+                left_at=rollout.ended_at,
+                verdict=worst.verdict if worst else "insufficient",
+                reason=rollout.reason if rollout.state in ENDED or worst is None else f"{worst.gate}: {worst.reason}",
+            )
+        )
+    return RolloutResult(
+        version=rollout.version,
+        control_version=rollout.control_version,
+        state=rollout.state,
+        started_at=rollout.started_at,
+        ended_at=rollout.ended_at,
+        slots=len(closed),
+        reason=rollout.reason,
+        stages=stages,
+    )
+
+
+def _comparison(shadow: str, active: str, days: float, found: Comparison) -> ComparisonResult:
+    return ComparisonResult(
+        shadow_version=shadow,
+        active_version=active,
+        days=days,
+        shadow_signal_count=found.shadow_signal_count,
+        active_signal_count=found.active_signal_count,
+        divergence_rate=found.divergence_rate,
+        shadow_win_rate=found.shadow.win_rate,
+        active_win_rate=found.active.win_rate,
+        difference=found.difference.mean,
+        low=found.difference.low,
+        high=found.difference.high,
+        slots=found.difference.n,
+    )
+
+
+def _version_results(session: Session) -> list[VersionResult]:
+    counts = decisions.decisions_by_kind(session, STRATEGY)
+
+    def count(version: str, *said: str) -> int:
+        return sum(n for (of, decision), n in counts.items() if of == version and (not said or decision in said))
+
+    return [
+        VersionResult(
+            version=version.version,
+            entry_point=version.entry_point,
+            config=version.config,
+            status=version.status,
+            quarantined=version.quarantined_at is not None,
+            decisions=count(version.version),
+            signals=count(version.version, *SIGNALS),
+            errors=count(version.version, ERROR),
+        )
+        for version in versions.list_versions(session, STRATEGY)
+    ]
+
+
+def _ending(journeys: Sequence[RolloutResult]) -> str:
+    """Return the story in a sentence a rollout, as an owner would tell it."""
+    told = []
+    for one in journeys:
+        if one.state == "completed":
+            told.append(
+                f"{one.version} proved not worse than {one.control_version} on {one.slots} slots and replaced it."
+            )
+        elif one.state == "rolled_back":
+            told.append(f"{one.version} was rolled back: {one.reason}.")
+        else:
+            told.append(f"{one.version} is {one.state.replace('_', ' ')}: no answer on {one.slots} slots yet.")
+    return " ".join(told)
+
+
+_COLOURS = {
+    "roll_back": "red",
+    "promote": "green",
+    "complete": "green",
+    "advance": "cyan",
+    "await_approval": "yellow",
+    "await_decision": "yellow",
+    "rolled_back": "red",
+    "completed": "green",
+    "active": "green",
+    "canary": "cyan",
+    "pass": "green",
+    "breach": "red",
+    "fail": "red",
+}
+
+
+def show_result(result: DemoResult, console: Console) -> None:
+    console.print()
+    console.print(_timeline(result))
+    console.print(_comparisons(result))
+    for plan in result.plans:
+        console.print(f"[bold]Plan for {plan.version}[/]: {plan.verdict}", highlight=False)
+    console.print()
+    console.print(_stages(result))
+    console.print(_version_table(result))
+    console.print(result.ending, highlight=False)
+
+
+def _timeline(result: DemoResult) -> Table:
+    table = _table("Timeline", "when (UTC)", "who", "what", "version", "canary", "why")
+    for event in result.timeline:
+        percent = f"{event.percent:g} %" if event.percent else ""
+        what = _coloured(event.action)
+        table.add_row(f"{event.at:%Y-%m-%d %H:%M}", event.actor, what, event.version, percent, event.reason)
+    return table
+
+
+def _comparisons(result: DemoResult) -> Table:
+    table = _table(
+        "Shadow against active", "shadow", "active", "days", "signals", "differ", "wins", "R a slot", "slots"
+    )
+    for one in result.comparisons:
+        interval = "" if one.low is None else f"  [{one.low:+.3f}, {one.high:+.3f}]"
+        table.add_row(
+            one.shadow_version,
+            one.active_version,
+            f"{one.days:.0f}",
+            f"{one.shadow_signal_count} / {one.active_signal_count}",
+            _share(one.divergence_rate, 1),
+            f"{_share(one.shadow_win_rate)} / {_share(one.active_win_rate)}",
+            "-" if one.difference is None else f"{one.difference:+.3f}{interval}",
+            str(one.slots),
+        )
+    return table
+
+
+def _stages(result: DemoResult) -> Table:
+    table = _table("Rollouts", "version", "stage", "entered", "days", "verdict", "why it was left")
+    for rollout in result.rollouts:
+        for stage in rollout.stages:
+            left_at = stage.left_at or result.ended_at
+            days = (left_at - stage.entered_at).total_seconds() / 86_400
+            verdict = _coloured(stage.verdict)
+            entered = f"{stage.entered_at:%Y-%m-%d %H:%M}"
+            table.add_row(rollout.version, f"{stage.percent:g} %", entered, f"{days:.1f}", verdict, stage.reason)
+        table.add_section()
+    return table
+
+
+def _version_table(result: DemoResult) -> Table:
+    title = f"Versions after {result.candles:,} candles of {', '.join(result.symbols)}"
+    table = _table(title, "version", "status", "decisions", "signals", "errors", "code", "config")
+    for one in result.versions:
+        status = _coloured(one.status) + (" [red]quarantined[/]" if one.quarantined else "")
+        config = ", ".join(f"{key}={value}" for key, value in one.config.items())
+        counts = (f"{one.decisions:,}", f"{one.signals:,}", str(one.errors))
+        table.add_row(one.version, status, *counts, one.entry_point.rpartition(":")[2], config)
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", expand=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _coloured(word: str) -> str:
+    plain = word.replace("_", " ")
+    return f"[{_COLOURS[word]}]{plain}[/]" if word in _COLOURS else plain
+
+
+def _share(value: float | None, scale: int = 100) -> str:
+    return "-" if value is None else f"{value * scale:.1f} %"

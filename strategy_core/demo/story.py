@@ -13,17 +13,15 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.preview import Preview
 from strategy_core.domain.ramp import ENDED, State
+from strategy_core.isolation.pool import WorkerPool
 from strategy_core.market.source import CandleSource
-from strategy_core.services.approve import Choice, approve, decide_rollout
 from strategy_core.services.compare import compare_versions, last_days
-from strategy_core.services.preview import preview_plan
-from strategy_core.services.ramp import tick
-from strategy_core.services.register import register_version
 from strategy_core.services.rollback import roll_back
+from strategy_core.services.rollouts import Choice, approve, decide_rollout, preview_plan, start_rollout
 from strategy_core.services.score import score_outcomes
 from strategy_core.services.shadow import run_shadow
-from strategy_core.services.start import start_rollout
-from strategy_core.services.workers import Workers
+from strategy_core.services.tick import tick
+from strategy_core.services.versions import register_version
 from strategy_core.store import rollouts, versions
 from strategy_core.store.engine import reading
 
@@ -64,7 +62,7 @@ class Story:
     source: CandleSource
     now: datetime
     ends_at: datetime
-    workers: Workers
+    workers: WorkerPool
     step: timedelta
     extensions: int
     say: Say

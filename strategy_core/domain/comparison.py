@@ -1,15 +1,16 @@
 """Shadow against active on the same candles, as a report; it judges nothing: verdicts are the gates'."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 from scipy.special import stdtrit  # not scipy.stats, which takes half a second to import
 
 from strategy_core.domain.arrays import FloatArray, IntArray
-from strategy_core.domain.performance import NO_TRADES, Performance, Trades
+from strategy_core.domain.performance import NO_TRADES, ClosedTrades, Performance
 from strategy_core.domain.strategy import Action
 
 
@@ -33,8 +34,8 @@ class Cell:
     active: Action | None
     candles: int
     closed: int = 0
-    shadow_trades: Trades = NO_TRADES
-    active_trades: Trades = NO_TRADES
+    shadow_trades: ClosedTrades = NO_TRADES
+    active_trades: ClosedTrades = NO_TRADES
 
 
 class Interval(BaseModel):
@@ -141,8 +142,8 @@ class _Sums:
     symbols: set[str] = field(default_factory=set)
     said: Counter[tuple[Action | None, Action | None]] = field(default_factory=Counter)
     days: dict[int, tuple[int, float]] = field(default_factory=dict)
-    shadow: Trades = NO_TRADES
-    active: Trades = NO_TRADES
+    shadow: ClosedTrades = NO_TRADES
+    active: ClosedTrades = NO_TRADES
 
     def add(self, cell: Cell) -> None:
         self.said[cell.shadow, cell.active] += cell.candles
@@ -186,3 +187,72 @@ class _Sums:
             difference=difference,
             by_regime={},
         )
+
+
+class DaySums(NamedTuple):
+    """What some of a day's closed slots add up to; from one slot to all of the day's.
+
+    Attributes:
+        day: as days since 1970.
+        unlike: how many of *slots* the two said different things on.
+        canary_r, active_r: Σ R.
+    """
+
+    day: int
+    slots: int
+    unlike: int
+    canary_r: float
+    active_r: float
+
+
+@dataclass(frozen=True, slots=True)
+class Daily:
+    """Slots by the day that stands in them; every array has shape (days,), oldest day first.
+
+    Attributes:
+        day: as days since 1970; days without a slot are not in it.
+        slots: on that day; `unlike` are those on which the two said different things.
+        canary_r, active_r: Σ R of that day.
+        mean: canary R - active R per slot, over all days up to that one.
+        low, high: the day-cluster t interval of that mean; NaN on the first day.
+    """
+
+    day: IntArray
+    slots: IntArray
+    unlike: IntArray
+    canary_r: FloatArray
+    active_r: FloatArray
+    mean: FloatArray
+    low: FloatArray
+    high: FloatArray
+
+
+def by_day(sums: Sequence[DaySums], confidence: float = 0.95) -> Daily:
+    """Return slots day by day, given in any order; the last interval is that of `comparison.day_cluster_interval`.
+
+    With S the day's Σ d and n its slots, Σ (S - n·mean)² = Σ S² - 2·mean·Σ S·n + mean²·Σ n²: running sums are enough.
+    """
+    table = np.array(sums, np.float64).reshape(-1, len(DaySums._fields))
+    day, place = np.unique(table[:, 0].astype(np.int64), return_inverse=True)
+    counts, unlike, canary_r, active_r = (_added(place, column, len(day)) for column in table.T[1:])
+    apart = canary_r - active_r
+    n, clusters = np.cumsum(counts), np.arange(1, len(day) + 1)
+    mean = np.cumsum(apart) / n
+    squares = np.cumsum(apart**2) - 2 * mean * np.cumsum(apart * counts) + mean**2 * np.cumsum(counts**2)
+    with np.errstate(divide="ignore", invalid="ignore"):  # one day says nothing of the spread between days
+        error = np.sqrt(clusters / (clusters - 1) * np.maximum(squares, 0.0)) / n
+        reach = stdtrit(clusters - 1, (1 + confidence) / 2) * error
+    return Daily(
+        day=day,
+        slots=counts.astype(np.int64),
+        unlike=unlike.astype(np.int64),
+        canary_r=canary_r,
+        active_r=active_r,
+        mean=mean,
+        low=mean - reach,
+        high=mean + reach,
+    )
+
+
+def _added(place: IntArray, column: FloatArray, days: int) -> FloatArray:
+    return np.bincount(place, weights=column, minlength=days).astype(np.float64)

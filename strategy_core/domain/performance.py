@@ -31,7 +31,7 @@ class Performance(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Trades:
+class ClosedTrades:
     """What closed trades add up to; two sums of different trades may be added.
 
     Attributes:
@@ -47,7 +47,7 @@ class Trades:
     lost: float = 0.0
 
     @classmethod
-    def of(cls, r_multiple: FloatArray, pnl: FloatArray) -> "Trades":
+    def of(cls, r_multiple: FloatArray, pnl: FloatArray) -> "ClosedTrades":
         gains, losses = r_multiple[r_multiple > 0], r_multiple[r_multiple < 0]
         return cls(
             trades=len(r_multiple),
@@ -58,8 +58,8 @@ class Trades:
             lost=float(-losses.sum()),
         )
 
-    def __add__(self, other: "Trades") -> "Trades":
-        return Trades(
+    def __add__(self, other: "ClosedTrades") -> "ClosedTrades":
+        return ClosedTrades(
             self.trades + other.trades,
             self.wins + other.wins,
             self.r + other.r,
@@ -86,14 +86,14 @@ class Trades:
         )
 
 
-NO_TRADES = Trades()
+NO_TRADES = ClosedTrades()
 
 
 def performance(
     r_multiple: FloatArray, pnl: FloatArray, *, marks: FloatArray | None = None, risk_fraction: float = 0.01
 ) -> Performance:
     """Return the metrics of closed trades; *marks* are the candles' changes of marked-to-market R, oldest first."""
-    return Trades.of(r_multiple, pnl).performance(None if marks is None else max_drawdown(marks, risk_fraction))
+    return ClosedTrades.of(r_multiple, pnl).performance(None if marks is None else max_drawdown(marks, risk_fraction))
 
 
 def equity(marks: FloatArray, risk_fraction: float) -> FloatArray:

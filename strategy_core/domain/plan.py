@@ -16,12 +16,11 @@ from pydantic import (
 )
 
 from strategy_core.domain.errors import InvalidPercent, InvalidPlan, UnarmedPlan
-from strategy_core.domain.execution import Latency, OrderErrors, RoutingAudit, SampleRatio
-from strategy_core.domain.gates import Errors, InvalidDecisions, Margins, Silence
-from strategy_core.domain.metric import MetricThreshold
-from strategy_core.domain.paired_gates import Divergence, ExcessDrawdown, Harm, LosingStreak, NotWorse
+from strategy_core.domain.gates.base import Duration, Errors, InvalidDecisions, Margins, Silence, duration_field
+from strategy_core.domain.gates.on_live_orders import Latency, OrderErrors, RoutingAudit, SampleRatio
+from strategy_core.domain.gates.on_metrics import MetricThreshold
+from strategy_core.domain.gates.on_slots import Divergence, ExcessDrawdown, Harm, LosingStreak, NotWorse
 from strategy_core.domain.routing import basis_points
-from strategy_core.domain.span import Span, usually
 
 _MOST_LATE = 1_000  # candles
 _RUNS_ARE_LATE = timedelta(minutes=3)  # real time: a run is a minute from the next, and takes its own start to it
@@ -64,7 +63,7 @@ class Stage(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     percent: Percent
-    minimum_time: Span
+    minimum_time: Duration
     margins: Margins
 
     @property
@@ -96,17 +95,17 @@ class Plan(BaseModel):
         default="hold",
         description="what happens when a stage's maximum time ends without an answer: hold asks the owner",
     )
-    maximum_stage_time: Span = usually(timedelta(days=60), "how long a stage may last")
+    maximum_stage_time: Duration = duration_field(timedelta(days=60), "how long a stage may last")
     late_candles: int = Field(
         default=2,
         ge=1,
         le=_MOST_LATE,
         description="how many candles a decision, or an outcome, may be late before the rollout is blind",
     )
-    blind_limit: Span = usually(
+    blind_limit: Duration = duration_field(
         timedelta(days=1), "how long a rollout may be without evidence before it is rolled back"
     )
-    bake: Span = usually(
+    bake: Duration = duration_field(
         timedelta(days=7),
         "how long the previous active version stays in shadow, ready to be reinstated, after the promotion",
     )

@@ -1,16 +1,15 @@
 """What happens to a rollout next, and why: a pure function of plan, position, findings and time; it applies nothing."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from strategy_core.domain.errors import EvidenceUnavailable
 from strategy_core.domain.evidence import Evidence
-from strategy_core.domain.gates import SEVERITY, Finding, Freshness, Gate, Margins, Verdict
-from strategy_core.domain.paired_gates import Harm
+from strategy_core.domain.gates.base import SEVERITY, Finding, Freshness, Gate, Margins, Verdict, format_duration
+from strategy_core.domain.gates.on_slots import Harm
 from strategy_core.domain.plan import Plan
-from strategy_core.domain.span import told
 
 
 class State(StrEnum):
@@ -125,7 +124,8 @@ def _rule(plan: Plan, at: Position, findings: Sequence[Finding], now: datetime) 
 
 def _hold_blind(plan: Plan, at: Position, worst: Finding, now: datetime) -> Ruling:
     blind_for = now - (at.blind_since or now)
-    reason = f"{worst.gate}: {worst.reason}; blind for {told(blind_for)} of at most {told(plan.blind_limit)}"
+    lasted, limit = format_duration(blind_for), format_duration(plan.blind_limit)
+    reason = f"{worst.gate}: {worst.reason}; blind for {lasted} of at most {limit}"
     step = Step.ROLL_BACK if blind_for >= plan.blind_limit else Step.HOLD
     return Ruling(step, reason, worst, blind=True)
 
@@ -133,10 +133,10 @@ def _hold_blind(plan: Plan, at: Position, worst: Finding, now: datetime) -> Ruli
 def _bake(plan: Plan, promoted_at: datetime, armed: Sequence[Finding], now: datetime) -> Ruling:
     baked = now - promoted_at
     if baked < plan.bake:
-        return Ruling(Step.HOLD, f"bakes: {told(baked)} of {told(plan.bake)}", armed[0])
+        return Ruling(Step.HOLD, f"bakes: {format_duration(baked)} of {format_duration(plan.bake)}", armed[0])
     if doubt := bake_doubt(plan, armed):
-        return Ruling(Step.HOLD, f"has baked {told(baked)}, but {doubt.gate}: {doubt.reason}", doubt)
-    return Ruling(Step.COMPLETE, f"baked {told(baked)} without harm", armed[0])
+        return Ruling(Step.HOLD, f"has baked {format_duration(baked)}, but {doubt.gate}: {doubt.reason}", doubt)
+    return Ruling(Step.COMPLETE, f"baked {format_duration(baked)} without harm", armed[0])
 
 
 def _climb(plan: Plan, at: Position, worst: Finding, measured: Finding, now: datetime) -> Ruling:
@@ -144,7 +144,11 @@ def _climb(plan: Plan, at: Position, worst: Finding, measured: Finding, now: dat
     stage = plan.stages[at.stage_index]
     dwell = now - at.stage_entered_at
     if dwell < stage.minimum_time:
-        return Ruling(Step.HOLD, f"dwells at {stage.percent:g} %: {told(dwell)} of {told(stage.minimum_time)}", worst)
+        return Ruling(
+            Step.HOLD,
+            f"dwells at {stage.percent:g} %: {format_duration(dwell)} of {format_duration(stage.minimum_time)}",
+            worst,
+        )
     if worst.verdict is not Verdict.PASS:
         return _unanswered(plan, at, worst, now)
     following = at.stage_index + 1
@@ -162,7 +166,7 @@ def _unanswered(plan: Plan, at: Position, worst: Finding, now: datetime) -> Ruli
     waited = now - at.stage_extended_at
     if waited < plan.maximum_stage_time:
         return Ruling(Step.HOLD, reason, worst)
-    reason = f"{told(waited)} at this stage without an answer; {reason}"
+    reason = f"{format_duration(waited)} at this stage without an answer; {reason}"
     if plan.on_inconclusive == "rollback":
         return Ruling(Step.ROLL_BACK, reason, worst)
     return Ruling(Step.AWAIT_DECISION, reason, worst)
@@ -175,3 +179,108 @@ def _judge(gate: Gate, evidence: Evidence, margins: Margins) -> Finding:
         return gate.found(Verdict.BLIND, error.cause)
     except Exception as error:  # noqa: BLE001  a gate's own fault must not silence the gates that would roll back
         return gate.found(Verdict.BLIND, f"the gate itself failed: {type(error).__name__}: {error}")
+
+
+_NONE = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What lies before a rollout.
+
+    Attributes:
+        minimum_left: of the stage's minimum time, or of the bake; zero when it is over, None when the rollout is.
+        maximum_left: until a stage without an answer is put to the owner, or rolled back; None when nothing is asked.
+        needs: what must happen before it goes on, a line each, the most urgent first.
+    """
+
+    minimum_left: timedelta | None
+    maximum_left: timedelta | None
+    needs: tuple[str, ...]
+
+
+def outlook(plan: Plan, at: Position, findings: Sequence[Finding], now: datetime) -> Outlook:
+    """Return what must happen before the rollout goes on, given what each of its gates last found."""
+    if at.state in ENDED:
+        return Outlook(None, None, ())
+    armed = sorted((f for f in findings if f.armed), key=lambda finding: SEVERITY[finding.verdict])
+    if armed and armed[0].verdict in (Verdict.BREACH, Verdict.FAIL):
+        needs = [f"the next tick rolls it back: {armed[0].gate}: {armed[0].reason}"]
+    else:
+        needs = [*_sight(plan, at, armed, now), *_owner(at), *_rest(plan, at, armed, now)]
+    return Outlook(
+        minimum_left=max(_NONE, _minimum_end(plan, at) - now),
+        maximum_left=None if _is_asked_nothing(at) else max(_NONE, _maximum_end(plan, at) - now),
+        needs=tuple(needs or [f"nothing: the next tick {_what_follows(plan, at)}"]),
+    )
+
+
+def _sight(plan: Plan, at: Position, armed: Sequence[Finding], now: datetime) -> Iterator[str]:
+    blind = [finding for finding in armed if finding.verdict is Verdict.BLIND]
+    for finding in blind:
+        yield f"{finding.gate} must see again: {finding.reason}"
+    if blind:
+        end = (at.blind_since or now) + plan.blind_limit
+        yield f"else it is rolled back {_when(end, now)}"
+
+
+def _owner(at: Position) -> Iterator[str]:
+    if at.state is State.PAUSED:
+        yield "an owner must resume it; the stage's minimum time begins anew then"
+    if at.state is State.AWAITING_DECISION:
+        yield "an owner must decide: extend, advance or roll back"
+
+
+def _rest(plan: Plan, at: Position, armed: Sequence[Finding], now: datetime) -> Iterator[str]:
+    """Yield what remains once it sees and runs: time, verdicts, an approval."""
+    if at.state is State.AWAITING_DECISION:
+        return  # whatever the owner decides does not wait for them
+    if at.state is not State.PAUSED and (end := _minimum_end(plan, at)) > now:
+        verb = "bakes" if at.promoted_at else "dwells"
+        yield f"it {verb} for another {format_duration(end - now)}, until {_moment(end)}"
+    if at.promoted_at is not None:
+        if doubt := bake_doubt(plan, armed):
+            yield f"{doubt.gate} must pass, it is {doubt.verdict}: {doubt.reason}"
+        return
+    for finding in armed:
+        if finding.verdict in (Verdict.INCONCLUSIVE, Verdict.INSUFFICIENT):
+            yield f"{finding.gate} must pass, it is {finding.verdict}: {finding.reason}"
+    spoken = {finding.gate for finding in armed}
+    for gate in plan.gates:
+        if not gate.dry_run and gate.name not in spoken:
+            yield f"{gate.name} must pass: no tick has asked it yet"
+    following = at.stage_index + 1
+    if following < len(plan.stages) and plan.needs_approval(following) and at.approved_stage != following:
+        when = "now" if at.state is State.AWAITING_APPROVAL else "then"
+        yield f"an owner must {when} approve {plan.stages[following].percent:g} %"
+
+
+def _minimum_end(plan: Plan, at: Position) -> datetime:
+    if at.promoted_at is not None:
+        return at.promoted_at + plan.bake
+    return at.stage_entered_at + plan.stages[at.stage_index].minimum_time
+
+
+def _maximum_end(plan: Plan, at: Position) -> datetime:
+    return at.stage_extended_at + plan.maximum_stage_time
+
+
+def _is_asked_nothing(at: Position) -> bool:
+    return at.promoted_at is not None or at.state is State.AWAITING_DECISION
+
+
+def _what_follows(plan: Plan, at: Position) -> str:
+    if at.promoted_at is not None:
+        return "completes it"
+    following = at.stage_index + 1
+    if following == len(plan.stages):
+        return "promotes it"
+    return f"advances it to {plan.stages[following].percent:g} %"
+
+
+def _when(end: datetime, now: datetime) -> str:
+    return f"in {format_duration(end - now)}, at {_moment(end)}" if end > now else "at the next tick"
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"

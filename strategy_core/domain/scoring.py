@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field
 
 from strategy_core.domain.arrays import BoolArray, FloatArray, IntArray, TextArray
-from strategy_core.domain.volatility import atr, atr_bars
+from strategy_core.domain.indicators import atr, atr_bars
 
 NO_EXIT = -1
 NO_RANGE = 1e-9  # of the price: below it an ATR is the rounding of a market that stood still
@@ -56,7 +56,7 @@ class ExitReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Trades:
+class ScoredTrades:
     """One trade per decision scored, in the order given; every array has shape (trades,).
 
     Attributes:
@@ -89,7 +89,7 @@ class Trades:
         return len(self.side)
 
 
-def score(candles: pd.DataFrame, positions: ArrayLike, sides: ArrayLike, rule: ScoringRule) -> Trades:
+def score(candles: pd.DataFrame, positions: ArrayLike, sides: ArrayLike, rule: ScoringRule) -> ScoredTrades:
     """Simulate one trade for each decision, each on its own: they neither net nor wait for one another.
 
     A decision at the close of row p enters at the open of row p + 1, a buy at the ask, a sell at the bid. A long is
@@ -142,7 +142,7 @@ def score(candles: pd.DataFrame, positions: ArrayLike, sides: ArrayLike, rule: S
     out[unsized], reason[unsized] = entry[unsized], ExitReason.NO_RISK
     exit_position[unsized] = entry_position[unsized]
     pnl = np.where(unsized, 0.0, out - entry - rule.cost)
-    return Trades(
+    return ScoredTrades(
         side=side,
         closed=exit_position != NO_EXIT,
         entry_position=entry_position,
@@ -157,7 +157,7 @@ def score(candles: pd.DataFrame, positions: ArrayLike, sides: ArrayLike, rule: S
     )
 
 
-def marks(candles: pd.DataFrame, trades: Trades, rule: ScoringRule) -> FloatArray:
+def marks(candles: pd.DataFrame, trades: ScoredTrades, rule: ScoringRule) -> FloatArray:
     """Return the change, in R, of what all *trades* are worth when marked to market in each candle.
 
     Open trades are marked at the close of the side they would exit on; the spread and the cost weigh on the entry

@@ -141,7 +141,7 @@ def simulate(
     return Ramp(slots, closed_at[order], faulty[order])
 
 
-def shadow(scenario: Scenario, rng: np.random.Generator, *, days: int) -> Slots:
+def simulate_shadow(scenario: Scenario, rng: np.random.Generator, *, days: int) -> Slots:
     """Return the shadow history of the scenario's pair: before its fault, its shock and its late clustering."""
     market = scenario.market
     swing = 0.0 if market.swings_from_day > 0 else market.day_swing

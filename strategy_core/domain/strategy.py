@@ -75,7 +75,7 @@ class VectorisedStrategy(Strategy, Protocol):
     def decide_many(self, candles: "pd.DataFrame", params: Any, context: Context) -> Sequence[Decision]: ...
 
 
-def checked(answer: object) -> Decision:
+def checked_decision(answer: object) -> Decision:
     """Return *answer* if it is a decision that can be logged and scored; else raise InvalidDecision."""
     if not isinstance(answer, Decision):
         raise InvalidDecision(f"returned {type(answer).__name__}, not a Decision")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from strategy_core.domain.errors import InvalidConfig, InvalidEntryPoint
-from strategy_core.isolation.wire import one_line
+from strategy_core.isolation.protocol import one_line
 from strategy_core.strategies.loading import resolve
 
 OURS = "strategy_core"

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from strategy_core.domain.errors import InvalidConfig
-from strategy_core.isolation import wire
-from strategy_core.isolation.nursery import NurseryGone, nursery
+from strategy_core.isolation import protocol
+from strategy_core.isolation.forkserver import ForkServerGone, fork_server
 
 CHUNK_BYTES = 1 << 18
 PIPE_BYTES = 1 << 20  # what an unprivileged process may ask for: fewer turns between the two ends
@@ -35,9 +35,9 @@ class Process:
         its_inbox, self._to = os.pipe()
         self._from, its_outbox = os.pipe()
         try:
-            self._nursery = nursery()
+            self._nursery = fork_server()
             self._pid = self._nursery.fork(its_inbox, its_outbox)
-        except (NurseryGone, OSError):
+        except (ForkServerGone, OSError):
             os.close(self._to)
             os.close(self._from)
             raise Died("no worker could be started") from None
@@ -76,7 +76,7 @@ class Process:
             time.sleep(min(nap_s, max(0.0, deadline - time.monotonic())))
         while (end := self._heard.find(b"\n", self._searched)) < 0:
             self._searched = len(self._heard)
-            if self._searched > wire.MAX_LINE_BYTES:
+            if self._searched > protocol.MAX_LINE_BYTES:
                 raise Died("its worker sent a line without end")
             self._wait(self._from, select.POLLIN, deadline)
             with contextlib.suppress(BlockingIOError):
@@ -88,8 +88,8 @@ class Process:
         del self._heard[: end + 1]
         self._searched = 0
         try:
-            return wire.message_in(text)
-        except wire.Garbled as garbled:
+            return protocol.message_in(text)
+        except protocol.ProtocolError as garbled:
             raise Died(f"its worker sent what was not agreed: {garbled}") from None
 
     def end(self) -> None:
@@ -102,7 +102,7 @@ class Process:
         if self._exit_code is None and self._nursery.usable:  # else the kernel has ended it with its nursery
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)  # does nothing to one that has ended and waits to be reaped
-            with contextlib.suppress(NurseryGone):
+            with contextlib.suppress(ForkServerGone):
                 self._exit_code = self._nursery.reap(self._pid)
         return self._exit_code
 
@@ -112,7 +112,7 @@ class Process:
 
     def _end(self) -> str:
         code = self._reap()
-        if code == wire.OUT_OF_MEMORY:
+        if code == protocol.OUT_OF_MEMORY:
             return "its worker ran out of memory"
         if code is None:
             return "its worker has ended"
@@ -145,4 +145,4 @@ def start_frame(entry_point: str, config: Mapping[str, Any], memory_bytes: int, 
         "search_path": [str(Path(entry).absolute()) for entry in sys.path],
         "folder": str(Path.cwd()),
     }
-    return wire.frame(header, [] if engine is None else [engine])
+    return protocol.frame(header, [] if engine is None else [engine])

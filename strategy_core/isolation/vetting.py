@@ -24,7 +24,8 @@ from pydantic import BaseModel, ConfigDict
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import Invalid, Untrusted
 from strategy_core.domain.strategy import Decision
-from strategy_core.isolation.isolated import Answer, Ask, IsolatedStrategy
+from strategy_core.isolation.client import DecisionRequest, IsolatedStrategy
+from strategy_core.isolation.protocol import Answer
 
 SURVEYED = 240  # decisions looked at for signals
 SURVEYED_AT_ONCE = 20_000  # the same by decide_many
@@ -129,7 +130,7 @@ class _Trial:
         for symbol, position in places:
             by_symbol.setdefault(symbol, []).append(position)
         asks = [
-            Ask(symbol, self.timeframe, self.candles[symbol], positions, bars or self.bars)
+            DecisionRequest(symbol, self.timeframe, self.candles[symbol], positions, bars or self.bars)
             for symbol, positions in by_symbol.items()
         ]
         answered = self.strategy.decide(asks, vectorised=at_once)
@@ -190,12 +191,16 @@ def _look_ahead(trial: _Trial, known: Mapping[Place, Decision]) -> Check:
     asks, places = [], list(known)
     for place in places:
         frame = trial.with_changed_future(place)
-        asks.append(Ask(place[0], trial.timeframe, frame, [trial.bars, trial.bars + 1, trial.bars - 1], trial.bars))
+        asks.append(
+            DecisionRequest(place[0], trial.timeframe, frame, [trial.bars, trial.bars + 1, trial.bars - 1], trial.bars)
+        )
     answered = trial.strategy.decide(asks)
     if trial.vectorised:
         answered += trial.strategy.decide(
             [
-                Ask(ask.symbol, ask.timeframe, ask.candles, [len(ask.candles) - 1, trial.bars - 1], ask.bars)
+                DecisionRequest(
+                    ask.symbol, ask.timeframe, ask.candles, [len(ask.candles) - 1, trial.bars - 1], ask.bars
+                )
                 for ask in asks
             ],
             vectorised=True,

@@ -25,19 +25,12 @@ import scipy  # noqa: F401  imported, as talib is, before the guard is armed: im
 import talib  # noqa: F401
 
 from strategy_core.domain.candles import timeframe_delta
-from strategy_core.domain.errors import (
-    InvalidConfig,
-    InvalidDecision,
-    InvalidEntryPoint,
-    RolloutError,
-)
+from strategy_core.domain.errors import InvalidConfig, InvalidDecision, InvalidEntryPoint, RolloutError
 from strategy_core.domain.strategy import Context, Decision, Strategy
-from strategy_core.isolation import kernel, wire
-from strategy_core.isolation.guard import Guard
-from strategy_core.isolation.wire import Answer, Kind, Question
-from strategy_core.strategies.adapter import ReadyConfig
-from strategy_core.strategies.loading import as_strategy, load
-from strategy_core.strategies.params import canonical, validated, warmup_of
+from strategy_core.isolation import protocol, sandbox
+from strategy_core.isolation.protocol import Answer, Kind, Question
+from strategy_core.isolation.sandbox import Guard
+from strategy_core.strategies.loading import ReadyConfig, as_strategy, canonical, load, validated, warmup_of
 
 AHEAD = 32  # windows cut in a row: after a version's code has run, the caches hold nothing of ours
 READ_BYTES = 1 << 18  # of a question's thousands of candles at once
@@ -52,10 +45,10 @@ class Pipes:
         self._lock = threading.RLock()  # a version's thread may breach while a line is on its way
 
     def read_frame(self) -> tuple[dict[str, Any], list[bytes]] | None:
-        return wire.read_frame(self._inbox.read)
+        return protocol.read_frame(self._inbox.read)
 
     def say(self, **message: Any) -> None:
-        text = memoryview(wire.line(message))
+        text = memoryview(protocol.line(message))
         with self._lock:
             try:
                 while text:
@@ -64,7 +57,7 @@ class Pipes:
                 os._exit(1)  # nobody listens, or the version closed the pipe: a breach could not be reported
 
 
-class History:
+class CandleHistory:
     """The candles of a question, out of which each decision gets a copy of its own."""
 
     def __init__(self, question: Question) -> None:
@@ -78,7 +71,7 @@ class History:
         return pd.DataFrame(values.T, index=self.index[start:end], columns=self._columns.view(), copy=False)
 
 
-class Version:
+class LoadedVersion:
     """The loaded strategy with its validated params, asked under the guard."""
 
     def __init__(self, strategy: Strategy, params: Any, config: dict[str, Any], guard: Guard) -> None:
@@ -102,9 +95,9 @@ class Version:
         for many, together in groupby(questions, key=lambda question: question.many):
             if many:
                 for question in together:
-                    answers = self._many(question, History(question))
-                    for start in range(0, len(answers), wire.ROWS_A_LINE):
-                        yield answers[start : start + wire.ROWS_A_LINE]
+                    answers = self._many(question, CandleHistory(question))
+                    for start in range(0, len(answers), protocol.ROWS_A_LINE):
+                        yield answers[start : start + protocol.ROWS_A_LINE]
                 continue
             windows = (window for question in together for window in _windows(question))
             while ahead := list(islice(windows, AHEAD)):
@@ -117,7 +110,7 @@ class Version:
         duration_ms = (perf_counter() - started) * 1e3
         return Answer(None, error, kind, duration_ms) if kind else _as_answer(said, duration_ms)
 
-    def _many(self, question: Question, history: History) -> list[Answer]:
+    def _many(self, question: Question, history: CandleHistory) -> list[Answer]:
         rows = question.positions - (question.bars - 1)
         candles = history.cut(0, len(history.index))
         expected = len(candles) - question.bars + 1
@@ -140,10 +133,10 @@ class Version:
         try:
             said = call()
         except InvalidDecision as nonsense:
-            error, kind = wire.one_line(nonsense), "invalid"
+            error, kind = protocol.one_line(nonsense), "invalid"
         except MemoryError:
             os._exit(
-                wire.OUT_OF_MEMORY
+                protocol.OUT_OF_MEMORY
             )  # what the failed allocation left behind is not to be trusted with the next candle
         except BaseException as raised:  # noqa: BLE001  a version's code: SystemExit is its failure, not our end
             error, kind = raised_line(raised), "raised"
@@ -157,14 +150,14 @@ def raised_line(raised: BaseException) -> str:
     for entry in traceback.extract_tb(raised.__traceback__)[-1:]:
         place = f" ({Path(entry.filename).name}, line {entry.lineno})"
     try:
-        text = wire.one_line(raised)
+        text = protocol.one_line(raised)
     except BaseException:  # noqa: BLE001  its __str__ is a version's code too
         text = "(its text cannot be read)"
     return f"{type(raised).__name__}: {text}{place}" if text else f"{type(raised).__name__}{place}"
 
 
 def _windows(question: Question) -> Iterator[tuple[pd.DataFrame, Context]]:
-    history = History(question)
+    history = CandleHistory(question)
     for last in question.positions.tolist():
         candles = history.cut(last - question.bars + 1, last + 1)
         yield candles, _context(question, candles.index[-1])
@@ -176,16 +169,16 @@ def _context(question: Question, opened: pd.Timestamp) -> Context:
 
 def _as_answer(said: object, duration_ms: float) -> Answer:
     try:
-        return Answer(wire.loggable(wire.plain(said)), None, "", duration_ms)
+        return Answer(protocol.loggable(protocol.plain(said)), None, "", duration_ms)
     except InvalidDecision as nonsense:
-        return Answer(None, wire.one_line(nonsense), "invalid", duration_ms)
+        return Answer(None, protocol.one_line(nonsense), "invalid", duration_ms)
 
 
-def _loaded(start: Mapping[str, Any], parts: Sequence[bytes], guard: Guard) -> Version:
+def _loaded(start: Mapping[str, Any], parts: Sequence[bytes], guard: Guard) -> LoadedVersion:
     entry_point, config = start["entry_point"], start["config"]
     strategy = as_strategy(pickle.loads(parts[0]), entry_point) if parts else load(entry_point)  # noqa: S301  the parent's
     params = validated(strategy.Params, {} if strategy.Params is ReadyConfig else config, entry_point)
-    return Version(strategy, params, canonical(params), guard)
+    return LoadedVersion(strategy, params, canonical(params), guard)
 
 
 def main() -> None:  # pragma: no cover - a worker may write no coverage file
@@ -206,7 +199,7 @@ def main() -> None:  # pragma: no cover - a worker may write no coverage file
         pid = os.fork()
         if pid == 0:
             asked.close()
-            kernel.end_with_parent(nursery_pid)
+            sandbox.end_with_parent(nursery_pid)
             _work(Pipes(*descriptors))
         for descriptor in descriptors:
             os.close(descriptor)
@@ -222,18 +215,18 @@ def _work(pipes: Pipes) -> NoReturn:  # pragma: no cover - a worker may write no
     sys.path[:] = header["search_path"]
     os.chdir(header["folder"])
     np.random.seed()
-    guard = Guard(lambda tried: pipes.say(breach=wire.one_line(tried)))
-    kernel.limit(header["memory_bytes"])
+    guard = Guard(lambda tried: pipes.say(breach=protocol.one_line(tried)))
+    sandbox.limit(header["memory_bytes"])
     guard.arm()
     version = _ready(header, parts, guard, pipes)
     gc.freeze()  # and what the version imported
     while asked := pipes.read_frame():
-        for answers in version.answers(wire.questions_in(*asked)):
-            pipes.say(rows=[wire.row(answer) for answer in answers])
+        for answers in version.answers(protocol.questions_in(*asked)):
+            pipes.say(rows=[protocol.row(answer) for answer in answers])
     os._exit(0)  # a version's exit handlers have no say
 
 
-def _ready(header: Mapping[str, Any], parts: Sequence[bytes], guard: Guard, pipes: Pipes) -> Version:
+def _ready(header: Mapping[str, Any], parts: Sequence[bytes], guard: Guard, pipes: Pipes) -> LoadedVersion:
     try:
         version = _loaded(header, parts, guard)
         description = version.description()
@@ -251,15 +244,15 @@ def _ready(header: Mapping[str, Any], parts: Sequence[bytes], guard: Guard, pipe
 def _refused(raised: BaseException | None, tried: Sequence[str]) -> list[Any] | None:
     """Return the name and facts of the error that the parent is to raise; None when loading went well."""
     if tried:
-        return ["IsolationBreach", [wire.one_line(tried[0])]]
+        return ["IsolationBreach", [protocol.one_line(tried[0])]]
     if raised is None:
         return None
     if isinstance(raised, InvalidEntryPoint):
-        return ["InvalidEntryPoint", [wire.one_line(raised.why)]]
+        return ["InvalidEntryPoint", [protocol.one_line(raised.why)]]
     if isinstance(raised, InvalidConfig):
-        return ["InvalidConfig", [wire.one_line(problem) for problem in raised.problems]]
+        return ["InvalidConfig", [protocol.one_line(problem) for problem in raised.problems]]
     if isinstance(raised, RolloutError):
-        return ["StrategyFailed", [wire.one_line(raised)]]
+        return ["StrategyFailed", [protocol.one_line(raised)]]
     return ["StrategyFailed", [raised_line(raised)]]
 
 

@@ -4,10 +4,12 @@ What a snapshot has once told it tells again, whatever the server says meanwhile
 candle which the vendor has revised is seen by its window's hash, as it is in a file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from itertools import count
+from time import sleep
+from typing import Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,43 @@ from strategy_core.domain.lifecycle import utc
 from strategy_core.market.calendars import Calendar
 from strategy_core.market.source import log_repairs, window
 
+T = TypeVar("T")
+
+TRIES = 3
+LONGEST_WAIT_S = 15.0  # runs come once a minute: one that waits longer only keeps the next one waiting
+
+
+class TransientError(Exception):
+    """There is no answer now, and the text says why; *after_s* is how long the server asks to be left alone."""
+
+    def __init__(self, why: str, after_s: float = 0.0) -> None:
+        super().__init__(why)
+        self.after_s = after_s
+
+
+def ask_again(ask: Callable[[], T], *, feed: str, wait_s: float) -> T:
+    """Return what *ask* does, which is tried again while it raises Passing.
+
+    Args:
+        feed: what the error is to name.
+        wait_s: before the second try; twice that before the third.
+
+    Raises:
+        FeedUnavailable: the last try failed too, or the server asks for a longer wait than LONGEST_WAIT_S.
+    """
+    for tried in count(1):
+        try:
+            return ask()
+        except TransientError as passing:
+            wait = max(passing.after_s, wait_s * 2 ** (tried - 1))
+            if tried == TRIES:
+                raise FeedUnavailable(f"{feed}: {passing} (asked {tried} times)") from None
+            if wait > LONGEST_WAIT_S:
+                raise FeedUnavailable(f"{feed}: {passing} (it asks to wait {wait:g} s)") from None
+        sleep(wait)
+    raise AssertionError("count() ends never")
+
+
 log = structlog.get_logger(__name__)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # on the grid of every timeframe
@@ -26,7 +65,7 @@ BEGINNING = datetime(1678, 1, 1, tzinfo=UTC)  # before which there can be no can
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class CandlePage:
     """Part of a history.
 
     Attributes:
@@ -54,7 +93,7 @@ class Vendor(Protocol):
     @property
     def most(self) -> int: ...
 
-    def page(self, instrument: str, *, before: datetime, count: int) -> Page:
+    def page(self, instrument: str, *, before: datetime, count: int) -> CandlePage:
         """Return the closed candles that opened in the last *count* slots, or are the last *count*, before *before*.
 
         *before* is the open time of a candle, and not in the future.

@@ -22,8 +22,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 from strategy_core.domain.candles import COLUMNS, PRICES
 from strategy_core.domain.errors import EvidenceUnavailable, FeedUnavailable
 from strategy_core.domain.lifecycle import utc
-from strategy_core.market.live import Page
-from strategy_core.market.retry import Passing, ask_again
+from strategy_core.market.live import CandlePage, TransientError, ask_again
 
 Account = Literal["practice", "live"]
 Price = Literal["M", "MBA"]
@@ -98,7 +97,7 @@ class Oanda:
         self._client = httpx.Client(headers=headers, timeout=timeout)
         finalize(self, self._client.close)
 
-    def page(self, instrument: str, *, before: datetime, count: int) -> Page:
+    def page(self, instrument: str, *, before: datetime, count: int) -> CandlePage:
         asked = {
             "granularity": GRANULARITIES[self.timeframe],
             "price": self._price,
@@ -111,15 +110,15 @@ class Oanda:
         answer = ask_again(lambda: self._answer(instrument, asked), feed=self.name, wait_s=self._wait_s)
         if (answer.instrument, answer.granularity) != (instrument, asked["granularity"]):
             raise self._none(instrument, f"answered with {answer.instrument} {answer.granularity}")
-        return Page(self._rows(instrument, [candle for candle in answer.candles if candle.complete]))
+        return CandlePage(self._rows(instrument, [candle for candle in answer.candles if candle.complete]))
 
     def _answer(self, instrument: str, asked: Mapping[str, str]) -> _Candles:
         try:
             response, body = self._fetch(f"{self._url}/v3/instruments/{instrument}/candles", asked)
         except httpx.TimeoutException:
-            raise Passing(f"no answer within {self._timeout:g} s") from None
+            raise TransientError(f"no answer within {self._timeout:g} s") from None
         except httpx.HTTPError as error:  # its text may quote what was sent
-            raise Passing(f"no answer: {type(error).__name__}") from None
+            raise TransientError(f"no answer: {type(error).__name__}") from None
         if response.status_code != httpx.codes.OK:
             raise self._refusal(instrument, response, body)
         try:
@@ -127,7 +126,7 @@ class Oanda:
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             if first["type"] == "json_invalid":  # cut on its way, or from somebody in between
-                raise Passing("the answer is not JSON") from None
+                raise TransientError("the answer is not JSON") from None
             where = ".".join(str(part) for part in first["loc"])
             raise self._none(instrument, f"the answer is not OANDA's: {where}: {first['msg']}") from None
 
@@ -139,17 +138,17 @@ class Oanda:
             for chunk in response.iter_bytes():
                 body += chunk
                 if len(body) > _LARGEST:
-                    raise Passing(f"the answer is larger than {_LARGEST} bytes")
+                    raise TransientError(f"the answer is larger than {_LARGEST} bytes")
                 if monotonic() > deadline:
-                    raise Passing(f"no answer within {self._timeout:g} s")
+                    raise TransientError(f"no answer within {self._timeout:g} s")
             return response, bytes(body)
 
     def _refusal(self, instrument: str, response: httpx.Response, body: bytes) -> Exception:
         status, said = response.status_code, self._said(body)
         if status == _BUSY or status >= httpx.codes.INTERNAL_SERVER_ERROR:
-            return Passing(f"HTTP {status}{said}", _seconds(response.headers))
+            return TransientError(f"HTTP {status}{said}", _seconds(response.headers))
         if status == httpx.codes.BAD_REQUEST and "Time is in the future" in said:  # a candle closed by our clock alone
-            return Passing(f"this machine's clock is ahead of the server's{said}")
+            return TransientError(f"this machine's clock is ahead of the server's{said}")
         if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             return FeedUnavailable(f"{self.name}: refuses ROLLOUT_OANDA_TOKEN: HTTP {status}{said}")
         return self._none(instrument, f"HTTP {status}{said}")

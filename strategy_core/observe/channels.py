@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from strategy_core.domain.alert import Message, Severity
+from strategy_core.domain.alerts import Message, Severity
 from strategy_core.domain.errors import MissingExtra
 
 _SEVERITIES = "|".join(Severity)
@@ -24,7 +24,7 @@ _STATUS = re.compile(r"error=(\d{3})\b")
 _TELLTALES = ("urllib3", "requests_oauthlib", "oauthlib")  # beneath apprise: their logs quote whole addresses
 
 
-class Channel:
+class AppriseChannel:
     """One address that alerts are sent to.
 
     Args:
@@ -117,7 +117,7 @@ heard = _Heard()
 _TYPES = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "failure"}
 
 
-def read_channels(urls: SecretStr | None, *, timeout: float = 10.0) -> list[Channel]:
+def read_channels(urls: SecretStr | None, *, timeout: float = 10.0) -> list[AppriseChannel]:
     """Return the channels of a text of addresses, separated by commas or blanks; one that stands there twice is one.
 
     What is no address is a channel too, called `unreadable`, that takes no message.
@@ -131,10 +131,10 @@ def read_channels(urls: SecretStr | None, *, timeout: float = 10.0) -> list[Chan
         return []
     if importlib.util.find_spec("apprise") is None:
         raise MissingExtra("sending alerts", "alerts")
-    found: dict[str, Channel] = {}
+    found: dict[str, AppriseChannel] = {}
     for entry in entries:
         known = _ENTRY.fullmatch(entry)
-        channel = Channel(
+        channel = AppriseChannel(
             SecretStr(known["url"] if known else entry),
             scheme=known["scheme"] if known else "unreadable",
             at_least=Severity(known["severity"] or Severity.INFO) if known else Severity.INFO,

@@ -17,8 +17,7 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from strategy_core.observe.exposition import TEXT, wanted
-from strategy_core.observe.metrics import exposition
+from strategy_core.observe.metrics import TEXT, exposition, wanted
 from strategy_core.store.engine import failure
 
 PATH = "/metrics"

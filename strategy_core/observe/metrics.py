@@ -1,31 +1,183 @@
 """Numbers for a Prometheus, read from the database when it asks: flow runs are too short for any scraper to reach."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
+from operator import itemgetter
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Engine
 
-from strategy_core.domain.alert import HEADLINES, Severity
+from strategy_core.domain.alerts import HEADLINES, Severity
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import InvalidPlan, InvalidTimeframe
-from strategy_core.domain.gates import Freshness, Verdict
+from strategy_core.domain.gates.base import Freshness, Verdict
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.plan import read_plan
 from strategy_core.domain.ramp import ALERT, BLIND, OWNER, UNANSWERED
 from strategy_core.domain.routing import as_percent
-from strategy_core.observe.catalogue import FAMILIES
-from strategy_core.observe.exposition import TEXT, Exposition
-from strategy_core.store import alert_numbers, numbers
+from strategy_core.store import metrics
 from strategy_core.store.engine import snapshot
-from strategy_core.store.numbers import Rows, Strategies
-from strategy_core.store.tables import ERROR
-from strategy_core.store.tally_tables import Counted
+from strategy_core.store.metrics import Rows, Strategies
+from strategy_core.store.tables import ERROR, Counted
+
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+_ESCAPED = {"\\": r"\\", "\n": r"\n", '"': r"\""}
+_TO_ESCAPE = re.compile(r'[\\\n"]')
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_WANTS_OPENMETRICS = re.compile(r"application/openmetrics-text\b(?![^,]*;\s*q=0(\.0*)?\s*(,|$))")
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What is exported under one name.
+
+    Attributes:
+        name: a counter's ends in `_total`.
+        labels: in the order in which samples give their values.
+        told: one line for whoever reads the answer.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    labels: tuple[str, ...]
+    told: str
+
+
+class Exposition:
+    """Samples by family; every family stands in the answer, with samples or without."""
+
+    def __init__(self, families: Iterable[Family]) -> None:
+        self._families = list(families)
+        self._lines: dict[str, list[str]] = {family.name: [] for family in self._families}
+        self._forms = {family.name: _form(family) for family in self._families}
+        self._escaped, self._number = _Escaped(), _Number()
+
+    def add(self, name: str, labels: tuple[str, ...], value: float) -> None:
+        self.add_all(name, [(labels, value)])
+
+    def add_all(self, name: str, samples: Iterable[tuple[tuple[str, ...], float]]) -> None:
+        """Write down many at once: lines, since as many tuples would have Python look for garbage among all it has."""
+        line, ordered = self._forms[name]
+        safe, number = self._escaped.__getitem__, self._number
+        self._lines[name] += [line % (*map(safe, ordered(labels)), number[value]) for labels, value in samples]
+
+    def written(self, media_type: str) -> bytes:
+        """Return all of it in the format of *media_type*, TEXT or OPENMETRICS."""
+        openmetrics = media_type == OPENMETRICS
+        parts = [part for family in self._families for part in (_head(family, openmetrics), *self._lines[family.name])]
+        return "".join([*parts, "# EOF\n" if openmetrics else ""]).encode()
+
+
+def wanted(accept: str) -> str:
+    """Return the media type for an `Accept` header; text, unless OpenMetrics is named."""
+    return OPENMETRICS if _WANTS_OPENMETRICS.search(accept) else TEXT
+
+
+class _Escaped(dict[str, str]):
+    """Label values as both formats have them, each made once."""
+
+    def __missing__(self, text: str) -> str:
+        safe = self[text] = _escaped(text)
+        return safe
+
+
+class _Number(dict[float, str]):
+    """Numbers as both formats have them, each made once; what is no number has a capital."""
+
+    def __missing__(self, value: float) -> str:
+        text = repr(float(value))
+        self[value] = text = _SPECIAL.get(text, text)
+        return text
+
+
+def _form(family: Family) -> tuple[str, Callable[[tuple[str, ...]], tuple[str, ...]]]:
+    """Return the line of a sample, to be filled, and what puts its labels into the order of their names."""
+    order = sorted(range(len(family.labels)), key=family.labels.__getitem__)
+    pairs = ",".join(f'{family.labels[at]}="%s"' for at in order)
+    line = f"{family.name}{{{pairs}}} %s\n" if pairs else f"{family.name} %s\n"
+    return line, tuple if len(order) < 2 else itemgetter(*order)
+
+
+def _head(family: Family, openmetrics: bool) -> str:
+    about = family.name.removesuffix("_total") if openmetrics and family.kind == "counter" else family.name
+    told = _escaped(family.told) if openmetrics else _escaped(family.told).replace(r"\"", '"')
+    return f"# HELP {about} {told}\n# TYPE {about} {family.kind}\n"
+
+
+def _escaped(text: str) -> str:
+    return _TO_ESCAPE.sub(lambda found: _ESCAPED[found[0]], _SURROGATE.sub("\ufffd", text))
+
+
+_SPECIAL: Mapping[str, str] = {"inf": "+Inf", "-inf": "-Inf", "nan": "NaN"}
+
+
+_OF = ("strategy", "version")
+
+
+def _gauge(name: str, labels: tuple[str, ...], told: str) -> Family:
+    return Family(name, "gauge", labels, told)
+
+
+def _counter(name: str, labels: tuple[str, ...], told: str) -> Family:
+    return Family(name, "counter", labels, told)
+
+
+FAMILIES = (
+    _counter(
+        "shadow_decisions_total",
+        ("version", "strategy", "symbol", "decision"),
+        "Candles that a version was asked about, by what it said: buy, sell, hold, or error.",
+    ),
+    _counter("shadow_errors_total", (*_OF, "kind"), "Candles on which a version gave no decision, by what it did."),
+    _counter("isolation_breaches_total", _OF, "Candles on which a version tried to touch the outside."),
+    _gauge("shadow_lag_seconds", _OF, "Time since a version was asked about a candle, of the symbol that lags most."),
+    _gauge("feed_newest_candle_timestamp_seconds", ("symbol",), "Open time of the newest candle in the log."),
+    _gauge("feed_lag_seconds", ("symbol",), "Time since the newest candle in the log closed."),
+    _gauge("canary_traffic_percent", _OF, "Share of users that get the canary; 0 once it was withdrawn."),
+    _gauge("canary_users", _OF, "Users of the directory that get the canary."),
+    _gauge("directory_users", ("strategy",), "Users in the directory."),
+    _counter("version_activations_total", _OF, "How often a version became the active one."),
+    _gauge("strategy_generation", ("strategy",), "Audited changes of the strategy."),
+    _gauge("rollout_open", (*_OF, "state", "stage"), "Rollouts that have not ended: 1 each."),
+    _gauge("rollout_stage", _OF, "The stage at which the rollout is, from 1."),
+    _gauge("rollout_stages", _OF, "How many stages the rollout's plan has."),
+    _gauge("rollout_dwell_seconds", _OF, "Time that the rollout has been at its stage."),
+    _gauge("rollout_blind_seconds", _OF, "Time that the rollout has been without evidence; 0 when it sees."),
+    _gauge("rollout_last_tick_timestamp_seconds", _OF, "When the last tick looked at the rollout."),
+    _gauge("rollout_tick_age_seconds", _OF, "Time since a tick looked at the rollout, or since it began."),
+    _gauge("gate_verdict", (*_OF, "gate", "verdict"), "What a gate of an open rollout says now: 1."),
+    _gauge("gate_value", (*_OF, "gate"), "What a gate of an open rollout measures."),
+    _gauge("gate_limit", (*_OF, "gate"), "The value at which the gate's verdict would change."),
+    _counter("gate_verdicts_total", ("strategy", "gate", "verdict"), "How often a gate said something new."),
+    _counter(
+        "rollbacks_total",
+        ("strategy", "cause"),
+        "Rollbacks, by the gate that failed; or owner, alert, blind, unanswered.",
+    ),
+    _counter("alerts_raised_total", ("severity", "kind"), "Alerts that were raised."),
+    _gauge("alerts_unacknowledged", ("severity",), "Alerts that no owner has acknowledged."),
+    _gauge("alert_outbox_depth", ("channel",), "Alerts that are due on a channel and have not been sent."),
+    _gauge("alert_outbox_oldest_seconds", ("channel",), "How long the oldest of them has been due; 0 without any."),
+    _gauge(
+        "comparison_divergence_percent", _OF, "Share of actionable candles on which a shadow and the active differ."
+    ),
+    _gauge("comparison_difference_r", (*_OF, "bound"), "R per slot of a shadow less the active's: low, mean, high."),
+    _gauge("fidelity_concordance", _OF, "How well the shadow tells live results: 1 when equal, 0 when unrelated."),
+    _gauge(
+        "exporter_left_out", ("reason",), "Whether series beyond the cap were left out; how many rows cannot be read."
+    ),
+    _gauge("exporter_collect_seconds", (), "Time that reading these numbers took."),
+)
+NAMES = frozenset(family.name for family in FAMILIES)
+
 
 RETIRED_FOR = timedelta(days=7)  # how long a version is told of after it was retired
 MOST_PAIRS = 10_000  # versions and symbols; twice what a scrape is measured with
@@ -44,14 +196,14 @@ def exposition(engine: Engine, strategies: Strategies = None, *, now: datetime, 
     retired_since = now - RETIRED_FOR
     told = _Told(now)
     with snapshot(engine) as session:
-        told.strategies(numbers.read_strategies(session, strategies))
-        told.versions(numbers.read_versions(session, strategies, retired_since=retired_since))
-        told.decisions(numbers.read_decisions(session, strategies, retired_since=retired_since, at_most=MOST_PAIRS))
-        told.rollouts(numbers.read_rollouts(session, strategies), numbers.read_gates(session, strategies))
-        told.tallies(numbers.read_tallies(session, strategies, at_most=MOST_TALLIES))
-        told.comparisons(numbers.read_comparisons(session, strategies))
-        told.alerts(alert_numbers.read_alerts(session, strategies))
-        told.outbox(alert_numbers.read_outbox(session, strategies, now=now))
+        told.strategies(metrics.read_strategies(session, strategies))
+        told.versions(metrics.read_versions(session, strategies, retired_since=retired_since))
+        told.decisions(metrics.read_decisions(session, strategies, retired_since=retired_since, at_most=MOST_PAIRS))
+        told.rollouts(metrics.read_rollouts(session, strategies), metrics.read_gates(session, strategies))
+        told.tallies(metrics.read_tallies(session, strategies, at_most=MOST_TALLIES))
+        told.comparisons(metrics.read_comparisons(session, strategies))
+        told.alerts(metrics.read_alerts(session, strategies))
+        told.outbox(metrics.read_outbox(session, strategies, now=now))
     told.collected(perf_counter() - began)
     return told.found.written(media_type)
 

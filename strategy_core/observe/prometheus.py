@@ -18,7 +18,7 @@ _LONGEST = 200  # characters of what a server says of its error
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class QueryResult:
     """*value* is finite, or None, and then *problem* says in a line why there is none."""
 
     value: float | None
@@ -45,11 +45,11 @@ class Prometheus:
         self.timeout = timeout
         self._header = header
 
-    def ask(self, queries: Iterable[str]) -> dict[str, Answer]:
+    def ask(self, queries: Iterable[str]) -> dict[str, QueryResult]:
         """Return the answer of each query; several are asked at once."""
         different = sorted(set(queries))
         if self.url is None:
-            return dict.fromkeys(different, Answer(None, "ROLLOUT_PROMETHEUS_URL is not set"))
+            return dict.fromkeys(different, QueryResult(None, "ROLLOUT_PROMETHEUS_URL is not set"))
         if not different:
             return {}
         with (
@@ -58,17 +58,17 @@ class Prometheus:
         ):
             return dict(zip(different, pool.map(lambda query: self._answer(client, query), different), strict=True))
 
-    def _answer(self, client: httpx.Client, query: str) -> Answer:
+    def _answer(self, client: httpx.Client, query: str) -> QueryResult:
         try:
-            return Answer(_number(*self._fetch(client, query)))
+            return QueryResult(_number(*self._fetch(client, query)))
         except _NoAnswer as none:
-            return Answer(None, self._redacted(str(none)))
+            return QueryResult(None, self._redacted(str(none)))
         except httpx.TimeoutException:
-            return Answer(None, f"no answer within {self.timeout:g} s")
+            return QueryResult(None, f"no answer within {self.timeout:g} s")
         except httpx.ConnectError as error:
-            return Answer(None, self._redacted(f"cannot be reached: {error}"))
+            return QueryResult(None, self._redacted(f"cannot be reached: {error}"))
         except httpx.HTTPError as error:  # its text may quote what was sent
-            return Answer(None, f"no answer: {type(error).__name__}")
+            return QueryResult(None, f"no answer: {type(error).__name__}")
 
     def _fetch(self, client: httpx.Client, query: str) -> tuple[int, bytes]:
         """Return status and body; httpx itself limits each read alone, so that a trickle would never end."""

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from strategy_core.domain.comparison import Comparison
 from strategy_core.domain.performance import Performance
 from strategy_core.domain.strategy import Action
-from strategy_core.report import parts
-from strategy_core.report.plot import regimes_svg
-from strategy_core.report.strokes import as_image
-from strategy_core.report.text import Markdown, plain, sections, table
-from strategy_core.services.curves import ComparisonCurves
+from strategy_core.report import markdown
+from strategy_core.report.charts import as_image, regimes_svg
+from strategy_core.report.markdown import Markdown, plain, sections, table
+from strategy_core.services.history import ComparisonCurves
 
 
 def comparisons_markdown(found: Sequence[ComparisonCurves]) -> str:
@@ -47,8 +46,8 @@ def comparison_markdown(found: ComparisonCurves, *, level: int = 1) -> str:
         f"Difference, {plain(shadow)} - {plain(active)}: {_difference(measured)} R per slot, in day clusters. "
         f"They differ on {_percents(measured.divergence_rate)} of actionable candles, "
         f"{_percents(measured.divergence_rate_all_candles)} of all.",
-        parts.equity_picture(found.equity, shadow, active, start=report.period_start, end=report.period_end),
-        parts.day_pictures(found.days, None),
+        markdown.equity_picture(found.equity, shadow, active, start=report.period_start, end=report.period_end),
+        markdown.day_pictures(found.days, None),
         f"{sub} What each said",
         _agreement(measured, shadow, active),
         *([f"{sub} By regime", _regimes(measured)] if measured.by_regime else []),
@@ -62,7 +61,7 @@ def _measured(found: ComparisonCurves) -> Comparison:
 def _arms(measured: Comparison, shadow: str, active: str) -> str:
     columns = ["version", "signals", "trades", "win rate", "R a trade", "profit factor", "average PnL", "drawdown"]
     rows = [
-        (name, signals, done.trades, Markdown(_share(done.win_rate)), parts.signed(done.expectancy, 3), *_rest(done))
+        (name, signals, done.trades, Markdown(_share(done.win_rate)), markdown.signed(done.expectancy, 3), *_rest(done))
         for name, signals, done in (
             (shadow, measured.shadow_signal_count, measured.shadow),
             (active, measured.active_signal_count, measured.active),

@@ -2,21 +2,152 @@
 
 import asyncio
 import os
+import random
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import compress
-from threading import Lock
+from threading import Event, Lock, Thread
 from types import TracebackType
 from typing import Self
 
-from strategy_core.domain.errors import InvalidSetting, NoActiveVersion, RouterClosed, UnknownStrategy
-from strategy_core.domain.routing import as_percent, bucket_of, buckets_of, refused_user
-from strategy_core.router.open import open_source
-from strategy_core.router.refresher import Refresher
-from strategy_core.router.source import Source
-from strategy_core.router.table import Served, Table
-from strategy_core.services.route import Route
+import structlog
+
+from strategy_core.domain.errors import (
+    InvalidSetting,
+    NoActiveVersion,
+    RouterClosed,
+    RoutingUnavailable,
+    UnknownStrategy,
+)
+from strategy_core.domain.routing import Routing, as_percent, bucket_of, buckets_of, refused_user
+from strategy_core.router.source import Found, Source
+from strategy_core.router.sources import open_source
+from strategy_core.services.queries import Route
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RouterEntry(Routing):
+    """One strategy's routing; *admitted* are the users whom this router has sent to this canary."""
+
+    admitted: set[str] = field(default_factory=set, compare=False)
+
+
+class Table:
+    """All strategies' routing: replaced whole by one thread, read by any number without a lock.
+
+    Args:
+        max_age_s: how old its last confirmation may be; older, it is stale, and a canary admits nobody new.
+        clock: seconds, monotonic.
+    """
+
+    __slots__ = ("_told", "clock", "confirmed_at", "max_age_s", "served")
+
+    def __init__(self, max_age_s: float, clock: Callable[[], float]) -> None:
+        self.max_age_s = max_age_s
+        self.clock = clock
+        self.served: Mapping[str, RouterEntry | None] = {}
+        self.confirmed_at = clock()
+        self._told = False
+
+    @property
+    def age(self) -> float:
+        return self.clock() - self.confirmed_at
+
+    @property
+    def stale(self) -> bool:
+        return self.clock() - self.confirmed_at > self.max_age_s
+
+    def take(self, found: Found | None, began: float) -> None:
+        """Obey *found*, or what is known already when that is None; *began* is when the reading of it did.
+
+        A generation below the known one is obeyed as well: a backup was restored, or a replica took over, and the
+        database is the truth for everybody else. It is told, since a change, a rollback perhaps, may have been lost.
+        """
+        if found is not None:
+            self.served = {name: self._served(name, routing) for name, routing in found.items()}
+        self.confirmed_at = began
+        if self._told:
+            self._told = False
+            log.info("router.refreshed")
+
+    def missed(self, source: str, cause: str) -> None:
+        """Tell, once, that this has become stale."""
+        if self.stale and not self._told:
+            self._told = True
+            log.warning("router.stale", source=source, cause=cause, age_s=round(self.age, 1))
+
+    def _served(self, name: str, routing: Routing | None) -> RouterEntry | None:
+        if routing is None:
+            return None
+        known = self.served.get(name)
+        admitted: set[str] = set()
+        if known is not None:
+            if routing.generation < known.generation:
+                log.warning("router.went_back", strategy=name, known=known.generation, found=routing.generation)
+            if routing.canary is not None and (routing.canary, routing.salt) == (known.canary, known.salt):
+                admitted = known.admitted
+        return RouterEntry(
+            routing.active, routing.canary, routing.percent_bp, routing.salt, routing.generation, admitted=admitted
+        )
+
+
+_FIRST_S, _LONGEST_S = 0.05, 1.0  # between two tries; a rollback waits for the next one
+_JOIN_S = 10.0  # longer than any source takes for one step
+
+
+class Refresher:
+    """Reads the source, waits until it may have changed, reads again; after a failure it tries anew, ever slower.
+
+    It knows the table and the source, never the router: a router that nobody refers to any more can end it.
+    """
+
+    def __init__(self, source: Source, table: Table) -> None:
+        self.source = source
+        self.stop = Event()
+        self._table = table
+        self._thread = Thread(target=self._run, name="router", daemon=True)
+
+    def load(self) -> None:
+        """Read once, in the calling thread; else raise RoutingUnavailable."""
+        try:
+            self._read()
+        except RoutingUnavailable:
+            self.source.close()
+            raise
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def end(self) -> None:
+        """Stop, and return when the source is closed."""
+        self.stop.set()
+        self._thread.join(_JOIN_S)
+
+    def _read(self) -> None:
+        began = self._table.clock()  # before: what changes while it is read is not confirmed by it
+        self._table.take(self.source.read(), began)
+
+    def _run(self) -> None:
+        pause = _FIRST_S
+        try:
+            while not self.stop.is_set():
+                try:
+                    self._read()
+                    pause = _FIRST_S
+                    self.source.wait(self.stop)
+                except Exception as error:  # noqa: BLE001  whatever it was: a thread that ended would miss every rollback
+                    cause = error.cause if isinstance(error, RoutingUnavailable) else type(error).__name__
+                    self._table.missed(self.source.address, cause)
+                    self.source.close()
+                    self.stop.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311  so that routers don't storm together
+                    pause = min(2 * pause, _LONGEST_S)
+        finally:
+            self.source.close()
+
 
 MAX_AGE_S = 60.0
 _AT_ONCE = 20_000  # users: their hashes fit the processor's cache
@@ -157,13 +288,13 @@ class Router:
         self._finalizer = weakref.finalize(self, refresher.stop.set)  # nobody refers to this router: its thread ends
         refresher.start()
 
-    def _served(self, strategy_name: str) -> Served:
+    def _served(self, strategy_name: str) -> RouterEntry:
         served = self._table.served.get(strategy_name)
         if served is None:
             raise self._refusal("-", strategy_name)
         return served
 
-    def _assigned(self, users: list[str], served: Served) -> list[str]:
+    def _assigned(self, users: list[str], served: RouterEntry) -> list[str]:
         inside = (buckets_of(users, served.salt) < served.percent_bp).tolist()
         if self._table.stale:
             inside = [within and user in served.admitted for user, within in zip(users, inside, strict=True)]

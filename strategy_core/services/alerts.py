@@ -15,23 +15,21 @@ from uuid import uuid4
 import structlog
 from sqlalchemy import Engine
 
-from strategy_core.domain.alert import CHANNEL_FAILED, Counted, Message, Raised, Severity, message
+from strategy_core.domain.alerts import CHANNEL_FAILED, Counted, DeliveryPace, Message, Raised, Severity, message
 from strategy_core.domain.audit import Actor
-from strategy_core.domain.delivery import Pace
 from strategy_core.domain.errors import UnknownChannel
 from strategy_core.domain.lifecycle import utc
-from strategy_core.services.directory import counted
-from strategy_core.store import audit, deliveries
-from strategy_core.store.deliveries import ChannelState
-from strategy_core.store.engine import reading, transaction
-from strategy_core.store.retry import tried_again
-from strategy_core.store.rollout_tables import AlertDelivery, AlertOutbox
+from strategy_core.services.users import counted
+from strategy_core.store import alerts
+from strategy_core.store.alerts import ChannelState
+from strategy_core.store.engine import reading, retry_transient, transaction
+from strategy_core.store.tables import AlertDelivery, AlertOutbox
 
 PASS_S = 45.0  # real seconds after which a pass takes nothing more: well within a lease, and within a minute
 log = structlog.get_logger()
 
 
-class Channel(Protocol):
+class AlertChannel(Protocol):
     """Where alerts are sent; `observe.channels` has the real ones."""
 
     name: str
@@ -67,17 +65,17 @@ class _Pass:
 
     engine: Engine
     now: datetime
-    pace: Pace
+    pace: DeliveryPace
     jitter: Callable[[], float]
     count: Counted
 
 
 def deliver(
     engine: Engine,
-    channels: Sequence[Channel],
+    channels: Sequence[AlertChannel],
     *,
     now: datetime,
-    pace: Pace = Pace(),  # noqa: B008  frozen
+    pace: DeliveryPace = DeliveryPace(),  # noqa: B008  frozen
     jitter: Callable[[], float] = random.random,
 ) -> list[Tried]:
     """Send what is due, the worst first, then the oldest; each channel by itself, whatever becomes of the others.
@@ -96,7 +94,7 @@ def deliver(
     return tried
 
 
-@tried_again()
+@retry_transient()
 def acknowledge(
     engine: Engine, alert_ids: Sequence[int], *, actor: Actor, reason: str, now: datetime
 ) -> list[AlertOutbox]:
@@ -107,26 +105,24 @@ def acknowledge(
     """
     now = utc(now, "now")
     with transaction(engine) as session:
-        return [
-            deliveries.acknowledge(session, alert_id, by=actor.name, because=reason, now=now) for alert_id in alert_ids
-        ]
+        return [alerts.acknowledge(session, alert_id, by=actor.name, because=reason, now=now) for alert_id in alert_ids]
 
 
 def read_alerts(engine: Engine, strategy_name: str | None = None, *, limit: int | None = None) -> list[AlertStatus]:
     """Return alerts and their deliveries, oldest first; with *limit* the newest so many."""
     with reading(engine) as session:
-        found = audit.alerts(session, strategy_name, limit=limit)
-        sent = deliveries.of_alerts(session, [alert.id or 0 for alert in found])
+        found = alerts.find_alerts(session, strategy_name, limit=limit)
+        sent = alerts.of_alerts(session, [alert.id or 0 for alert in found])
     return [AlertStatus(alert, [each for each in sent if each.alert_id == alert.id]) for alert in found]
 
 
-def read_channel_states(engine: Engine, channels: Sequence[Channel]) -> list[ChannelState]:
+def read_channel_states(engine: Engine, channels: Sequence[AlertChannel]) -> list[ChannelState]:
     """Return how each channel does, those of earlier settings included."""
     with reading(engine) as session:
-        return list(deliveries.channel_states(session, [channel.name for channel in channels]).values())
+        return list(alerts.channel_states(session, [channel.name for channel in channels]).values())
 
 
-def send_test(channels: Sequence[Channel], wanted: str | None, *, now: datetime) -> list[Tried]:
+def send_test(channels: Sequence[AlertChannel], wanted: str | None, *, now: datetime) -> list[Tried]:
     """Send a test to the channels of this name or scheme, or to all; it stands in no table.
 
     Raises:
@@ -154,13 +150,13 @@ def told(alert: AlertOutbox, *, number: int = 1, **options: Any) -> Message:
     return message(raised, number=number, **options)
 
 
-def _drain(shared: _Pass, channel: Channel) -> list[Tried]:
+def _drain(shared: _Pass, channel: AlertChannel) -> list[Tried]:
     """Send what this channel owes, until it has nothing, refuses something, or the pass has lasted long enough."""
     engine, now, claimant = shared.engine, shared.now, uuid4().hex
     until = monotonic() + PASS_S
     with reading(engine) as session:  # most passes find nothing, and SQLite has one writer
-        new = deliveries.unlisted(session, channel.name, channel.at_least.and_worse, since=now - shared.pace.news)
-        if not new and not deliveries.any_due(session, channel.name, now=now, longest=shared.pace.longest):
+        new = alerts.unlisted(session, channel.name, channel.at_least.and_worse, since=now - shared.pace.news)
+        if not new and not alerts.any_due(session, channel.name, now=now, longest=shared.pace.longest):
             return []
     if new:
         _enlist(engine, channel, new, now)
@@ -173,28 +169,28 @@ def _drain(shared: _Pass, channel: Channel) -> list[Tried]:
     return tried
 
 
-@tried_again()
-def _enlist(engine: Engine, channel: Channel, new: Sequence[AlertOutbox], now: datetime) -> None:
+@retry_transient()
+def _enlist(engine: Engine, channel: AlertChannel, new: Sequence[AlertOutbox], now: datetime) -> None:
     with transaction(engine) as session:
-        deliveries.enlist(session, channel.name, new, now=now)
+        alerts.enlist(session, channel.name, new, now=now)
 
 
-@tried_again()
-def _claim(shared: _Pass, channel: Channel, claimant: str) -> tuple[AlertOutbox, AlertDelivery] | None:
+@retry_transient()
+def _claim(shared: _Pass, channel: AlertChannel, claimant: str) -> tuple[AlertOutbox, AlertDelivery] | None:
     with transaction(shared.engine) as session:
         pace = shared.pace
-        return deliveries.claim(
+        return alerts.claim(
             session, channel.name, now=shared.now, lease=pace.lease, longest=pace.longest, claimant=claimant
         )
 
 
-@tried_again()
+@retry_transient()
 def _mark(engine: Engine, delivery: AlertDelivery, changes: dict[str, Any]) -> None:
     with transaction(engine) as session:
-        deliveries.mark(session, delivery, changes)
+        alerts.mark(session, delivery, changes)
 
 
-def _send(shared: _Pass, channel: Channel, alert: AlertOutbox, delivery: AlertDelivery) -> Tried:
+def _send(shared: _Pass, channel: AlertChannel, alert: AlertOutbox, delivery: AlertDelivery) -> Tried:
     about = {"alert": alert.id, "kind": alert.kind, "channel": channel.name, "attempts": delivery.attempts}
     try:
         said = told(alert, number=delivery.number, count=shared.count)
@@ -212,7 +208,7 @@ def _send(shared: _Pass, channel: Channel, alert: AlertOutbox, delivery: AlertDe
     return Tried(delivery.alert_id, channel.name, delivery.number, problem)
 
 
-def _taken(shared: _Pass, channel: Channel, alert: AlertOutbox, delivery: AlertDelivery) -> dict[str, Any]:
+def _taken(shared: _Pass, channel: AlertChannel, alert: AlertOutbox, delivery: AlertDelivery) -> dict[str, Any]:
     repeated = channel.repeats and alert.severity == Severity.CRITICAL
     again = shared.now + shared.pace.repeat_after if repeated else None
     return {
@@ -240,19 +236,19 @@ def _refused(shared: _Pass, alert: AlertOutbox, delivery: AlertDelivery, problem
     return changes
 
 
-@tried_again()
-def _tell_of_failed(engine: Engine, channels: Sequence[Channel], now: datetime) -> None:
+@retry_transient()
+def _tell_of_failed(engine: Engine, channels: Sequence[AlertChannel], now: datetime) -> None:
     """Raise an alert of each channel that was given up, once another one works that can carry it; once an episode."""
     names = {channel.name for channel in channels}
     with reading(engine) as session:
-        states = {name: each for name, each in deliveries.channel_states(session, names).items() if name in names}
+        states = {name: each for name, each in alerts.channel_states(session, names).items() if name in names}
     failed = [state for state in states.values() if state.given_up]
     if not failed or all(state.failing for state in states.values()):
         return
     with transaction(engine) as session:
         for state in failed:
             since = f"{state.sent_at:%Y-%m-%d %H:%M} UTC" if state.sent_at else "it was set"
-            audit.raise_alert(
+            alerts.raise_alert(
                 session,
                 CHANNEL_FAILED,
                 f"{state.channel} has taken no alert since {since}; {state.waiting} wait for it",

@@ -13,20 +13,21 @@ from uuid import UUID
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from strategy_core.domain import transcript
-from strategy_core.domain.chain import Break, Chain
+from strategy_core.domain import audit as audit_domain
+from strategy_core.domain.audit import Chain, ChainBreak
 from strategy_core.domain.errors import NothingRecorded
 from strategy_core.domain.lifecycle import utc
-from strategy_core.services.transition import standing
-from strategy_core.store import audit, rollouts, trail, versions
+from strategy_core.services.transitions import strategy_state
+from strategy_core.store import audit, rollouts, versions
+from strategy_core.store.alerts import find_alerts
+from strategy_core.store.audit import EventFilter
 from strategy_core.store.engine import reading, snapshot
-from strategy_core.store.rollout_tables import AlertOutbox, AuditEvent, GateVerdict, Rollout
-from strategy_core.store.trail import Wanted
+from strategy_core.store.tables import AlertOutbox, AuditEvent, GateVerdict, Rollout
 
 _FACTS = ("active", "canary", "percent", "rollout")
 
 
-class Form(StrEnum):
+class ExportFormat(StrEnum):
     JSONL = "jsonl"  # exact: can be verified without the database
     CSV = "csv"  # for people and their spreadsheets
 
@@ -54,7 +55,7 @@ class StateAt:
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
+class TimelineEntry:
     """One thing that a rollout's records tell: a gate's verdict that turned, a change, or an alert."""
 
     at: datetime
@@ -68,7 +69,7 @@ class Trail:
     strategy_name: str
     count: int
     head: str
-    breaks: Sequence[Break]
+    breaks: Sequence[ChainBreak]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,7 @@ def read_events(
     wanted["strategies"] = strategies
     with reading(engine) as session:
         _check_known(session, wanted)
-        return trail.find(session, limit=limit, newest=newest, **wanted)
+        return audit.find_events(session, limit=limit, newest=newest, **wanted)
 
 
 def state_at(engine: Engine, strategy_name: str, at: datetime) -> StateAt:
@@ -135,7 +136,7 @@ def state_at(engine: Engine, strategy_name: str, at: datetime) -> StateAt:
     at = utc(at, "at")
     with snapshot(engine) as session:
         versions.get_strategy(session, strategy_name)
-        event = trail.newest_at(session, strategy_name, at)
+        event = audit.newest_at(session, strategy_name, at)
         if event is None:
             raise NothingRecorded(strategy_name, at)
         return StateAt(
@@ -146,11 +147,11 @@ def state_at(engine: Engine, strategy_name: str, at: datetime) -> StateAt:
             percent=event.after.get("percent", 0.0),
             rollout=event.after.get("rollout"),
             event=event,
-            made_by={fact: made for fact in _FACTS if (made := trail.newest_change(session, event, fact))},
+            made_by={fact: made for fact in _FACTS if (made := audit.newest_change(session, event, fact))},
         )
 
 
-def about_rollout(engine: Engine, rollout_id: UUID) -> tuple[Rollout, list[Happening]]:
+def about_rollout(engine: Engine, rollout_id: UUID) -> tuple[Rollout, list[TimelineEntry]]:
     """Return a rollout and all that happened to it, in order of time: verdicts before the changes they led to.
 
     Raises:
@@ -159,12 +160,12 @@ def about_rollout(engine: Engine, rollout_id: UUID) -> tuple[Rollout, list[Happe
     with snapshot(engine) as session:
         rollout = rollouts.get_rollout(session, rollout_id)
         verdicts = _turned(rollouts.verdict_history(session, rollout_id))
-        changes = trail.find(session, limit=None, newest=False, rollout_id=rollout_id)
-        alerts = audit.alerts(session, rollout.strategy_name, rollout_id=rollout_id)
+        changes = audit.find_events(session, limit=None, newest=False, rollout_id=rollout_id)
+        alerts = find_alerts(session, rollout.strategy_name, rollout_id=rollout_id)
     happenings = [
-        *(Happening(verdict.ticked_at, verdict) for verdict in verdicts),
-        *(Happening(change.at, change) for change in changes),
-        *(Happening(alert.at, alert) for alert in alerts),
+        *(TimelineEntry(verdict.ticked_at, verdict) for verdict in verdicts),
+        *(TimelineEntry(change.at, change) for change in changes),
+        *(TimelineEntry(alert.at, alert) for alert in alerts),
     ]
     return rollout, sorted(happenings, key=lambda happening: happening.at)
 
@@ -184,7 +185,7 @@ def verify_trail(engine: Engine, strategy_name: str | None = None, known_heads: 
     missing = dict.fromkeys(head.strip().lower() for head in known_heads)
     with snapshot(engine) as session:
         if strategy_name is None:
-            names = sorted({*versions.strategy_names(session), *trail.told_of(session)})
+            names = sorted({*versions.strategy_names(session), *audit.strategies_with_events(session)})
         else:
             versions.get_strategy(session, strategy_name)
             names = [strategy_name]
@@ -194,7 +195,7 @@ def verify_trail(engine: Engine, strategy_name: str | None = None, known_heads: 
 
 def export(
     engine: Engine,
-    form: Form = Form.JSONL,
+    form: ExportFormat = ExportFormat.JSONL,
     strategy_name: str | None = None,
     *,
     rollout_id: UUID | None = None,
@@ -211,10 +212,10 @@ def export(
     wanted = _wanted(strategy_name, rollout_id, actor, action, since, until, None)
     with snapshot(engine) as session:
         _check_known(session, wanted)
-        if form is Form.CSV:
-            yield transcript.as_csv(AuditEvent.model_fields)
-        for row in trail.stream(session, **wanted):
-            yield transcript.as_csv(row) if form is Form.CSV else transcript.as_json(row._asdict())
+        if form is ExportFormat.CSV:
+            yield audit_domain.as_csv(AuditEvent.model_fields)
+        for row in audit.stream_events(session, **wanted):
+            yield audit_domain.as_csv(row) if form is ExportFormat.CSV else audit_domain.as_json(row._asdict())
 
 
 def verify_export(lines: Iterable[str]) -> list[Trail]:
@@ -223,7 +224,7 @@ def verify_export(lines: Iterable[str]) -> list[Trail]:
     Raises:
         InvalidExport: a line is no event.
     """
-    chains = transcript.follow(lines)
+    chains = audit_domain.follow(lines)
     return [Trail(name, chain.count, chain.head, chain.breaks) for name, chain in sorted(chains.items())]
 
 
@@ -231,17 +232,17 @@ def _verified(session: Session, strategy_name: str, missing: dict[str, None]) ->
     """Follow one strategy's chain to its end, and take the hashes that stand in it out of *missing*."""
     chain = Chain()
     try:
-        for event in trail.stream(session, strategy_name=strategy_name):
+        for event in audit.stream_events(session, strategy_name=strategy_name):
             chain.follow(audit.link_of(event))
             missing.pop(chain.head, None)
     except (ValueError, TypeError) as error:  # no JSON, no time: a hand other than this software's wrote it
-        broken = Break(chain.position + 1, f"cannot be read: {error}")
+        broken = ChainBreak(chain.position + 1, f"cannot be read: {error}")
         return Trail(strategy_name, chain.count, chain.head, [*chain.breaks, broken])
     if strategy_name not in versions.strategy_names(session):
-        unknown = Break(chain.position, "no such strategy is known")
+        unknown = ChainBreak(chain.position, "no such strategy is known")
         return Trail(strategy_name, chain.count, chain.head, [*chain.breaks, unknown])
     row = versions.get_strategy(session, strategy_name)
-    now = standing(session, strategy_name)
+    now = strategy_state(session, strategy_name)
     breaks = chain.end(generation=row.generation, head=row.audit_head, standing=now)
     return Trail(strategy_name, chain.count, chain.head, breaks)
 
@@ -263,7 +264,7 @@ def _wanted(
     since: datetime | None,
     until: datetime | None,
     after_id: int | None,
-) -> Wanted:
+) -> EventFilter:
     return {
         "strategy_name": strategy_name,
         "rollout_id": rollout_id,
@@ -275,7 +276,7 @@ def _wanted(
     }
 
 
-def _check_known(session: Session, wanted: Wanted) -> None:
+def _check_known(session: Session, wanted: EventFilter) -> None:
     strategy_name, rollout_id = wanted.get("strategy_name"), wanted.get("rollout_id")
     if strategy_name is not None:
         versions.get_strategy(session, strategy_name)

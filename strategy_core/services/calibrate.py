@@ -15,16 +15,23 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Engine
 
-from strategy_core.domain.calibration import Calibration, RampResult, summarise
+from strategy_core.domain.calibration import (
+    OF_A_PAIR,
+    Calibration,
+    CalibrationCase,
+    RampResult,
+    RecordedPair,
+    simulable,
+    summarise,
+)
 from strategy_core.domain.errors import Incomparable, InvalidName, InvalidSetting
-from strategy_core.domain.history import measure
 from strategy_core.domain.lifecycle import utc
+from strategy_core.domain.pair_noise import measure
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.domain.simulation import SCENARIOS, Scenario
-from strategy_core.domain.trial import OF_A_PAIR, Pair, Trial, simulable
-from strategy_core.services.history import shadow_slots
-from strategy_core.services.start import check_comparable
+from strategy_core.services.evidence import shadow_slots
+from strategy_core.services.rollouts import check_comparable
 from strategy_core.store import versions
 from strategy_core.store.engine import reading
 
@@ -51,7 +58,7 @@ def calibrate(
     days: int,
     seed: int,
     scenarios: Sequence[str] = (),
-    pair: Pair | None = None,
+    pair: RecordedPair | None = None,
     workers: int | None = None,
     done: Callable[[int, int], None] = lambda *_: None,
 ) -> Calibrated:
@@ -73,7 +80,7 @@ def calibrate(
     for each in chosen:
         if each.from_day >= days:
             raise InvalidSetting("days", days, f"more than {each.from_day}, when the fault of {each.name} begins")
-    trials = [Trial(plan, each, days, pair) for each in chosen]
+    trials = [CalibrationCase(plan, each, days, pair) for each in chosen]
     results = _run_all(trials, ramps, seed, workers, done)
     summaries = [
         summarise(trial.scenario.name, found, healthy=trial.scenario.healthy, bound_slots=trial.bound(seed))
@@ -82,7 +89,7 @@ def calibrate(
     return Calibrated(days=days, seed=seed, left_out=left_out, scenarios=summaries)
 
 
-def read_pair(engine: Engine, *, strategy_name: str, version: str, now: datetime) -> Pair:
+def read_pair(engine: Engine, *, strategy_name: str, version: str, now: datetime) -> RecordedPair:
     """Return *version* and the active one as their shadow history shows them, at most 180 days of it.
 
     Raises:
@@ -100,7 +107,7 @@ def read_pair(engine: Engine, *, strategy_name: str, version: str, now: datetime
     if len(slots) < FEWEST_SLOTS or days < FEWEST_DAYS:
         found = f"{len(slots)} closed slots on {days} days in shadow, needed are {FEWEST_SLOTS} on {FEWEST_DAYS}"
         raise Incomparable(strategy_name, version, active.version, found)
-    return Pair(slots, measure(slots, calendar_days), scoring.risk_fraction)
+    return RecordedPair(slots, measure(slots, calendar_days), scoring.risk_fraction)
 
 
 def _named(known: dict[str, Scenario], name: str) -> Scenario:
@@ -110,7 +117,7 @@ def _named(known: dict[str, Scenario], name: str) -> Scenario:
 
 
 def _run_all(
-    trials: Sequence[Trial], ramps: int, seed: int, workers: int | None, done: Callable[[int, int], None]
+    trials: Sequence[CalibrationCase], ramps: int, seed: int, workers: int | None, done: Callable[[int, int], None]
 ) -> list[list[RampResult]]:
     """Return the results of each trial's ramps, in order."""
     chunks = [
@@ -137,7 +144,7 @@ def _run_all(
         pool.shutdown(cancel_futures=True)
 
 
-def _run(trial: Trial, seed: int, numbers: range) -> list[RampResult]:
+def _run(trial: CalibrationCase, seed: int, numbers: range) -> list[RampResult]:
     return [trial.run(seed, number) for number in numbers]
 
 

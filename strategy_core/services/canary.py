@@ -10,15 +10,14 @@ from strategy_core.domain.errors import IllegalTransition, NoCanary, RolloutOpen
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.ramp import State
 from strategy_core.domain.routing import basis_points
-from strategy_core.services.four_eyes import check_second_owner
-from strategy_core.services.transition import make_canary, standing
+from strategy_core.services.rollouts import check_second_owner
+from strategy_core.services.transitions import make_canary, strategy_state
 from strategy_core.store import audit, rollouts, versions
-from strategy_core.store.engine import transaction
-from strategy_core.store.retry import tried_again
-from strategy_core.store.tables import CanaryConfig, Strategy, StrategyVersion
+from strategy_core.store.engine import retry_transient, transaction
+from strategy_core.store.tables import CanaryConfig, StrategyRow, StrategyVersion
 
 
-@tried_again()
+@retry_transient()
 def activate_canary(
     engine: Engine,
     *,
@@ -51,7 +50,7 @@ def activate_canary(
         return chosen, canary
 
 
-@tried_again()
+@retry_transient()
 def update_canary_percent(
     engine: Engine,
     *,
@@ -84,7 +83,7 @@ def update_canary_percent(
         return _change(session, canary, percent_bp, actor=actor, now=now, reason=reason, four_eyes=four_eyes)
 
 
-@tried_again()
+@retry_transient()
 def set_share(
     engine: Engine,
     *,
@@ -116,7 +115,7 @@ def set_share(
 
 def _begin(
     session: Session,
-    strategy: Strategy,
+    strategy: StrategyRow,
     chosen: StrategyVersion,
     percent_bp: int,
     *,
@@ -128,7 +127,7 @@ def _begin(
     rollout = rollouts.open_rollout(session, strategy.name)
     if rollout is not None:
         raise RolloutOpen(strategy.name, rollout.version, rollout.state, "let it end, or roll it back")
-    before = standing(session, strategy.name)
+    before = strategy_state(session, strategy.name)
     config = make_canary(session, strategy, chosen, percent_bp=percent_bp, override_reason=override_reason, now=now)
     audit.record(
         session,
@@ -137,7 +136,7 @@ def _begin(
         strategy_name=strategy.name,
         version=chosen.version,
         before=before,
-        after=standing(session, strategy.name),
+        after=strategy_state(session, strategy.name),
         reason=override_reason or reason,
         now=now,
     )
@@ -159,7 +158,7 @@ def _change(
         raise RolloutOpen(canary.strategy_name, rollout.version, rollout.state, "pause it, then set the percent")
     if rollout is not None and percent_bp > rollouts.get_canary(session, canary.strategy_name).rollout_bp:
         check_second_owner(session, rollout, actor, four_eyes=four_eyes)  # else a pause would be a way around it
-    before = standing(session, canary.strategy_name)
+    before = strategy_state(session, canary.strategy_name)
     config = rollouts.set_canary_share(session, canary.strategy_name, percent_bp)
     audit.record(
         session,
@@ -168,7 +167,7 @@ def _change(
         strategy_name=canary.strategy_name,
         version=canary.version,
         before=before,
-        after=standing(session, canary.strategy_name),
+        after=strategy_state(session, canary.strategy_name),
         reason=reason,
         now=now,
         rollout_id=rollout.id if rollout else None,

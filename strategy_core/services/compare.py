@@ -9,12 +9,12 @@ from sqlalchemy import Engine
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.comparison import Comparison, compare
 from strategy_core.domain.errors import InvalidPeriod, InvalidSetting, RolloutError, UnknownSymbol
+from strategy_core.domain.indicators import WARMUP_BARS, Runs, regimes, runs
 from strategy_core.domain.lifecycle import Status, utc
-from strategy_core.domain.regimes import WARMUP_BARS, Runs, regimes, runs
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.market.source import CandleSource
 from strategy_core.store import outcomes, versions
-from strategy_core.store.comparison import Pair, max_drawdown, read_cells
+from strategy_core.store.comparison import ComparedPair, max_drawdown, read_cells
 from strategy_core.store.engine import reading, snapshot, transaction
 from strategy_core.store.tables import ComparisonReport
 
@@ -91,7 +91,7 @@ def compare_versions(
             raise UnknownSymbol(symbol, symbols)
         symbols = [symbol] if symbol else symbols
         rule = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring)
-    pair = Pair(
+    pair = ComparedPair(
         strategy_name,
         shadow.version,
         active.version,

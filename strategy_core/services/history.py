@@ -1,20 +1,286 @@
-"""What the shadow history of a pair says of the evidence to come: measured before a rollout, frozen at its start."""
+"""How two versions did over time, as curves and days that a report can show; it judges and changes nothing."""
 
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from math import ceil, isnan
+from typing import Any
+from uuid import UUID
 
+import numpy as np
+from sqlalchemy import Engine
 from sqlmodel import Session
 
-from strategy_core.domain.slots import Slots
-from strategy_core.store import slots
-from strategy_core.store.tables import StrategyVersion
+from strategy_core.domain.arrays import IntArray
+from strategy_core.domain.candles import timeframe_delta
+from strategy_core.domain.comparison import Cell, Daily, DaySums, by_day
+from strategy_core.domain.errors import InvalidName, UnknownRollout
+from strategy_core.domain.gates.base import Freshness
+from strategy_core.domain.live_trades import Serving, serving_at
+from strategy_core.domain.plan import read_plan
+from strategy_core.domain.routing import BUCKETS, as_percent, buckets_of
+from strategy_core.store import audit, outcomes, rollouts, versions
+from strategy_core.store import users as user_store
+from strategy_core.store.comparison import ComparedPair, not_held
+from strategy_core.store.engine import reading
+from strategy_core.store.tables import ComparisonReport, GateVerdict, Rollout
 
-LOOK_BACK = timedelta(days=180)  # older slots are of another market
+MOST_POINTS = 400  # of a curve: what is between two of them is less than two pixels
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def shadow_slots(
-    session: Session, version: StrategyVersion, active: StrategyVersion, now: datetime
-) -> tuple[Slots, float]:
-    """Return the slots that the pair had in shadow, and over how many calendar days."""
-    start = max(now - LOOK_BACK, version.created_at, active.created_at)
-    closed, _ = slots.read_slots(session, version.strategy_name, version.version, active.version, start=start, end=now)
-    return slots.as_slots(closed), (now - start).total_seconds() / 86_400
+@dataclass(frozen=True, slots=True)
+class Equity:
+    """Cumulative R of both versions, marked to market, open trades included, on the symbols that they share.
+
+    Attributes:
+        at: the beginning, then candles' open times, ascending: MOST_POINTS at most, the newest among them.
+        canary, control: R since the beginning, at each of them.
+    """
+
+    at: tuple[datetime, ...]
+    canary: tuple[float, ...]
+    control: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """One UTC day's closed slots; *mean*, *low* and *high* are of the difference in R per slot, to the end of that day.
+
+    Attributes:
+        unlike: slots on which the two said different things.
+        low, high: None on the first day, which says nothing of the spread between days.
+    """
+
+    day: datetime
+    slots: int
+    unlike: int
+    canary_r: float
+    control_r: float
+    mean: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonCurves:
+    """A stored comparison, and what it came to over its period."""
+
+    report: ComparisonReport
+    equity: Equity
+    days: tuple[Day, ...]
+
+
+def comparison_curves(session: Session, report: ComparisonReport) -> ComparisonCurves:
+    """Return a stored comparison with its curves; days are of slots that have closed since, in all of its symbols."""
+    name, shadow, active = report.strategy_name, report.shadow_version, report.active_version
+    start, end = report.period_start, report.period_end
+    cells = not_held(session, ComparedPair(name, shadow, active, _shared(session, name, shadow, active), start, end))
+    decided = (cell for _, cell in cells if cell.shadow is not None and cell.active is not None)
+    days = days_of([_sums(cell) for cell in decided if cell.closed])
+    return ComparisonCurves(report, read_equity(session, name, shadow, active, start=start, end=end), days)
+
+
+def read_equity(
+    session: Session, strategy_name: str, canary: str, control: str, *, start: datetime, end: datetime
+) -> Equity:
+    """Return both versions' equity over [start, end), from 0 at its start."""
+    timeframe = timeframe_delta(versions.get_version(session, strategy_name, canary).timeframe)
+    over: dict[str, Any] = {
+        "symbols": _shared(session, strategy_name, canary, control),
+        "start": start,
+        "end": end,
+        "stretch": max(timeframe, timedelta(seconds=ceil((end - start).total_seconds() / (MOST_POINTS - 1)))),
+    }
+    ours, theirs = (outcomes.marks_by_stretch(session, strategy_name, name, **over) for name in (canary, control))
+    points, nothing = {start: (0.0, 0.0)}, (start, 0.0)
+    so_far = (0.0, 0.0)
+    for stretch in sorted(ours.keys() | theirs.keys()):
+        (our_newest, our_r), (their_newest, their_r) = ours.get(stretch, nothing), theirs.get(stretch, nothing)
+        so_far = (so_far[0] + our_r, so_far[1] + their_r)
+        points[max(our_newest, their_newest)] = so_far
+    return Equity(tuple(points), *zip(*points.values(), strict=True))
+
+
+def days_of(sums: Sequence[DaySums]) -> tuple[Day, ...]:
+    """Return slots day by day."""
+    return tuple(_day(by_day(sums)))
+
+
+def _sums(cell: Cell) -> DaySums:
+    unlike = cell.closed if cell.shadow is not cell.active else 0
+    return DaySums(cell.day, cell.closed, unlike, cell.shadow_trades.r, cell.active_trades.r)
+
+
+def _shared(session: Session, strategy_name: str, one: str, other: str) -> list[str]:
+    """Return the symbols that both versions decide on."""
+    ours, theirs = (set(versions.get_version(session, strategy_name, name).symbols) for name in (one, other))
+    return sorted(ours & theirs)
+
+
+def _day(daily: Daily) -> list[Day]:
+    columns = (
+        daily.day,
+        daily.slots,
+        daily.unlike,
+        daily.canary_r,
+        daily.active_r,
+        daily.mean,
+        daily.low,
+        daily.high,
+    )
+    return [
+        Day(_EPOCH + timedelta(days=day), n, unlike, ours, theirs, mean, _known(low), _known(high))
+        for day, n, unlike, ours, theirs, mean, low, high in zip(*(each.tolist() for each in columns), strict=True)
+    ]
+
+
+def _known(value: float) -> float | None:
+    return None if isnan(value) else value
+
+
+@dataclass(frozen=True, slots=True)
+class ServedSpan:
+    """A version's share of users over one span of time; *users* are those of the directory, None where none is loaded.
+
+    Attributes:
+        until: when the share changed, or the moment that is asked about.
+    """
+
+    since: datetime
+    until: datetime
+    percent: float
+    users: int | None = None
+
+
+class Census:
+    """The directory's users, read when first asked for, and counted by share.
+
+    A directory of more than *most* users is taken for none: hashing a million users takes a second.
+    """
+
+    def __init__(self, session: Session, *, most: int | None = None) -> None:
+        self._session = session
+        self._most = most
+        self._buckets: dict[str, IntArray] = {}
+        self._user_ids: list[str] | None = None
+
+    def users(self, strategy_name: str, from_bp: int = 0, to_bp: int = BUCKETS) -> int | None:
+        """Return how many users routing has in [from_bp, to_bp); None where no directory is loaded."""
+        if self._user_ids is None:
+            too_many = self._most is not None and user_store.count_users(self._session) > self._most
+            self._user_ids = [] if too_many else list(user_store.read_users(self._session))
+        if not self._user_ids:
+            return None
+        salt = versions.get_strategy(self._session, strategy_name).salt
+        if salt not in self._buckets:
+            self._buckets[salt] = np.sort(buckets_of(self._user_ids, salt))
+        first, last = np.searchsorted(self._buckets[salt], [from_bp, to_bp])
+        return int(last - first)
+
+
+def served(
+    session: Session, strategy_name: str, version: str, census: Census, *, since: datetime | None, until: datetime
+) -> list[ServedSpan]:
+    """Return each share of users that a version has served up to *until*, oldest first; none while nobody got it.
+
+    Args:
+        since: from then on; from when it last began to serve anybody, unless given.
+    """
+    history = [one for one in audit.serving_history(session, strategy_name) if one.since < until]
+    spans = list(_spans(history, version, until, lambda low, high: census.users(strategy_name, low, high)))
+    if since is not None:
+        return [replace(one, since=max(one.since, since)) for one in spans if one.until > since]
+    begun = len(spans)
+    while begun > 0 and (begun == len(spans) or spans[begun - 1].until == spans[begun].since):
+        begun -= 1
+    return spans[begun:]
+
+
+def share_at(session: Session, strategy_name: str, version: str, moment: datetime) -> tuple[int, int]:
+    """Return which buckets routing gave the version at a moment: from the first, to before the second."""
+    serving = serving_at(audit.serving_history(session, strategy_name), moment)
+    return (0, 0) if serving is None else _share(serving, version)
+
+
+def _spans(
+    history: Sequence[Serving], version: str, until: datetime, count: Callable[[int, int], int | None]
+) -> Iterator[ServedSpan]:
+    ends = [*(one.since for one in history[1:]), *([until] if history else [])]
+    last: tuple[datetime, datetime, tuple[int, int]] | None = None
+    for one, end in zip(history, ends, strict=True):
+        share = _share(one, version)
+        if last is not None and last[1] == one.since and last[2] == share:
+            last = (last[0], end, share)
+            continue
+        if last is not None:
+            yield _served(*last, count)
+        last = (one.since, end, share) if share[1] > share[0] and end > one.since else None
+    if last is not None:
+        yield _served(*last, count)
+
+
+def _share(serving: Serving, version: str) -> tuple[int, int]:
+    """Return which buckets get the version: from the first, to before the second."""
+    if serving.canary == version:
+        return 0, serving.canary_bp
+    if serving.active == version:
+        return (serving.canary_bp if serving.canary is not None else 0), BUCKETS
+    return 0, 0
+
+
+def _served(
+    since: datetime, until: datetime, share: tuple[int, int], count: Callable[[int, int], int | None]
+) -> ServedSpan:
+    return ServedSpan(since, until, as_percent(share[1] - share[0]), count(*share))
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictHistory:
+    """One rollout's verdicts, oldest first.
+
+    Attributes:
+        verdicts: a row for each time that a gate said something new.
+        values: of the one gate asked for, over the whole rollout, however few rows were asked for.
+    """
+
+    rollout: Rollout
+    verdicts: Sequence[GateVerdict]
+    values: Sequence[tuple[datetime, float]]
+
+
+def read_verdicts(
+    engine: Engine,
+    strategy_name: str,
+    *,
+    gate: str | None = None,
+    rollout_id: UUID | None = None,
+    limit: int | None = None,
+) -> VerdictHistory:
+    """Return what the gates of the strategy's newest rollout said, or of the one named.
+
+    Raises:
+        UnknownStrategy
+        UnknownRollout: it has none, or the one named is another's.
+        InvalidName: no gate of that rollout is called *gate*.
+    """
+    with reading(engine) as session:
+        versions.get_strategy(session, strategy_name)
+        rollout = _rollout(session, strategy_name, rollout_id)
+        if gate is not None:
+            names = [Freshness().name, *(each.name for each in read_plan(rollout.plan).gates)]
+            if gate not in names:
+                raise InvalidName("gate of this rollout", gate, ", ".join(names))
+        return VerdictHistory(
+            rollout=rollout,
+            verdicts=rollouts.verdict_history(session, rollout.id, gate=gate, limit=limit),
+            values=rollouts.value_history(session, rollout.id, gate) if gate is not None else [],
+        )
+
+
+def _rollout(session: Session, strategy_name: str, rollout_id: UUID | None) -> Rollout:
+    known = rollouts.list_rollouts(session, strategy_name)
+    wanted = [rollout for rollout in known if rollout_id in (None, rollout.id)]
+    if not wanted:
+        raise UnknownRollout(f"of {strategy_name!r}" if rollout_id is None else f"{rollout_id} of {strategy_name!r}")
+    return wanted[0]

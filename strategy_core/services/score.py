@@ -14,12 +14,11 @@ from sqlmodel import Session
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import RolloutError
 from strategy_core.domain.lifecycle import Status
-from strategy_core.domain.scoring import ScoringRule, Trades, marks, score
+from strategy_core.domain.scoring import ScoredTrades, ScoringRule, marks, score
 from strategy_core.domain.strategy import Action
 from strategy_core.market.source import CandleSource
 from strategy_core.store import decisions, outcomes, versions
-from strategy_core.store.engine import reading, transaction
-from strategy_core.store.retry import tried_again
+from strategy_core.store.engine import reading, retry_transient, transaction
 from strategy_core.store.tables import StrategyVersion, decision_id
 
 
@@ -89,7 +88,7 @@ def score_outcomes(engine: Engine, source: CandleSource, *, now: datetime) -> Sc
     return Scored(booked, pending, lost, tuple(refused))
 
 
-@tried_again()
+@retry_transient()
 def _book(engine: Engine, together: Sequence[_Open]) -> int:
     with transaction(engine) as session:
         booked = outcomes.book_outcomes(session, [row for one in together for row in one.outcomes])
@@ -131,7 +130,7 @@ def _candles(source: CandleSource, symbol: str, first: datetime, known_by: datet
 
 
 def _outcome_rows(
-    version: StrategyVersion, symbol: str, candles: pd.DataFrame, moments: Sequence[datetime], trades: Trades
+    version: StrategyVersion, symbol: str, candles: pd.DataFrame, moments: Sequence[datetime], trades: ScoredTrades
 ) -> list[dict[str, Any]]:
     delta = timeframe_delta(version.timeframe)
     opened_at = pd.DatetimeIndex(candles.index)

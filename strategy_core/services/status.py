@@ -7,16 +7,17 @@ from datetime import datetime
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from strategy_core.domain.gates import SEVERITY, Finding, Freshness, Verdict
+from strategy_core.domain.gates.base import SEVERITY, Finding, Freshness, Verdict
 from strategy_core.domain.lifecycle import Status, utc
-from strategy_core.domain.outlook import Outlook, outlook
 from strategy_core.domain.plan import read_plan
-from strategy_core.services.live import LiveSummary, summarise
-from strategy_core.services.ramp import position
-from strategy_core.services.transition import standing
-from strategy_core.store import audit, live, rollouts, versions
+from strategy_core.domain.ramp import Outlook, outlook
+from strategy_core.services.live_trades import LiveSummary, summarise_trades
+from strategy_core.services.tick import position
+from strategy_core.services.transitions import strategy_state
+from strategy_core.store import live_trades, rollouts, versions
+from strategy_core.store.alerts import find_alerts
 from strategy_core.store.engine import reading
-from strategy_core.store.rollout_tables import AlertOutbox, GateVerdict, Rollout
+from strategy_core.store.tables import AlertOutbox, GateVerdict, Rollout
 
 ALERTS_SHOWN = 5
 
@@ -70,7 +71,7 @@ def read_status(engine: Engine, strategy_name: str | None = None, *, now: dateti
 
 
 def _status(session: Session, strategy_name: str, now: datetime) -> StrategyStatus:
-    stands = standing(session, strategy_name)
+    stands = strategy_state(session, strategy_name)
     newest = rollouts.open_rollout(session, strategy_name) or next(
         iter(rollouts.list_rollouts(session, strategy_name)), None
     )
@@ -81,7 +82,7 @@ def _status(session: Session, strategy_name: str, now: datetime) -> StrategyStat
         percent=stands["percent"],
         shadows=tuple(v.version for v in versions.list_versions(session, strategy_name, Status.SHADOW)),
         rollout=rollout_status(session, newest, now) if newest else None,
-        alerts=audit.alerts(session, strategy_name, limit=ALERTS_SHOWN),
+        alerts=find_alerts(session, strategy_name, limit=ALERTS_SHOWN),
     )
 
 
@@ -108,10 +109,10 @@ def rollout_status(
 
 def _live(session: Session, rollout: Rollout, now: datetime) -> dict[str, LiveSummary]:
     since, until = rollout.started_at, rollout.ended_at or now
-    if until <= since or not live.reports_any(session, rollout.strategy_name):
+    if until <= since or not live_trades.reports_any(session, rollout.strategy_name):
         return {}
     pair = (rollout.version, rollout.control_version)
-    found = {version: summarise(session, rollout.strategy_name, version, since, until) for version in pair}
+    found = {version: summarise_trades(session, rollout.strategy_name, version, since, until) for version in pair}
     return {version: summary for version, summary in found.items() if summary.trades}
 
 

@@ -1,24 +1,23 @@
 """The audit trail and the alert outbox: written in the transaction of the change they tell of."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
+from sqlalchemy import Row, Select, delete
+from sqlalchemy import select as select_columns
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
-from strategy_core.domain.audit import Actor
-from strategy_core.domain.chain import BEFORE_THE_FIRST, Link, event_hash
+from strategy_core.domain.audit import BEFORE_THE_FIRST, Actor, Link, event_hash
 from strategy_core.domain.errors import AlreadyDone, UnknownStrategy
-from strategy_core.domain.live import Serving
+from strategy_core.domain.live_trades import Serving
 from strategy_core.domain.routing import basis_points
-from strategy_core.store import tallies
+from strategy_core.store import counters
 from strategy_core.store.engine import ask_whether_kept, insert_if_new
-from strategy_core.store.rollout_tables import AlertOutbox, AuditEvent
-from strategy_core.store.tables import Strategy
-from strategy_core.store.tally_tables import Counted
+from strategy_core.store.tables import ApiAnswer, AuditEvent, Counted, StrategyRow
 
 _HASHED = tuple(name for name in AuditEvent.model_fields if name not in ("id", "previous_hash", "hash"))
 
@@ -46,7 +45,7 @@ def record(
     Raises:
         AlreadyDone: the actor has made a change under this idempotency key before.
     """
-    strategy = session.get(Strategy, strategy_name)
+    strategy = session.get(StrategyRow, strategy_name)
     if strategy is None:
         raise UnknownStrategy(strategy_name)
     event = AuditEvent(
@@ -81,14 +80,14 @@ def record(
     session.add(strategy)
     session.flush()
     if (active := after.get("active")) not in (None, before.get("active")):
-        tallies.count(session, strategy_name, Counted.ACTIVATION, [(active, "")])
+        counters.count(session, strategy_name, Counted.ACTIVATION, [(active, "")])
     if cause:
-        tallies.count(session, strategy_name, Counted.ROLLBACK, [(cause, "")])
+        counters.count(session, strategy_name, Counted.ROLLBACK, [(cause, "")])
 
 
 def _stands(session: Session, *, strategy_name: str, position: int, digest: str) -> bool:
     """Return whether the event was committed; while its transaction is not over, that holds the row waited for here."""
-    held = select(Strategy.name).where(Strategy.name == strategy_name).with_for_update()
+    held = select(StrategyRow.name).where(StrategyRow.name == strategy_name).with_for_update()
     session.exec(held).first()
     mine = (AuditEvent.strategy_name == strategy_name, AuditEvent.position == position, AuditEvent.hash == digest)
     return session.exec(select(AuditEvent.id).where(*mine)).first() is not None
@@ -133,46 +132,110 @@ def serving_history(session: Session, strategy_name: str) -> list[Serving]:
     return history
 
 
-def raise_alert(
-    session: Session,
-    kind: str,
-    text: str,
-    *,
-    severity: str,
-    strategy_name: str,
-    dedupe_key: str,
-    facts: Mapping[str, Any],
-    now: datetime,
-    rollout_id: UUID | None = None,
-) -> None:
-    """Put an alert into the outbox, once for each *dedupe_key*."""
-    if session.exec(select(AlertOutbox.id).where(AlertOutbox.dedupe_key == dedupe_key)).first() is not None:
-        return  # PostgreSQL would use up an id for each that is passed over
-    alert = AlertOutbox(
-        at=now,
-        severity=severity,
-        kind=kind,
-        strategy_name=strategy_name,
-        rollout_id=rollout_id,
-        text=text,
-        facts=dict(facts),
-        dedupe_key=dedupe_key,
+_BATCH = 1_000  # rows that are held at a time
+_COLUMNS = tuple(col(getattr(AuditEvent, name)) for name in AuditEvent.model_fields)
+
+_JSON = AuditEvent.__table__.columns  # type: ignore[attr-defined]
+
+
+class EventFilter(TypedDict, total=False):
+    """Which events: all of them, less what each key leaves out.
+
+    Attributes:
+        since, until: of the events' own times; the first is in, the second is out.
+        after_id: later in the trail than this event.
+        strategies: of one of these.
+    """
+
+    strategy_name: str | None
+    rollout_id: UUID | None
+    actor: str | None
+    action: str | None
+    since: datetime | None
+    until: datetime | None
+    after_id: int | None
+    strategies: Collection[str] | None
+
+
+def find_events(
+    session: Session, *, limit: int | None, newest: bool, **wanted: Unpack[EventFilter]
+) -> Sequence[AuditEvent]:
+    """Return the events that are wanted, oldest first: with *limit* the first so many, or the last if *newest*."""
+    order = col(AuditEvent.id).desc() if newest else col(AuditEvent.id)
+    found = session.exec(select(AuditEvent).where(*_conditions(wanted)).order_by(order).limit(limit)).all()
+    return found[::-1] if newest else found
+
+
+def stream_events(session: Session, **wanted: Unpack[EventFilter]) -> Iterator[Row[Any]]:
+    """Yield the events that are wanted as rows of all columns, oldest first, holding a batch of them at a time."""
+    query: Select[Any] = select_columns(*_COLUMNS).where(*_conditions(wanted)).order_by(col(AuditEvent.id))
+    yield from session.execute(query.execution_options(yield_per=_BATCH))
+
+
+def newest_at(session: Session, strategy_name: str, at: datetime) -> AuditEvent | None:
+    """Return the strategy's newest event at a moment: the last one before the first that is later.
+
+    The trail's own order is the true one: a clock that ran back moves no event behind a later one.
+    """
+    mine = col(AuditEvent.strategy_name) == strategy_name
+    later = select(AuditEvent.id).where(mine, col(AuditEvent.at) > at).order_by(col(AuditEvent.id)).limit(1)
+    first_later = session.exec(later).first()
+    query = select(AuditEvent).where(mine).order_by(col(AuditEvent.id).desc()).limit(1)
+    if first_later is not None:
+        query = query.where(col(AuditEvent.id) < first_later)
+    return session.exec(query).first()
+
+
+def newest_change(session: Session, event: AuditEvent, fact: str) -> AuditEvent | None:
+    """Return the newest event, from *event* back, that left *fact* otherwise than it found it."""
+    before, after = (column[fact] for column in (_JSON["before"], _JSON["after"]))
+    query = (
+        select(AuditEvent)
+        .where(AuditEvent.strategy_name == event.strategy_name, col(AuditEvent.id) <= event.id)
+        .where(before.is_distinct_from(after))
+        .order_by(col(AuditEvent.id).desc())
+        .limit(1)
     )
-    insert_if_new(session, AlertOutbox, [alert.model_dump(exclude={"id"})])
+    return session.exec(query).first()
 
 
-def alerts(
-    session: Session,
-    strategy_name: str | None = None,
-    *,
-    rollout_id: UUID | None = None,
-    after_id: int = 0,
-    limit: int | None = None,
-) -> Sequence[AlertOutbox]:
-    """Return what was raised, oldest first; with *limit* the newest so many of it."""
-    query = select(AlertOutbox).where(col(AlertOutbox.id) > after_id).order_by(col(AlertOutbox.id).desc()).limit(limit)
-    if strategy_name is not None:
-        query = query.where(AlertOutbox.strategy_name == strategy_name)
-    if rollout_id is not None:
-        query = query.where(AlertOutbox.rollout_id == rollout_id)
-    return list(reversed(session.exec(query).all()))
+def made_by_request(session: Session, strategy_name: str, request_id: str) -> AuditEvent | None:
+    """Return the strategy's newest event if this request, or flow run, has made it."""
+    query = select(AuditEvent).where(AuditEvent.strategy_name == strategy_name).order_by(col(AuditEvent.id).desc())
+    newest = session.exec(query.limit(1)).first()
+    return newest if newest is not None and newest.request_id == request_id else None
+
+
+def strategies_with_events(session: Session) -> Sequence[str]:
+    """Return the names of all strategies that the trail tells of, known or not."""
+    return session.exec(select(AuditEvent.strategy_name).distinct().order_by(AuditEvent.strategy_name)).all()
+
+
+def _conditions(wanted: EventFilter) -> list[Any]:
+    equal = [
+        getattr(AuditEvent, name) == wanted[name]
+        for name in ("strategy_name", "rollout_id", "actor", "action")
+        if wanted.get(name) is not None
+    ]
+    since, until, after_id = wanted.get("since"), wanted.get("until"), wanted.get("after_id")
+    strategies = wanted.get("strategies")
+    bounds = [
+        None if since is None else col(AuditEvent.at) >= since,
+        None if until is None else col(AuditEvent.at) < until,
+        None if after_id is None else col(AuditEvent.id) > after_id,
+        None if strategies is None else col(AuditEvent.strategy_name).in_(sorted(strategies)),
+    ]
+    return equal + [bound for bound in bounds if bound is not None]
+
+
+def find_answer(session: Session, actor: str, idempotency_key: str) -> ApiAnswer | None:
+    return session.get(ApiAnswer, (actor, idempotency_key))
+
+
+def keep_answer(session: Session, row: dict[str, Any]) -> None:
+    """Write the answer; the first one under a key stays."""
+    insert_if_new(session, ApiAnswer, [row])
+
+
+def forget_answers(session: Session, before: datetime) -> None:
+    session.execute(delete(ApiAnswer).where(col(ApiAnswer.answered_at) < before))

@@ -39,8 +39,8 @@ from sqlalchemy.types import NullType
 from sqlmodel import Session, col
 
 from strategy_core.domain.comparison import Cell
-from strategy_core.domain.performance import Trades
-from strategy_core.domain.regimes import Runs
+from strategy_core.domain.indicators import Runs
+from strategy_core.domain.performance import ClosedTrades
 from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action
 from strategy_core.store.tables import SIGNALS, EquityMark, Outcome, ShadowDecisionLog
 
@@ -53,7 +53,7 @@ _OUR_TRADE, _THEIR_TRADE = aliased(Outcome), aliased(Outcome)
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class ComparedPair:
     """Two versions of a strategy on some symbols, over the candles that opened in [start, end).
 
     Attributes:
@@ -69,7 +69,7 @@ class Pair:
     regimes: Mapping[str, Runs] | None = None
 
 
-def read_cells(session: Session, pair: Pair) -> Iterator[Cell]:
+def read_cells(session: Session, pair: ComparedPair) -> Iterator[Cell]:
     """Yield what the two said together: each candle that at least one has a row on is in one cell."""
     for part in _parts(session, pair):
         ours, theirs = (_rows_of(session, part, version) for version in (part.shadow, part.active))
@@ -86,7 +86,7 @@ def read_cells(session: Session, pair: Pair) -> Iterator[Cell]:
             yield Cell(symbol, regime, 0, None, None, candles)
 
 
-def max_drawdown(session: Session, pair: Pair, version: str, risk_fraction: float) -> float:
+def max_drawdown(session: Session, pair: ComparedPair, version: str, risk_fraction: float) -> float:
     """Return `performance.max_drawdown` of the version's marks on candles that it has a row on; 0 without any.
 
     By the database: a number for each candle would have to be handed over, which takes as long as the rest.
@@ -107,7 +107,7 @@ def max_drawdown(session: Session, pair: Pair, version: str, risk_fraction: floa
     return session.execute(select(func.max((peak - peaks.c.equity) / peak))).scalar_one() or 0.0
 
 
-def _parts(session: Session, pair: Pair) -> list[Pair]:
+def _parts(session: Session, pair: ComparedPair) -> list[ComparedPair]:
     """Return the pair as it is asked about: on SQLite symbol by symbol, if a statement takes all the stretches of one.
 
     PostgreSQL reads the log's pages once for all symbols.
@@ -117,7 +117,7 @@ def _parts(session: Session, pair: Pair) -> list[Pair]:
     return [replace(pair, symbols=[symbol]) for symbol in pair.symbols]
 
 
-def _rows_of(session: Session, pair: Pair, version: str) -> Counter[tuple[str, str]]:
+def _rows_of(session: Session, pair: ComparedPair, version: str) -> Counter[tuple[str, str]]:
     """Return how many candles a version has a row on, by symbol and regime."""
     log = _by_regime(session, pair)
     query = (
@@ -132,7 +132,7 @@ def _rows_of(session: Session, pair: Pair, version: str) -> Counter[tuple[str, s
     return counts
 
 
-def not_held(session: Session, pair: Pair) -> Iterator[tuple[bool, Cell]]:
+def not_held(session: Session, pair: ComparedPair) -> Iterator[tuple[bool, Cell]]:
     """Yield what the two said where the shadow has a row and not both held; and whether the active has one."""
     log = _by_regime(session, pair)
     keys = (
@@ -176,7 +176,7 @@ class _Log:
     within: tuple[ColumnElement[bool], ...]
 
 
-def _by_regime(session: Session, pair: Pair) -> _Log:
+def _by_regime(session: Session, pair: ComparedPair) -> _Log:
     """Return the log with regimes looked up."""
     within = _within(_OURS, pair)
     if pair.regimes is None:
@@ -236,16 +236,16 @@ def _in_order(join: Join, compiler: Any, **options: Any) -> str:
     return f"{left} CROSS JOIN {right} ON {compiler.process(join.onclause, **options)}"
 
 
-def _arm(table: Any, pair: Pair, version: str) -> tuple[ColumnElement[bool], ...]:
+def _arm(table: Any, pair: ComparedPair, version: str) -> tuple[ColumnElement[bool], ...]:
     """Return what holds for a version's rows in the period: said of each table, so that each is read no further."""
     return (*_named(table, pair, version), *_within(table, pair))
 
 
-def _named(table: Any, pair: Pair, version: str) -> tuple[ColumnElement[bool], ...]:
+def _named(table: Any, pair: ComparedPair, version: str) -> tuple[ColumnElement[bool], ...]:
     return col(table.strategy_name) == pair.strategy_name, col(table.version) == version
 
 
-def _within(table: Any, pair: Pair) -> tuple[ColumnElement[bool], ...]:
+def _within(table: Any, pair: ComparedPair) -> tuple[ColumnElement[bool], ...]:
     return col(table.timestamp) >= pair.start, col(table.timestamp) < pair.end
 
 
@@ -253,7 +253,7 @@ def _same_candle(table: Any, other: Any) -> tuple[ColumnElement[bool], ...]:
     return col(table.symbol) == col(other.symbol), col(table.timestamp) == col(other.timestamp)
 
 
-def _trade_of(log: Any, trade: Any, pair: Pair, version: str) -> ColumnElement[bool]:
+def _trade_of(log: Any, trade: Any, pair: ComparedPair, version: str) -> ColumnElement[bool]:
     return and_(col(log.decision).in_(SIGNALS), *_same_candle(trade, log), *_arm(trade, pair, version))
 
 
@@ -282,15 +282,15 @@ def _trades(trade: Any, closed: ColumnElement[bool]) -> tuple[ColumnElement[Any]
     )
 
 
-def _added(sums: Sequence[Any]) -> Trades:
-    return Trades(*(each or 0 for each in sums[:2]), *(each or 0.0 for each in sums[2:]))
+def _added(sums: Sequence[Any]) -> ClosedTrades:
+    return ClosedTrades(*(each or 0 for each in sums[:2]), *(each or 0.0 for each in sums[2:]))
 
 
 def _action(said: str | None) -> Action | None:
     return Action(said) if said in set(Action) else None
 
 
-def _columns(count: int, pair: Pair) -> list[TextClause]:
+def _columns(count: int, pair: ComparedPair) -> list[TextClause]:
     """Return the first columns of a query by their places: repeated expressions would have parameters of their own."""
     # the second, the regime's, is a constant where nobody asks: SQLite takes three times as long to group by it
     return [text(str(place)) for place in range(1, count + 1) if place != 2 or pair.regimes is not None]

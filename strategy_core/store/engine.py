@@ -1,13 +1,17 @@
 """The database: how it is opened and what a transaction is; never what is in it."""
 
+import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import wraps
+from itertools import count
 from pathlib import Path
 from sqlite3 import SQLITE_BUSY, SQLITE_LOCKED
 from sqlite3 import Error as SqliteError
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from alembic import command
 from alembic.config import Config
@@ -20,7 +24,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, Operationa
 from sqlmodel import Session, SQLModel
 
 from strategy_core.domain.errors import InvalidSetting, InvariantRefused, MissingExtra, SchemaOutdated, Unsettled
-from strategy_core.store.bulk import send_rows
+from strategy_core.store.bulk_insert import send_rows
 
 _BUSY_SECONDS = 30
 _OVERFLOW = 25  # connections beside the pool's 5: those that wait for a lock must leave some to a rollback
@@ -204,7 +208,7 @@ def _was_kept(engine: Engine, lost: Session, error: DBAPIError) -> bool:
     raise Unsettled(failure(error)) from error
 
 
-def will_pass(error: DBAPIError) -> bool:
+def is_transient(error: DBAPIError) -> bool:
     """Return whether the database undid a transaction, or never began it, for what may be gone at the next try."""
     state = getattr(error.orig, "sqlstate", None)
     if isinstance(error.orig, SqliteError):
@@ -289,3 +293,50 @@ def insert_if_new(session: Session, table: type[SQLModel], rows: Sequence[Mappin
 def _insert_if_new(session: Session, table: type[SQLModel]) -> Any:
     insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     return insert(table).on_conflict_do_nothing()
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.02, 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How long work is tried: so often and so long at least, whichever comes last.
+
+    Attributes:
+        tries: of which each may have waited for a lock of SQLite as long as it waits.
+        seconds: since the first try began.
+    """
+
+    tries: int
+    seconds: float
+
+
+DEFAULT_RETRY = RetryPolicy(tries=1, seconds=3.0)
+ROLLBACK_RETRY = RetryPolicy(
+    tries=3, seconds=10.0
+)  # users lose money meanwhile; what else there is comes again by itself
+
+
+def retry_transient(persistence: RetryPolicy = DEFAULT_RETRY) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Run a use case again after a deadlock, a lost connection or a busy database, with growing random waits."""
+
+    def decorate(work: Callable[P, R]) -> Callable[P, R]:
+        @wraps(work)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            until = time.monotonic() + persistence.seconds
+            for tries in count(1):
+                try:
+                    return work(*args, **kwargs)
+                except DBAPIError as error:
+                    if not is_transient(error) or (tries >= persistence.tries and time.monotonic() >= until):
+                        raise
+                wait = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** min(tries, 10))
+                time.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311  so that two that met do not meet again
+            raise AssertionError
+
+        return run
+
+    return decorate

@@ -8,12 +8,12 @@ from sqlalchemy import BigInteger, and_, bindparam, cast, extract, func, text
 from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, select
 
-from strategy_core.store.bulk import write_if_new
+from strategy_core.store.bulk_insert import write_if_new
 from strategy_core.store.engine import insert_if_new
-from strategy_core.store.seek import by_database
+from strategy_core.store.query_paths import per_dialect
 from strategy_core.store.tables import ComparisonReport, EquityMark, Outcome, StrategyVersion
 
-_MARKS = by_database(  # built once: a tick of many rollouts would spend much of its time on building it
+_MARKS = per_dialect(  # built once: a tick of many rollouts would spend much of its time on building it
     select(EquityMark.timestamp, func.sum(EquityMark.r))
     .where(
         EquityMark.strategy_name == bindparam("strategy_name"),

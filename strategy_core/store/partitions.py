@@ -158,7 +158,7 @@ def let_nobody_write(session: Session, chosen: Sequence[Month]) -> None:
     session.connection().execute(text(f"LOCK TABLE {names} IN SHARE MODE NOWAIT"))
 
 
-def hold(session: Session, chosen: Sequence[Month] = ()) -> None:
+def hold_tables(session: Session, chosen: Sequence[Month] = ()) -> None:
     """Have everybody wait until this transaction has ended, once nobody is in the tables; ask until then."""
     months_too = [f"{table}_{name}" for name in (*(month.name for month in chosen), DEFAULT) for table in TABLES]
     wanted = ", ".join([*(f"ONLY {table}" for table in TABLES), *dict.fromkeys(months_too)])

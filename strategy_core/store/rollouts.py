@@ -11,12 +11,10 @@ from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from strategy_core.domain.errors import LostRace, NoCanary, UnknownRollout
-from strategy_core.domain.gates import Finding
+from strategy_core.domain.gates.base import Finding
 from strategy_core.domain.ramp import ENDED
-from strategy_core.store import tallies
-from strategy_core.store.rollout_tables import GateVerdict, Rollout, RolloutBook
-from strategy_core.store.tables import CanaryConfig
-from strategy_core.store.tally_tables import Counted
+from strategy_core.store import counters
+from strategy_core.store.tables import CanaryConfig, Counted, GateVerdict, Rollout, RolloutBook
 
 _NEWEST = (
     select(GateVerdict.gate, func.max(GateVerdict.ticked_at).label("ticked_at"))
@@ -211,7 +209,7 @@ def record_findings(session: Session, rollout: Rollout, findings: Sequence[Findi
         said.append((finding.gate, finding.verdict.value))
         if before is None or before.verdict != finding.verdict:
             turned.append(finding)
-    tallies.count(session, rollout.strategy_name, Counted.VERDICT, said)
+    counters.count(session, rollout.strategy_name, Counted.VERDICT, said)
     return turned
 
 

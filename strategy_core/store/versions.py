@@ -13,33 +13,33 @@ from strategy_core.domain.errors import LostRace, NoActiveVersion, UnknownStrate
 from strategy_core.domain.lifecycle import Status, check_move
 from strategy_core.domain.routing import Routing
 from strategy_core.store.engine import give_way_when_stuck, insert_if_new
-from strategy_core.store.tables import CanaryConfig, Strategy, StrategyVersion
+from strategy_core.store.tables import CanaryConfig, StrategyRow, StrategyVersion
 
 _SERVES = and_(
-    col(StrategyVersion.strategy_name) == Strategy.name,
+    col(StrategyVersion.strategy_name) == StrategyRow.name,
     col(StrategyVersion.status).in_([Status.ACTIVE, Status.CANARY]),
 )
 _ROUTING = (
     select_columns(
-        col(Strategy.name),
-        col(Strategy.salt),
-        col(Strategy.generation),
+        col(StrategyRow.name),
+        col(StrategyRow.salt),
+        col(StrategyRow.generation),
         col(StrategyVersion.status),
         col(StrategyVersion.version),
         col(CanaryConfig.rollout_bp),
     )
     .outerjoin(StrategyVersion, _SERVES)
-    .outerjoin(CanaryConfig, col(CanaryConfig.strategy_name) == Strategy.name)
-    .order_by(col(Strategy.name))
+    .outerjoin(CanaryConfig, col(CanaryConfig.strategy_name) == StrategyRow.name)
+    .order_by(col(StrategyRow.name))
 )
 
 
 def create_strategy(session: Session, name: str, *, salt: str, scoring: dict[str, Any], now: datetime) -> None:
     """Add the strategy unless it is there; what it was created with stays."""
-    insert_if_new(session, Strategy, [{"name": name, "salt": salt, "scoring": scoring, "created_at": now}])
+    insert_if_new(session, StrategyRow, [{"name": name, "salt": salt, "scoring": scoring, "created_at": now}])
 
 
-def lock_strategy(session: Session, name: str, if_generation: int | None = None) -> Strategy:
+def lock_strategy(session: Session, name: str, if_generation: int | None = None) -> StrategyRow:
     """Return the strategy, held until the transaction ends: changes of one strategy happen one after another.
 
     Args:
@@ -50,7 +50,9 @@ def lock_strategy(session: Session, name: str, if_generation: int | None = None)
         LostRace: it is of another generation.
     """
     give_way_when_stuck(session)
-    latest = select(Strategy).where(Strategy.name == name).with_for_update().execution_options(populate_existing=True)
+    latest = (
+        select(StrategyRow).where(StrategyRow.name == name).with_for_update().execution_options(populate_existing=True)
+    )
     found = session.exec(latest).first()
     if found is None:
         raise UnknownStrategy(name, strategy_names(session))
@@ -59,20 +61,20 @@ def lock_strategy(session: Session, name: str, if_generation: int | None = None)
     return found
 
 
-def get_strategy(session: Session, name: str) -> Strategy:
-    found = session.get(Strategy, name)
+def get_strategy(session: Session, name: str) -> StrategyRow:
+    found = session.get(StrategyRow, name)
     if found is None:
         raise UnknownStrategy(name, strategy_names(session))
     return found
 
 
 def strategy_names(session: Session) -> Sequence[str]:
-    return session.exec(select(Strategy.name).order_by(Strategy.name)).all()
+    return session.exec(select(StrategyRow.name).order_by(StrategyRow.name)).all()
 
 
 def salts(session: Session) -> Sequence[str]:
     """Return every salt that users are told apart by."""
-    return session.exec(select(Strategy.salt).distinct().order_by(Strategy.salt)).all()
+    return session.exec(select(StrategyRow.salt).distinct().order_by(StrategyRow.salt)).all()
 
 
 def get_version(session: Session, strategy_name: str, version: str) -> StrategyVersion:
@@ -122,7 +124,7 @@ def routing(session: Session, strategy_name: str) -> Routing:
     Raises:
         UnknownStrategy, NoActiveVersion
     """
-    found = _routings(session.execute(_ROUTING.where(col(Strategy.name) == strategy_name)).all()).get(strategy_name)
+    found = _routings(session.execute(_ROUTING.where(col(StrategyRow.name) == strategy_name)).all()).get(strategy_name)
     if found is None:
         get_strategy(session, strategy_name)
         raise NoActiveVersion(strategy_name)

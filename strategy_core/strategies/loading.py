@@ -1,17 +1,217 @@
 """From an entry point to a strategy in code; never from a file path, and never outside the worker in production."""
 
+import asyncio
+import inspect
+import math
 import re
+import weakref
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any, cast
 
-from pydantic import BaseModel
+import pandas as pd
+from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, ValidationError, create_model
 
-from strategy_core.domain.errors import InvalidEntryPoint
-from strategy_core.domain.strategy import Strategy
-from strategy_core.strategies.adapter import Adapted
+from strategy_core.domain.errors import InvalidConfig, InvalidDecision, InvalidEntryPoint, StrategyFailed
+from strategy_core.domain.strategy import Action, Context, Decision, Strategy
+
+MAX_WARMUP_BARS = 100_000
+
+
+def validated(params_model: type[BaseModel], config: Mapping[str, Any], entry_point: str) -> BaseModel:
+    """Return *config* as an instance of *params_model*, its defaults filled.
+
+    Raises:
+        InvalidConfig: a key the model does not have (refused whatever the model's own `extra` says), a value it does
+            not take, or a number that is not finite; one line per field.
+    """
+    fields = _keys(params_model)
+    problems = [_unknown(key, fields) for key in config if key not in fields]
+    problems += [f"{name}: {value} is not a finite number" for name, value in _not_finite(config)]
+    if problems:
+        raise InvalidConfig(entry_point, problems)
+    try:
+        return params_model.model_validate(dict(config))
+    except ValidationError as refused:
+        raise InvalidConfig(entry_point, [_problem(dict(error)) for error in refused.errors()]) from None
+
+
+def canonical(params: BaseModel) -> dict[str, Any]:
+    """Return the config as it is stored and fingerprinted: JSON values, every default filled."""
+    return params.model_dump(mode="json")
+
+
+def warmup_of(owner: Any, params: BaseModel) -> int:
+    """Return `warmup_bars` of a strategy, an engine or its params, be it a number or a method of params."""
+    bars = getattr(owner, "warmup_bars", None)
+    if callable(bars):
+        bars = bars(params)
+    if not isinstance(bars, int) or isinstance(bars, bool) or not 1 <= bars <= MAX_WARMUP_BARS:
+        raise StrategyFailed(
+            f"{type(owner).__name__}.warmup_bars is {bars!r}; "
+            f"allowed: 1 to {MAX_WARMUP_BARS} candles, as an int or as a method of params"
+        )
+    return bars
+
+
+def _keys(params_model: type[BaseModel]) -> list[str]:
+    """Return the keys the model reads; a field with an alias is read by its alias, which hides its name."""
+    settings = params_model.model_config
+    by_name = settings.get("populate_by_name") or settings.get("validate_by_name")
+    keys: list[str] = []
+    for name, field in params_model.model_fields.items():
+        alias = field.validation_alias
+        aliases = alias.choices if isinstance(alias, AliasChoices) else [alias]
+        firsts = [one.path[0] if isinstance(one, AliasPath) else one for one in aliases]
+        keys += [str(first) for first in firsts if first is not None]
+        keys += [name] if by_name or alias is None else []
+    return keys
+
+
+def _unknown(key: str, fields: list[str]) -> str:
+    close = get_close_matches(key, fields, n=1)
+    return f"{key}: no such key; " + (
+        f"did you mean {close[0]}?" if close else f"allowed: {', '.join(fields) or 'none'}"
+    )
+
+
+def _not_finite(value: object, name: str = "") -> Iterator[tuple[str, float]]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield name, value
+    items: Iterator[tuple[object, object]] = iter(())
+    if isinstance(value, Mapping):
+        items = iter(value.items())
+    elif isinstance(value, list | tuple):
+        items = iter(enumerate(value))
+    for key, inner in items:
+        yield from _not_finite(inner, f"{name}.{key}" if name else str(key))
+
+
+def _problem(error: dict[str, Any]) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    what = error["msg"].removeprefix("Value error, ")
+    return f"{where}: {what} (given {error['input']!r:.60})" if where else what
+
+
+ACTION_KEYS = ("action", "signal", "decision")
+
+
+class ReadyConfig(BaseModel):
+    """The config of an engine that was given ready-made: it carries its own."""
+
+
+class Adapted:
+    """A strategy whose decisions are an engine's answers.
+
+    The engine is made once per config, with the config as keyword arguments, and lives as long as its worker: one
+    that keeps state between candles meets the registration gate's determinism and window tests like any other.
+    `generate_signal`, async or not, gets the candles, the symbol, and the OPEN time of the last candle as timestamp.
+    `warmup_bars` is the engine's, or else its config's.
+
+    Answers taken: a Decision; a dict with one of action, signal or decision, and maybe confidence, features, reason
+    (other keys join the features); "buy", "sell" or "hold" in any case; None for hold. A signal without a confidence
+    is a sure one (1.0). Anything else raises InvalidDecision.
+    """
+
+    def __init__(self, engine: Any, entry_point: str) -> None:
+        self._source = engine
+        self._made: tuple[BaseModel, Any] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.Params = _params_of(engine, entry_point) if isinstance(engine, type) else ReadyConfig
+
+    def warmup_bars(self, params: BaseModel) -> int:
+        engine = self._engine(params)
+        return warmup_of(
+            engine if hasattr(engine, "warmup_bars") or not hasattr(params, "warmup_bars") else params, params
+        )
+
+    def decide(self, candles: pd.DataFrame, params: BaseModel, context: Context) -> Decision:
+        answer = self._engine(params).generate_signal(candles, context.symbol, candles.index[-1])
+        if inspect.isawaitable(answer):
+            answer = self._running().run_until_complete(answer)
+        return as_decision(answer)
+
+    def _engine(self, params: BaseModel) -> Any:
+        if not isinstance(self._source, type):
+            return self._source
+        if self._made is None or self._made[0] != params:
+            arguments = {name: getattr(params, name) for name in type(params).model_fields}
+            self._made = params, self._source(**arguments)
+        return self._made[1]
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = (
+                asyncio.new_event_loop()
+            )  # one for all candles: a new one each would cost more than most engines
+            weakref.finalize(self, self._loop.close)
+        return self._loop
+
+
+def as_decision(answer: object) -> Decision:
+    """Return an engine's *answer* as a Decision; raise InvalidDecision when it is none that Adapted takes."""
+    if isinstance(answer, Decision):
+        return answer
+    if answer is None:
+        return Decision(Action.HOLD, reason="no signal")
+    if isinstance(answer, str):
+        action = _action(answer)
+        return Decision(action, confidence=0.0 if action is Action.HOLD else 1.0)
+    if not isinstance(answer, Mapping):
+        raise InvalidDecision(f"returned {type(answer).__name__}, not a Decision, dict, str or None")
+    rest = dict(answer)
+    given = [key for key in ACTION_KEYS if key in rest]
+    if len(given) != 1:
+        raise InvalidDecision(f"returned a dict with {' and '.join(given) or 'none'} of {', '.join(ACTION_KEYS)}")
+    action = _action(rest.pop(given[0]))
+    confidence = rest.pop("confidence", None)
+    features, reason = rest.pop("features", None), rest.pop("reason", None)
+    if not isinstance(features, Mapping | None):
+        raise InvalidDecision(f"features is {type(features).__name__}, not a dict")
+    if confidence is None:
+        confidence = 0.0 if action is Action.HOLD else 1.0
+    return Decision(action, confidence, {**(features or {}), **rest}, str(reason or ""))
+
+
+def _action(said: object) -> Action:
+    if said is None:
+        return Action.HOLD
+    if not isinstance(said, str) or said.strip().lower() not in set(Action):
+        raise InvalidDecision(f"action {said!r:.60} is not one of {', '.join(Action)}")
+    return Action(said.strip().lower())
+
+
+def _params_of(engine: type, entry_point: str) -> type[BaseModel]:
+    """Return the engine's own `Params`, or a model of its constructor's arguments that forbids any other."""
+    own = getattr(engine, "Params", None)
+    if isinstance(own, type) and issubclass(own, BaseModel):
+        return own
+    fields: dict[str, Any] = {}
+    for name, argument in _arguments(engine, entry_point).items():
+        if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
+            continue
+        if argument.kind is argument.POSITIONAL_ONLY:
+            raise InvalidEntryPoint(entry_point, f"its argument {name!r} cannot be given by name, as config is")
+        unread = argument.annotation is argument.empty or isinstance(argument.annotation, str)
+        annotation = Any if unread else argument.annotation
+        fields[name] = (annotation, ... if argument.default is argument.empty else argument.default)
+    settings = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, protected_namespaces=())
+    return create_model(f"{engine.__name__}Params", __config__=settings, **fields)
+
+
+def _arguments(engine: type, entry_point: str) -> Mapping[str, inspect.Parameter]:
+    if engine.__init__ is object.__init__:  # type: ignore[misc]
+        return {}
+    try:
+        return inspect.signature(engine, eval_str=True).parameters
+    except NameError:
+        return inspect.signature(engine).parameters  # annotations that exist for type checkers alone
+    except (TypeError, ValueError):
+        raise InvalidEntryPoint(entry_point, "its constructor's arguments cannot be read; give it a Params") from None
+
 
 GROUP = "strategy_core.strategies"
 OBJECT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")

@@ -18,11 +18,11 @@ from strategy_core.api.settings import ApiSettings
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import read_plan
 from strategy_core.domain.ramp import State
-from strategy_core.services.start import start_rollout
+from strategy_core.services.rollouts import start_rollout
 from strategy_core.settings import Settings
-from strategy_core.store import audit, rollouts
+from strategy_core.store import alerts, rollouts
 from strategy_core.store.engine import reading, transaction
-from strategy_core.store.rollout_tables import AuditEvent, GateVerdict
+from strategy_core.store.tables import AuditEvent, GateVerdict
 from tests.alertmanager import alarm, notified
 from tests.api.signing import NOW, SECRET, token
 from tests.builders import HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
@@ -118,7 +118,7 @@ def put_world(engine: Engine) -> World:
     with transaction(engine) as session:
         session.add(verdict(rollout.id))
     with reading(engine) as session:
-        (alert,) = audit.alerts(session, "fib_rsi")
+        (alert,) = alerts.find_alerts(session, "fib_rsi")
     return World(ids, str(rollout.id), str(alert.id))
 
 

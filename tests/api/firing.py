@@ -8,9 +8,9 @@ from sqlalchemy import Engine
 from sqlmodel import select
 
 from strategy_core.domain.plan import read_plan
-from strategy_core.services.start import start_rollout
+from strategy_core.services.rollouts import start_rollout
 from strategy_core.store.engine import reading
-from strategy_core.store.rollout_tables import AuditEvent
+from strategy_core.store.tables import AuditEvent
 from tests.alertmanager import notified
 from tests.api.asking import PLAN, Api
 from tests.builders import OWNER

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from strategy_core.store import audit
+from strategy_core.store import alerts
 from strategy_core.store.engine import transaction
 from tests.api.asking import WHY, Api, World
 from tests.api.every import fields, refused
@@ -13,7 +13,7 @@ from tests.api.signing import NOW, token
 
 def put_alert(engine: Engine, key: str, strategy_name: str, severity: str = "info") -> None:
     with transaction(engine) as session:
-        audit.raise_alert(
+        alerts.raise_alert(
             session,
             "feed.stale",
             f"told of {key}",

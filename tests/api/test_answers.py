@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 from strategy_core.domain.audit import Actor
 from strategy_core.domain.plan import read_plan
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.start import start_rollout
+from strategy_core.services.rollouts import start_rollout
 from tests.api.asking import PLAN, REGISTRATION, Api, World
 from tests.api.every import fields, refused
 from tests.api.signing import NOW, token

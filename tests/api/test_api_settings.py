@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from strategy_core.api.keys import FixedKey, RemoteKeys
+from strategy_core.api.jwks import FixedKey, RemoteKeys
 from strategy_core.api.settings import DEVELOPMENT_SECRET, read_api_settings
 from strategy_core.domain.errors import InvalidSetting
 from tests.api.signing import NOW, SECRET, ec_key, private_pem, public_pem, rsa_key

@@ -5,7 +5,7 @@ from time import process_time
 
 import pytest
 
-from strategy_core.api.bodies import LARGEST, BadBody, check_body
+from strategy_core.api.requests import LARGEST, BadBody, check_body
 
 
 def test_a_name_that_stands_twice_is_found_at_once_among_very_many() -> None:

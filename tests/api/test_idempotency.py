@@ -8,9 +8,8 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlmodel import Session, select
 
-from strategy_core.store.api_tables import ApiAnswer
 from strategy_core.store.engine import reading
-from strategy_core.store.rollout_tables import AuditEvent
+from strategy_core.store.tables import ApiAnswer, AuditEvent
 from tests.api.asking import WHY, Api, World, placed
 from tests.api.every import fields, refused
 from tests.api.signing import NOW, token

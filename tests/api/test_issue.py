@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from strategy_core.api.issue import issue_token
+from strategy_core.api.auth import issue_token
 from strategy_core.api.settings import ApiSettings
 from strategy_core.domain.errors import InvalidName, InvalidSetting
 from tests.api.signing import NOW, SECRET

@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from strategy_core.api.auth import Authenticator, Failures
-from strategy_core.api.keys import RemoteKeys
+from strategy_core.api.jwks import RemoteKeys
 from strategy_core.api.settings import ApiSettings
 from strategy_core.domain.errors import InvalidToken, KeysUnavailable
 from tests.api.signing import NOW, ec_key, jwk, rsa_key, token

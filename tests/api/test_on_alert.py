@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from strategy_core.api.turns import Turns
-from strategy_core.services.promote import activate_version
+from strategy_core.api.dependencies import StrategyBulkhead
+from strategy_core.services.versions import activate_version
 from strategy_core.settings import Settings
 from strategy_core.store.engine import open_database
 from tests.alertmanager import FIRED, alarm
@@ -138,7 +138,7 @@ def test_a_key_of_a_careless_proxy_changes_nothing(api: Api, engine: Engine, wor
 def test_what_failed_is_told_again_and_then_done(api: Api, world: World) -> None:
     """503 makes Alertmanager repeat the whole; what was done is not done again."""
     api("PATCH", "/rollout", json={"strategy_name": "ppo_gold", "version": "2", "rollout_percent": 5})
-    turns = Turns(at_once=1, patience_s=0)
+    turns = StrategyBulkhead(at_once=1, patience_s=0)
     api.app.state.backend = replace(api.app.state.backend, rollback_turns=turns)
     turns.take("ppo_gold")
     late = NOW + HOUR

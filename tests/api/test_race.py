@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import read_plan
 from strategy_core.services.audit import verify_trail
-from strategy_core.services.transition import standing
+from strategy_core.services.transitions import strategy_state
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import open_database, reading
 from tests.api.processes import serving, token_of
@@ -38,7 +38,7 @@ def check_trail(engine: Engine) -> int:
         events = audit.events(session, STRATEGY)
         tables = {each.version: each.status for each in versions.list_versions(session, STRATEGY)}
         known = rollouts.list_rollouts(session, STRATEGY)
-        stands = standing(session, STRATEGY)
+        stands = strategy_state(session, STRATEGY)
         generation = versions.get_strategy(session, STRATEGY).generation
     percents = {each.id: [stage.percent for stage in read_plan(each.plan).stages] for each in known}
     replay = Replay(dict(AT_FIRST), percents)

@@ -7,9 +7,9 @@ from sqlalchemy import Engine
 
 from strategy_core.domain.plan import read_plan
 from strategy_core.domain.ramp import State
-from strategy_core.services.promote import activate_version
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.start import start_rollout
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.versions import activate_version
 from strategy_core.settings import Settings
 from tests.api.asking import DAILY, FEED, PLAN, WHY, Api, World, put_state
 from tests.api.every import fields, refused

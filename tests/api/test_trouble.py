@@ -6,9 +6,9 @@ import pytest
 import structlog
 from sqlalchemy import Engine, text
 
-from strategy_core.observe.logs import configure_logs
-from strategy_core.services.promote import activate_version
+from strategy_core.observe import configure_logs
 from strategy_core.services.rollback import roll_back
+from strategy_core.services.versions import activate_version
 from strategy_core.settings import Settings
 from strategy_core.store.engine import open_database
 from tests.api.asking import REGISTRATION, WHY, Api, World

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 from starlette.exceptions import HTTPException
 
-from strategy_core.api.turns import Turns
+from strategy_core.api.dependencies import StrategyBulkhead
 from strategy_core.store.engine import open_database
 from tests.api.asking import WHY, Api, placed, put_world
 
@@ -38,7 +38,7 @@ def test_a_stuck_strategy_holds_up_no_rollback_of_another(postgresql_url: str, w
 
 
 def test_a_turn_comes_when_another_is_given_back() -> None:
-    turns, begun, had = Turns(at_once=1), Event(), Event()
+    turns, begun, had = StrategyBulkhead(at_once=1), Event(), Event()
     turns.take("gold")
 
     def follow() -> None:
@@ -59,7 +59,7 @@ def test_a_turn_comes_when_another_is_given_back() -> None:
 
 
 def test_who_has_waited_long_enough_is_told_to_ask_again() -> None:
-    turns = Turns(at_once=1, patience_s=0)
+    turns = StrategyBulkhead(at_once=1, patience_s=0)
     turns.take("gold")
 
     with pytest.raises(HTTPException) as told:

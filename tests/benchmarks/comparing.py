@@ -15,7 +15,7 @@ import pandas as pd
 
 from strategy_core.market.source import window
 from strategy_core.services import compare
-from strategy_core.services.curves import comparison_curves
+from strategy_core.services.history import comparison_curves
 from strategy_core.store.engine import open_database, reading
 from strategy_core.store.tables import ComparisonReport
 from tests.builders import MONDAY

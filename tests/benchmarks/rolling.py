@@ -9,12 +9,12 @@ import pandas as pd
 from strategy_core.domain.arrays import BoolArray, FloatArray, IntArray
 from strategy_core.domain.calibration import RampResult, run_ramp
 from strategy_core.domain.candles import timeframe_delta
-from strategy_core.domain.history import History, measure
+from strategy_core.domain.pair_noise import History, measure
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.scoring import ScoringRule, score
 from strategy_core.domain.simulation import Ramp
 from strategy_core.domain.slots import Slots
-from strategy_core.services.history import LOOK_BACK
+from strategy_core.services.evidence import LOOK_BACK
 
 RULE = ScoringRule()
 CANDLE = timeframe_delta("1h")

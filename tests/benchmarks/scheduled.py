@@ -15,16 +15,16 @@ import prefect.engine  # noqa: F401  it has all of Prefect in memory before it i
 from sqlalchemy import Engine
 
 import flows.shadow  # noqa: F401
+from strategy_core.isolation.pool import WorkerPool
 from strategy_core.market.source import CandleSource
 from strategy_core.services.shadow import run_shadow
-from strategy_core.services.workers import Workers
 from strategy_core.store.engine import open_database
 
 Key = TypeVar("Key")
 Item = TypeVar("Item")
 
 
-class Timed(Workers):
+class Timed(WorkerPool):
     """Says when the asking began and ended; what is before is reading what was decided, what is after is logging."""
 
     asked: tuple[float, float] = (0.0, 0.0)

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from strategy_core.domain.book import book, open_book
 from strategy_core.domain.calibration import START, Calibration
 from strategy_core.domain.evidence import Evidence, Record
-from strategy_core.domain.gates import Finding
-from strategy_core.domain.history import measure
-from strategy_core.domain.paired_gates import ExcessDrawdown, Harm, LosingStreak, NotWorse
+from strategy_core.domain.gates.base import Finding
+from strategy_core.domain.gates.on_slots import ExcessDrawdown, Harm, LosingStreak, NotWorse
+from strategy_core.domain.pair_noise import measure
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import judge_all
-from strategy_core.domain.simulation import SCENARIOS, SPIKE_TRADES, shadow, simulate
+from strategy_core.domain.simulation import SCENARIOS, SPIKE_TRADES, simulate, simulate_shadow
+from strategy_core.domain.slot_ledger import add_slots, open_ledger
 from strategy_core.domain.slots import Slots
 from strategy_core.services.calibrate import calibrate
 
@@ -83,15 +83,15 @@ def test_a_spike_is_found_within_its_eight_trades(found: dict[str, Calibration])
 def test_one_update_of_the_gates(benchmark: BenchmarkFixture) -> None:
     """Book one slot onto a rollout of two thousand and judge it by every gate on slots; what is stored stays small."""
     rng = np.random.default_rng(SEED)
-    history = measure(shadow(SCENARIOS["equivalent"], rng, days=60), 60)
+    history = measure(simulate_shadow(SCENARIOS["equivalent"], rng, days=60), 60)
     slots = simulate(SCENARIOS["equivalent"], rng, days=21).slots
-    before, _ = book(open_book(history), _between(slots, 0, BOOKED), history)
+    before, _ = add_slots(open_ledger(history), _between(slots, 0, BOOKED), history)
     one_more = _between(slots, BOOKED, BOOKED + 1)
     gates = (Harm(), NotWorse(), LosingStreak(), ExcessDrawdown())
     margins, now, record = Plan().stages[0].margins, START + timedelta(days=20), Record(decided=480)
 
     def update() -> list[Finding]:
-        after, _ = book(before, one_more, history)
+        after, _ = add_slots(before, one_more, history)
         evidence = Evidence(
             now=now,
             started_at=START,

@@ -17,7 +17,7 @@ import pytest
 
 from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.calibration import RampResult
-from strategy_core.domain.history import deviation
+from strategy_core.domain.pair_noise import deviation
 from strategy_core.domain.plan import Plan
 from strategy_core.market.files import read_candles
 from strategy_core.market.synthetic import FIRST_CANDLE, SyntheticSource

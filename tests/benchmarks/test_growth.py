@@ -18,17 +18,16 @@ from sqlalchemy import Engine, text
 
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import Step
+from strategy_core.isolation.pool import WorkerPool
 from strategy_core.market.synthetic import INSTRUMENTS, SyntheticSource
 from strategy_core.observe.metrics import exposition
-from strategy_core.report.strokes import BLUE, GREEN, GRID, INK, ORANGE, RED, SOFT, canvas, line, picture
-from strategy_core.report.strokes import text as words
+from strategy_core.report.charts import BLUE, GREEN, GRID, INK, ORANGE, RED, SOFT, canvas, line, picture
+from strategy_core.report.charts import text as words
 from strategy_core.services.compare import compare_versions, period
-from strategy_core.services.promote import activate_version
-from strategy_core.services.ramp import tick_rollout
-from strategy_core.services.register import register_version
+from strategy_core.services.rollouts import start_rollout
 from strategy_core.services.shadow import run_shadow
-from strategy_core.services.start import start_rollout
-from strategy_core.services.workers import Workers
+from strategy_core.services.tick import tick_rollout
+from strategy_core.services.versions import activate_version, register_version
 from strategy_core.store.engine import upgrade
 from tests.benchmarks.filling import Names, count_again, settle
 from tests.builders import DAY, HOUR, MONDAY, OWNER
@@ -61,7 +60,7 @@ def test_cost_grows_with_what_is_touched(grown: Engine, capsys: pytest.CaptureFi
     """Each is measured beside a log, beside ten times that log, and beside a hundred times."""
     market = SyntheticSource(SYMBOLS, start=END - 120 * DAY, days=150)
     took: dict[str, list[float]] = {}
-    with Workers() as workers:
+    with WorkerPool() as workers:
         _register(grown, market)
         week = start_rollout(grown, strategy_name="s0", version="2", plan=Plan(), actor=OWNER, now=END - 7 * DAY).id
         clock = _Clock()

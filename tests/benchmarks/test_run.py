@@ -22,12 +22,11 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine
 
-from strategy_core.domain.candles import LATE_CANDLES
+from strategy_core.domain.candles import LATE_CANDLES, Windows
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.strategy import Context
-from strategy_core.domain.windows import Windows
-from strategy_core.isolation.isolated import IsolatedStrategy
-from strategy_core.services.workers import build_of
+from strategy_core.isolation.client import IsolatedStrategy
+from strategy_core.isolation.pool import build_of
 from strategy_core.store import decisions
 from strategy_core.store.engine import transaction
 from strategy_core.store.tables import decision_id

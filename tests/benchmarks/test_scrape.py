@@ -18,7 +18,7 @@ from sqlalchemy import Engine, text
 from strategy_core.domain.plan import Plan
 from strategy_core.observe.metrics import exposition
 from strategy_core.store import decisions
-from strategy_core.store.bulk import write_if_new
+from strategy_core.store.bulk_insert import write_if_new
 from strategy_core.store.engine import transaction, upgrade
 from strategy_core.store.tables import ShadowDecisionLog, decision_id
 from tests.benchmarks.filling import Names, count_again, settle

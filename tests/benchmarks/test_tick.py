@@ -10,8 +10,8 @@ from sqlalchemy import Engine
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services.ramp import tick
-from strategy_core.services.start import start_rollout
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.tick import tick
 from strategy_core.store.engine import open_database
 from strategy_core.store.tables import decision_id
 from tests.builders import (

@@ -18,8 +18,7 @@ from sqlalchemy import Engine
 
 from strategy_core.store import decisions
 from strategy_core.store.engine import transaction
-from strategy_core.store.tables import decision_id
-from strategy_core.store.types import UtcDateTime
+from strategy_core.store.tables import UtcDateTime, decision_id
 from tests.builders import MONDAY, decision_row, put_version
 
 pytestmark = pytest.mark.benchmark_suite

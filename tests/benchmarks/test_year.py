@@ -19,27 +19,37 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, func
 from sqlmodel import SQLModel, col, select
 
-from strategy_core.domain.gates import Margins
+from strategy_core.domain.gates.base import Margins
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan, Stage
 from strategy_core.domain.scoring import ScoringRule, marks, score
+from strategy_core.isolation.pool import WorkerPool
 from strategy_core.market.synthetic import INSTRUMENTS, SyntheticSource
-from strategy_core.observe.channels import Channel
+from strategy_core.observe.channels import AppriseChannel
 from strategy_core.services.alerts import acknowledge, deliver
 from strategy_core.services.audit import verify_trail
 from strategy_core.services.compare import compare_all
-from strategy_core.services.ramp import tick
-from strategy_core.services.register import register_version
 from strategy_core.services.rollback import roll_back
+from strategy_core.services.rollouts import start_rollout
 from strategy_core.services.score import score_outcomes
 from strategy_core.services.shadow import run_shadow
-from strategy_core.services.start import start_rollout
-from strategy_core.services.workers import Workers
+from strategy_core.services.tick import tick
+from strategy_core.services.versions import register_version
 from strategy_core.store import versions
 from strategy_core.store.engine import open_database, reading
-from strategy_core.store.rollout_tables import AlertDelivery, AlertOutbox, BookedSlot, Rollout, RolloutBook
-from strategy_core.store.tables import SIGNALS, ComparisonReport, EquityMark, Outcome, ShadowDecisionLog
-from strategy_core.store.tally_tables import DecisionTally
+from strategy_core.store.tables import (
+    SIGNALS,
+    AlertDelivery,
+    AlertOutbox,
+    BookedSlot,
+    ComparisonReport,
+    DecisionTally,
+    EquityMark,
+    Outcome,
+    Rollout,
+    RolloutBook,
+    ShadowDecisionLog,
+)
 from tests.builders import DAY, MONDAY, OWNER
 from tests.endpoint import Endpoint
 
@@ -152,9 +162,9 @@ def _register(engine: Engine, source: Feed) -> None:
 
 def _live(engine: Engine, source: Feed, endpoint: Endpoint) -> Year:
     year = Year()
-    channel = Channel(SecretStr(endpoint.url.replace("http", "json", 1)), scheme="json")
+    channel = AppriseChannel(SecretStr(endpoint.url.replace("http", "json", 1)), scheme="json")
     owners = [one for one in ROLLOUTS if one.end == "owner"]
-    with Workers() as workers:
+    with WorkerPool() as workers:
         for step in range(1, int(DAYS * DAY / STEP) + 1):
             now = source.now = MONDAY + step * STEP
             run_shadow(engine, source, workers, now=now)

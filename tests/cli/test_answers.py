@@ -10,10 +10,10 @@ from sqlalchemy import Engine
 from strategy_core.cli.rollouts import decide
 from strategy_core.domain.audit import Actor
 from strategy_core.domain.lifecycle import Status
-from strategy_core.services.approve import Choice
+from strategy_core.services.rollouts import Choice
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading, transaction
-from strategy_core.store.rollout_tables import Rollout as RolloutRow
+from strategy_core.store.tables import Rollout as RolloutRow
 from tests.builders import DAY, HOUR, MONDAY, decision_row, outcome_row, put_decisions, put_outcomes, put_version
 from tests.cli.conftest import Rollout, contents, set_clock
 

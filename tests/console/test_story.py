@@ -8,7 +8,7 @@ import pytest
 from strategy_core.domain.ramp import State
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading
-from strategy_core.store.rollout_tables import AuditEvent, Rollout
+from strategy_core.store.tables import AuditEvent, Rollout
 from tests.console.conftest import Up
 
 pytestmark = pytest.mark.machine_suite

@@ -8,8 +8,7 @@ from rich.console import Console
 
 from strategy_core.cli import main
 from strategy_core.demo import run_demo, tell
-from strategy_core.demo.result import DemoResult
-from strategy_core.demo.show import show
+from strategy_core.demo.result import DemoResult, show_result
 from strategy_core.domain.errors import InvalidCandles, InvalidSetting
 from strategy_core.market.synthetic import SyntheticSource
 from tests.builders import GOLD, MONDAY
@@ -60,7 +59,7 @@ class TestOnTheSyntheticMarket:
 
     def test_it_can_be_read_on_a_terminal(self, story: DemoResult) -> None:
         console = Console(width=160, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-        show(story, console)
+        show_result(story, console)
 
         text = console.export_text()
         for words in ("Timeline", "Shadow against active", "Rollouts", "roll back", "quarantined", story.ending[:40]):

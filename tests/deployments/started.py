@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import httpx
 import yaml
 
-from deployments.files import prefect_yaml
+from deployments import prefect_yaml
 
 PATIENCE_S = 300.0
 T = TypeVar("T")

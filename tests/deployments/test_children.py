@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from deployments import children
-from deployments.children import Child
+from deployments import processes
+from deployments.processes import Child
 
 ROOT = Path(__file__).parents[2]
 PARENT = """
@@ -48,7 +48,7 @@ def test_it_ends_with_whoever_started_it_even_if_that_is_killed(tmp_path: Path) 
     program = f"""
 import os, time
 from pathlib import Path
-from deployments.children import Child
+from deployments.processes import Child
 command = [{sys.executable!r}, "-c", "import time; time.sleep(600)"]
 print(Child("worker", command, environment=dict(os.environ), log=Path({str(tmp_path)!r}, "log")).pid, flush=True)
 time.sleep(600)
@@ -70,7 +70,7 @@ time.sleep(600)
 def test_stopping_ends_a_process_and_what_it_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaf: list[str]
 ) -> None:
-    monkeypatch.setattr(children, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(processes, "PATIENCE_S", 0.5)
     child = start(tmp_path, *deaf)
     wait_for(child.tail)
     grandchild = int(child.tail())

@@ -10,8 +10,8 @@ import typer.main
 from strategy_core.api.routes import PREFIX
 from strategy_core.api.settings import ApiSettings
 from strategy_core.cli import app
-from strategy_core.domain.firing import ACTION, ROLLBACK
-from strategy_core.observe.catalogue import FAMILIES
+from strategy_core.domain.alerts import ACTION, ROLLBACK
+from strategy_core.observe.metrics import FAMILIES
 from tests.deployments.monitoring import (
     DASHBOARDS,
     RULES,

@@ -3,7 +3,7 @@
 import socket
 from contextlib import ExitStack
 
-from deployments.ports import HOST, keep_port
+from deployments.processes import HOST, keep_port
 
 
 def free_port() -> int:

@@ -23,11 +23,11 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.compare import compare_all
-from strategy_core.services.directory import load_users
-from strategy_core.services.ramp import tick
-from strategy_core.services.start import start_rollout
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.tick import tick
+from strategy_core.services.users import load_users
 from strategy_core.store.engine import open_database, reading
-from strategy_core.store.rollout_tables import AuditEvent
+from strategy_core.store.tables import AuditEvent
 from tests.api import processes
 from tests.builders import GOLD, MONDAY, OWNER, put_version
 from tests.deployments.monitoring import (

@@ -28,6 +28,7 @@ from sqlalchemy import Engine
 from deployments import automations
 from strategy_core.services.audit import verify_trail
 from strategy_core.store import audit, rollouts
+from strategy_core.store.alerts import find_alerts
 from strategy_core.store.engine import open_database, reading
 from tests.deployments.started import PATIENCE_S, Up, deployments, members, names, wait_for
 from tests.deployments.test_children import lives
@@ -217,7 +218,7 @@ def test_nothing_was_done_twice(life: Life) -> None:
     with reading(life.engine) as session:
         events = list(audit.events(session))
         every = rollouts.list_rollouts(session)
-        alerts = list(audit.alerts(session))
+        alerts = list(find_alerts(session))
 
     assert verify_trail(life.engine).holds
     for rollout in every:

@@ -15,12 +15,11 @@ from strategy_core.domain.errors import InvalidSetting, InvariantRefused
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services.check import check_database
-from strategy_core.services.directory import load_users
-from strategy_core.services.maintain import maintain
-from strategy_core.services.ramp import tick
+from strategy_core.services.maintenance import check_database, maintain
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.start import start_rollout
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.tick import tick
+from strategy_core.services.users import load_users
 from strategy_core.store.backup import dump
 from strategy_core.store.engine import open_database, transaction, upgrade
 from tests.builders import DAY, GOLD, MONDAY, OWNER, put_day, put_version

@@ -6,14 +6,14 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine
 
-from deployments.news import News
-from deployments.seed import HISTORY, RAMP, SHADOW, replay_span
+from deployments.demo_seed import HISTORY, RAMP, SHADOW, replay_span
+from deployments.up import ActivityFeed
 from strategy_core.domain.audit import Actor
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.market.open import open_source
 from strategy_core.market.source import CandleSource
-from strategy_core.services.start import start_rollout
+from strategy_core.services.rollouts import start_rollout
 from strategy_core.store.engine import open_database
 from tests.builders import GOLD, MONDAY, decision_row, put_decisions, put_version
 
@@ -35,7 +35,7 @@ def market() -> CandleSource:
 
 def test_what_has_happened_is_told_once_changes_before_the_alerts_they_raised(engine: Engine) -> None:
     told: list[str] = []
-    news = News(engine)
+    news = ActivityFeed(engine)
     put_version(engine, "v1", Status.ACTIVE)
     put_version(engine, "v2")
     start_rollout(
@@ -49,7 +49,7 @@ def test_what_has_happened_is_told_once_changes_before_the_alerts_they_raised(en
         "2026-03-02 00:00  fib_rsi v2  start rollout: better",
         "2026-03-02 00:00  alert 1, info: fib_rsi v2 started at 5 % against v1",
     ]
-    News(engine).tell(told.append)
+    ActivityFeed(engine).tell(told.append)
     assert len(told) == 2
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.files import prefect_yaml
+from deployments import prefect_yaml
 from deployments.serve import read_deployments
 from strategy_core.domain.errors import InvalidSetting
 from strategy_core.domain.plan import Plan

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.supervisor import SHORT_S, ChildDied, Supervisor
+from deployments.processes import SHORT_S, ChildDied, Supervisor
 from tests.deployments.test_children import lives, wait_for
 
 SLEEP = [sys.executable, "-c", "import time; print('hello', flush=True); time.sleep(600)"]

@@ -4,10 +4,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from strategy_core.domain.book import Totals
 from strategy_core.domain.evidence import Evidence, Record
-from strategy_core.domain.gates import Finding, Gate, Margins
-from strategy_core.domain.history import History
+from strategy_core.domain.gates.base import Finding, Gate, Margins
+from strategy_core.domain.pair_noise import History
+from strategy_core.domain.slot_ledger import Totals
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 MARGINS = Margins(pnl_r=0.15, win=0.06)

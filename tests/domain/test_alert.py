@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategy_core.domain.alert import HEADLINES, LONGEST, Exposed, Message, Raised, Severity, message
+from strategy_core.domain.alerts import HEADLINES, LONGEST, Exposed, Message, Raised, Severity, message
 from tests.builders import DAY, MONDAY
 
 SERVICES = Path(__file__).parents[2] / "strategy_core" / "services"

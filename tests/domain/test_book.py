@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategy_core.domain.book import Totals, book, open_book, read_book
-from strategy_core.domain.history import History
+from strategy_core.domain.pair_noise import History
+from strategy_core.domain.slot_ledger import Totals, add_slots, open_ledger, read_ledger
 from strategy_core.domain.slots import Slots, slots
 
 HISTORY = History()
@@ -25,7 +25,7 @@ ROWS = st.lists(
 
 
 def totals(pairs: Slots) -> Totals:
-    return book(open_book(HISTORY), pairs, HISTORY)[0].totals
+    return add_slots(open_ledger(HISTORY), pairs, HISTORY)[0].totals
 
 
 def test_it_adds_up() -> None:
@@ -40,10 +40,10 @@ def test_it_adds_up() -> None:
 def test_streaks_go_on_from_one_booking_to_the_next() -> None:
     lost = slots([(0, -1.0, 1.0, -1, 1)] * 3)
     kept = slots([(0, 1.0, 1.0, 1, 1)])
-    begun, _ = book(open_book(HISTORY), lost, HISTORY)
-    longer, after = book(begun, lost, HISTORY)
-    broken, _ = book(longer, kept, HISTORY)
-    again, _ = book(broken, lost, HISTORY)
+    begun, _ = add_slots(open_ledger(HISTORY), lost, HISTORY)
+    longer, after = add_slots(begun, lost, HISTORY)
+    broken, _ = add_slots(longer, kept, HISTORY)
+    again, _ = add_slots(broken, lost, HISTORY)
 
     assert [one.streak for one in after] == [4, 5, 6]
     assert (broken.totals.streak, broken.totals.longest_streak) == (0, 6)
@@ -51,19 +51,19 @@ def test_streaks_go_on_from_one_booking_to_the_next() -> None:
 
 
 def test_nothing_new_changes_nothing() -> None:
-    before = open_book(HISTORY)
+    before = open_ledger(HISTORY)
 
-    assert book(before, slots([]), HISTORY) == (before, [])
+    assert add_slots(before, slots([]), HISTORY) == (before, [])
 
 
 @given(ROWS, st.data())
 def test_however_it_is_cut_and_stored_it_is_the_same(rows: list[Row], data: st.DataObject) -> None:
     cut: int = data.draw(st.integers(0, len(rows)))
-    first, _ = book(open_book(HISTORY), slots(rows[:cut]), HISTORY)
+    first, _ = add_slots(open_ledger(HISTORY), slots(rows[:cut]), HISTORY)
     stored = json.loads(json.dumps(first.as_data()))
-    read = read_book(stored)
+    read = read_ledger(stored)
     assert read is not None
-    second, _ = book(read, slots(rows[cut:]), HISTORY)
+    second, _ = add_slots(read, slots(rows[cut:]), HISTORY)
     whole = totals(slots(rows))
 
     for name in Totals.__dataclass_fields__:
@@ -74,7 +74,7 @@ def test_however_it_is_cut_and_stored_it_is_the_same(rows: list[Row], data: st.D
 def test_the_totals_after_each_slot_are_those_of_the_slots_so_far(
     rows: list[Row],
 ) -> None:
-    _, after = book(open_book(HISTORY), slots(rows), HISTORY)
+    _, after = add_slots(open_ledger(HISTORY), slots(rows), HISTORY)
 
     assert [one.slots for one in after] == list(range(1, len(rows) + 1))
     for index in range(0, len(rows), 7):
@@ -86,5 +86,5 @@ def test_the_totals_after_each_slot_are_those_of_the_slots_so_far(
 
 def test_totals_by_another_scheme_are_not_read() -> None:
     """What is bet may change with a release: then the rows speak, not the totals."""
-    assert read_book({}) is None
-    assert read_book(open_book(HISTORY).as_data() | {"scheme": 0}) is None
+    assert read_ledger({}) is None
+    assert read_ledger(open_ledger(HISTORY).as_data() | {"scheme": 0}) is None

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from strategy_core.domain.book import book, open_book
 from strategy_core.domain.calibration import Calibration, RampResult, run_ramp, summarise, upper_limit
-from strategy_core.domain.gates import Margins
-from strategy_core.domain.history import History, measure
-from strategy_core.domain.paired_gates import ExcessDrawdown, Harm, LosingStreak, NotWorse
+from strategy_core.domain.gates.base import Margins
+from strategy_core.domain.gates.on_slots import ExcessDrawdown, Harm, LosingStreak, NotWorse
+from strategy_core.domain.pair_noise import History, measure
 from strategy_core.domain.plan import Plan, Stage
-from strategy_core.domain.simulation import RISK_FRACTION, SCENARIOS, Ramp, shadow, simulate
+from strategy_core.domain.simulation import RISK_FRACTION, SCENARIOS, Ramp, simulate, simulate_shadow
+from strategy_core.domain.slot_ledger import add_slots, open_ledger
 from strategy_core.domain.slots import slots
 
 KNOWN = History(design_effect=1.0, design_effect_bound=1.0, provisional=False, win_noise=0.05, lost_share=0.02)
@@ -51,9 +51,9 @@ def test_a_rollback_is_dated_by_the_very_slot_that_made_it(name: str) -> None:
     days = 20
     for number in range(3):
         rng = np.random.default_rng([7, number])
-        history = measure(shadow(SCENARIOS[name], rng, days=60), 60)
+        history = measure(simulate_shadow(SCENARIOS[name], rng, days=60), 60)
         ramp = simulate(SCENARIOS[name], rng, days=days)
-        path = book(open_book(history), ramp.slots, history)[1]
+        path = add_slots(open_ledger(history), ramp.slots, history)[1]
         first = next(n for n, totals in enumerate(path, start=1) if totals.log_peak >= -math.log(0.008))
         began = int(np.argmax(ramp.faulty))
 

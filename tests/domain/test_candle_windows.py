@@ -9,13 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategy_core.domain.candles import (
-    TIMEFRAMES,
-    closed_by,
-    count_closed,
-    timeframe_delta,
-)
-from strategy_core.domain.windows import Windows, window_hash
+from strategy_core.domain.candles import TIMEFRAMES, Windows, closed_by, count_closed, timeframe_delta, window_hash
 from tests.domain.hourly import MONDAY, hourly
 
 HOUR = timedelta(hours=1)

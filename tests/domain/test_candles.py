@@ -8,13 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from strategy_core.domain.candles import (
-    COLUMNS,
-    SIDES,
-    TIMEFRAMES,
-    checked_candles,
-    timeframe_delta,
-)
+from strategy_core.domain.candles import COLUMNS, SIDES, TIMEFRAMES, checked_candles, timeframe_delta
 from strategy_core.domain.errors import InvalidTimeframe
 from tests.domain.hourly import hourly, refused
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategy_core.domain.chain import BEFORE_THE_FIRST, Break, Chain, Link, event_hash, plain, verify
+from strategy_core.domain.audit import BEFORE_THE_FIRST, Chain, ChainBreak, Link, event_hash, plain_values, verify_chain
 
 NOON = datetime(2026, 3, 2, 12, 0, 0, 1, tzinfo=UTC)
 FACTS = {
@@ -45,8 +45,8 @@ def five() -> list[Link]:
     )
 
 
-def broken(links: list[Link], *, end: Link) -> list[Break]:
-    return verify(links, generation=end.position, head=end.hash)
+def broken(links: list[Link], *, end: Link) -> list[ChainBreak]:
+    return verify_chain(links, generation=end.position, head=end.hash)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_moment_is_one_in_every_zone() -> None:
     berlin = NOON.astimezone(timezone(timedelta(hours=1)))
 
     assert event_hash("", {"at": berlin}) == event_hash("", {"at": NOON})
-    assert plain(berlin) == "2026-03-02T12:00:00.000001+00:00"
+    assert plain_values(berlin) == "2026-03-02T12:00:00.000001+00:00"
 
 
 @pytest.mark.parametrize(("one", "other"), [(5, 5.0), (0, -0.0), (15 * 10**299, 1.5e300), (10**22, 1e22), ((1,), [1])])
@@ -86,7 +86,7 @@ def test_what_is_not_the_same_never_looks_so(one: Any, other: Any) -> None:
 
 @given(values)
 def test_a_fact_that_was_written_and_read_is_the_same_fact(value: Any) -> None:
-    assert plain(plain(value)) == plain(value)
+    assert plain_values(plain_values(value)) == plain_values(value)
 
 
 def test_no_number_keeps_a_change_from_being_recorded() -> None:
@@ -97,7 +97,7 @@ def test_a_chain_holds_as_it_was_written() -> None:
     links = five()
 
     assert broken(links, end=links[-1]) == []
-    assert verify([], generation=0, head="") == []
+    assert verify_chain([], generation=0, head="") == []
 
 
 @pytest.mark.parametrize("fact", ["actor", "reason", "before", "after", "position"])
@@ -105,7 +105,7 @@ def test_a_changed_fact_is_found_at_its_event(fact: str) -> None:
     links = five()
     links[2] = replace(links[2], facts={**links[2].facts, fact: "eve"})
 
-    assert broken(links, end=links[-1]) == [Break(3, "was changed: its hash is not that of its facts")]
+    assert broken(links, end=links[-1]) == [ChainBreak(3, "was changed: its hash is not that of its facts")]
 
 
 def test_a_changed_fact_with_a_hash_of_its_own_is_found_at_the_next_event() -> None:
@@ -113,7 +113,7 @@ def test_a_changed_fact_with_a_hash_of_its_own_is_found_at_the_next_event() -> N
     facts = {**links[2].facts, "actor": "eve"}
     links[2] = replace(links[2], facts=facts, hash=event_hash(links[2].previous_hash, facts))
 
-    assert broken(links, end=links[-1]) == [Break(4, "does not carry the hash of the event before it")]
+    assert broken(links, end=links[-1]) == [ChainBreak(4, "does not carry the hash of the event before it")]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_an_event_removed_or_added_at_the_end_is_found_by_the_strategys_own_row(
 
     assert broken(links[:4], end=links[4])[0].position == 5
     assert broken(links, end=links[3])[0].position == 4
-    assert verify(links, generation=5, head="0" * 64)[0].position == 5
+    assert verify_chain(links, generation=5, head="0" * 64)[0].position == 5
 
 
 def test_a_change_that_no_event_tells_of_is_found_between_two_events() -> None:
@@ -140,7 +140,7 @@ def test_a_change_that_no_event_tells_of_is_found_between_two_events() -> None:
 
     (found,) = broken(links, end=links[-1])
 
-    assert found == Break(2, "begins with another percent than the event before it left: a change untold")
+    assert found == ChainBreak(2, "begins with another percent than the event before it left: a change untold")
 
 
 def test_a_change_that_no_event_tells_of_is_found_after_the_last_one() -> None:
@@ -150,7 +150,7 @@ def test_a_change_that_no_event_tells_of_is_found_after_the_last_one() -> None:
 
     (found,) = chain.end(generation=1, head=link.hash, standing={"active": "2"})
 
-    assert found == Break(1, "left another active than stands now: a change untold")
+    assert found == ChainBreak(1, "left another active than stands now: a change untold")
 
 
 def test_a_resume_of_an_earlier_release_is_no_break() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategy_core.domain.daily import DaySums, by_day
+from strategy_core.domain.comparison import DaySums, by_day
 from tests.in_memory import day_cluster_interval
 
 SIDES = st.sampled_from([(1, 1), (1, -1), (0, 1), (-1, 0)])

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from strategy_core.domain.document import each_name_once
+from strategy_core.domain.parsing import each_name_once
 
 
 def test_an_object_is_what_it_says() -> None:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from strategy_core.domain.execution import ExecutionGate, Latency, OrderErrors, RoutingAudit, SampleRatio
-from strategy_core.domain.gates import Verdict
-from strategy_core.domain.orders import NO_ORDERS, Orders
+from strategy_core.domain.evidence import NO_ORDERS, Orders
+from strategy_core.domain.gates.base import Verdict
+from strategy_core.domain.gates.on_live_orders import ExecutionGate, Latency, OrderErrors, RoutingAudit, SampleRatio
 from tests.domain.facts import judged
 
 STREAMS = 2_000

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from strategy_core.domain.fidelity import Fidelity, fidelity
+from strategy_core.domain.live_trades import Fidelity, fidelity
 
 SHADOW = np.array([1.0, -1.0, 2.0, -0.5, 0.5])
 

@@ -6,14 +6,7 @@ import pytest
 
 from strategy_core.domain.errors import EvidenceUnavailable
 from strategy_core.domain.evidence import Record
-from strategy_core.domain.gates import (
-    Errors,
-    Freshness,
-    Gate,
-    InvalidDecisions,
-    Silence,
-    Verdict,
-)
+from strategy_core.domain.gates.base import Errors, Freshness, Gate, InvalidDecisions, Silence, Verdict
 from tests.domain.facts import MARGINS, NOON, NOTHING, judged
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategy_core.domain.harm import AT_START, EProcess, advance, begin, bets, read_e_process
-from strategy_core.domain.history import History
+from strategy_core.domain.eprocess import AT_START, EProcess, advance, begin, bets, read_e_process
+from strategy_core.domain.pair_noise import History
 from strategy_core.domain.slots import Slots, slots
 
 KNOWN = History(design_effect=1.0, design_effect_bound=1.0, provisional=False, win_noise=0.05, trade_r=1.0)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from strategy_core.domain.live import Serving, candle_of, is_misrouted, serving_at
+from strategy_core.domain.live_trades import Serving, candle_of, is_misrouted, serving_at
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 HISTORY = [

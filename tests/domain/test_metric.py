@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from strategy_core.domain.errors import EvidenceUnavailable, InvalidPlan
 from strategy_core.domain.evidence import Sample
-from strategy_core.domain.gates import Finding, Verdict
-from strategy_core.domain.metric import MetricThreshold
+from strategy_core.domain.gates.base import Finding, Verdict
+from strategy_core.domain.gates.on_metrics import MetricThreshold
 from strategy_core.domain.plan import read_plan
 from tests.domain.facts import MARGINS, NOON, NOTHING
 

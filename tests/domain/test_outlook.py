@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategy_core.domain.gates import Errors, Finding, Silence, Verdict
-from strategy_core.domain.outlook import outlook
+from strategy_core.domain.gates.base import Errors, Finding, Silence, Verdict
 from strategy_core.domain.plan import Plan
-from strategy_core.domain.ramp import ENDED, Position, State, Step, decide
+from strategy_core.domain.ramp import ENDED, Position, State, Step, decide, outlook
 from tests.domain.test_ramp import DAY, NOON, at
 
 HOUR = timedelta(hours=1)

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from strategy_core.domain.book import Totals, book, open_book
 from strategy_core.domain.errors import EvidenceUnavailable
-from strategy_core.domain.fidelity import Fidelity
-from strategy_core.domain.gates import Finding, Gate, Margins, Verdict
-from strategy_core.domain.history import History
-from strategy_core.domain.paired_gates import Divergence, ExcessDrawdown, Harm, LosingStreak, NotWorse
+from strategy_core.domain.gates.base import Finding, Gate, Margins, Verdict
+from strategy_core.domain.gates.on_slots import Divergence, ExcessDrawdown, Harm, LosingStreak, NotWorse
+from strategy_core.domain.live_trades import Fidelity
+from strategy_core.domain.pair_noise import History
+from strategy_core.domain.slot_ledger import Totals, add_slots, open_ledger
 from strategy_core.domain.slots import Slots, slots
 from tests.domain.facts import MARGINS, NOTHING
 
@@ -22,7 +22,7 @@ KNOWN = History(design_effect=1.0, design_effect_bound=1.0, provisional=False, w
 def judged(gate: Gate, pairs: Slots | None = None, margins: Margins = MARGINS, **facts: Any) -> Finding:
     evidence = replace(NOTHING, **{"history": KNOWN} | facts)
     if pairs is not None:
-        after, _ = book(open_book(evidence.history), pairs, evidence.history)
+        after, _ = add_slots(open_ledger(evidence.history), pairs, evidence.history)
         evidence = replace(evidence, totals=after.totals)
     return gate.judge(evidence, margins)
 

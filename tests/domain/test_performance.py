@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from strategy_core.domain.arrays import FloatArray
-from strategy_core.domain.performance import Trades, drawdown, equity, max_drawdown, performance
+from strategy_core.domain.performance import ClosedTrades, drawdown, equity, max_drawdown, performance
 
 NONE = np.empty(0)
 
@@ -57,14 +57,14 @@ def test_a_flat_account_has_lost_nothing_but_an_unmeasured_one_is_unknown() -> N
     ],
 )
 def test_a_profit_factor_needs_losses(r: list[float], factor: float | None) -> None:
-    assert Trades.of(np.array(r), np.array(r)).profit_factor == factor
+    assert ClosedTrades.of(np.array(r), np.array(r)).profit_factor == factor
 
 
 @given(r=series, cut=st.integers(0, 50))
 def test_trades_add_up(r: FloatArray, cut: int) -> None:
     r = np.round(r * 8) / 8  # sums without rounding
 
-    assert Trades.of(r[:cut], r[:cut]) + Trades.of(r[cut:], r[cut:]) == Trades.of(r, r)
+    assert ClosedTrades.of(r[:cut], r[:cut]) + ClosedTrades.of(r[cut:], r[cut:]) == ClosedTrades.of(r, r)
 
 
 def test_a_high_win_rate_can_lose_money() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from strategy_core.domain.history import History, measure
+from strategy_core.domain.pair_noise import History, measure
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.preview import preview
 from strategy_core.domain.slots import slots

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strategy_core.domain.evidence import Evidence, Record
-from strategy_core.domain.gates import Errors, Finding, Gate, Margins, Silence, Verdict
+from strategy_core.domain.gates.base import Errors, Finding, Gate, Margins, Silence, Verdict
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import ENDED, Position, State, Step, decide, judge_all
 from tests.domain.facts import NOTHING

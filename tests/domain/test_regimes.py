@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strategy_core.domain.regimes import TREND_BARS, UNKNOWN, VOLATILITY_BARS, WARMUP_BARS, regimes, runs
-from strategy_core.domain.volatility import atr
+from strategy_core.domain.indicators import TREND_BARS, UNKNOWN, VOLATILITY_BARS, WARMUP_BARS, atr, regimes, runs
 from tests.domain.markets import candles_of, walk
 
 

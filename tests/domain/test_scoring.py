@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from strategy_core.domain.scoring import ExitReason, ScoringRule, Trades, marks, score
+from strategy_core.domain.scoring import ExitReason, ScoredTrades, ScoringRule, marks, score
 from tests.domain.markets import candles_of, markets, walk, with_sides
 
 # With a period of 1 the ATR is the range of the candle decided on: 100 wide at 1000, so stop and target are 200 away.
@@ -18,7 +18,7 @@ HISTORY = [(1000.0, 1050.0, 950.0, 1000.0)] * 11
 SIGNAL = len(HISTORY) - 1
 
 
-def traded(after: list[tuple[float, float, float, float]], side: int = 1, **changes: Any) -> Trades:
+def traded(after: list[tuple[float, float, float, float]], side: int = 1, **changes: Any) -> ScoredTrades:
     """Score one decision at the close of the history, followed by *after*."""
     rule = ScoringRule.model_validate({**RULE.model_dump(), **changes})
     return score(candles_of(HISTORY + after), [SIGNAL], [side], rule)

@@ -24,9 +24,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strategy_core.domain.arrays import FloatArray, IntArray
+from strategy_core.domain.indicators import atr
 from strategy_core.domain.performance import max_drawdown, performance
 from strategy_core.domain.scoring import NO_RANGE, ExitReason, ScoringRule, marks, score
-from strategy_core.domain.volatility import atr
 from tests.domain.markets import candles_of, markets, walk, with_sides
 
 CASH = 1_000_000.0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from strategy_core.domain.arrays import FloatArray
-from strategy_core.domain.history import design_effect
+from strategy_core.domain.pair_noise import design_effect
 from strategy_core.domain.simulation import (
     HARMFUL,
     HEALTHY,
@@ -21,8 +21,8 @@ from strategy_core.domain.simulation import (
     information_bound,
     payoffs,
     resampled,
-    shadow,
     simulate,
+    simulate_shadow,
 )
 from strategy_core.domain.slots import Slots, slots
 
@@ -178,7 +178,7 @@ def test_a_spike_costs_its_share_of_equity_in_eight_trades() -> None:
 
 def test_the_shadow_history_is_of_before_the_fault_and_of_before_the_ramp() -> None:
     for scenario in (*HEALTHY, *HARMFUL):
-        history = shadow(scenario, np.random.default_rng(7), days=60)
+        history = simulate_shadow(scenario, np.random.default_rng(7), days=60)
 
         assert history.day[0] == -60
         assert history.day[-1] == -1
@@ -187,7 +187,7 @@ def test_the_shadow_history_is_of_before_the_fault_and_of_before_the_ramp() -> N
 
 def test_clustering_that_begins_late_is_not_in_the_shadow_history() -> None:
     def effect(name: str) -> float:
-        drawn = [shadow(SCENARIOS[name], np.random.default_rng([7, i]), days=60) for i in range(20)]
+        drawn = [simulate_shadow(SCENARIOS[name], np.random.default_rng([7, i]), days=60) for i in range(20)]
         return float(np.mean([design_effect(each.pnl_difference, each.day) for each in drawn]))
 
     assert effect("clustering_from_day_8") < 1.3

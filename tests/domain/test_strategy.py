@@ -3,13 +3,13 @@ from typing import Any
 import pytest
 
 from strategy_core.domain.errors import InvalidDecision
-from strategy_core.domain.strategy import Action, Decision, checked
+from strategy_core.domain.strategy import Action, Decision, checked_decision
 
 
 def test_a_sound_decision_is_returned_as_it_is() -> None:
     said = Decision(Action.BUY, 0.7, {"rsi": 28.4, "level": "61.8 %", "crossed": True, "gap": None}, "oversold")
 
-    assert checked(said) is said
+    assert checked_decision(said) is said
     assert said.signals
     assert not Decision(Action.HOLD).signals
 
@@ -33,4 +33,4 @@ def test_a_sound_decision_is_returned_as_it_is() -> None:
 )
 def test_what_cannot_be_logged_and_scored_is_refused(answer: Any, problem: str) -> None:
     with pytest.raises(InvalidDecision, match=problem):
-        checked(answer)
+        checked_decision(answer)

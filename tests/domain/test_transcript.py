@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategy_core.domain.chain import BEFORE_THE_FIRST, event_hash
+from strategy_core.domain.audit import BEFORE_THE_FIRST, as_csv, as_json, event_hash, follow, noted_heads
 from strategy_core.domain.errors import InvalidExport
-from strategy_core.domain.transcript import as_csv, as_json, follow, noted_heads
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 

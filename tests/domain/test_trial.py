@@ -5,22 +5,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from strategy_core.domain.calibration import OF_A_PAIR, SIMULATED, CalibrationCase, RecordedPair, simulable
 from strategy_core.domain.errors import InvalidPlan, UnarmedPlan
-from strategy_core.domain.gates import Errors
-from strategy_core.domain.history import measure
-from strategy_core.domain.metric import MetricThreshold
-from strategy_core.domain.paired_gates import Harm
+from strategy_core.domain.gates.base import Errors
+from strategy_core.domain.gates.on_metrics import MetricThreshold
+from strategy_core.domain.gates.on_slots import Harm
+from strategy_core.domain.pair_noise import measure
 from strategy_core.domain.plan import Plan
-from strategy_core.domain.simulation import SCENARIOS, shadow
-from strategy_core.domain.trial import OF_A_PAIR, SIMULATED, Pair, Trial, simulable
+from strategy_core.domain.simulation import SCENARIOS, simulate_shadow
 
 METRIC = MetricThreshold(metric="slippage", query="slippage", maximum=3)
-_SLOTS = shadow(SCENARIOS["equivalent"], np.random.default_rng(7), days=40)
-PAIR = Pair(_SLOTS, measure(_SLOTS, 40), risk_fraction=0.002)
+_SLOTS = simulate_shadow(SCENARIOS["equivalent"], np.random.default_rng(7), days=40)
+PAIR = RecordedPair(_SLOTS, measure(_SLOTS, 40), risk_fraction=0.002)
 
 
-def trial(name: str, pair: Pair | None = None) -> Trial:
-    return Trial(Plan(), (SCENARIOS if pair is None else OF_A_PAIR)[name], 20, pair)
+def trial(name: str, pair: RecordedPair | None = None) -> CalibrationCase:
+    return CalibrationCase(Plan(), (SCENARIOS if pair is None else OF_A_PAIR)[name], 20, pair)
 
 
 def test_each_number_seed_and_scenario_has_a_ramp_of_its_own() -> None:
@@ -56,7 +56,7 @@ def test_a_pairs_own_stake_makes_the_spike() -> None:
 
 
 @pytest.mark.parametrize("pair", [None, PAIR], ids=["simulated", "own past"])
-def test_harm_is_found_and_health_is_not(pair: Pair | None) -> None:
+def test_harm_is_found_and_health_is_not(pair: RecordedPair | None) -> None:
     healthy = trial("equivalent" if pair is None else "a_a", pair)
 
     assert [trial("severe", pair).run(1, number).gate for number in range(5)] == ["harm"] * 5
@@ -64,7 +64,7 @@ def test_harm_is_found_and_health_is_not(pair: Pair | None) -> None:
 
 
 @pytest.mark.parametrize("pair", [None, PAIR], ids=["simulated", "own past"])
-def test_a_bound_is_given_where_evidence_must_find_the_fault(pair: Pair | None) -> None:
+def test_a_bound_is_given_where_evidence_must_find_the_fault(pair: RecordedPair | None) -> None:
     assert trial("severe", pair).bound(1) == pytest.approx(48, abs=8)
     assert trial("drawdown_spike", pair).bound(1) is None
     assert trial("equivalent" if pair is None else "a_a", pair).bound(1) is None

@@ -7,18 +7,16 @@ from collections.abc import Callable, Mapping
 from sqlalchemy import Engine, Integer, func, select, text
 from sqlmodel import Session, SQLModel, col
 
-from strategy_core.domain.book import read_book
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import read_plan
 from strategy_core.domain.ramp import ENDED, State
+from strategy_core.domain.slot_ledger import read_ledger
 from strategy_core.services.audit import verify_trail
-from strategy_core.services.book import recompute
-from strategy_core.store import audit, rollouts, slots, versions
+from strategy_core.services.evidence import recompute
+from strategy_core.store import audit, evidence, rollouts, versions
 from strategy_core.store.engine import reading
-from strategy_core.store.rollout_tables import AlertOutbox, GateVerdict
+from strategy_core.store.tables import AlertOutbox, Counted, DecisionTally, GateVerdict, StrategyRow, Tally
 from strategy_core.store.tables import ShadowDecisionLog as Log
-from strategy_core.store.tables import Strategy
-from strategy_core.store.tally_tables import Counted, DecisionTally, Tally
 
 Picture = Mapping[str, Counter[str]]
 Invariant = Callable[[Engine, Picture, Picture], object]
@@ -101,7 +99,7 @@ def generation_is_the_newest_event(engine: Engine, *_: Picture) -> object:
         newest = dict.fromkeys(versions.strategy_names(session), 0)
         for event in audit.events(session):
             newest[event.strategy_name] = max(newest[event.strategy_name], event.position)
-        found = session.execute(select(col(Strategy.name), col(Strategy.generation))).all()
+        found = session.execute(select(col(StrategyRow.name), col(StrategyRow.generation))).all()
         stands = {row.name: row.generation for row in found}
     return None if stands == newest else (stands, newest)
 
@@ -161,10 +159,10 @@ def book_as_its_slots(engine: Engine, *_: Picture) -> object:
     wrong = []
     with reading(engine) as session:
         for rollout in rollouts.list_rollouts(session):
-            row, booked = slots.get_book(session, rollout.id), slots.booked(session, rollout.id)
+            row, booked = evidence.get_book(session, rollout.id), evidence.booked(session, rollout.id)
             if [each.position for each in booked] != list(range(row.slots)):
                 wrong.append(f"{row.slots} slots counted, {len(booked)} booked")
-            totals = read_book(row.totals.get("book", {}))
+            totals = read_ledger(row.totals.get("book", {}))
             if totals is not None and totals.totals != recompute(session, rollout):
                 wrong.append("totals are not those of the slots")
     return wrong

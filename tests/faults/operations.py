@@ -8,21 +8,19 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from strategy_core.domain.delivery import Pace
+from strategy_core.domain.alerts import DeliveryPace
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan, read_plan
+from strategy_core.isolation.pool import WorkerPool
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.alerts import deliver
-from strategy_core.services.approve import approve
-from strategy_core.services.live import ingest
-from strategy_core.services.promote import activate_version
-from strategy_core.services.ramp import tick
-from strategy_core.services.register import register_version
+from strategy_core.services.live_trades import ingest
 from strategy_core.services.rollback import roll_back
+from strategy_core.services.rollouts import approve, start_rollout
 from strategy_core.services.score import score_outcomes
 from strategy_core.services.shadow import run_shadow
-from strategy_core.services.start import start_rollout
-from strategy_core.services.workers import Workers
+from strategy_core.services.tick import tick
+from strategy_core.services.versions import activate_version, register_version
 from tests.builders import DAY, GOLD, HOUR, MONDAY, OWNER, decision_row, put_day, put_decisions, put_version
 from tests.endpoint import Endpoint
 from tests.services.outbox import channel_to
@@ -48,8 +46,8 @@ class World:
         return SyntheticSource((GOLD, "SILVER"), start=MONDAY.replace(month=1, day=1), days=300)
 
     @cached_property
-    def workers(self) -> Workers:
-        return Workers()
+    def workers(self) -> WorkerPool:
+        return WorkerPool()
 
     def close(self) -> None:
         if "workers" in self.__dict__:
@@ -172,6 +170,6 @@ OPERATIONS: dict[str, Operation] = {
     "score": Operation(logged, lambda e, w, now: score_outcomes(e, w.market, now=now)),
     "live trades": Operation(ramped, _trades),
     "alerts": Operation(
-        promoted, lambda e, w, now: deliver(e, [channel_to(w.receiver)], now=now), again_after=Pace().lease
+        promoted, lambda e, w, now: deliver(e, [channel_to(w.receiver)], now=now), again_after=DeliveryPace().lease
     ),
 }

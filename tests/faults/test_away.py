@@ -14,8 +14,8 @@ from flows.ramp import ramp_tick
 from strategy_core import Router
 from strategy_core.cli import main
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services.ramp import tick
 from strategy_core.services.rollback import roll_back
+from strategy_core.services.tick import tick
 from strategy_core.store.engine import open_database
 from tests.faults.copies import PostgresqlCopies
 from tests.faults.killing import boundaries

@@ -7,8 +7,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import Engine
 
-from strategy_core.domain.firing import Firing
-from strategy_core.domain.gates import Freshness, Verdict
+from strategy_core.domain.alerts import RollbackRequest
+from strategy_core.domain.gates.base import Freshness, Verdict
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.ramp import Ruling, Step
@@ -16,15 +16,14 @@ from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.observe.prometheus import Prometheus
 from strategy_core.services.alerts import deliver
 from strategy_core.services.audit import verify_trail
-from strategy_core.services.on_alert import Outcome, roll_back_on
-from strategy_core.services.promote import activate_version
-from strategy_core.services.ramp import tick
-from strategy_core.services.rollback import roll_back
-from strategy_core.services.sample import sample_metrics
+from strategy_core.services.rollback import AlertRollback, roll_back, roll_back_on_alert
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.sample_metrics import sample_metrics
 from strategy_core.services.score import score_outcomes
 from strategy_core.services.shadow import run_shadow
-from strategy_core.services.start import start_rollout
-from strategy_core.store import audit, rollouts, versions
+from strategy_core.services.tick import tick
+from strategy_core.services.versions import activate_version
+from strategy_core.store import alerts, rollouts, versions
 from strategy_core.store.engine import reading
 from tests.builders import DAY, HOUR, MONDAY, decision_row, put_decisions, put_version
 from tests.endpoint import Endpoint, vector
@@ -157,11 +156,11 @@ def test_an_alert_is_acted_on_though_the_clock_ran_ahead_when_the_rollout_began(
     put_version(engine, "2")
     start_rollout(engine, version="2", plan=PLAN, now=MONDAY + JUMP, **WHO)
     fired_at = MONDAY + 10 * MINUTE
-    firing = Firing("fib_rsi", None, fired_at, "bleeding", "users lose money")
+    firing = RollbackRequest("fib_rsi", None, fired_at, "bleeding", "users lose money")
 
-    told = roll_back_on(engine, firing, fired_at=fired_at, actor=WHO["actor"], now=fired_at + MINUTE)
+    told = roll_back_on_alert(engine, firing, fired_at=fired_at, actor=WHO["actor"], now=fired_at + MINUTE)
 
-    assert told == (Outcome.ROLLED_BACK, "2")
+    assert told == (AlertRollback.ROLLED_BACK, "2")
 
 
 def test_a_metric_is_sampled_and_seen_though_the_clock_ran_back(
@@ -226,7 +225,7 @@ def test_runs_to_and_fro_leave_the_log_of_runs_in_order(engine: Engine, world: W
     rows = picture(engine)
 
     with reading(engine) as session:
-        told = [alert.text for alert in audit.alerts(session)]
+        told = [alert.text for alert in alerts.find_alerts(session)]
     assert told == []
     assert rows["shadow_decision_log"].total() == 2 * 24  # of 25 hours, one is the market's daily break
     assert rows["decision_tally"].total() == 2

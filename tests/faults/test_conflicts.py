@@ -14,12 +14,18 @@ from strategy_core.domain.errors import Unsettled
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.ramp import Step
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services.promote import activate_version
-from strategy_core.services.ramp import tick
 from strategy_core.services.rollback import roll_back
+from strategy_core.services.tick import tick
+from strategy_core.services.versions import activate_version
 from strategy_core.store import decisions
-from strategy_core.store.engine import insert_if_new, open_database, transaction, will_pass
-from strategy_core.store.retry import Persistence, tried_again
+from strategy_core.store.engine import (
+    RetryPolicy,
+    insert_if_new,
+    is_transient,
+    open_database,
+    retry_transient,
+    transaction,
+)
 from strategy_core.store.tables import ShadowDecisionLog
 from tests.builders import DAY, HOUR, MONDAY, decision_row, put_version
 from tests.faults.killing import boundaries
@@ -95,7 +101,7 @@ def test_decisions_that_met_a_deadlock_are_logged_once(postgresql_url: str) -> N
     pair(engine)
     rows = [decision_row("1", MONDAY + hour * HOUR) for hour in range(2)]
 
-    @tried_again()
+    @retry_transient()
     def log(mine: Engine) -> int:
         with transaction(mine) as session:
             return sum(decisions.log_decisions(session, [row]) for row in rows)
@@ -125,7 +131,7 @@ def test_without_another_try_a_deadlock_is_the_end(postgresql_url: str) -> None:
         in_a_deadlock(postgresql_url, once, OTHER, LOCK)
 
     assert isinstance(met.value.orig, DeadlockDetected)
-    assert will_pass(met.value)
+    assert is_transient(met.value)
     engine.dispose()
 
 
@@ -193,7 +199,7 @@ def test_work_is_tried_as_often_and_as_long_as_it_is_worth(sqlite_url: str) -> N
     engine = open_database(f"{sqlite_url}?timeout=0.01")
     tries: list[float] = []
 
-    @tried_again(Persistence(tries=3, seconds=0.0))
+    @retry_transient(RetryPolicy(tries=3, seconds=0.0))
     def write() -> None:
         tries.append(time.monotonic())
         with transaction(engine) as session:
@@ -226,7 +232,7 @@ def test_what_will_not_pass_is_not_tried_again(engine: Engine) -> None:
     put_version(engine, "1", Status.ACTIVE, at=MONDAY - DAY)
     tries: list[int] = []
 
-    @tried_again(Persistence(tries=5, seconds=5.0))
+    @retry_transient(RetryPolicy(tries=5, seconds=5.0))
     def write() -> None:
         tries.append(1)
         with transaction(engine) as session:

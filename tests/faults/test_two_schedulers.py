@@ -11,14 +11,14 @@ from sqlalchemy import Engine
 
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import read_plan
+from strategy_core.isolation.pool import WorkerPool
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.alerts import deliver
-from strategy_core.services.ramp import tick
-from strategy_core.services.register import register_version
+from strategy_core.services.rollouts import start_rollout
 from strategy_core.services.score import score_outcomes
 from strategy_core.services.shadow import run_shadow
-from strategy_core.services.start import start_rollout
-from strategy_core.services.workers import Workers
+from strategy_core.services.tick import tick
+from strategy_core.services.versions import register_version
 from strategy_core.store import rollouts
 from strategy_core.store.engine import open_database, reading
 from tests.builders import DAY, GOLD, HOUR, MONDAY, OWNER
@@ -76,7 +76,7 @@ def run_an_hour(url: str, endpoint: Endpoint, schedulers: int) -> None:
 
     def schedule(_: int) -> None:
         engine, source = open_database(url), market()
-        with Workers() as workers:
+        with WorkerPool() as workers:
             for now in minutes():
                 together.wait()
                 run_shadow(engine, source, workers, now=now)

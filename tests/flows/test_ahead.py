@@ -20,7 +20,7 @@ def seen(module: str, **started: str) -> list[str]:
     return done.stdout.split()
 
 
-@pytest.mark.parametrize(("module", "imported"), [("flows.ahead", "False"), ("flows.shadow", "True")])
+@pytest.mark.parametrize(("module", "imported"), [("flows._prestart", "False"), ("flows.shadow", "True")])
 def test_it_starts_where_prefect_started_a_process_for_a_run(module: str, imported: str) -> None:
     assert seen(module, PREFECT__FLOW_RUN_ID="0" * 32) == ["1", imported]
 
@@ -35,7 +35,7 @@ import sys, builtins
 seen = []
 class First:
     def find_spec(self, name, path=None, target=None):
-        if name in ("flows.ahead", "flows.runtime", "sqlalchemy", "pandas"):
+        if name in ("flows._prestart", "flows.runtime", "sqlalchemy", "pandas"):
             seen.append(name)
 sys.meta_path.insert(0, First())
 import prefect.engine
@@ -44,4 +44,4 @@ print(*seen)
 """
     done = subprocess.run([sys.executable, "-c", order], capture_output=True, text=True, check=True, timeout=120)
 
-    assert done.stdout.split()[0] == "flows.ahead"
+    assert done.stdout.split()[0] == "flows._prestart"

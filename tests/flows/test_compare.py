@@ -5,7 +5,7 @@ from sqlalchemy import Engine
 from flows.compare import nightly_comparison
 from strategy_core.domain.lifecycle import Status
 from strategy_core.report.comparison import comparisons_markdown
-from strategy_core.services.curves import comparison_curves
+from strategy_core.services.history import comparison_curves
 from strategy_core.store import outcomes
 from strategy_core.store.engine import reading, transaction
 from tests.builders import DAY, MONDAY, put_day, put_version

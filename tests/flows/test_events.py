@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from flows import events
 from flows.events import EventChannel, events_of
 from flows.ramp import ramp_tick, start_canary
-from strategy_core.domain.alert import HEADLINES, Raised, Severity, message
+from strategy_core.domain.alerts import HEADLINES, Raised, Severity, message
 from strategy_core.domain.lifecycle import Status
 from strategy_core.services.alerts import deliver
 from tests.builders import DAY, HOUR, MONDAY, put_version

@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from flows.look import compare, plan
+from flows.compare import compare
+from flows.ramp import plan
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
-from strategy_core.report.preview import preview_markdown
-from strategy_core.services.preview import show_plan
+from strategy_core.report.rollout import preview_markdown
+from strategy_core.services.rollouts import show_plan
 from strategy_core.store import audit, outcomes
 from strategy_core.store.engine import reading
 from tests.builders import DAY, MONDAY, put_day, put_version

@@ -14,10 +14,10 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import State
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services.approve import Choice
+from strategy_core.services.rollouts import Choice
 from strategy_core.store import audit, rollouts
 from strategy_core.store.engine import reading, transaction
-from strategy_core.store.rollout_tables import AuditEvent, Rollout
+from strategy_core.store.tables import AuditEvent, Rollout
 from tests.builders import DAY, GOLD, HOUR, MONDAY, put_version
 from tests.flows.conftest import Clock
 

@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from flows.ramp import decide, start_canary
 from flows.rollback import promote, retire, rollback
-from flows.runtime import by_itself
+from flows.runtime import unattended
 from strategy_core.domain.audit import RAMP
 from strategy_core.domain.lifecycle import Status
 from strategy_core.store import audit, versions
@@ -43,7 +43,7 @@ def test_an_event_names_the_run_that_its_logs_are_kept_under(two: Engine, monkey
 
     with reading(two) as session:
         assert [event.request_id for event in audit.events(session)] == ["", "0a1b2c3d-0000-4000-8000-000000000001"]
-    assert by_itself() == replace(RAMP, request_id="0a1b2c3d-0000-4000-8000-000000000001")
+    assert unattended() == replace(RAMP, request_id="0a1b2c3d-0000-4000-8000-000000000001")
 
 
 def test_a_rollback_undoes_the_promotion_and_quarantines(two: Engine) -> None:

@@ -3,8 +3,7 @@
 import pytest
 from sqlalchemy import Engine
 
-from flows.ramp import start_canary
-from flows.sample import sample_run
+from flows.ramp import sample_run, start_canary
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import read_plan
 from tests.builders import put_version

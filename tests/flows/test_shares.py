@@ -16,11 +16,11 @@ from prefect.testing.utilities import prefect_test_harness
 from prefect_dask.task_runners import PrefectDaskFuture
 from sqlalchemy import Engine
 
-from flows import shares
+from flows import dask
+from flows.dask import ShardResult, merge_shards, run_local
 from flows.register import register_version
-from flows.runtime import opened
+from flows.runtime import open_runtime
 from flows.shadow import shadow_run
-from flows.shares import Shared, merged, run_alone
 from strategy_core.domain.errors import InvalidSetting
 from strategy_core.domain.lifecycle import Status
 from strategy_core.services.shadow import ShadowRun
@@ -42,7 +42,7 @@ def register(at: Clock) -> None:
         config = {"rsi_period": period}
         state = register_version.fn("fib_rsi", version, owner="ana", symbols=SYMBOLS, config=config, status=status)
         assert state.is_completed(), state.message
-    with opened() as runtime:
+    with open_runtime() as runtime:
         put_version(runtime.engine, "3", at=MONDAY, symbols=SYMBOLS)
     at(MONDAY + HOURS * HOUR)
 
@@ -119,8 +119,8 @@ def test_a_cluster_of_two_leaves_the_log_that_one_process_leaves(
     shutil.copy(sqlite_template, tmp_path / "plain.db")
     monkeypatch.setenv("ROLLOUT_DATABASE_URL", f"sqlite:///{tmp_path / 'plain.db'}")
     register(at)
-    with opened() as runtime:
-        run_alone(runtime, catch_up=1_000)
+    with open_runtime() as runtime:
+        run_local(runtime, catch_up=1_000)
         assert logged(runtime.engine) == logged(registered)
 
 
@@ -130,7 +130,7 @@ def test_a_cluster_that_is_away_is_told_and_the_run_goes_on_here(
 ) -> None:
     put_version(engine, "1", at=MONDAY)  # its fingerprint is no build's
     at(MONDAY + HOUR)
-    monkeypatch.setattr(shares, "CONNECT_S", 0.2)
+    monkeypatch.setattr(dask, "CONNECT_S", 0.2)
     monkeypatch.setenv("ROLLOUT_SHADOW_DASK", "tcp://127.0.0.1:1")
 
     told = shadow_run.fn().message or ""
@@ -154,7 +154,7 @@ def test_a_share_that_no_worker_takes_is_given_up_at_the_deadline() -> None:
         Client(empty) as client,  # type: ignore[no-untyped-call]
     ):
         waiting = client.submit(len, "share")
-        share, ended = shares._told(PrefectDaskFuture(uuid4(), waiting), time.monotonic() + 0.2)
+        share, ended = dask._told(PrefectDaskFuture(uuid4(), waiting), time.monotonic() + 0.2)
 
         assert not ended
         assert share.problems == ["a share was lost with its worker, or late, and ran here: pending"]
@@ -163,12 +163,12 @@ def test_a_share_that_no_worker_takes_is_given_up_at_the_deadline() -> None:
 
 def test_shares_are_merged_into_what_one_run_would_have_told() -> None:
     refused = "it cannot be loaded"
-    one = Shared([ShadowRun("s", "1", "active", 3, 1, 0), ShadowRun("s", "2", "shadow", error=refused)])
-    other = Shared([ShadowRun("s", "1", "active", 2, 0, 1), ShadowRun("s", "2", "shadow", error=refused)])
+    one = ShardResult([ShadowRun("s", "1", "active", 3, 1, 0), ShadowRun("s", "2", "shadow", error=refused)])
+    other = ShardResult([ShadowRun("s", "1", "active", 2, 0, 1), ShadowRun("s", "2", "shadow", error=refused)])
 
-    together = merged([one, other, Shared([], ["no feed"])])
+    together = merge_shards([one, other, ShardResult([], ["no feed"])])
 
-    assert together == Shared(
+    assert together == ShardResult(
         [ShadowRun("s", "1", "active", 5, 1, 1), ShadowRun("s", "2", "shadow", error=refused)], ["no feed"]
     )
 

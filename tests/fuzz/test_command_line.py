@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strategy_core.cli import app, main
-from strategy_core.domain.live import TradeReport
+from strategy_core.domain.live_trades import TradeReport
 from strategy_core.services.audit import export
 from strategy_core.settings import Settings
 from tests.builders import MONDAY

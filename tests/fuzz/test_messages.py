@@ -12,8 +12,8 @@ from hypothesis import given
 from strategy_core.domain.errors import Invalid, RoutingUnavailable, Untrusted
 from strategy_core.domain.routing import BUCKETS
 from strategy_core.domain.strategy import Action, Decision
-from strategy_core.isolation import wire
-from strategy_core.isolation.isolated import _described, _rows
+from strategy_core.isolation import protocol
+from strategy_core.isolation.client import _described, _rows
 from strategy_core.isolation.process import Died
 from strategy_core.observe.prometheus import Prometheus
 from strategy_core.router.http import HttpSource
@@ -28,7 +28,9 @@ ROW = {
     "salt": "",
     "generation": 7,
 }
-SAID = wire.row(wire.Answer(Decision(Action.BUY, 0.5, {"rsi": 28.5, "n": 3, "note": "x"}, "why"), None, "", 1.5))
+SAID = protocol.row(
+    protocol.Answer(Decision(Action.BUY, 0.5, {"rsi": 28.5, "n": 3, "note": "x"}, "why"), None, "", 1.5)
+)
 READY = {"config": {"a": 1}, "warmup_bars": 5, "vectorised": False, "model_files": []}
 MESSAGES: list[dict[str, Any]] = [
     {"rows": [SAID, SAID]},
@@ -36,7 +38,7 @@ MESSAGES: list[dict[str, Any]] = [
     {"refused": ["InvalidConfig", ["a: no"]]},
     {"breach": "x"},
 ]
-LINES = [wire.line(message).rstrip() for message in MESSAGES]
+LINES = [protocol.line(message).rstrip() for message in MESSAGES]
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +80,12 @@ def test_an_answer_of_prometheus_is_a_finite_number_or_a_line(endpoint: Endpoint
 @given(text=damaged(*LINES))
 def test_a_workers_line_is_what_was_agreed_or_its_end(text: bytes) -> None:
     """What is believed can be stored: no text without an encoding, no number beyond what a database holds."""
-    with suppress(wire.Garbled, Died, Invalid, Untrusted):
-        key, value = wire.message_in(text)
+    with suppress(protocol.ProtocolError, Died, Invalid, Untrusted):
+        key, value = protocol.message_in(text)
         if key == "rows":
-            assert all(each.decision is None or wire.loggable(each.decision) for each in _rows(key, value, 500))
+            assert all(each.decision is None or protocol.loggable(each.decision) for each in _rows(key, value, 500))
         elif key == "breach":
-            assert wire.one_line(value).isprintable()
+            assert protocol.one_line(value).isprintable()
         else:
             described = _described(key, value, "x:Y")
             json.dumps(described.config, ensure_ascii=False, allow_nan=False).encode()

@@ -2,12 +2,13 @@
 
 import pandas as pd
 
-from strategy_core.isolation.isolated import Answer, Ask, IsolatedStrategy
+from strategy_core.isolation.client import DecisionRequest, IsolatedStrategy
+from strategy_core.isolation.protocol import Answer
 
 
 def between_honest_ones(version: IsolatedStrategy, candles: pd.DataFrame, trick: str) -> Answer:
     """Ask for the trick between two decisions without one, which must come out well; return the trick's answer."""
-    asks = [Ask(symbol, "1h", candles, [20], 5) for symbol in ("GOLD", trick, "GOLD")]
+    asks = [DecisionRequest(symbol, "1h", candles, [20], 5) for symbol in ("GOLD", trick, "GOLD")]
     (before,), (answer,), (after,) = version.decide(asks)
 
     assert before.kind == after.kind == ""

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from strategy_core.isolation.isolated import IsolatedStrategy
+from strategy_core.isolation.client import IsolatedStrategy
 
 UNDER_TEST = "tests.isolation.strategies_under_test"
 

@@ -19,7 +19,7 @@ import pandas as pd
 from pydantic import BaseModel
 
 from strategy_core.domain.strategy import Action, Context, Decision
-from strategy_core.isolation import wire
+from strategy_core.isolation import protocol
 
 LIBC = ctypes.CDLL("libc.so.6", use_errno=True)
 PTRACE_ATTACH, PR_SET_PDEATHSIG = 16, 1
@@ -130,7 +130,7 @@ def _recurse_in_c() -> None:
 
 
 def _replace_the_wire() -> None:
-    vars(wire)["line"] = lambda _: b"\x00\xff not what was agreed\n"
+    vars(protocol)["line"] = lambda _: b"\x00\xff not what was agreed\n"
 
 
 def _tell() -> Decision:

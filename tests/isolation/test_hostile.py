@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from strategy_core.domain.errors import StrategyFailed
-from strategy_core.isolation.isolated import MEMORY_BYTES, Answer, Ask, IsolatedStrategy
-from strategy_core.isolation.nursery import nursery
+from strategy_core.isolation.client import MEMORY_BYTES, DecisionRequest, IsolatedStrategy
+from strategy_core.isolation.forkserver import fork_server
+from strategy_core.isolation.protocol import Answer
 
 HERE = "tests.isolation.hostile_versions"
 AT_ONCE_S, IN_THE_END_S = 1.0, 60.0  # the deadline of attacks that never end, and of those that do
@@ -49,9 +50,9 @@ def healthy() -> Iterator[IsolatedStrategy]:
 
 def attacked(hostile: IsolatedStrategy, healthy: IsolatedStrategy, candles: pd.DataFrame, attack: str) -> list[Answer]:
     """Ask the hostile version, while a healthy one is asked beside it; return the attack's answer and the next one."""
-    asks = [Ask(symbol, "1h", candles, [20], 5) for symbol in (attack, "GOLD")]
+    asks = [DecisionRequest(symbol, "1h", candles, [20], 5) for symbol in (attack, "GOLD")]
     with ThreadPoolExecutor(2) as threads:
-        others = threads.submit(healthy.decide, [Ask("GOLD", "1h", candles, range(4, 400), 5)])
+        others = threads.submit(healthy.decide, [DecisionRequest("GOLD", "1h", candles, range(4, 400), 5)])
         answers = threads.submit(hostile.decide, asks).result()
         (said,) = others.result()
     assert [each.decision and each.decision.features["close"] for each in said] == candles["close"].iloc[4:].tolist()
@@ -65,7 +66,7 @@ def test_an_attack_is_one_answer_and_the_next_decision_is_fine(
     kind, error = STOPPED[attack]
     hostile.deadline_s = AT_ONCE_S if attack in ENDLESS else IN_THE_END_S
     opened, grown = descriptors(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    workers = children(nursery()._popen.pid)
+    workers = children(fork_server()._popen.pid)
 
     answer, following = attacked(hostile, healthy, candles, attack)
     hostile.close()
@@ -74,7 +75,7 @@ def test_an_attack_is_one_answer_and_the_next_decision_is_fine(
     assert following.decision is not None
     assert following.decision.features == {"close": candles["close"].iloc[20]}
     assert descriptors() == opened
-    assert children(nursery()._popen.pid) == workers
+    assert children(fork_server()._popen.pid) == workers
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - grown < MORE_MB * 1024
 
 
@@ -82,13 +83,13 @@ def test_an_attack_is_one_answer_and_the_next_decision_is_fine(
 def test_what_harms_nobody_is_an_answer(
     hostile: IsolatedStrategy, healthy: IsolatedStrategy, candles: pd.DataFrame, attack: str
 ) -> None:
-    workers = children(nursery()._popen.pid)
+    workers = children(fork_server()._popen.pid)
 
     answer, _ = attacked(hostile, healthy, candles, attack)
     hostile.close()
 
     assert answer.decision is not None
-    assert children(nursery()._popen.pid) == workers
+    assert children(fork_server()._popen.pid) == workers
 
 
 @pytest.mark.parametrize("attack", REFUSED_BY_THE_KERNEL)
@@ -111,7 +112,7 @@ def test_a_version_that_floods_while_it_loads_is_refused() -> None:
 
 def test_a_worker_is_the_first_to_go_where_memory_is_short(healthy: IsolatedStrategy, candles: pd.DataFrame) -> None:
     """The product, which must roll back and tick, may be smaller than a version that hoards, or larger."""
-    ((answer,),) = healthy.decide([Ask("tell", "1h", candles, [20], 5)])
+    ((answer,),) = healthy.decide([DecisionRequest("tell", "1h", candles, [20], 5)])
 
     assert answer.decision is not None
     assert answer.decision.features == {

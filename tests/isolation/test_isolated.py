@@ -16,7 +16,7 @@ from strategy_core.domain.errors import (
     StrategyFailed,
 )
 from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action
-from strategy_core.isolation.isolated import Ask, IsolatedStrategy
+from strategy_core.isolation.client import DecisionRequest, IsolatedStrategy
 from tests.isolation.asking import between_honest_ones
 from tests.isolation.conftest import UNDER_TEST
 from tests.isolation.strategies_under_test import Engine
@@ -25,7 +25,7 @@ from tests.isolation.strategies_under_test import Engine
 def test_a_version_may_write_into_its_own_candles(version: IsolatedStrategy, candles: pd.DataFrame) -> None:
     honest = candles.copy()
 
-    asks = [Ask("mutate", "1h", candles, [20, 21], 5), Ask("GOLD", "1h", candles, [20, 21], 5)]
+    asks = [DecisionRequest("mutate", "1h", candles, [20, 21], 5), DecisionRequest("GOLD", "1h", candles, [20, 21], 5)]
     _, (first, second) = version.decide(asks)
 
     pd.testing.assert_frame_equal(candles, honest)
@@ -36,7 +36,7 @@ def test_a_version_may_write_into_its_own_candles(version: IsolatedStrategy, can
 
 
 def test_each_decision_sees_exactly_its_window_and_its_close(version: IsolatedStrategy, candles: pd.DataFrame) -> None:
-    (answers,) = version.decide([Ask("GOLD", "1h", candles, [300, 4, 20], 5)])
+    (answers,) = version.decide([DecisionRequest("GOLD", "1h", candles, [300, 4, 20], 5)])
 
     for position, answer in zip([300, 4, 20], answers, strict=True):
         assert answer.decision is not None
@@ -49,7 +49,7 @@ def test_each_decision_sees_exactly_its_window_and_its_close(version: IsolatedSt
 def test_too_little_history_is_a_hold_that_nobody_is_asked_for(
     version: IsolatedStrategy, candles: pd.DataFrame
 ) -> None:
-    (answers,) = version.decide([Ask("_exit", "1h", candles, [0, 3], 5)])
+    (answers,) = version.decide([DecisionRequest("_exit", "1h", candles, [0, 3], 5)])
 
     for answer in answers:
         assert answer.decision is not None
@@ -60,7 +60,7 @@ def test_the_worker_has_no_secret_of_its_parent(candles: pd.DataFrame, monkeypat
     monkeypatch.setenv("DATABASE_URL", "postgresql://owner:secret@db/rollout")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     with IsolatedStrategy(f"{UNDER_TEST}:Tricks", {}) as isolated:
-        ((answer,),) = isolated.decide([Ask("environment", "1h", candles, [20], 5)])
+        ((answer,),) = isolated.decide([DecisionRequest("environment", "1h", candles, [20], 5)])
 
     assert answer.decision is not None
     allowed = {
@@ -88,7 +88,7 @@ def test_a_hanging_decision_meets_its_deadline_and_the_next_goes_on(candles: pd.
 
 def test_a_version_that_always_hangs_does_not_stall_a_catch_up(candles: pd.DataFrame) -> None:
     with IsolatedStrategy(f"{UNDER_TEST}:Tricks", {}, deadline_s=0.2) as isolated:
-        (answers,) = isolated.decide([Ask("sleep", "1h", candles, range(400), 5)])
+        (answers,) = isolated.decide([DecisionRequest("sleep", "1h", candles, range(400), 5)])
 
     assert [answer.kind for answer in answers] == [""] * 4 + ["deadline"] * 396
     assert answers[6].error == "no answer within 0.2 s"
@@ -97,20 +97,20 @@ def test_a_version_that_always_hangs_does_not_stall_a_catch_up(candles: pd.DataF
 
 
 def test_a_worker_that_dies_while_idle_is_nobodys_fault(version: IsolatedStrategy, candles: pd.DataFrame) -> None:
-    version.decide([Ask("GOLD", "1h", candles, [20], 5)])
+    version.decide([DecisionRequest("GOLD", "1h", candles, [20], 5)])
     assert version._process is not None
     version._process._reap()
 
-    ((answer,),) = version.decide([Ask("GOLD", "1h", candles, [20], 5)])
+    ((answer,),) = version.decide([DecisionRequest("GOLD", "1h", candles, [20], 5)])
 
     assert answer.kind == ""
 
 
 def test_a_position_outside_the_candles_is_the_askers_fault(version: IsolatedStrategy, candles: pd.DataFrame) -> None:
     with pytest.raises(InvalidCandles, match="no candle at position 400 of 400"):
-        version.decide([Ask("GOLD", "1h", candles, [400], 5)])
+        version.decide([DecisionRequest("GOLD", "1h", candles, [400], 5)])
     with pytest.raises(InvalidTimeframe, match="'7h'"):
-        version.decide([Ask("GOLD", "7h", candles, [20], 5)])
+        version.decide([DecisionRequest("GOLD", "7h", candles, [20], 5)])
 
 
 def test_a_version_says_what_it_is(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_version_that_cannot_be_loaded_is_refused_with_the_reason(
     with IsolatedStrategy(entry_point, config) as isolated:
         with pytest.raises(refused) as raised:
             isolated.describe()
-        (answers,) = isolated.decide([Ask("GOLD", "1h", candles, [20, 21], 5)])
+        (answers,) = isolated.decide([DecisionRequest("GOLD", "1h", candles, [20, 21], 5)])
 
     assert text in str(raised.value)
     assert [text in str(answer.error) for answer in answers] == [True, True]
@@ -162,7 +162,7 @@ def test_a_version_that_hangs_while_loading_is_refused_at_the_load_deadline() ->
 
 def test_a_vectorised_replay_is_what_single_decisions_are(candles: pd.DataFrame) -> None:
     with IsolatedStrategy("fib_rsi", {}) as isolated:
-        ask = Ask("GOLD", "1h", candles, range(400), 150)
+        ask = DecisionRequest("GOLD", "1h", candles, range(400), 150)
         (one_by_one,), (at_once,) = isolated.decide([ask]), isolated.decide([ask], vectorised=True)
 
     for single, many in zip(one_by_one, at_once, strict=True):
@@ -178,7 +178,9 @@ def test_a_vectorised_replay_is_what_single_decisions_are(candles: pd.DataFrame)
 def test_a_vectorised_fault_answers_the_whole_ask_and_no_other(candles: pd.DataFrame, outside: Path) -> None:
     tricks = ["GOLD", "ValueError", "write", "_exit", "too few", "one bad", "GOLD"]
     with IsolatedStrategy(f"{UNDER_TEST}:Many", {"target": str(outside)}) as isolated:
-        answers = isolated.decide([Ask(trick, "1h", candles, [20, 30], 5) for trick in tricks], vectorised=True)
+        answers = isolated.decide(
+            [DecisionRequest(trick, "1h", candles, [20, 30], 5) for trick in tricks], vectorised=True
+        )
 
     kinds = [tuple(answer.kind for answer in two) for two in answers]
     twice = ("", ""), ("raised", "raised"), ("breach", "breach"), ("died", "died"), ("invalid", "invalid")
@@ -189,7 +191,7 @@ def test_a_vectorised_fault_answers_the_whole_ask_and_no_other(candles: pd.DataF
 def test_an_ask_of_another_length_is_decided_one_by_one(candles: pd.DataFrame) -> None:
     """decide_many answers for windows of warmup_bars, and for no others."""
     with IsolatedStrategy(f"{UNDER_TEST}:Many", {}) as isolated:
-        ((answer,),) = isolated.decide([Ask("GOLD", "1h", candles, [20], 7)], vectorised=True)
+        ((answer,),) = isolated.decide([DecisionRequest("GOLD", "1h", candles, [20], 7)], vectorised=True)
 
     assert answer.decision is not None
     assert answer.decision.features["rows"] == 7
@@ -197,7 +199,7 @@ def test_an_ask_of_another_length_is_decided_one_by_one(candles: pd.DataFrame) -
 
 def test_an_async_engine_is_taken_by_entry_point_or_ready_made(candles: pd.DataFrame) -> None:
     entry_point, config = f"{UNDER_TEST}:Engine", {"threshold": 0.0}
-    ask = Ask("GOLD", "1h", candles, [20], 3)
+    ask = DecisionRequest("GOLD", "1h", candles, [20], 3)
     with IsolatedStrategy(entry_point, config) as named, IsolatedStrategy("e", {}, engine=Engine(0.0, "Sell")) as ready:
         ((by_name,),), ((by_hand,),) = named.decide([ask]), ready.decide([ask])
         described = named.describe()

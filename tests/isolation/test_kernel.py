@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from strategy_core.isolation.kernel import ABSENT as NO_SUCH_CALL
-from strategy_core.isolation.kernel import (
+from strategy_core.isolation.sandbox import ABSENT as NO_SUCH_CALL
+from strategy_core.isolation.sandbox import (
     ALLOW,
     ARGUMENTS_AT,
     CALLS,

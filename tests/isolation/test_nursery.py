@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 from strategy_core.isolation import process
-from strategy_core.isolation.isolated import Ask, IsolatedStrategy
-from strategy_core.isolation.nursery import NurseryGone, environment, nursery
+from strategy_core.isolation.client import DecisionRequest, IsolatedStrategy
+from strategy_core.isolation.forkserver import ForkServerGone, environment, fork_server
 from tests.isolation.conftest import UNDER_TEST
 
 
@@ -30,33 +30,33 @@ def test_the_environment_of_workers_is_made_not_inherited(monkeypatch: pytest.Mo
 
 
 def test_workers_of_one_process_come_from_one_nursery() -> None:
-    assert nursery() is nursery()
+    assert fork_server() is fork_server()
 
 
 def test_a_nursery_that_was_killed_is_replaced(candles: pd.DataFrame) -> None:
-    ask = Ask("GOLD", "1h", candles, [20], 5)
+    ask = DecisionRequest("GOLD", "1h", candles, [20], 5)
     with IsolatedStrategy(f"{UNDER_TEST}:Tricks", {}) as isolated:
         ((before,),) = isolated.decide([ask])
-        gone = nursery()
+        gone = fork_server()
         gone._popen.kill()
         gone._popen.wait()
         ((after,),) = isolated.decide([ask])
 
     assert before.decision == after.decision
-    assert nursery() is not gone
+    assert fork_server() is not gone
 
 
 def test_a_nursery_that_answers_late_is_replaced_and_its_answer_read_by_nobody() -> None:
     """Taken for the answer to the next request, an exit code of -9 would be a worker's id: that kills a group."""
-    late = nursery()
+    late = fork_server()
     late._popen.send_signal(signal.SIGSTOP)
     late._socket.settimeout(0.05)
 
-    with pytest.raises(NurseryGone):
+    with pytest.raises(ForkServerGone):
         late.reap(1)
 
     assert not late.usable
-    assert nursery() is not late
+    assert fork_server() is not late
 
 
 def test_a_nursery_that_cannot_be_started_is_a_worker_that_died_and_keeps_no_pipe(
@@ -76,7 +76,7 @@ def test_a_nursery_that_cannot_be_started_is_a_worker_that_died_and_keeps_no_pip
 
 def test_two_workers_do_not_share_their_luck(candles: pd.DataFrame) -> None:
     """They are forks of one process, whose random numbers they would all draw."""
-    asks = [Ask("luck", "1h", candles, [20], 5)]
+    asks = [DecisionRequest("luck", "1h", candles, [20], 5)]
     drawn = []
     for _ in range(2):
         with IsolatedStrategy(f"{UNDER_TEST}:Tricks", {}) as isolated:
@@ -94,13 +94,13 @@ def test_a_hanging_worker_ends_with_a_killed_parent(tmp_path: Path) -> None:
     script.write_text(
         textwrap.dedent(f"""
             import pandas as pd
-            from strategy_core.isolation.isolated import Ask, IsolatedStrategy
+            from strategy_core.isolation.client import DecisionRequest, IsolatedStrategy
 
             isolated = IsolatedStrategy("{UNDER_TEST}:Tricks", {{}}, deadline_s=600.0)
             isolated.describe()
             print(isolated._process._pid, flush=True)
             index = pd.date_range("2026-01-05", periods=9, freq="h", tz="UTC")
-            isolated.decide([Ask("sleep", "1h", pd.DataFrame({{"close": 1.0}}, index=index), [8], 5)])
+            isolated.decide([DecisionRequest("sleep", "1h", pd.DataFrame({{"close": 1.0}}, index=index), [8], 5)])
         """)
     )
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

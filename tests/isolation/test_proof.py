@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from strategy_core.isolation.probe import NOWHERE
-from strategy_core.isolation.proof import prove_isolation
+from strategy_core.isolation.selftest import prove_isolation
 
 UNREPORTED = {
     "connect to a local service",  # the kernel's refusal: asyncio needs such sockets in pairs

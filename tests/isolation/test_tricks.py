@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from strategy_core.domain.strategy import Action
-from strategy_core.isolation.isolated import IsolatedStrategy
+from strategy_core.isolation.client import IsolatedStrategy
 from tests.isolation.asking import between_honest_ones
 
 BREACHES = [

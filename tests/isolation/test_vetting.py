@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from strategy_core.isolation.isolated import IsolatedStrategy
+from strategy_core.isolation.client import IsolatedStrategy
 from strategy_core.isolation.vetting import Report, vet
 
 UNFIT = "tests.isolation.unfit_versions"

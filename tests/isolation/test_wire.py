@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from strategy_core.domain.candles import Windows
 from strategy_core.domain.strategy import Action, Decision
-from strategy_core.domain.windows import Windows
-from strategy_core.isolation import wire
-from strategy_core.isolation.wire import Answer, Garbled, Question
+from strategy_core.isolation import protocol
+from strategy_core.isolation.protocol import Answer, ProtocolError, Question
 
 SELL = ["sell", 0.5, {"rsi": 71.0}, "why"]
 
@@ -29,10 +29,10 @@ def test_a_decision_comes_over_as_it_was(action: Action, confidence: float, feat
     features = {name.replace("\x00", ""): value for name, value in features.items()}
     answer = Answer(Decision(action, confidence, features, "why"), None, "", 1.5)
 
-    key, rows = wire.message_in(wire.line({"rows": [wire.row(answer)]}))
+    key, rows = protocol.message_in(protocol.line({"rows": [protocol.row(answer)]}))
 
     assert key == "rows"
-    assert wire.answers_in(rows) == [answer]
+    assert protocol.answers_in(rows) == [answer]
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,8 @@ def test_a_decision_comes_over_as_it_was(action: Action, confidence: float, feat
     ids=["empty", "no JSON", "list", "no key", "two keys", "NaN", "infinity", "deep", "no text"],
 )
 def test_a_line_that_is_no_message_is_garbled(text: bytes) -> None:
-    with pytest.raises(Garbled):
-        wire.message_in(text)
+    with pytest.raises(ProtocolError):
+        protocol.message_in(text)
 
 
 @pytest.mark.parametrize(
@@ -78,13 +78,13 @@ def test_a_line_that_is_no_message_is_garbled(text: bytes) -> None:
     ],
 )
 def test_rows_that_are_not_exactly_answers_are_garbled(rows: Any) -> None:
-    with pytest.raises(Garbled):
-        wire.answers_in(rows)
+    with pytest.raises(ProtocolError):
+        protocol.answers_in(rows)
 
 
 def test_an_error_text_is_one_printable_line_of_bounded_length() -> None:
-    assert wire.one_line("boom\n\x1b[31m  red\x00") == "boom [31m red"
-    assert wire.one_line("x" * 10_000) == "x" * 499 + "…"
+    assert protocol.one_line("boom\n\x1b[31m  red\x00") == "boom [31m red"
+    assert protocol.one_line("x" * 10_000) == "x" * 499 + "…"
 
 
 def test_a_question_comes_over_to_the_last_bit() -> None:
@@ -92,10 +92,10 @@ def test_a_question_comes_over_to_the_last_bit() -> None:
     windows = Windows(pd.DataFrame({"close": [1.0, np.nan, 1 / 3], "volume": [5e-324, 0.0, 1e308]}, index=index))
     asked = Question("GOLD", "1h", windows.columns, windows.rows(1, 3), np.array([1]), 2, False)
 
-    read = wire.read_frame(io.BytesIO(wire.question_frame([asked, asked])).read)
+    read = protocol.read_frame(io.BytesIO(protocol.question_frame([asked, asked])).read)
 
     assert read is not None
-    first, second = wire.questions_in(*read)
+    first, second = protocol.questions_in(*read)
     assert (first.symbol, first.timeframe, first.columns, first.bars, first.many) == (
         ("GOLD", "1h", ["close", "volume"], 2, False)
     )
@@ -104,4 +104,4 @@ def test_a_question_comes_over_to_the_last_bit() -> None:
 
 
 def test_the_end_of_the_pipe_is_no_frame() -> None:
-    assert wire.read_frame(io.BytesIO(b"").read) is None
+    assert protocol.read_frame(io.BytesIO(b"").read) is None

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from strategy_core.domain.candles import Windows
 from strategy_core.domain.errors import InvalidConfig, InvalidEntryPoint, StrategyFailed
-from strategy_core.domain.windows import Windows
-from strategy_core.isolation import wire
-from strategy_core.isolation.guard import Guard, Refusal
-from strategy_core.isolation.wire import Answer, Question
-from strategy_core.isolation.worker import AHEAD, Pipes, Version, _loaded, _ready, _refused, raised_line
+from strategy_core.isolation import protocol
+from strategy_core.isolation.protocol import Answer, Question
+from strategy_core.isolation.sandbox import Guard, Refusal
+from strategy_core.isolation.worker import AHEAD, LoadedVersion, Pipes, _loaded, _ready, _refused, raised_line
 from tests.isolation.conftest import UNDER_TEST
 from tests.isolation.strategies_under_test import Engine
 
@@ -24,7 +24,7 @@ def guard() -> Guard:
     return Guard(lambda _: None)
 
 
-def version_of(entry_point: str, config: dict[str, Any], guard: Guard) -> Version:
+def version_of(entry_point: str, config: dict[str, Any], guard: Guard) -> LoadedVersion:
     return _loaded({"entry_point": entry_point, "config": config}, [], guard)
 
 
@@ -36,7 +36,7 @@ def question(
     return Question(symbol, "1h", windows.columns, table, np.array(positions), bars, many)
 
 
-def answered(version: Version, asked: Question) -> list[Answer]:
+def answered(version: LoadedVersion, asked: Question) -> list[Answer]:
     return [answer for answers in version.answers([asked]) for answer in answers]
 
 
@@ -176,13 +176,13 @@ def test_frames_and_lines_go_through_the_pipes(guard: Guard) -> None:
     inbox, to_it = os.pipe()
     from_it, outbox = os.pipe()
     pipes = Pipes(inbox, outbox)
-    os.write(to_it, wire.frame({"entry_point": "fib_rsi", "config": {}}))
+    os.write(to_it, protocol.frame({"entry_point": "fib_rsi", "config": {}}))
     os.close(to_it)
 
     start = pipes.read_frame()
     assert start is not None
     version = _ready(*start, guard, pipes)
-    key, description = wire.message_in(os.read(from_it, 10_000))
+    key, description = protocol.message_in(os.read(from_it, 10_000))
 
     assert key == "ready"
     assert description["warmup_bars"] == version.warmup_bars == 150

@@ -3,8 +3,7 @@
 import pytest
 
 from strategy_core.domain.errors import InvalidCandles
-from strategy_core.market.absent import AbsentSource
-from strategy_core.market.source import CandleSource
+from strategy_core.market.source import AbsentSource, CandleSource
 from tests.builders import GOLD, MONDAY
 
 

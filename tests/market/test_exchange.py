@@ -17,7 +17,7 @@ from strategy_core.domain.errors import (
     MissingExtra,
 )
 from strategy_core.market.calendars import AlwaysOpen
-from strategy_core.market.exchange import Exchange, open_exchange
+from strategy_core.market.ccxt import CcxtVendor, open_ccxt
 from strategy_core.market.live import LiveSource
 from tests.market.vendor import BadDay, Market, serving
 
@@ -36,7 +36,7 @@ def market() -> Iterator[Market]:
 
 
 def binance(market: Market) -> Any:
-    exchange = open_exchange("binance", timeout=5.0)
+    exchange = open_ccxt("binance", timeout=5.0)
     exchange.urls["api"]["public"] = f"{market.url}/api/v3"
     exchange.options["fetchMarkets"] = {"types": ["spot"]}
     exchange.rateLimit = 0
@@ -44,7 +44,7 @@ def binance(market: Market) -> Any:
 
 
 def opened(market: Market) -> LiveSource:
-    vendor = Exchange(binance(market), timeframe="1h", wait_s=0.001)
+    vendor = CcxtVendor(binance(market), timeframe="1h", wait_s=0.001)
     return LiveSource(vendor, {"BTC": "BTC/USDT", "TIN": "TIN/USDT"}, now=NOW, calendar=AlwaysOpen())
 
 
@@ -115,7 +115,7 @@ def test_a_volume_that_the_exchange_does_not_tell_stays_unknown(market: Market) 
 def test_a_clock_behind_the_exchanges_serves_nothing_that_has_not_closed_by_it(market: Market) -> None:
     market.now = NOW + 5 * HOUR
     behind = NOW - 5 * HOUR
-    vendor = Exchange(binance(market), timeframe="1h", wait_s=0.001)
+    vendor = CcxtVendor(binance(market), timeframe="1h", wait_s=0.001)
 
     source = LiveSource(vendor, {"BTC": "BTC/USDT"}, now=behind, calendar=AlwaysOpen())
 
@@ -126,26 +126,26 @@ def test_what_ccxt_cannot_be_asked_is_refused_before_anything_is(market: Market)
     exchange = binance(market)
 
     with pytest.raises(InvalidSetting, match="feed exchange = 'nasdaq' is not valid; allowed: what ccxt knows"):
-        open_exchange("nasdaq", timeout=1.0)
+        open_ccxt("nasdaq", timeout=1.0)
     with pytest.raises(InvalidTimeframe, match="'90m' is not a timeframe"):
-        Exchange(exchange, timeframe="90m")
+        CcxtVendor(exchange, timeframe="90m")
     exchange.timeframes = {"1d": "1d"}
     with pytest.raises(InvalidTimeframe, match="'1h' is not a timeframe; allowed: 1d"):
-        Exchange(exchange, timeframe="1h")
+        CcxtVendor(exchange, timeframe="1h")
     exchange.has["fetchOHLCV"] = "emulated"
     with pytest.raises(InvalidSetting, match="one that serves candles"):
-        Exchange(exchange, timeframe="1d")
+        CcxtVendor(exchange, timeframe="1d")
 
 
 def test_without_ccxt_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ccxt", None)
 
     with pytest.raises(MissingExtra, match=r"pip install 'strategy-rollout\[live\]'"):
-        open_exchange("binance", timeout=1.0)
+        open_ccxt("binance", timeout=1.0)
 
 
 def test_an_exchange_keeps_its_own_rate_limit() -> None:
-    exchange = open_exchange("kraken", timeout=2.5)
+    exchange = open_ccxt("kraken", timeout=2.5)
 
     assert isinstance(exchange, ccxt.kraken)
     assert exchange.enableRateLimit

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strategy_core.domain.errors import InvalidSetting
-from strategy_core.market.calendars import CALENDARS, WeeklySession
+from strategy_core.market.calendars import ALL_SESSION, CALENDARS, Holidays, WeeklySession, read_holidays
 from strategy_core.market.files import FileSource
-from strategy_core.market.holidays import ALL_SESSION, Holidays, read_holidays
 from strategy_core.settings import Settings
 
 METALS = CALENDARS["metals"]

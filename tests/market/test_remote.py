@@ -7,16 +7,15 @@ import pytest
 from pydantic import SecretStr
 
 from strategy_core.domain.errors import InvalidSetting, InvalidTimeframe, RolloutError, UnknownSymbol
-from strategy_core.market.absent import AbsentSource
 from strategy_core.market.calendars import AlwaysOpen
-from strategy_core.market.open import open_source
-from strategy_core.market.remote import Access
+from strategy_core.market.open import FeedAccess, open_source
+from strategy_core.market.source import AbsentSource
 from strategy_core.settings import Settings, read_settings
 
 NOW = datetime(2026, 3, 4, 12, tzinfo=UTC)
 SATURDAY = datetime(2026, 3, 7, 12, tzinfo=UTC)
 TOKEN = "s3cr3t-t0ken"
-LIVE: dict[str, Any] = {"now": NOW, "calendar": AlwaysOpen(), "access": Access(SecretStr(TOKEN))}
+LIVE: dict[str, Any] = {"now": NOW, "calendar": AlwaysOpen(), "access": FeedAccess(SecretStr(TOKEN))}
 
 
 @pytest.mark.parametrize(

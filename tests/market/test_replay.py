@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from strategy_core.domain.errors import InvalidSetting, NaiveTime, TimeOutOfRange, UnknownSymbol
 from strategy_core.market.open import open_source
-from strategy_core.market.replay import ReplayClock, ReplaySource
+from strategy_core.market.source import ReplayClock, ReplaySource
 from strategy_core.market.synthetic import SyntheticSource
 
 STARTED = datetime(2026, 5, 1, 12, tzinfo=UTC)

@@ -4,9 +4,8 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from strategy_core.isolation.wire import Kind
-from strategy_core.observe.catalogue import FAMILIES, NAMES
-from strategy_core.observe.metrics import ERROR_KINDS
+from strategy_core.isolation.protocol import Kind
+from strategy_core.observe.metrics import ERROR_KINDS, FAMILIES, NAMES
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "metrics.md"
 _ROW = re.compile(r"^\| `(\w+)` \| (\w+) \| ([\w, ]*?) ?\| (.+) \|$", re.MULTILINE)

@@ -10,9 +10,9 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, text
 from structlog.testing import capture_logs
 
-from strategy_core.domain.alert import Message, Severity
+from strategy_core.domain.alerts import Message, Severity
 from strategy_core.domain.errors import MissingExtra
-from strategy_core.observe.channels import Channel, read_channels
+from strategy_core.observe.channels import AppriseChannel, read_channels
 from strategy_core.services.alerts import deliver
 from strategy_core.settings import read_settings
 from tests.builders import DAY, HOUR, MONDAY
@@ -49,7 +49,7 @@ def test_addresses_are_read_with_the_severity_that_each_begins_with(urls: str, f
 
 
 def test_a_channel_keeps_its_name_and_shows_nothing_of_its_address() -> None:
-    one, same, another = (Channel(SecretStr(url), scheme="json") for url in ("json://a", "json://a", "json://b"))
+    one, same, another = (AppriseChannel(SecretStr(url), scheme="json") for url in ("json://a", "json://a", "json://b"))
 
     assert one.name == same.name == "json-163de059"
     assert another.name != one.name
@@ -57,7 +57,7 @@ def test_a_channel_keeps_its_name_and_shows_nothing_of_its_address() -> None:
 
 
 def test_a_message_comes_as_it_was_written(endpoint: Endpoint) -> None:
-    assert Channel(SecretStr(url_of(endpoint)), scheme="json").send(MESSAGE, Severity.CRITICAL) == ""
+    assert AppriseChannel(SecretStr(url_of(endpoint)), scheme="json").send(MESSAGE, Severity.CRITICAL) == ""
 
     (posted,) = endpoint.posted
     assert (posted["title"], posted["message"], posted["type"]) == (MESSAGE.title, MESSAGE.body, "failure")
@@ -73,7 +73,7 @@ def test_a_message_comes_as_it_was_written(endpoint: Endpoint) -> None:
     ],
 )
 def test_why_a_message_was_not_taken_is_told_in_a_line(url: str, problem: str) -> None:
-    assert Channel(SecretStr(url), scheme="x").send(MESSAGE, Severity.INFO) == problem
+    assert AppriseChannel(SecretStr(url), scheme="x").send(MESSAGE, Severity.INFO) == problem
 
 
 def test_a_server_that_sends_elsewhere_is_not_followed(endpoint: Endpoint) -> None:
@@ -81,7 +81,7 @@ def test_a_server_that_sends_elsewhere_is_not_followed(endpoint: Endpoint) -> No
     endpoint.status = 302
     endpoint.headers = {"Location": f"{endpoint.url}/elsewhere"}
 
-    assert Channel(SecretStr(url_of(endpoint)), scheme="json").send(MESSAGE, Severity.INFO) == "HTTP 302"
+    assert AppriseChannel(SecretStr(url_of(endpoint)), scheme="json").send(MESSAGE, Severity.INFO) == "HTTP 302"
     assert len(endpoint.posted) == 1
     assert endpoint.asked == []
 

@@ -18,9 +18,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from sqlalchemy import Engine
 
 from strategy_core.cli import main
-from strategy_core.observe.catalogue import NAMES
 from strategy_core.observe.exporter import Exporter
-from strategy_core.observe.exposition import OPENMETRICS, TEXT
+from strategy_core.observe.metrics import NAMES, OPENMETRICS, TEXT
 from strategy_core.store.engine import open_database
 from tests.builders import HOUR, MONDAY, decision_row, put_decisions, put_version
 from tests.observe.scraping import samples

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as as_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as as_text
 
-from strategy_core.observe.exposition import OPENMETRICS, TEXT, Exposition, Family, wanted
+from strategy_core.observe.metrics import OPENMETRICS, TEXT, Exposition, Family, wanted
 
 COUNTED = Family("said_total", "counter", ("strategy", "decision"), 'What was said, "in all"; a back\\slash')
 MEASURED = Family("measured", "gauge", (), "What was measured.")

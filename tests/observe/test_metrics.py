@@ -6,20 +6,19 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from strategy_core.domain.gates import Errors, InvalidDecisions
+from strategy_core.domain.gates.base import Errors, InvalidDecisions
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.routing import bucket_of
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.observe.catalogue import NAMES
-from strategy_core.observe.metrics import exposition
+from strategy_core.observe.metrics import NAMES, exposition
 from strategy_core.services.compare import compare_all
-from strategy_core.services.directory import load_users
-from strategy_core.services.live import ingest
-from strategy_core.services.ramp import tick
+from strategy_core.services.live_trades import ingest
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.start import start_rollout
-from strategy_core.store import deliveries, versions
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.tick import tick
+from strategy_core.services.users import load_users
+from strategy_core.store import alerts, versions
 from strategy_core.store.engine import reading, transaction
 from tests.builders import DAY, GOLD, HOUR, MONDAY, OWNER, decision_row, put_day, put_decisions, put_version
 from tests.observe.scraping import scrape
@@ -144,13 +143,13 @@ def test_alerts_and_what_waits_on_each_channel(engine: Engine) -> None:
         put_alert(engine, f"alert {number}", severity)
     put_alert(engine, "of an earlier release", kind="rollout.paused")
     with transaction(engine) as session:
-        deliveries.enlist(session, "json-1", outbox(engine)[:3], now=MONDAY)
-        deliveries.enlist(session, "json-2", outbox(engine)[:1], now=MONDAY + HOUR)
-        deliveries.acknowledge(session, outbox(engine)[2].id or 0, by="ana", because="seen", now=MONDAY)
+        alerts.enlist(session, "json-1", outbox(engine)[:3], now=MONDAY)
+        alerts.enlist(session, "json-2", outbox(engine)[:1], now=MONDAY + HOUR)
+        alerts.acknowledge(session, outbox(engine)[2].id or 0, by="ana", because="seen", now=MONDAY)
     with transaction(engine) as session:
-        (claimed,) = [deliveries.claim(session, "json-2", now=MONDAY + HOUR, lease=HOUR, longest=HOUR, claimant="x")]
+        (claimed,) = [alerts.claim(session, "json-2", now=MONDAY + HOUR, lease=HOUR, longest=HOUR, claimant="x")]
         assert claimed is not None
-        deliveries.mark(session, claimed[1], {"next_try_at": None})
+        alerts.mark(session, claimed[1], {"next_try_at": None})
 
     found = scrape(engine, now=MONDAY + 2 * HOUR)
 

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from strategy_core.observe.prometheus import Answer, Prometheus
+from strategy_core.observe.prometheus import Prometheus, QueryResult
 from tests.endpoint import Endpoint, serving, success, vector
 
 TOKEN = "s3cr3t-t0ken"
 HEADER = SecretStr(f"Authorization: Bearer {TOKEN}")
 
 
-def ask(endpoint: Endpoint, *, timeout: float = 10.0) -> Answer:
+def ask(endpoint: Endpoint, *, timeout: float = 10.0) -> QueryResult:
     return Prometheus(endpoint.url, header=HEADER, timeout=timeout).ask(["up"])["up"]
 
 
@@ -29,7 +29,7 @@ def ask(endpoint: Endpoint, *, timeout: float = 10.0) -> Answer:
 def test_one_finite_number_is_a_value(endpoint: Endpoint, body: bytes, value: float) -> None:
     endpoint.body = body
 
-    assert ask(endpoint) == Answer(value)
+    assert ask(endpoint) == QueryResult(value)
 
 
 BAD: dict[str, tuple[int, bytes, str]] = {
@@ -83,7 +83,7 @@ def test_a_slow_answer_is_none(endpoint: Endpoint, slowness: dict[str, float]) -
     for name, value in slowness.items():
         setattr(endpoint, name, value)
 
-    assert ask(endpoint, timeout=0.2) == Answer(None, "no answer within 0.2 s")
+    assert ask(endpoint, timeout=0.2) == QueryResult(None, "no answer within 0.2 s")
 
 
 def test_a_server_that_is_down_is_a_problem() -> None:
@@ -104,7 +104,7 @@ def test_a_server_that_hangs_up_is_a_problem(endpoint: Endpoint) -> None:
 
 
 def test_an_installation_without_a_prometheus_has_no_answers() -> None:
-    assert Prometheus(None).ask(["up"]) == {"up": Answer(None, "ROLLOUT_PROMETHEUS_URL is not set")}
+    assert Prometheus(None).ask(["up"]) == {"up": QueryResult(None, "ROLLOUT_PROMETHEUS_URL is not set")}
 
 
 def test_each_different_query_is_asked_once_as_it_stands(endpoint: Endpoint) -> None:
@@ -112,7 +112,7 @@ def test_each_different_query_is_asked_once_as_it_stands(endpoint: Endpoint) -> 
 
     answers = Prometheus(f"{endpoint.url}/tenant").ask([odd, "up", odd])
 
-    assert answers == {odd: Answer(1.5), "up": Answer(1.5)}
+    assert answers == {odd: QueryResult(1.5), "up": QueryResult(1.5)}
     assert sorted(endpoint.queries) == sorted([odd, "up"])
     assert {path for path, *_ in endpoint.asked} == {"/tenant/api/v1/query"}
 
@@ -125,7 +125,7 @@ def test_many_queries_are_asked_side_by_side(endpoint: Endpoint) -> None:
     endpoint.delay_s = 0.05
     queries = [f"up{i}" for i in range(40)]
 
-    assert Prometheus(endpoint.url).ask(queries) == dict.fromkeys(queries, Answer(1.5))
+    assert Prometheus(endpoint.url).ask(queries) == dict.fromkeys(queries, QueryResult(1.5))
 
 
 def test_the_header_is_sent_and_shown_nowhere(endpoint: Endpoint, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,8 +2,8 @@
 
 import re
 
-from strategy_core.report.page import html_page
-from strategy_core.report.strokes import as_image, canvas, picture, text
+from strategy_core.report.charts import as_image, canvas, picture, text
+from strategy_core.report.html import html_page
 from tests.report.reading import Page
 
 

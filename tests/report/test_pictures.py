@@ -6,10 +6,9 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from strategy_core.domain.comparison import Comparison
-from strategy_core.report.plot import difference_svg, divergence_svg, harm_svg, regimes_svg, share_svg
-from strategy_core.services.curves import Day
-from strategy_core.services.exposure import Served
-from strategy_core.services.report import HarmPath
+from strategy_core.report.charts import difference_svg, divergence_svg, harm_svg, regimes_svg, share_svg
+from strategy_core.services.history import Day, ServedSpan
+from strategy_core.services.reports import HarmPath
 from tests.report.reading import words
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
@@ -85,7 +84,7 @@ def test_one_day_alone_has_no_interval_to_draw() -> None:
 
 
 def test_the_share_of_users_steps_and_says_how_it_ended() -> None:
-    shares = [Served(START, START + DAY, 5.0), Served(START + DAY, START + 3 * DAY, 100.0)]
+    shares = [ServedSpan(START, START + DAY, 5.0), ServedSpan(START + DAY, START + 3 * DAY, 100.0)]
 
     svg = ET.fromstring(share_svg("Users", shares, start=START, end=START + 3 * DAY, ended="rolled back"))
 
@@ -96,8 +95,8 @@ def test_the_share_of_users_steps_and_says_how_it_ended() -> None:
 
 def test_steps_that_are_too_close_share_no_label() -> None:
     minute = timedelta(minutes=1)
-    shares = [Served(START + n * minute, START + (n + 1) * minute, float(n + 1)) for n in range(30)]
-    shares.append(Served(START + 30 * minute, START + 60 * DAY, 40.0))
+    shares = [ServedSpan(START + n * minute, START + (n + 1) * minute, float(n + 1)) for n in range(30)]
+    shares.append(ServedSpan(START + 30 * minute, START + 60 * DAY, 40.0))
 
     svg = ET.fromstring(share_svg("Users", shares, start=START, end=START + 60 * DAY))
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from strategy_core.report.plot import MOST_POINTS, Curve, equity_svg
+from strategy_core.report.charts import MOST_POINTS, Curve, equity_svg
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
 END = START + timedelta(days=30)

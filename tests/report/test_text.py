@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 import pytest
 from markdown_it import MarkdownIt
 
-from strategy_core.report.page import html_page
-from strategy_core.report.text import Markdown, argument, cell, commands, facts, plain, points, sections, table
+from strategy_core.report.html import html_page
+from strategy_core.report.markdown import Markdown, argument, cell, commands, facts, plain, points, sections, table
 from tests.report.reading import Page, tables
 
 HOSTILE = [

@@ -21,9 +21,9 @@ from strategy_core.domain.errors import (
 )
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.routing import BUCKETS, Routing, bucket_of
-from strategy_core.router.table import Table
+from strategy_core.router.router import Table
 from strategy_core.services.canary import activate_canary
-from strategy_core.services.route import route_user
+from strategy_core.services.queries import route_user
 from tests.builders import put_version
 from tests.router.conftest import USERS, WHO
 

@@ -11,10 +11,10 @@ from structlog.testing import capture_logs
 from strategy_core import Router
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.routing import Routing
-from strategy_core.router.table import Table
+from strategy_core.router.router import Table
 from strategy_core.services.canary import activate_canary, update_canary_percent
-from strategy_core.services.promote import activate_version
 from strategy_core.services.rollback import roll_back
+from strategy_core.services.versions import activate_version
 from tests.builders import put_version
 from tests.router.conftest import USERS, WHO, Clock, until
 

@@ -12,14 +12,14 @@ from sqlmodel import col
 
 from strategy_core.domain.audit import Actor
 from strategy_core.domain.errors import NoActiveVersion, RolloutError
-from strategy_core.services.check import check_database
+from strategy_core.services.maintenance import check_database
+from strategy_core.services.queries import route_user
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.route import route_user
-from strategy_core.services.transition import standing
+from strategy_core.services.transitions import strategy_state
 from strategy_core.store import audit, rollouts, versions
+from strategy_core.store.alerts import find_alerts
 from strategy_core.store.engine import open_database, reading
-from strategy_core.store.rollout_tables import GateVerdict
-from strategy_core.store.tally_tables import Counted
+from strategy_core.store.tables import Counted, GateVerdict
 from tests.builders import MONDAY
 from tests.pictures import picture
 from tests.services.owners_model import Model
@@ -86,9 +86,9 @@ class Compared(RuleBasedStateMachine):
         self.compared, model = True, self.model
         with reading(self.engine) as session:
             found = {one.version: one for one in versions.list_versions(session)}
-            events, alerts = audit.events(session), audit.alerts(session)
+            events, alerts = audit.events(session), find_alerts(session)
             ended = [one.state for one in rollouts.list_rollouts(session)[::-1] if one.ended_at is not None]
-            stands = standing(session, NAME)
+            stands = strategy_state(session, NAME)
             routing = versions.all_routing(session).get(NAME)
         assert {name: (one.status, one.quarantined_at is not None) for name, one in found.items()} == {
             name: (one.status, one.quarantined) for name, one in model.versions.items()

@@ -4,7 +4,7 @@ from sqlalchemy import Engine
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services.start import start_rollout
+from strategy_core.services.rollouts import start_rollout
 from tests.builders import GOLD, MONDAY, OWNER, put_version
 
 

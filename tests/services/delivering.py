@@ -6,13 +6,13 @@ from datetime import datetime
 
 from pydantic import SecretStr
 
-from strategy_core.domain.alert import Message, Severity
-from strategy_core.observe.channels import Channel
+from strategy_core.domain.alerts import Message, Severity
+from strategy_core.observe.channels import AppriseChannel
 from strategy_core.services.alerts import deliver
 from strategy_core.store.engine import open_database
 
 
-class Stopping(Channel):
+class Stopping(AppriseChannel):
     """The real channel, in a process that goes no further before its first send, or after it."""
 
     moment = ""

@@ -7,11 +7,11 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 from sqlmodel import col, select
 
-from strategy_core.domain.alert import Severity
-from strategy_core.observe.channels import Channel
-from strategy_core.store import audit
+from strategy_core.domain.alerts import Severity
+from strategy_core.observe.channels import AppriseChannel
+from strategy_core.store import alerts
 from strategy_core.store.engine import reading, transaction
-from strategy_core.store.rollout_tables import AlertDelivery, AlertOutbox
+from strategy_core.store.tables import AlertDelivery, AlertOutbox
 from tests.builders import MONDAY
 from tests.endpoint import Endpoint
 
@@ -21,18 +21,22 @@ def put_alert(
 ) -> int:
     """Raise an alert with *text*, which no other has, and return its id."""
     with transaction(engine) as session:
-        audit.raise_alert(
+        alerts.raise_alert(
             session, kind, text, severity=severity, strategy_name="fib_rsi", dedupe_key=text, facts={}, now=at
         )
-        return audit.alerts(session)[-1].id or 0
+        return alerts.find_alerts(session)[-1].id or 0
 
 
 def url_of(endpoint: Endpoint, path: str = "/hook") -> str:
     return f"json://127.0.0.1:{endpoint.url.rpartition(':')[2]}{path}"
 
 
-def channel_to(endpoint: Endpoint, at_least: str = "info", *, timeout: float = 30.0, path: str = "/hook") -> Channel:
-    return Channel(SecretStr(url_of(endpoint, path)), scheme="json", at_least=Severity(at_least), timeout=timeout)
+def channel_to(
+    endpoint: Endpoint, at_least: str = "info", *, timeout: float = 30.0, path: str = "/hook"
+) -> AppriseChannel:
+    return AppriseChannel(
+        SecretStr(url_of(endpoint, path)), scheme="json", at_least=Severity(at_least), timeout=timeout
+    )
 
 
 def texts(endpoint: Endpoint) -> list[str]:
@@ -47,7 +51,7 @@ def ids(endpoint: Endpoint) -> list[str]:
 
 def outbox(engine: Engine) -> list[AlertOutbox]:
     with reading(engine) as session:
-        return list(audit.alerts(session))
+        return list(alerts.find_alerts(session))
 
 
 def deliveries(engine: Engine, **wanted: Any) -> list[AlertDelivery]:

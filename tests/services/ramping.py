@@ -6,10 +6,10 @@ from typing import Any
 from sqlalchemy import Engine
 
 from strategy_core.domain.ramp import Step
-from strategy_core.services.ramp import Ticked
+from strategy_core.services.tick import TickResult
 from strategy_core.store import rollouts, versions
 from strategy_core.store.engine import reading
-from strategy_core.store.rollout_tables import Rollout
+from strategy_core.store.tables import Rollout
 from tests.builders import DAY, OWNER, put_day
 
 WHO: dict[str, Any] = {"strategy_name": "fib_rsi", "actor": OWNER}
@@ -39,7 +39,7 @@ def standing(engine: Engine) -> tuple[dict[str, str], float]:
         )
 
 
-def ruled(ticked: list[Ticked]) -> tuple[Step, str]:
+def ruled(ticked: list[TickResult]) -> tuple[Step, str]:
     (one,) = ticked
     assert one.ruling is not None, one.error
     return one.ruling.step, one.ruling.reason

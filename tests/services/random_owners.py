@@ -8,20 +8,17 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
-from strategy_core.domain.alert import Message, Severity
+from strategy_core.domain.alerts import Message, RollbackRequest, Severity
 from strategy_core.domain.audit import Actor
 from strategy_core.domain.errors import FeedUnavailable
-from strategy_core.domain.firing import Firing
 from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.services.alerts import acknowledge, deliver
-from strategy_core.services.approve import Choice, approve, decide_rollout, pause, resume
 from strategy_core.services.canary import activate_canary, set_share, update_canary_percent
-from strategy_core.services.on_alert import Outcome, roll_back_on
-from strategy_core.services.promote import activate_version, retire_version
-from strategy_core.services.ramp import tick
-from strategy_core.services.rollback import roll_back
-from strategy_core.services.start import start_rollout
-from strategy_core.store import audit
+from strategy_core.services.rollback import AlertRollback, roll_back, roll_back_on_alert
+from strategy_core.services.rollouts import Choice, approve, decide_rollout, pause, resume, start_rollout
+from strategy_core.services.tick import tick
+from strategy_core.services.versions import activate_version, retire_version
+from strategy_core.store import alerts
 from strategy_core.store.engine import reading
 from tests.builders import decision_row, put_decisions, put_version
 from tests.pictures import picture
@@ -194,21 +191,21 @@ class Owners(Compared):
         after = deepcopy(self.model)
         refused: set[str] = set()
         if since is None:
-            outcome = Outcome.NOTHING_SERVES
+            outcome = AlertRollback.NOTHING_SERVES
         elif since > fired_at:
-            outcome = Outcome.BEGAN_LATER
+            outcome = AlertRollback.BEGAN_LATER
         elif refused := after.roll_back(name, cause="alert", now=self.now):
             outcome = None
         elif key in self.model.heard:
-            outcome = Outcome.CAME_AGAIN
+            outcome = AlertRollback.CAME_AGAIN
         else:
-            outcome, self.model = Outcome.ROLLED_BACK, after
+            outcome, self.model = AlertRollback.ROLLED_BACK, after
             after.heard.add(key)
 
-        firing = Firing(NAME, name, fired_at, key, "it fires")
+        firing = RollbackRequest(NAME, name, fired_at, key, "it fires")
         said = self.wish(
             refused,
-            lambda engine, strategy_name, actor, now: roll_back_on(
+            lambda engine, strategy_name, actor, now: roll_back_on_alert(
                 engine, firing, fired_at=fired_at, actor=Actor("monitoring", idempotency_key=key), now=now
             ),
         )
@@ -232,7 +229,7 @@ class Owners(Compared):
         self.refused |= {each.alert_id for each in tried if each.problem}
         self.taken.update(each.alert_id for each in tried if not each.problem)
         with reading(self.engine) as session:
-            raised = audit.alerts(session)
+            raised = alerts.find_alerts(session)
         repeated = {alert.id for alert in raised if alert.severity == "critical"}
         assert {alert_id for alert_id, times in self.taken.items() if times > 1} <= repeated
         news = {alert.id for alert in raised if self.now - alert.at < 24 * HOUR} - self.acknowledged - self.refused

@@ -13,9 +13,9 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.alerts import deliver
-from strategy_core.services.ramp import tick
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.start import start_rollout
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.tick import tick
 from tests.builders import HOUR, MONDAY, OWNER, put_version
 from tests.endpoint import Endpoint, serving
 from tests.services.outbox import channel_to, deliveries, ids, put_alert, texts, url_of

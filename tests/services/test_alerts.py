@@ -12,9 +12,9 @@ from strategy_core.domain.errors import UnknownAlert
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.services.alerts import acknowledge, deliver, read_channel_states
-from strategy_core.services.directory import load_users
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.start import start_rollout
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.users import load_users
 from tests.builders import DAY, HOUR, MONDAY, OWNER, put_version
 from tests.endpoint import Endpoint, serving
 from tests.services.outbox import channel_to, deliveries, ids, outbox, put_alert, texts

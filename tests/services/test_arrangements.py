@@ -12,12 +12,12 @@ import pytest
 from sqlalchemy import Engine
 
 from strategy_core.domain.lifecycle import Status
+from strategy_core.isolation import pool
+from strategy_core.isolation.client import IsolatedStrategy
 from strategy_core.isolation.fingerprint import Fingerprint
-from strategy_core.isolation.isolated import IsolatedStrategy
+from strategy_core.isolation.pool import WorkerPool, build_of
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services import workers as pools
 from strategy_core.services.shadow import log_candle, run_shadow
-from strategy_core.services.workers import Workers, build_of
 from strategy_core.store import decisions, evidence
 from strategy_core.store.engine import open_database, reading
 from strategy_core.store.tables import StrategyVersion
@@ -74,23 +74,23 @@ def log(engine: Engine, *versions: str) -> list[dict[str, Any]]:
 
 
 def one_worker(engine: Engine, source: SyntheticSource) -> None:
-    with Workers(at_once=1) as workers:
+    with WorkerPool(at_once=1) as workers:
         run_shadow(engine, source, workers, now=NOW)
 
 
 def three_workers(engine: Engine, source: SyntheticSource) -> None:
-    with Workers(at_once=3) as workers:
+    with WorkerPool(at_once=3) as workers:
         run_shadow(engine, source, workers, now=NOW)
 
 
 def shares_one_after_another(engine: Engine, source: SyntheticSource) -> None:
     for share in (SYMBOLS[1::2], SYMBOLS[::2]):
-        with Workers(at_once=1) as workers:
+        with WorkerPool(at_once=1) as workers:
             run_shadow(engine, source, workers, now=NOW, symbols=share)
 
 
 def hour_by_hour_then_late(engine: Engine, source: SyntheticSource) -> None:
-    with Workers(at_once=2) as workers:
+    with WorkerPool(at_once=2) as workers:
         for hour in (1, 2, 3):
             run_shadow(engine, source, workers, now=MONDAY + hour * HOUR)
         while sum(run.logged for run in run_shadow(engine, source, workers, now=NOW, catch_up=10)):
@@ -125,7 +125,7 @@ def test_a_version_brought_back_when_its_rows_are_gone_decides_from_its_retireme
     """Its earlier decisions were dropped with their months: decided again, they would be counted twice."""
     put(engine, "1", {"hours": 6}, retired_at=MONDAY + 25 * HOUR)
 
-    with Workers() as workers:
+    with WorkerPool() as workers:
         (run,) = run_shadow(engine, many, workers, now=NOW)
 
     assert run.logged == 5 * len(SYMBOLS)
@@ -135,7 +135,7 @@ def test_a_tick_between_two_shares_finds_nobody_silent(engine: Engine, many: Syn
     """All versions of a symbol are in one share: where one arm has spoken, so has the other."""
     put(engine, "1", {"hours": 6}, status=Status.ACTIVE)
     put(engine, "2", {"hours": 4})
-    with Workers() as workers:
+    with WorkerPool() as workers:
         for share in (SYMBOLS[:2], SYMBOLS[2:]):
             run_shadow(engine, many, workers, now=NOW, symbols=share)
 
@@ -152,7 +152,7 @@ def test_a_late_run_catches_up_in_order_and_the_lag_says_how_far_it_is(engine: E
     put(engine, "1", {"hours": 6}, symbols=("GOLD", "ZINC"))
     opened = {symbol: many.candles(symbol, closed_by=NOW, since=MONDAY).index for symbol in ("GOLD", "ZINC")}
     lags = []
-    with Workers() as workers:
+    with WorkerPool() as workers:
         for decided in (10, 20, 29):
             for share in (["GOLD"], ["ZINC"]):
                 run_shadow(engine, many, workers, now=NOW, catch_up=10, symbols=share)
@@ -170,7 +170,7 @@ def test_a_candle_that_comes_late_into_a_long_log_is_caught_up(engine: Engine, m
     """Though as many rows as are looked at stand there: what counts is that the source has a candle more."""
     version = put(engine, "1", {"hours": 6}, symbols=("GOLD",))
     late = pd.Timestamp(MONDAY + 27 * HOUR)
-    with Workers() as workers:
+    with WorkerPool() as workers:
         run_shadow(engine, Without(late), workers, now=NOW)
         (run,) = run_shadow(engine, many, workers, now=NOW)
 
@@ -199,7 +199,7 @@ class Without(SyntheticSource):
 
 def test_after_weeks_of_silence_a_version_goes_on_where_it_stopped(engine: Engine, many: SyntheticSource) -> None:
     put(engine, "1", {"hours": 6}, symbols=("GOLD",))
-    with Workers() as workers:
+    with WorkerPool() as workers:
         run_shadow(engine, many, workers, now=NOW)
         run_shadow(engine, many, workers, now=MONDAY + 30 * DAY)
 
@@ -213,7 +213,7 @@ def test_a_version_that_hangs_costs_a_run_no_more_workers_however_many_serve_it(
 ) -> None:
     put(engine, "1", {"hours": 6}, status=Status.ACTIVE)
     put(engine, "2", {"how": "sleep", "after": MONDAY.isoformat()}, code="Failing")
-    with Workers(deadline_s=0.3, at_once=3) as workers:
+    with WorkerPool(deadline_s=0.3, at_once=3) as workers:
         sound, hanging = run_shadow(engine, many, workers, now=MONDAY + 10 * HOUR)
 
     assert (sound.logged, sound.errors) == (50, 0)
@@ -227,9 +227,9 @@ def test_a_pool_keeps_few_workers_however_many_versions_there_are(
     engine: Engine, many: SyntheticSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each takes memory of its own."""
-    monkeypatch.setattr(pools, "IDLE", 1)
+    monkeypatch.setattr(pool, "IDLE", 1)
     put_three(engine)
-    with Workers(at_once=1) as workers:
+    with WorkerPool(at_once=1) as workers:
         run_shadow(engine, many, workers, now=NOW)
         run_shadow(engine, many, workers, now=NOW + HOUR)
 

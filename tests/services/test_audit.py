@@ -15,9 +15,8 @@ from strategy_core.domain.errors import NaiveTime, NothingRecorded, UnknownRollo
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services.approve import pause
 from strategy_core.services.audit import (
-    Form,
+    ExportFormat,
     about_rollout,
     export,
     read_audit,
@@ -27,11 +26,11 @@ from strategy_core.services.audit import (
     verify_trail,
 )
 from strategy_core.services.canary import activate_canary
-from strategy_core.services.promote import activate_version
-from strategy_core.services.ramp import tick
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.start import start_rollout
-from strategy_core.store.rollout_tables import AlertOutbox, AuditEvent, GateVerdict, Rollout
+from strategy_core.services.rollouts import pause, start_rollout
+from strategy_core.services.tick import tick
+from strategy_core.services.versions import activate_version
+from strategy_core.store.tables import AlertOutbox, AuditEvent, GateVerdict, Rollout
 from tests.builders import DAY, HOUR, MONDAY, put_day, put_version
 
 ANA, BEN = Actor("ana", request_id="r1"), Actor("ben", source="api")
@@ -193,7 +192,7 @@ def test_an_export_as_json_has_every_column_and_verifies(year: Engine) -> None:
 
 
 def test_an_export_as_csv_holds_no_formula(year: Engine) -> None:
-    header, *rows = csv.reader(export(year, Form.CSV, "fib_rsi"))
+    header, *rows = csv.reader(export(year, ExportFormat.CSV, "fib_rsi"))
 
     newest = dict(zip(header, rows[-1], strict=True))
     assert (header, len(rows)) == (list(AuditEvent.model_fields), 4)

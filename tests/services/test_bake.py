@@ -6,10 +6,10 @@ from sqlalchemy import Engine
 
 from strategy_core.domain.ramp import Step
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services.approve import approve
-from strategy_core.services.promote import activate_version
-from strategy_core.services.ramp import tick
 from strategy_core.services.rollback import roll_back
+from strategy_core.services.rollouts import approve
+from strategy_core.services.tick import tick
+from strategy_core.services.versions import activate_version
 from tests.builders import MONDAY, put_version
 from tests.services.ramping import WHO, days, newest, ruled, standing
 

@@ -11,16 +11,16 @@ from strategy_core.domain.errors import EvidenceUnavailable
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import read_plan
 from strategy_core.domain.ramp import Ruling, Step
-from strategy_core.market.absent import AbsentSource
-from strategy_core.market.source import CandleSource
+from strategy_core.market.source import AbsentSource, CandleSource
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.observe.prometheus import Prometheus
-from strategy_core.services.ramp import tick
-from strategy_core.services.sample import sample_metrics
-from strategy_core.services.start import start_rollout
-from strategy_core.store import audit, rollouts
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.sample_metrics import sample_metrics
+from strategy_core.services.tick import tick
+from strategy_core.store import rollouts
+from strategy_core.store.alerts import find_alerts
 from strategy_core.store.engine import reading
-from strategy_core.store.rollout_tables import Rollout
+from strategy_core.store.tables import Rollout
 from tests.builders import DAY, HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
 from tests.endpoint import Endpoint, vector
 
@@ -116,7 +116,7 @@ def test_it_holds_tells_once_and_at_the_limit_rolls_back(
     assert all(ruling.blind for ruling in rulings)
     assert rulings[0].reason.startswith(reason)
     with reading(world.engine) as session:
-        alerts = audit.alerts(session)
+        alerts = find_alerts(session)
         assert rollouts.get_canary(session, "fib_rsi").rollout_bp == 0
         assert rollouts.list_rollouts(session)[0].state == "rolled_back"
     assert [alert.kind for alert in alerts] == ["rollout.started", "rollout.blind", "rollout.rolled_back"]

@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from strategy_core.domain.history import UNKNOWN_DESIGN_EFFECT, History
+from strategy_core.domain.gates.on_slots import NotWorse
 from strategy_core.domain.lifecycle import Status
-from strategy_core.domain.paired_gates import NotWorse
+from strategy_core.domain.pair_noise import UNKNOWN_DESIGN_EFFECT, History
 from strategy_core.domain.plan import Plan
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services.book import recompute
-from strategy_core.services.ramp import tick, tick_rollout
-from strategy_core.services.start import start_rollout
-from strategy_core.store import audit, rollouts, slots
+from strategy_core.services.evidence import recompute
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.tick import tick, tick_rollout
+from strategy_core.store import alerts, evidence, rollouts
 from strategy_core.store.engine import reading, transaction
-from strategy_core.store.rollout_tables import BookedSlot, Rollout
+from strategy_core.store.tables import BookedSlot, Rollout
 from tests.builders import (
     DAY,
     HOUR,
@@ -54,7 +54,7 @@ def _newest(engine: Engine) -> Rollout:
 
 def _booked(engine: Engine) -> list[BookedSlot]:
     with reading(engine) as session:
-        return list(slots.booked(session, _newest(engine).id))
+        return list(evidence.booked(session, _newest(engine).id))
 
 
 def test_what_has_closed_is_booked_once(ramped: Engine, market: SyntheticSource) -> None:
@@ -127,14 +127,14 @@ def test_totals_of_another_release_are_computed_anew(ramped: Engine, market: Syn
     tick(ramped, market, now=MONDAY + DAY)
     rollout = _newest(ramped)
     with transaction(ramped) as session:
-        row = slots.get_book(session, rollout.id)
+        row = evidence.get_book(session, rollout.id)
         row.totals = row.totals | {"book": {"scheme": 0, "harm": "of another shape"}}
         session.add(row)
     put_day(ramped, MONDAY + DAY, BOTH, WORSE, signal_hours=[1])
     tick(ramped, market, now=MONDAY + 2 * DAY)
 
     with reading(ramped) as session:
-        stored = slots.get_book(session, rollout.id).totals["book"]["totals"]
+        stored = evidence.get_book(session, rollout.id).totals["book"]["totals"]
         assert stored["slots"] == 3
         assert stored["log_e"] == pytest.approx(recompute(session, rollout).log_e, abs=1e-12)
 
@@ -150,7 +150,7 @@ def test_likely_harm_freezes_the_stage_and_is_told_once(engine: Engine, market: 
         tick(engine, market, now=MONDAY + hour * HOUR)
 
     with reading(engine) as session:
-        told = [alert for alert in audit.alerts(session) if alert.kind == "rollout.frozen"]
+        told = [alert for alert in alerts.find_alerts(session) if alert.kind == "rollout.frozen"]
         last = rollouts.last_verdicts(session, _newest(engine).id)["harm"]
     assert last.verdict == "inconclusive"
     assert [alert.severity for alert in told] == ["warning"]
@@ -168,7 +168,7 @@ def test_the_history_is_measured_at_the_start_and_kept(engine: Engine, market: S
     tick(engine, market, now=MONDAY + HOUR)
 
     with reading(engine) as session:
-        kept = History.model_validate(slots.get_book(session, rollout.id).history)
+        kept = History.model_validate(evidence.get_book(session, rollout.id).history)
     assert (kept.slots, kept.days, kept.slots_per_day) == (80, 40, 2.0)
     assert not kept.provisional
     assert kept.design_effect > 1.5  # both slots of a day lose together
@@ -196,5 +196,5 @@ def test_what_lies_beyond_any_late_candle_is_not_read_again(ramped: Engine, mark
         tick(ramped, market, now=MONDAY + (hour + 1) * HOUR)
 
     with reading(ramped) as session:
-        kept = slots.get_book(session, _newest(ramped).id).totals["unsettled_from"]
+        kept = evidence.get_book(session, _newest(ramped).id).totals["unsettled_from"]
     assert (len(kept), kept[0]) == (24, (MONDAY + 16 * HOUR).isoformat())

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
+from strategy_core.domain.calibration import OF_A_PAIR, RecordedPair
 from strategy_core.domain.errors import Incomparable, InvalidName, InvalidSetting, NoActiveVersion, UnknownVersion
+from strategy_core.domain.gates.on_metrics import MetricThreshold
+from strategy_core.domain.gates.on_slots import Harm
 from strategy_core.domain.lifecycle import Status
-from strategy_core.domain.metric import MetricThreshold
-from strategy_core.domain.paired_gates import Harm
 from strategy_core.domain.plan import Plan
-from strategy_core.domain.trial import OF_A_PAIR, Pair
 from strategy_core.services.calibrate import Calibrated, calibrate, read_pair
 from tests.builders import DAY, HOUR, MONDAY, decision_row, outcome_row, put_decisions, put_outcomes, put_version
 
@@ -33,7 +33,7 @@ def put_history(engine: Engine, *, days: int, a_day: int = 3, canary: float = -0
 
 
 def tried(
-    *scenarios: str, pair: Pair | None = None, ramps: int = 6, workers: int | None = None, seed: int = 1
+    *scenarios: str, pair: RecordedPair | None = None, ramps: int = 6, workers: int | None = None, seed: int = 1
 ) -> Calibrated:
     return calibrate(Plan(), ramps=ramps, days=20, seed=seed, scenarios=scenarios, pair=pair, workers=workers)
 

@@ -18,11 +18,10 @@ from strategy_core.domain.errors import (
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.routing import bucket_of
-from strategy_core.services.approve import pause, resume
 from strategy_core.services.canary import activate_canary, set_share, update_canary_percent
-from strategy_core.services.route import route_user
-from strategy_core.services.start import start_rollout
-from strategy_core.services.transition import withdraw_canary
+from strategy_core.services.queries import route_user
+from strategy_core.services.rollouts import pause, resume, start_rollout
+from strategy_core.services.transitions import withdraw_canary
 from strategy_core.store import audit, versions
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.versions import create_strategy

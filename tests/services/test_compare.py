@@ -11,11 +11,11 @@ from sqlalchemy import Engine
 
 from strategy_core.domain.comparison import Comparison
 from strategy_core.domain.errors import InvalidPeriod, NoActiveVersion, UnknownVersion
+from strategy_core.domain.indicators import regimes
 from strategy_core.domain.lifecycle import Status
-from strategy_core.domain.regimes import regimes
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.compare import compare_all, compare_versions, last_days, period
-from strategy_core.services.transition import replace_active
+from strategy_core.services.transitions import replace_active
 from strategy_core.store import outcomes, versions
 from strategy_core.store.engine import reading, transaction
 from tests import in_memory

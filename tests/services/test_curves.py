@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Engine
 
 from strategy_core.domain.lifecycle import Status
-from strategy_core.services.curves import MOST_POINTS, read_equity
+from strategy_core.services.history import MOST_POINTS, read_equity
 from strategy_core.store import outcomes
 from strategy_core.store.engine import reading, transaction
 from tests.builders import HOUR, MONDAY, put_version

@@ -3,16 +3,13 @@
 import pytest
 from sqlalchemy import Engine
 
-from strategy_core.domain.errors import (
-    NotAwaiting,
-    UnknownRollout,
-)
+from strategy_core.domain.errors import NotAwaiting, UnknownRollout
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.ramp import Step
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services.approve import Choice, approve, decide_rollout, pause, resume
 from strategy_core.services.canary import update_canary_percent
-from strategy_core.services.ramp import tick
+from strategy_core.services.rollouts import Choice, approve, decide_rollout, pause, resume
+from strategy_core.services.tick import tick
 from strategy_core.store import audit
 from strategy_core.store.engine import reading
 from tests.builders import DAY, HOUR, MONDAY, decision_row, put_day, put_decisions, put_version

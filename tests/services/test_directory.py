@@ -13,10 +13,10 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.routing import in_canary
 from strategy_core.services.canary import activate_canary
-from strategy_core.services.directory import Loaded, count_under, load_users, load_users_csv, plan_audience
-from strategy_core.store import directory
+from strategy_core.services.users import Loaded, count_under, load_users, load_users_csv, plan_audience
+from strategy_core.store import users as user_store
 from strategy_core.store.engine import open_database, reading, transaction
-from strategy_core.store.tally_tables import DirectoryTally
+from strategy_core.store.tables import DirectoryTally
 from tests.builders import MONDAY, OWNER, put_version
 from tests.waiting import until_somebody_waits
 
@@ -25,7 +25,7 @@ USERS: list[tuple[str, float | None]] = [(f"user_{number}", float(number % 7)) f
 
 def known(engine: Engine) -> dict[str, float | None]:
     with reading(engine) as session:
-        return directory.read_users(session)
+        return user_store.read_users(session)
 
 
 def put_canary(engine: Engine, strategy_name: str, percent: float, *, salt: str = "") -> None:
@@ -166,7 +166,7 @@ def test_two_that_count_under_a_new_salt_at_once_both_come_through(
 
     with ThreadPoolExecutor(1) as threads:
         with transaction(engine) as session:
-            directory.keep_counts(session, {"new": (2, b"")})
+            user_store.keep_counts(session, {"new": (2, b"")})
             second = threads.submit(count, engine)
             until_somebody_waits(engine, unless=second)
         second.result()
@@ -182,8 +182,8 @@ def test_counts_are_of_the_directory_that_was_loaded_last(postgresql_url: str) -
 
     with ThreadPoolExecutor(1) as threads:
         with transaction(engine) as loading:
-            directory.hold(loading)
-            directory.add_users(loading, [{"user_id": "b", "capital": None, "loaded_at": MONDAY}])
+            user_store.hold_directory(loading)
+            user_store.add_users(loading, [{"user_id": "b", "capital": None, "loaded_at": MONDAY}])
             counting = threads.submit(count_under, engine, "new")
             until_somebody_waits(engine, unless=counting)
         counting.result()

@@ -5,13 +5,13 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import Engine, text
 
-from strategy_core.domain.gates import Verdict
+from strategy_core.domain.gates.base import Verdict
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import Step
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services.ramp import tick
-from strategy_core.services.start import start_rollout
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.tick import tick
 from strategy_core.store import rollouts
 from strategy_core.store.engine import reading, transaction
 from tests.builders import DAY, HOUR, MONDAY, OWNER, decision_row, put_day, put_decisions, put_version

@@ -15,11 +15,11 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import Step
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services.ramp import tick
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.start import start_rollout
-from strategy_core.services.transition import standing
-from strategy_core.store import audit, rollouts, versions
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.tick import tick
+from strategy_core.services.transitions import strategy_state
+from strategy_core.store import alerts, audit, rollouts, versions
 from strategy_core.store.engine import open_database, reading, transaction
 from tests.builders import DAY, MONDAY, OWNER, put_day, put_version
 
@@ -45,10 +45,10 @@ def picture(engine: Engine) -> dict[str, Any]:
         rollout = rollouts.list_rollouts(session)[0]
         return {
             "statuses": {version.version: version.status for version in versions.list_versions(session)},
-            "standing": standing(session, "fib_rsi"),
+            "standing": strategy_state(session, "fib_rsi"),
             "rollout": (rollout.state, rollout.stage_index, rollout.generation, rollout.reason),
             "audit": [event.action for event in audit.events(session)],
-            "alerts": [alert.kind for alert in audit.alerts(session)],
+            "alerts": [alert.kind for alert in alerts.find_alerts(session)],
             "verdicts": sorted((row.gate, row.verdict) for row in rollouts.verdict_history(session, rollout.id)),
         }
 

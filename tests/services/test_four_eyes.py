@@ -12,12 +12,11 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import read_plan
 from strategy_core.domain.ramp import State, Step
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services.approve import Choice, approve, decide_rollout, pause, resume
 from strategy_core.services.canary import activate_canary, update_canary_percent
-from strategy_core.services.promote import activate_version
-from strategy_core.services.ramp import tick
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.start import start_rollout
+from strategy_core.services.rollouts import Choice, approve, decide_rollout, pause, resume, start_rollout
+from strategy_core.services.tick import tick
+from strategy_core.services.versions import activate_version
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading, transaction
 from tests.builders import DAY, HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version

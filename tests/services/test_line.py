@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategy_core.services.line import LEAST, MANY, Line
+from strategy_core.isolation.pool import LEAST, MANY, WorkQueue
 
 
 def test_whoever_has_begun_with_a_key_stays_with_it_and_then_helps_where_most_is_left() -> None:
     """A worker runs one version's code only: to change is to start another."""
-    line: Line[str, int] = Line(2)
+    line: WorkQueue[str, int] = WorkQueue(2)
     line.put({"few": [1], "some": [2, 3], "most": [4, 5, 6]})
     line.close()
 
@@ -23,7 +23,7 @@ def test_whoever_has_begun_with_a_key_stays_with_it_and_then_helps_where_most_is
 
 def test_whoever_waits_for_its_own_key_helps_where_many_wait() -> None:
     """With a slow feed versions would else be asked one after another."""
-    line: Line[str, int] = Line(2)
+    line: WorkQueue[str, int] = WorkQueue(2)
     line.put({"mine": [1], "other": list(range(MANY + 1))})
 
     assert line.take("mine") == ("mine", [1])
@@ -31,7 +31,7 @@ def test_whoever_waits_for_its_own_key_helps_where_many_wait() -> None:
 
 
 def test_what_is_handed_out_shrinks_towards_the_end() -> None:
-    line: Line[str, int] = Line(2)
+    line: WorkQueue[str, int] = WorkQueue(2)
     line.put({"a": list(range(100))})
     line.close()
 
@@ -45,7 +45,7 @@ def test_what_is_handed_out_shrinks_towards_the_end() -> None:
 
 def test_what_waits_under_other_keys_lets_more_of_one_be_handed_out_at_once() -> None:
     """Each handing-out costs a turn between two processes; only what is handed out last has to be little."""
-    line: Line[str, int] = Line(2)
+    line: WorkQueue[str, int] = WorkQueue(2)
     line.put({"a": list(range(10)), "b": list(range(30))})
     line.close()
 
@@ -54,7 +54,7 @@ def test_what_waits_under_other_keys_lets_more_of_one_be_handed_out_at_once() ->
 
 def test_nobody_takes_more_of_one_key_than_its_share() -> None:
     """Of a version that is slower than all others together, every worker must be left something."""
-    line: Line[str, int] = Line(4)
+    line: WorkQueue[str, int] = WorkQueue(4)
     line.put({"slow": list(range(100)), "quick": list(range(10_000))})
     line.close()
 
@@ -65,7 +65,7 @@ def test_nobody_takes_more_of_one_key_than_its_share() -> None:
 
 
 def test_a_line_that_is_dropped_hands_out_nothing_more() -> None:
-    line: Line[str, int] = Line(1)
+    line: WorkQueue[str, int] = WorkQueue(1)
     line.put({"a": [1, 2]})
     line.close(drop=True)
 
@@ -74,7 +74,7 @@ def test_a_line_that_is_dropped_hands_out_nothing_more() -> None:
 
 @given(st.lists(st.dictionaries(st.sampled_from("abc"), st.integers(1, 40), max_size=3), max_size=6), st.integers(1, 4))
 def test_each_item_is_handed_out_once_whoever_takes_it(batches: list[dict[str, int]], takers: int) -> None:
-    line: Line[str, tuple[str, int, int]] = Line(takers)
+    line: WorkQueue[str, tuple[str, int, int]] = WorkQueue(takers)
 
     def take_all() -> Counter[tuple[str, int, int]]:
         taken: Counter[tuple[str, int, int]] = Counter()

@@ -11,16 +11,16 @@ from sqlmodel import select
 
 from strategy_core.domain.errors import Contradicted, InvalidReport, UnknownStrategy, UnknownVersion
 from strategy_core.domain.lifecycle import Status
-from strategy_core.domain.live import Serving, serving_at
+from strategy_core.domain.live_trades import Serving, serving_at
 from strategy_core.domain.plan import Plan
 from strategy_core.services.canary import activate_canary, update_canary_percent
-from strategy_core.services.live import Ingested, ingest, ingest_csv, read_trades_csv
-from strategy_core.services.promote import activate_version
+from strategy_core.services.live_trades import Ingested, ingest, ingest_csv, read_trades_csv
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.start import start_rollout
-from strategy_core.store import audit, live
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.versions import activate_version
+from strategy_core.store import audit, live_trades
 from strategy_core.store.engine import reading
-from strategy_core.store.platform_tables import LiveTrade
+from strategy_core.store.tables import LiveTrade
 from tests.builders import DAY, HOUR, MONDAY, OWNER, put_version
 
 WHO: dict[str, Any] = {"strategy_name": "fib_rsi", "actor": OWNER}
@@ -181,7 +181,7 @@ def test_many_reports_are_read_back_whole(pair: Engine) -> None:
 
     assert ingest(pair, batch, now=NOON).new == 5_100
     with reading(pair) as session:
-        assert len(list(live.reported(session, (row["trade_id"] for row in batch)))) == 5_100
+        assert len(list(live_trades.reported(session, (row["trade_id"] for row in batch)))) == 5_100
 
 
 def test_the_same_batch_twice_at_once_is_taken_in_once(pair: Engine) -> None:

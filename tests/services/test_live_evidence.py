@@ -8,17 +8,17 @@ import pytest
 from sqlalchemy import Engine
 
 from strategy_core.domain.errors import InvalidPeriod, UnknownVersion
-from strategy_core.domain.gates import Finding, Verdict
+from strategy_core.domain.gates.base import Finding, Verdict
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import Step
 from strategy_core.domain.routing import bucket_of
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services.live import ingest, live_fidelity, live_summary
-from strategy_core.services.ramp import tick
-from strategy_core.services.start import start_rollout
+from strategy_core.services.live_trades import ingest, live_fidelity, live_summary
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.tick import tick
 from strategy_core.store.engine import reading
-from strategy_core.store.live import read_orders
+from strategy_core.store.live_trades import read_orders
 from tests.builders import DAY, HOUR, MONDAY, OWNER, put_day, put_version
 
 USERS = [f"u{number}" for number in range(400)]

@@ -10,16 +10,17 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from strategy_core.domain.candles import PRICES
+from strategy_core.isolation.pool import WorkerPool
 from strategy_core.market.calendars import CALENDARS
 from strategy_core.market.files import FileSource
 from strategy_core.market.live import LiveSource
 from strategy_core.market.oanda import Oanda
 from strategy_core.market.source import CandleSource
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services.register import register_version
 from strategy_core.services.shadow import run_shadow
-from strategy_core.services.workers import Workers
-from strategy_core.store import audit, decisions
+from strategy_core.services.versions import register_version
+from strategy_core.store import decisions
+from strategy_core.store.alerts import find_alerts
 from strategy_core.store.engine import reading
 from tests.builders import DAY, GOLD, HOUR, MONDAY, OWNER
 from tests.market.vendor import HTML, BadDay, Market, serving
@@ -28,8 +29,8 @@ INSTRUMENTS = {GOLD: "XAU_USD", "SILVER": "XAG_USD"}
 
 
 @pytest.fixture
-def workers() -> Iterator[Workers]:
-    with Workers(deadline_s=5.0) as workers:
+def workers() -> Iterator[WorkerPool]:
+    with WorkerPool(deadline_s=5.0) as workers:
         yield workers
 
 
@@ -74,11 +75,11 @@ def said(engine: Engine, symbol: str = GOLD) -> list[tuple[datetime, str, str]]:
 
 def alerts(engine: Engine) -> list[str]:
     with reading(engine) as session:
-        return [alert.kind for alert in audit.alerts(session)]
+        return [alert.kind for alert in find_alerts(session)]
 
 
 def test_a_brokers_candles_are_decided_as_the_same_candles_of_a_file(
-    engine: Engine, broker: Market, workers: Workers, tmp_path: Path
+    engine: Engine, broker: Market, workers: WorkerPool, tmp_path: Path
 ) -> None:
     register(engine, snapshot(broker, MONDAY), "1", [GOLD])
     asked_to_register = len(broker.asked)
@@ -98,7 +99,7 @@ def test_a_brokers_candles_are_decided_as_the_same_candles_of_a_file(
     assert len(broker.asked) - asked_to_register <= 2 * 8, "for the newest candles, and for what stands before them"
 
 
-def test_a_candle_that_the_broker_revises_is_told_of_once(engine: Engine, broker: Market, workers: Workers) -> None:
+def test_a_candle_that_the_broker_revises_is_told_of_once(engine: Engine, broker: Market, workers: WorkerPool) -> None:
     register(engine, snapshot(broker, MONDAY), "1", [GOLD])
     run_shadow(engine, snapshot(broker, MONDAY + 6 * HOUR), workers, now=MONDAY + 6 * HOUR)
     before = said(engine)
@@ -114,7 +115,7 @@ def test_a_candle_that_the_broker_revises_is_told_of_once(engine: Engine, broker
 
 @pytest.mark.parametrize("bad", [HTML, BadDay(401, b"{}"), BadDay(cut=100)], ids=["502", "401", "cut"])
 def test_what_a_broken_broker_kept_back_is_decided_once_it_is_well(
-    engine: Engine, broker: Market, workers: Workers, bad: BadDay
+    engine: Engine, broker: Market, workers: WorkerPool, bad: BadDay
 ) -> None:
     now = MONDAY + 4 * HOUR
     register(engine, snapshot(broker, MONDAY), "1", [GOLD, "SILVER"])
@@ -130,7 +131,7 @@ def test_what_a_broken_broker_kept_back_is_decided_once_it_is_well(
     assert [moment for moment, _, _ in said(engine)] == pd.date_range(MONDAY, periods=4, freq="h").tolist()
 
 
-def test_a_symbol_whose_candles_cannot_be_harms_no_other(engine: Engine, broker: Market, workers: Workers) -> None:
+def test_a_symbol_whose_candles_cannot_be_harms_no_other(engine: Engine, broker: Market, workers: WorkerPool) -> None:
     register(engine, snapshot(broker, MONDAY), "1", [GOLD, "SILVER"])
     broker.bars["XAG_USD"][MONDAY + HOUR] = (20.0, 19.0, 21.0, 20.0, 1.0)
 

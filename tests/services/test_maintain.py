@@ -12,15 +12,14 @@ from strategy_core.domain.errors import InvariantRefused
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services import book
-from strategy_core.services.check import check_database
-from strategy_core.services.history import LOOK_BACK
-from strategy_core.services.live import FIDELITY_HISTORY
-from strategy_core.services.maintain import KEEP_AT_LEAST, Maintained, maintain, said
-from strategy_core.services.ramp import tick
-from strategy_core.services.report import read_report, read_rollback
+from strategy_core.services import evidence
+from strategy_core.services.evidence import LOOK_BACK
+from strategy_core.services.live_trades import FIDELITY_HISTORY
+from strategy_core.services.maintenance import KEEP_AT_LEAST, Maintained, check_database, maintain, said
+from strategy_core.services.reports import read_report, read_rollback
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.start import start_rollout
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.tick import tick
 from strategy_core.store import decisions, partitions
 from strategy_core.store import engine as store
 from strategy_core.store.engine import open_database, reading, transaction
@@ -202,13 +201,13 @@ def test_of_two_at_once_the_second_leaves_all_to_the_first(engine: Engine) -> No
 def test_a_row_that_comes_in_the_last_moment_keeps_its_month_alone_from_being_made(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hold = partitions.hold
+    hold = partitions.hold_tables
 
     def late(session: Session, chosen: Sequence[Month] = ()) -> None:
         put_decisions(engine, decision_row("1", APRIL, "hold"))
         hold(session, chosen)
 
-    monkeypatch.setattr(partitions, "hold", late)
+    monkeypatch.setattr(partitions, "hold_tables", late)
 
     done = maintain(engine, now=APRIL)
 
@@ -263,14 +262,14 @@ def test_what_an_ended_rollout_has_booked_outlives_its_decisions(engine: Engine)
     tick(engine, market, now=ended)  # which rolls back: the active version has decided on until Christmas
     rollout = newest(engine)
     with reading(engine) as session:
-        before = book.recompute(session, rollout)
+        before = evidence.recompute(session, rollout)
 
     assert dropped(maintain(engine, now=CHRISTMAS, keep_days=180)) == IN_2040[1:], "version 2 goes on from there"
     put_decisions(engine, decision_row("2", CHRISTMAS))
     assert dropped(maintain(engine, now=CHRISTMAS, keep_days=180)) == ["2040_01"]
 
     with reading(engine) as session:
-        assert book.recompute(session, rollout) == before
+        assert evidence.recompute(session, rollout) == before
         assert before.slots == 20
     report, _ = read_report(engine, rollout.id, now=CHRISTMAS)
     assert report.cost.slots == 20

@@ -11,13 +11,13 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import read_plan
 from strategy_core.domain.ramp import State, Step
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services.approve import Choice, approve, decide_rollout, pause, resume
 from strategy_core.services.canary import update_canary_percent
-from strategy_core.services.ramp import tick
-from strategy_core.services.start import start_rollout
+from strategy_core.services.rollouts import Choice, approve, decide_rollout, pause, resume, start_rollout
+from strategy_core.services.tick import tick
 from strategy_core.store import audit, rollouts, versions
+from strategy_core.store.alerts import find_alerts
 from strategy_core.store.engine import reading, transaction
-from strategy_core.store.rollout_tables import Rollout
+from strategy_core.store.tables import Rollout
 from tests.builders import DAY, HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
 
 WHO: dict[str, Any] = {"strategy_name": "fib_rsi", "actor": OWNER}
@@ -74,7 +74,7 @@ def test_an_approval_lapses_when_a_gate_passes_no_more_and_is_asked_for_again(
     assert percent(asked) == 5.0
     with reading(asked) as session:
         event = audit.events(session)[-2]
-        alerts = [alert.kind for alert in audit.alerts(session)]
+        alerts = [alert.kind for alert in find_alerts(session)]
     assert (event.action, event.before["percent"], event.after["percent"]) == ("lapse", 5.0, 5.0)
     assert event.reason.startswith("the approval lapses: freshness: candle")
     assert alerts[-3:] == ["rollout.blind", "rollout.approval_lapsed", "rollout.awaiting_approval"]
@@ -145,7 +145,7 @@ def test_a_decision_to_roll_back_is_heard_in_every_state(asked: Engine, state: S
     with reading(asked) as session:
         assert versions.get_version(session, "fib_rsi", "2").quarantined_at == MONDAY + DAY
         event = audit.events(session)[-1]
-        assert audit.alerts(session)[-1].kind == "rollout.rolled_back"
+        assert find_alerts(session)[-1].kind == "rollout.rolled_back"
     assert (event.actor, event.action, event.reason) == ("ana", "roll_back", "odd fills")
 
 

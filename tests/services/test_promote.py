@@ -7,8 +7,8 @@ from strategy_core.domain.errors import IllegalTransition, Quarantined, RolloutO
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.services.canary import activate_canary
-from strategy_core.services.promote import activate_version, retire_version
-from strategy_core.services.start import start_rollout
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.versions import activate_version, retire_version
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading
 from tests.builders import DAY, MONDAY, OWNER, put_version

@@ -9,10 +9,9 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import Step
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services.approve import approve, pause
-from strategy_core.services.ramp import tick, tick_rollout
-from strategy_core.services.start import start_rollout
-from strategy_core.store import audit, rollouts, versions
+from strategy_core.services.rollouts import approve, pause, start_rollout
+from strategy_core.services.tick import tick, tick_rollout
+from strategy_core.store import alerts, audit, rollouts, versions
 from strategy_core.store.engine import reading
 from tests.builders import HOUR, MONDAY, decision_row, put_decisions, put_version
 from tests.services.ramping import WHO, days, newest, ruled, standing
@@ -97,7 +96,7 @@ def test_proven_harm_rolls_back_quarantines_and_tells(ramped: Engine, market: Sy
     assert newest(ramped).state == "rolled_back"
     with reading(ramped) as session:
         assert versions.get_version(session, "fib_rsi", "2").quarantined_at == now
-        alert = audit.alerts(session)[-1]
+        alert = alerts.find_alerts(session)[-1]
     assert (alert.kind, alert.severity) == ("rollout.rolled_back", "critical")
     assert (alert.facts["value"], alert.facts["limit"], alert.facts["gate"]) == (40.0, 12.0, "losing_streak")
     assert tick(ramped, market, now=now) == []

@@ -19,7 +19,7 @@ from strategy_core.domain.errors import (
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services.register import register_version
+from strategy_core.services.versions import register_version
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.tables import StrategyVersion

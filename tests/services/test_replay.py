@@ -13,17 +13,16 @@ from strategy_core.domain.errors import RolloutError
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.ramp import Ruling, State, Step
-from strategy_core.services.approve import Choice, approve, decide_rollout, pause, resume
 from strategy_core.services.audit import state_at, verify_trail
 from strategy_core.services.canary import activate_canary, update_canary_percent
-from strategy_core.services.promote import activate_version, retire_version
-from strategy_core.services.ramp import take
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.start import start_rollout
-from strategy_core.services.transition import standing
+from strategy_core.services.rollouts import Choice, approve, decide_rollout, pause, resume, start_rollout
+from strategy_core.services.tick import apply_ruling
+from strategy_core.services.transitions import strategy_state
+from strategy_core.services.versions import activate_version, retire_version
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading, transaction
-from strategy_core.store.rollout_tables import Rollout
+from strategy_core.store.tables import Rollout
 from tests.builders import HOUR, MONDAY, put_version
 from tests.replay import Replay
 
@@ -104,7 +103,7 @@ class Walk:
                 return
             plan = read_plan(rollout.plan)
             ruling = Ruling(self.dice.choice(_could_follow(rollout, plan)), "evidence")
-            take(session, rollout, plan, ruling, actor=RAMP, now=self.now)
+            apply_ruling(session, rollout, plan, ruling, actor=RAMP, now=self.now)
 
     def _who(self) -> dict[str, Any]:
         """Return who asks when, resting on which generation: sometimes on one that is gone, or for a second time."""
@@ -141,7 +140,7 @@ def _could_follow(rollout: Rollout, plan: Plan) -> list[Step]:
 def picture(engine: Engine) -> tuple[int, dict[str, Any]]:
     """Return the strategy's generation and who serves whom."""
     with reading(engine) as session:
-        return versions.get_strategy(session, "fib_rsi").generation, standing(session, "fib_rsi")
+        return versions.get_strategy(session, "fib_rsi").generation, strategy_state(session, "fib_rsi")
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

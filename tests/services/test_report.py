@@ -10,22 +10,19 @@ from sqlalchemy import Engine
 from strategy_core.domain.errors import UnknownRollout, UnknownStrategy
 from strategy_core.domain.lifecycle import Status
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.report.change import change_markdown
-from strategy_core.report.page import html_page
-from strategy_core.report.progress import progress_markdown
-from strategy_core.report.rollback import rollback_markdown
-from strategy_core.report.rollout import rollout_markdown
-from strategy_core.services.approve import pause, resume
+from strategy_core.report.html import html_page
+from strategy_core.report.rollout import change_markdown, progress_markdown, rollback_markdown, rollout_markdown
 from strategy_core.services.canary import activate_canary, update_canary_percent
 from strategy_core.services.compare import compare_all
-from strategy_core.services.directory import load_users
-from strategy_core.services.promote import activate_version
-from strategy_core.services.ramp import tick
-from strategy_core.services.report import RolloutReport, find_rollout, read_progress, read_report, read_rollback
+from strategy_core.services.reports import RolloutReport, read_progress, read_report, read_rollback, resolve_rollout
 from strategy_core.services.rollback import roll_back
+from strategy_core.services.rollouts import pause, resume
+from strategy_core.services.tick import tick
+from strategy_core.services.users import load_users
+from strategy_core.services.versions import activate_version
 from strategy_core.store import audit, rollouts
 from strategy_core.store.engine import reading, transaction
-from strategy_core.store.rollout_tables import AuditEvent, GateVerdict, Rollout
+from strategy_core.store.tables import AuditEvent, GateVerdict, Rollout
 from tests.builders import DAY, HOUR, MONDAY, put_version
 from tests.report.reading import Page, pictures, tables, words
 from tests.services.ramping import WHO, days, newest
@@ -287,11 +284,11 @@ def test_a_rollout_is_found_by_its_id_or_its_strategys_name(ramped: Engine) -> N
     rollout = newest(ramped)
     put_version(ramped, "1", strategy_name="lonely")
 
-    assert find_rollout(ramped, str(rollout.id)) == find_rollout(ramped, "fib_rsi") == rollout.id
+    assert resolve_rollout(ramped, str(rollout.id)) == resolve_rollout(ramped, "fib_rsi") == rollout.id
     with pytest.raises(UnknownRollout, match="lonely"):
-        find_rollout(ramped, "lonely")
+        resolve_rollout(ramped, "lonely")
     with pytest.raises(UnknownStrategy):
-        find_rollout(ramped, "nobodys")
+        resolve_rollout(ramped, "nobodys")
     with pytest.raises(UnknownRollout):
         read_report(ramped, uuid4(), now=MONDAY)
     with pytest.raises(UnknownRollout, match="that was rolled back"):

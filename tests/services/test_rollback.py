@@ -9,11 +9,11 @@ from strategy_core.domain.errors import NothingToRollBack, UnknownStrategy
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.services.canary import activate_canary
-from strategy_core.services.promote import activate_version
+from strategy_core.services.queries import route_user
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.route import route_user
-from strategy_core.services.start import start_rollout
-from strategy_core.store import audit, rollouts, versions
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.versions import activate_version
+from strategy_core.store import alerts, audit, rollouts, versions
 from strategy_core.store.engine import open_database, reading, transaction
 from tests.builders import DAY, MONDAY, OWNER, put_version
 
@@ -37,7 +37,7 @@ def test_a_rollback_takes_every_user_off_the_canary_and_ends_the_rollout(pair: E
     with reading(pair) as session:
         ended = rollouts.get_rollout(session, rollout.id)
         event = audit.events(session)[-1]
-        alert = audit.alerts(session)[-1]
+        alert = alerts.find_alerts(session)[-1]
     assert (ended.state, ended.reason) == ("rolled_back", "by ana: odd fills")
     assert (event.action, event.before["percent"], event.after["percent"]) == ("roll_back", 5.0, 0.0)
     assert alert.text == "fib_rsi 2 rolled back by ana: odd fills"

@@ -15,13 +15,13 @@ from strategy_core.domain.plan import read_plan
 from strategy_core.domain.ramp import State, Step
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.observe.prometheus import Prometheus
-from strategy_core.services.ramp import tick
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.sample import sample_metrics
-from strategy_core.services.start import start_rollout
-from strategy_core.store import rollouts, samples
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.sample_metrics import sample_metrics
+from strategy_core.services.tick import tick
+from strategy_core.store import evidence, rollouts
 from strategy_core.store.engine import reading, transaction
-from strategy_core.store.rollout_tables import MetricSample, Rollout
+from strategy_core.store.tables import MetricSample, Rollout
 from tests.builders import MONDAY, OWNER, put_version
 from tests.endpoint import Endpoint, vector
 
@@ -175,11 +175,11 @@ def test_what_a_tick_saw_is_seen_again_from_the_rows_of_its_time(engine: Engine)
         for minute, value in given
     ]
     with transaction(engine) as session:
-        assert samples.add_samples(session, rows) == 6
+        assert evidence.add_samples(session, rows) == 6
 
     with reading(engine) as session:
         found = [
-            samples.read_samples(session, rollout.id, {gate: 2}, until=MONDAY + minute * MINUTE)[gate]
+            evidence.read_samples(session, rollout.id, {gate: 2}, until=MONDAY + minute * MINUTE)[gate]
             for minute in (0, 2, 4, 6)
         ]
     assert [[sample.value for sample in each] for each in found] == [
@@ -197,4 +197,4 @@ def test_the_database_holds_a_value_or_a_reason(engine: Engine, value: float | N
     row = {"rollout_id": rollout.id, "gate": "metric:m", "taken_at": MONDAY, "value": value, "problem": problem}
 
     with pytest.raises(InvariantRefused), transaction(engine) as session:
-        samples.add_samples(session, [row])
+        evidence.add_samples(session, [row])

@@ -14,8 +14,8 @@ from strategy_core.domain.plan import Plan
 from strategy_core.domain.scoring import ScoringRule, marks, score
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.rollback import roll_back
+from strategy_core.services.rollouts import start_rollout
 from strategy_core.services.score import Scored, score_outcomes
-from strategy_core.services.start import start_rollout
 from strategy_core.store import outcomes, rollouts, versions
 from strategy_core.store.engine import open_database, reading, transaction
 from tests.builders import DAY, GOLD, HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version

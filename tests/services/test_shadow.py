@@ -12,11 +12,11 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.event import listen, remove
 
 from strategy_core.domain.lifecycle import Status
+from strategy_core.isolation.pool import WorkerPool
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services.register import register_version
 from strategy_core.services.shadow import ShadowRun, run_shadow
-from strategy_core.services.workers import Workers
-from strategy_core.store import audit, decisions
+from strategy_core.services.versions import register_version
+from strategy_core.store import alerts, decisions
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.tables import ShadowDecisionLog, StrategyVersion, decision_id
 from tests.builders import DAY, GOLD, HOUR, MONDAY, OWNER, decision_row, put_version
@@ -25,8 +25,8 @@ CODE = "tests.services.versions_under_test"
 
 
 @pytest.fixture
-def workers() -> Iterator[Workers]:
-    with Workers(deadline_s=0.5) as workers:
+def workers() -> Iterator[WorkerPool]:
+    with WorkerPool(deadline_s=0.5) as workers:
         yield workers
 
 
@@ -59,7 +59,7 @@ def said(rows: list[ShadowDecisionLog]) -> list[tuple[datetime, str, float, str]
 
 
 def test_every_candle_is_decided_once_by_every_version_that_is_not_retired(
-    engine: Engine, market: SyntheticSource, workers: Workers
+    engine: Engine, market: SyntheticSource, workers: WorkerPool
 ) -> None:
     register(engine, market, "1", status=Status.ACTIVE)
     register(engine, market, "2", config={"hours": 4}, symbols=[GOLD, "SILVER"])
@@ -79,7 +79,7 @@ def test_every_candle_is_decided_once_by_every_version_that_is_not_retired(
     assert rows[5].features["close"] == market.candles(GOLD, closed_by=MONDAY + 6 * HOUR, bars=1)["close"].iloc[-1]
 
 
-def test_late_and_early_runs_leave_the_same_log(engine: Engine, market: SyntheticSource, workers: Workers) -> None:
+def test_late_and_early_runs_leave_the_same_log(engine: Engine, market: SyntheticSource, workers: WorkerPool) -> None:
     """Hour by hour, or two days at once: a decision sees the same window, so it says the same."""
     register(engine, market, "hourly")
     for hour in range(1, 31):
@@ -97,7 +97,7 @@ def test_two_runs_at_once_leave_one_row_a_candle(engine: Engine, market: Synthet
     register(engine, market, "1")
 
     def run(_: int) -> int:
-        with Workers() as own:
+        with WorkerPool() as own:
             return run_shadow(engine, market, own, now=MONDAY + 20 * HOUR)[0].logged
 
     with ThreadPoolExecutor(2) as threads:
@@ -116,7 +116,7 @@ def test_two_runs_at_once_leave_one_row_a_candle(engine: Engine, market: Synthet
     ],
 )
 def test_a_version_that_fails_gets_error_rows_and_touches_no_other(
-    engine: Engine, market: SyntheticSource, workers: Workers, how: str, kind: str, error: str
+    engine: Engine, market: SyntheticSource, workers: WorkerPool, how: str, kind: str, error: str
 ) -> None:
     register(engine, market, "sound", status=Status.ACTIVE)
     failing(engine, market, how)
@@ -131,7 +131,7 @@ def test_a_version_that_fails_gets_error_rows_and_touches_no_other(
 
 
 def test_a_version_whose_build_has_changed_does_not_run_and_alerts_once(
-    engine: Engine, market: SyntheticSource, workers: Workers
+    engine: Engine, market: SyntheticSource, workers: WorkerPool
 ) -> None:
     version = register(engine, market, "1", strategy_name="genuine")
     parts = dict(version.fingerprint_parts) | {"numpy": "1.0"}
@@ -154,7 +154,7 @@ def test_a_version_whose_build_has_changed_does_not_run_and_alerts_once(
     assert (tampered.logged, "changed: numpy" in tampered.error) == (0, True)
     assert log(engine, "tampered") == []
     with reading(engine) as session:
-        (alert,) = audit.alerts(session)
+        (alert,) = alerts.find_alerts(session)
     assert (alert.kind, alert.severity) == ("version.tampered", "critical")
 
 
@@ -170,7 +170,7 @@ class Revised(SyntheticSource):
 
 
 def test_a_candle_revised_after_the_decision_is_seen_and_the_decision_stays(
-    engine: Engine, market: SyntheticSource, workers: Workers
+    engine: Engine, market: SyntheticSource, workers: WorkerPool
 ) -> None:
     register(engine, market, "1")
     run_shadow(engine, market, workers, now=MONDAY + 6 * HOUR)
@@ -181,7 +181,7 @@ def test_a_candle_revised_after_the_decision_is_seen_and_the_decision_stays(
 
     assert said(log(engine, "1")) == before
     with reading(engine) as session:
-        (alert,) = audit.alerts(session)
+        (alert,) = alerts.find_alerts(session)
     assert alert.kind == "candle.revised"
     assert "GOLD 2026-03-02 05:00 UTC" in alert.text
 
@@ -194,7 +194,7 @@ class Gappy(SyntheticSource):
         return candles[candles.index != pd.Timestamp(MONDAY + 5 * HOUR)]
 
 
-def test_a_candle_delivered_late_is_caught_up(engine: Engine, market: SyntheticSource, workers: Workers) -> None:
+def test_a_candle_delivered_late_is_caught_up(engine: Engine, market: SyntheticSource, workers: WorkerPool) -> None:
     register(engine, market, "1")
     gappy = Gappy((GOLD, "SILVER"), start=MONDAY.replace(month=1, day=1), days=300)
     run_shadow(engine, gappy, workers, now=MONDAY + 8 * HOUR)
@@ -205,7 +205,7 @@ def test_a_candle_delivered_late_is_caught_up(engine: Engine, market: SyntheticS
 
 
 def test_a_long_outage_is_caught_up_run_by_run_and_loses_no_candle(
-    engine: Engine, market: SyntheticSource, workers: Workers
+    engine: Engine, market: SyntheticSource, workers: WorkerPool
 ) -> None:
     register(engine, market, "1")
     logged = [run_shadow(engine, market, workers, now=MONDAY + 3 * DAY, catch_up=30)[0].logged for _ in range(4)]
@@ -215,7 +215,7 @@ def test_a_long_outage_is_caught_up_run_by_run_and_loses_no_candle(
     assert [row.timestamp for row in log(engine, "1")] == [at.to_pydatetime() for at in candles.index]
 
 
-def test_too_little_history_is_a_hold_that_does_not_count(engine: Engine, workers: Workers) -> None:
+def test_too_little_history_is_a_hold_that_does_not_count(engine: Engine, workers: WorkerPool) -> None:
     young = SyntheticSource((GOLD,), start=MONDAY, days=20)
     put = register(engine, SyntheticSource((GOLD,), start=MONDAY - 90 * DAY, days=120), "1", now=MONDAY)
     assert put.warmup_bars == 20
@@ -227,11 +227,13 @@ def test_too_little_history_is_a_hold_that_does_not_count(engine: Engine, worker
     assert reasons[19:] == [""] * 2
 
 
-def test_nothing_is_run_where_nothing_is_registered(engine: Engine, market: SyntheticSource, workers: Workers) -> None:
+def test_nothing_is_run_where_nothing_is_registered(
+    engine: Engine, market: SyntheticSource, workers: WorkerPool
+) -> None:
     assert run_shadow(engine, market, workers, now=MONDAY) == []
 
 
-def test_the_run_says_the_role_of_that_time(engine: Engine, market: SyntheticSource, workers: Workers) -> None:
+def test_the_run_says_the_role_of_that_time(engine: Engine, market: SyntheticSource, workers: WorkerPool) -> None:
     register(engine, market, "1", status=Status.ACTIVE)
     (run,) = run_shadow(engine, market, workers, now=MONDAY + HOUR)
 
@@ -240,7 +242,7 @@ def test_the_run_says_the_role_of_that_time(engine: Engine, market: SyntheticSou
 
 
 def test_versions_of_a_strategy_are_logged_in_one_transaction(
-    engine: Engine, market: SyntheticSource, workers: Workers
+    engine: Engine, market: SyntheticSource, workers: WorkerPool
 ) -> None:
     """A tick between the active version's rows and the canary's would take the canary for silent."""
     register(engine, market, "1", status=Status.ACTIVE)
@@ -259,7 +261,7 @@ def test_versions_of_a_strategy_are_logged_in_one_transaction(
 
 
 def test_a_row_the_database_refuses_keeps_out_no_other_versions(
-    engine: Engine, market: SyntheticSource, workers: Workers
+    engine: Engine, market: SyntheticSource, workers: WorkerPool
 ) -> None:
     register(engine, market, "1")
     register(engine, market, "2", config={"hours": 4})
@@ -274,7 +276,7 @@ def test_a_row_the_database_refuses_keeps_out_no_other_versions(
 
 
 def test_a_symbol_that_left_the_feed_stops_no_other_symbol(
-    engine: Engine, market: SyntheticSource, workers: Workers
+    engine: Engine, market: SyntheticSource, workers: WorkerPool
 ) -> None:
     """Or its version would look silent where it is not."""
     register(engine, market, "1", status=Status.ACTIVE)
@@ -287,11 +289,11 @@ def test_a_symbol_that_left_the_feed_stops_no_other_symbol(
     assert (one.logged, two.logged) == (3, 3)
     assert "SILVER" in two.error
     with reading(engine) as session:
-        assert [alert.kind for alert in audit.alerts(session)] == ["candles.absent"]
+        assert [alert.kind for alert in alerts.find_alerts(session)] == ["candles.absent"]
 
 
 def test_strategies_that_run_one_build_are_asked_through_workers_of_their_own(
-    engine: Engine, market: SyntheticSource, workers: Workers
+    engine: Engine, market: SyntheticSource, workers: WorkerPool
 ) -> None:
     """Both are asked at once: two conversations over one pipe would end the worker, or mix their answers."""
     for strategy in ("clockwork", "watch"):

@@ -4,16 +4,14 @@ from datetime import datetime
 
 from sqlalchemy import Engine
 
-from strategy_core.domain.errors import (
-    InvalidCandles,
-)
+from strategy_core.domain.errors import InvalidCandles
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import Step
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services.ramp import Ticked, tick
-from strategy_core.services.start import start_rollout
-from strategy_core.store import audit, rollouts
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.tick import TickResult, tick
+from strategy_core.store import alerts, rollouts
 from strategy_core.store.engine import reading
 from tests.builders import DAY, HOUR, MONDAY, decision_row, put_decisions, put_version
 from tests.services.ramping import WHO, days, newest, ruled
@@ -28,7 +26,7 @@ def test_missing_candles_hold_then_roll_back(ramped: Engine, market: SyntheticSo
     assert (blind[0], later[0], at_last[0]) == (Step.HOLD, Step.HOLD, Step.ROLL_BACK)
     assert blind[1].startswith("freshness: candle 2026-03-03 03:00 UTC is due")
     with reading(ramped) as session:
-        kinds = [alert.kind for alert in audit.alerts(session)]
+        kinds = [alert.kind for alert in alerts.find_alerts(session)]
     assert kinds == ["rollout.started", "rollout.blind", "rollout.rolled_back"]
 
 
@@ -39,7 +37,7 @@ def test_a_closed_market_is_not_blind(ramped: Engine, market: SyntheticSource) -
     assert not _blind(tick(ramped, market, now=MONDAY + 6 * DAY))
 
 
-def _blind(ticked: list[Ticked]) -> bool:
+def _blind(ticked: list[TickResult]) -> bool:
     return any(one.ruling is not None and one.ruling.blind for one in ticked)
 
 
@@ -63,7 +61,7 @@ def test_a_rollout_whose_ticks_fail_is_blind_and_falls_at_the_limit(ramped: Engi
     ticks = [tick(ramped, market, now=MONDAY + hour * HOUR)[0] for hour in (1, 2, 24, 25)]
 
     with reading(ramped) as session:
-        kinds = [alert.kind for alert in audit.alerts(session, "broken")]
+        kinds = [alert.kind for alert in alerts.find_alerts(session, "broken")]
         percent = rollouts.get_canary(session, "broken").rollout_percent
     assert [each.ruling and each.ruling.step for each in ticks] == [Step.HOLD, Step.HOLD, Step.HOLD, Step.ROLL_BACK]
     assert (kinds, percent) == (["rollout.started", "rollout.blind", "rollout.rolled_back"], 0.0)

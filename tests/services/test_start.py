@@ -17,8 +17,8 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.services.canary import activate_canary
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.start import start_rollout
-from strategy_core.store import audit, versions
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.store import alerts, audit, versions
 from strategy_core.store.engine import reading
 from tests.builders import DAY, MONDAY, put_version
 from tests.services.ramping import WHO, newest, standing
@@ -28,7 +28,7 @@ def test_the_start_is_one_change(ramped: Engine) -> None:
     assert standing(ramped) == ({"1": "active", "2": "canary"}, 5.0)
     with reading(ramped) as session:
         (event,) = audit.events(session)
-        (alert,) = audit.alerts(session)
+        (alert,) = alerts.find_alerts(session)
     assert (event.action, event.before["canary"], event.after["canary"]) == ("start_rollout", None, "2")
     assert alert.text == "fib_rsi 2 started at 5 % against 1"
     assert read_plan(newest(ramped).plan) == Plan()

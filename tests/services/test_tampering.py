@@ -6,12 +6,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from strategy_core.domain.chain import BEFORE_THE_FIRST, event_hash
+from strategy_core.domain.audit import BEFORE_THE_FIRST, event_hash, noted_heads
 from strategy_core.domain.lifecycle import Status
-from strategy_core.domain.transcript import noted_heads
 from strategy_core.services.audit import export, verify_export, verify_trail
 from strategy_core.services.canary import activate_canary, update_canary_percent
-from strategy_core.services.promote import activate_version
+from strategy_core.services.versions import activate_version
 from strategy_core.store import audit
 from strategy_core.store.engine import open_database, reading
 from tests.builders import HOUR, MONDAY, OWNER, put_version

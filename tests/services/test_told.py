@@ -5,14 +5,14 @@ from sqlalchemy import Engine
 
 from strategy_core.domain.errors import FingerprintMismatch, IsolationBreach, RolloutError, StrategyFailed
 from strategy_core.domain.lifecycle import Status
-from strategy_core.isolation.isolated import Answer
+from strategy_core.isolation.protocol import Answer
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services import alarms
+from strategy_core.services import version_alerts
 from strategy_core.services.alerts import told
-from strategy_core.services.approve import approve
-from strategy_core.services.promote import activate_version
-from strategy_core.services.ramp import tick
 from strategy_core.services.rollback import roll_back
+from strategy_core.services.rollouts import approve
+from strategy_core.services.tick import tick
+from strategy_core.services.versions import activate_version
 from strategy_core.store import versions
 from strategy_core.store.engine import transaction
 from tests.builders import DAY, GOLD, HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
@@ -108,7 +108,7 @@ def test_a_version_that_cannot_be_asked_is_told_of_anew_once_it_had_recovered(en
         with transaction(engine) as session:
             version = versions.get_version(session, "fib_rsi", "1")
             error = FingerprintMismatch("fib_rsi", "1", ["source"])
-            alarms.refused(session, version, version.symbols, error, MONDAY + hour * HOUR)
+            version_alerts.alert_refused(session, version, version.symbols, error, MONDAY + hour * HOUR)
 
     refuse(1)
     refuse(2)
@@ -131,7 +131,7 @@ def test_a_share_that_is_refused_is_told_of_once_while_others_go_on_deciding(eng
         put_decisions(engine, decision_row("1", MONDAY + hour * HOUR))
         with transaction(engine) as session:
             version = versions.get_version(session, "fib_rsi", "1")
-            alarms.refused(session, version, ["SILVER"], error, MONDAY + hour * HOUR)
+            version_alerts.alert_refused(session, version, ["SILVER"], error, MONDAY + hour * HOUR)
 
     assert [alert.kind for alert in outbox(engine)] == ["version.tampered"]
 
@@ -147,7 +147,7 @@ def test_why_a_version_cannot_be_asked_is_the_kind_of_its_alert(engine: Engine, 
     put_version(engine, "1", Status.ACTIVE)
 
     with transaction(engine) as session:
-        alarms.refused(session, versions.get_version(session, "fib_rsi", "1"), [GOLD], error, MONDAY)
+        version_alerts.alert_refused(session, versions.get_version(session, "fib_rsi", "1"), [GOLD], error, MONDAY)
 
     assert [alert.kind for alert in outbox(engine)] == [kind]
 
@@ -169,8 +169,8 @@ def test_a_version_that_reaches_out_is_told_of_once_a_day(
     for hour in (1, 2, 30):
         with transaction(engine) as session:
             version = versions.get_version(session, "fib_rsi", "1")
-            alarms.breached(session, version, tried, MONDAY + hour * HOUR)
-            alarms.breached(session, version, tried[1:], MONDAY + hour * HOUR)
+            version_alerts.alert_breaches(session, version, tried, MONDAY + hour * HOUR)
+            version_alerts.alert_breaches(session, version, tried[1:], MONDAY + hour * HOUR)
 
     alerts = outbox(engine)
     assert [(alert.kind, alert.severity) for alert in alerts] == [("shadow.isolation_breach", severity)] * 2

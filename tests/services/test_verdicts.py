@@ -8,16 +8,16 @@ import pytest
 from sqlalchemy import Engine
 
 from strategy_core.domain.errors import InvalidName, UnknownRollout, UnknownStrategy
-from strategy_core.domain.gates import Finding, Verdict
+from strategy_core.domain.gates.base import Finding, Verdict
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
+from strategy_core.services.history import read_verdicts
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.start import start_rollout
+from strategy_core.services.rollouts import start_rollout
 from strategy_core.services.status import RolloutStatus, read_status
-from strategy_core.services.verdicts import read_verdicts
 from strategy_core.store import rollouts
 from strategy_core.store.engine import transaction
-from strategy_core.store.rollout_tables import Rollout
+from strategy_core.store.tables import Rollout
 from tests.builders import DAY, HOUR, MONDAY, OWNER, put_version
 
 WHO: dict[str, Any] = {"strategy_name": "fib_rsi", "actor": OWNER}

@@ -9,15 +9,14 @@ from sqlalchemy import Engine
 from strategy_core.domain.errors import EvidenceUnavailable
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
-from strategy_core.market.absent import AbsentSource
-from strategy_core.market.source import CandleSource
+from strategy_core.market.source import AbsentSource, CandleSource
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.observe.metrics import exposition
 from strategy_core.services.alerts import told
-from strategy_core.services.ramp import tick
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.start import start_rollout
-from strategy_core.services.watch import watch_feed, watch_shadow, watch_ticks
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.tick import tick
+from strategy_core.services.watchdog import watch_feed, watch_shadow, watch_ticks
 from tests.builders import DAY, GOLD, HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
 from tests.services.outbox import outbox
 

@@ -8,19 +8,19 @@ import pytest
 from sqlalchemy import Engine
 
 from strategy_core.domain.errors import StrategyFailed
-from strategy_core.isolation.isolated import IsolatedStrategy
+from strategy_core.isolation.client import IsolatedStrategy
+from strategy_core.isolation.pool import WorkerPool
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services import shadow
-from strategy_core.services.register import register_version
 from strategy_core.services.shadow import run_shadow
-from strategy_core.services.workers import Workers
-from strategy_core.store import audit, decisions
+from strategy_core.services.versions import register_version
+from strategy_core.store import alerts, decisions
 from strategy_core.store.engine import reading
 from strategy_core.store.tables import StrategyVersion
 from tests.builders import GOLD, HOUR, MONDAY, OWNER
 
 
-class OneOnly(Workers):
+class OneOnly(WorkerPool):
     """A machine with room for one worker of a version in a run."""
 
     lendings = 0
@@ -53,20 +53,20 @@ def test_a_worker_that_cannot_be_started_takes_nothing_from_what_another_has_ans
     engine: Engine, market: SyntheticSource
 ) -> None:
     register(engine, market)
-    with Workers() as workers:
+    with WorkerPool() as workers:
         run_shadow(engine, market, workers, now=MONDAY + 2 * HOUR, symbols=["SILVER"])
 
     for hour, logged in ((3, 3), (4, 1)):
         with OneOnly(at_once=1) as few:  # one symbol has one candle, the other more: two lendings
             (run,) = run_shadow(engine, market, few, now=MONDAY + hour * HOUR)
             assert (run.logged, run.error) == (logged, "out of memory")
-    with Workers() as workers:
+    with WorkerPool() as workers:
         (rest,) = run_shadow(engine, market, workers, now=MONDAY + 4 * HOUR)
 
     assert (rest.logged, rest.error) == (2, "")
     with reading(engine) as session:
         assert len(decisions.find_decisions(session, "clockwork", "1")) == 8
-        assert [alert.kind for alert in audit.alerts(session)] == ["version.refused"]
+        assert [alert.kind for alert in alerts.find_alerts(session)] == ["version.refused"]
 
 
 def test_an_outage_of_many_symbols_is_caught_up_in_runs_that_memory_holds(
@@ -75,7 +75,7 @@ def test_an_outage_of_many_symbols_is_caught_up_in_runs_that_memory_holds(
     register(engine, market)
     monkeypatch.setattr(shadow, "DECISIONS_A_RUN", 7)
 
-    with Workers() as workers:
+    with WorkerPool() as workers:
         logged = [run_shadow(engine, market, workers, now=MONDAY + 8 * HOUR)[0].logged for _ in range(4)]
 
     assert logged == [6, 6, 4, 0]
@@ -91,7 +91,7 @@ def test_a_call_that_fails_ends_the_others_after_what_they_are_at() -> None:
             raise ZeroDivisionError
         failed.wait(5.0)
 
-    with Workers(at_once=2) as workers:
+    with WorkerPool(at_once=2) as workers:
         with pytest.raises(ZeroDivisionError):
             workers.share_out([{"fails": range(8), "works": range(7)}], ask)
         failed.set()

@@ -10,11 +10,11 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.routing import BUCKETS, bucket_of
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services.live import ingest
-from strategy_core.services.maintain import maintain
-from strategy_core.services.ramp import tick
-from strategy_core.services.start import start_rollout
-from strategy_core.store import rollouts, samples
+from strategy_core.services.live_trades import ingest
+from strategy_core.services.maintenance import maintain
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.tick import tick
+from strategy_core.store import evidence, rollouts
 from strategy_core.store.engine import reading, transaction
 from tests.builders import DAY, GOLD, HOUR, OWNER, decision_row, outcome_row, put_decisions, put_outcomes, put_version
 
@@ -71,7 +71,7 @@ def put_crowd(engine: Engine) -> None:
         for n in range(200)
     ]
     with transaction(engine) as session:
-        samples.add_samples(session, taken)
+        evidence.add_samples(session, taken)
     _give_others_the_same(engine)
 
 

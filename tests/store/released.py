@@ -18,20 +18,20 @@ from sqlalchemy import Connection, Engine, inspect, text
 from strategy_core.domain.audit import Actor
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import read_plan
+from strategy_core.isolation.pool import WorkerPool
 from strategy_core.market.open import open_source
 from strategy_core.market.source import CandleSource
 from strategy_core.services.alerts import acknowledge
 from strategy_core.services.compare import compare_all
-from strategy_core.services.directory import load_users
-from strategy_core.services.live import ingest
-from strategy_core.services.ramp import tick
-from strategy_core.services.register import register_version
+from strategy_core.services.live_trades import ingest
 from strategy_core.services.rollback import roll_back
+from strategy_core.services.rollouts import start_rollout
 from strategy_core.services.score import score_outcomes
 from strategy_core.services.shadow import run_shadow
-from strategy_core.services.start import start_rollout
-from strategy_core.services.workers import Workers
-from strategy_core.store import answers, rollouts, samples
+from strategy_core.services.tick import tick
+from strategy_core.services.users import load_users
+from strategy_core.services.versions import register_version
+from strategy_core.store import audit, evidence, rollouts
 from strategy_core.store.engine import check_schema, open_database, reading, transaction, upgrade
 
 FOLDER = Path(__file__).parent / "releases"
@@ -124,7 +124,7 @@ def live(engine: Engine) -> None:
             actor=ANA,
             now=now,
         )
-    with Workers() as workers:
+    with WorkerPool() as workers:
         now = _pass(engine, source, workers, now, days=12)
         _start(engine, "2.0.0", now)
         now = _pass(engine, source, workers, now, days=6)
@@ -140,10 +140,10 @@ def live(engine: Engine) -> None:
         (rollout,) = rollouts.open_rollouts(session)
     with transaction(engine) as session:
         sample = {"rollout_id": rollout.id, "gate": "slippage", "taken_at": now, "value": 1.5, "problem": ""}
-        samples.add_samples(session, [sample])
+        evidence.add_samples(session, [sample])
         answered = {"status": 200, "headers": {"ETag": '"3"'}, "body": "{}", "answered_at": now}
         asked = {"actor": "ana", "idempotency_key": "k1", "digest": "0" * 64, "strategies": ["fib_rsi"]}
-        answers.keep_answer(session, asked | answered)
+        audit.keep_answer(session, asked | answered)
     acknowledge(engine, [1], actor=ANA, reason="seen", now=now)
 
 
@@ -159,7 +159,7 @@ def _start(engine: Engine, version: str, now: datetime) -> None:
     )
 
 
-def _pass(engine: Engine, source: CandleSource, workers: Workers, now: datetime, *, days: int) -> datetime:
+def _pass(engine: Engine, source: CandleSource, workers: WorkerPool, now: datetime, *, days: int) -> datetime:
     for _ in range(days):
         now += DAY
         run_shadow(engine, source, workers, now=now)

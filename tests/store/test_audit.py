@@ -9,17 +9,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
-from strategy_core.domain.audit import Actor
-from strategy_core.domain.chain import BEFORE_THE_FIRST, verify
+from strategy_core.domain.audit import BEFORE_THE_FIRST, Actor, verify_chain
 from strategy_core.domain.errors import AlreadyDone, InvariantRefused, UnknownStrategy
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.services.audit import verify_trail
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.start import start_rollout
-from strategy_core.store import audit, rollouts, versions
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.store import alerts, audit, rollouts, versions
 from strategy_core.store.engine import open_database, reading, transaction
-from strategy_core.store.rollout_tables import AuditEvent
+from strategy_core.store.tables import AuditEvent
 from tests.builders import MONDAY, OWNER, put_version
 
 WRITERS = 8
@@ -49,7 +48,7 @@ def holds(engine: Engine) -> bool:
     with reading(engine) as session:
         strategy = versions.get_strategy(session, "fib_rsi")
         links = [audit.link_of(event) for event in audit.events(session)]
-    return verify(links, generation=strategy.generation, head=strategy.audit_head) == []
+    return verify_chain(links, generation=strategy.generation, head=strategy.audit_head) == []
 
 
 def run(engine: Engine, statement: str) -> None:
@@ -182,7 +181,7 @@ def test_a_wish_under_a_known_idempotency_key_changes_nothing(known: Engine) -> 
         assert rollouts.open_rollout(session, "fib_rsi") is None
         assert [each.id for each in rollouts.list_rollouts(session)] == [rollout.id]
         assert versions.get_strategy(session, "fib_rsi").generation == 2
-        assert len(audit.alerts(session)) == 2
+        assert len(alerts.find_alerts(session)) == 2
     assert holds(known)
 
 

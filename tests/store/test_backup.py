@@ -16,10 +16,10 @@ from strategy_core.domain.errors import BackupRefused, InvariantRefused, SchemaO
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services.check import check_database
-from strategy_core.services.ramp import tick
+from strategy_core.services.maintenance import check_database
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.start import start_rollout
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.tick import tick
 from strategy_core.store import rollouts
 from strategy_core.store.backup import dump, restore
 from strategy_core.store.engine import open_database, reading, transaction

@@ -16,7 +16,7 @@ from sqlmodel import col
 
 from strategy_core.domain.errors import InvariantRefused, NaiveTime
 from strategy_core.store import decisions, outcomes
-from strategy_core.store.bulk import write_if_new
+from strategy_core.store.bulk_insert import write_if_new
 from strategy_core.store.engine import insert_if_new, reading, transaction
 from strategy_core.store.tables import EquityMark, Outcome, ShadowDecisionLog
 from tests.builders import HOUR, MONDAY, decision_row, outcome_row, put_decisions, put_version

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, text
 
-from strategy_core.domain.chain import BEFORE_THE_FIRST, event_hash
+from strategy_core.domain.audit import BEFORE_THE_FIRST, event_hash
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.services.audit import verify_trail

@@ -6,7 +6,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from strategy_core.domain.evidence import Record
-from strategy_core.store import decisions, evidence, outcomes, slots, versions
+from strategy_core.store import decisions, evidence, outcomes, versions
 from strategy_core.store.engine import reading, transaction
 from tests.builders import (
     DAY,
@@ -73,7 +73,7 @@ def test_a_slot_needs_both_arms_closed_trades(engine: Engine) -> None:
     put_outcomes(engine, outcome_row("2", MONDAY, 0.5), outcome_row("2", MONDAY + 4 * HOUR, 2.0))
 
     with reading(engine) as session:
-        closed, pending = slots.read_slots(session, "fib_rsi", "2", "1", start=MONDAY)
+        closed, pending = evidence.read_slots(session, "fib_rsi", "2", "1", start=MONDAY)
 
     assert [(one.version, one.timestamp.hour) for one in pending] == [("2", 5)]
     assert [one.canary_r for one in closed] == [0.0, 2.0, 0.5]  # in the order they closed: 03:00, 06:00, 09:00
@@ -88,7 +88,7 @@ def test_slots_of_before_the_rollout_do_not_count(engine: Engine) -> None:
         put_day(engine, day, {"1": "buy", "2": "buy"}, {"1": 1.0, "2": 0.0}, signal_hours=[3, 4])
 
     with reading(engine) as session:
-        closed, _ = slots.read_slots(session, "fib_rsi", "2", "1", start=MONDAY + DAY)
+        closed, _ = evidence.read_slots(session, "fib_rsi", "2", "1", start=MONDAY + DAY)
         ours, theirs = evidence.read_marks(session, "fib_rsi", "2", "1", since=MONDAY + DAY)
 
     assert len(closed) == 2
@@ -193,11 +193,11 @@ def test_a_signal_is_overdue_once_its_version_has_decided_enough_candles_since(e
         put_decisions(engine, decision_row(version, MONDAY, "buy"))
 
     with reading(engine) as session:
-        _, pending = slots.read_slots(session, "fib_rsi", "2", "1", start=MONDAY)
+        _, pending = evidence.read_slots(session, "fib_rsi", "2", "1", start=MONDAY)
         spoken = evidence.newest_spoken(session, "fib_rsi", ("1", "2"), MONDAY)
         about: dict[str, Any] = {"timeframe": HOUR, "spoken": spoken}
-        overdue = slots.oldest_overdue(session, "fib_rsi", pending, 9, **about)
-        in_time = slots.oldest_overdue(session, "fib_rsi", pending, 10, **about)
+        overdue = evidence.oldest_overdue(session, "fib_rsi", pending, 9, **about)
+        in_time = evidence.oldest_overdue(session, "fib_rsi", pending, 10, **about)
     assert overdue is not None
     assert (overdue.symbol, overdue.timestamp) == (GOLD, MONDAY)
     assert in_time is None

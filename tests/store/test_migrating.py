@@ -16,7 +16,7 @@ from sqlmodel import Session
 
 from strategy_core.cli import main
 from strategy_core.domain.errors import SchemaOutdated
-from strategy_core.services.check import check_database
+from strategy_core.services.maintenance import check_database
 from strategy_core.store import engine as store
 from strategy_core.store.engine import check_schema, insert_if_new, open_database, transaction, upgrade
 from strategy_core.store.tables import ShadowDecisionLog

@@ -9,11 +9,10 @@ from sqlalchemy import Engine, event, text
 
 from strategy_core.domain.errors import InvariantRefused
 from strategy_core.domain.lifecycle import Status
-from strategy_core.services.check import check_database
-from strategy_core.services.maintain import maintain
+from strategy_core.services.maintenance import check_database, maintain
 from strategy_core.store import decisions, tables
 from strategy_core.store.engine import open_database, reading, transaction, upgrade
-from strategy_core.store.guards import missing_guards
+from strategy_core.store.integrity import missing_guards
 from tests.builders import DAY, GOLD, MONDAY, decision_row, outcome_row, put_decisions, put_outcomes, put_version
 from tests.store.released import live_in
 

@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, event, text
 
-from strategy_core.domain.alert import Severity
-from strategy_core.services import alerts, audit, browse, calibrate, live, watch
-from strategy_core.services.book import recompute
-from strategy_core.services.maintain import maintain
-from strategy_core.services.ramp import tick
-from strategy_core.services.report import find_rollout, read_progress, read_report, read_rollback
+from strategy_core.domain.alerts import Severity
+from strategy_core.isolation.pool import WorkerPool
+from strategy_core.services import alerts, audit, calibrate, live_trades, queries, watchdog
+from strategy_core.services.evidence import recompute
+from strategy_core.services.history import read_verdicts
+from strategy_core.services.maintenance import maintain
+from strategy_core.services.queries import route_user
+from strategy_core.services.reports import read_progress, read_report, read_rollback, resolve_rollout
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.route import route_user
 from strategy_core.services.score import score_outcomes
 from strategy_core.services.shadow import run_shadow
 from strategy_core.services.status import read_status
-from strategy_core.services.verdicts import read_verdicts
-from strategy_core.services.workers import Workers
-from strategy_core.store import decisions, outcomes, samples
+from strategy_core.services.tick import tick
+from strategy_core.store import decisions, evidence, outcomes
 from strategy_core.store.engine import reading
 from tests.builders import DAY, GOLD, HOUR, OWNER
 from tests.endpoint import Endpoint
@@ -110,48 +110,48 @@ def test_what_is_asked_of_a_log_is_found_by_an_index(crowd: Engine, asked: Asked
     channel = channel_to(endpoint)
     source = market()
 
-    with Workers() as workers:
+    with WorkerPool() as workers:
         run_shadow(crowd, source, workers, now=NOW + HOUR)
     score_outcomes(crowd, source, now=NOW)
     (ticked,) = tick(crowd, source, now=NOW)
     alerts.deliver(crowd, [channel], now=NOW)
     alerts.deliver(crowd, [channel], now=NOW + HOUR)
-    watch.watch_ticks(crowd, now=NOW + DAY, overdue=HOUR)
-    watch.watch_shadow(crowd, source, now=NOW + DAY, overdue=HOUR)
-    watch.watch_feed(crowd, source, now=NOW + DAY)
+    watchdog.watch_ticks(crowd, now=NOW + DAY, overdue=HOUR)
+    watchdog.watch_shadow(crowd, source, now=NOW + DAY, overdue=HOUR)
+    watchdog.watch_feed(crowd, source, now=NOW + DAY)
     scrape(crowd, now=NOW)
     route_user(crowd, strategy_name="fib_rsi", user_id="u1")
 
     assert ticked.error == ""
-    rollout_id = find_rollout(crowd, "fib_rsi")
-    everything = browse.Scope(None, None)
+    rollout_id = resolve_rollout(crowd, "fib_rsi")
+    everything = queries.Scope(None, None)
     read_status(crowd, now=NOW)
     read_report(crowd, rollout_id, now=NOW)
     list(read_progress(crowd, [rollout_id], now=NOW))
     read_verdicts(crowd, "fib_rsi", gate="errors", limit=20)
-    browse.list_decisions(crowd, strategy_name="fib_rsi", limit=50)
-    browse.list_decisions(
+    queries.list_decisions(crowd, strategy_name="fib_rsi", limit=50)
+    queries.list_decisions(
         crowd, strategy_name="fib_rsi", version="1", symbol=GOLD, start=NOW - DAY, after=("1", GOLD, NOW - DAY), limit=9
     )
-    browse.list_alerts(crowd, everything, limit=20)
-    browse.list_alerts(crowd, everything, severity=Severity.CRITICAL, unacknowledged=True, limit=20)
-    live.live_summary(crowd, "fib_rsi", "1", NOW - 9 * DAY, NOW)
+    queries.list_alerts(crowd, everything, limit=20)
+    queries.list_alerts(crowd, everything, severity=Severity.CRITICAL, unacknowledged=True, limit=20)
+    live_trades.live_summary(crowd, "fib_rsi", "1", NOW - 9 * DAY, NOW)
     calibrate.read_pair(crowd, strategy_name="fib_rsi", version="2", now=NOW)
     audit.read_audit(crowd, strategy_name="fib_rsi")
     audit.read_audit(crowd, limit=20)
     audit.about_rollout(crowd, rollout_id)
-    browse.list_alerts(crowd, browse.Scope("fib_rsi"), limit=20)
+    queries.list_alerts(crowd, queries.Scope("fib_rsi"), limit=20)
     maintain(crowd, now=NOW, keep_days=180, apply=False)
     roll_back(crowd, strategy_name="fib_rsi", reason="enough", actor=OWNER, now=NOW)
     read_rollback(crowd, rollout_id=rollout_id)
     with reading(crowd) as session:
-        recompute(session, browse.find_rollout(crowd, rollout_id))
+        recompute(session, queries.find_rollout(crowd, rollout_id))
         decisions.find_decisions(session, "fib_rsi", "2", limit=20)
         decisions.find_decisions(session, "fib_rsi", "2", GOLD, start=START, end=START + DAY)
         decisions.find_breaches(session, "fib_rsi", "2")
         outcomes.find_outcomes(session, "fib_rsi", "2")
-        samples.read_samples(session, rollout_id, {"slippage": 3}, until=NOW)
-        samples.newest_samples(session, [rollout_id])
+        evidence.read_samples(session, rollout_id, {"slippage": 3}, until=NOW)
+        evidence.newest_samples(session, [rollout_id])
 
     assert [log for log in LOGS if not any(log in statement for statement in asked)] == []
     assert whole(crowd, asked) == []

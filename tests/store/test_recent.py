@@ -3,8 +3,8 @@
 from sqlalchemy import Engine
 
 from strategy_core.store import decisions
+from strategy_core.store.decisions import Last, last_rows, rows_since
 from strategy_core.store.engine import reading
-from strategy_core.store.recent import Last, last_rows, rows_since
 from tests.builders import DAY, HOUR, MONDAY, decision_row, put_decisions, put_version
 
 LONG, SHORT, OLD = "LONG", "SHORT", "OLD"

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, inspect, text
 
-from strategy_core.services.check import check_database
-from strategy_core.services.ramp import tick
+from strategy_core.isolation.pool import WorkerPool
+from strategy_core.services.maintenance import check_database
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.score import score_outcomes
 from strategy_core.services.shadow import run_shadow
-from strategy_core.services.workers import Workers
+from strategy_core.services.tick import tick
 from strategy_core.store import rollouts
 from strategy_core.store.backup import dump, restore
 from strategy_core.store.engine import check_schema, open_database, reading, revisions, upgrade
@@ -70,7 +70,7 @@ def test_an_upgraded_rollout_goes_on_and_can_be_rolled_back(new: Engine) -> None
     upgrade(new)
     source, now = market(), LEFT + DAY
 
-    with Workers() as workers:
+    with WorkerPool() as workers:
         run_shadow(new, source, workers, now=now)
     score_outcomes(new, source, now=now)
     (ticked,) = tick(new, source, now=now)

@@ -6,7 +6,7 @@ from sqlalchemy import Engine
 from strategy_core.domain.errors import LostRace, NoCanary, UnknownRollout
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
-from strategy_core.services.start import start_rollout
+from strategy_core.services.rollouts import start_rollout
 from strategy_core.store import rollouts
 from strategy_core.store.engine import reading, transaction
 from tests.builders import DAY, MONDAY, OWNER, put_version

@@ -11,10 +11,10 @@ from strategy_core.domain.audit import Actor
 from strategy_core.domain.errors import InvalidSetting, InvariantRefused, NaiveTime
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
-from strategy_core.services.start import start_rollout
-from strategy_core.store import audit, deliveries, rollouts, versions
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.store import alerts, audit, rollouts, versions
 from strategy_core.store.engine import open_database, reading, transaction, upgrade
-from strategy_core.store.tables import ShadowDecisionLog, Strategy
+from strategy_core.store.tables import ShadowDecisionLog, StrategyRow
 from tests.builders import MONDAY, OWNER, decision_row, outcome_row, put_decisions, put_outcomes, put_version
 from tests.store.reflecting import differences
 
@@ -183,7 +183,7 @@ def test_what_was_agreed_is_never_edited(engine: Engine, change: str) -> None:
 def test_an_acknowledgement_is_never_taken_back(engine: Engine) -> None:
     _fill(engine)
     with transaction(engine) as session:
-        deliveries.acknowledge(session, 1, by="ana", because="looking", now=MONDAY)
+        alerts.acknowledge(session, 1, by="ana", because="looking", now=MONDAY)
 
     with pytest.raises(InvariantRefused, match="acknowledged once"), transaction(engine) as session:
         session.connection().execute(text("UPDATE alert_outbox SET acknowledged_at = NULL, acknowledged_by = ''"))
@@ -251,7 +251,7 @@ def test_a_naive_time_is_refused_before_it_is_written(engine: Engine) -> None:
         put_version(engine, "1.0.0", at=datetime(2026, 3, 2))  # noqa: DTZ001
 
     with reading(engine) as session:
-        assert session.exec(select(Strategy)).all() == []
+        assert session.exec(select(StrategyRow)).all() == []
 
 
 def test_a_transaction_that_fails_leaves_nothing(engine: Engine) -> None:

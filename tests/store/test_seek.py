@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
-from strategy_core.store import evidence, outcomes, slots
+from strategy_core.store import evidence, outcomes
 from strategy_core.store.engine import open_database, reading
 from tests.builders import DAY, HOUR, MONDAY, decision_row, outcome_row, put_decisions, put_outcomes, put_version
 
@@ -38,7 +38,7 @@ def log(engine: Engine) -> Engine:
 @pytest.mark.parametrize("since", [MONDAY - DAY, MONDAY + 9 * HOUR, MONDAY + 3 * DAY, MONDAY + 90 * DAY])
 @pytest.mark.parametrize(
     "queries",
-    [evidence._NEWEST_SPOKEN, evidence._COUNTED, slots._SLOTS, outcomes._MARKS],
+    [evidence._NEWEST_SPOKEN, evidence._COUNTED, evidence._SLOTS, outcomes._MARKS],
     ids=["spoken", "counted", "slots", "marks"],
 )
 def test_symbol_by_symbol_is_the_same(log: Engine, queries: dict[str, Any], since: Any) -> None:
@@ -63,7 +63,7 @@ def test_sqlite_looks_at_nothing_older(sqlite_url: str) -> None:
         spoken: dict[str, Any] = {"1": {}, "2": {}}
         about: dict[str, Any] = {"symbols": [], "since": MONDAY, "spoken": spoken}
         evidence.read_record(session, "fib_rsi", "1", "2", **about)
-        slots.read_slots(session, "fib_rsi", "2", "1", start=MONDAY, end=MONDAY + timedelta(days=1))
+        evidence.read_slots(session, "fib_rsi", "2", "1", start=MONDAY, end=MONDAY + timedelta(days=1))
         outcomes.marks_by_candle(session, "fib_rsi", "1", start=MONDAY)
     selects = [each for each in asked if "SELECT" in each[0]]
     assert len(selects) == 4

@@ -17,15 +17,13 @@ from sqlmodel import col
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import Step
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services.promote import activate_version
-from strategy_core.services.ramp import tick
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.start import start_rollout
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.tick import tick
+from strategy_core.services.versions import activate_version
 from strategy_core.store import audit, decisions, rollouts
 from strategy_core.store.engine import open_database, reading, transaction
-from strategy_core.store.rollout_tables import GateVerdict
-from strategy_core.store.tables import ShadowDecisionLog
-from strategy_core.store.tally_tables import Counted, DecisionTally, Tally
+from strategy_core.store.tables import Counted, DecisionTally, GateVerdict, ShadowDecisionLog, Tally
 from tests.builders import DAY, GOLD, HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
 from tests.services.ramping import ruled
 

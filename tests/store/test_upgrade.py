@@ -13,9 +13,9 @@ from strategy_core.domain.plan import read_plan
 from strategy_core.domain.ramp import Step
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.alerts import deliver
-from strategy_core.services.approve import approve
-from strategy_core.services.ramp import tick
+from strategy_core.services.rollouts import approve
 from strategy_core.services.status import read_status
+from strategy_core.services.tick import tick
 from strategy_core.store import rollouts, versions
 from strategy_core.store.engine import open_database, reading, transaction, upgrade
 from tests.builders import DAY, GOLD, MONDAY, OWNER, decision_row, put_day, put_decisions, version_row

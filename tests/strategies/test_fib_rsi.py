@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from strategy_core.domain.strategy import Action, Context, Decision, checked
+from strategy_core.domain.strategy import Action, Context, Decision, checked_decision
 from strategy_core.strategies.fib_rsi import FibRsi, FibRsiParams
 
 CONTEXT = Context("GOLD", "1h", pd.Timestamp("2026-01-05", tz="UTC").to_pydatetime())
@@ -47,7 +47,7 @@ def test_all_windows_at_once_are_each_window_alone() -> None:
 
     assert_same(each(candles, FibRsiParams()), at_once)
     assert {decision.action for decision in at_once} == set(Action)
-    assert all(checked(decision) for decision in at_once)
+    assert all(checked_decision(decision) for decision in at_once)
 
 
 @settings(max_examples=40, deadline=None)

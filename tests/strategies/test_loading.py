@@ -10,8 +10,7 @@ from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field
 from strategy_core.domain.errors import InvalidConfig, InvalidDecision, InvalidEntryPoint, StrategyFailed
 from strategy_core.domain.strategy import Action, Context, Decision, Strategy
 from strategy_core.strategies.fib_rsi import FibRsi
-from strategy_core.strategies.loading import as_strategy, known, load, resolve
-from strategy_core.strategies.params import canonical, validated, warmup_of
+from strategy_core.strategies.loading import as_strategy, canonical, known, load, resolve, validated, warmup_of
 from tests.strategies import owners_code
 from tests.strategies.owners_code import AsyncEngine, Engine, OwnParams
 

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from strategy_core.api.guard import Foreign, Guarded
+from strategy_core.api.requests import Foreign, Guarded
 
 PREFIX = "/api/v1/strategy"
 

@@ -2,11 +2,10 @@
 
 from fastapi import APIRouter, Request, Response
 
-from strategy_core.api.deps import Asking, Backend
+from strategy_core.api.dependencies import Backend, Requested
 from strategy_core.api.routes import PREFIX, guarded
-from strategy_core.api.schemas.shared import Told
-from strategy_core.observe.exposition import OPENMETRICS, TEXT, wanted
-from strategy_core.observe.metrics import exposition
+from strategy_core.api.schemas import ResponseModel
+from strategy_core.observe.metrics import OPENMETRICS, TEXT, exposition, wanted
 from strategy_core.store.engine import check_schema
 
 router = APIRouter()
@@ -14,7 +13,7 @@ _open = APIRouter(prefix=PREFIX, tags=["health"])
 _guarded = guarded("health")
 
 
-class Health(Told):
+class Health(ResponseModel):
     status: str
 
 
@@ -27,7 +26,7 @@ def health(request: Request) -> Health:
 
 
 @_guarded.get("/metrics", response_class=Response, responses={200: {"content": {TEXT: {}, OPENMETRICS: {}}}})
-def metrics(ask: Asking, request: Request) -> Response:
+def metrics(ask: Requested, request: Request) -> Response:
     """Return what stands in the database as Prometheus has it; as OpenMetrics, if `Accept` names that."""
     media_type = wanted(request.headers.get("accept", ""))
     found = exposition(ask.engine, ask.lists().names, now=ask.now, media_type=media_type)

@@ -5,33 +5,33 @@ from typing import Annotated
 
 from fastapi import Header, Query, Response
 
-from strategy_core.api.deps import Asking
+from strategy_core.api.dependencies import Requested
 from strategy_core.api.routes import guarded
-from strategy_core.api.schemas.canary import Route, Routings, StrategyRouting
-from strategy_core.api.schemas.shared import StrategyName, UserId
+from strategy_core.api.routes.canary import RouteResponse, Routings, StrategyRouting
+from strategy_core.api.schemas import StrategyName, UserId
 from strategy_core.domain.routing import Routing, as_percent
-from strategy_core.services import browse
-from strategy_core.services.route import route_user
+from strategy_core.services import queries
+from strategy_core.services.queries import route_user
 
 router = guarded("routing")
 
 
 @router.get("/route")
 def route(
-    ask: Asking,
+    ask: Requested,
     user_id: Annotated[UserId, Query()],
     strategy_name: Annotated[StrategyName, Query()],
     response: Response,
-) -> Route:
+) -> RouteResponse:
     """Say which version a user gets now, and why."""
     found = route_user(ask.engine, user_id=user_id, strategy_name=ask.reads(strategy_name))
     response.headers["ETag"] = f'"{found.generation}"'
-    return Route.model_validate(found)
+    return RouteResponse.model_validate(found)
 
 
 @router.get("/routing", response_model=Routings, responses={304: {"description": "Nothing has changed since."}})
 def read_routing(
-    ask: Asking,
+    ask: Requested,
     if_none_match: Annotated[
         str | None,
         Header(alias="If-None-Match", max_length=1_000, description="The `ETag` of the routing that is known."),
@@ -39,7 +39,7 @@ def read_routing(
 ) -> Response:
     """Return all that the routing of every strategy obeys: what a Router keeps, and asks for again."""
     strategies = ask.lists().names
-    found = browse.read_routing(ask.engine)
+    found = queries.read_routing(ask.engine)
     reached = sorted(found if strategies is None else found.keys() & strategies)
     told = Routings(strategies=[_told(name, found[name]) for name in reached])
     body = told.model_dump_json()

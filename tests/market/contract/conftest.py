@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from strategy_core.domain.candles import TIMEFRAMES
 from strategy_core.market.calendars import AlwaysOpen, Calendar
-from strategy_core.market.exchange import Exchange
+from strategy_core.market.ccxt import CcxtVendor
 from strategy_core.market.files import FileSource
 from strategy_core.market.live import LiveSource, Vendor
 from strategy_core.market.oanda import Oanda
@@ -62,7 +62,7 @@ class Told:
         exchange = ccxt.binance({"timeout": int(self.timeout * 1000), "options": {"fetchMarkets": {"types": ["spot"]}}})
         exchange.urls["api"]["public"] = f"{self.market.url}/api/v3"
         exchange.rateLimit = 0
-        return Exchange(exchange, timeframe=self.timeframe, wait_s=0.001)
+        return CcxtVendor(exchange, timeframe=self.timeframe, wait_s=0.001)
 
     def fill(self, opens: pd.DatetimeIndex) -> "Told":
         """Tell one bar at each of *opens*, each like no other."""

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from strategy_core.domain.candles import COLUMNS
+from strategy_core.domain.candles import COLUMNS, window_hash
 from strategy_core.domain.errors import NaiveTime, UnknownSymbol
-from strategy_core.domain.windows import window_hash
 from strategy_core.market.source import CandleSource
 
 HOUR = timedelta(hours=1)

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from strategy_core.domain.errors import EvidenceUnavailable, FeedUnavailable, InvalidCandles
 from strategy_core.market.calendars import CALENDARS
-from strategy_core.market.retry import TRIES
+from strategy_core.market.live import TRIES
 from tests.market.contract.conftest import Told
 from tests.market.vendor import HTML, BadDay
 

@@ -5,9 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pandas as pd
 import pytest
 
-from strategy_core.domain.candles import TIMEFRAMES
+from strategy_core.domain.candles import TIMEFRAMES, window_hash
 from strategy_core.domain.errors import EvidenceUnavailable, InvalidCandles, RolloutError
-from strategy_core.domain.windows import window_hash
 from strategy_core.market.calendars import CALENDARS
 from tests.market.contract.conftest import Told
 

@@ -1,0 +1,141 @@
+"""What a newcomer finds: a version on its way, one that its gates soon undo, and a replay that goes on from there.
+
+All of it happens through the services, on the candles before the replay begins; nothing is made up, and nothing waits.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Engine
+from sqlmodel import Session
+
+from strategy_core.domain.audit import Actor
+from strategy_core.domain.candles import timeframe_delta
+from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.plan import Plan
+from strategy_core.isolation.pool import WorkerPool
+from strategy_core.market.source import CandleSource
+from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.score import score_outcomes
+from strategy_core.services.shadow import run_shadow
+from strategy_core.services.tick import tick
+from strategy_core.services.versions import register_version
+from strategy_core.store import audit, decisions, rollouts, versions
+from strategy_core.store.engine import reading
+
+HISTORY = 2_000  # candles before the first registration: what it is vetted on
+SHADOW = 1140  # candles in shadow before the rollouts start: how noisy a pair is, is measured on them
+RAMP = 132  # candles of the healthy rollout before the replay begins
+_LATER = 60  # candles of the faulty one: the replay's first ticks roll it back
+_ENDED = 10  # candles for which the faulty version's table has had no more thresholds by then
+_STEP = 12  # candles from tick to tick until then
+_FEW = 4  # symbols of the faulty pair: enough for its gates, and quickly vetted
+_ACTOR = Actor("rollout up", role="system", source="cli")
+_WHY = "so that there is something to see"
+_FOREVER = datetime(2200, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A strategy whose v1 is `fib_rsi` as it comes, the v2 that would replace it, and when that starts."""
+
+    strategy: str
+    entry_point: str
+    config: dict[str, Any]
+    symbols: list[str]
+    started: datetime
+
+
+def replay_span(engine: Engine, source: CandleSource) -> tuple[datetime, datetime]:
+    """Return the moments between which the replay plays: from where the database stands, to the last candle's close.
+
+    A new database begins behind what its seed needs of the feed, or in the feed's middle if it is shorter.
+    """
+    candles = source.candles(source.symbols()[0], closed_by=_FOREVER)
+    first = min(HISTORY + SHADOW + RAMP, len(candles) // 2)
+    opened_at = [moment.to_pydatetime() for moment in (candles.index[first], candles.index[-1])]
+    with reading(engine) as session:
+        start = max([opened_at[0], *_moments(session)])
+    return start, opened_at[1] + timeframe_delta(source.timeframe)
+
+
+def seed(engine: Engine, source: CandleSource, *, now: datetime, speed: float) -> bool:
+    """Bring two rollouts about, up to *now*, unless there are versions; say whether it did.
+
+    `fib_rsi` v2 looks back a little further than v1, and is as good. `seasonal` v2 says what its active version says
+    until its table ends: then it chases the price, and the replay's first ticks take users off it.
+    """
+    with reading(engine) as session:
+        if versions.list_versions(session):
+            return False
+    opened_at = source.candles(source.symbols()[0], closed_by=now).index
+    registered, healthy, faulty, ended = (
+        opened_at[-min(candles, len(opened_at) // share)].to_pydatetime()
+        for candles, share in ((SHADOW + RAMP, 2), (RAMP, 3), (_LATER, 4), (_ENDED, 5))  # a short feed's past is shared
+    )
+    symbols, until = list(source.symbols()), {"fitted_until": ended.isoformat()}
+    pairs = [
+        _Pair("fib_rsi", "fib_rsi", {"fib_lookback_bars": 60}, symbols, healthy),
+        _Pair("seasonal", "strategy_core.demo.versions:FibRsiSeasonal", until, symbols[:_FEW], faulty),
+    ]
+    for pair in pairs:
+        _register(engine, source, pair, registered)
+    with WorkerPool() as workers:
+        moment = registered
+        for pair, until_next in zip(pairs, (faulty, now), strict=True):
+            _let_pass(engine, source, workers, moment := max(moment, pair.started))
+            _start(engine, pair, source.timeframe, speed)
+            while moment < until_next:
+                moment = min(moment + _STEP * timeframe_delta(source.timeframe), until_next)
+                _let_pass(engine, source, workers, moment)
+                tick(engine, source, now=moment)
+    return True
+
+
+def _register(engine: Engine, source: CandleSource, pair: _Pair, now: datetime) -> None:
+    first = ("v1", "fib_rsi", dict[str, Any](), Status.ACTIVE)
+    for version, entry_point, config, status in (first, ("v2", pair.entry_point, pair.config, Status.SHADOW)):
+        register_version(
+            engine,
+            source,
+            strategy_name=pair.strategy,
+            version=version,
+            config=config,
+            entry_point=entry_point,
+            symbols=pair.symbols,
+            timeframe=source.timeframe,
+            status=status,
+            actor=_ACTOR,
+            now=now,
+            reason=_WHY,
+        )
+
+
+def _start(engine: Engine, pair: _Pair, timeframe: str, speed: float) -> None:
+    start_rollout(
+        engine,
+        strategy_name=pair.strategy,
+        version="v2",
+        plan=Plan().at_speed(speed, timeframe_delta(timeframe)),
+        actor=_ACTOR,
+        now=pair.started,
+        reason=_WHY,
+    )
+
+
+def _let_pass(engine: Engine, source: CandleSource, workers: WorkerPool, now: datetime) -> None:
+    run_shadow(engine, source, workers, now=now, catch_up=SHADOW + RAMP)
+    score_outcomes(engine, source, now=now)
+
+
+def _moments(session: Session) -> Iterator[datetime]:
+    """Yield what the database knows of the time: a replay goes on from the latest, it never goes back."""
+    yield from (event.at for event in audit.events(session))
+    yield from (rollout.last_tick_at for rollout in rollouts.list_rollouts(session) if rollout.last_tick_at)
+    for version in versions.list_versions(session):
+        for symbol in version.symbols:
+            newest = decisions.newest_decided(session, version.strategy_name, version.version, symbol)
+            if newest is not None:
+                yield newest + timeframe_delta(version.timeframe)

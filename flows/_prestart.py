@@ -1,0 +1,10 @@
+"""Start the fork server before the slow imports of a candle run."""
+
+import contextlib
+import os
+
+from strategy_core.isolation.forkserver import fork_server
+
+if "PREFECT__FLOW_RUN_ID" in os.environ:
+    with contextlib.suppress(OSError):  # the first worker tries again, and a version that cannot be asked is told of
+        fork_server()

@@ -1,0 +1,191 @@
+"""Gates: each turns evidence into a verdict with its reason, value and limit; none knows of users, time or storage.
+
+A gate is data (it is frozen with the plan) and one pure function. Here is what all gates are, and those that look at
+the decision log; a new one is a class here or beside, and a name in `plan.AnyGate`.
+"""
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+from strategy_core.domain.errors import EvidenceUnavailable
+from strategy_core.domain.evidence import Evidence
+
+
+class Verdict(StrEnum):
+    """Declared from worst to best: the worst verdict of the armed gates decides."""
+
+    BREACH = "breach"  # a hard limit is broken: roll back at once
+    FAIL = "fail"  # harm is proven: roll back
+    BLIND = "blind"  # the facts are absent, stale, or could not be had: hold, alert
+    INCONCLUSIVE = "inconclusive"  # enough facts, no answer: hold; at the maximum ask the owner
+    INSUFFICIENT = "insufficient"  # too few facts yet: hold
+    PASS = "pass"  # noqa: S105  the word of the contract, not a password
+
+
+SEVERITY = {verdict: rank for rank, verdict in enumerate(Verdict)}
+
+
+class Margins(BaseModel):
+    """How much worse than the active version may still be called not worse, at one stage."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    pnl_r: float = Field(gt=0, le=1, description="R per slot")
+    win: float = Field(gt=0, le=0.5, description="share of slots won")
+    pnl_of_edge: float = Field(
+        default=0, ge=0, lt=1, description="or this share of the active version's mean R per slot, when that is more"
+    )
+
+    def pnl(self, edge: float) -> float:
+        """Return the PnL margin in R per slot, for an active version that makes *edge* R per slot."""
+        return max(self.pnl_r, self.pnl_of_edge * edge)
+
+
+class Finding(BaseModel):
+    """What one gate found. `limit` is the value at which the verdict would change; `low`, `high` an interval."""
+
+    model_config = ConfigDict(frozen=True)
+
+    gate: str
+    verdict: Verdict
+    reason: str
+    value: float | None = None
+    limit: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    armed: bool = True
+
+
+class Gate(BaseModel):
+    """What every gate is: settings, and `judge`. With `dry_run` it is recorded but has no vote."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    warns: ClassVar[bool] = False  # whether `inconclusive` is a sign of harm, of which an owner is told at once
+
+    kind: str
+    dry_run: bool = False
+
+    @property
+    def name(self) -> str:
+        """What findings call it; a kind that may stand in a plan more than once gives its gates names of their own."""
+        return self.kind
+
+    def judge(self, evidence: Evidence, margins: Margins) -> Finding:
+        """Return the finding; raises EvidenceUnavailable when its facts cannot be had."""
+        raise NotImplementedError
+
+    def nothing_yet(self, what: str) -> Finding:
+        """Return the finding on no evidence at all, which may never pass."""
+        return self.found(Verdict.INSUFFICIENT, f"no {what} yet", value=0, n=0)
+
+    def found(self, verdict: Verdict, reason: str, **facts: float | None) -> Finding:
+        return Finding.model_validate(
+            {"gate": self.name, "verdict": verdict, "reason": reason, "armed": not self.dry_run, **facts}
+        )
+
+
+class Freshness(Gate):
+    """Blind when a candle that is due has not been decided, or a trade that must have closed has no outcome.
+
+    Insufficient until something has been decided at this stage: evidence of before says nothing of it. It stands in
+    every rollout, whatever the plan: how late a candle or an outcome may be is the plan's `late_candles`.
+    """
+
+    kind: Literal["freshness"] = "freshness"
+
+    def judge(self, evidence: Evidence, margins: Margins) -> Finding:
+        if evidence.feed_problem or evidence.overdue:
+            raise EvidenceUnavailable(evidence.feed_problem or evidence.overdue)
+        due, newest = evidence.due_candle, evidence.newest_candle
+        seen = "none has been decided" if newest is None else f"the newest decided is {newest:%Y-%m-%d %H:%M}"
+        if due is not None and due >= evidence.started_at and (newest is None or newest < due):
+            return self.found(Verdict.BLIND, f"candle {due:%Y-%m-%d %H:%M} UTC is due, but {seen}")
+        if newest is None or newest < evidence.stage_entered_at:
+            return self.found(Verdict.INSUFFICIENT, f"no candle has been decided at this stage yet: {seen}")
+        return self.found(Verdict.PASS, f"decided up to candle {newest:%Y-%m-%d %H:%M} UTC")
+
+
+class Errors(Gate):
+    """Breach on errors in a row, or on their share once there are enough decisions to speak of one."""
+
+    kind: Literal["errors"] = "errors"
+    in_a_row: int = Field(default=3, ge=1)
+    share: float = Field(default=0.05, gt=0, le=1)
+    minimum_decisions: int = Field(default=50, ge=1)
+
+    def judge(self, evidence: Evidence, margins: Margins) -> Finding:
+        record = evidence.canary
+        n = record.decided
+        if record.errors_in_a_row >= self.in_a_row:
+            reason = f"{record.errors_in_a_row} errors in a row (limit {self.in_a_row}): {record.last_error}"
+            return self.found(Verdict.BREACH, reason, value=record.errors_in_a_row, limit=self.in_a_row, n=n)
+        if n == 0:
+            return self.nothing_yet("decision")
+        share = record.errors / n
+        if n >= self.minimum_decisions and share >= self.share:
+            reason = f"{record.errors} of {n} decisions are errors (limit {self.share:.0%}): {record.last_error}"
+            return self.found(Verdict.BREACH, reason, value=share, limit=self.share, n=n)
+        return self.found(Verdict.PASS, f"{record.errors} errors in {n} decisions", value=share, limit=self.share, n=n)
+
+
+class InvalidDecisions(Gate):
+    """Breach on any answer that is no decision, and on any try to touch the outside."""
+
+    kind: Literal["invalid_decisions"] = "invalid_decisions"
+
+    def judge(self, evidence: Evidence, margins: Margins) -> Finding:
+        record = evidence.canary
+        count = record.invalid + record.breaches
+        if count:
+            reason = f"{record.invalid} invalid decisions, {record.breaches} isolation breaches: {record.last_error}"
+            return self.found(Verdict.BREACH, reason, value=count, limit=1, n=record.decided)
+        if record.decided == 0:
+            return self.nothing_yet("decision")
+        return self.found(Verdict.PASS, "all decisions are valid", value=0, limit=1, n=record.decided)
+
+
+class Silence(Gate):
+    """Breach when the canary gives no decision on candles on which the active version did."""
+
+    kind: Literal["silence"] = "silence"
+    candles: int = Field(default=3, ge=1)
+
+    def judge(self, evidence: Evidence, margins: Margins) -> Finding:
+        silent = evidence.canary.silent_candles
+        facts = {"value": silent, "limit": self.candles, "n": evidence.active.decided}
+        if silent >= self.candles:
+            reason = f"no decision on {silent} candles that the active version decided (limit {self.candles})"
+            return self.found(Verdict.BREACH, reason, **facts)
+        if evidence.active.decided == 0:
+            return self.nothing_yet("decision of the active version")
+        return self.found(Verdict.PASS, f"silent on {silent} candles", **facts)
+
+
+Duration = Annotated[
+    timedelta,
+    Field(gt=timedelta(0)),
+    PlainSerializer(lambda span: span.total_seconds(), float, "json"),
+    WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "description": "seconds"}),
+]
+
+
+def duration_field(span: timedelta, what: str | None = None) -> Any:
+    """Return a field whose default is *span*, also in its JSON schema: pydantic would write that as ISO 8601 there.
+
+    Args:
+        span: the default.
+        what: describes the field.
+    """
+    described = None if what is None else f"seconds; {what}"
+    return Field(default=span, description=described, json_schema_extra={"default": span.total_seconds()})
+
+
+def format_duration(span: timedelta) -> str:
+    """Return *span* as people are told it: in hours, from two days on in days."""
+    hours = span.total_seconds() / 3600
+    return f"{hours / 24:.1f} d" if hours >= 48 else f"{hours:.1f} h"

@@ -1,0 +1,254 @@
+"""Gates on execution: whether users' live orders fare worse on the canary, and whether routing does what it says.
+
+A platform that reports no live orders is judged on its shadow evidence alone: with nothing reported these gates pass
+and say so, unless they are `required`.
+
+Users of one version copy the same signals, and an account that is broken fails again and again: neither orders nor
+candles are independent. So a user counts once, with his first fault, and faults are compared between the two versions'
+users on the same candle, where an outage of the broker hits both.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+from scipy.special import betaln, logsumexp
+
+from strategy_core.domain.arrays import BoolArray, FloatArray, IntArray
+from strategy_core.domain.errors import EvidenceUnavailable
+from strategy_core.domain.evidence import Evidence, Orders
+from strategy_core.domain.gates.base import Finding, Gate, Margins, Verdict
+
+_DAY = 86_400  # seconds
+_WEEK = 7  # days that a restart lasts: what began later has restarts of its own
+_FIRST_START = 0.6  # weight of the rollout's own start among the restarts
+_SLOW = 0.01  # of the active version's fills are called slow
+_LARGEST = 700.0  # e to the power of more is no number any more
+
+
+class ExecutionGate(Gate):
+    """What the gates on live orders share: *alpha* bounds the chance that a healthy rollout is EVER called sick."""
+
+    alpha: float = Field(default=0.001, gt=0, lt=0.5)
+    required: bool = Field(default=False, description="whether no live orders hold the rollout")
+
+    def orders(self, evidence: Evidence) -> Orders:
+        """Return what the platform has reported; raises EvidenceUnavailable when that could not be read."""
+        if evidence.platform_problem:
+            raise EvidenceUnavailable(evidence.platform_problem)
+        return evidence.orders
+
+    def none_of(self, what: str) -> Finding:
+        verdict = Verdict.INSUFFICIENT if self.required else Verdict.PASS
+        return self.found(verdict, f"no {what}", value=1.0, limit=1 / self.alpha, n=0)
+
+    def weighed(self, harm: Verdict, log_e: float, counted: str, n: int) -> Finding:
+        """Return *harm* when the evidence, a logarithm, reaches 1/alpha; *counted* says what it rests on."""
+        limit = 1 / self.alpha
+        verdict = harm if log_e >= math.log(limit) else Verdict.PASS
+        e = math.exp(min(log_e, _LARGEST))
+        return self.found(verdict, f"{counted}; evidence of harm {e:.3g}, limit {limit:g}", value=e, limit=limit, n=n)
+
+    def _faults(
+        self, orders: Orders, faulty: BoolArray, tolerated: float, against: tuple[float, ...], what: str
+    ) -> Finding:
+        seen = first_faults(orders, faulty)
+        both = (seen.canary_users > 0) & (seen.active_users > 0)
+        n = int(seen.canary_users[both].sum())
+        if n == 0:
+            return self.none_of("canary order on a candle that the active version traded too")
+        counted = (
+            f"{int(seen.canary[both].sum())} users with {what} in {n} canary orders, {int(seen.active[both].sum())} in "
+            f"{int(seen.active_users[both].sum())} of the active version's on the same candles"
+        )
+        path = log_evidence(orders, faulty, tolerated, against)
+        return self.weighed(Verdict.FAIL, float(path.max()), counted, n)
+
+
+class OrderErrors(ExecutionGate):
+    """Fail when the canary's users get errors more than *tolerated* times as often as the active version's."""
+
+    kind: Literal["order_errors"] = "order_errors"
+    tolerated: float = Field(default=1.5, ge=1)
+    against: tuple[float, ...] = Field(default=(2.0, 4.0, 10.0), min_length=1)
+
+    def judge(self, evidence: Evidence, margins: Margins) -> Finding:
+        orders = self.orders(evidence)
+        if len(orders) == 0:
+            return self.none_of("live orders are reported")
+        return self._faults(orders, orders.failed, self.tolerated, self.against, "errors")
+
+
+class Latency(ExecutionGate):
+    """Fail when more than *tolerated* of the canary's fills are slower than all but 1 % of the active version's.
+
+    Slow is beyond the active version's 99th percentile, of the fills of all earlier days, so that no fill is measured
+    by itself. The rates are shares of fills, of which the active version's is 1 % by definition; they are compared as
+    ratios to what the active version's share is on the same candles, since a slow market is slow for both.
+    """
+
+    kind: Literal["latency"] = "latency"
+    tolerated: float = Field(default=0.02, ge=0.01, lt=1)
+    against: tuple[float, ...] = Field(default=(0.04, 0.08, 0.20), min_length=1)
+    minimum_fills: int = Field(default=500, ge=100, description="of the active version, before any is called slow")
+
+    def judge(self, evidence: Evidence, margins: Margins) -> Finding:
+        orders = self.orders(evidence)
+        filled = orders.where(~np.isnan(orders.latency_ms))
+        if len(filled) == 0:
+            return self.none_of("latency of live orders is reported")
+        limit = _slow_beyond(filled, self.minimum_fills)
+        judged = filled.where(~np.isnan(limit))
+        slow = judged.latency_ms > limit[~np.isnan(limit)]
+        ratios = tuple(rate / _SLOW for rate in self.against)
+        return self._faults(judged, slow, self.tolerated / _SLOW, ratios, "slow fills")
+
+
+class SampleRatio(ExecutionGate):
+    """Inconclusive, which advances nothing, when the canary's part of the users who trade is not its share of users.
+
+    E = B(c + κp, a + κ(1 − p)) / B(κp, κ(1 − p)) / (p^c (1 − p)^a), of c canary and a active users at a share p: a
+    Dirichlet-multinomial against the multinomial of the share (Lindon & Malek 2022, "Anytime-valid inference for
+    multinomial count data"). Users' buckets never change, so that what is seen at two shares is dependent: the evidence
+    is the mean over shares, which needs no independence (Vovk & Wang 2021). A user counts once at each share, by his
+    newest order, so that the minute which a change takes is made good; and on candles only that others of both versions
+    traded too, or the version that signals first would look favoured. A version without any order yet is insufficient
+    once the other's are too many for that.
+    """
+
+    warns: ClassVar[bool] = True
+
+    kind: Literal["sample_ratio"] = "sample_ratio"
+    concentration: float = Field(default=100, gt=0, description="κ: users; the larger, the smaller what it looks for")
+
+    def judge(self, evidence: Evidence, margins: Margins) -> Finding:
+        known = self.orders(evidence)
+        orders = known.where((known.share > 0) & (known.share < 1))
+        if len(orders) == 0:
+            return self.none_of("live orders while a canary serves a part of the users")
+        now = float(orders.share[-1])
+        counts = {share: _users(orders.where(orders.share == share)) for share in np.unique(orders.share).tolist()}
+        canary, active = counts[now]
+        n = canary + active
+        counted = f"{canary} of {n} users who trade at {now:.2%} are on the canary"
+        logs = [self._log_e(share, *count) for share, count in counts.items()]
+        found = self.weighed(Verdict.INCONCLUSIVE, float(logsumexp(logs)) - math.log(len(logs)), counted, n)
+        if found.verdict is not Verdict.PASS and min(canary, active) == 0:
+            return found.model_copy(update={"verdict": Verdict.INSUFFICIENT})  # its first signal may be to come
+        return found
+
+    def _log_e(self, share: float, canary: int, active: int) -> float:
+        a, b = self.concentration * share, self.concentration * (1 - share)
+        expected = canary * math.log(share) + active * math.log1p(-share)
+        return float(betaln(canary + a, active + b) - betaln(a, b)) - expected
+
+
+class RoutingAudit(ExecutionGate):
+    """Breach on any live trade whose version is not the one that routing gives its user: it is exact, not a test."""
+
+    kind: Literal["routing_audit"] = "routing_audit"
+
+    def judge(self, evidence: Evidence, margins: Margins) -> Finding:
+        orders = self.orders(evidence)
+        facts = {"value": orders.misrouted, "limit": 1, "n": len(orders)}
+        if orders.misrouted:
+            reason = f"{orders.misrouted} live trades of users on a wrong version, such as {orders.misrouted_example}"
+            return self.found(Verdict.BREACH, reason, **facts)
+        if len(orders) == 0:
+            return self.none_of("live orders are reported")
+        return self.found(Verdict.PASS, "every live trade is on the version that routing gives its user", **facts)
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """Users who have had no fault before, by candle; all of shape (candles,).
+
+    Attributes:
+        canary_users, active_users: those who traded.
+        canary, active: those of them who had their first fault.
+    """
+
+    canary_users: IntArray
+    active_users: IntArray
+    canary: IntArray
+    active: IntArray
+
+
+def first_faults(orders: Orders, faulty: BoolArray) -> Faults:
+    """Return who traded on each candle of *orders* without a fault before, and who of them had one there."""
+    candles, at = np.unique(orders.candle, return_inverse=True)
+    users = int(orders.user.max(initial=0)) + 1
+    pairs, pair = np.unique((at * users + orders.user) * 2 + orders.canary, return_inverse=True)
+    fault = np.bincount(pair, weights=faulty, minlength=len(pairs)) > 0
+    canary, user, place = pairs % 2 == 1, pairs // 2 % users, pairs // 2 // users
+    first = np.full(users, len(candles))
+    np.minimum.at(first, user[fault], place[fault])
+    fresh = place <= first[user]
+    chosen = (fresh & canary, fresh & ~canary, fresh & fault & canary, fresh & fault & ~canary)
+    return Faults(*(np.bincount(place[each], minlength=len(candles)) for each in chosen))
+
+
+def log_evidence(orders: Orders, faulty: BoolArray, tolerated: float, against: tuple[float, ...]) -> FloatArray:
+    """Return, after each candle, the logarithm of the evidence that the canary's rate exceeds *tolerated* times.
+
+    Of the users at risk on a candle, n_c on the canary and n_a not, a fault is a canary user's with chance
+    π(θ) = θ·n_c/(θ·n_c + n_a) when his rate is θ times the other's; E is the mean over the θ of *against* of
+    Π (π(θ)/π(tolerated))^f_c ((1 − π(θ))/(1 − π(tolerated)))^f_a, and a supermartingale while the true ratio is
+    *tolerated* or less, however rates change from candle to candle: the safe log-rank test (ter Schure, Pérez-Ortiz,
+    Ly & Grünwald 2020). Faults of one candle are drawn without replacement, which spreads less (Hoeffding 1963).
+
+    For faults that begin late it is a mixture, 0.6 on the rollout's start and 0.4/(d(d + 1)) on the d-th UTC day after
+    the first order, from which users count anew for a week; a mixture of such processes is one, however they depend.
+    Of orders that are cut, what began before them is left out, which only lowers the evidence.
+    """
+    candles = np.unique(orders.candle)
+    mornings = np.flatnonzero(np.diff(candles // _DAY, prepend=-1))
+    day = candles[mornings] // _DAY - orders.first_day
+    restarts = [
+        (begin, (1 - _FIRST_START) / (d * (d + 1)), (d + orders.first_day + _WEEK) * _DAY)
+        for begin, d in zip(mornings.tolist(), day.tolist(), strict=True)
+        if d > 0
+    ]
+    starts = restarts if orders.cut else [(0, _FIRST_START, math.inf), *restarts]
+    total = np.full(len(candles), -np.inf)
+    waiting = np.full(len(candles), (1 - _FIRST_START) / max(float(day[0]), 1.0) if orders.cut else 1.0)
+    for begin, weight, end in starts:
+        within = (orders.candle >= candles[begin]) & (orders.candle < end)
+        path = _log_ratios(first_faults(orders.where(within), faulty[within]), tolerated, against)
+        held = np.concatenate([path, np.full(len(candles) - begin - len(path), path[-1])])
+        total[begin:] = np.logaddexp(total[begin:], math.log(weight) + held)
+        waiting[begin:] -= weight
+    return np.asarray(np.logaddexp(total, np.log(waiting)), np.float64)
+
+
+def _log_ratios(faults: Faults, tolerated: float, against: tuple[float, ...]) -> FloatArray:
+    """Return the logarithm of the mean likelihood ratio after each candle; one that one arm alone traded adds none."""
+    alternatives = np.array(against)[:, np.newaxis]
+    null = np.maximum(tolerated * faults.canary_users + faults.active_users, 1)
+    total = np.log(null) - np.log(np.maximum(alternatives * faults.canary_users + faults.active_users, 1))
+    steps = faults.canary * (np.log(alternatives / tolerated) + total) + faults.active * total
+    return np.asarray(logsumexp(np.cumsum(steps, axis=1), axis=0) - math.log(len(against)), np.float64)
+
+
+def _slow_beyond(filled: Orders, minimum: int) -> FloatArray:
+    """Return by fill the 99th percentile of the active version's on earlier days; NaN while fewer are known."""
+    day = filled.candle // _DAY
+    limit = np.full(len(filled), np.nan)
+    for today in np.unique(day):
+        known = filled.latency_ms[(day < today) & ~filled.canary]
+        if len(known) >= minimum:
+            limit[day == today] = np.quantile(known, 1 - _SLOW)
+    return limit
+
+
+def _users(orders: Orders) -> tuple[int, int]:
+    """Return how many users' newest order was the canary's, and how many's was not; see `SampleRatio`."""
+    if orders.canary.any() and not orders.canary.all():
+        _, at = np.unique(orders.candle, return_inverse=True)
+        ours, theirs = np.bincount(at, weights=orders.canary), np.bincount(at, weights=~orders.canary)
+        orders = orders.where((ours[at] - orders.canary > 0) & (theirs[at] - ~orders.canary > 0))
+    _, newest = np.unique(orders.user[::-1], return_index=True)
+    canary = int(orders.canary[::-1][newest].sum())
+    return canary, len(newest) - canary

@@ -1,0 +1,235 @@
+"""What the shadow history of a pair says of the evidence to come: measured before a rollout, frozen at its start."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError
+from sqlmodel import Session
+
+from strategy_core.domain.candles import LATE_CANDLES, timeframe_delta
+from strategy_core.domain.errors import RolloutError
+from strategy_core.domain.evidence import Evidence
+from strategy_core.domain.gates.base import Finding
+from strategy_core.domain.gates.on_metrics import MetricThreshold
+from strategy_core.domain.pair_noise import History
+from strategy_core.domain.performance import max_drawdown
+from strategy_core.domain.plan import Plan
+from strategy_core.domain.ramp import judge_all
+from strategy_core.domain.scoring import ScoringRule
+from strategy_core.domain.slot_ledger import SlotLedger, Totals, add_slots, open_ledger, read_ledger
+from strategy_core.domain.slots import Slots
+from strategy_core.market.source import CandleSource
+from strategy_core.services.live_trades import FIDELITY_HISTORY, live_fidelity
+from strategy_core.store import evidence, live_trades, versions
+from strategy_core.store.engine import failure
+from strategy_core.store.tables import Rollout, RolloutBook, StrategyVersion
+
+LOOK_BACK = timedelta(days=180)  # older slots are of another market
+
+
+def shadow_slots(
+    session: Session, version: StrategyVersion, active: StrategyVersion, now: datetime
+) -> tuple[Slots, float]:
+    """Return the slots that the pair had in shadow, and over how many calendar days."""
+    start = max(now - LOOK_BACK, version.created_at, active.created_at)
+    closed, _ = evidence.read_slots(
+        session, version.strategy_name, version.version, active.version, start=start, end=now
+    )
+    return evidence.as_slots(closed), (now - start).total_seconds() / 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """A rollout's book as it is now, and what a tick has to write so that it stays so.
+
+    Attributes:
+        new: slots that have closed and are not booked yet, in order.
+        pending: signals whose trades are still open.
+        spoken: by version and symbol, the newest candle that it has decided.
+        settled: by symbol that both decide on, the newest candle that both have decided; None before the first.
+    """
+
+    row: RolloutBook
+    history: History
+    book: SlotLedger
+    new: Sequence[evidence.ClosedSlot]
+    pending: Sequence[evidence.PendingSlot]
+    spoken: Mapping[str, Mapping[str, datetime]]
+    settled: Mapping[str, datetime | None]
+
+
+def load_ledger(session: Session, rollout: Rollout, symbols: Sequence[str]) -> Booking:
+    """Return the rollout's book with all slots that have closed by now; it writes nothing.
+
+    Args:
+        symbols: that both versions decide on.
+    """
+    row = evidence.get_book(session, rollout.id)
+    history = History.model_validate(row.history)
+    before = read_ledger(row.totals.get("book", {})) or _rebook(session, rollout, history)
+    strategy_name, canary, active = rollout.strategy_name, rollout.version, rollout.control_version
+    since = _unsettled_from(row, rollout)
+    closed, pending = evidence.read_slots(session, strategy_name, canary, active, start=since)
+    spoken = evidence.newest_spoken(session, strategy_name, (canary, active), since)
+    new = evidence.not_booked(session, rollout.id, closed)
+    after, _ = add_slots(before, evidence.as_slots(new), history)
+    settled = {symbol: _earlier(spoken[canary].get(symbol), spoken[active].get(symbol)) for symbol in symbols}
+    return Booking(row, history, after, new, pending, spoken, settled)
+
+
+def save_ledger(
+    session: Session, rollout: Rollout, booking: Booking, *, now: datetime, concordance: float | None = None
+) -> None:
+    """Write what `look` has found, and from where the next one has to look; *concordance* is kept to be told of.
+
+    Before the settled candles no slot can come any more but those that are pending, and those on candles that the
+    vendor delivers late: so the newest LATE_CANDLES beginnings are kept, and the oldest of them is where to look.
+    """
+    row = booking.row
+    settled = [candle or rollout.started_at for candle in booking.settled.values()]
+    evidence.book_slots(session, rollout.id, booking.new, first=row.slots, now=now)
+    open_from = min([*settled, *(one.timestamp for one in booking.pending)], default=rollout.started_at)
+    row.slots += len(booking.new)
+    was = row.totals.get("unsettled_from", [])
+    now_from = open_from.isoformat()
+    unsettled = was if was[-1:] == [now_from] else [*was, now_from][-LATE_CANDLES:]
+    row.totals = {"book": booking.book.as_data(), "unsettled_from": unsettled, "concordance": concordance}
+    session.add(row)
+    session.flush()
+
+
+def recompute(session: Session, rollout: Rollout, *, first: int | None = None) -> Totals:
+    """Return the totals that follow from the rollout's booked rows alone: all, or the first so many."""
+    history = History.model_validate(evidence.get_book(session, rollout.id).history)
+    return _rebook(session, rollout, history, first=first).totals
+
+
+def _rebook(session: Session, rollout: Rollout, history: History, *, first: int | None = None) -> SlotLedger:
+    """Book the rows as they were booked, tick by tick: sums in another order would round otherwise."""
+    found = open_ledger(history)
+    for _, together in groupby(evidence.booked(session, rollout.id, first=first), key=lambda row: row.booked_at):
+        found, _ = add_slots(found, evidence.as_slots(list(together)), history)
+    return found
+
+
+def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
+    return None if one is None or other is None else min(one, other)
+
+
+def _unsettled_from(row: RolloutBook, rollout: Rollout) -> datetime:
+    """Return the candle from which on slots may still come."""
+    noted = row.totals.get("unsettled_from", [])
+    return rollout.started_at if len(noted) < LATE_CANDLES else datetime.fromisoformat(noted[0])
+
+
+@dataclass(frozen=True, slots=True)
+class VersionPair:
+    """What canary and control version decide on; fixed for their lives.
+
+    Attributes:
+        symbols: that both decide on: on any other neither late nor silent means anything.
+    """
+
+    symbols: Sequence[str]
+    timeframe: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """By symbol, the newest candle that must have been decided by now; or why that cannot be said."""
+
+    due: Mapping[str, datetime]
+    problem: str = ""
+
+
+def load_pair(session: Session, rollout: Rollout) -> VersionPair:
+    canary = versions.get_version(session, rollout.strategy_name, rollout.version)
+    active = versions.get_version(session, rollout.strategy_name, rollout.control_version)
+    return VersionPair(sorted(set(canary.symbols) & set(active.symbols)), timeframe_delta(canary.timeframe))
+
+
+def read_feed(source: CandleSource, pair: VersionPair, moment: datetime) -> Feed:
+    """Return which candles must have been decided by *moment*; what keeps the source from saying so is told instead."""
+    try:
+        due = {symbol: source.expected_at(symbol, moment) for symbol in pair.symbols}
+    except Exception as error:  # noqa: BLE001  a source's own fault is blindness, and must not keep a gate from ruling
+        return Feed({}, in_a_line(error))
+    return Feed({symbol: candle for symbol, candle in due.items() if candle is not None})
+
+
+def judge(session: Session, rollout: Rollout, plan: Plan, feed: Feed, now: datetime) -> list[Finding]:
+    """Return what every gate finds in the rollout's evidence of this moment; it writes nothing."""
+    margins = plan.stages[rollout.stage_index].margins
+    pair = load_pair(session, rollout)
+    booking = load_ledger(session, rollout, pair.symbols)
+    return judge_all(plan.gates, load_evidence(session, rollout, plan, pair, feed, booking, now), margins)
+
+
+def load_evidence(
+    session: Session, rollout: Rollout, plan: Plan, pair: VersionPair, feed: Feed, booking: Booking, now: datetime
+) -> Evidence:
+    """Return the evidence of a rollout since it began; never reset at a stage."""
+    strategy_name, since = rollout.strategy_name, rollout.started_at
+    canary, active = rollout.version, rollout.control_version
+    settled, spoken = booking.settled, booking.spoken
+    symbol = max(feed.due, key=lambda name: feed.due[name] - (settled.get(name) or since), default=None)
+    canary_marks, active_marks = evidence.read_marks(session, strategy_name, canary, active, since=since)
+    scoring = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring)
+    patience = scoring.horizon + 1 + plan.late_candles
+    late = evidence.oldest_overdue(
+        session, strategy_name, booking.pending, patience, timeframe=pair.timeframe, spoken=spoken
+    )
+    asked: dict[str, Any] = {"symbols": pair.symbols, "since": since, "spoken": spoken}
+    reported = _reported(session, rollout, plan, now)
+    return Evidence(
+        now=now,
+        started_at=since,
+        stage_entered_at=rollout.stage_entered_at,
+        totals=booking.book.totals,
+        history=booking.history,
+        pending_slots=len(booking.pending),
+        canary=evidence.read_record(session, strategy_name, canary, active, **asked),
+        active=evidence.read_record(session, strategy_name, active, canary, **asked),
+        canary_drawdown=max_drawdown(canary_marks, scoring.risk_fraction),
+        active_drawdown=max_drawdown(active_marks, scoring.risk_fraction),
+        risk_fraction=scoring.risk_fraction,
+        newest_candle=settled.get(symbol) if symbol else None,
+        due_candle=feed.due[symbol] if symbol else None,
+        overdue=f"no outcome of {late.version} on {late.symbol} {late.timestamp:%Y-%m-%d %H:%M} UTC yet"
+        if late
+        else "",
+        feed_problem=feed.problem,
+        **reported,
+    )
+
+
+def _reported(session: Session, rollout: Rollout, plan: Plan, now: datetime) -> dict[str, Any]:
+    """Return what the platform and its metrics say; when that cannot be read, why: it must silence no gate on slots."""
+    name, since = rollout.strategy_name, rollout.started_at
+    canary, active = rollout.version, rollout.control_version
+    metrics = {gate.name: gate.samples_needed for gate in plan.gates if isinstance(gate, MetricThreshold)}
+    try:
+        with session.begin_nested():  # else PostgreSQL would refuse whatever is asked after an error
+            sampled = evidence.read_samples(session, rollout.id, metrics)
+            if not live_trades.reports_any(session, name):
+                return {"samples": sampled}
+            return {
+                "samples": sampled,
+                "orders": live_trades.read_orders(session, name, canary, active, since=since),
+                "fidelity": live_fidelity(session, name, active, since=since - FIDELITY_HISTORY, until=now),
+            }
+    except (DBAPIError, ArithmeticError, ValueError) as error:  # rows it refuses to read, or that make no number
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
+            raise  # it is the tick that is lost, and is tried again: nothing can be asked on what is left of it
+        return {"platform_problem": in_a_line(error)}
+
+
+def in_a_line(error: Exception) -> str:
+    """Return what *error* says as a line that any database takes; one of the database's own without its statement."""
+    if isinstance(error, DBAPIError):
+        return failure(error)
+    text = " ".join("".join(char if char.isprintable() else " " for char in str(error)).split())
+    return text if isinstance(error, RolloutError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,241 @@
+"""What stands in the database, in pages and by id, for programs that ask; it changes nothing."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Engine
+
+from strategy_core.domain.alerts import Severity
+from strategy_core.domain.errors import NoCanary
+from strategy_core.domain.lifecycle import Status, utc
+from strategy_core.domain.routing import Routing, as_percent, basis_points, bucket_of, refused_user
+from strategy_core.services.alerts import AlertStatus
+from strategy_core.services.status import RolloutStatus, rollout_status
+from strategy_core.store import alerts, audit, pagination, rollouts, versions
+from strategy_core.store.engine import reading, transaction
+from strategy_core.store.tables import AlertOutbox, ApiAnswer, CanaryConfig, Rollout, ShadowDecisionLog, StrategyVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which strategies are asked for: one by its name, and none beyond *strategies*, unless that is None."""
+
+    strategy_name: str | None = None
+    strategies: Collection[str] | None = None
+
+    @property
+    def names(self) -> Collection[str] | None:
+        return self.strategies if self.strategy_name is None else [self.strategy_name]
+
+
+def list_versions(
+    engine: Engine, scope: Scope, *, status: Status | None, after: tuple[str, datetime, str] | None, limit: int
+) -> list[StrategyVersion]:
+    """Return versions by strategy, oldest first, from behind *after* on.
+
+    Raises:
+        UnknownStrategy
+    """
+    with reading(engine) as session:
+        if scope.strategy_name is not None:
+            versions.get_strategy(session, scope.strategy_name)
+        return pagination.page_versions(session, strategies=scope.names, status=status, after=after, limit=limit)
+
+
+def find_version(engine: Engine, version_id: UUID) -> tuple[StrategyVersion, int]:
+    """Return a version and the generation of its strategy; else raise UnknownVersion."""
+    with reading(engine) as session:
+        return pagination.version_at(session, version_id)
+
+
+def list_rollouts(engine: Engine, scope: Scope, *, after: tuple[datetime, UUID] | None, limit: int) -> list[Rollout]:
+    """Return rollouts, newest first, from behind *after* on.
+
+    Raises:
+        UnknownStrategy
+    """
+    with reading(engine) as session:
+        if scope.strategy_name is not None:
+            versions.get_strategy(session, scope.strategy_name)
+        return pagination.page_rollouts(session, strategies=scope.names, after=after, limit=limit)
+
+
+def find_rollout(engine: Engine, rollout_id: UUID) -> Rollout:
+    """Return a rollout; else raise UnknownRollout."""
+    with reading(engine) as session:
+        return rollouts.get_rollout(session, rollout_id)
+
+
+def read_rollout(engine: Engine, rollout_id: UUID, *, now: datetime) -> tuple[RolloutStatus, int]:
+    """Return a rollout with what its gates say and what it waits for, and the generation that it was read at.
+
+    Raises:
+        UnknownRollout
+    """
+    with reading(engine) as session:
+        rollout, generation = pagination.rollout_at(session, rollout_id)
+        return rollout_status(session, rollout, utc(now, "now")), generation
+
+
+def list_canaries(engine: Engine, scope: Scope) -> list[tuple[CanaryConfig, int]]:
+    """Return the canaries of now, by strategy, each with the generation of its strategy.
+
+    Raises:
+        UnknownStrategy, NoCanary: of the strategy that is named.
+    """
+    with reading(engine) as session:
+        if scope.strategy_name is not None:
+            versions.get_strategy(session, scope.strategy_name)
+        found = pagination.canaries(session, scope.names)
+    if scope.strategy_name is not None and not found:
+        raise NoCanary(scope.strategy_name)
+    return found
+
+
+def list_decisions(
+    engine: Engine,
+    *,
+    strategy_name: str,
+    version: str | None = None,
+    symbol: str | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    after: tuple[str, str, datetime] | None = None,
+    limit: int,
+) -> list[ShadowDecisionLog]:
+    """Return decisions on candles in [start, end), by version and symbol, oldest first, from behind *after* on.
+
+    Raises:
+        UnknownStrategy, UnknownVersion
+    """
+    with reading(engine) as session:
+        if version is None:
+            versions.get_strategy(session, strategy_name)
+        else:
+            versions.get_version(session, strategy_name, version)
+        return pagination.page_decisions(
+            session,
+            strategy_name=strategy_name,
+            version=version,
+            symbol=symbol,
+            start=start,
+            end=end,
+            after=after,
+            limit=limit,
+        )
+
+
+def list_alerts(
+    engine: Engine,
+    scope: Scope,
+    *,
+    severity: Severity | None = None,
+    unacknowledged: bool = False,
+    before_id: int | None = None,
+    limit: int,
+) -> list[AlertStatus]:
+    """Return alerts, newest first, from before *before_id* on, each with how far it has come.
+
+    Raises:
+        UnknownStrategy
+    """
+    with reading(engine) as session:
+        if scope.strategy_name is not None:
+            versions.get_strategy(session, scope.strategy_name)
+        found = pagination.page_alerts(
+            session,
+            strategies=scope.names,
+            severity=severity,
+            unacknowledged=unacknowledged,
+            before_id=before_id,
+            limit=limit,
+        )
+        sent = alerts.of_alerts(session, [alert.id or 0 for alert in found])
+    return [AlertStatus(alert, [each for each in sent if each.alert_id == alert.id]) for alert in found]
+
+
+def find_alert(engine: Engine, alert_id: int) -> AlertOutbox:
+    """Return an alert; else raise UnknownAlert."""
+    with reading(engine) as session:
+        return alerts.get_alert(session, alert_id)
+
+
+def read_routing(engine: Engine) -> dict[str, Routing | None]:
+    """Return what the routing of every strategy obeys now, by one statement; None where no version is active."""
+    with reading(engine) as session:
+        return versions.all_routing(session)
+
+
+def generation_of(engine: Engine, *, strategy_name: str, actor: str, request_id: str) -> int | None:
+    """Return the generation that a request's change has made; None if it has made none."""
+    with reading(engine) as session:
+        return pagination.generation_of(session, strategy_name, actor, request_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Which version, and why: the user's bucket, the canary's share, and the generation of the strategy.
+
+    Attributes:
+        stale: told by a router that has not heard of the database for too long: its canary admits nobody new.
+    """
+
+    user_id: str
+    strategy_name: str
+    version: str
+    bucket: int
+    percent: float
+    in_canary: bool
+    generation: int
+    stale: bool = False
+
+    @property
+    def why(self) -> str:
+        sign = "<" if self.bucket < basis_points(self.percent) else ">="
+        why = f"bucket {self.bucket / 100:.2f} {sign} canary percent {self.percent:.2f}"
+        return (
+            f"{why}; {'admitted before' if self.in_canary else 'nobody new'} while routing is stale"
+            if self.stale
+            else why
+        )
+
+
+def route_user(engine: Engine, *, user_id: str, strategy_name: str) -> Route:
+    """Return the version *user_id* is routed to now, with the reason.
+
+    Raises:
+        InvalidName: *user_id* is empty, or is not text that can be encoded.
+        UnknownStrategy: no such strategy. NoActiveVersion: nobody can be routed.
+    """
+    if refused := refused_user(user_id):
+        raise refused
+    with reading(engine) as session:
+        routing = versions.routing(session, strategy_name)
+    bucket = bucket_of(user_id, routing.salt)
+    version = routing.version_of(bucket)
+    return Route(
+        user_id=user_id,
+        strategy_name=strategy_name,
+        version=version,
+        bucket=bucket,
+        percent=as_percent(routing.percent_bp),
+        in_canary=version == routing.canary,
+        generation=routing.generation,
+    )
+
+
+def find_stored_answer(engine: Engine, actor: str, idempotency_key: str, *, since: datetime) -> ApiAnswer | None:
+    """Return the answer under the key, unless it is older than *since*."""
+    with reading(engine) as session:
+        found = audit.find_answer(session, actor, idempotency_key)
+    return found if found is not None and found.answered_at >= since else None
+
+
+def store_answer(engine: Engine, row: dict[str, Any], *, forget_before: datetime) -> None:
+    """Keep an answer, and forget those that are older than *forget_before*."""
+    with transaction(engine) as session:
+        audit.forget_answers(session, forget_before)
+        audit.keep_answer(session, row)

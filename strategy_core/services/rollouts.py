@@ -1,0 +1,374 @@
+"""Start a rollout: check what must hold before any user is touched, then send the first stage's share."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Engine
+from sqlmodel import Session
+
+from strategy_core.domain.audit import Actor
+from strategy_core.domain.candles import timeframe_delta
+from strategy_core.domain.errors import FourEyes, Incomparable, NotAwaiting, RolloutOpen, UnknownRollout
+from strategy_core.domain.gates.base import SEVERITY, Freshness, Verdict
+from strategy_core.domain.lifecycle import Status, utc
+from strategy_core.domain.pair_noise import measure
+from strategy_core.domain.plan import Plan, read_plan
+from strategy_core.domain.preview import Audience, Preview, preview
+from strategy_core.domain.ramp import Ruling, State, Step
+from strategy_core.services.evidence import Feed, judge, shadow_slots
+from strategy_core.services.rollback import roll_back
+from strategy_core.services.tick import apply_ruling
+from strategy_core.services.transitions import check_open, exposure_of, make_canary, strategy_state
+from strategy_core.services.users import plan_audience
+from strategy_core.store import alerts, audit, rollouts, versions
+from strategy_core.store.engine import reading, retry_transient, transaction
+from strategy_core.store.tables import Rollout, StrategyVersion
+
+
+@retry_transient()
+def start_rollout(
+    engine: Engine,
+    *,
+    strategy_name: str,
+    version: str,
+    plan: Plan,
+    actor: Actor,
+    now: datetime,
+    reason: str = "",
+    override_reason: str = "",
+    if_generation: int | None = None,
+) -> Rollout:
+    """Freeze *plan* and make *version*, from shadow or a canary moved by hand, the canary at its first stage.
+
+    Raises:
+        UnarmedPlan: no gate has a vote.
+        UnknownStrategy, UnknownVersion, NoActiveVersion
+        RolloutOpen: another rollout of the strategy has not ended.
+        IllegalTransition: it is not in shadow, or another version is the canary.
+        Quarantined: it was rolled back, and no override reason is given.
+        Incomparable: it does not decide on the candles that the active version decides on.
+        LostRace: the strategy is of another generation than *if_generation*, when that is given.
+    """
+    plan.check_armed()
+    with transaction(engine) as session:
+        strategy = versions.lock_strategy(session, strategy_name, if_generation)
+        chosen = versions.get_version(session, strategy_name, version)
+        open_one = rollouts.open_rollout(session, strategy_name)
+        if open_one is not None:
+            raise RolloutOpen(strategy_name, open_one.version, open_one.state, "let it end, or roll it back")
+        before = strategy_state(session, strategy_name)
+        active = versions.active_version(session, strategy_name)
+        check_comparable(chosen, active)
+        first = plan.stages[0]
+        if chosen.status == Status.CANARY:  # moved by hand so far: the plan takes it over
+            rollouts.set_canary_share(session, strategy_name, first.percent_bp)
+        else:
+            share = first.percent_bp
+            make_canary(session, strategy, chosen, percent_bp=share, override_reason=override_reason, now=now)
+        rollout = Rollout(
+            strategy_name=strategy_name,
+            version=version,
+            control_version=active.version,
+            state=State.RUNNING.value,
+            plan=plan.model_dump(mode="json"),
+            started_at=now,
+            stage_entered_at=now,
+            stage_extended_at=now,
+        )
+        history = measure(*shadow_slots(session, chosen, active, now))
+        rollouts.add_rollout(session, rollout, history.model_dump(mode="json"))
+        why = override_reason or reason
+        after = strategy_state(session, strategy_name)
+        audit.record(
+            session,
+            actor,
+            "start_rollout",
+            strategy_name=strategy_name,
+            version=version,
+            before=before,
+            after=after,
+            reason=why,
+            now=now,
+            rollout_id=rollout.id,
+        )
+        alerts.raise_alert(
+            session,
+            "rollout.started",
+            f"{strategy_name} {version} started at {first.percent:g} % against {active.version}",
+            severity="info",
+            strategy_name=strategy_name,
+            dedupe_key=f"{rollout.id} started",
+            facts={
+                "version": version,
+                "control_version": active.version,
+                "exposed": exposure_of(session, strategy_name, version, after),
+                "before": before,
+                "after": after,
+            },
+            now=now,
+            rollout_id=rollout.id,
+        )
+        return rollout
+
+
+def check_comparable(version: StrategyVersion, active: StrategyVersion) -> None:
+    """Raise Incomparable unless the two decide on some candles in common."""
+    if version.timeframe != active.timeframe:
+        difference = f"timeframe {version.timeframe} against {active.timeframe}"
+        raise Incomparable(version.strategy_name, version.version, active.version, difference)
+    if not set(version.symbols) & set(active.symbols):
+        difference = f"symbols {', '.join(version.symbols)} against {', '.join(active.symbols)}"
+        raise Incomparable(version.strategy_name, version.version, active.version, difference)
+
+
+class Choice(StrEnum):
+    EXTEND = "extend"  # the stage's maximum time starts anew
+    ADVANCE = "advance"  # on to the next stage without an answer: the owner's own responsibility
+    ROLL_BACK = "rollback"  # users off the canary, now
+
+
+@retry_transient()
+def approve(
+    engine: Engine,
+    *,
+    strategy_name: str,
+    actor: Actor,
+    now: datetime,
+    reason: str = "",
+    rollout_id: UUID | None = None,
+    if_generation: int | None = None,
+    four_eyes: bool = False,
+) -> Rollout:
+    """Let the rollout enter the stage it waits for; the next tick takes the step, if every gate passes then too.
+
+    Args:
+        rollout_id: the rollout that is meant; whichever is open, unless given.
+
+    Raises:
+        UnknownStrategy, UnknownRollout: nothing is open.
+        NotAwaiting: it does not wait for an approval: not every gate has passed yet; or the one meant has ended.
+        LostRace: the strategy is of another generation than *if_generation*, when that is given.
+        FourEyes: the actor started it, and *four_eyes* are demanded.
+    """
+    with transaction(engine) as session:
+        rollout = _open(session, strategy_name, rollout_id, if_generation, "approve", State.AWAITING_APPROVAL)
+        _check_passing(session, rollout)
+        check_second_owner(session, rollout, actor, four_eyes=four_eyes)
+        following = rollout.stage_index + 1
+        changes = {"state": State.RUNNING.value, "approved_stage": following}
+        return _set(session, rollout, "approve", changes, actor=actor, now=now, reason=reason)
+
+
+@retry_transient()
+def decide_rollout(
+    engine: Engine,
+    *,
+    strategy_name: str,
+    choice: Choice,
+    actor: Actor,
+    now: datetime,
+    reason: str,
+    rollout_id: UUID | None = None,
+    if_generation: int | None = None,
+    four_eyes: bool = False,
+) -> Rollout:
+    """Answer a rollout that waits for a decision: give the stage its maximum time again, advance it, or roll it back.
+
+    To roll back needs no waiting: that answer is taken in every state and generation, as by `services.rollback`.
+
+    Raises:
+        UnknownStrategy, UnknownRollout: nothing is open.
+        NotAwaiting: it does not wait for a decision; or to advance it would be blind or harmful: some gate breaks or
+            is blind now, or no tick has looked lately.
+        LostRace: as in `approve`.
+        FourEyes: the actor started it, and would advance it where *four_eyes* are demanded.
+    """
+    if choice is Choice.ROLL_BACK:
+        return _roll_back(engine, strategy_name, rollout_id, actor=actor, now=now, reason=reason)
+    with transaction(engine) as session:
+        rollout = _open(session, strategy_name, rollout_id, if_generation, "decide", State.AWAITING_DECISION)
+        if choice is Choice.EXTEND:
+            changes = {"state": State.RUNNING.value, "stage_extended_at": now}
+            return _set(session, rollout, "extend", changes, actor=actor, now=now, reason=reason)
+        check_second_owner(session, rollout, actor, four_eyes=four_eyes)
+        plan = read_plan(rollout.plan)
+        _check_harmless(session, rollout, plan, now)
+        last = rollout.stage_index + 1 == len(plan.stages)
+        ruling = Ruling(Step.PROMOTE if last else Step.ADVANCE, f"by {actor.name}: {reason}")
+        apply_ruling(session, rollout, plan, ruling, actor=actor, now=now)
+        return rollout
+
+
+@retry_transient()
+def pause(
+    engine: Engine,
+    *,
+    strategy_name: str,
+    actor: Actor,
+    now: datetime,
+    reason: str = "",
+    rollout_id: UUID | None = None,
+    if_generation: int | None = None,
+) -> Rollout:
+    """Keep the rollout at its percent, whether it runs or waits for an owner; every protection stays armed.
+
+    An approval that no tick has taken yet is none any more.
+    """
+    with transaction(engine) as session:
+        waiting = (State.AWAITING_APPROVAL, State.AWAITING_DECISION)
+        rollout = _open(session, strategy_name, rollout_id, if_generation, "pause", State.RUNNING, *waiting)
+        changes = {"state": State.PAUSED.value, "approved_stage": None}
+        return _set(session, rollout, "pause", changes, actor=actor, now=now, reason=reason)
+
+
+@retry_transient()
+def resume(
+    engine: Engine,
+    *,
+    strategy_name: str,
+    actor: Actor,
+    now: datetime,
+    reason: str = "",
+    rollout_id: UUID | None = None,
+    if_generation: int | None = None,
+) -> Rollout:
+    """Let a paused rollout go on: at its stage's percent, whatever was set by hand, and with its times anew.
+
+    What it had waited for is asked for again when it comes to that.
+    While it is blind no user is added: then a lower percent that was set by hand stays.
+    """
+    with transaction(engine) as session:
+        rollout = _open(session, strategy_name, rollout_id, if_generation, "resume", State.PAUSED)
+        changes: dict[str, Any] = {"state": State.RUNNING.value, "stage_entered_at": now, "stage_extended_at": now}
+        share = None
+        if rollout.promoted_at is None:
+            stage = read_plan(rollout.plan).stages[rollout.stage_index]
+            present = rollouts.get_canary(session, strategy_name).rollout_bp
+            share = stage.percent_bp if rollout.blind_since is None else min(present, stage.percent_bp)
+        return _set(session, rollout, "resume", changes, actor=actor, now=now, reason=reason, share=share)
+
+
+def _roll_back(
+    engine: Engine, strategy_name: str, rollout_id: UUID | None, *, actor: Actor, now: datetime, reason: str
+) -> Rollout:
+    """Roll back the open rollout, by its id: if it has ended meanwhile, no other one is meant."""
+    if rollout_id is None:
+        with reading(engine) as session:
+            versions.get_strategy(session, strategy_name)
+            rollout_id = _the_open(session, strategy_name).id
+    roll_back(engine, strategy_name=strategy_name, rollout_id=rollout_id, actor=actor, now=now, reason=reason)
+    with reading(engine) as session:
+        return rollouts.get_rollout(session, rollout_id)
+
+
+def _open(
+    session: Session,
+    strategy_name: str,
+    rollout_id: UUID | None,
+    if_generation: int | None,
+    what: str,
+    *needed: State,
+) -> Rollout:
+    """Return the open rollout, its strategy locked; with *rollout_id* that one, or NotAwaiting."""
+    versions.lock_strategy(session, strategy_name, if_generation)
+    check_open(session, strategy_name, rollout_id, what)
+    rollout = _the_open(session, strategy_name)
+    if rollout.state not in needed:
+        raise NotAwaiting(what, rollout.state, needed)
+    return rollout
+
+
+def _the_open(session: Session, strategy_name: str) -> Rollout:
+    rollout = rollouts.open_rollout(session, strategy_name)
+    if rollout is None:
+        raise UnknownRollout(f"of {strategy_name!r} is open")
+    return rollout
+
+
+def _check_passing(session: Session, rollout: Rollout) -> None:
+    """Raise NotAwaiting unless every armed gate passed when it last spoke: an approval is of evidence."""
+    armed = {gate.name for gate in read_plan(rollout.plan).gates if not gate.dry_run} | {Freshness().name}
+    failing = [
+        f"{row.gate} is {row.verdict}"
+        for row in rollouts.last_verdicts(session, rollout.id).values()
+        if row.gate in armed and row.verdict != Verdict.PASS
+    ]
+    if failing or rollout.blind_since is not None:
+        raise NotAwaiting("approve", ", ".join(failing) or "blind", ["every gate passes"])
+
+
+def _check_harmless(session: Session, rollout: Rollout, plan: Plan, now: datetime) -> None:
+    """Raise NotAwaiting when an owner's advance would be into harm, or into the dark."""
+    version = versions.get_version(session, rollout.strategy_name, rollout.version)
+    since = rollout.last_tick_at or rollout.started_at
+    if rollout.blind_since is not None or abs(now - since) > plan.late_candles * timeframe_delta(version.timeframe):
+        raise NotAwaiting("advance", f"without sight since {since:%Y-%m-%d %H:%M} UTC", ["a tick sees evidence again"])
+    findings = judge(session, rollout, plan, Feed({}), now)
+    worst = min((f for f in findings if f.armed), key=lambda finding: SEVERITY[finding.verdict])
+    if worst.verdict in (Verdict.BREACH, Verdict.FAIL, Verdict.BLIND):
+        raise NotAwaiting("advance", f"in {worst.verdict}: {worst.gate}: {worst.reason}", ["no gate breaks"])
+
+
+def _set(
+    session: Session,
+    rollout: Rollout,
+    action: str,
+    changes: dict[str, Any],
+    *,
+    actor: Actor,
+    now: datetime,
+    reason: str,
+    share: int | None = None,
+) -> Rollout:
+    """Set *changes* of the rollout and, if it is given, the canary's *share* of users in basis points."""
+    before = strategy_state(session, rollout.strategy_name)
+    if share is not None:
+        rollouts.set_canary_share(session, rollout.strategy_name, share)
+    rollouts.change_rollout(session, rollout, **changes)
+    audit.record(
+        session,
+        actor,
+        action,
+        strategy_name=rollout.strategy_name,
+        version=rollout.version,
+        before=before,
+        after=strategy_state(session, rollout.strategy_name),
+        reason=reason,
+        now=now,
+        rollout_id=rollout.id,
+        evidence=rollouts.verdict_ids(session, rollout.id),
+    )
+    return rollout
+
+
+def check_second_owner(session: Session, rollout: Rollout, actor: Actor, *, four_eyes: bool) -> None:
+    """Raise FourEyes if *actor* started the rollout, where *four_eyes* are demanded."""
+    if four_eyes and audit.starter(session, rollout.id) == actor.name:
+        raise FourEyes(rollout.strategy_name, rollout.version, actor.name)
+
+
+def preview_plan(engine: Engine, *, strategy_name: str, version: str, plan: Plan, now: datetime) -> Preview:
+    """Hold *plan* against what the version and the active one did in shadow, at most 180 days of it.
+
+    Raises:
+        UnknownStrategy, UnknownVersion, NoActiveVersion
+        UnarmedPlan, Incomparable: it could not start.
+    """
+    now = utc(now, "now")
+    plan.check_armed()
+    with reading(engine) as session:
+        chosen = versions.get_version(session, strategy_name, version)
+        active = versions.active_version(session, strategy_name)
+        check_comparable(chosen, active)
+        slots, days = shadow_slots(session, chosen, active, now)
+    return preview(plan, measure(slots, days), days)
+
+
+def show_plan(
+    engine: Engine, *, strategy_name: str, version: str, plan: Plan, now: datetime
+) -> tuple[Preview, Audience]:
+    """Return what *plan* would take, and whom its stages would reach; see `preview_plan` and `plan_audience`."""
+    found = preview_plan(engine, strategy_name=strategy_name, version=version, plan=plan, now=now)
+    return found, plan_audience(engine, strategy_name=strategy_name, plan=plan)

@@ -1,0 +1,284 @@
+"""The tick: read a running rollout's evidence, decide, apply it; all in one transaction, or not at all."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import Engine
+from sqlmodel import Session
+
+from strategy_core.domain.audit import RAMP, Actor
+from strategy_core.domain.errors import InvalidPlan, LostRace
+from strategy_core.domain.gates.base import Finding, Freshness, Verdict
+from strategy_core.domain.lifecycle import Status, utc
+from strategy_core.domain.plan import Plan, read_plan
+from strategy_core.domain.ramp import ENDED, Position, Ruling, State, Step, decide, judge_all
+from strategy_core.market.source import CandleSource
+from strategy_core.services.evidence import in_a_line, load_evidence, load_ledger, load_pair, read_feed, save_ledger
+from strategy_core.services.transitions import (
+    end_rollout,
+    exposure_of,
+    reinstate_control,
+    replace_active,
+    strategy_state,
+)
+from strategy_core.store import alerts, audit, rollouts, versions
+from strategy_core.store.engine import reading, retry_transient, transaction
+from strategy_core.store.tables import Rollout
+
+_CLOCK_DOUBT = timedelta(minutes=30)  # that a tick may come after a later one: stopped, or raced
+_ALERTS = {
+    Step.ADVANCE: ("rollout.advanced", "info"),
+    Step.AWAIT_APPROVAL: ("rollout.awaiting_approval", "warning"),
+    Step.LAPSE: ("rollout.approval_lapsed", "warning"),
+    Step.AWAIT_DECISION: ("rollout.awaiting_decision", "warning"),
+    Step.PROMOTE: ("rollout.promoted", "warning"),
+    Step.COMPLETE: ("rollout.completed", "info"),
+    Step.ROLL_BACK: ("rollout.rolled_back", "critical"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TickResult:
+    """What a tick did to one rollout: a ruling with its findings; *error* is what kept it from seeing the evidence.
+
+    Then the ruling is on that blindness, or None if not even that could be written down.
+    """
+
+    rollout_id: UUID
+    strategy_name: str
+    version: str
+    ruling: Ruling | None
+    findings: Sequence[Finding] = ()
+    error: str = ""
+
+
+def tick(engine: Engine, source: CandleSource, *, now: datetime, actor: Actor = RAMP) -> list[TickResult]:
+    """Tick every open rollout; what keeps one from being ruled on does not keep the others."""
+    with reading(engine) as session:
+        open_now = rollouts.open_rollouts(session)
+    ticked = []
+    for rollout in open_now:
+        about = (rollout.id, rollout.strategy_name, rollout.version)
+        try:
+            ruled = tick_rollout(engine, source, rollout.id, now=now, actor=actor)
+        except Exception as error:  # noqa: BLE001  one rollout's fault must not keep another from being rolled back
+            ticked.append(rule_unreadable(engine, about, error, now=now, actor=actor))
+        else:
+            if ruled is not None:
+                ticked.append(TickResult(*about, *ruled))
+    return ticked
+
+
+def rule_unreadable(
+    engine: Engine, about: tuple[UUID, str, str], error: Exception, *, now: datetime, actor: Actor
+) -> TickResult:
+    """Rule on a rollout whose tick has failed: it is blind, which is told at once and rolls back at the plan's limit.
+
+    A lost race is none of that: whoever won it has looked.
+    """
+    problem = in_a_line(error)
+    if isinstance(error, LostRace):
+        return TickResult(*about, ruling=None, error=problem)
+    try:
+        ruled = rule_blind(engine, about[0], problem, now=now, actor=actor)
+    except Exception as another:  # noqa: BLE001  as above
+        return TickResult(*about, ruling=None, error=f"{problem}; then {in_a_line(another)}")
+    ruling, findings = ruled or (None, [])
+    return TickResult(*about, ruling, findings, problem)
+
+
+@retry_transient()
+def rule_blind(
+    engine: Engine, rollout_id: UUID, problem: str, *, now: datetime, actor: Actor
+) -> tuple[Ruling, list[Finding]] | None:
+    """Take the step of a rollout whose evidence cannot be had at all; None when it has ended already.
+
+    A plan that cannot be read either is taken for the usual one: some limit must end the blindness.
+    """
+    now = utc(now, "now")
+    with transaction(engine) as session:
+        rollout = rollouts.get_rollout(session, rollout_id)
+        versions.lock_strategy(session, rollout.strategy_name)
+        session.refresh(rollout)
+        if rollout.state in ENDED:
+            return None
+        now = monotonic_now(now, rollout)
+        try:
+            plan = read_plan(rollout.plan)
+        except InvalidPlan:
+            plan = Plan()
+        findings = [Freshness().found(Verdict.BLIND, f"the tick itself failed: {problem}")]
+        ruling = decide(plan, position(rollout), findings, now)
+        rollouts.record_findings(session, rollout, findings, now)
+        record_tick(session, rollout, ruling, now)
+        apply_ruling(session, rollout, plan, ruling, actor=actor, now=now)
+        return ruling, findings
+
+
+@retry_transient()
+def tick_rollout(
+    engine: Engine, source: CandleSource, rollout_id: UUID, *, now: datetime, actor: Actor = RAMP, apply: bool = True
+) -> tuple[Ruling, list[Finding]] | None:
+    """Decide one rollout's next step and take it; with *apply* False only say it. None when it has ended already.
+
+    A tick that comes late is judged at the time of the one before it.
+    """
+    now = utc(now, "now")
+    with reading(engine) as session:
+        rollout = rollouts.get_rollout(session, rollout_id)
+        pair = load_pair(session, rollout)
+    now = monotonic_now(now, rollout)  # else what was due at the last tick would be none now
+    feed = read_feed(source, pair, now - read_plan(rollout.plan).late_candles * pair.timeframe)
+    with transaction(engine) as session:
+        versions.lock_strategy(session, rollout.strategy_name)
+        rollout = rollouts.get_rollout(session, rollout_id)
+        if rollout.state in ENDED:
+            return None
+        now = monotonic_now(now, rollout)
+        plan = read_plan(rollout.plan)
+        booking = load_ledger(session, rollout, pair.symbols)
+        gathered = load_evidence(session, rollout, plan, pair, feed, booking, now)
+        findings = judge_all(plan.gates, gathered, plan.stages[rollout.stage_index].margins)
+        ruling = decide(plan, position(rollout), findings, now)
+        if apply:
+            fidelity = gathered.fidelity
+            save_ledger(session, rollout, booking, now=now, concordance=fidelity.concordance if fidelity else None)
+            turned = rollouts.record_findings(session, rollout, findings, now)
+            _warn(session, rollout, plan, turned, now)
+            record_tick(session, rollout, ruling, now)
+            apply_ruling(session, rollout, plan, ruling, actor=actor, now=now)
+        return ruling, findings
+
+
+def monotonic_now(now: datetime, rollout: Rollout) -> datetime:
+    """Return the time of a tick: not before the last one's, unless that one went by a clock that was hours ahead.
+
+    To wait until the true time has come so far would stop the clock of blindness for as long.
+    """
+    last = rollout.last_tick_at or rollout.started_at
+    return max(now, last) if last - now <= _CLOCK_DOUBT else now
+
+
+def position(rollout: Rollout) -> Position:
+    return Position(
+        state=State(rollout.state),
+        stage_index=rollout.stage_index,
+        stage_entered_at=rollout.stage_entered_at,
+        stage_extended_at=rollout.stage_extended_at,
+        approved_stage=rollout.approved_stage,
+        blind_since=rollout.blind_since,
+        promoted_at=rollout.promoted_at,
+    )
+
+
+def apply_ruling(
+    session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, *, actor: Actor, now: datetime
+) -> None:
+    """Apply a ruling: versions, percent, rollout, audit event and alert change together."""
+    if ruling.step is Step.HOLD:
+        return
+    before = strategy_state(session, rollout.strategy_name)
+    if not _change(session, rollout, plan, ruling, now):
+        return
+    after = strategy_state(session, rollout.strategy_name)
+    audit.record(
+        session,
+        actor,
+        ruling.step.value,
+        strategy_name=rollout.strategy_name,
+        version=rollout.version,
+        before=before,
+        after=after,
+        reason=ruling.reason,
+        now=now,
+        rollout_id=rollout.id,
+        evidence=rollouts.verdict_ids(session, rollout.id),
+        cause=ruling.cause,
+    )
+    kind, severity = _ALERTS[ruling.step]
+    worst = ruling.worst.model_dump(mode="json") if ruling.worst else {}
+    was = exposure_of(session, rollout.strategy_name, rollout.version, before)
+    facts = {"before": before, "after": after, "exposed_before": was, **worst}
+    _alert(session, rollout, kind, severity, ruling.reason, facts=facts, now=now)
+
+
+def _warn(session: Session, rollout: Rollout, plan: Plan, turned: Sequence[Finding], now: datetime) -> None:
+    """Tell the owner of harm that is likely and not proven: the stage is frozen until it is refuted, or proven."""
+    warning = {gate.name for gate in plan.gates if gate.warns and not gate.dry_run}
+    for finding in turned:
+        if finding.gate in warning and finding.verdict is Verdict.INCONCLUSIVE:
+            facts = strategy_state(session, rollout.strategy_name) | finding.model_dump(mode="json")
+            reason = f"{finding.gate}: {finding.reason}"
+            _alert(session, rollout, "rollout.frozen", "warning", reason, facts=facts, now=now, about=finding.gate)
+
+
+def record_tick(session: Session, rollout: Rollout, ruling: Ruling, now: datetime) -> None:
+    """Note that a tick has looked, and whether it saw anything."""
+    blind_since = min(rollout.blind_since or now, now) if ruling.blind else None
+    if rollout.last_tick_at is not None and now < rollout.last_tick_at:
+        blind_since = blind_since or rollout.blind_since  # an hour that is over shows nothing of the one that was blind
+    if blind_since is not None and rollout.blind_since is None:
+        facts = strategy_state(session, rollout.strategy_name)
+        _alert(session, rollout, "rollout.blind", "warning", ruling.reason, facts=facts, now=now)
+    rollouts.touch_rollout(session, rollout, last_tick_at=now, blind_since=blind_since)
+
+
+def _change(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, now: datetime) -> bool:
+    """Take the step and return whether it changed anything but the time of the tick."""
+    entered = {"state": State.RUNNING.value, "stage_entered_at": now, "stage_extended_at": now}
+    match ruling.step:
+        case Step.ADVANCE:
+            following = rollout.stage_index + 1
+            rollouts.set_canary_share(session, rollout.strategy_name, plan.stages[following].percent_bp)
+            rollouts.change_rollout(session, rollout, stage_index=following, reason=ruling.reason, **entered)
+        case Step.LAPSE:
+            rollouts.change_rollout(session, rollout, approved_stage=None, reason=ruling.reason)
+        case Step.AWAIT_APPROVAL | Step.AWAIT_DECISION:
+            asked = State.AWAITING_APPROVAL if ruling.step is Step.AWAIT_APPROVAL else State.AWAITING_DECISION
+            if rollout.state == asked:
+                return False
+            rollouts.change_rollout(session, rollout, state=asked.value, approved_stage=None, reason=ruling.reason)
+        case Step.PROMOTE:
+            winner = versions.get_version(session, rollout.strategy_name, rollout.version)
+            replace_active(session, winner, outgoing_becomes=Status.SHADOW, now=now)
+            rollouts.change_rollout(session, rollout, promoted_at=now, reason=ruling.reason, **entered)
+        case Step.COMPLETE:
+            predecessor = versions.get_version(session, rollout.strategy_name, rollout.control_version)
+            versions.move(session, predecessor, Status.RETIRED, now)
+            end_rollout(session, rollout, State.COMPLETED, ruling.reason, now)
+        case Step.ROLL_BACK:
+            reinstate_control(session, rollout, now=now)
+            end_rollout(session, rollout, State.ROLLED_BACK, ruling.reason, now)
+    return True
+
+
+def _alert(
+    session: Session,
+    rollout: Rollout,
+    kind: str,
+    severity: str,
+    reason: str,
+    *,
+    facts: dict[str, object],
+    now: datetime,
+    about: str = "",
+) -> None:
+    name = rollout.strategy_name
+    alerts.raise_alert(
+        session,
+        kind,
+        f"{name} {rollout.version} {kind.removeprefix('rollout.').replace('_', ' ')}: {reason}",
+        severity=severity,
+        strategy_name=name,
+        dedupe_key=f"{rollout.id} {kind} {about} {now.isoformat()}",
+        facts={
+            "version": rollout.version,
+            "control_version": rollout.control_version,
+            "exposed": exposure_of(session, name, rollout.version, strategy_state(session, name)),
+            **facts,
+        },
+        now=now,
+        rollout_id=rollout.id,
+    )

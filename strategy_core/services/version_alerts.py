@@ -1,0 +1,106 @@
+"""What owners are told of a version's run: its code, its candles; raised in the transaction that logs the run."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlmodel import Session
+
+from strategy_core.domain.alerts import BREACH, REFUSED, TAMPERED, Severity
+from strategy_core.domain.errors import FingerprintMismatch, IsolationBreach, RolloutError
+from strategy_core.domain.lifecycle import Status
+from strategy_core.isolation.protocol import Answer
+from strategy_core.services.transitions import exposure_of, strategy_state
+from strategy_core.store import alerts, decisions
+from strategy_core.store.tables import StrategyVersion
+
+
+def alert_refused(
+    session: Session,
+    version: StrategyVersion,
+    symbols: Sequence[str],
+    error: RolloutError,
+    now: datetime,
+    *,
+    partly: bool = False,
+) -> None:
+    """Tell that a version could not be asked: once for each reason, until it has decided again on *symbols*.
+
+    They are those of the run: on others another machine may go on deciding, which is no news of this one.
+
+    Args:
+        partly: another of its workers has answered, so that it decides on, in part: then once a day.
+    """
+    kind = REFUSED
+    if isinstance(error, FingerprintMismatch):
+        kind = TAMPERED
+    elif isinstance(error, IsolationBreach):
+        kind = BREACH
+    name = (version.strategy_name, version.version)
+    if partly:
+        key = f"{kind} {error} {now:%Y-%m-%d}"
+    else:
+        decided = [at for symbol in symbols for at, _ in decisions.newest_rows(session, *name, symbol, 1)]
+        key = f"{kind} {error} after {max(decided).isoformat() if decided else 'nothing'}"
+    _alert(session, version, kind, str(error), Severity.CRITICAL, key=key, now=now)
+
+
+def alert_breaches(session: Session, version: StrategyVersion, answers: Iterable[Answer], now: datetime) -> None:
+    """Tell that a version tried to touch the outside, once a day; one that serves users is worth a night's sleep."""
+    given = list(answers)
+    tried = [answer.error for answer in given if answer.kind == "breach"]
+    if not tried:
+        return
+    severity = Severity.CRITICAL if version.status in (Status.CANARY, Status.ACTIVE) else Severity.WARNING
+    share = f"in {len(tried)} of {len(given)} answers"
+    text = f"{version.strategy_name} {version.version} tried to touch the outside {share}: {tried[0]}"
+    _alert(session, version, BREACH, text, severity, key=f"{BREACH} {severity} {now:%Y-%m-%d}", now=now)
+
+
+def alert_missing_candles(session: Session, version: StrategyVersion, symbols: Sequence[str], now: datetime) -> None:
+    """Tell which symbols' candles cannot be had, and why, once a day."""
+    text = f"{version.strategy_name} {version.version} has no candles of {'; '.join(symbols)}"
+    key = f"absent {now:%Y-%m-%d} {'; '.join(symbols)}"
+    _alert(session, version, "candles.absent", text, Severity.CRITICAL, key=key, now=now)
+
+
+def alert_revised_candles(
+    session: Session, version: StrategyVersion, symbol: str, timestamps: Iterable[datetime], now: datetime
+) -> None:
+    """Tell that candles changed after the version had decided on them, once for each."""
+    for timestamp in timestamps:
+        text = (
+            f"{symbol} {timestamp:%Y-%m-%d %H:%M} UTC or a candle before it was revised after "
+            f"{version.strategy_name} {version.version} decided on it"
+        )
+        key = f"revised {symbol} {timestamp.isoformat()}"
+        _alert(session, version, "candle.revised", text, Severity.WARNING, key=key, now=now, symbol=symbol)
+
+
+def _alert(
+    session: Session,
+    version: StrategyVersion,
+    kind: str,
+    text: str,
+    severity: Severity,
+    *,
+    key: str,
+    now: datetime,
+    **facts: Any,
+) -> None:
+    name = version.strategy_name
+    alerts.raise_alert(
+        session,
+        kind,
+        text,
+        severity=severity.value,
+        strategy_name=name,
+        dedupe_key=f"{version.id} {key}",
+        facts={
+            "version": version.version,
+            "status": version.status,
+            "exposed": exposure_of(session, name, version.version, strategy_state(session, name)),
+            **facts,
+        },
+        now=now,
+    )

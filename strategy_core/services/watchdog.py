@@ -1,0 +1,188 @@
+"""Raise what nothing else could: that ticks, shadow runs or candles do not come; each once an episode.
+
+It stands outside ticks and shadow runs, which it watches, and changes nothing but the outbox.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+import pandas as pd
+from sqlalchemy import Engine
+from sqlmodel import Session
+
+from strategy_core.domain.alerts import SHADOW_OVERDUE, STALE, TICK_OVERDUE, Severity
+from strategy_core.domain.candles import timeframe_delta
+from strategy_core.domain.lifecycle import Status, utc
+from strategy_core.market.source import CandleSource
+from strategy_core.services.evidence import in_a_line
+from strategy_core.services.transitions import exposure_of, strategy_state
+from strategy_core.store import alerts, decisions, rollouts, versions
+from strategy_core.store.engine import reading, retry_transient, transaction
+from strategy_core.store.tables import Rollout, StrategyVersion
+
+PATIENCE = 2  # candles that a vendor may be late
+
+
+@retry_transient()
+def watch_ticks(engine: Engine, *, now: datetime, overdue: timedelta) -> list[str]:
+    """Tell of open rollouts that no tick has looked at for as long as *overdue*; return them, a line each.
+
+    A tick that lies as far ahead was by a wrong clock, and would keep silent until the true time has come so far.
+    """
+    now = utc(now, "now")
+    with reading(engine) as session:
+        found = [one for one in rollouts.open_rollouts(session) if abs(now - _ticked(one)) >= overdue]
+    if not found:
+        return []
+    with transaction(engine) as session:
+        return [_tell_overdue(session, rollout, now) for rollout in found]
+
+
+@retry_transient()
+def watch_shadow(engine: Engine, source: CandleSource, *, now: datetime, overdue: timedelta) -> list[str]:
+    """Tell of strategies none of whose versions has decided on a candle that closed as long as *overdue* ago.
+
+    Returns:
+        A line each. A strategy whose candles cannot be had is none of them: `watch_feed` tells of that.
+    """
+    now = utc(now, "now")
+    with reading(engine) as session:
+        asked: dict[str, list[StrategyVersion]] = defaultdict(list)
+        for version in versions.list_versions(session):
+            if version.status != Status.RETIRED:
+                asked[version.strategy_name].append(version)
+        decided = {name: _decided(session, group) for name, group in asked.items()}
+    found = [
+        (name, symbol, candle, decided[name])
+        for name, group in asked.items()
+        for symbol, candle in _undecided(source, group, decided[name], now - overdue)[:1]
+    ]
+    if not found:
+        return []
+    with transaction(engine) as session:
+        return [_tell_undecided(session, name, symbol, candle, last, now) for name, symbol, candle, last in found]
+
+
+@retry_transient()
+def watch_feed(engine: Engine, source: CandleSource, *, now: datetime) -> list[str]:
+    """Tell of symbols whose newest candle is older than it may be, once for each candle; return them, a line each.
+
+    It is a warning: a holiday that no calendar knows looks the same, and what is blind for too long is rolled back
+    without anybody's help.
+    """
+    now = utc(now, "now")
+    with reading(engine) as session:
+        needed = sorted(
+            {
+                (version.strategy_name, symbol, version.timeframe)
+                for version in versions.list_versions(session)
+                if version.status != Status.RETIRED
+                for symbol in version.symbols
+            }
+        )
+    found = [
+        (name, line, key) for name, symbol, timeframe in needed for line, key in _still(source, symbol, timeframe, now)
+    ]
+    if not found:
+        return []
+    with transaction(engine) as session:
+        for name, line, key in found:
+            _tell(session, STALE, name, line, key, now)
+    return [f"{name}: {line}" for name, line, _ in found]
+
+
+def _ticked(rollout: Rollout) -> datetime:
+    return rollout.last_tick_at or rollout.started_at
+
+
+def _tell_overdue(session: Session, rollout: Rollout, now: datetime) -> str:
+    name, since = rollout.strategy_name, _ticked(rollout)
+    text = f"{name} {rollout.version} was last ticked at {since:%Y-%m-%d %H:%M} UTC: no gate looks, nothing rolls back"
+    alerts.raise_alert(
+        session,
+        TICK_OVERDUE,
+        text,
+        severity=Severity.CRITICAL.value,
+        strategy_name=name,
+        dedupe_key=f"{rollout.id} {TICK_OVERDUE} {since.isoformat()}",
+        facts={
+            "version": rollout.version,
+            "control_version": rollout.control_version,
+            "exposed": exposure_of(session, name, rollout.version, strategy_state(session, name)),
+            "ticked_at": since.isoformat(),
+        },
+        now=now,
+        rollout_id=rollout.id,
+    )
+    return text
+
+
+def _decided(session: Session, group: Iterable[StrategyVersion]) -> dict[str, datetime | None]:
+    """Return the newest candle that any of the strategy's versions has decided on, by symbol."""
+    newest: dict[str, datetime | None] = {}
+    for version in group:
+        for symbol in version.symbols:
+            last = decisions.newest_decided(session, version.strategy_name, version.version, symbol)
+            known = newest.get(symbol)
+            newest[symbol] = last if known is None else max(known, last or known)
+    return newest
+
+
+def _undecided(
+    source: CandleSource, group: Iterable[StrategyVersion], decided: dict[str, datetime | None], due: datetime
+) -> list[tuple[str, datetime]]:
+    """Return the symbols with a candle that was closed by *due*, after a version came, and that nobody decided on."""
+    first = min(group, key=lambda version: version.created_at)
+    found: list[tuple[str, datetime]] = []
+    for symbol, last in sorted(decided.items()):
+        try:
+            candles = source.candles(symbol, closed_by=due, bars=1)
+        except Exception:  # noqa: BLE001, S112  of a source's own fault `watch_feed` tells
+            continue
+        newest = pd.DatetimeIndex(candles.index)[-1].to_pydatetime() if len(candles) else None
+        if newest is None or newest + timeframe_delta(first.timeframe) <= first.created_at:
+            continue
+        if last is None or last < newest:
+            found.append((symbol, newest))
+    return found
+
+
+def _tell_undecided(
+    session: Session, name: str, symbol: str, candle: datetime, decided: dict[str, datetime | None], now: datetime
+) -> str:
+    newest = max((last for last in decided.values() if last is not None), default=None)
+    seen = f"the newest decision is on {newest:%Y-%m-%d %H:%M}" if newest else "there is no decision yet"
+    text = f"no version of {name} has decided on the {symbol} candle {candle:%Y-%m-%d %H:%M} UTC: {seen}"
+    _tell(session, SHADOW_OVERDUE, name, text, f"{symbol} {decided[symbol]}", now)
+    return text
+
+
+def _still(source: CandleSource, symbol: str, timeframe: str, now: datetime) -> Iterable[tuple[str, str]]:
+    """Yield why the symbol's candles are too old, and what tells this episode from others; else nothing."""
+    try:
+        expected = source.expected_at(symbol, now - PATIENCE * timeframe_delta(timeframe))
+        candles = source.candles(symbol, closed_by=now, bars=1)
+        newest = pd.DatetimeIndex(candles.index)[-1].to_pydatetime() if len(candles) else None
+    except Exception as error:  # noqa: BLE001  a source's own fault must keep no alert from being delivered
+        yield f"{symbol} cannot be asked for: {in_a_line(error)}", f"{symbol} {now:%Y-%m-%d}"
+        return
+    if expected is not None and (newest is None or newest < expected):
+        seen = f"its newest is {newest:%Y-%m-%d %H:%M}" if newest else "it has none"
+        yield f"the {symbol} candle {expected:%Y-%m-%d %H:%M} UTC is due, {seen}", f"{symbol} {newest}"
+
+
+def _tell(session: Session, kind: str, name: str, line: str, key: str, now: datetime) -> None:
+    stands = strategy_state(session, name)
+    version = stands["canary"] or stands["active"]
+    facts = {"version": version, "exposed": exposure_of(session, name, version, stands)} if version else {}
+    alerts.raise_alert(
+        session,
+        kind,
+        line,
+        severity=Severity.WARNING.value,
+        strategy_name=name,
+        dedupe_key=f"{name} {kind} {key}",
+        facts=facts,
+        now=now,
+    )

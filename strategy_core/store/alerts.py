@@ -1,0 +1,224 @@
+"""How far each alert has come on each channel: enlisted, claimed for a lease, marked; never how one is sent."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, case, exists, func, or_, update
+from sqlmodel import Session, col, select
+
+from strategy_core.domain.alerts import CHANNEL_FAILED, Severity
+from strategy_core.domain.errors import UnknownAlert
+from strategy_core.store.engine import insert_if_new
+from strategy_core.store.tables import AlertDelivery, AlertOutbox
+
+
+def raise_alert(
+    session: Session,
+    kind: str,
+    text: str,
+    *,
+    severity: str,
+    strategy_name: str,
+    dedupe_key: str,
+    facts: Mapping[str, Any],
+    now: datetime,
+    rollout_id: UUID | None = None,
+) -> None:
+    """Put an alert into the outbox, once for each *dedupe_key*."""
+    if session.exec(select(AlertOutbox.id).where(AlertOutbox.dedupe_key == dedupe_key)).first() is not None:
+        return  # PostgreSQL would use up an id for each that is passed over
+    alert = AlertOutbox(
+        at=now,
+        severity=severity,
+        kind=kind,
+        strategy_name=strategy_name,
+        rollout_id=rollout_id,
+        text=text,
+        facts=dict(facts),
+        dedupe_key=dedupe_key,
+    )
+    insert_if_new(session, AlertOutbox, [alert.model_dump(exclude={"id"})])
+
+
+def find_alerts(
+    session: Session,
+    strategy_name: str | None = None,
+    *,
+    rollout_id: UUID | None = None,
+    after_id: int = 0,
+    limit: int | None = None,
+) -> Sequence[AlertOutbox]:
+    """Return what was raised, oldest first; with *limit* the newest so many of it."""
+    query = select(AlertOutbox).where(col(AlertOutbox.id) > after_id).order_by(col(AlertOutbox.id).desc()).limit(limit)
+    if strategy_name is not None:
+        query = query.where(AlertOutbox.strategy_name == strategy_name)
+    if rollout_id is not None:
+        query = query.where(AlertOutbox.rollout_id == rollout_id)
+    return list(reversed(session.exec(query).all()))
+
+
+_WORST_FIRST = case({severity.value: -rank for rank, severity in enumerate(Severity)}, value=col(AlertOutbox.severity))
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelState:
+    """What became of a channel's messages; *waiting* counts alerts that it has still to take."""
+
+    channel: str
+    sent_at: datetime | None = None
+    failed_at: datetime | None = None
+    given_up_at: datetime | None = None
+    waiting: int = 0
+
+    @property
+    def failing(self) -> bool:
+        return self.failed_at is not None and (self.sent_at is None or self.sent_at < self.failed_at)
+
+    @property
+    def given_up(self) -> bool:
+        return self.given_up_at is not None and (self.sent_at is None or self.sent_at < self.given_up_at)
+
+
+def unlisted(
+    session: Session, channel: str, severities: Collection[Severity], *, since: datetime
+) -> Sequence[AlertOutbox]:
+    """Return the alerts that the channel has never been given: raised since then, or critical and unacknowledged.
+
+    What tells that the channel itself has failed is none of its.
+    """
+    given = exists().where(col(AlertDelivery.alert_id) == col(AlertOutbox.id), col(AlertDelivery.channel) == channel)
+    open_ones = col(AlertOutbox.acknowledged_at).is_(None)
+    critical = select(AlertOutbox.id).where(open_ones, col(AlertOutbox.severity) == Severity.CRITICAL.value)
+    wanted = select(AlertOutbox.id).where(col(AlertOutbox.at) >= since).union(critical)  # each by an index of its own
+    found = session.exec(
+        select(AlertOutbox)
+        .where(~given, open_ones, col(AlertOutbox.severity).in_(list(severities)), col(AlertOutbox.id).in_(wanted))
+        .order_by(col(AlertOutbox.id))
+    ).all()
+    return [alert for alert in found if alert.kind != CHANNEL_FAILED or alert.facts.get("channel") != channel]
+
+
+def enlist(session: Session, channel: str, alerts: Sequence[AlertOutbox], *, now: datetime) -> int:
+    """Have the channel send these alerts, from now on."""
+    rows = [
+        AlertDelivery(alert_id=alert.id or 0, channel=channel, due_at=now, next_try_at=now).model_dump()
+        for alert in alerts
+    ]
+    return insert_if_new(session, AlertDelivery, rows)
+
+
+def any_due(session: Session, channel: str, *, now: datetime, longest: timedelta) -> bool:
+    return session.exec(_due(channel, now, longest).limit(1)).first() is not None
+
+
+def claim(
+    session: Session, channel: str, *, now: datetime, lease: timedelta, longest: timedelta, claimant: str
+) -> tuple[AlertOutbox, AlertDelivery] | None:
+    """Take the worst, then oldest, alert that the channel owes now, for a lease; None when nothing is left to take.
+
+    Two that claim at once get different ones: on PostgreSQL the second passes over the locked row, on SQLite it waits.
+
+    Args:
+        longest: that a lease or a wait may last from now; a later end was set by a clock that has run back since.
+    """
+    found = session.exec(
+        _due(channel, now, longest)
+        .order_by(_WORST_FIRST, col(AlertOutbox.at), col(AlertOutbox.id))
+        .limit(1)
+        .with_for_update(of=AlertDelivery, skip_locked=True)
+    ).first()
+    if found is None:
+        return None
+    alert, delivery = found
+    _set(
+        session,
+        (alert.id or 0, channel),
+        {"claimed_until": now + lease, "claimed_by": claimant, "attempts": delivery.attempts + 1},
+    )
+    session.refresh(delivery)
+    return alert, delivery
+
+
+def mark(session: Session, delivery: AlertDelivery, changes: Mapping[str, Any]) -> bool:
+    """Note how a try ended, and end the claim; False when the lease has run out and somebody else has taken it."""
+    done = session.execute(
+        update(AlertDelivery)
+        .where(*_is((delivery.alert_id, delivery.channel)), col(AlertDelivery.claimed_by) == delivery.claimed_by)
+        .values(claimed_until=None, claimed_by="", **changes)
+    )
+    return bool(done.rowcount == 1)  # type: ignore[attr-defined]
+
+
+def channel_states(session: Session, channels: Collection[str]) -> dict[str, ChannelState]:
+    """Return the state of each of *channels*, used or not, and of every other that alerts were ever given to."""
+    waits = case((col(AlertDelivery.next_try_at).is_not(None) & col(AlertOutbox.acknowledged_at).is_(None), 1), else_=0)
+    rows = session.execute(
+        sa.select(
+            col(AlertDelivery.channel),
+            func.max(col(AlertDelivery.sent_at)),
+            func.max(col(AlertDelivery.failed_at)),
+            func.max(col(AlertDelivery.given_up_at)),
+            func.sum(waits),
+        )
+        .join(AlertOutbox, col(AlertOutbox.id) == col(AlertDelivery.alert_id))
+        .group_by(col(AlertDelivery.channel))
+        .order_by(col(AlertDelivery.channel))
+    ).all()
+    found = {row[0]: ChannelState(*row) for row in rows}
+    return {name: ChannelState(name) for name in channels} | found
+
+
+def acknowledge(session: Session, alert_id: int, *, by: str, because: str, now: datetime) -> AlertOutbox:
+    """Note that an owner knows; the first who says so stays."""
+    session.execute(
+        update(AlertOutbox)
+        .where(col(AlertOutbox.id) == alert_id, col(AlertOutbox.acknowledged_at).is_(None))
+        .values(acknowledged_at=now, acknowledged_by=by, acknowledged_because=because)
+    )
+    return get_alert(session, alert_id)
+
+
+def get_alert(session: Session, alert_id: int) -> AlertOutbox:
+    """Return an alert as it stands; else raise UnknownAlert."""
+    found = session.get(AlertOutbox, alert_id, populate_existing=True)
+    if found is None:
+        raise UnknownAlert(alert_id)
+    return found
+
+
+def of_alerts(session: Session, alert_ids: Collection[int]) -> Sequence[AlertDelivery]:
+    return session.exec(
+        select(AlertDelivery)
+        .where(col(AlertDelivery.alert_id).in_(alert_ids))
+        .order_by(col(AlertDelivery.alert_id), col(AlertDelivery.channel))
+    ).all()
+
+
+def _due(channel: str, now: datetime, longest: timedelta) -> Any:
+    free = or_(col(AlertDelivery.claimed_until).is_(None), _over(col(AlertDelivery.claimed_until), now, longest))
+    return (
+        select(AlertOutbox, AlertDelivery)
+        .join(AlertDelivery, col(AlertDelivery.alert_id) == col(AlertOutbox.id))
+        .where(
+            col(AlertDelivery.channel) == channel,
+            _over(col(AlertDelivery.next_try_at), now, longest),
+            free,
+            col(AlertOutbox.acknowledged_at).is_(None),
+        )
+    )
+
+
+def _over(end: Any, now: datetime, longest: timedelta) -> ColumnElement[bool]:
+    return or_(end <= now, end > now + longest)
+
+
+def _set(session: Session, key: tuple[int, str], values: Mapping[str, Any]) -> None:
+    session.execute(update(AlertDelivery).where(*_is(key)).values(**values))
+
+
+def _is(key: tuple[int, str]) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return (col(AlertDelivery.alert_id) == key[0], col(AlertDelivery.channel) == key[1])

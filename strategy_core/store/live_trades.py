@@ -1,0 +1,199 @@
+"""What the platform reports: live trades, written once and read by rollout and by slot; never judged here."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+from sqlmodel import Session, col, select
+
+from strategy_core.domain.arrays import FloatArray
+from strategy_core.domain.evidence import NO_ORDERS, Orders
+from strategy_core.domain.live_trades import TradeReport
+from strategy_core.domain.routing import BUCKETS
+from strategy_core.store.engine import insert_if_new
+from strategy_core.store.tables import LiveTrade, Outcome
+
+ORDERS_READ = 100_000  # by a tick: it runs every minute and holds the strategy
+FIDELITY_READ = 300_000  # closed trades, by a tick
+_DAY, _DAY_S = timedelta(days=1), 86_400
+_LONGEST_CANDLE = _DAY
+_NAMES_PER_QUERY = 5_000  # below what either database takes as parameters of one statement
+
+
+_ANY = (  # in an order that an index has: else PostgreSQL may look for the first one in all strategies' trades
+    select(LiveTrade.id)
+    .where(LiveTrade.strategy_name == sa.bindparam("strategy_name"))
+    .order_by(col(LiveTrade.opened_at))
+    .limit(1)
+)
+
+
+def add_trades(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Write the reports that are new and return how many were."""
+    return insert_if_new(session, LiveTrade, rows)
+
+
+def reported(session: Session, trade_ids: Iterable[str]) -> Iterator[Any]:
+    """Yield a row for every report on these trades: `state`, and the fields of a report."""
+    columns = [getattr(LiveTrade, name) for name in ("state", *TradeReport.model_fields)]
+    wanted = sorted(set(trade_ids))
+    for start in range(0, len(wanted), _NAMES_PER_QUERY):
+        names = wanted[start : start + _NAMES_PER_QUERY]
+        yield from session.connection().execute(sa.select(*columns).where(col(LiveTrade.trade_id).in_(names)))
+
+
+def reports_any(session: Session, strategy_name: str) -> bool:
+    """Return whether the platform has ever reported a trade of this strategy: most ask no more than that."""
+    return session.exec(_ANY, params={"strategy_name": strategy_name}).first() is not None
+
+
+def read_orders(
+    session: Session, strategy_name: str, canary: str, active: str, *, since: datetime, at_most: int = ORDERS_READ
+) -> Orders:
+    """Return the live orders of both versions that were opened since then, and whether any user was misrouted.
+
+    Of more than *at_most* it is those of the newest whole UTC days, two at least.
+    """
+    mine = (col(LiveTrade.strategy_name) == strategy_name, col(LiveTrade.opened_at) >= since)
+    first = session.exec(select(sa.func.min(LiveTrade.opened_at)).where(*mine)).one()
+    if first is None:
+        return NO_ORDERS
+    begin = max(since, _newest_days(session, mine, at_most) or since)
+    rows = (
+        session.connection()
+        .execute(
+            sa.select(
+                col(LiveTrade.candle_s),
+                col(LiveTrade.user_id),
+                col(LiveTrade.version),
+                col(LiveTrade.state),
+                col(LiveTrade.latency_ms),
+                col(LiveTrade.canary_bp),
+            )
+            .where(*mine, col(LiveTrade.opened_at) >= begin, col(LiveTrade.version).in_((canary, active)))
+            .order_by(col(LiveTrade.candle_s), col(LiveTrade.id))
+        )
+        .all()
+    )
+    candle, user, version, state, latency, share = zip(*rows, strict=True) if rows else ((),) * 6
+    return Orders(
+        candle=np.array(candle, np.int64),
+        user=pd.factorize(np.array(user, object))[0].astype(np.int64),
+        canary=np.array(version, object) == canary,
+        failed=np.array(state, object) == "failed",
+        latency_ms=np.array(latency, np.float64),
+        share=np.array(share, np.float64) / BUCKETS,
+        first_day=int(first.timestamp()) // _DAY_S,
+        cut=begin > first,
+        **_misrouted(session, mine),
+    )
+
+
+def _newest_days(session: Session, mine: Sequence[Any], at_most: int) -> datetime | None:
+    """Return the midnight from which on there are *at_most* orders, or two days of them; None if all are few."""
+    newest_first = sa.select(col(LiveTrade.opened_at)).where(*mine).order_by(col(LiveTrade.opened_at).desc())
+    newest = session.connection().execute(newest_first.limit(1)).scalar_one()
+    left_out = session.connection().execute(newest_first.offset(at_most).limit(1)).scalar_one_or_none()
+    if left_out is None:
+        return None
+    return min(_midnight(left_out) + _DAY, _midnight(newest) - _DAY)
+
+
+def _midnight(moment: datetime) -> datetime:
+    return moment.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSlots:
+    """What closed live trades came to by slot, mean over users; oldest close first, all of shape (slots,).
+
+    Attributes:
+        r, pnl: means over the users who traded it.
+        shadow_r: of the same version's outcome on the same entry candle; NaN where none is booked.
+        trades: how many users' trades there were in all.
+    """
+
+    r: FloatArray
+    pnl: FloatArray
+    shadow_r: FloatArray
+    trades: int
+
+
+def read_live_slots(
+    session: Session,
+    strategy_name: str,
+    version: str,
+    *,
+    since: datetime,
+    until: datetime,
+    at_most: int | None = None,
+) -> LiveSlots:
+    """Return the closed live trades of a version that were opened in [since, until), by symbol and candle.
+
+    With *at_most* the newest so many trades.
+    """
+    trades = (
+        sa.select(
+            col(LiveTrade.symbol),
+            col(LiveTrade.candle_s),
+            col(LiveTrade.closed_at),
+            col(LiveTrade.pnl),
+            (col(LiveTrade.pnl) / col(LiveTrade.risk)).label("r"),
+        )
+        .where(
+            col(LiveTrade.strategy_name) == strategy_name,
+            col(LiveTrade.version) == version,
+            col(LiveTrade.state) == "closed",
+            col(LiveTrade.opened_at) >= since,
+            col(LiveTrade.opened_at) < until,
+        )
+        .order_by(col(LiveTrade.opened_at).desc())
+        .limit(at_most)
+        .subquery()
+        .c
+    )
+    rows = (
+        session.connection()
+        .execute(
+            sa.select(trades.symbol, trades.candle_s, sa.func.avg(trades.r), sa.func.avg(trades.pnl), sa.func.count())
+            .group_by(trades.symbol, trades.candle_s)
+            .order_by(sa.func.max(trades.closed_at), trades.symbol)
+        )
+        .all()
+    )
+    booked = (
+        {
+            (symbol, int(opened_at.timestamp())): r
+            for symbol, opened_at, r in session.exec(
+                select(Outcome.symbol, Outcome.opened_at, Outcome.r_multiple).where(
+                    Outcome.strategy_name == strategy_name,
+                    Outcome.version == version,
+                    col(Outcome.opened_at) >= since - _LONGEST_CANDLE,
+                    col(Outcome.opened_at) < until,
+                )
+            ).all()
+        }
+        if rows
+        else {}
+    )
+    return LiveSlots(
+        r=np.array([r for _, _, r, _, _ in rows], np.float64),
+        pnl=np.array([pnl for _, _, _, pnl, _ in rows], np.float64),
+        shadow_r=np.array([booked.get((symbol, candle), np.nan) for symbol, candle, *_ in rows], np.float64),
+        trades=sum(count for *_, count in rows),
+    )
+
+
+def _misrouted(session: Session, mine: Sequence[Any]) -> dict[str, Any]:
+    """Return how many trades are misrouted, and the first of them in words."""
+    wrong = (*mine, col(LiveTrade.misrouted))
+    first = session.exec(select(LiveTrade).where(*wrong).order_by(col(LiveTrade.id)).limit(1)).first()
+    if first is None:
+        return {}
+    count = session.exec(select(sa.func.count(sa.distinct(col(LiveTrade.trade_id)))).where(*wrong)).one()
+    example = f"trade {first.trade_id} of user {first.user_id} on {first.version}"
+    return {"misrouted": count, "misrouted_example": example}

@@ -1,1 +1,0 @@
-"""One migration a file, in the order they run."""

@@ -1,0 +1,172 @@
+"""Rows in pages, each from behind a key on: what is added meanwhile moves none of them twice or out of sight."""
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Select, and_, or_
+from sqlalchemy import select as select_columns
+from sqlmodel import Session, col
+
+from strategy_core.domain.alerts import Severity
+from strategy_core.domain.errors import UnknownRollout, UnknownVersion
+from strategy_core.domain.lifecycle import Status
+from strategy_core.store.tables import (
+    AlertOutbox,
+    AuditEvent,
+    CanaryConfig,
+    Rollout,
+    ShadowDecisionLog,
+    StrategyRow,
+    StrategyVersion,
+)
+
+LOG = ShadowDecisionLog
+
+
+def page_versions(
+    session: Session,
+    *,
+    strategies: Collection[str] | None,
+    status: Status | None,
+    after: tuple[str, datetime, str] | None,
+    limit: int,
+) -> list[StrategyVersion]:
+    """Return versions by strategy, oldest first; *after* is (strategy, created_at, version) of the last one seen."""
+    keys = (col(StrategyVersion.strategy_name), col(StrategyVersion.created_at), col(StrategyVersion.version))
+    query = _page(select_columns(StrategyVersion), keys, after, limit).where(
+        *_of(col(StrategyVersion.strategy_name), strategies)
+    )
+    if status is not None:
+        query = query.where(col(StrategyVersion.status) == status)
+    return list(session.execute(query).scalars())
+
+
+def page_rollouts(
+    session: Session, *, strategies: Collection[str] | None, after: tuple[datetime, UUID] | None, limit: int
+) -> list[Rollout]:
+    """Return rollouts, newest first; *after* is the (started_at, id) of the last one seen."""
+    keys = (col(Rollout.started_at), col(Rollout.id))
+    query = _page(select_columns(Rollout), keys, after, limit, descending=True)
+    return list(session.execute(query.where(*_of(col(Rollout.strategy_name), strategies))).scalars())
+
+
+def page_alerts(
+    session: Session,
+    *,
+    strategies: Collection[str] | None,
+    severity: Severity | None,
+    unacknowledged: bool,
+    before_id: int | None,
+    limit: int,
+) -> list[AlertOutbox]:
+    """Return alerts, newest first; *before_id* is the last one seen."""
+    after = None if before_id is None else (before_id,)
+    query = _page(select_columns(AlertOutbox), (col(AlertOutbox.id),), after, limit, descending=True)
+    query = query.where(*_of(col(AlertOutbox.strategy_name), strategies))
+    if severity is not None:
+        query = query.where(col(AlertOutbox.severity) == severity.value)
+    if unacknowledged:
+        query = query.where(col(AlertOutbox.acknowledged_at).is_(None))
+    return list(session.execute(query).scalars())
+
+
+def page_decisions(
+    session: Session,
+    *,
+    strategy_name: str,
+    version: str | None,
+    symbol: str | None,
+    start: datetime | None,
+    end: datetime | None,
+    after: tuple[str, str, datetime] | None,
+    limit: int,
+) -> list[ShadowDecisionLog]:
+    """Return decisions by version and symbol, oldest first, as their index has them; *after* is the last one's key."""
+    keys = (col(LOG.version), col(LOG.symbol), col(LOG.timestamp))
+    query = _page(select_columns(LOG), keys, after, limit).where(col(LOG.strategy_name) == strategy_name)
+    if version is not None:
+        query = query.where(col(LOG.version) == version)
+    if symbol is not None:
+        query = query.where(col(LOG.symbol) == symbol)
+    if start is not None:
+        query = query.where(col(LOG.timestamp) >= start)
+    if end is not None:
+        query = query.where(col(LOG.timestamp) < end)
+    return list(session.execute(query).scalars())
+
+
+def version_at(session: Session, version_id: UUID) -> tuple[StrategyVersion, int]:
+    """Return a version and the generation of its strategy, by one statement; else raise UnknownVersion."""
+    found = session.execute(_with_generation(StrategyVersion).where(col(StrategyVersion.id) == version_id)).first()
+    if found is None:
+        raise UnknownVersion("any strategy", str(version_id))
+    return found[0], found[1]
+
+
+def rollout_at(session: Session, rollout_id: UUID) -> tuple[Rollout, int]:
+    """Return a rollout and the generation of its strategy, by one statement; else raise UnknownRollout."""
+    found = session.execute(_with_generation(Rollout).where(col(Rollout.id) == rollout_id)).first()
+    if found is None:
+        raise UnknownRollout(str(rollout_id))
+    return found[0], found[1]
+
+
+def canaries(session: Session, strategies: Collection[str] | None) -> list[tuple[CanaryConfig, int]]:
+    """Return every version that is a canary now, as routing has it, with the generation of its strategy."""
+    query = (
+        _with_generation(CanaryConfig)
+        .join(
+            StrategyVersion,
+            and_(
+                col(StrategyVersion.strategy_name) == col(CanaryConfig.strategy_name),
+                col(StrategyVersion.version) == col(CanaryConfig.version),
+                col(StrategyVersion.status) == Status.CANARY,
+            ),
+        )
+        .where(*_of(col(CanaryConfig.strategy_name), strategies))
+        .order_by(col(CanaryConfig.strategy_name))
+    )
+    return [(canary, generation) for canary, generation in session.execute(query)]
+
+
+def generation_of(session: Session, strategy_name: str, actor: str, request_id: str) -> int | None:
+    """Return the generation that the newest change of this request has made; None if it has made none."""
+    return session.execute(
+        select_columns(col(AuditEvent.position))
+        .where(
+            col(AuditEvent.strategy_name) == strategy_name,
+            col(AuditEvent.actor) == actor,
+            col(AuditEvent.request_id) == request_id,
+        )
+        .order_by(col(AuditEvent.id).desc())
+        .limit(1)
+    ).scalar_one_or_none()
+
+
+def _with_generation(table: Any) -> Select[Any]:
+    return select_columns(table, col(StrategyRow.generation)).join(
+        StrategyRow, col(StrategyRow.name) == col(table.strategy_name)
+    )
+
+
+def _of(column: Any, strategies: Collection[str] | None) -> list[Any]:
+    return [] if strategies is None else [column.in_(sorted(strategies))]
+
+
+def _page(
+    query: Select[Any], keys: tuple[Any, ...], after: tuple[Any, ...] | None, limit: int, *, descending: bool = False
+) -> Select[Any]:
+    """Order *query* by *keys* and let it begin behind *after*; by steps, since a row value of times has no type."""
+    if after is not None:
+        steps = [
+            and_(*(keys[i] == after[i] for i in range(step)), _beyond(keys[step], after[step], descending))
+            for step in range(len(keys))
+        ]
+        query = query.where(or_(*steps))
+    return query.order_by(*(key.desc() if descending else key for key in keys)).limit(limit)
+
+
+def _beyond(key: Any, value: Any, descending: bool) -> Any:
+    return key < value if descending else key > value

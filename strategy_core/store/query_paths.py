@@ -1,0 +1,36 @@
+"""Queries for the recent rows of a version that use the right index on each database."""
+
+from typing import Any
+
+from sqlalchemy import bindparam, func, inspect, select, union
+from sqlalchemy.orm import aliased
+
+
+def per_dialect(query: Any, rows: Any, *versions: str) -> dict[str, Any]:
+    """Return, for either database, *query* for the *rows* of a strategy's versions that are young enough.
+
+    In the index that finds them the symbol comes before the time. PostgreSQL leaves whole months out; SQLite has to be
+    told each symbol, or reads the index from its beginning.
+
+    Args:
+        versions: the names of the query's parameters that hold them; the strategy's is `strategy_name`.
+    """
+    symbols = union(*(_symbols(rows, version) for version in versions))
+    return {"postgresql": query, "sqlite": query.where(rows.symbol.in_(symbols))}
+
+
+def _symbols(rows: Any, version: str) -> Any:
+    """Return the symbols that a version has rows of: each is the next after the one before, so few steps find all."""
+    first, after = (aliased(inspect(rows).mapper.class_) for _ in range(2))
+    found = (
+        select(func.min(first.symbol).label("symbol"))
+        .where(first.strategy_name == bindparam("strategy_name"), first.version == bindparam(version))
+        .cte(recursive=True)
+    )
+    following = select(func.min(after.symbol)).where(
+        after.strategy_name == bindparam("strategy_name"),
+        after.version == bindparam(version),
+        after.symbol > found.c.symbol,
+    )
+    every = found.union_all(select(following.scalar_subquery()).where(found.c.symbol.is_not(None)))
+    return select(every.c.symbol).where(every.c.symbol.is_not(None))
