@@ -85,6 +85,8 @@ class StrategyRow(SQLModel, table=True):
     is `audit_head`.
     """
 
+    __tablename__ = "strategy"
+
     name: str = Field(primary_key=True)
     salt: str = ""
     scoring: dict[str, Any] = Field(sa_column=_json())
