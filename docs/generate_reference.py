@@ -7,6 +7,7 @@ With `--check` no file is written, and the exit code is 1 when a page is not cur
 import argparse
 import inspect
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -79,8 +80,9 @@ def errors_page() -> Iterator[str]:
     known = [each for _, each in inspect.getmembers(errors, inspect.isclass) if each.__module__ == errors.__name__]
     known = sorted((each for each in known if issubclass(each, errors.RolloutError)), key=_line_of)
     for error in known:
-        yield f"### `{error.__name__}`"
         parent = error.__mro__[1].__name__
+        is_family = parent in ("Exception", "RolloutError")
+        yield f"{'##' if is_family else '###'} `{error.__name__}`"
         kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", error.__name__).lower()
         link = f"[`{parent}`](#{parent.lower()})" if error is not errors.RolloutError else "`Exception`"
         yield (
@@ -156,13 +158,15 @@ def api_page() -> Iterator[str]:
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
     ]
+    prefix = os.path.commonpath([path for _, path, _ in operations])
     yield _prose(document["info"]["description"])
+    yield f"All paths begin with `{prefix}`."
     yield from _statuses(operations)
     for tag in dict.fromkeys(operation["tags"][0] for _, _, operation in operations):
         yield f"## {tag.capitalize()}"
         for method, path, operation in operations:
             if operation["tags"][0] == tag:
-                yield f"### `{method} {path}`"
+                yield f"### `{method} {path.removeprefix(prefix)}`"
                 yield from _operation(operation)
     yield "## Schemas"
     for name, schema in document["components"]["schemas"].items():

@@ -13,7 +13,7 @@ def test_a_page_is_what_the_code_generates(name: str) -> None:
 
 def test_the_pages_name_what_the_code_declares() -> None:
     declared = {
-        "api.md": "### `POST /api/v1/strategy/rollouts`",
+        "api.md": "### `POST /rollouts`",
         "cli.md": "## `rollout start`",
         "errors.md": "### `IllegalTransition`",
         "metrics.md": "### `canary_traffic_percent`",
