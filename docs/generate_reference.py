@@ -31,9 +31,9 @@ class Metric(NamedTuple):
 
 def metrics() -> list[Metric]:
     """Return what the exporter serves; the only function here that knows how the catalogue is declared."""
-    from strategy_core.observe.catalogue import FAMILIES
+    from strategy_core.observe.metrics import FAMILIES
 
-    return [Metric(each.name, each.kind, each.labels, each.told) for each in FAMILIES]
+    return [Metric(each.name, each.kind, each.labels, each.help) for each in FAMILIES]
 
 
 def api_document() -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Killed at any boundary of any operation, and started again: all stands as if nothing had happened.
 
-`-m machine_suite -s` kills at every boundary, by a raise and by SIGKILL, and prints the table of docs/benchmarks.md.
+`-m machine_suite -s` kills at every boundary, by a raise and by SIGKILL, and prints the table of docs/explanation/benchmarks.md.
 """
 
 import pytest
