@@ -1,0 +1,67 @@
+"""A decision log, an audit chain and a routing table, byte for byte as release 0.1.0 wrote them."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+
+from sqlmodel import select
+
+from strategy_core import VersionRegistry
+from strategy_core.domain.audit import Actor
+from strategy_core.isolation.pool import WorkerPool
+from strategy_core.market.synthetic import SyntheticSource
+from strategy_core.services.shadow import run_shadow
+from strategy_core.store.engine import reading
+from strategy_core.store.tables import AuditEvent, ShadowDecisionLog
+
+MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+SYMBOLS = ("GOLD", "SILVER")
+
+# Read from release 0.1.0. A change here means that users move, or that stored evidence and audit trails no longer verify.
+DECISION_LOG = "00072a91bf9b008ecc3f2b39f5a6bceb63024e68df62913b6b253fa3bdd686ff"
+AUDIT_HEAD = "895e2e5a8ef0e68475e866caf9201bba94bc10006792930a3778da5ca685dc64"
+ROUTING_TABLE = "667e5a1b782fe59c50f04638e5352dbe807761018978acc57129ed05ca38596e"
+
+
+def test_a_short_life_of_two_versions_is_recorded_as_before(tmp_path: Path) -> None:
+    clock = [MONDAY]
+    market = SyntheticSource(SYMBOLS, start=MONDAY - timedelta(days=60), days=90)
+    registry = VersionRegistry(
+        f"sqlite:///{tmp_path}/golden.db", source=market, actor=Actor("ana"), clock=lambda: clock[0]
+    )
+
+    registry.register_version(
+        "fib_rsi", "1.0.0", {"fib_lookback_bars": 40}, symbols=SYMBOLS, status="active", reason="first"
+    )
+    clock[0] += HOUR
+    registry.register_version("fib_rsi", "2.0.0", {}, symbols=SYMBOLS, reason="second")
+    clock[0] += HOUR
+    registry.activate_canary("fib_rsi", "2.0.0", 12.5, reason="try it")
+    clock[0] += HOUR
+    registry.update_canary_percent("fib_rsi", 50, reason="wider")
+    routing = [f"user_{i} {registry.route_user_to_version(f'user_{i}', 'fib_rsi')}" for i in range(1000)]
+    clock[0] = MONDAY + 72 * HOUR
+    with WorkerPool() as pool:
+        run_shadow(registry.engine, market, pool, now=clock[0])
+    registry.activate_version("fib_rsi", "2.0.0", reason="better")
+    clock[0] += HOUR
+    registry.activate_version("fib_rsi", "1.0.0", reason="undo")
+
+    with reading(registry.engine) as session:
+        log = sorted(_decision(row) for row in session.exec(select(ShadowDecisionLog)))
+        hashes = [event.hash for event in session.exec(select(AuditEvent).order_by(AuditEvent.id))]  # type: ignore[arg-type]
+    assert (len(log), _digest(log)) == (274, DECISION_LOG)
+    assert (len(hashes), hashes[-1]) == (6, AUDIT_HEAD)
+    assert _digest(routing) == ROUTING_TABLE
+
+
+def _decision(row: ShadowDecisionLog) -> str:
+    at = row.timestamp.isoformat()
+    decided = [row.decision, row.confidence, row.features, row.reason, row.role]
+    return json.dumps([row.version, row.symbol, at, *decided, row.window_hash, str(row.id)], sort_keys=True)
+
+
+def _digest(lines: list[str]) -> str:
+    return sha256("\n".join(lines).encode()).hexdigest()
