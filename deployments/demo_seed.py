@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from strategy_core.domain.audit import Actor
+from strategy_core.domain.audit import Actor, Command
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
@@ -99,6 +99,7 @@ def _register(engine: Engine, source: CandleSource, pair: _Pair, now: datetime) 
     for version, entry_point, config, status in (first, ("v2", pair.entry_point, pair.config, Status.SHADOW)):
         register_version(
             engine,
+            Command(_ACTOR, now, _WHY),
             source,
             strategy_name=pair.strategy,
             version=version,
@@ -107,21 +108,16 @@ def _register(engine: Engine, source: CandleSource, pair: _Pair, now: datetime) 
             symbols=pair.symbols,
             timeframe=source.timeframe,
             status=status,
-            actor=_ACTOR,
-            now=now,
-            reason=_WHY,
         )
 
 
 def _start(engine: Engine, pair: _Pair, timeframe: str, speed: float) -> None:
     start_rollout(
         engine,
+        Command(_ACTOR, pair.started, _WHY),
         strategy_name=pair.strategy,
         version="v2",
         plan=Plan().at_speed(speed, timeframe_delta(timeframe)),
-        actor=_ACTOR,
-        now=pair.started,
-        reason=_WHY,
     )
 
 

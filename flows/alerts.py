@@ -5,6 +5,7 @@ from prefect import flow
 from flows import events
 from flows.parameters import Alerts, Owner, Reason
 from flows.runtime import one_line, open_runtime, owned_by, owner_flow
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import RolloutError
 from strategy_core.services.alerts import AlertChannel, acknowledge, deliver
 from strategy_core.services.watchdog import watch_feed, watch_shadow, watch_ticks
@@ -46,5 +47,5 @@ def acknowledge_alert(alerts: Alerts, owner: Owner, reason: Reason) -> str:
         reason: what is being done; it stays with the alert.
     """
     with open_runtime() as runtime:
-        known = acknowledge(runtime.engine, alerts, actor=owned_by(owner), reason=reason, now=runtime.now)
+        known = acknowledge(runtime.engine, Command(owned_by(owner), runtime.now, reason), alerts)
     return "; ".join(f"alert {each.id} is acknowledged by {each.acknowledged_by}" for each in known)

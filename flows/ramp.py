@@ -18,6 +18,7 @@ from flows.parameters import (
     chosen_plan,
 )
 from flows.runtime import one_line, open_runtime, owned_by, owner_flow, unattended
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import RolloutError
 from strategy_core.report.rollout import preview_markdown
 from strategy_core.services import canary, rollouts, tick
@@ -88,13 +89,10 @@ def start_canary(
         frozen = runtime.settings.in_replay(chosen_plan(plan))
         rollout = rollouts.start_rollout(
             runtime.engine,
+            Command(owned_by(owner), runtime.now, reason, override_reason=override_reason),
             strategy_name=strategy_name,
             version=version,
             plan=frozen,
-            actor=owned_by(owner),
-            now=runtime.now,
-            reason=reason,
-            override_reason=override_reason,
         )
     return f"{strategy_name} {version} serves {frozen.stages[0].percent:g} % against {rollout.control_version}"
 
@@ -112,12 +110,9 @@ def set_canary_percent(strategy_name: Strategy, percent: Percent, owner: Owner, 
     with open_runtime() as runtime:
         config = canary.update_canary_percent(
             runtime.engine,
+            Command(owned_by(owner), runtime.now, reason, four_eyes=runtime.settings.four_eyes),
             strategy_name=strategy_name,
             percent=percent,
-            actor=owned_by(owner),
-            now=runtime.now,
-            reason=reason,
-            four_eyes=runtime.settings.four_eyes,
         )
     return f"{strategy_name} {config.version} serves {percent:g} %"
 
@@ -134,11 +129,8 @@ def approve_stage(strategy_name: Strategy, owner: Owner, reason: Remark = "") ->
     with open_runtime() as runtime:
         rollout = rollouts.approve(
             runtime.engine,
+            Command(owned_by(owner), runtime.now, reason, four_eyes=runtime.settings.four_eyes),
             strategy_name=strategy_name,
-            actor=owned_by(owner),
-            now=runtime.now,
-            reason=reason,
-            four_eyes=runtime.settings.four_eyes,
         )
     return f"{strategy_name} {rollout.version} may enter stage {rollout.stage_index + 2}"
 
@@ -157,12 +149,9 @@ def decide(strategy_name: Strategy, choice: Choice, owner: Owner, reason: Reason
     with open_runtime() as runtime:
         rollout = rollouts.decide_rollout(
             runtime.engine,
+            Command(owned_by(owner), runtime.now, reason, four_eyes=runtime.settings.four_eyes),
             strategy_name=strategy_name,
             choice=choice,
-            actor=owned_by(owner),
-            now=runtime.now,
-            reason=reason,
-            four_eyes=runtime.settings.four_eyes,
         )
     return f"{strategy_name} {rollout.version} is {rollout.state} at stage {rollout.stage_index + 1}"
 
@@ -178,7 +167,7 @@ def pause(strategy_name: Strategy, owner: Owner, reason: Remark = "") -> str:
     """
     with open_runtime() as runtime:
         rollout = rollouts.pause(
-            runtime.engine, strategy_name=strategy_name, actor=owned_by(owner), now=runtime.now, reason=reason
+            runtime.engine, Command(owned_by(owner), runtime.now, reason), strategy_name=strategy_name
         )
     return f"{strategy_name} {rollout.version} is {rollout.state}"
 
@@ -194,7 +183,7 @@ def resume(strategy_name: Strategy, owner: Owner, reason: Remark = "") -> str:
     """
     with open_runtime() as runtime:
         rollout = rollouts.resume(
-            runtime.engine, strategy_name=strategy_name, actor=owned_by(owner), now=runtime.now, reason=reason
+            runtime.engine, Command(owned_by(owner), runtime.now, reason), strategy_name=strategy_name
         )
     return f"{strategy_name} {rollout.version} is {rollout.state}"
 

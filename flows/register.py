@@ -3,6 +3,7 @@
 from flows.parameters import Config, EntryPoint, Owner, Remark, Salt, Status, Strategy, Symbols, Timeframe, Version
 from flows.runtime import open_runtime, owned_by, owner_flow
 from strategy_core.domain import lifecycle
+from strategy_core.domain.audit import Command
 from strategy_core.services import versions
 
 
@@ -38,6 +39,7 @@ def register_version(
     with open_runtime() as runtime:
         registered = versions.register_version(
             runtime.engine,
+            Command(owned_by(owner), runtime.now, reason),
             runtime.candles(),
             strategy_name=strategy_name,
             version=version,
@@ -47,8 +49,5 @@ def register_version(
             timeframe=timeframe,
             status=status,
             salt=salt or None,
-            actor=owned_by(owner),
-            now=runtime.now,
-            reason=reason,
         )
     return f"{strategy_name} {version} is registered as {registered.status}, build {registered.fingerprint[:12]}"

@@ -2,6 +2,7 @@
 
 from flows.parameters import AnyVersion, OverrideReason, Owner, Reason, Remark, Strategy, Version
 from flows.runtime import open_runtime, owned_by, owner_flow
+from strategy_core.domain.audit import Command
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.versions import activate_version, retire_version
 
@@ -22,13 +23,15 @@ def promote(
     with open_runtime() as runtime:
         activate_version(
             runtime.engine,
+            Command(
+                owned_by(owner),
+                runtime.now,
+                reason,
+                override_reason=override_reason,
+                four_eyes=runtime.settings.four_eyes,
+            ),
             strategy_name=strategy_name,
             version=version,
-            actor=owned_by(owner),
-            now=runtime.now,
-            reason=reason,
-            override_reason=override_reason,
-            four_eyes=runtime.settings.four_eyes,
         )
     return f"{strategy_name} {version} is active"
 
@@ -47,12 +50,7 @@ def retire(strategy_name: Strategy, version: Version, owner: Owner, reason: Rema
     """
     with open_runtime() as runtime:
         retire_version(
-            runtime.engine,
-            strategy_name=strategy_name,
-            version=version,
-            actor=owned_by(owner),
-            now=runtime.now,
-            reason=reason,
+            runtime.engine, Command(owned_by(owner), runtime.now, reason), strategy_name=strategy_name, version=version
         )
     return f"{strategy_name} {version} is retired"
 
@@ -72,10 +70,8 @@ def rollback(strategy_name: Strategy, owner: Owner, reason: Reason, version: Any
     with open_runtime(database_alone=True) as runtime:
         taken_off = roll_back(
             runtime.engine,
+            Command(owned_by(owner), runtime.now, reason),
             strategy_name=strategy_name,
             version=version or None,
-            actor=owned_by(owner),
-            now=runtime.now,
-            reason=reason,
         )
     return f"users of {strategy_name} were taken off {taken_off}"

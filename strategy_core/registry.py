@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from strategy_core.domain.audit import Actor
+from strategy_core.domain.audit import Actor, Command
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.market.source import CandleSource
@@ -42,6 +42,9 @@ class VersionRegistry:
         self._clock = clock
         upgrade(self.engine)
 
+    def _command(self, reason: str, override_reason: str = "") -> Command:
+        return Command(self._actor, self._clock(), reason, override_reason)
+
     def register_version(
         self,
         strategy_name: str,
@@ -64,6 +67,7 @@ class VersionRegistry:
         """
         return version_service.register_version(
             self.engine,
+            self._command(reason),
             self._source or SyntheticSource(timeframe=timeframe),
             strategy_name=strategy_name,
             version=version,
@@ -74,9 +78,6 @@ class VersionRegistry:
             status=Status(status),
             scoring=scoring,
             salt=salt,
-            actor=self._actor,
-            now=self._clock(),
-            reason=reason,
         )
 
     def activate_version(
@@ -85,12 +86,9 @@ class VersionRegistry:
         """Make it the active one and retire its predecessor, in one step; see `services.promote`."""
         return version_service.activate_version(
             self.engine,
+            self._command(reason, override_reason),
             strategy_name=strategy_name,
             version=version,
-            actor=self._actor,
-            now=self._clock(),
-            reason=reason,
-            override_reason=override_reason,
         )
 
     def activate_canary(
@@ -105,34 +103,27 @@ class VersionRegistry:
         """Send a share of users to a shadow version by hand; see `services.canary`."""
         return canary.activate_canary(
             self.engine,
+            self._command(reason, override_reason),
             strategy_name=strategy_name,
             version=version,
             rollout_percent=rollout_percent,
-            actor=self._actor,
-            now=self._clock(),
-            reason=reason,
-            override_reason=override_reason,
         )
 
     def update_canary_percent(self, strategy_name: str, percent: float, *, reason: str = "") -> CanaryConfig:
         """Set the canary's share, 0.00 to 100.00, by hand; see `services.canary`."""
         return canary.update_canary_percent(
             self.engine,
+            self._command(reason),
             strategy_name=strategy_name,
             percent=percent,
-            actor=self._actor,
-            now=self._clock(),
-            reason=reason,
         )
 
     def retire_version(self, strategy_name: str, version: str, *, reason: str = "") -> StrategyVersion:
         return version_service.retire_version(
             self.engine,
+            self._command(reason),
             strategy_name=strategy_name,
             version=version,
-            actor=self._actor,
-            now=self._clock(),
-            reason=reason,
         )
 
     def route_user_to_version(self, user_id: str, strategy_name: str) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from strategy_core.cli.context import Context, Limit, NeededReason, command
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def ack(
     """Acknowledge alerts: nobody is told of them any more, you know."""
     from strategy_core.services.alerts import acknowledge
 
-    found = acknowledge(shell.engine, alert_ids, actor=shell.actor, reason=reason, now=shell.now)
+    found = acknowledge(shell.engine, Command(shell.actor, shell.now, reason), alert_ids)
     lines = [
         f"alert {alert.id} is acknowledged by {alert.acknowledged_by}: {alert.acknowledged_because}" for alert in found
     ]

@@ -16,6 +16,7 @@ from strategy_core.cli.context import (
     command,
     read_json,
 )
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import InvalidPercent, InvalidPlan
 
 if TYPE_CHECKING:
@@ -108,13 +109,10 @@ def start(
     shell.confirm(f"{version} becomes the canary of {strategy}: {percents} % of users", yes=yes)
     rollout = start_rollout(
         engine,
+        Command(shell.actor, shell.now, reason, override_reason=override_reason),
         strategy_name=strategy,
         version=version,
         plan=frozen,
-        actor=shell.actor,
-        now=shell.now,
-        reason=reason,
-        override_reason=override_reason,
     )
     notes = []
     if shell.settings.prometheus_url is None and any(isinstance(gate, MetricThreshold) for gate in frozen.gates):
@@ -170,7 +168,7 @@ def pause(shell: Context, strategy: StrategyName, reason: Reason = "") -> None:
     """Keep a rollout where it is; every protection stays armed."""
     from strategy_core.services import rollouts
 
-    rollout = rollouts.pause(shell.engine, strategy_name=strategy, actor=shell.actor, now=shell.now, reason=reason)
+    rollout = rollouts.pause(shell.engine, Command(shell.actor, shell.now, reason), strategy_name=strategy)
     _answer_rollout(shell, rollout, f"{strategy} {rollout.version} is paused")
 
 
@@ -179,7 +177,7 @@ def resume(shell: Context, strategy: StrategyName, reason: Reason = "") -> None:
     """Let a paused rollout go on, at its stage's percent."""
     from strategy_core.services import rollouts
 
-    rollout = rollouts.resume(shell.engine, strategy_name=strategy, actor=shell.actor, now=shell.now, reason=reason)
+    rollout = rollouts.resume(shell.engine, Command(shell.actor, shell.now, reason), strategy_name=strategy)
     _answer_rollout(shell, rollout, f"{strategy} {rollout.version} goes on")
 
 
@@ -190,11 +188,8 @@ def approve(shell: Context, strategy: StrategyName, reason: Reason = "") -> None
 
     rollout = rollouts.approve(
         shell.engine,
+        Command(shell.actor, shell.now, reason, four_eyes=shell.settings.four_eyes),
         strategy_name=strategy,
-        actor=shell.actor,
-        now=shell.now,
-        reason=reason,
-        four_eyes=shell.settings.four_eyes,
     )
     _answer_rollout(shell, rollout, f"{strategy} {rollout.version} is approved; the next tick advances it")
 
@@ -216,12 +211,9 @@ def decide(
         shell.need_the_database_alone()
     rollout = rollouts.decide_rollout(
         shell.engine,
+        Command(shell.actor, shell.now, reason, four_eyes=shell.settings.four_eyes),
         strategy_name=strategy,
         choice=rollouts.Choice(choice),
-        actor=shell.actor,
-        now=shell.now,
-        reason=reason,
-        four_eyes=shell.settings.four_eyes,
     )
     _answer_rollout(shell, rollout, f"{strategy} {rollout.version}: {choice}, as decided")
 
@@ -240,7 +232,7 @@ def rollback(
 
     shell.need_the_database_alone()
     taken_off = roll_back(
-        shell.engine, strategy_name=strategy, version=version, actor=shell.actor, now=shell.now, reason=reason
+        shell.engine, Command(shell.actor, shell.now, reason), strategy_name=strategy, version=version
     )
     data = {"strategy_name": strategy, "version": taken_off}
     shell.answer(data, f"{strategy} {taken_off} is rolled back; no user gets it")
@@ -270,13 +262,10 @@ def canary(
     shell.confirm(f"{share:g} % of the users of {strategy} get {version}", yes=yes)
     found, config = activate_canary(
         engine,
+        Command(shell.actor, shell.now, reason, override_reason=override_reason),
         strategy_name=strategy,
         version=version,
         rollout_percent=share,
-        actor=shell.actor,
-        now=shell.now,
-        reason=reason,
-        override_reason=override_reason,
     )
     data = {"strategy_name": strategy, "version": found.version, "rollout_percent": config.rollout_percent}
     shell.answer(data, f"{strategy} {version} is the canary of {config.rollout_percent:g} % of users")
@@ -291,12 +280,9 @@ def percent(shell: Context, strategy: StrategyName, percent: Percent, reason: Re
     shell.confirm(f"{share:g} % of the users of {strategy} get its canary", yes=yes)
     config = update_canary_percent(
         engine,
+        Command(shell.actor, shell.now, reason, four_eyes=shell.settings.four_eyes),
         strategy_name=strategy,
         percent=share,
-        actor=shell.actor,
-        now=shell.now,
-        reason=reason,
-        four_eyes=shell.settings.four_eyes,
     )
     data = {"strategy_name": strategy, "version": config.version, "rollout_percent": config.rollout_percent}
     shell.answer(data, f"{strategy} {config.version} is the canary of {config.rollout_percent:g} % of users")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from strategy_core.cli.context import Context, Override, Reason, StrategyName, VersionName, Yes, command, read_json
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import InvalidConfig
 from strategy_core.domain.lifecycle import Status
 
@@ -39,6 +40,7 @@ def register(
     engine, source = shell.engine, shell.candles()
     registered = register_version(
         engine,
+        Command(shell.actor, shell.now, reason),
         source,
         strategy_name=strategy,
         version=version,
@@ -47,9 +49,6 @@ def register(
         symbols=source.symbols() if symbols is None else _listed(symbols),
         timeframe=timeframe or source.timeframe,
         status=status,
-        actor=shell.actor,
-        now=shell.now,
-        reason=reason,
         deadline_s=shell.settings.decision_deadline_s,
     )
     _answer_version(shell, registered, f"{strategy} {version} is registered: {registered.status}")
@@ -105,13 +104,9 @@ def activate(
     shell.confirm(f"{version} becomes the version that users of {strategy} get", yes=yes)
     found = activate_version(
         engine,
+        Command(shell.actor, shell.now, reason, override_reason=override_reason, four_eyes=shell.settings.four_eyes),
         strategy_name=strategy,
         version=version,
-        actor=shell.actor,
-        now=shell.now,
-        reason=reason,
-        override_reason=override_reason,
-        four_eyes=shell.settings.four_eyes,
     )
     shell.answer(found.model_dump(mode="json", exclude=_LONG), f"{strategy} {version} is active")
 
@@ -122,7 +117,7 @@ def retire(shell: Context, strategy: StrategyName, version: VersionName, reason:
     from strategy_core.services.versions import retire_version
 
     found = retire_version(
-        shell.engine, strategy_name=strategy, version=version, actor=shell.actor, now=shell.now, reason=reason
+        shell.engine, Command(shell.actor, shell.now, reason), strategy_name=strategy, version=version
     )
     shell.answer(found.model_dump(mode="json", exclude=_LONG), f"{strategy} {version} is retired")
 

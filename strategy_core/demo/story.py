@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from strategy_core.domain.audit import Actor
+from strategy_core.domain.audit import Actor, Command
 from strategy_core.domain.comparison import Comparison
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
@@ -91,6 +91,7 @@ class Story:
         self.say(f"registering {chapter.version}", self.now)
         register_version(
             self.engine,
+            Command(OWNER, self.now),
             self.source,
             strategy_name=STRATEGY,
             version=chapter.version,
@@ -99,8 +100,6 @@ class Story:
             symbols=self.source.symbols(),
             timeframe=self.source.timeframe,
             status=status,
-            actor=OWNER,
-            now=self.now,
         )
 
     def _shadow(self, chapter: Chapter) -> None:
@@ -128,7 +127,7 @@ class Story:
         )
         self.previews.append((chapter.version, previewed))
         rollout = start_rollout(
-            self.engine, strategy_name=STRATEGY, version=chapter.version, plan=self.plan, actor=OWNER, now=self.now
+            self.engine, Command(OWNER, self.now), strategy_name=STRATEGY, version=chapter.version, plan=self.plan
         )
         extended = 0
         while self.now < self.ends_at:
@@ -142,17 +141,25 @@ class Story:
             if rollout.state in ENDED:
                 return
             if rollout.state == State.AWAITING_APPROVAL:
-                approve(self.engine, strategy_name=STRATEGY, actor=OWNER, now=self.now, reason="every gate passed")
+                approve(self.engine, Command(OWNER, self.now, "every gate passed"), strategy_name=STRATEGY)
             if rollout.state == State.AWAITING_DECISION:
                 extended += 1
                 self._answer(extended)
 
     def _answer(self, asked: int) -> None:
-        who: dict[str, Any] = {"strategy_name": STRATEGY, "actor": OWNER, "now": self.now}
         if asked > self.extensions:
-            roll_back(self.engine, reason=f"no answer after {asked} times the stage's maximum", **who)
+            roll_back(
+                self.engine,
+                Command(OWNER, self.now, f"no answer after {asked} times the stage's maximum"),
+                strategy_name=STRATEGY,
+            )
         else:
-            decide_rollout(self.engine, choice=Choice.EXTEND, reason=f"more evidence, extension {asked}", **who)
+            decide_rollout(
+                self.engine,
+                Command(OWNER, self.now, f"more evidence, extension {asked}"),
+                strategy_name=STRATEGY,
+                choice=Choice.EXTEND,
+            )
 
     def _pass(self, span: timedelta) -> None:
         """Let simulated time pass: every version decides on the candles that closed, and trades that closed count."""

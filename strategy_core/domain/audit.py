@@ -276,3 +276,27 @@ def _cell(value: Any) -> str:
     if isinstance(found, str):
         return f"'{found}" if found.startswith(_FORMULA) else found
     return "" if found is None else json.dumps(found, ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Who asks for a change, when, why, and under which conditions; built once, where the request comes in.
+
+    Attributes:
+        reason: the owner's words for the audit trail.
+        override_reason: why a quarantined version may be used again; the trail keeps it in place of *reason*.
+        if_generation: refuse the change if the strategy has another generation; None accepts any.
+        four_eyes: refuse the change if the actor started the rollout and the change puts more users at risk.
+    """
+
+    actor: Actor
+    now: datetime
+    reason: str = ""
+    override_reason: str = ""
+    if_generation: int | None = None
+    four_eyes: bool = False
+
+    @property
+    def stated_reason(self) -> str:
+        """The reason that the audit trail keeps."""
+        return self.override_reason or self.reason

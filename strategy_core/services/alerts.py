@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy import Engine
 
 from strategy_core.domain.alerts import CHANNEL_FAILED, Counted, DeliveryPace, Message, Raised, Severity, message
-from strategy_core.domain.audit import Actor
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import UnknownChannel
 from strategy_core.domain.lifecycle import utc
 from strategy_core.services.users import counted
@@ -95,17 +95,15 @@ def deliver(
 
 
 @retry_transient()
-def acknowledge(
-    engine: Engine, alert_ids: Sequence[int], *, actor: Actor, reason: str, now: datetime
-) -> list[AlertOutbox]:
+def acknowledge(engine: Engine, command: Command, alert_ids: Sequence[int]) -> list[AlertOutbox]:
     """Note that an owner knows of these alerts: nobody is told of them any more. The first who says so is kept.
 
     Raises:
         UnknownAlert: there is no such alert, and none of them is acknowledged.
     """
-    now = utc(now, "now")
+    by, because, now = command.actor.name, command.reason, utc(command.now, "now")
     with transaction(engine) as session:
-        return [alerts.acknowledge(session, alert_id, by=actor.name, because=reason, now=now) for alert_id in alert_ids]
+        return [alerts.acknowledge(session, alert_id, by=by, because=because, now=now) for alert_id in alert_ids]
 
 
 def read_alerts(engine: Engine, strategy_name: str | None = None, *, limit: int | None = None) -> list[AlertStatus]:

@@ -1,6 +1,6 @@
 """Take users off a version, now: by an owner's call. It needs no evidence, no candles and no other service."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
@@ -9,21 +9,22 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from strategy_core.domain.alerts import RollbackRequest
-from strategy_core.domain.audit import Actor, storable
+from strategy_core.domain.audit import Command, storable
 from strategy_core.domain.errors import AlreadyDone, NotAwaiting, NothingToRollBack
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.ramp import ALERT, OWNER, State
 from strategy_core.services.transitions import (
+    ChangeAlert,
     abort_rollout,
     check_open,
     end_rollout,
-    exposure_of,
+    recorded_change,
     reinstate_control,
     replace_active,
     strategy_state,
     withdraw_canary,
 )
-from strategy_core.store import alerts, audit, rollouts, versions
+from strategy_core.store import rollouts, versions
 from strategy_core.store.engine import ROLLBACK_RETRY, reading, retry_transient, transaction
 from strategy_core.store.tables import Rollout
 
@@ -31,11 +32,9 @@ from strategy_core.store.tables import Rollout
 @retry_transient(ROLLBACK_RETRY)
 def roll_back(
     engine: Engine,
+    command: Command,
     *,
     strategy_name: str,
-    actor: Actor,
-    now: datetime,
-    reason: str,
     version: str | None = None,
     rollout_id: UUID | None = None,
     cause: str = OWNER,
@@ -57,52 +56,30 @@ def roll_back(
         NotAwaiting: *rollout_id* has ended.
         NothingToRollBack: no such version serves anybody, or nothing was active before it.
     """
-    reason = storable(reason)
+    command = replace(command, reason=storable(command.reason))  # an unreadable character must not stop a rollback
+    reason = f"by {command.actor.name}: {command.reason}"
     with transaction(engine) as session:
         versions.lock_strategy(session, strategy_name)
         check_open(session, strategy_name, rollout_id, "roll back")
-        before = strategy_state(session, strategy_name)
         rollout = rollouts.open_rollout(session, strategy_name)
-        if rollout is not None and version in (None, rollout.version):
-            taken_off = rollout.version
-            reinstate_control(session, rollout, now=now)
-            end_rollout(session, rollout, State.ROLLED_BACK, f"by {actor.name}: {reason}", now)
-        else:
-            taken_off = _undo_by_hand(session, strategy_name, version, rollout, f"by {actor.name}: {reason}", now)
-            rollout = None
-        after = strategy_state(session, strategy_name)
-        audit.record(
-            session,
-            actor,
-            "roll_back",
-            strategy_name=strategy_name,
-            version=taken_off,
-            before=before,
-            after=after,
-            reason=reason,
-            now=now,
-            rollout_id=rollout.id if rollout else None,
-            cause=cause,
-        )
-        alerts.raise_alert(
-            session,
-            "rollout.rolled_back",
-            f"{strategy_name} {taken_off} rolled back by {actor.name}: {reason}",
-            severity="critical" if cause == ALERT else "warning",
-            strategy_name=strategy_name,
-            dedupe_key=f"rolled_back {strategy_name} {taken_off} {now.isoformat()}",
-            facts={
-                "version": taken_off,
-                "exposed_before": exposure_of(session, strategy_name, taken_off, before),
-                "exposed": exposure_of(session, strategy_name, taken_off, after),
-                "before": before,
-                "after": after,
-                "reason": reason,
-            },
-            now=now,
-            rollout_id=rollout.id if rollout else None,
-        )
-        return taken_off
+        with recorded_change(
+            session, command, "roll_back", strategy_name, reason=command.reason, cause=cause
+        ) as change:
+            if rollout is not None and version in (None, rollout.version):
+                change.version, change.rollout_id = rollout.version, rollout.id
+                reinstate_control(session, rollout, now=command.now)
+                end_rollout(session, rollout, State.ROLLED_BACK, reason, command.now)
+            else:
+                change.version = _undo_by_hand(session, strategy_name, version, rollout, reason, command.now)
+            change.alert = ChangeAlert(
+                "rollout.rolled_back",
+                f"{strategy_name} {change.version} rolled back {reason}",
+                severity="critical" if cause == ALERT else "warning",
+                dedupe_key=f"rolled_back {strategy_name} {change.version} {command.now.isoformat()}",
+                facts={"reason": command.reason},
+                exposed_before=True,
+            )
+        return change.version
 
 
 def _undo_by_hand(
@@ -140,7 +117,7 @@ class _Serving:
 
 
 def roll_back_on_alert(
-    engine: Engine, firing: RollbackRequest, *, fired_at: datetime, actor: Actor, now: datetime
+    engine: Engine, command: Command, firing: RollbackRequest, *, fired_at: datetime
 ) -> tuple[AlertRollback, str | None]:
     """Return what became of it, and the version that users were taken off.
 
@@ -152,7 +129,8 @@ def roll_back_on_alert(
         UnknownStrategy, UnknownVersion
         NothingToRollBack: what is named serves, and nothing was active before it.
     """
-    fired_at, now = utc(fired_at, "fired_at"), utc(now, "now")
+    fired_at, now = utc(fired_at, "fired_at"), utc(command.now, "now")
+    command = replace(command, now=now, reason=firing.reason)
     found = _serving(engine, firing)
     while found is not None:
         if found.since is not None and fired_at < found.since <= now:  # beyond now a clock that ran ahead has put it
@@ -160,12 +138,10 @@ def roll_back_on_alert(
         try:
             version = roll_back(
                 engine,
+                command,
                 strategy_name=firing.strategy_name,
                 version=found.version,
                 rollout_id=found.rollout_id,
-                actor=actor,
-                now=now,
-                reason=firing.reason,
                 cause=ALERT,
             )
         except AlreadyDone:

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from strategy_core.domain.audit import Actor
+from strategy_core.domain.audit import Command
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import FourEyes, Incomparable, NotAwaiting, RolloutOpen, UnknownRollout
 from strategy_core.domain.gates.base import SEVERITY, Freshness, Verdict
@@ -20,9 +20,9 @@ from strategy_core.domain.ramp import Ruling, State, Step
 from strategy_core.services.evidence import Feed, judge, shadow_slots
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.tick import apply_ruling
-from strategy_core.services.transitions import check_open, exposure_of, make_canary, strategy_state
+from strategy_core.services.transitions import ChangeAlert, check_open, make_canary, recorded_change
 from strategy_core.services.users import plan_audience
-from strategy_core.store import alerts, audit, rollouts, versions
+from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading, retry_transient, transaction
 from strategy_core.store.tables import Rollout, StrategyVersion
 
@@ -30,15 +30,11 @@ from strategy_core.store.tables import Rollout, StrategyVersion
 @retry_transient()
 def start_rollout(
     engine: Engine,
+    command: Command,
     *,
     strategy_name: str,
     version: str,
     plan: Plan,
-    actor: Actor,
-    now: datetime,
-    reason: str = "",
-    override_reason: str = "",
-    if_generation: int | None = None,
 ) -> Rollout:
     """Freeze *plan* and make *version*, from shadow or a canary moved by hand, the canary at its first stage.
 
@@ -52,64 +48,41 @@ def start_rollout(
         LostRace: the strategy is of another generation than *if_generation*, when that is given.
     """
     plan.check_armed()
+    now = command.now
     with transaction(engine) as session:
-        strategy = versions.lock_strategy(session, strategy_name, if_generation)
+        strategy = versions.lock_strategy(session, strategy_name, command.if_generation)
         chosen = versions.get_version(session, strategy_name, version)
         open_one = rollouts.open_rollout(session, strategy_name)
         if open_one is not None:
             raise RolloutOpen(strategy_name, open_one.version, open_one.state, "let it end, or roll it back")
-        before = strategy_state(session, strategy_name)
         active = versions.active_version(session, strategy_name)
         check_comparable(chosen, active)
         first = plan.stages[0]
-        if chosen.status == Status.CANARY:  # moved by hand so far: the plan takes it over
-            rollouts.set_canary_share(session, strategy_name, first.percent_bp)
-        else:
-            share = first.percent_bp
-            make_canary(session, strategy, chosen, percent_bp=share, override_reason=override_reason, now=now)
-        rollout = Rollout(
-            strategy_name=strategy_name,
-            version=version,
-            control_version=active.version,
-            state=State.RUNNING.value,
-            plan=plan.model_dump(mode="json"),
-            started_at=now,
-            stage_entered_at=now,
-            stage_extended_at=now,
-        )
-        history = measure(*shadow_slots(session, chosen, active, now))
-        rollouts.add_rollout(session, rollout, history.model_dump(mode="json"))
-        why = override_reason or reason
-        after = strategy_state(session, strategy_name)
-        audit.record(
-            session,
-            actor,
-            "start_rollout",
-            strategy_name=strategy_name,
-            version=version,
-            before=before,
-            after=after,
-            reason=why,
-            now=now,
-            rollout_id=rollout.id,
-        )
-        alerts.raise_alert(
-            session,
-            "rollout.started",
-            f"{strategy_name} {version} started at {first.percent:g} % against {active.version}",
-            severity="info",
-            strategy_name=strategy_name,
-            dedupe_key=f"{rollout.id} started",
-            facts={
-                "version": version,
-                "control_version": active.version,
-                "exposed": exposure_of(session, strategy_name, version, after),
-                "before": before,
-                "after": after,
-            },
-            now=now,
-            rollout_id=rollout.id,
-        )
+        with recorded_change(session, command, "start_rollout", strategy_name, version) as change:
+            if chosen.status == Status.CANARY:  # an owner moved it by hand so far: the plan takes it over
+                rollouts.set_canary_share(session, strategy_name, first.percent_bp)
+            else:
+                make_canary(session, command, strategy, chosen, percent_bp=first.percent_bp)
+            rollout = Rollout(
+                strategy_name=strategy_name,
+                version=version,
+                control_version=active.version,
+                state=State.RUNNING.value,
+                plan=plan.model_dump(mode="json"),
+                started_at=now,
+                stage_entered_at=now,
+                stage_extended_at=now,
+            )
+            history = measure(*shadow_slots(session, chosen, active, now))
+            rollouts.add_rollout(session, rollout, history.model_dump(mode="json"))
+            change.rollout_id = rollout.id
+            change.alert = ChangeAlert(
+                "rollout.started",
+                f"{strategy_name} {version} started at {first.percent:g} % against {active.version}",
+                severity="info",
+                dedupe_key=f"{rollout.id} started",
+                facts={"control_version": active.version},
+            )
         return rollout
 
 
@@ -132,14 +105,10 @@ class Choice(StrEnum):
 @retry_transient()
 def approve(
     engine: Engine,
+    command: Command,
     *,
     strategy_name: str,
-    actor: Actor,
-    now: datetime,
-    reason: str = "",
     rollout_id: UUID | None = None,
-    if_generation: int | None = None,
-    four_eyes: bool = False,
 ) -> Rollout:
     """Let the rollout enter the stage it waits for; the next tick takes the step, if every gate passes then too.
 
@@ -153,26 +122,22 @@ def approve(
         FourEyes: the actor started it, and *four_eyes* are demanded.
     """
     with transaction(engine) as session:
-        rollout = _open(session, strategy_name, rollout_id, if_generation, "approve", State.AWAITING_APPROVAL)
+        rollout = _lock_open_rollout(session, command, strategy_name, rollout_id, "approve", State.AWAITING_APPROVAL)
         _check_passing(session, rollout)
-        check_second_owner(session, rollout, actor, four_eyes=four_eyes)
+        check_second_owner(session, rollout, command)
         following = rollout.stage_index + 1
         changes = {"state": State.RUNNING.value, "approved_stage": following}
-        return _set(session, rollout, "approve", changes, actor=actor, now=now, reason=reason)
+        return _change_rollout(session, command, "approve", rollout, changes)
 
 
 @retry_transient()
 def decide_rollout(
     engine: Engine,
+    command: Command,
     *,
     strategy_name: str,
     choice: Choice,
-    actor: Actor,
-    now: datetime,
-    reason: str,
     rollout_id: UUID | None = None,
-    if_generation: int | None = None,
-    four_eyes: bool = False,
 ) -> Rollout:
     """Answer a rollout that waits for a decision: give the stage its maximum time again, advance it, or roll it back.
 
@@ -186,31 +151,28 @@ def decide_rollout(
         FourEyes: the actor started it, and would advance it where *four_eyes* are demanded.
     """
     if choice is Choice.ROLL_BACK:
-        return _roll_back(engine, strategy_name, rollout_id, actor=actor, now=now, reason=reason)
+        return _roll_back(engine, command, strategy_name, rollout_id)
     with transaction(engine) as session:
-        rollout = _open(session, strategy_name, rollout_id, if_generation, "decide", State.AWAITING_DECISION)
+        rollout = _lock_open_rollout(session, command, strategy_name, rollout_id, "decide", State.AWAITING_DECISION)
         if choice is Choice.EXTEND:
-            changes = {"state": State.RUNNING.value, "stage_extended_at": now}
-            return _set(session, rollout, "extend", changes, actor=actor, now=now, reason=reason)
-        check_second_owner(session, rollout, actor, four_eyes=four_eyes)
+            changes = {"state": State.RUNNING.value, "stage_extended_at": command.now}
+            return _change_rollout(session, command, "extend", rollout, changes)
+        check_second_owner(session, rollout, command)
         plan = read_plan(rollout.plan)
-        _check_harmless(session, rollout, plan, now)
+        _check_harmless(session, rollout, plan, command.now)
         last = rollout.stage_index + 1 == len(plan.stages)
-        ruling = Ruling(Step.PROMOTE if last else Step.ADVANCE, f"by {actor.name}: {reason}")
-        apply_ruling(session, rollout, plan, ruling, actor=actor, now=now)
+        ruling = Ruling(Step.PROMOTE if last else Step.ADVANCE, f"by {command.actor.name}: {command.reason}")
+        apply_ruling(session, rollout, plan, ruling, command)
         return rollout
 
 
 @retry_transient()
 def pause(
     engine: Engine,
+    command: Command,
     *,
     strategy_name: str,
-    actor: Actor,
-    now: datetime,
-    reason: str = "",
     rollout_id: UUID | None = None,
-    if_generation: int | None = None,
 ) -> Rollout:
     """Keep the rollout at its percent, whether it runs or waits for an owner; every protection stays armed.
 
@@ -218,21 +180,18 @@ def pause(
     """
     with transaction(engine) as session:
         waiting = (State.AWAITING_APPROVAL, State.AWAITING_DECISION)
-        rollout = _open(session, strategy_name, rollout_id, if_generation, "pause", State.RUNNING, *waiting)
+        rollout = _lock_open_rollout(session, command, strategy_name, rollout_id, "pause", State.RUNNING, *waiting)
         changes = {"state": State.PAUSED.value, "approved_stage": None}
-        return _set(session, rollout, "pause", changes, actor=actor, now=now, reason=reason)
+        return _change_rollout(session, command, "pause", rollout, changes)
 
 
 @retry_transient()
 def resume(
     engine: Engine,
+    command: Command,
     *,
     strategy_name: str,
-    actor: Actor,
-    now: datetime,
-    reason: str = "",
     rollout_id: UUID | None = None,
-    if_generation: int | None = None,
 ) -> Rollout:
     """Let a paused rollout go on: at its stage's percent, whatever was set by hand, and with its times anew.
 
@@ -240,47 +199,48 @@ def resume(
     While it is blind no user is added: then a lower percent that was set by hand stays.
     """
     with transaction(engine) as session:
-        rollout = _open(session, strategy_name, rollout_id, if_generation, "resume", State.PAUSED)
-        changes: dict[str, Any] = {"state": State.RUNNING.value, "stage_entered_at": now, "stage_extended_at": now}
+        rollout = _lock_open_rollout(session, command, strategy_name, rollout_id, "resume", State.PAUSED)
+        changes: dict[str, Any] = {
+            "state": State.RUNNING.value,
+            "stage_entered_at": command.now,
+            "stage_extended_at": command.now,
+        }
         share = None
         if rollout.promoted_at is None:
             stage = read_plan(rollout.plan).stages[rollout.stage_index]
             present = rollouts.get_canary(session, strategy_name).rollout_bp
             share = stage.percent_bp if rollout.blind_since is None else min(present, stage.percent_bp)
-        return _set(session, rollout, "resume", changes, actor=actor, now=now, reason=reason, share=share)
+        return _change_rollout(session, command, "resume", rollout, changes, share=share)
 
 
-def _roll_back(
-    engine: Engine, strategy_name: str, rollout_id: UUID | None, *, actor: Actor, now: datetime, reason: str
-) -> Rollout:
-    """Roll back the open rollout, by its id: if it has ended meanwhile, no other one is meant."""
+def _roll_back(engine: Engine, command: Command, strategy_name: str, rollout_id: UUID | None) -> Rollout:
+    """Roll back the open rollout by its id: if it has ended meanwhile, no other rollout is meant."""
     if rollout_id is None:
         with reading(engine) as session:
             versions.get_strategy(session, strategy_name)
-            rollout_id = _the_open(session, strategy_name).id
-    roll_back(engine, strategy_name=strategy_name, rollout_id=rollout_id, actor=actor, now=now, reason=reason)
+            rollout_id = _get_open_rollout(session, strategy_name).id
+    roll_back(engine, command, strategy_name=strategy_name, rollout_id=rollout_id)
     with reading(engine) as session:
         return rollouts.get_rollout(session, rollout_id)
 
 
-def _open(
-    session: Session,
-    strategy_name: str,
-    rollout_id: UUID | None,
-    if_generation: int | None,
-    what: str,
-    *needed: State,
+def _lock_open_rollout(
+    session: Session, command: Command, strategy_name: str, rollout_id: UUID | None, what: str, *needed: State
 ) -> Rollout:
-    """Return the open rollout, its strategy locked; with *rollout_id* that one, or NotAwaiting."""
-    versions.lock_strategy(session, strategy_name, if_generation)
+    """Lock the strategy and return its open rollout, or raise NotAwaiting unless it is in a *needed* state.
+
+    Args:
+        rollout_id: the rollout that is meant; None means the open one.
+    """
+    versions.lock_strategy(session, strategy_name, command.if_generation)
     check_open(session, strategy_name, rollout_id, what)
-    rollout = _the_open(session, strategy_name)
+    rollout = _get_open_rollout(session, strategy_name)
     if rollout.state not in needed:
         raise NotAwaiting(what, rollout.state, needed)
     return rollout
 
 
-def _the_open(session: Session, strategy_name: str) -> Rollout:
+def _get_open_rollout(session: Session, strategy_name: str) -> Rollout:
     rollout = rollouts.open_rollout(session, strategy_name)
     if rollout is None:
         raise UnknownRollout(f"of {strategy_name!r} is open")
@@ -311,42 +271,30 @@ def _check_harmless(session: Session, rollout: Rollout, plan: Plan, now: datetim
         raise NotAwaiting("advance", f"in {worst.verdict}: {worst.gate}: {worst.reason}", ["no gate breaks"])
 
 
-def _set(
-    session: Session,
-    rollout: Rollout,
-    action: str,
-    changes: dict[str, Any],
-    *,
-    actor: Actor,
-    now: datetime,
-    reason: str,
-    share: int | None = None,
+def _change_rollout(
+    session: Session, command: Command, action: str, rollout: Rollout, changes: dict[str, Any], share: int | None = None
 ) -> Rollout:
-    """Set *changes* of the rollout and, if it is given, the canary's *share* of users in basis points."""
-    before = strategy_state(session, rollout.strategy_name)
-    if share is not None:
-        rollouts.set_canary_share(session, rollout.strategy_name, share)
-    rollouts.change_rollout(session, rollout, **changes)
-    audit.record(
+    """Apply *changes* to the rollout and, if given, set the canary's *share* of users in basis points."""
+    with recorded_change(
         session,
-        actor,
+        command,
         action,
-        strategy_name=rollout.strategy_name,
-        version=rollout.version,
-        before=before,
-        after=strategy_state(session, rollout.strategy_name),
-        reason=reason,
-        now=now,
+        rollout.strategy_name,
+        rollout.version,
         rollout_id=rollout.id,
+        reason=command.reason,
         evidence=rollouts.verdict_ids(session, rollout.id),
-    )
+    ):
+        if share is not None:
+            rollouts.set_canary_share(session, rollout.strategy_name, share)
+        rollouts.change_rollout(session, rollout, **changes)
     return rollout
 
 
-def check_second_owner(session: Session, rollout: Rollout, actor: Actor, *, four_eyes: bool) -> None:
-    """Raise FourEyes if *actor* started the rollout, where *four_eyes* are demanded."""
-    if four_eyes and audit.starter(session, rollout.id) == actor.name:
-        raise FourEyes(rollout.strategy_name, rollout.version, actor.name)
+def check_second_owner(session: Session, rollout: Rollout, command: Command) -> None:
+    """Raise FourEyes if the command demands four eyes and its actor started the rollout."""
+    if command.four_eyes and audit.starter(session, rollout.id) == command.actor.name:
+        raise FourEyes(rollout.strategy_name, rollout.version, command.actor.name)
 
 
 def preview_plan(engine: Engine, *, strategy_name: str, version: str, plan: Plan, now: datetime) -> Preview:

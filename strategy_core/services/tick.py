@@ -8,7 +8,8 @@ from uuid import UUID
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from strategy_core.domain.audit import RAMP, Actor
+from strategy_core.domain.alerts import Severity
+from strategy_core.domain.audit import RAMP, Actor, Command
 from strategy_core.domain.errors import InvalidPlan, LostRace
 from strategy_core.domain.gates.base import Finding, Freshness, Verdict
 from strategy_core.domain.lifecycle import Status, utc
@@ -17,17 +18,20 @@ from strategy_core.domain.ramp import ENDED, Position, Ruling, State, Step, deci
 from strategy_core.market.source import CandleSource
 from strategy_core.services.evidence import in_a_line, load_evidence, load_ledger, load_pair, read_feed, save_ledger
 from strategy_core.services.transitions import (
+    ChangeAlert,
     end_rollout,
     exposure_of,
+    recorded_change,
     reinstate_control,
     replace_active,
     strategy_state,
 )
-from strategy_core.store import alerts, audit, rollouts, versions
+from strategy_core.store import alerts, rollouts, versions
 from strategy_core.store.engine import reading, retry_transient, transaction
 from strategy_core.store.tables import Rollout
 
 _CLOCK_DOUBT = timedelta(minutes=30)  # that a tick may come after a later one: stopped, or raced
+_WAITS = {Step.AWAIT_APPROVAL: State.AWAITING_APPROVAL, Step.AWAIT_DECISION: State.AWAITING_DECISION}
 _ALERTS = {
     Step.ADVANCE: ("rollout.advanced", "info"),
     Step.AWAIT_APPROVAL: ("rollout.awaiting_approval", "warning"),
@@ -113,7 +117,7 @@ def rule_blind(
         ruling = decide(plan, position(rollout), findings, now)
         rollouts.record_findings(session, rollout, findings, now)
         record_tick(session, rollout, ruling, now)
-        apply_ruling(session, rollout, plan, ruling, actor=actor, now=now)
+        apply_ruling(session, rollout, plan, ruling, Command(actor, now))
         return ruling, findings
 
 
@@ -148,7 +152,7 @@ def tick_rollout(
             turned = rollouts.record_findings(session, rollout, findings, now)
             _warn(session, rollout, plan, turned, now)
             record_tick(session, rollout, ruling, now)
-            apply_ruling(session, rollout, plan, ruling, actor=actor, now=now)
+            apply_ruling(session, rollout, plan, ruling, Command(actor, now))
         return ruling, findings
 
 
@@ -173,35 +177,32 @@ def position(rollout: Rollout) -> Position:
     )
 
 
-def apply_ruling(
-    session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, *, actor: Actor, now: datetime
-) -> None:
+def apply_ruling(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, command: Command) -> None:
     """Apply a ruling: versions, percent, rollout, audit event and alert change together."""
-    if ruling.step is Step.HOLD:
+    if ruling.step is Step.HOLD or _waits_already(rollout, ruling):
         return
-    before = strategy_state(session, rollout.strategy_name)
-    if not _change(session, rollout, plan, ruling, now):
-        return
-    after = strategy_state(session, rollout.strategy_name)
-    audit.record(
+    kind, severity = _ALERTS[ruling.step]
+    with recorded_change(
         session,
-        actor,
+        command,
         ruling.step.value,
-        strategy_name=rollout.strategy_name,
-        version=rollout.version,
-        before=before,
-        after=after,
-        reason=ruling.reason,
-        now=now,
+        rollout.strategy_name,
+        rollout.version,
         rollout_id=rollout.id,
+        reason=ruling.reason,
         evidence=rollouts.verdict_ids(session, rollout.id),
         cause=ruling.cause,
-    )
-    kind, severity = _ALERTS[ruling.step]
-    worst = ruling.worst.model_dump(mode="json") if ruling.worst else {}
-    was = exposure_of(session, rollout.strategy_name, rollout.version, before)
-    facts = {"before": before, "after": after, "exposed_before": was, **worst}
-    _alert(session, rollout, kind, severity, ruling.reason, facts=facts, now=now)
+    ) as change:
+        _take_step(session, rollout, plan, ruling, command.now)
+        worst = ruling.worst.model_dump(mode="json") if ruling.worst else {}
+        change.alert = ChangeAlert(
+            kind,
+            _alert_text(rollout, kind, ruling.reason),
+            severity=severity,
+            dedupe_key=_dedupe_key(rollout, kind, command.now),
+            facts={"control_version": rollout.control_version, **worst},
+            exposed_before=True,
+        )
 
 
 def _warn(session: Session, rollout: Rollout, plan: Plan, turned: Sequence[Finding], now: datetime) -> None:
@@ -211,7 +212,7 @@ def _warn(session: Session, rollout: Rollout, plan: Plan, turned: Sequence[Findi
         if finding.gate in warning and finding.verdict is Verdict.INCONCLUSIVE:
             facts = strategy_state(session, rollout.strategy_name) | finding.model_dump(mode="json")
             reason = f"{finding.gate}: {finding.reason}"
-            _alert(session, rollout, "rollout.frozen", "warning", reason, facts=facts, now=now, about=finding.gate)
+            _raise_alert(session, rollout, "rollout.frozen", reason, facts=facts, now=now, gate=finding.gate)
 
 
 def record_tick(session: Session, rollout: Rollout, ruling: Ruling, now: datetime) -> None:
@@ -221,12 +222,15 @@ def record_tick(session: Session, rollout: Rollout, ruling: Ruling, now: datetim
         blind_since = blind_since or rollout.blind_since  # an hour that is over shows nothing of the one that was blind
     if blind_since is not None and rollout.blind_since is None:
         facts = strategy_state(session, rollout.strategy_name)
-        _alert(session, rollout, "rollout.blind", "warning", ruling.reason, facts=facts, now=now)
+        _raise_alert(session, rollout, "rollout.blind", ruling.reason, facts=facts, now=now)
     rollouts.touch_rollout(session, rollout, last_tick_at=now, blind_since=blind_since)
 
 
-def _change(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, now: datetime) -> bool:
-    """Take the step and return whether it changed anything but the time of the tick."""
+def _waits_already(rollout: Rollout, ruling: Ruling) -> bool:
+    return ruling.step in _WAITS and rollout.state == _WAITS[ruling.step]
+
+
+def _take_step(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, now: datetime) -> None:
     entered = {"state": State.RUNNING.value, "stage_entered_at": now, "stage_extended_at": now}
     match ruling.step:
         case Step.ADVANCE:
@@ -236,10 +240,8 @@ def _change(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, now:
         case Step.LAPSE:
             rollouts.change_rollout(session, rollout, approved_stage=None, reason=ruling.reason)
         case Step.AWAIT_APPROVAL | Step.AWAIT_DECISION:
-            asked = State.AWAITING_APPROVAL if ruling.step is Step.AWAIT_APPROVAL else State.AWAITING_DECISION
-            if rollout.state == asked:
-                return False
-            rollouts.change_rollout(session, rollout, state=asked.value, approved_stage=None, reason=ruling.reason)
+            state = _WAITS[ruling.step].value
+            rollouts.change_rollout(session, rollout, state=state, approved_stage=None, reason=ruling.reason)
         case Step.PROMOTE:
             winner = versions.get_version(session, rollout.strategy_name, rollout.version)
             replace_active(session, winner, outgoing_becomes=Status.SHADOW, now=now)
@@ -251,28 +253,26 @@ def _change(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, now:
         case Step.ROLL_BACK:
             reinstate_control(session, rollout, now=now)
             end_rollout(session, rollout, State.ROLLED_BACK, ruling.reason, now)
-    return True
 
 
-def _alert(
+def _raise_alert(
     session: Session,
     rollout: Rollout,
     kind: str,
-    severity: str,
     reason: str,
     *,
     facts: dict[str, object],
     now: datetime,
-    about: str = "",
+    gate: str = "",
 ) -> None:
     name = rollout.strategy_name
     alerts.raise_alert(
         session,
         kind,
-        f"{name} {rollout.version} {kind.removeprefix('rollout.').replace('_', ' ')}: {reason}",
-        severity=severity,
+        _alert_text(rollout, kind, reason),
+        severity=Severity.WARNING.value,
         strategy_name=name,
-        dedupe_key=f"{rollout.id} {kind} {about} {now.isoformat()}",
+        dedupe_key=_dedupe_key(rollout, kind, now, gate),
         facts={
             "version": rollout.version,
             "control_version": rollout.control_version,
@@ -282,3 +282,12 @@ def _alert(
         now=now,
         rollout_id=rollout.id,
     )
+
+
+def _alert_text(rollout: Rollout, kind: str, reason: str) -> str:
+    what = kind.removeprefix("rollout.").replace("_", " ")
+    return f"{rollout.strategy_name} {rollout.version} {what}: {reason}"
+
+
+def _dedupe_key(rollout: Rollout, kind: str, now: datetime, gate: str = "") -> str:
+    return f"{rollout.id} {kind} {gate} {now.isoformat()}"

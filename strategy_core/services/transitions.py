@@ -1,22 +1,129 @@
-"""The moves that several use cases share, inside their transaction: who serves whom, and how a rollout ends."""
+"""The steps that several use cases share inside their transaction, and the record of each change of a strategy."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from sqlmodel import Session
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import IllegalTransition, NotAwaiting, Quarantined, UnknownRollout
 from strategy_core.domain.lifecycle import MAY_FOLLOW, Status
 from strategy_core.domain.ramp import ENDED, State
 from strategy_core.domain.routing import as_percent
-from strategy_core.store import rollouts, versions
+from strategy_core.store import alerts, audit, rollouts, versions
 from strategy_core.store.tables import CanaryConfig, Rollout, StrategyRow, StrategyVersion
 
 
+@dataclass(frozen=True, slots=True)
+class ChangeAlert:
+    """The alert that a change raises; `recorded_change` adds the strategy's state to its facts.
+
+    Attributes:
+        exposed_before: whether the alert also shows who got the version before the change.
+    """
+
+    kind: str
+    text: str
+    severity: str
+    dedupe_key: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    exposed_before: bool = False
+
+
+@dataclass(slots=True)
+class Change:
+    """A change of a strategy while it is being made.
+
+    Attributes:
+        before: the strategy's state before the change.
+        version, rollout_id: what the audit event and the alert are about; the block may set them.
+        after: facts that the audit event shows after the change, beside the strategy's state.
+        alert: the alert to raise, if any.
+    """
+
+    before: dict[str, Any]
+    version: str
+    rollout_id: UUID | None
+    after: dict[str, Any] = field(default_factory=dict)
+    alert: ChangeAlert | None = None
+
+
+@contextmanager
+def recorded_change(
+    session: Session,
+    command: Command,
+    action: str,
+    strategy_name: str,
+    version: str = "",
+    *,
+    rollout_id: UUID | None = None,
+    reason: str | None = None,
+    evidence: Sequence[str] = (),
+    cause: str = "",
+) -> Iterator[Change]:
+    """Write the audit event, and the alert if the block asks for one, of the change that the block makes.
+
+    The caller has locked the strategy. A block that raises writes neither.
+
+    Args:
+        reason: recorded in place of the command's own.
+        evidence: ids of the verdicts that the change rests on.
+        cause: what a rollback is counted by; "" for every other change.
+
+    Raises:
+        AlreadyDone: the actor has made a change under this idempotency key before.
+    """
+    change = Change(strategy_state(session, strategy_name), version, rollout_id)
+    yield change
+    after = strategy_state(session, strategy_name)
+    audit.record(
+        session,
+        command.actor,
+        action,
+        strategy_name=strategy_name,
+        version=change.version,
+        before=change.before,
+        after=after | change.after,
+        reason=command.stated_reason if reason is None else reason,
+        now=command.now,
+        rollout_id=change.rollout_id,
+        evidence=evidence,
+        cause=cause,
+    )
+    if change.alert is not None:
+        _raise_alert(session, strategy_name, change, change.alert, after, command.now)
+
+
+def _raise_alert(
+    session: Session, strategy_name: str, change: Change, alert: ChangeAlert, after: Mapping[str, Any], now: datetime
+) -> None:
+    facts: dict[str, Any] = {"version": change.version, **alert.facts}
+    if alert.exposed_before:
+        facts["exposed_before"] = exposure_of(session, strategy_name, change.version, change.before)
+    facts |= {
+        "exposed": exposure_of(session, strategy_name, change.version, after),
+        "before": change.before,
+        "after": after,
+    }
+    alerts.raise_alert(
+        session,
+        alert.kind,
+        alert.text,
+        severity=alert.severity,
+        strategy_name=strategy_name,
+        dedupe_key=alert.dedupe_key,
+        facts=facts,
+        now=now,
+        rollout_id=change.rollout_id,
+    )
+
+
 def strategy_state(session: Session, strategy_name: str) -> dict[str, Any]:
-    """Return who serves whom now: what an audit event shows before and after a change."""
+    """Return which versions serve users now, as an audit event shows it before and after a change."""
     active = versions.with_status(session, strategy_name, Status.ACTIVE)
     canary = versions.with_status(session, strategy_name, Status.CANARY)
     config = rollouts.find_canary(session, strategy_name)
@@ -29,27 +136,21 @@ def strategy_state(session: Session, strategy_name: str) -> dict[str, Any]:
     }
 
 
-def exposure_of(session: Session, strategy_name: str, version: str, stands: Mapping[str, Any]) -> dict[str, Any]:
-    """Return who gets the version when the strategy *stands* so, and since when: what an alert about it tells."""
-    if stands["canary"] == version:
+def exposure_of(session: Session, strategy_name: str, version: str, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the version's role, its percent of users and since when, given the strategy's *state*."""
+    if state["canary"] == version:
         config = rollouts.find_canary(session, strategy_name)
         since = config.started_at.isoformat() if config else None
-        return {"role": Status.CANARY.value, "percent": stands["percent"], "since": since}
-    if stands["active"] == version:
+        return {"role": Status.CANARY.value, "percent": state["percent"], "since": since}
+    if state["active"] == version:
         activated_at = versions.get_version(session, strategy_name, version).activated_at
         since = activated_at.isoformat() if activated_at else None
-        return {"role": Status.ACTIVE.value, "percent": round(100 - stands["percent"], 2), "since": since}
+        return {"role": Status.ACTIVE.value, "percent": round(100 - state["percent"], 2), "since": since}
     return {"role": Status.SHADOW.value, "percent": 0.0, "since": None}
 
 
 def make_canary(
-    session: Session,
-    strategy: StrategyRow,
-    version: StrategyVersion,
-    *,
-    percent_bp: int,
-    override_reason: str,
-    now: datetime,
+    session: Session, command: Command, strategy: StrategyRow, version: StrategyVersion, *, percent_bp: int
 ) -> CanaryConfig:
     """Send *percent_bp* of users to a shadow version.
 
@@ -63,12 +164,12 @@ def make_canary(
     if other is not None and other.id != version.id:
         allowed = MAY_FOLLOW[Status.SHADOW] - {Status.CANARY}
         raise IllegalTransition(version.status, Status.CANARY, allowed, f"{other.version} is the canary")
-    if version.quarantined_at is not None and not override_reason.strip():
+    if version.quarantined_at is not None and not command.override_reason.strip():
         raise Quarantined(strategy.name, version.version, version.quarantined_at)
-    versions.move(session, version, Status.CANARY, now)
+    versions.move(session, version, Status.CANARY, command.now)
     version.quarantined_at = None
     return rollouts.point_canary(
-        session, strategy.name, version.version, rollout_bp=percent_bp, salt=strategy.salt, now=now
+        session, strategy.name, version.version, rollout_bp=percent_bp, salt=strategy.salt, now=command.now
     )
 
 

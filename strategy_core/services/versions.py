@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
-from strategy_core.domain.audit import Actor
+from strategy_core.domain.audit import Command
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import (
     DuplicateFingerprint,
@@ -39,12 +39,12 @@ from strategy_core.services.transitions import (
     abort_rollout,
     end_rollout,
     make_canary,
+    recorded_change,
     reinstate_control,
     replace_active,
-    strategy_state,
 )
 from strategy_core.services.users import count_under
-from strategy_core.store import audit, decisions, rollouts, versions
+from strategy_core.store import decisions, rollouts, versions
 from strategy_core.store.engine import reading, retry_transient, transaction
 from strategy_core.store.tables import Rollout, ShadowDecisionLog, StrategyRow, StrategyVersion
 
@@ -55,6 +55,7 @@ _NAME_RULE = "1 to 64 letters, digits and . _ + -, a letter or digit first"
 
 def register_version(
     engine: Engine,
+    command: Command,
     source: CandleSource,
     *,
     strategy_name: str,
@@ -63,12 +64,9 @@ def register_version(
     entry_point: str,
     symbols: Sequence[str],
     timeframe: str,
-    actor: Actor,
-    now: datetime,
     status: Status = Status.SHADOW,
     scoring: ScoringRule | None = None,
     salt: str | None = None,
-    reason: str = "",
     deadline_s: float = 5.0,
 ) -> StrategyVersion:
     """Vet a new version on the source's newest candles and store it with its fingerprint and the gate's report.
@@ -87,7 +85,8 @@ def register_version(
         FixedForLife: the strategy has another scoring or salt.
         GateRefused: it is not deterministic, looks ahead, depends on its window, or fails on candles.
     """
-    now = utc(now, "now")
+    now = utc(command.now, "now")
+    command = replace(command, now=now)
     symbols = _checked_names(strategy_name, version, symbols)
     timeframe_delta(timeframe)
     if timeframe != source.timeframe:
@@ -113,7 +112,6 @@ def register_version(
             strategy_row = versions.lock_strategy(session, strategy_name)
             _check_fixed(strategy_row, scoring, salt)  # it may have been made meanwhile
             _check_new(session, strategy_name, version, build.digest)
-            before = strategy_state(session, strategy_name)
             registered = StrategyVersion(
                 strategy_name=strategy_name,
                 version=version,
@@ -128,24 +126,15 @@ def register_version(
                 registration_report=report.model_dump(mode="json"),
                 created_at=now,
             )
-            versions.add_version(session, registered)
-            if status is Status.ACTIVE:
-                activate(session, registered, why=f"{version} registered as active", now=now)
-            elif status is Status.CANARY:
-                make_canary(session, strategy_row, registered, percent_bp=0, override_reason="", now=now)
-            elif status is Status.RETIRED:
-                versions.move(session, registered, Status.RETIRED, now)
-            audit.record(
-                session,
-                actor,
-                "register_version",
-                strategy_name=strategy_name,
-                version=version,
-                before=before,
-                after=strategy_state(session, strategy_name) | {"fingerprint": build.digest},
-                reason=reason,
-                now=now,
-            )
+            with recorded_change(session, command, "register_version", strategy_name, version) as change:
+                versions.add_version(session, registered)
+                if status is Status.ACTIVE:
+                    activate(session, registered, why=f"{version} registered as active", now=now)
+                elif status is Status.CANARY:
+                    make_canary(session, command, strategy_row, registered, percent_bp=0)
+                elif status is Status.RETIRED:
+                    versions.move(session, registered, Status.RETIRED, now)
+                change.after["fingerprint"] = build.digest
             return registered, strategy_row.salt
 
     registered, salted = keep()
@@ -200,18 +189,7 @@ def _vetted(
 
 
 @retry_transient()
-def activate_version(
-    engine: Engine,
-    *,
-    strategy_name: str,
-    version: str,
-    actor: Actor,
-    now: datetime,
-    reason: str = "",
-    override_reason: str = "",
-    if_generation: int | None = None,
-    four_eyes: bool = False,
-) -> StrategyVersion:
+def activate_version(engine: Engine, command: Command, *, strategy_name: str, version: str) -> StrategyVersion:
     """Make *version* the active one and retire its predecessor, in one step.
 
     A running rollout of it ends as completed; one that bakes is undone when its predecessor is activated; one of any
@@ -225,30 +203,19 @@ def activate_version(
         FourEyes: the actor started the version's open rollout, and *four_eyes* are demanded.
     """
     with transaction(engine) as session:
-        versions.lock_strategy(session, strategy_name, if_generation)
+        versions.lock_strategy(session, strategy_name, command.if_generation)
         incoming = versions.get_version(session, strategy_name, version)
         check_move(Status(incoming.status), Status.ACTIVE)
-        if incoming.quarantined_at is not None and not override_reason.strip():
+        if incoming.quarantined_at is not None and not command.override_reason.strip():
             raise Quarantined(strategy_name, version, incoming.quarantined_at)
         open_one = rollouts.open_rollout(session, strategy_name)
         if open_one is not None and open_one.version == version:
-            check_second_owner(session, open_one, actor, four_eyes=four_eyes)
-        reason = override_reason or reason
-        before = strategy_state(session, strategy_name)
-        why = f"{version} activated by {actor.name}" + (f": {reason}" if reason else "")
-        rollout = activate(session, incoming, why=why, now=now)
-        audit.record(
-            session,
-            actor,
-            "activate_version",
-            strategy_name=strategy_name,
-            version=version,
-            before=before,
-            after=strategy_state(session, strategy_name),
-            reason=reason,
-            now=now,
-            rollout_id=rollout.id if rollout else None,
-        )
+            check_second_owner(session, open_one, command)
+        reason = command.stated_reason
+        why = f"{version} activated by {command.actor.name}" + (f": {reason}" if reason else "")
+        with recorded_change(session, command, "activate_version", strategy_name, version) as change:
+            rollout = activate(session, incoming, why=why, now=command.now)
+            change.rollout_id = rollout.id if rollout else None
         return incoming
 
 
@@ -267,16 +234,7 @@ def activate(session: Session, incoming: StrategyVersion, *, why: str, now: date
 
 
 @retry_transient()
-def retire_version(
-    engine: Engine,
-    *,
-    strategy_name: str,
-    version: str,
-    actor: Actor,
-    now: datetime,
-    reason: str = "",
-    if_generation: int | None = None,
-) -> StrategyVersion:
+def retire_version(engine: Engine, command: Command, *, strategy_name: str, version: str) -> StrategyVersion:
     """Retire a shadow version, or a canary that no rollout moves; it decides nothing more.
 
     Raises:
@@ -285,7 +243,7 @@ def retire_version(
         LostRace: as in `activate_version`.
     """
     with transaction(engine) as session:
-        versions.lock_strategy(session, strategy_name, if_generation)
+        versions.lock_strategy(session, strategy_name, command.if_generation)
         leaving = versions.get_version(session, strategy_name, version)
         check_move(Status(leaving.status), Status.RETIRED)
         if leaving.status == Status.ACTIVE:
@@ -294,21 +252,10 @@ def retire_version(
         rollout = rollouts.open_rollout(session, strategy_name)
         if rollout is not None and version in (rollout.version, rollout.control_version):
             raise RolloutOpen(strategy_name, rollout.version, rollout.state, "roll it back or let it end first")
-        before = strategy_state(session, strategy_name)
-        if leaving.status == Status.CANARY:
-            rollouts.set_canary_share(session, strategy_name, 0)
-        versions.move(session, leaving, Status.RETIRED, now)
-        audit.record(
-            session,
-            actor,
-            "retire_version",
-            strategy_name=strategy_name,
-            version=version,
-            before=before,
-            after=strategy_state(session, strategy_name),
-            reason=reason,
-            now=now,
-        )
+        with recorded_change(session, command, "retire_version", strategy_name, version):
+            if leaving.status == Status.CANARY:
+                rollouts.set_canary_share(session, strategy_name, 0)
+            versions.move(session, leaving, Status.RETIRED, command.now)
         return leaving
 
 

@@ -15,6 +15,7 @@ from strategy_core.api.app import create_app
 from strategy_core.api.auth import Authenticator, Failures
 from strategy_core.api.routes import PREFIX
 from strategy_core.api.settings import ApiSettings
+from strategy_core.domain.audit import Command
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import read_plan
 from strategy_core.domain.ramp import State
@@ -113,7 +114,7 @@ def put_world(engine: Engine) -> World:
             ids[strategy_name, version] = str(row.id)
     put_decisions(engine, *(decision_row(v, MONDAY + h * HOUR, "buy") for v in ("1", "2") for h in range(3)))
     rollout = start_rollout(
-        engine, strategy_name="fib_rsi", version="2", plan=read_plan(PLAN), actor=OWNER, now=MONDAY, reason="proven"
+        engine, Command(OWNER, MONDAY, "proven"), strategy_name="fib_rsi", version="2", plan=read_plan(PLAN)
     )
     with transaction(engine) as session:
         session.add(verdict(rollout.id))

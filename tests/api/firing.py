@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Engine
 from sqlmodel import select
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.plan import read_plan
 from strategy_core.services.rollouts import start_rollout
 from strategy_core.store.engine import reading
@@ -36,12 +37,10 @@ def restart(engine: Engine, at: datetime, version: str = "2") -> None:
     """Ramp a version that was rolled back once more."""
     start_rollout(
         engine,
+        Command(OWNER, at, override_reason="it was the broker"),
         strategy_name="fib_rsi",
         version=version,
         plan=read_plan(PLAN),
-        actor=OWNER,
-        now=at,
-        override_reason="it was the broker",
     )
 
 

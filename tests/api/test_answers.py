@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from strategy_core.domain.audit import Actor
+from strategy_core.domain.audit import Actor, Command
 from strategy_core.domain.plan import read_plan
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.rollouts import start_rollout
@@ -97,15 +97,13 @@ def test_pages_show_each_row_once_however_many_are_added_meanwhile(api: Api, eng
 
 def test_pages_of_the_trail_and_of_rollouts_go_on_where_they_ended(api: Api, engine: Engine, world: World) -> None:
     for number in range(5):
-        roll_back(engine, strategy_name="fib_rsi", actor=OWNER, now=NOW + number * HOUR, reason="again")
+        roll_back(engine, Command(OWNER, NOW + number * HOUR, "again"), strategy_name="fib_rsi")
         start_rollout(
             engine,
+            Command(Actor("bo"), NOW + number * HOUR, override_reason="understood"),
             strategy_name="fib_rsi",
             version="2",
             plan=read_plan(PLAN),
-            actor=Actor("bo"),
-            now=NOW + number * HOUR,
-            override_reason="understood",
         )
 
     events, rollouts = pages(api, "/audit?strategy_name=fib_rsi"), pages(api, "/rollouts")

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.lifecycle import Status
 from strategy_core.services.rollback import roll_back
 from tests.api.asking import TRADE, WHY, Api, World
@@ -30,7 +31,7 @@ def test_routers_are_told_in_full_only_when_something_has_changed(api: Api, engi
     known = {"If-None-Match": first.headers["etag"]}
 
     same = api.get("/routing", headers=known)
-    roll_back(engine, strategy_name="fib_rsi", actor=OWNER, now=NOW, reason="it bleeds")
+    roll_back(engine, Command(OWNER, NOW, "it bleeds"), strategy_name="fib_rsi")
     other = api.get("/routing", headers=known)
 
     asleep, fib_rsi, _ = first.json()["strategies"]

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from strategy_core.api.dependencies import StrategyBulkhead
+from strategy_core.domain.audit import Command
 from strategy_core.services.versions import activate_version
 from strategy_core.settings import Settings
 from strategy_core.store.engine import open_database
@@ -100,7 +101,7 @@ def test_an_alert_of_a_version_means_this_version(api: Api, engine: Engine, worl
 
 
 def test_an_alert_of_the_active_version_undoes_its_activation(api: Api, engine: Engine, world: World) -> None:
-    activate_version(engine, strategy_name="ppo_gold", version="2", actor=OWNER, now=FIRED - HOUR)
+    activate_version(engine, Command(OWNER, FIRED - HOUR), strategy_name="ppo_gold", version="2")
 
     nameless = outcomes(post(api, alarm("ppo_gold")))
     early = outcomes(post(api, alarm("ppo_gold", "2", fired=FIRED - 2 * HOUR)))

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.plan import read_plan
 from strategy_core.domain.ramp import State
 from strategy_core.services.rollback import roll_back
@@ -104,15 +105,13 @@ def test_a_plan_without_a_vote_is_refused(api: Api, world: World) -> None:
 def test_what_is_said_to_a_rollout_that_has_ended_reaches_no_other(
     api: Api, engine: Engine, world: World, said: str
 ) -> None:
-    roll_back(engine, strategy_name="fib_rsi", actor=OWNER, now=NOW, reason="it bleeds")
+    roll_back(engine, Command(OWNER, NOW, "it bleeds"), strategy_name="fib_rsi")
     start_rollout(
         engine,
+        Command(OWNER, NOW, override_reason="understood"),
         strategy_name="fib_rsi",
         version="2",
         plan=read_plan(PLAN),
-        actor=OWNER,
-        now=NOW,
-        override_reason="understood",
     )
     body = {**WHY, "choice": "rollback"} if said == "decide" else WHY
 
@@ -133,7 +132,7 @@ def test_a_rollback_needs_a_reason_and_nothing_else(api: Api, world: World) -> N
 
 
 def test_an_activation_is_undone_by_name(api: Api, engine: Engine, world: World) -> None:
-    activate_version(engine, strategy_name="ppo_gold", version="2", actor=OWNER, now=NOW)
+    activate_version(engine, Command(OWNER, NOW), strategy_name="ppo_gold", version="2")
 
     refused(api.post("/rollback", {"strategy_name": "ppo_gold", **WHY}), 409)
     api.post("/rollback", {"strategy_name": "ppo_gold", "version": "2", **WHY})

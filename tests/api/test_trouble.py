@@ -6,6 +6,7 @@ import pytest
 import structlog
 from sqlalchemy import Engine, text
 
+from strategy_core.domain.audit import Command
 from strategy_core.observe import configure_logs
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.versions import activate_version
@@ -28,8 +29,8 @@ def test_a_feed_that_cannot_be_had_is_not_the_clients_fault(engine: Engine, worl
 
 def test_numbers_are_read_when_they_are_asked_for(api: Api, engine: Engine, world: World) -> None:
     before = api.get("/metrics").text
-    roll_back(engine, strategy_name="fib_rsi", actor=OWNER, now=NOW, reason="it bleeds")
-    activate_version(engine, strategy_name="ppo_gold", version="2", actor=OWNER, now=NOW)
+    roll_back(engine, Command(OWNER, NOW, "it bleeds"), strategy_name="fib_rsi")
+    activate_version(engine, Command(OWNER, NOW), strategy_name="ppo_gold", version="2")
     after = api.get("/metrics").text
 
     assert 'canary_traffic_percent{strategy="fib_rsi",version="2"} 5.0' in before

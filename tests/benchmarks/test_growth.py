@@ -16,6 +16,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from sqlalchemy import Engine, text
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import Step
 from strategy_core.isolation.pool import WorkerPool
@@ -62,12 +63,12 @@ def test_cost_grows_with_what_is_touched(grown: Engine, capsys: pytest.CaptureFi
     took: dict[str, list[float]] = {}
     with WorkerPool() as workers:
         _register(grown, market)
-        week = start_rollout(grown, strategy_name="s0", version="2", plan=Plan(), actor=OWNER, now=END - 7 * DAY).id
+        week = start_rollout(grown, Command(OWNER, END - 7 * DAY), strategy_name="s0", version="2", plan=Plan()).id
         clock = _Clock()
         for before, length, ramping in zip([0, *LENGTHS], LENGTHS, STRATEGIES[1:], strict=False):
             _fill(grown, before, length)
             began = END - math.ceil(length / PAIRS) * HOUR
-            long = start_rollout(grown, strategy_name=ramping, version="2", plan=Plan(), actor=OWNER, now=began).id
+            long = start_rollout(grown, Command(OWNER, began), strategy_name=ramping, version="2", plan=Plan()).id
             works: dict[str, Work] = {
                 "a candle run": lambda: run_shadow(grown, market, workers, now=clock.next_candle()),
                 "a tick": lambda: _tick(grown, market, week, clock.next_minute()),
@@ -107,6 +108,7 @@ def _register(engine: Engine, market: SyntheticSource) -> None:
         for version in VERSIONS:
             register_version(
                 engine,
+                Command(OWNER, END - 8 * DAY),
                 market,
                 strategy_name=strategy_name,
                 version=version,
@@ -114,11 +116,9 @@ def _register(engine: Engine, market: SyntheticSource) -> None:
                 entry_point="tests.services.versions_under_test:Clockwork",
                 symbols=SYMBOLS,
                 timeframe="1h",
-                actor=OWNER,
-                now=END - 8 * DAY,
             )
         activate_version(
-            engine, strategy_name=strategy_name, version="1", actor=OWNER, now=END - 8 * DAY, override_reason="measured"
+            engine, Command(OWNER, END - 8 * DAY, override_reason="measured"), strategy_name=strategy_name, version="1"
         )
 
 

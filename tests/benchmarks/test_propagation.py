@@ -8,13 +8,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.lifecycle import Status
 from strategy_core.services.canary import activate_canary
 from strategy_core.store.engine import open_database
@@ -24,7 +24,6 @@ from tests.builders import MONDAY, OWNER, put_version
 pytestmark = pytest.mark.benchmark_suite
 ROOT = Path(__file__).parents[2]
 ROLLBACKS = 20
-WHO: dict[str, Any] = {"strategy_name": "fib_rsi", "actor": OWNER, "now": MONDAY}
 RollBack = Callable[[], object]
 
 
@@ -81,7 +80,13 @@ def propagation(engine: Engine, address: str, processes: int, back: RollBack, to
         try:
             told(answers, "1", processes)
             for _ in range(ROLLBACKS):
-                activate_canary(engine, version="2", rollout_percent=100, override_reason="once more", **WHO)
+                activate_canary(
+                    engine,
+                    Command(OWNER, MONDAY, override_reason="once more"),
+                    strategy_name="fib_rsi",
+                    version="2",
+                    rollout_percent=100,
+                )
                 told(answers, "2", processes)
                 time.sleep(np.random.default_rng().uniform(0, 0.5))  # anywhere between two looks of a router
                 began = time.monotonic_ns()

@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy import Engine
 
 from strategy_core import Router
+from strategy_core.domain.audit import Command
 from strategy_core.domain.lifecycle import Status
 from strategy_core.services.canary import activate_canary
 from strategy_core.store.engine import open_database
@@ -41,7 +42,7 @@ def engine(sqlite_url: str) -> Iterator[Engine]:
         put_version(engine, "1", Status.ACTIVE, strategy_name=name, salt=salt)
     for name, salt in (("plain", ""), ("salted", "salted")):
         put_version(engine, "2", strategy_name=name, salt=salt)
-        activate_canary(engine, strategy_name=name, version="2", rollout_percent=PERCENT, actor=OWNER, now=MONDAY)
+        activate_canary(engine, Command(OWNER, MONDAY), strategy_name=name, version="2", rollout_percent=PERCENT)
     yield engine
     engine.dispose()
 

@@ -7,6 +7,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.market.synthetic import SyntheticSource
@@ -56,7 +57,7 @@ def test_two_hundred_running_rollouts(sqlite_url: str, benchmark: BenchmarkFixtu
 def _ramp(engine: Engine, name: str) -> None:
     put_version(engine, "1", Status.ACTIVE, strategy_name=name)
     put_version(engine, "2", strategy_name=name)
-    start_rollout(engine, strategy_name=name, version="2", plan=Plan(), actor=OWNER, now=MONDAY)
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name=name, version="2", plan=Plan())
     decided, closed = [], []
     for hour in range(DAYS * 24):
         at, signals = MONDAY + hour * HOUR, hour % EVERY == 0

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, func
 from sqlmodel import SQLModel, col, select
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.gates.base import Margins
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan, Stage
@@ -147,6 +148,7 @@ def _register(engine: Engine, source: Feed) -> None:
         spells = [(start.isoformat(), end.isoformat(), how) for start, end, how in ills if how in ("raise", "boast")]
         register_version(
             engine,
+            Command(OWNER, MONDAY),
             source,
             strategy_name=NAME,
             version=version,
@@ -155,8 +157,6 @@ def _register(engine: Engine, source: Feed) -> None:
             symbols=SYMBOLS,
             timeframe="1h",
             status=Status.ACTIVE if version == VERSIONS[0] else Status.SHADOW,
-            actor=OWNER,
-            now=MONDAY,
         )
 
 
@@ -171,23 +171,21 @@ def _live(engine: Engine, source: Feed, endpoint: Endpoint) -> Year:
             score_outcomes(engine, source, now=now)
             tick(engine, source, now=now)
             if any(one.starts_at + OWNER_ACTS == now for one in owners):
-                roll_back(engine, strategy_name=NAME, actor=OWNER, now=now, reason="users complain")
+                roll_back(engine, Command(OWNER, now, "users complain"), strategy_name=NAME)
             for one in ROLLOUTS:
                 if one.starts_at == now:
                     start_rollout(
                         engine,
+                        Command(OWNER, now, override_reason="mended"),
                         strategy_name=NAME,
                         version=one.version,
                         plan=PLAN,
-                        actor=OWNER,
-                        now=now,
-                        override_reason="mended",
                     )
             if step % 14 == 0:
                 year.reports += len(compare_all(engine, source, now=now))
             told = [each.alert_id for each in deliver(engine, [channel], now=now)]
             if told:
-                acknowledge(engine, told, actor=OWNER, reason="seen", now=now)
+                acknowledge(engine, Command(OWNER, now, "seen"), told)
             year.posted += len(endpoint.posted)
             endpoint.posted.clear()
             endpoint.asked.clear()

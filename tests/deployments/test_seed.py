@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from deployments.demo_seed import HISTORY, RAMP, SHADOW, replay_span
 from deployments.up import ActivityFeed
-from strategy_core.domain.audit import Actor
+from strategy_core.domain.audit import Actor, Command
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.market.open import open_source
@@ -38,9 +38,7 @@ def test_what_has_happened_is_told_once_changes_before_the_alerts_they_raised(en
     news = ActivityFeed(engine)
     put_version(engine, "v1", Status.ACTIVE)
     put_version(engine, "v2")
-    start_rollout(
-        engine, strategy_name="fib_rsi", version="v2", plan=Plan(), actor=Actor("ana"), now=MONDAY, reason="better"
-    )
+    start_rollout(engine, Command(Actor("ana"), MONDAY, "better"), strategy_name="fib_rsi", version="v2", plan=Plan())
 
     news.tell(told.append)
     news.tell(told.append)

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property, partial
-from typing import Any
 
 from sqlalchemy import Engine
 
 from strategy_core.domain.alerts import DeliveryPace
+from strategy_core.domain.audit import Command
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.isolation.pool import WorkerPool
@@ -25,7 +25,6 @@ from tests.builders import DAY, GOLD, HOUR, MONDAY, OWNER, decision_row, put_day
 from tests.endpoint import Endpoint
 from tests.services.outbox import channel_to
 
-WHO: dict[str, Any] = {"strategy_name": "fib_rsi", "actor": OWNER}
 NOW = MONDAY + 4 * DAY
 _DAILY = {"percent": 5, "minimum_time": 86_400, "margins": {"pnl_r": 0.1, "win": 0.05}}
 _USUAL = Plan()
@@ -80,7 +79,7 @@ def pair(engine: Engine) -> None:
 def ramped(engine: Engine, *, canary_r: float = 0.4, plan: Plan = _USUAL) -> None:
     """Four days of a rollout, whose canary makes *canary_r* a trade."""
     pair(engine)
-    start_rollout(engine, version="2", plan=plan, now=MONDAY, **WHO)
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=plan)
     for day in range(4):
         worth = {"1": 0.4, "2": canary_r}
         put_day(engine, MONDAY + day * DAY, {"1": "buy", "2": "buy"}, worth, signal_hours=range(0, 20, 2))
@@ -102,7 +101,7 @@ def promoted(engine: Engine) -> None:
 def asked(engine: Engine) -> None:
     """It has passed its first stage, and waits for an approval."""
     pair(engine)
-    start_rollout(engine, version="2", plan=_ASKING, now=MONDAY, **WHO)
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=_ASKING)
     hours = [MONDAY + hour * HOUR for hour in range(int((NOW - MONDAY) / HOUR))]
     put_decisions(engine, *(decision_row(version, at) for version in ("1", "2") for at in hours))
     tick(engine, World().market, now=NOW)
@@ -126,6 +125,7 @@ def register(
 ) -> object:
     return register_version(
         engine,
+        Command(OWNER, now),
         world.market,
         strategy_name="clockwork",
         version=version,
@@ -133,8 +133,6 @@ def register(
         entry_point="tests.services.versions_under_test:Clockwork",
         symbols=[GOLD],
         timeframe="1h",
-        actor=OWNER,
-        now=now,
         status=status,
     )
 
@@ -156,15 +154,21 @@ def _ticks(engine: Engine, world: World, now: datetime) -> object:
 OPERATIONS: dict[str, Operation] = {
     "register": Operation(registered, register),
     "register the first, active": Operation(pair, partial(register, version="1", status=Status.ACTIVE)),
-    "start a rollout": Operation(pair, lambda e, w, now: start_rollout(e, version="2", plan=_USUAL, now=now, **WHO)),
-    "activate": Operation(ramped, lambda e, w, now: activate_version(e, version="2", now=now, **WHO)),
-    "approve": Operation(asked, lambda e, w, now: approve(e, now=now, **WHO)),
+    "start a rollout": Operation(
+        pair, lambda e, w, now: start_rollout(e, Command(OWNER, now), strategy_name="fib_rsi", version="2", plan=_USUAL)
+    ),
+    "activate": Operation(
+        ramped, lambda e, w, now: activate_version(e, Command(OWNER, now), strategy_name="fib_rsi", version="2")
+    ),
+    "approve": Operation(asked, lambda e, w, now: approve(e, Command(OWNER, now), strategy_name="fib_rsi")),
     "tick: advance": Operation(ramped, _ticks),
     "tick: promote": Operation(at_the_last_stage, _ticks),
     "tick: roll back": Operation(bleeding, _ticks),
-    "an owner's rollback": Operation(ramped, lambda e, w, now: roll_back(e, reason="news", now=now, **WHO)),
+    "an owner's rollback": Operation(
+        ramped, lambda e, w, now: roll_back(e, Command(OWNER, now, "news"), strategy_name="fib_rsi")
+    ),
     "an owner's rollback after the promotion": Operation(
-        promoted, lambda e, w, now: roll_back(e, reason="news", now=now, **WHO)
+        promoted, lambda e, w, now: roll_back(e, Command(OWNER, now, "news"), strategy_name="fib_rsi")
     ),
     "shadow run": Operation(registered, lambda e, w, now: run_shadow(e, w.market, w.workers, now=now)),
     "score": Operation(logged, lambda e, w, now: score_outcomes(e, w.market, now=now)),

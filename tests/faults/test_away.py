@@ -13,13 +13,15 @@ from sqlalchemy.exc import DBAPIError
 from flows.ramp import ramp_tick
 from strategy_core import Router
 from strategy_core.cli import main
+from strategy_core.domain.audit import Command
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.tick import tick
 from strategy_core.store.engine import open_database
+from tests.builders import OWNER
 from tests.faults.copies import PostgresqlCopies
 from tests.faults.killing import boundaries
-from tests.faults.operations import NOW, OPERATIONS, WHO, World, bleeding, ramped
+from tests.faults.operations import NOW, OPERATIONS, World, bleeding, ramped
 from tests.faults.running import Row, restart, run_whole
 from tests.faults.server import Server, own_server
 from tests.flows.conftest import FEED
@@ -53,7 +55,7 @@ def test_a_rollback_amid_which_the_database_dies_is_done_once_it_is_back(
                 died.append(server.die_for(0.5))
 
         with boundaries(copy.dying, at):
-            taken_off = roll_back(copy.dying, reason="news", now=NOW, **WHO)
+            taken_off = roll_back(copy.dying, Command(OWNER, NOW, "news"), strategy_name="fib_rsi")
 
         died[0].join()
         assert taken_off == "2"

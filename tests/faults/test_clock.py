@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import Engine
 
 from strategy_core.domain.alerts import RollbackRequest
+from strategy_core.domain.audit import Command
 from strategy_core.domain.gates.base import Freshness, Verdict
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan, read_plan
@@ -25,10 +26,10 @@ from strategy_core.services.tick import tick
 from strategy_core.services.versions import activate_version
 from strategy_core.store import alerts, rollouts, versions
 from strategy_core.store.engine import reading
-from tests.builders import DAY, HOUR, MONDAY, decision_row, put_decisions, put_version
+from tests.builders import DAY, HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
 from tests.endpoint import Endpoint, vector
 from tests.faults.invariants import picture
-from tests.faults.operations import WHO, World, registered
+from tests.faults.operations import World, registered
 from tests.services.outbox import channel_to, put_alert, texts
 from tests.services.ramping import newest
 
@@ -42,7 +43,7 @@ STAGE = PLAN.stages[0].minimum_time
 def ramp(engine: Engine, plan: Plan = PLAN) -> None:
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
-    start_rollout(engine, version="2", plan=plan, now=MONDAY, **WHO)
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=plan)
 
 
 def look(engine: Engine, market: SyntheticSource, now: datetime, *, decided: datetime | None = None) -> Ruling:
@@ -133,7 +134,7 @@ def test_an_owner_whose_clock_ran_back_is_heard_and_the_trail_holds(engine: Engi
     ramp(engine)
     look(engine, market, MONDAY + 6 * HOUR)
 
-    roll_back(engine, reason="news", now=MONDAY - JUMP, **WHO)
+    roll_back(engine, Command(OWNER, MONDAY - JUMP, "news"), strategy_name="fib_rsi")
 
     assert newest(engine).state == "rolled_back"
     assert verify_trail(engine).holds
@@ -143,9 +144,9 @@ def test_a_rollback_reinstates_the_one_before_though_the_clock_ran_ahead(engine:
     put_version(engine, "1", Status.ACTIVE)
     for version, now in {"2": MONDAY + JUMP, "3": MONDAY + 10 * MINUTE, "4": MONDAY + 20 * MINUTE}.items():
         put_version(engine, version)
-        activate_version(engine, version=version, now=now, **WHO)
+        activate_version(engine, Command(OWNER, now), strategy_name="fib_rsi", version=version)
 
-    roll_back(engine, version="4", reason="news", now=MONDAY + 30 * MINUTE, **WHO)
+    roll_back(engine, Command(OWNER, MONDAY + 30 * MINUTE, "news"), strategy_name="fib_rsi", version="4")
 
     with reading(engine) as session:
         assert versions.active_version(session, "fib_rsi").version == "3"
@@ -154,11 +155,11 @@ def test_a_rollback_reinstates_the_one_before_though_the_clock_ran_ahead(engine:
 def test_an_alert_is_acted_on_though_the_clock_ran_ahead_when_the_rollout_began(engine: Engine) -> None:
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
-    start_rollout(engine, version="2", plan=PLAN, now=MONDAY + JUMP, **WHO)
+    start_rollout(engine, Command(OWNER, MONDAY + JUMP), strategy_name="fib_rsi", version="2", plan=PLAN)
     fired_at = MONDAY + 10 * MINUTE
     firing = RollbackRequest("fib_rsi", None, fired_at, "bleeding", "users lose money")
 
-    told = roll_back_on_alert(engine, firing, fired_at=fired_at, actor=WHO["actor"], now=fired_at + MINUTE)
+    told = roll_back_on_alert(engine, Command(OWNER, fired_at + MINUTE), firing, fired_at=fired_at)
 
     assert told == (AlertRollback.ROLLED_BACK, "2")
 

@@ -10,6 +10,7 @@ from psycopg.errors import DeadlockDetected
 from sqlalchemy import Connection, Engine, make_url, text
 from sqlalchemy.exc import OperationalError
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import Unsettled
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.ramp import Step
@@ -27,9 +28,9 @@ from strategy_core.store.engine import (
     transaction,
 )
 from strategy_core.store.tables import ShadowDecisionLog
-from tests.builders import DAY, HOUR, MONDAY, decision_row, put_version
+from tests.builders import DAY, HOUR, MONDAY, OWNER, decision_row, put_version
 from tests.faults.killing import boundaries
-from tests.faults.operations import NOW, WHO, bleeding, pair, ramped
+from tests.faults.operations import NOW, bleeding, pair, ramped
 from tests.lending import address
 from tests.services.ramping import newest, ruled, standing
 from tests.waiting import until_somebody_waits
@@ -72,7 +73,9 @@ def test_a_rollback_that_met_a_deadlock_is_done_again(postgresql_url: str) -> No
     engine = open_database(postgresql_url)
     ramped(engine)
 
-    taken_off = in_a_deadlock(postgresql_url, lambda mine: roll_back(mine, reason="news", now=NOW, **WHO), OTHER, LOCK)
+    taken_off = in_a_deadlock(
+        postgresql_url, lambda mine: roll_back(mine, Command(OWNER, NOW, "news"), strategy_name="fib_rsi"), OTHER, LOCK
+    )
 
     assert taken_off == "2"
     assert standing(engine) == ROLLED_BACK
@@ -142,7 +145,7 @@ def test_a_rollback_that_could_not_be_serialized_is_done_again(postgresql_url: s
 
     with with_settings(postgresql_url, default_transaction_isolation="serializable") as mine:
         with ThreadPoolExecutor(1) as thread, other(postgresql_url, OTHER) as connection:
-            done = thread.submit(roll_back, mine, reason="news", now=NOW, **WHO)
+            done = thread.submit(roll_back, mine, Command(OWNER, NOW, "news"), strategy_name="fib_rsi")
             until_somebody_waits(engine, unless=done)
             connection.commit()  # what the rollback has waited for is not what it has read
         assert done.result() == "2"
@@ -163,7 +166,7 @@ def test_an_answer_to_a_commit_that_is_lost_is_looked_up(postgresql_url: str) ->
 
     lost: list[str] = []
     with boundaries(engine, at):
-        serving = activate_version(engine, version="2", now=NOW, **WHO)
+        serving = activate_version(engine, Command(OWNER, NOW), strategy_name="fib_rsi", version="2")
 
     assert (lost, serving.version, serving.status) == (["after COMMIT"], "2", Status.ACTIVE)
     engine.dispose()
@@ -178,7 +181,7 @@ def test_whoever_cannot_look_it_up_says_so(postgresql_url: str, monkeypatch: pyt
         pytest.raises(Unsettled, match=r"may be done or not .* read how it stands before you wish it again"),
         boundaries(engine, lambda _, name, connection: _hang_up(connection) if name == "after COMMIT" else None),
     ):
-        roll_back(engine, reason="news", now=NOW, **WHO)
+        roll_back(engine, Command(OWNER, NOW, "news"), strategy_name="fib_rsi")
 
     assert standing(engine) == ROLLED_BACK
     engine.dispose()
@@ -220,7 +223,7 @@ def test_a_rollback_outlasts_a_writer_that_holds_sqlite(sqlite_url: str) -> None
 
     with ThreadPoolExecutor(1) as thread:
         with writing(sqlite_url):
-            done = thread.submit(roll_back, engine, reason="news", now=NOW, **WHO)
+            done = thread.submit(roll_back, engine, Command(OWNER, NOW, "news"), strategy_name="fib_rsi")
             time.sleep(0.5)
         assert done.result() == "2"
 

@@ -6,11 +6,13 @@
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.services.rollback import roll_back
 from strategy_core.store import rollouts
 from strategy_core.store.engine import transaction
+from tests.builders import OWNER
 from tests.faults.copies import Copies, PostgresqlCopies, SqliteCopies
-from tests.faults.operations import NOW, OPERATIONS, WHO, Operation, World, ramped
+from tests.faults.operations import NOW, OPERATIONS, Operation, World, ramped
 from tests.faults.running import Fault, Row, faulted, run_whole
 
 _FEW = 3  # boundaries beside the commits'; the whole is for `machine_suite`
@@ -76,7 +78,7 @@ def test_work_that_is_done_in_parts_is_seen(copies: Copies, world: World, monkey
     def careless(engine: Engine, *_: object) -> None:
         with transaction(engine) as session:
             rollouts.set_canary_share(session, "fib_rsi", 1000)
-        roll_back(engine, reason="news", now=NOW, **WHO)
+        roll_back(engine, Command(OWNER, NOW, "news"), strategy_name="fib_rsi")
 
     monkeypatch.setitem(OPERATIONS, "careless", Operation(ramped, careless))
     whole = run_whole(copies, "careless", world)

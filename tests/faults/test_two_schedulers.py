@@ -9,6 +9,7 @@ from threading import Barrier
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import read_plan
 from strategy_core.isolation.pool import WorkerPool
@@ -55,6 +56,7 @@ def two_rollouts(engine: Engine) -> None:
     ):
         register_version(
             engine,
+            Command(OWNER, NOON),
             market(),
             strategy_name=name,
             version=version,
@@ -63,11 +65,9 @@ def two_rollouts(engine: Engine) -> None:
             symbols=[GOLD],
             timeframe="1m",
             status=status,
-            actor=OWNER,
-            now=NOON,
         )
     for name in ("sound", "failing"):
-        start_rollout(engine, strategy_name=name, version="2", plan=PLAN, actor=OWNER, now=NOON)
+        start_rollout(engine, Command(OWNER, NOON), strategy_name=name, version="2", plan=PLAN)
 
 
 def run_an_hour(url: str, endpoint: Endpoint, schedulers: int) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.gates.base import Errors, InvalidDecisions
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
@@ -40,7 +41,7 @@ def ramped(engine: Engine) -> Engine:
     for version, status in (("1", Status.ACTIVE), ("2", Status.SHADOW)):
         put_version(engine, version, status)
     load_users(engine, [(f"u{number}", None) for number in range(100)], now=MONDAY)
-    start_rollout(engine, strategy_name="fib_rsi", version="2", plan=PLAN, actor=OWNER, now=MONDAY)
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=PLAN)
     put_day(engine, MONDAY, {"1": "buy", "2": "sell"}, {"1": 0.5, "2": -0.5}, signal_hours=[3, 4])
     return engine
 
@@ -214,7 +215,7 @@ def test_a_plan_that_cannot_be_read_takes_nobody_elses_numbers(ramped: Engine, m
     tick(ramped, market, now=NOW)
     put_version(ramped, "1", Status.ACTIVE, strategy_name="other")
     put_version(ramped, "2", strategy_name="other")
-    start_rollout(ramped, strategy_name="other", version="2", plan=PLAN, actor=OWNER, now=NOW)
+    start_rollout(ramped, Command(OWNER, NOW), strategy_name="other", version="2", plan=PLAN)
     with ramped.begin() as connection:
         on = " ON rollout" if ramped.dialect.name == "postgresql" else ""
         connection.execute(text(f"DROP TRIGGER refuse_update_rollout{on}"))
@@ -277,7 +278,7 @@ def test_a_name_that_tries_to_be_another_series_stays_a_name(engine: Engine) -> 
 
 
 def test_an_owners_rollback_is_his(ramped: Engine) -> None:
-    roll_back(ramped, strategy_name="fib_rsi", actor=OWNER, now=NOW, reason="no")
+    roll_back(ramped, Command(OWNER, NOW, "no"), strategy_name="fib_rsi")
 
     assert scrape(ramped, now=NOW)["rollbacks_total cause=owner strategy=fib_rsi"] == 1
     with reading(ramped) as session:

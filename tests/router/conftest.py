@@ -1,11 +1,11 @@
 import json
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.routing import as_percent
 from strategy_core.services.canary import activate_canary
@@ -13,7 +13,6 @@ from strategy_core.store import versions
 from strategy_core.store.engine import reading
 from tests.builders import MONDAY, OWNER, put_version
 
-WHO: dict[str, Any] = {"strategy_name": "fib_rsi", "actor": OWNER, "now": MONDAY}
 DEADLINE_S = 60.0  # of what comes in a moment on an idle machine
 USERS = [f"user_{i}" for i in range(400)]
 
@@ -38,7 +37,7 @@ def canary(engine: Engine) -> Engine:
     """Version 1 serves, and version 2 a quarter of the users."""
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
-    activate_canary(engine, version="2", rollout_percent=25, **WHO)
+    activate_canary(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", rollout_percent=25)
     return engine
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 from strategy_core import Router
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import (
     InvalidName,
     InvalidSetting,
@@ -24,8 +25,8 @@ from strategy_core.domain.routing import BUCKETS, Routing, bucket_of
 from strategy_core.router.router import Table
 from strategy_core.services.canary import activate_canary
 from strategy_core.services.queries import route_user
-from tests.builders import put_version
-from tests.router.conftest import USERS, WHO
+from tests.builders import MONDAY, OWNER, put_version
+from tests.router.conftest import USERS
 
 SHARES = {"none": None, "nobody": 0, "few": 0.01, "quarter": 25, "odd": 33.33, "all": 100}
 
@@ -38,8 +39,9 @@ def every_share(engine: Engine) -> Engine:
             put_version(engine, "1", Status.ACTIVE, strategy_name=name + salt, salt=salt)
             if percent is not None:
                 put_version(engine, "2", strategy_name=name + salt, salt=salt)
-                who = WHO | {"strategy_name": name + salt}
-                activate_canary(engine, version="2", rollout_percent=percent, **who)
+                activate_canary(
+                    engine, Command(OWNER, MONDAY), strategy_name=name + salt, version="2", rollout_percent=percent
+                )
     return engine
 
 

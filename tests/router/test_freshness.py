@@ -9,14 +9,15 @@ from sqlalchemy import Engine, make_url
 from structlog.testing import capture_logs
 
 from strategy_core import Router
+from strategy_core.domain.audit import Command
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.routing import Routing
 from strategy_core.router.router import Table
 from strategy_core.services.canary import activate_canary, update_canary_percent
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.versions import activate_version
-from tests.builders import put_version
-from tests.router.conftest import USERS, WHO, Clock, until
+from tests.builders import MONDAY, OWNER, put_version
+from tests.router.conftest import USERS, Clock, until
 
 
 def told(router: Router) -> set[str]:
@@ -27,18 +28,24 @@ def test_a_change_reaches_the_router(canary: Engine, database_url: str) -> None:
     with Router(database_url) as router:
         assert told(router) == {"1", "2"}
 
-        roll_back(canary, reason="odd fills", **WHO)
+        roll_back(canary, Command(OWNER, MONDAY, "odd fills"), strategy_name="fib_rsi")
         until(lambda: router.generation("fib_rsi") == 2)
         assert told(router) == {"1"}
 
-        activate_canary(canary, version="2", rollout_percent=100, override_reason="mended", **WHO)
+        activate_canary(
+            canary,
+            Command(OWNER, MONDAY, override_reason="mended"),
+            strategy_name="fib_rsi",
+            version="2",
+            rollout_percent=100,
+        )
         until(lambda: told(router) == {"2"})
 
-        update_canary_percent(canary, percent=0, **WHO)
+        update_canary_percent(canary, Command(OWNER, MONDAY), strategy_name="fib_rsi", percent=0)
         until(lambda: told(router) == {"1"})
 
         put_version(canary, "1", Status.ACTIVE, strategy_name="ppo_gold")
-        activate_version(canary, version="2", **WHO)
+        activate_version(canary, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2")
         until(lambda: told(router) == {"2"})
         until(lambda: "ppo_gold" in router._table.served)
 
@@ -101,7 +108,7 @@ def test_a_change_made_meanwhile_is_obeyed_once_it_can_be_read(canary: Engine, d
     file = Path(str(make_url(database_url).database))
     with Router(database_url, clock=clock) as router:
         told(router)
-        roll_back(canary, reason="odd fills", **WHO)
+        roll_back(canary, Command(OWNER, MONDAY, "odd fills"), strategy_name="fib_rsi")
         canary.dispose()
         away = file.rename(file.with_suffix(".away"))
         until(lambda: _cut_off(router))
@@ -120,7 +127,7 @@ def test_a_file_that_was_replaced_is_read_anew(canary: Engine, database_url: str
     canary.dispose()
     backup = tmp_path / "backup.db"
     backup.write_bytes(file.read_bytes())
-    roll_back(canary, reason="odd fills", **WHO)
+    roll_back(canary, Command(OWNER, MONDAY, "odd fills"), strategy_name="fib_rsi")
     canary.dispose()
     with capture_logs() as logs, Router(database_url) as router:
         assert told(router) == {"1"}

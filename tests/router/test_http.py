@@ -8,11 +8,13 @@ from sqlalchemy import Engine
 from structlog.testing import capture_logs
 
 from strategy_core import Router
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import RoutingUnavailable
 from strategy_core.router import http
 from strategy_core.services.rollback import roll_back
+from tests.builders import MONDAY, OWNER
 from tests.endpoint import Endpoint
-from tests.router.conftest import USERS, WHO, Clock, routing_answer, until
+from tests.router.conftest import USERS, Clock, routing_answer, until
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def test_a_change_reaches_the_router(api: Endpoint, canary: Engine) -> None:
     with Router(api_url=api.url, token="t0ken") as router:
         assert told(router) == {"1", "2"}
 
-        roll_back(canary, reason="odd fills", **WHO)
+        roll_back(canary, Command(OWNER, MONDAY, "odd fills"), strategy_name="fib_rsi")
         api.body = routing_answer(canary)
 
         until(lambda: told(router) == {"1"})
@@ -105,7 +107,7 @@ def test_a_bad_answer_changes_nothing_and_a_good_one_is_obeyed_again(
         assert router.stale
         assert told(router) == {"1", "2"}, "whoever was admitted stays"
 
-        roll_back(canary, reason="odd fills", **WHO)
+        roll_back(canary, Command(OWNER, MONDAY, "odd fills"), strategy_name="fib_rsi")
         api.status, api.body = 200, routing_answer(canary)
 
         until(lambda: told(router) == {"1"})

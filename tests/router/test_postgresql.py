@@ -10,10 +10,12 @@ import pytest
 from sqlalchemy import Engine, text
 
 from strategy_core import Router
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import RoutingUnavailable
 from strategy_core.router import postgresql
 from strategy_core.services.rollback import roll_back
-from tests.router.conftest import WHO, until
+from tests.builders import MONDAY, OWNER
+from tests.router.conftest import until
 
 pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 _BACKENDS = (
@@ -30,7 +32,7 @@ def ask(engine: Engine, statement: str) -> list[int]:
 def test_a_notification_is_enough(canary: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgresql, "_HEARTBEAT_S", 3_600.0)
     with Router(database_url) as router:
-        roll_back(canary, reason="odd fills", **WHO)
+        roll_back(canary, Command(OWNER, MONDAY, "odd fills"), strategy_name="fib_rsi")
 
         until(lambda: router.generation("fib_rsi") == 2)
 
@@ -42,7 +44,7 @@ def test_without_notifications_the_heartbeat_finds_the_change(
     monkeypatch.setattr(postgresql, "_HEARTBEAT_S", 0.05)
     ask(canary, "ALTER TABLE strategy DISABLE TRIGGER tell_strategy")
     with Router(database_url) as router:
-        roll_back(canary, reason="odd fills", **WHO)
+        roll_back(canary, Command(OWNER, MONDAY, "odd fills"), strategy_name="fib_rsi")
 
         until(lambda: router.generation("fib_rsi") == 2)
 
@@ -55,7 +57,7 @@ def test_a_change_made_while_its_connection_is_down_is_caught_up_with(
         (first,) = ask(canary, _BACKENDS)
 
         ask(canary, _BACKENDS.replace("pid", "pg_terminate_backend(pid)", 1))
-        roll_back(canary, reason="odd fills", **WHO)
+        roll_back(canary, Command(OWNER, MONDAY, "odd fills"), strategy_name="fib_rsi")
 
         until(lambda: router.generation("fib_rsi") == 2)
         until(lambda: ask(canary, _BACKENDS) not in ([], [first]))
@@ -68,7 +70,7 @@ def test_a_backend_that_hangs_is_given_up(canary: Engine, database_url: str, mon
     with Router(database_url) as router:
         (backend,) = ask(canary, _BACKENDS)
         with stopped(backend):
-            roll_back(canary, reason="odd fills", **WHO)
+            roll_back(canary, Command(OWNER, MONDAY, "odd fills"), strategy_name="fib_rsi")
 
             until(lambda: router.generation("fib_rsi") == 2)
 

@@ -11,9 +11,11 @@ import pytest
 from sqlalchemy import Engine
 
 from strategy_core import Router
+from strategy_core.domain.audit import Command
 from strategy_core.services.canary import activate_canary, update_canary_percent
 from strategy_core.services.rollback import roll_back
-from tests.router.conftest import WHO, until
+from tests.builders import MONDAY, OWNER
+from tests.router.conftest import until
 from tests.router.prefork import CHILDREN
 
 THREADS, CHANGES = 8, 60
@@ -21,14 +23,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_each_child_of_a_forking_server_learns_of_changes_itself(canary: Engine, database_url: str) -> None:
-    update_canary_percent(canary, percent=100, **WHO)
+    update_canary_percent(canary, Command(OWNER, MONDAY), strategy_name="fib_rsi", percent=100)
     command = [sys.executable, "-m", "tests.router.prefork", database_url]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         assert server.stderr is not None
         ready = [server.stdout.readline() for _ in range(CHILDREN + 1)]
 
-        roll_back(canary, reason="odd fills", **WHO)
+        roll_back(canary, Command(OWNER, MONDAY, "odd fills"), strategy_name="fib_rsi")
         said = server.stdout.read()
 
         assert ready == ["sees 2\n"] * (CHILDREN + 1)
@@ -70,7 +72,7 @@ def test_every_answer_was_right_at_some_moment_of_its_asking(canary: Engine, dat
             thread.start()
         start.wait()
         for change in range(CHANGES):
-            update_canary_percent(canary, percent=25 * (change % 2), **WHO)
+            update_canary_percent(canary, Command(OWNER, MONDAY), strategy_name="fib_rsi", percent=25 * (change % 2))
         until(lambda: router.generation("fib_rsi") == CHANGES + 1)
         done.set()
         for thread in threads:
@@ -102,7 +104,13 @@ def test_in_an_event_loop_nothing_waits_for_the_database(canary: Engine, databas
             return answers
 
     def activate_again() -> None:
-        roll_back(canary, reason="odd fills", **WHO)
-        activate_canary(canary, version="2", rollout_percent=100, override_reason="mended", **WHO)
+        roll_back(canary, Command(OWNER, MONDAY, "odd fills"), strategy_name="fib_rsi")
+        activate_canary(
+            canary,
+            Command(OWNER, MONDAY, override_reason="mended"),
+            strategy_name="fib_rsi",
+            version="2",
+            rollout_percent=100,
+        )
 
     assert set(asyncio.run(ask())) == {"1"}

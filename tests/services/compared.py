@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 from sqlalchemy import func, select
 from sqlmodel import col
 
-from strategy_core.domain.audit import Actor
+from strategy_core.domain.audit import Actor, Command
 from strategy_core.domain.errors import NoActiveVersion, RolloutError
 from strategy_core.services.maintenance import check_database
 from strategy_core.services.queries import route_user
@@ -28,6 +28,8 @@ from tests.store.test_tallies import logged, tallied, told
 NAME = "fib_rsi"
 USERS = [f"user_{number}" for number in range(25)]
 MINUTE = timedelta(minutes=1)
+
+TERMS = ("reason", "override_reason", "if_generation", "four_eyes")  # of a command, beside actor and time
 
 
 class Compared(RuleBasedStateMachine):
@@ -62,9 +64,9 @@ class Compared(RuleBasedStateMachine):
     def wish(self, refusals: set[str], call: Callable[..., Any], *, actor: str = "ana", **wished: Any) -> Any:
         """Wish something: it is granted, or refused by one of *refusals*, and then nothing has changed at all."""
         now, self.now = self.now, self.now + MINUTE
-        facts: dict[str, Any] = {"strategy_name": NAME, "actor": Actor(actor), "now": now}
+        terms = {name: wished.pop(name) for name in TERMS if name in wished}
         try:
-            done = call(self.engine, **facts | wished)
+            done = call(self.engine, Command(Actor(actor), now, **terms), strategy_name=NAME, **wished)
         except RolloutError as refused:
             said = refused
         else:

@@ -1,6 +1,7 @@
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.market.synthetic import SyntheticSource
@@ -19,5 +20,5 @@ def ramped(engine: Engine) -> Engine:
     """Version 2 in the first stage of a rollout against version 1, since Monday."""
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
-    start_rollout(engine, strategy_name="fib_rsi", version="2", plan=Plan(), actor=OWNER, now=MONDAY)
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
     return engine

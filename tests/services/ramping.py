@@ -1,7 +1,6 @@
 """What tests of rollouts share: days of evidence, and where a rollout stands."""
 
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import Engine
 
@@ -10,9 +9,7 @@ from strategy_core.services.tick import TickResult
 from strategy_core.store import rollouts, versions
 from strategy_core.store.engine import reading
 from strategy_core.store.tables import Rollout
-from tests.builders import DAY, OWNER, put_day
-
-WHO: dict[str, Any] = {"strategy_name": "fib_rsi", "actor": OWNER}
+from tests.builders import DAY, put_day
 
 SIGNAL_HOURS = range(0, 20, 2)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -205,8 +206,8 @@ class Owners(Compared):
         firing = RollbackRequest(NAME, name, fired_at, key, "it fires")
         said = self.wish(
             refused,
-            lambda engine, strategy_name, actor, now: roll_back_on_alert(
-                engine, firing, fired_at=fired_at, actor=Actor("monitoring", idempotency_key=key), now=now
+            lambda engine, command, strategy_name: roll_back_on_alert(
+                engine, replace(command, actor=Actor("monitoring", idempotency_key=key)), firing, fired_at=fired_at
             ),
         )
 
@@ -217,7 +218,7 @@ class Owners(Compared):
         known = number < len(self.model.alerts)
         self.wish(
             set() if known else {"UnknownAlert"},
-            lambda engine, strategy_name, **who: acknowledge(engine, [number + 1], reason="seen", **who),
+            lambda engine, command, strategy_name: acknowledge(engine, replace(command, reason="seen"), [number + 1]),
         )
         self.acknowledged |= {number + 1} if known else set()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.market.synthetic import SyntheticSource
@@ -91,7 +92,7 @@ def test_a_channel_that_hangs_keeps_no_other_from_sending_nor_any_tick_nor_rollb
 ) -> None:
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
-    start_rollout(engine, strategy_name="fib_rsi", version="2", plan=Plan(), actor=OWNER, now=MONDAY)
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
     endpoint.let_go.clear()
     with serving() as other, ThreadPoolExecutor(1) as thread:
         hanging = channel_to(endpoint, timeout=60)
@@ -99,7 +100,7 @@ def test_a_channel_that_hangs_keeps_no_other_from_sending_nor_any_tick_nor_rollb
         assert endpoint.reached.wait(60)
         assert other.reached.wait(60)
         (ticked,) = tick(engine, market, now=MONDAY + MINUTE)
-        roll_back(engine, strategy_name="fib_rsi", actor=OWNER, now=MONDAY + MINUTE, reason="odd fills")
+        roll_back(engine, Command(OWNER, MONDAY + MINUTE, "odd fills"), strategy_name="fib_rsi")
         was_hanging = not passing.done()
         endpoint.let_go.set()
         tried = passing.result()

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import Engine
 from structlog.testing import capture_logs
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import UnknownAlert
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
@@ -131,7 +132,7 @@ def test_a_critical_alert_is_repeated_until_an_owner_knows(engine: Engine, endpo
 
     for minute in range(0, 100, 5):
         deliver(engine, [channel], now=MONDAY + minute * MINUTE)
-    acknowledge(engine, [alert], actor=OWNER, reason="looking", now=MONDAY + 100 * MINUTE)
+    acknowledge(engine, Command(OWNER, MONDAY + 100 * MINUTE, "looking"), [alert])
     for minute in range(100, 200, 5):
         deliver(engine, [channel], now=MONDAY + minute * MINUTE)
 
@@ -142,9 +143,9 @@ def test_a_critical_alert_is_repeated_until_an_owner_knows(engine: Engine, endpo
 
 def test_an_acknowledgement_says_who_when_and_why_and_the_first_one_stays(engine: Engine) -> None:
     alert = put_alert(engine, "users lose money", "critical")
-    acknowledge(engine, [alert], actor=OWNER, reason="looking", now=MONDAY + HOUR)
+    acknowledge(engine, Command(OWNER, MONDAY + HOUR, "looking"), [alert])
 
-    acknowledge(engine, [alert], actor=OWNER, reason="again", now=MONDAY + DAY)
+    acknowledge(engine, Command(OWNER, MONDAY + DAY, "again"), [alert])
 
     (row,) = outbox(engine)
     assert (row.acknowledged_by, row.acknowledged_at, row.acknowledged_because) == ("ana", MONDAY + HOUR, "looking")
@@ -154,7 +155,7 @@ def test_of_several_alerts_one_of_which_is_unknown_none_is_acknowledged(engine: 
     alert = put_alert(engine, "users lose money", "critical")
 
     with pytest.raises(UnknownAlert, match="no alert 99"):
-        acknowledge(engine, [alert, 99], actor=OWNER, reason="looking", now=MONDAY)
+        acknowledge(engine, Command(OWNER, MONDAY, "looking"), [alert, 99])
 
     assert outbox(engine)[0].acknowledged_at is None
 
@@ -234,7 +235,7 @@ def test_a_new_channel_hears_the_news_and_what_nobody_has_acknowledged(engine: E
     put_alert(engine, "old and unknown to all", "critical", at=MONDAY - 9 * DAY)
     known = put_alert(engine, "old and known", "critical", at=MONDAY - 9 * DAY)
     put_alert(engine, "of today", at=MONDAY - 2 * HOUR)
-    acknowledge(engine, [known], actor=OWNER, reason="looking", now=MONDAY)
+    acknowledge(engine, Command(OWNER, MONDAY, "looking"), [known])
 
     deliver(engine, [channel_to(endpoint)], now=MONDAY)
 
@@ -254,8 +255,8 @@ def test_an_owner_reads_how_many_users_had_it_and_for_how_long(engine: Engine, e
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
     load_users(engine, [(f"user_{number}", None) for number in range(1_000)], now=MONDAY)
-    start_rollout(engine, strategy_name="fib_rsi", version="2", plan=Plan(), actor=OWNER, now=MONDAY)
-    roll_back(engine, strategy_name="fib_rsi", actor=OWNER, now=MONDAY + 6 * HOUR, reason="odd fills")
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
+    roll_back(engine, Command(OWNER, MONDAY + 6 * HOUR, "odd fills"), strategy_name="fib_rsi")
 
     deliver(engine, [channel_to(endpoint)], now=MONDAY + 6 * HOUR)
 

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine
 
-from strategy_core.domain.audit import Actor
+from strategy_core.domain.audit import Actor, Command
 from strategy_core.domain.errors import NaiveTime, NothingRecorded, UnknownRollout, UnknownStrategy
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
@@ -34,7 +34,6 @@ from strategy_core.store.tables import AlertOutbox, AuditEvent, GateVerdict, Rol
 from tests.builders import DAY, HOUR, MONDAY, put_day, put_version
 
 ANA, BEN = Actor("ana", request_id="r1"), Actor("ben", source="api")
-WHO: dict[str, Any] = {"strategy_name": "fib_rsi"}
 
 
 @pytest.fixture
@@ -45,12 +44,11 @@ def year(engine: Engine) -> Engine:
     put_version(engine, "3")
     put_version(engine, "1", Status.ACTIVE, strategy_name="ppo_gold")
     put_version(engine, "2", strategy_name="ppo_gold")
-    start_rollout(engine, version="2", plan=Plan(), actor=ANA, now=MONDAY, reason="better", **WHO)
-    pause(engine, actor=ANA, now=MONDAY + DAY, reason="holidays", **WHO)
-    gold: dict[str, Any] = {"strategy_name": "ppo_gold", "version": "2", "rollout_percent": 1}
-    activate_canary(engine, actor=BEN, now=MONDAY + 2 * DAY, **gold)
-    roll_back(engine, actor=BEN, now=MONDAY + 3 * DAY, reason="users complain", **WHO)
-    activate_version(engine, version="3", actor=BEN, now=MONDAY + 4 * DAY, reason="=HYPERLINK(1)", **WHO)
+    start_rollout(engine, Command(ANA, MONDAY, "better"), strategy_name="fib_rsi", version="2", plan=Plan())
+    pause(engine, Command(ANA, MONDAY + DAY, "holidays"), strategy_name="fib_rsi")
+    activate_canary(engine, Command(BEN, MONDAY + 2 * DAY), strategy_name="ppo_gold", version="2", rollout_percent=1)
+    roll_back(engine, Command(BEN, MONDAY + 3 * DAY, "users complain"), strategy_name="fib_rsi")
+    activate_version(engine, Command(BEN, MONDAY + 4 * DAY, "=HYPERLINK(1)"), strategy_name="fib_rsi", version="3")
     return engine
 
 
@@ -151,7 +149,7 @@ def test_before_the_first_event_nothing_is_claimed(year: Engine) -> None:
 
 def test_a_clock_that_ran_back_moves_no_change_behind_a_later_one(year: Engine) -> None:
     """The order of the trail is the true one: at Thursday noon version 3 was not active yet, whatever a clock says."""
-    activate_version(year, version="1", actor=BEN, now=MONDAY, **WHO)
+    activate_version(year, Command(BEN, MONDAY), strategy_name="fib_rsi", version="1")
 
     assert state_at(year, "fib_rsi", MONDAY + DAY).event.action == "pause"
     assert state_at(year, "fib_rsi", MONDAY + 4 * DAY).active == "1"
@@ -161,7 +159,7 @@ def test_a_rollouts_story_is_its_verdicts_changes_and_alerts_in_order(engine: En
     said, worth = {"1": "buy", "2": "buy"}, {"1": 0.4, "2": -1.0}
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
-    rollout = start_rollout(engine, version="2", plan=Plan(), actor=ANA, now=MONDAY, **WHO)
+    rollout = start_rollout(engine, Command(ANA, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
     for day in range(4):
         put_day(engine, MONDAY + day * DAY, said, worth, signal_hours=range(0, 20, 2))
         tick(engine, market, now=MONDAY + (day + 1) * DAY)
@@ -205,7 +203,7 @@ def test_an_export_and_a_verification_are_of_one_moment(year: Engine) -> None:
     """Changes go on meanwhile, and wait for neither."""
     lines = export(year)
     first = next(lines)
-    activate_version(year, version="1", actor=BEN, now=MONDAY + 5 * DAY, **WHO)
+    activate_version(year, Command(BEN, MONDAY + 5 * DAY), strategy_name="fib_rsi", version="1")
 
     assert len([first, *lines]) == 5
     assert verify_trail(year).holds

@@ -7,6 +7,7 @@ from datetime import datetime
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import EvidenceUnavailable
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import read_plan
@@ -58,7 +59,7 @@ def world(engine: Engine, market: SyntheticSource, endpoint: Endpoint) -> World:
     """Version 2 in the first stage against version 1 since Monday; a day later everything is seen."""
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
-    start_rollout(engine, strategy_name="fib_rsi", version="2", plan=PLAN, actor=OWNER, now=MONDAY)
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=PLAN)
     world = World(engine, market, endpoint, Prometheus(endpoint.url))
     assert not world.look(MONDAY + HOUR).blind
     return world

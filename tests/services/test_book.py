@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.gates.on_slots import NotWorse
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.pair_noise import UNKNOWN_DESIGN_EFFECT, History
@@ -44,7 +45,7 @@ def ramped(engine: Engine) -> Engine:
 
 
 def _start(engine: Engine, now: datetime) -> Rollout:
-    return start_rollout(engine, strategy_name="fib_rsi", version="2", plan=Plan(), actor=OWNER, now=now)
+    return start_rollout(engine, Command(OWNER, now), strategy_name="fib_rsi", version="2", plan=Plan())
 
 
 def _newest(engine: Engine) -> Rollout:

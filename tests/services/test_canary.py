@@ -1,10 +1,10 @@
 from concurrent.futures import ThreadPoolExecutor
 from time import sleep
-from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import (
     IllegalTransition,
     InvalidName,
@@ -27,8 +27,6 @@ from strategy_core.store.engine import reading, transaction
 from strategy_core.store.versions import create_strategy
 from tests.builders import MONDAY, OWNER, put_version
 
-WHO: dict[str, Any] = {"strategy_name": "fib_rsi", "actor": OWNER, "now": MONDAY}
-
 
 @pytest.fixture
 def pair(engine: Engine) -> Engine:
@@ -39,9 +37,9 @@ def pair(engine: Engine) -> Engine:
 
 def test_routing_obeys_the_percent_at_once(pair: Engine) -> None:
     """user_123's bucket is 5988: in the canary from 59.89 % on."""
-    activate_canary(pair, version="2", rollout_percent=59.88, **WHO)
+    activate_canary(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", rollout_percent=59.88)
     before = route_user(pair, user_id="user_123", strategy_name="fib_rsi")
-    update_canary_percent(pair, percent=59.89, **WHO)
+    update_canary_percent(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", percent=59.89)
     after = route_user(pair, user_id="user_123", strategy_name="fib_rsi")
 
     assert (before.version, after.version) == ("1", "2")
@@ -81,7 +79,7 @@ def test_a_user_id_that_is_no_text_is_refused(pair: Engine, user_id: str) -> Non
 @pytest.mark.parametrize("percent", [150, -1, 33.333, float("nan")])
 def test_a_percent_out_of_bounds_changes_nothing(pair: Engine, percent: float) -> None:
     with pytest.raises(InvalidPercent):
-        activate_canary(pair, version="2", rollout_percent=percent, **WHO)
+        activate_canary(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", rollout_percent=percent)
 
     with reading(pair) as session:
         assert versions.get_version(session, "fib_rsi", "2").status == "shadow"
@@ -90,17 +88,17 @@ def test_a_percent_out_of_bounds_changes_nothing(pair: Engine, percent: float) -
 
 def test_a_second_canary_is_refused_by_the_name_of_the_first(pair: Engine) -> None:
     put_version(pair, "3")
-    activate_canary(pair, version="2", rollout_percent=5, **WHO)
+    activate_canary(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", rollout_percent=5)
 
     with pytest.raises(IllegalTransition, match="2 is the canary"):
-        activate_canary(pair, version="3", rollout_percent=5, **WHO)
+        activate_canary(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="3", rollout_percent=5)
 
 
 def test_a_canary_needs_an_active_version_beside_it(engine: Engine) -> None:
     put_version(engine, "2")
 
     with pytest.raises(NoActiveVersion):
-        activate_canary(engine, version="2", rollout_percent=5, **WHO)
+        activate_canary(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", rollout_percent=5)
 
 
 def test_a_quarantined_version_is_no_canary(pair: Engine) -> None:
@@ -108,30 +106,36 @@ def test_a_quarantined_version_is_no_canary(pair: Engine) -> None:
 
     for blank in ("", "  "):
         with pytest.raises(Quarantined):
-            activate_canary(pair, version="3", rollout_percent=5, override_reason=blank, **WHO)
+            activate_canary(
+                pair,
+                Command(OWNER, MONDAY, override_reason=blank),
+                strategy_name="fib_rsi",
+                version="3",
+                rollout_percent=5,
+            )
 
 
 def test_there_must_be_a_canary_to_set_its_percent(pair: Engine) -> None:
     with pytest.raises(NoCanary):
-        update_canary_percent(pair, percent=5, **WHO)
+        update_canary_percent(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", percent=5)
 
 
 def test_by_hand_only_where_no_rollout_runs(pair: Engine) -> None:
     put_version(pair, "3")
-    start_rollout(pair, version="2", plan=Plan(), **WHO)
+    start_rollout(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
 
     with pytest.raises(RolloutOpen, match="let it end, or roll it back"):
-        activate_canary(pair, version="3", rollout_percent=5, **WHO)
+        activate_canary(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="3", rollout_percent=5)
     with pytest.raises(RolloutOpen, match="pause it, then set the percent"):
-        update_canary_percent(pair, percent=50, **WHO)
+        update_canary_percent(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", percent=50)
 
 
 def test_a_resumed_rollout_goes_back_to_its_stages_percent(pair: Engine) -> None:
-    start_rollout(pair, version="2", plan=Plan(), **WHO)
-    pause(pair, reason="news", **WHO)
-    update_canary_percent(pair, percent=1, **WHO)
+    start_rollout(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
+    pause(pair, Command(OWNER, MONDAY, "news"), strategy_name="fib_rsi")
+    update_canary_percent(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", percent=1)
     lowered = route_user(pair, user_id="user_123", strategy_name="fib_rsi").percent
-    resume(pair, **WHO)
+    resume(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi")
 
     assert lowered == 1.0
     assert route_user(pair, user_id="user_123", strategy_name="fib_rsi").percent == 5.0
@@ -141,12 +145,12 @@ def test_a_resumed_rollout_goes_back_to_its_stages_percent(pair: Engine) -> None
 
 
 def test_a_share_for_a_canary_that_is_rolled_back_meanwhile_is_refused_as_one_for_it_then(pair: Engine) -> None:
-    activate_canary(pair, version="2", rollout_percent=5, **WHO)
+    activate_canary(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", rollout_percent=5)
 
     with ThreadPoolExecutor(1) as thread, transaction(pair) as session:
         versions.lock_strategy(session, "fib_rsi")
         withdraw_canary(session, versions.get_version(session, "fib_rsi", "2"), quarantine=True, now=MONDAY)
-        late = thread.submit(set_share, pair, version="2", percent=10, **WHO)
+        late = thread.submit(set_share, pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", percent=10)
         sleep(0.3)  # it has begun, and waits
 
     with pytest.raises(Quarantined):

@@ -3,6 +3,7 @@
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import NotAwaiting, UnknownRollout
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.ramp import Step
@@ -12,8 +13,8 @@ from strategy_core.services.rollouts import Choice, approve, decide_rollout, pau
 from strategy_core.services.tick import tick
 from strategy_core.store import audit
 from strategy_core.store.engine import reading
-from tests.builders import DAY, HOUR, MONDAY, decision_row, put_day, put_decisions, put_version
-from tests.services.ramping import WHO, days, newest, ruled, standing
+from tests.builders import DAY, HOUR, MONDAY, OWNER, decision_row, put_day, put_decisions, put_version
+from tests.services.ramping import days, newest, ruled, standing
 
 
 def test_no_answer_within_the_maximum_asks_the_owner(ramped: Engine, market: SyntheticSource) -> None:
@@ -22,7 +23,7 @@ def test_no_answer_within_the_maximum_asks_the_owner(ramped: Engine, market: Syn
 
     assert ruled(tick(ramped, market, now=now))[0] is Step.AWAIT_DECISION
     assert newest(ramped).state == "awaiting_decision"
-    decide_rollout(ramped, choice=Choice.EXTEND, reason="more data", now=now, **WHO)
+    decide_rollout(ramped, Command(OWNER, now, "more data"), strategy_name="fib_rsi", choice=Choice.EXTEND)
     assert ruled(tick(ramped, market, now=now))[0] is Step.HOLD
     assert newest(ramped).stage_index == 0
 
@@ -32,7 +33,7 @@ def test_an_owner_may_advance_without_an_answer_and_answers_for_it(ramped: Engin
     now = MONDAY + 64 * DAY
     tick(ramped, market, now=now)
 
-    decide_rollout(ramped, choice=Choice.ADVANCE, reason="few signals by design", now=now, **WHO)
+    decide_rollout(ramped, Command(OWNER, now, "few signals by design"), strategy_name="fib_rsi", choice=Choice.ADVANCE)
 
     assert standing(ramped)[1] == 10.0
     with reading(ramped) as session:
@@ -46,19 +47,21 @@ def test_nobody_advances_in_the_dark(ramped: Engine, market: SyntheticSource) ->
     tick(ramped, market, now=MONDAY + 64 * DAY + 8 * HOUR)
 
     with pytest.raises(NotAwaiting, match="without sight since"):
-        decide_rollout(ramped, choice=Choice.ADVANCE, reason="hurry", now=MONDAY + 65 * DAY, **WHO)
+        decide_rollout(
+            ramped, Command(OWNER, MONDAY + 65 * DAY, "hurry"), strategy_name="fib_rsi", choice=Choice.ADVANCE
+        )
 
 
 def test_an_approval_counts_only_when_it_is_asked_for(ramped: Engine) -> None:
     with pytest.raises(NotAwaiting, match="cannot approve: the rollout is running; allowed when awaiting_approval"):
-        approve(ramped, now=MONDAY, **WHO)
+        approve(ramped, Command(OWNER, MONDAY), strategy_name="fib_rsi")
 
 
 def test_without_an_open_rollout_there_is_nothing_to_say(engine: Engine) -> None:
     put_version(engine, "1", Status.ACTIVE)
 
     with pytest.raises(UnknownRollout, match="of 'fib_rsi' is open"):
-        approve(engine, now=MONDAY, **WHO)
+        approve(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi")
 
 
 def test_nobody_advances_into_harm(ramped: Engine, market: SyntheticSource) -> None:
@@ -68,9 +71,9 @@ def test_nobody_advances_into_harm(ramped: Engine, market: SyntheticSource) -> N
     put_decisions(ramped, decision_row("2", now, "error", error_kind="breach"), decision_row("1", now))
 
     with pytest.raises(NotAwaiting, match="in breach: invalid_decisions"):
-        decide_rollout(ramped, choice=Choice.ADVANCE, reason="hurry", now=now + HOUR, **WHO)
+        decide_rollout(ramped, Command(OWNER, now + HOUR, "hurry"), strategy_name="fib_rsi", choice=Choice.ADVANCE)
     with pytest.raises(NotAwaiting, match="without sight since"):
-        decide_rollout(ramped, choice=Choice.ADVANCE, reason="hurry", now=now + 3 * DAY, **WHO)
+        decide_rollout(ramped, Command(OWNER, now + 3 * DAY, "hurry"), strategy_name="fib_rsi", choice=Choice.ADVANCE)
 
 
 def test_an_approval_is_not_taken_for_gates_that_pass_no_more(ramped: Engine, market: SyntheticSource) -> None:
@@ -82,14 +85,14 @@ def test_an_approval_is_not_taken_for_gates_that_pass_no_more(ramped: Engine, ma
     tick(ramped, market, now=now + 8 * HOUR)
 
     with pytest.raises(NotAwaiting, match="freshness is blind"):
-        approve(ramped, now=now + 8 * HOUR, **WHO)
+        approve(ramped, Command(OWNER, now + 8 * HOUR), strategy_name="fib_rsi")
 
 
 def test_a_pause_is_no_dwell(ramped: Engine, market: SyntheticSource) -> None:
     """Nobody was served at the stage while its percent was 0: its minimum time begins with the resumption."""
-    pause(ramped, now=MONDAY, **WHO)
+    pause(ramped, Command(OWNER, MONDAY), strategy_name="fib_rsi")
     now = days(ramped, MONDAY, 4)
-    resume(ramped, now=now, **WHO)
+    resume(ramped, Command(OWNER, now), strategy_name="fib_rsi")
     days(ramped, now, 1)
 
     assert ruled(tick(ramped, market, now=now + HOUR))[1].startswith("dwells at 5 %: 1.0 h")
@@ -97,10 +100,10 @@ def test_a_pause_is_no_dwell(ramped: Engine, market: SyntheticSource) -> None:
 
 def test_a_resumption_in_the_dark_adds_no_users(ramped: Engine, market: SyntheticSource) -> None:
     days(ramped, MONDAY, 1)
-    pause(ramped, now=MONDAY + DAY, **WHO)
-    update_canary_percent(ramped, percent=1, now=MONDAY + DAY, **WHO)
+    pause(ramped, Command(OWNER, MONDAY + DAY), strategy_name="fib_rsi")
+    update_canary_percent(ramped, Command(OWNER, MONDAY + DAY), strategy_name="fib_rsi", percent=1)
     tick(ramped, market, now=MONDAY + DAY + 8 * HOUR)
-    resume(ramped, now=MONDAY + DAY + 9 * HOUR, **WHO)
+    resume(ramped, Command(OWNER, MONDAY + DAY + 9 * HOUR), strategy_name="fib_rsi")
 
     assert newest(ramped).blind_since is not None
     assert standing(ramped)[1] == 1.0

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import InvalidReport, UnknownStrategy
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
@@ -31,8 +31,7 @@ def known(engine: Engine) -> dict[str, float | None]:
 def put_canary(engine: Engine, strategy_name: str, percent: float, *, salt: str = "") -> None:
     put_version(engine, "1", Status.ACTIVE, strategy_name=strategy_name, salt=salt)
     put_version(engine, "2", strategy_name=strategy_name)
-    who: dict[str, Any] = {"strategy_name": strategy_name, "actor": OWNER, "now": MONDAY}
-    activate_canary(engine, version="2", rollout_percent=percent, **who)
+    activate_canary(engine, Command(OWNER, MONDAY), strategy_name=strategy_name, version="2", rollout_percent=percent)
 
 
 def test_a_load_is_the_whole_truth(engine: Engine) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import Engine, text
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.gates.base import Verdict
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
@@ -77,7 +78,7 @@ def test_it_is_reached(
 ) -> None:
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
-    rollout = start_rollout(engine, strategy_name="fib_rsi", version="2", plan=Plan(), actor=OWNER, now=MONDAY)
+    rollout = start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
     evidence(engine)
 
     (ticked,) = tick(engine, market, now=MONDAY + 4 * DAY + HOUR)
@@ -95,7 +96,7 @@ def test_what_the_platform_reports_and_cannot_be_read_silences_no_gate_on_slots(
 ) -> None:
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
-    start_rollout(engine, strategy_name="fib_rsi", version="2", plan=Plan(), actor=OWNER, now=MONDAY)
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
     evidence(engine)
     with transaction(engine) as session:
         session.connection().execute(text("DROP TABLE live_trade"))

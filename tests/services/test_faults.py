@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import Refused
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
@@ -23,7 +24,6 @@ from strategy_core.store import alerts, audit, rollouts, versions
 from strategy_core.store.engine import open_database, reading, transaction
 from tests.builders import DAY, MONDAY, OWNER, put_day, put_version
 
-WHO: dict[str, Any] = {"strategy_name": "fib_rsi", "actor": OWNER}
 NOW = MONDAY + 4 * DAY
 
 
@@ -31,7 +31,7 @@ def prepare(engine: Engine, canary_r: float, *, stage: int = 0) -> None:
     said, worth = {"1": "buy", "2": "buy"}, {"1": 0.4, "2": canary_r}
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
-    start_rollout(engine, version="2", plan=Plan(), now=MONDAY, **WHO)
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
     for day in range(4):
         put_day(engine, MONDAY + day * DAY, said, worth, signal_hours=range(0, 20, 2))
     if stage:
@@ -89,7 +89,7 @@ def test_an_owner_and_a_tick_at_once_leave_one_story(engine: Engine, market: Syn
 
     def undo() -> None:
         start.wait()
-        roll_back(engine, reason="news", now=NOW, **WHO)
+        roll_back(engine, Command(OWNER, NOW, "news"), strategy_name="fib_rsi")
 
     with ThreadPoolExecutor(2) as threads:
         for done in [threads.submit(promote), threads.submit(undo)]:
@@ -109,7 +109,7 @@ def test_eight_owners_starting_a_rollout_start_one(engine: Engine) -> None:
     def begin(_: int) -> bool:
         start.wait()
         try:
-            start_rollout(engine, version="2", plan=Plan(), now=MONDAY, **WHO)
+            start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
         except Refused:
             return False
         return True
@@ -125,7 +125,7 @@ def test_on_postgresql_one_strategys_lock_delays_no_others_rollback(postgresql_u
     put_version(engine, "1", Status.ACTIVE, strategy_name="ppo_gold")
     with transaction(engine) as session:
         versions.lock_strategy(session, "ppo_gold")
-        roll_back(engine, reason="news", now=NOW, **WHO)
+        roll_back(engine, Command(OWNER, NOW, "news"), strategy_name="fib_rsi")
 
     assert picture(engine)["standing"]["percent"] == 0.0
     engine.dispose()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from strategy_core.domain.audit import Actor
+from strategy_core.domain.audit import Actor, Command
 from strategy_core.domain.errors import FourEyes
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import read_plan
@@ -34,7 +34,7 @@ def started(engine: Engine, market: SyntheticSource) -> Engine:
     """Ana has started version 2 against version 1 on Monday; on Tuesday every gate passes."""
     for version, status in (("1", Status.ACTIVE), ("2", Status.SHADOW), ("3", Status.SHADOW)):
         put_version(engine, version, status)
-    start_rollout(engine, strategy_name="fib_rsi", version="2", plan=PLAN, actor=OWNER, now=MONDAY)
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=PLAN)
     hours = [MONDAY + hour * HOUR for hour in range(24)]
     put_decisions(engine, *(decision_row(version, at) for version in ("1", "2") for at in hours))
     (ticked,) = tick(engine, market, now=TUESDAY)
@@ -54,22 +54,23 @@ def trail(engine: Engine) -> list[tuple[str, str]]:
 
 
 def approving(engine: Engine, actor: Actor, **more: Any) -> object:
-    return approve(engine, strategy_name="fib_rsi", actor=actor, now=TUESDAY, **more)
+    return approve(engine, Command(actor, TUESDAY, **more), strategy_name="fib_rsi")
 
 
 def advancing(engine: Engine, actor: Actor, **more: Any) -> object:
     put_state(engine, State.AWAITING_DECISION)
-    wish: dict[str, Any] = {"choice": Choice.ADVANCE, "reason": "enough", "now": TUESDAY}
-    return decide_rollout(engine, strategy_name="fib_rsi", actor=actor, **wish, **more)
+    return decide_rollout(
+        engine, Command(actor, TUESDAY, "enough", **more), strategy_name="fib_rsi", choice=Choice.ADVANCE
+    )
 
 
 def activating(engine: Engine, actor: Actor, **more: Any) -> object:
-    return activate_version(engine, strategy_name="fib_rsi", version="2", actor=actor, now=TUESDAY, **more)
+    return activate_version(engine, Command(actor, TUESDAY, **more), strategy_name="fib_rsi", version="2")
 
 
 def raising_the_percent(engine: Engine, actor: Actor, **more: Any) -> object:
     put_state(engine, State.PAUSED)
-    return update_canary_percent(engine, strategy_name="fib_rsi", percent=5.01, actor=actor, now=TUESDAY, **more)
+    return update_canary_percent(engine, Command(actor, TUESDAY, **more), strategy_name="fib_rsi", percent=5.01)
 
 
 ONWARDS = [
@@ -104,12 +105,13 @@ def test_where_two_eyes_are_enough_one_owner_does_all(started: Engine, wish: Wis
 
 
 def test_who_started_it_may_hold_it_at_any_time(started: Engine) -> None:
-    who: dict[str, Any] = {"strategy_name": "fib_rsi", "actor": OWNER, "now": TUESDAY}
     put_state(started, State.AWAITING_DECISION)
-    decide_rollout(started, choice=Choice.EXTEND, reason="more evidence", four_eyes=True, **who)
-    pause(started, **who)
-    update_canary_percent(started, percent=1, four_eyes=True, **who)
-    resume(started, **who)
+    decide_rollout(
+        started, Command(OWNER, TUESDAY, "more evidence", four_eyes=True), strategy_name="fib_rsi", choice=Choice.EXTEND
+    )
+    pause(started, Command(OWNER, TUESDAY), strategy_name="fib_rsi")
+    update_canary_percent(started, Command(OWNER, TUESDAY, four_eyes=True), strategy_name="fib_rsi", percent=1)
+    resume(started, Command(OWNER, TUESDAY), strategy_name="fib_rsi")
 
     actions = ["extend", "pause", "update_canary_percent", "resume"]
     assert trail(started)[-4:] == [("ana", action) for action in actions]
@@ -118,9 +120,10 @@ def test_who_started_it_may_hold_it_at_any_time(started: Engine) -> None:
 @pytest.mark.parametrize("state", [State.RUNNING, State.PAUSED, State.AWAITING_APPROVAL, State.AWAITING_DECISION])
 def test_who_started_it_takes_users_off_it_at_any_time(started: Engine, state: State) -> None:
     put_state(started, state)
-    who: dict[str, Any] = {"strategy_name": "fib_rsi", "actor": OWNER, "now": TUESDAY}
 
-    decide_rollout(started, choice=Choice.ROLL_BACK, reason="odd fills", four_eyes=True, **who)
+    decide_rollout(
+        started, Command(OWNER, TUESDAY, "odd fills", four_eyes=True), strategy_name="fib_rsi", choice=Choice.ROLL_BACK
+    )
 
     with reading(started) as session:
         assert rollouts.get_canary(session, "fib_rsi").rollout_bp == 0
@@ -136,19 +139,16 @@ def test_a_promotion_is_undone_by_whoever_sees_the_harm(started: Engine) -> None
         rollouts.set_canary_share(session, "fib_rsi", 0)
         rollouts.change_rollout(session, rollout, promoted_at=TUESDAY, state=State.RUNNING.value)
 
-    activate_version(
-        started, strategy_name="fib_rsi", version="1", actor=OWNER, now=TUESDAY, reason="harm", four_eyes=True
-    )
+    activate_version(started, Command(OWNER, TUESDAY, "harm", four_eyes=True), strategy_name="fib_rsi", version="1")
 
     with reading(started) as session:
         assert rollouts.list_rollouts(session)[0].state == State.ROLLED_BACK
 
 
 def test_another_version_and_what_no_rollout_moves_are_their_owners(started: Engine) -> None:
-    who: dict[str, Any] = {"strategy_name": "fib_rsi", "actor": OWNER, "now": TUESDAY}
-    activate_version(started, version="3", four_eyes=True, **who)
-    activate_canary(started, version="2", rollout_percent=5, **who)
-    update_canary_percent(started, percent=10, four_eyes=True, **who)
-    roll_back(started, reason="odd fills", **who)
+    activate_version(started, Command(OWNER, TUESDAY, four_eyes=True), strategy_name="fib_rsi", version="3")
+    activate_canary(started, Command(OWNER, TUESDAY), strategy_name="fib_rsi", version="2", rollout_percent=5)
+    update_canary_percent(started, Command(OWNER, TUESDAY, four_eyes=True), strategy_name="fib_rsi", percent=10)
+    roll_back(started, Command(OWNER, TUESDAY, "odd fills"), strategy_name="fib_rsi")
 
     assert [actor for actor, _ in trail(started)[-4:]] == ["ana"] * 4

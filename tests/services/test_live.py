@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import Engine
 from sqlmodel import select
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import Contradicted, InvalidReport, UnknownStrategy, UnknownVersion
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.live_trades import Serving, serving_at
@@ -23,7 +24,6 @@ from strategy_core.store.engine import reading
 from strategy_core.store.tables import LiveTrade
 from tests.builders import DAY, HOUR, MONDAY, OWNER, put_version
 
-WHO: dict[str, Any] = {"strategy_name": "fib_rsi", "actor": OWNER}
 NOON = MONDAY + 12 * HOUR
 IN_CANARY, IN_ACTIVE = "u13", "u2"  # buckets 4.68 % and 88.11 %
 
@@ -58,7 +58,7 @@ def pair(engine: Engine) -> Engine:
 @pytest.fixture
 def ramped(pair: Engine) -> Engine:
     """Version 2 serves 5 % of users since Monday."""
-    start_rollout(pair, version="2", plan=Plan(), now=MONDAY, **WHO)
+    start_rollout(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
     return pair
 
 
@@ -149,7 +149,7 @@ def test_a_change_has_a_minute_to_reach_a_router_but_is_not_foreseen(
     ramped: Engine, after_s: int, misrouted: int
 ) -> None:
     """The new version is right from the change on, but for a broker's clock that is late."""
-    roll_back(ramped, now=NOON, reason="harm", **WHO)
+    roll_back(ramped, Command(OWNER, NOON, "harm"), strategy_name="fib_rsi")
     batch = [report(user_id=IN_CANARY, opened_at=NOON + timedelta(seconds=after_s))]
 
     assert ingest(ramped, batch, now=NOON + DAY).misrouted == misrouted
@@ -157,16 +157,18 @@ def test_a_change_has_a_minute_to_reach_a_router_but_is_not_foreseen(
 
 @pytest.mark.parametrize(("after_s", "misrouted"), [(-6, 0), (59, 0), (61, 1)])
 def test_the_old_version_is_right_for_a_minute_after_a_change(ramped: Engine, after_s: int, misrouted: int) -> None:
-    roll_back(ramped, now=NOON, reason="harm", **WHO)
+    roll_back(ramped, Command(OWNER, NOON, "harm"), strategy_name="fib_rsi")
     batch = [report(user_id=IN_CANARY, version="2", opened_at=NOON + timedelta(seconds=after_s))]
 
     assert ingest(ramped, batch, now=NOON + DAY).misrouted == misrouted
 
 
 def test_the_trail_tells_who_served_at_any_moment(pair: Engine) -> None:
-    activate_canary(pair, version="2", rollout_percent=12.5, now=MONDAY, **WHO)
-    update_canary_percent(pair, percent=20, now=MONDAY - HOUR, **WHO)  # a clock that ran back
-    activate_version(pair, version="2", now=MONDAY + DAY, **WHO)
+    activate_canary(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", rollout_percent=12.5)
+    update_canary_percent(
+        pair, Command(OWNER, MONDAY - HOUR), strategy_name="fib_rsi", percent=20
+    )  # a clock that ran back
+    activate_version(pair, Command(OWNER, MONDAY + DAY), strategy_name="fib_rsi", version="2")
 
     with reading(pair) as session:
         history = audit.serving_history(session, "fib_rsi")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import InvalidPeriod, UnknownVersion
 from strategy_core.domain.gates.base import Finding, Verdict
 from strategy_core.domain.lifecycle import Status
@@ -29,7 +30,7 @@ SIGNAL_HOURS = range(0, 20, 4)
 def ramped(engine: Engine) -> Engine:
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
-    start_rollout(engine, strategy_name="fib_rsi", version="2", plan=Plan(), actor=OWNER, now=MONDAY)
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
     return engine
 
 

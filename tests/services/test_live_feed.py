@@ -9,6 +9,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.candles import PRICES
 from strategy_core.isolation.pool import WorkerPool
 from strategy_core.market.calendars import CALENDARS
@@ -55,6 +56,7 @@ def snapshot(broker: Market, now: datetime) -> LiveSource:
 def register(engine: Engine, source: CandleSource, version: str, symbols: list[str]) -> None:
     register_version(
         engine,
+        Command(OWNER, MONDAY),
         source,
         strategy_name="clockwork",
         version=version,
@@ -62,8 +64,6 @@ def register(engine: Engine, source: CandleSource, version: str, symbols: list[s
         entry_point="tests.services.versions_under_test:Clockwork",
         symbols=symbols,
         timeframe="1h",
-        actor=OWNER,
-        now=MONDAY,
     )
 
 

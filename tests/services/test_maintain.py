@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlmodel import Session
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import InvariantRefused
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
@@ -24,8 +25,8 @@ from strategy_core.store import decisions, partitions
 from strategy_core.store import engine as store
 from strategy_core.store.engine import open_database, reading, transaction
 from strategy_core.store.partitions import Month
-from tests.builders import DAY, GOLD, HOUR, decision_row, outcome_row, put_decisions, put_outcomes, put_version
-from tests.services.ramping import WHO, days, newest
+from tests.builders import DAY, GOLD, HOUR, OWNER, decision_row, outcome_row, put_decisions, put_outcomes, put_version
+from tests.services.ramping import days, newest
 
 JANUARY = datetime(2040, 1, 1, tzinfo=UTC)
 FEBRUARY, MARCH, APRIL = (JANUARY.replace(month=month) for month in (2, 3, 4))
@@ -94,10 +95,10 @@ def test_a_running_rollout_keeps_what_it_looks_back_on(engine: Engine) -> None:
     """What its start measured, and the live trades of before that a tick reads."""
     put_version(engine, "2", at=JANUARY)
     started = FEBRUARY + LOOK_BACK + DAY
-    start_rollout(engine, **WHO, version="2", plan=Plan(), now=started)
+    start_rollout(engine, Command(OWNER, started), strategy_name="fib_rsi", version="2", plan=Plan())
 
     held = maintain(engine, now=CHRISTMAS, keep_days=180)
-    roll_back(engine, **WHO, reason="enough", now=CHRISTMAS)
+    roll_back(engine, Command(OWNER, CHRISTMAS, "enough"), strategy_name="fib_rsi")
     done = maintain(engine, now=CHRISTMAS, keep_days=180)
 
     assert dropped(held) == ["2040_01"]
@@ -257,7 +258,7 @@ def test_what_an_ended_rollout_has_booked_outlives_its_decisions(engine: Engine)
     put_version(engine, "2", at=JANUARY)
     put_version(engine, "3", at=JANUARY)
     market = SyntheticSource((GOLD,), start=JANUARY - 60 * DAY, days=90)
-    start_rollout(engine, **WHO, version="2", plan=Plan(), now=JANUARY + 5 * DAY)
+    start_rollout(engine, Command(OWNER, JANUARY + 5 * DAY), strategy_name="fib_rsi", version="2", plan=Plan())
     ended = days(engine, JANUARY + 5 * DAY, 2)
     tick(engine, market, now=ended)  # which rolls back: the active version has decided on until Christmas
     rollout = newest(engine)

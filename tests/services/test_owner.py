@@ -1,11 +1,11 @@
 """What owners say to a rollout that waits, on evidence as it stands in the store; test_ramp has its whole life."""
 
 from datetime import datetime
-from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import NotAwaiting, UnknownRollout, UnknownStrategy
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import read_plan
@@ -20,7 +20,6 @@ from strategy_core.store.engine import reading, transaction
 from strategy_core.store.tables import Rollout
 from tests.builders import DAY, HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
 
-WHO: dict[str, Any] = {"strategy_name": "fib_rsi", "actor": OWNER}
 DAILY = {"percent": 5, "minimum_time": 86_400, "margins": {"pnl_r": 0.1, "win": 0.05}}
 PLAN = read_plan(
     {"stages": [DAILY, {**DAILY, "percent": 100}], "gates": [{"kind": "errors"}], "maximum_stage_time": 172_800}
@@ -32,7 +31,7 @@ def asked(engine: Engine, market: SyntheticSource) -> Engine:
     """Version 2 has passed its first stage against version 1: it waits for an approval since Tuesday."""
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
-    start_rollout(engine, version="2", plan=PLAN, now=MONDAY, **WHO)
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=PLAN)
     assert step(engine, market, MONDAY + DAY) is Step.AWAIT_APPROVAL
     return engine
 
@@ -65,7 +64,7 @@ def percent(engine: Engine) -> float:
 def test_an_approval_lapses_when_a_gate_passes_no_more_and_is_asked_for_again(
     asked: Engine, market: SyntheticSource
 ) -> None:
-    approve(asked, now=MONDAY + DAY, **WHO)
+    approve(asked, Command(OWNER, MONDAY + DAY), strategy_name="fib_rsi")
 
     assert step(asked, market, MONDAY + DAY + 6 * HOUR, decided=False) is Step.LAPSE
     assert newest(asked).approved_stage is None
@@ -79,13 +78,13 @@ def test_an_approval_lapses_when_a_gate_passes_no_more_and_is_asked_for_again(
     assert event.reason.startswith("the approval lapses: freshness: candle")
     assert alerts[-3:] == ["rollout.blind", "rollout.approval_lapsed", "rollout.awaiting_approval"]
 
-    approve(asked, now=MONDAY + DAY + 8 * HOUR, **WHO)
+    approve(asked, Command(OWNER, MONDAY + DAY + 8 * HOUR), strategy_name="fib_rsi")
     assert step(asked, market, MONDAY + DAY + 9 * HOUR) is Step.ADVANCE
     assert percent(asked) == 100.0
 
 
 def test_harm_rolls_back_what_was_approved(asked: Engine, market: SyntheticSource) -> None:
-    approve(asked, now=MONDAY + DAY, **WHO)
+    approve(asked, Command(OWNER, MONDAY + DAY), strategy_name="fib_rsi")
     at = [MONDAY + DAY + hour * HOUR for hour in range(3)]
     put_decisions(asked, *(decision_row("2", hour, "error", error_kind="raised") for hour in at))
 
@@ -97,12 +96,12 @@ def test_what_waits_for_an_owner_can_be_paused_and_set_by_hand(
     asked: Engine, market: SyntheticSource, state: State
 ) -> None:
     put_state(asked, state)
-    pause(asked, now=MONDAY + DAY, reason="a holiday", **WHO)
-    update_canary_percent(asked, percent=1, now=MONDAY + DAY, **WHO)
+    pause(asked, Command(OWNER, MONDAY + DAY, "a holiday"), strategy_name="fib_rsi")
+    update_canary_percent(asked, Command(OWNER, MONDAY + DAY), strategy_name="fib_rsi", percent=1)
     assert step(asked, market, MONDAY + DAY + HOUR) is Step.HOLD
     assert newest(asked).state == State.PAUSED
 
-    resume(asked, now=MONDAY + DAY + 2 * HOUR, **WHO)
+    resume(asked, Command(OWNER, MONDAY + DAY + 2 * HOUR), strategy_name="fib_rsi")
 
     assert newest(asked).state == State.RUNNING
     assert percent(asked) == 5.0
@@ -111,9 +110,9 @@ def test_what_waits_for_an_owner_can_be_paused_and_set_by_hand(
 
 
 def test_an_approval_does_not_outlast_a_pause(asked: Engine, market: SyntheticSource) -> None:
-    approve(asked, now=MONDAY + DAY, **WHO)
-    pause(asked, now=MONDAY + DAY, **WHO)
-    resume(asked, now=MONDAY + DAY, **WHO)
+    approve(asked, Command(OWNER, MONDAY + DAY), strategy_name="fib_rsi")
+    pause(asked, Command(OWNER, MONDAY + DAY), strategy_name="fib_rsi")
+    resume(asked, Command(OWNER, MONDAY + DAY), strategy_name="fib_rsi")
 
     assert step(asked, market, MONDAY + 2 * DAY) is Step.AWAIT_APPROVAL
     assert percent(asked) == 5.0
@@ -122,14 +121,14 @@ def test_an_approval_does_not_outlast_a_pause(asked: Engine, market: SyntheticSo
 @pytest.mark.parametrize("state", [State.PAUSED, State.ROLLED_BACK])
 def test_what_is_paused_or_over_is_not_paused(asked: Engine, state: State) -> None:
     if state is State.ROLLED_BACK:
-        decide_rollout(asked, choice=Choice.ROLL_BACK, reason="enough", now=MONDAY + DAY, **WHO)
+        decide_rollout(asked, Command(OWNER, MONDAY + DAY, "enough"), strategy_name="fib_rsi", choice=Choice.ROLL_BACK)
         with pytest.raises(UnknownRollout):
-            pause(asked, now=MONDAY + DAY, **WHO)
+            pause(asked, Command(OWNER, MONDAY + DAY), strategy_name="fib_rsi")
         return
     put_state(asked, state)
     allowed = "allowed when awaiting_approval or awaiting_decision or running"
     with pytest.raises(NotAwaiting, match=f"cannot pause: the rollout is paused; {allowed}"):
-        pause(asked, now=MONDAY + DAY, **WHO)
+        pause(asked, Command(OWNER, MONDAY + DAY), strategy_name="fib_rsi")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +137,9 @@ def test_what_is_paused_or_over_is_not_paused(asked: Engine, state: State) -> No
 def test_a_decision_to_roll_back_is_heard_in_every_state(asked: Engine, state: State) -> None:
     put_state(asked, state)
 
-    rollout = decide_rollout(asked, choice=Choice.ROLL_BACK, reason="odd fills", now=MONDAY + DAY, **WHO)
+    rollout = decide_rollout(
+        asked, Command(OWNER, MONDAY + DAY, "odd fills"), strategy_name="fib_rsi", choice=Choice.ROLL_BACK
+    )
 
     assert (rollout.state, rollout.reason) == (State.ROLLED_BACK, "by ana: odd fills")
     assert percent(asked) == 0.0
@@ -150,15 +151,17 @@ def test_a_decision_to_roll_back_is_heard_in_every_state(asked: Engine, state: S
 
 
 def test_a_decision_that_comes_twice_takes_nobody_off_the_healthy_version(asked: Engine) -> None:
-    decide_rollout(asked, choice=Choice.ROLL_BACK, reason="odd fills", now=MONDAY + DAY, **WHO)
+    decide_rollout(asked, Command(OWNER, MONDAY + DAY, "odd fills"), strategy_name="fib_rsi", choice=Choice.ROLL_BACK)
 
     with pytest.raises(UnknownRollout, match="of 'fib_rsi' is open"):
-        decide_rollout(asked, choice=Choice.ROLL_BACK, reason="odd fills", now=MONDAY + DAY, **WHO)
+        decide_rollout(
+            asked, Command(OWNER, MONDAY + DAY, "odd fills"), strategy_name="fib_rsi", choice=Choice.ROLL_BACK
+        )
     with pytest.raises(UnknownStrategy):
-        decide_rollout(asked, choice=Choice.ROLL_BACK, reason="odd", now=MONDAY, strategy_name="fib_rsy", actor=OWNER)
+        decide_rollout(asked, Command(OWNER, MONDAY, "odd"), strategy_name="fib_rsy", choice=Choice.ROLL_BACK)
 
 
 @pytest.mark.parametrize("choice", [Choice.EXTEND, Choice.ADVANCE])
 def test_any_other_decision_waits_to_be_asked_for(asked: Engine, choice: Choice) -> None:
     with pytest.raises(NotAwaiting, match="cannot decide: the rollout is awaiting_approval"):
-        decide_rollout(asked, choice=choice, reason="hurry", now=MONDAY + DAY, **WHO)
+        decide_rollout(asked, Command(OWNER, MONDAY + DAY, "hurry"), strategy_name="fib_rsi", choice=choice)

@@ -1,8 +1,7 @@
-from typing import Any
-
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import IllegalTransition, Quarantined, RolloutOpen, UnknownStrategy, UnknownVersion
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
@@ -12,8 +11,6 @@ from strategy_core.services.versions import activate_version, retire_version
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading
 from tests.builders import DAY, MONDAY, OWNER, put_version
-
-WHO: dict[str, Any] = {"strategy_name": "fib_rsi", "actor": OWNER, "now": MONDAY}
 
 
 def statuses(engine: Engine) -> dict[str, str]:
@@ -25,7 +22,7 @@ def test_activation_retires_the_predecessor_and_leaves_one_audit_event(engine: E
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
 
-    activate_version(engine, version="2", reason="proven in shadow", **WHO)
+    activate_version(engine, Command(OWNER, MONDAY, "proven in shadow"), strategy_name="fib_rsi", version="2")
 
     assert statuses(engine) == {"1": "retired", "2": "active"}
     with reading(engine) as session:
@@ -40,7 +37,7 @@ def test_reactivating_a_retired_version_is_the_owners_rollback(engine: Engine) -
     put_version(engine, "1", Status.RETIRED)
     put_version(engine, "2", Status.ACTIVE)
 
-    activate_version(engine, version="1", **WHO)
+    activate_version(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="1")
 
     assert statuses(engine) == {"1": "active", "2": "retired"}
 
@@ -48,7 +45,7 @@ def test_reactivating_a_retired_version_is_the_owners_rollback(engine: Engine) -
 def test_the_first_activation_needs_no_predecessor(engine: Engine) -> None:
     put_version(engine, "1")
 
-    activate_version(engine, version="1", **WHO)
+    activate_version(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="1")
 
     assert statuses(engine) == {"1": "active"}
 
@@ -57,16 +54,16 @@ def test_what_is_active_cannot_be_activated_again(engine: Engine) -> None:
     put_version(engine, "1", Status.ACTIVE)
 
     with pytest.raises(IllegalTransition, match="cannot move active -> active; allowed: retired, shadow"):
-        activate_version(engine, version="1", **WHO)
+        activate_version(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="1")
 
 
 def test_unknown_names_are_refused_with_what_is_known(engine: Engine) -> None:
     put_version(engine, "1")
 
     with pytest.raises(UnknownStrategy, match="known strategies: fib_rsi"):
-        activate_version(engine, version="1", **WHO | {"strategy_name": "fib_rsy"})
+        activate_version(engine, Command(OWNER, MONDAY), strategy_name="fib_rsy", version="1")
     with pytest.raises(UnknownVersion, match="known versions: 1"):
-        activate_version(engine, version="2", **WHO)
+        activate_version(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2")
 
 
 def test_a_quarantined_version_needs_a_reason(engine: Engine) -> None:
@@ -74,8 +71,15 @@ def test_a_quarantined_version_needs_a_reason(engine: Engine) -> None:
     put_version(engine, "2", quarantined_at=MONDAY - DAY)
 
     with pytest.raises(Quarantined, match="give an override reason"):
-        activate_version(engine, version="2", reason="I like it", override_reason=" ", **WHO)
-    activate_version(engine, version="2", override_reason="the feed was wrong, not the version", **WHO)
+        activate_version(
+            engine, Command(OWNER, MONDAY, "I like it", override_reason=" "), strategy_name="fib_rsi", version="2"
+        )
+    activate_version(
+        engine,
+        Command(OWNER, MONDAY, override_reason="the feed was wrong, not the version"),
+        strategy_name="fib_rsi",
+        version="2",
+    )
 
     with reading(engine) as session:
         assert versions.get_version(session, "fib_rsi", "2").quarantined_at is None
@@ -85,9 +89,9 @@ def test_a_quarantined_version_needs_a_reason(engine: Engine) -> None:
 def test_activating_the_canary_completes_its_rollout(engine: Engine) -> None:
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
-    rollout = start_rollout(engine, version="2", plan=Plan(), **WHO)
+    rollout = start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
 
-    activate_version(engine, version="2", reason="earnings week", **WHO)
+    activate_version(engine, Command(OWNER, MONDAY, "earnings week"), strategy_name="fib_rsi", version="2")
 
     assert statuses(engine) == {"1": "retired", "2": "active"}
     with reading(engine) as session:
@@ -101,9 +105,9 @@ def test_activating_another_version_aborts_the_rollout_and_withdraws_its_canary(
     put_version(engine, "0", Status.RETIRED)
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
-    rollout = start_rollout(engine, version="2", plan=Plan(), **WHO)
+    rollout = start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
 
-    activate_version(engine, version="0", **WHO)
+    activate_version(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="0")
 
     assert statuses(engine) == {"0": "active", "1": "retired", "2": "shadow"}
     with reading(engine) as session:
@@ -117,9 +121,9 @@ def test_what_serves_nobody_alone_may_retire(engine: Engine, status: Status) -> 
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
     if status is Status.CANARY:
-        activate_canary(engine, version="2", rollout_percent=5, **WHO)
+        activate_canary(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", rollout_percent=5)
 
-    retire_version(engine, version="2", **WHO)
+    retire_version(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2")
 
     assert statuses(engine)["2"] == "retired"
 
@@ -128,14 +132,14 @@ def test_the_active_version_may_not_retire_alone(engine: Engine) -> None:
     put_version(engine, "1", Status.ACTIVE)
 
     with pytest.raises(IllegalTransition, match="activate another version"):
-        retire_version(engine, version="1", **WHO)
+        retire_version(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="1")
 
 
 @pytest.mark.parametrize("version", ["2"])
 def test_a_version_in_a_rollout_may_not_retire(engine: Engine, version: str) -> None:
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
-    start_rollout(engine, version="2", plan=Plan(), **WHO)
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
 
     with pytest.raises(RolloutOpen, match="roll it back or let it end first"):
-        retire_version(engine, version=version, **WHO)
+        retire_version(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version=version)

@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import Step
@@ -13,8 +14,8 @@ from strategy_core.services.rollouts import approve, pause, start_rollout
 from strategy_core.services.tick import tick, tick_rollout
 from strategy_core.store import alerts, audit, rollouts, versions
 from strategy_core.store.engine import reading
-from tests.builders import HOUR, MONDAY, decision_row, put_decisions, put_version
-from tests.services.ramping import WHO, days, newest, ruled, standing
+from tests.builders import HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
+from tests.services.ramping import days, newest, ruled, standing
 
 
 def test_it_advances_stage_by_stage_waits_for_the_owner_is_promoted_and_bakes(
@@ -28,7 +29,7 @@ def test_it_advances_stage_by_stage_waits_for_the_owner_is_promoted_and_bakes(
         now = days(ramped, now, 1)
     waits = ruled(tick(ramped, market, now=now))
     again = ruled(tick(ramped, market, now=now))
-    approve(ramped, now=now, reason="reviewed", **WHO)
+    approve(ramped, Command(OWNER, now, "reviewed"), strategy_name="fib_rsi")
     assert ruled(tick(ramped, market, now=now))[0] is Step.ADVANCE
     percents.append(standing(ramped)[1])
     now = days(ramped, now, 1)
@@ -130,7 +131,7 @@ def test_silence_is_rolled_back(ramped: Engine, market: SyntheticSource) -> None
 
 def test_a_drawdown_of_the_canary_alone_is_rolled_back_while_paused(ramped: Engine, market: SyntheticSource) -> None:
     """An owner's pause holds the ramp, never the protection."""
-    pause(ramped, now=MONDAY, **WHO)
+    pause(ramped, Command(OWNER, MONDAY), strategy_name="fib_rsi")
     now = days(ramped, MONDAY, 3, {"1": -0.01, "2": -1.0})
 
     step, reason = ruled(tick(ramped, market, now=now))
@@ -168,7 +169,7 @@ def test_a_canary_that_answers_without_deciding_is_silent(ramped: Engine, market
 def test_symbols_of_one_version_alone_are_neither_due_nor_silent(engine: Engine, market: SyntheticSource) -> None:
     put_version(engine, "1", Status.ACTIVE, symbols=("GOLD", "SILVER"))
     put_version(engine, "2", symbols=("GOLD",))
-    start_rollout(engine, version="2", plan=Plan(), now=MONDAY, **WHO)
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
     for hour in range(6):
         at = MONDAY + hour * HOUR
         put_decisions(engine, decision_row("1", at), decision_row("2", at), decision_row("1", at, symbol="SILVER"))

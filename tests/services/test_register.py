@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import (
     DuplicateFingerprint,
     DuplicateVersion,
@@ -35,10 +36,9 @@ def register(engine: Engine, market: SyntheticSource, version: str = "1", **chan
         "entry_point": "fib_rsi",
         "symbols": [GOLD],
         "timeframe": "1h",
-        "actor": OWNER,
-        "now": MONDAY,
     }
-    return register_version(engine, market, version=version, **facts | changes)
+    command = Command(OWNER, changes.pop("now", MONDAY), changes.pop("reason", ""))
+    return register_version(engine, command, market, version=version, **facts | changes)
 
 
 def test_a_version_is_kept_with_its_whole_config_fingerprint_and_report(

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine
 
-from strategy_core.domain.audit import RAMP, Actor
+from strategy_core.domain.audit import RAMP, Actor, Command
 from strategy_core.domain.errors import RolloutError
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan, read_plan
@@ -62,37 +62,39 @@ class Walk:
         wish()
 
     def _activate(self) -> None:
-        activate_version(self.engine, version=self._version(), override_reason=self._override(), **self._who())
+        command = self._asks(override_reason=self._override())
+        activate_version(self.engine, command, strategy_name="fib_rsi", version=self._version())
 
     def _retire(self) -> None:
-        retire_version(self.engine, version=self._version(), **self._who())
+        retire_version(self.engine, self._asks(), version=self._version(), strategy_name="fib_rsi")
 
     def _canary(self) -> None:
-        share: dict[str, Any] = {"rollout_percent": self.dice.choice(PERCENTS), "override_reason": self._override()}
-        activate_canary(self.engine, version=self._version(), **share, **self._who())
+        command, percent = self._asks(override_reason=self._override()), self.dice.choice(PERCENTS)
+        activate_canary(self.engine, command, version=self._version(), rollout_percent=percent, strategy_name="fib_rsi")
 
     def _percent(self) -> None:
-        update_canary_percent(self.engine, percent=self.dice.choice(PERCENTS), **self._who())
+        update_canary_percent(self.engine, self._asks(), percent=self.dice.choice(PERCENTS), strategy_name="fib_rsi")
 
     def _start(self) -> None:
-        wish: dict[str, Any] = {"plan": self.dice.choice(PLANS), "override_reason": self._override()}
-        start_rollout(self.engine, version=self._version(), **wish, **self._who())
+        command, plan = self._asks(override_reason=self._override()), self.dice.choice(PLANS)
+        start_rollout(self.engine, command, version=self._version(), plan=plan, strategy_name="fib_rsi")
 
     def _approve(self) -> None:
-        approve(self.engine, **self._who())
+        approve(self.engine, self._asks(), strategy_name="fib_rsi")
 
     def _decide(self) -> None:
-        decide_rollout(self.engine, choice=self.dice.choice(list(Choice)), reason="so", **self._who())
+        choice = self.dice.choice(list(Choice))
+        decide_rollout(self.engine, self._asks(reason="so"), strategy_name="fib_rsi", choice=choice)
 
     def _pause(self) -> None:
-        pause(self.engine, **self._who())
+        pause(self.engine, self._asks(), strategy_name="fib_rsi")
 
     def _resume(self) -> None:
-        resume(self.engine, **self._who())
+        resume(self.engine, self._asks(), strategy_name="fib_rsi")
 
     def _roll_back(self) -> None:
-        who = {name: value for name, value in self._who().items() if name != "if_generation"}
-        roll_back(self.engine, version=self.dice.choice([None, self._version()]), reason="harm", **who)
+        version = self.dice.choice([None, self._version()])
+        roll_back(self.engine, self._asks(reason="harm"), version=version, strategy_name="fib_rsi")
 
     def _tick(self) -> None:
         """Take a step that a tick could take as the rollout stands."""
@@ -103,21 +105,18 @@ class Walk:
                 return
             plan = read_plan(rollout.plan)
             ruling = Ruling(self.dice.choice(_could_follow(rollout, plan)), "evidence")
-            apply_ruling(session, rollout, plan, ruling, actor=RAMP, now=self.now)
+            apply_ruling(session, rollout, plan, ruling, Command(RAMP, self.now))
 
-    def _who(self) -> dict[str, Any]:
+    def _asks(self, reason: str = "", override_reason: str = "") -> Command:
         """Return who asks when, resting on which generation: sometimes on one that is gone, or for a second time."""
         key = self.dice.choice([None, None, None, uuid4().hex, uuid4().hex, *self.keys[-1:]])
         if key is not None:
             self.keys.append(key)
         with reading(self.engine) as session:
             generation = versions.get_strategy(session, "fib_rsi").generation
-        return {
-            "strategy_name": "fib_rsi",
-            "actor": Actor(self.dice.choice(["ana", "ben"]), request_id=uuid4().hex, idempotency_key=key),
-            "now": self.now,
-            "if_generation": self.dice.choice([None, generation, generation, generation, generation - 1]),
-        }
+        actor = Actor(self.dice.choice(["ana", "ben"]), request_id=uuid4().hex, idempotency_key=key)
+        rests_on = self.dice.choice([None, generation, generation, generation, generation - 1])
+        return Command(actor, self.now, reason, override_reason, rests_on)
 
     def _version(self) -> str:
         return self.dice.choice(list(VERSIONS))

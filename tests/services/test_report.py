@@ -7,6 +7,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import UnknownRollout, UnknownStrategy
 from strategy_core.domain.lifecycle import Status
 from strategy_core.market.synthetic import SyntheticSource
@@ -23,9 +24,9 @@ from strategy_core.services.versions import activate_version
 from strategy_core.store import audit, rollouts
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.tables import AuditEvent, GateVerdict, Rollout
-from tests.builders import DAY, HOUR, MONDAY, put_version
+from tests.builders import DAY, HOUR, MONDAY, OWNER, put_version
 from tests.report.reading import Page, pictures, tables, words
-from tests.services.ramping import WHO, days, newest
+from tests.services.ramping import days, newest
 
 HARMFUL = {"1": 0.4, "2": -1.0}
 
@@ -111,9 +112,9 @@ def test_progress_tells_stage_users_gates_and_what_must_happen(ramped: Engine, m
 
 
 def test_a_share_that_an_owner_moved_is_told_as_it_was(ramped: Engine) -> None:
-    pause(ramped, now=MONDAY + DAY, **WHO)
-    update_canary_percent(ramped, percent=7.5, now=MONDAY + 2 * DAY, **WHO)
-    resume(ramped, now=MONDAY + 3 * DAY, **WHO)
+    pause(ramped, Command(OWNER, MONDAY + DAY), strategy_name="fib_rsi")
+    update_canary_percent(ramped, Command(OWNER, MONDAY + 2 * DAY), strategy_name="fib_rsi", percent=7.5)
+    resume(ramped, Command(OWNER, MONDAY + 3 * DAY), strategy_name="fib_rsi")
 
     served = told(ramped, MONDAY + 4 * DAY).progress.served
 
@@ -122,7 +123,7 @@ def test_a_share_that_an_owner_moved_is_told_as_it_was(ramped: Engine) -> None:
 
 def test_a_persons_rollback_names_no_gate(ramped: Engine, market: SyntheticSource) -> None:
     tick(ramped, market, now=days(ramped, MONDAY, 1))
-    roll_back(ramped, reason="odd fills", now=MONDAY + 2 * DAY, **WHO)
+    roll_back(ramped, Command(OWNER, MONDAY + 2 * DAY, "odd fills"), strategy_name="fib_rsi")
 
     undone = read_rollback(ramped, rollout_id=newest(ramped).id)
 
@@ -134,11 +135,17 @@ def test_a_persons_rollback_names_no_gate(ramped: Engine, market: SyntheticSourc
 def test_a_canary_without_a_rollout_is_told_of_too(engine: Engine) -> None:
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
-    activate_canary(engine, version="2", rollout_percent=10, now=MONDAY, **WHO)
-    roll_back(engine, reason="by hand", now=MONDAY + DAY, **WHO)
-    activate_canary(engine, version="2", rollout_percent=20, now=MONDAY + 2 * DAY, override_reason="mended", **WHO)
-    update_canary_percent(engine, percent=30, now=MONDAY + 3 * DAY, **WHO)
-    roll_back(engine, reason="again", now=MONDAY + 4 * DAY, **WHO)
+    activate_canary(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", rollout_percent=10)
+    roll_back(engine, Command(OWNER, MONDAY + DAY, "by hand"), strategy_name="fib_rsi")
+    activate_canary(
+        engine,
+        Command(OWNER, MONDAY + 2 * DAY, override_reason="mended"),
+        strategy_name="fib_rsi",
+        version="2",
+        rollout_percent=20,
+    )
+    update_canary_percent(engine, Command(OWNER, MONDAY + 3 * DAY), strategy_name="fib_rsi", percent=30)
+    roll_back(engine, Command(OWNER, MONDAY + 4 * DAY, "again"), strategy_name="fib_rsi")
 
     undone = read_rollback(engine, event=last_event(engine))
 
@@ -153,9 +160,9 @@ def test_a_canary_without_a_rollout_is_told_of_too(engine: Engine) -> None:
 def test_an_activation_that_is_undone_had_reached_everybody(engine: Engine) -> None:
     put_version(engine, "1")
     put_version(engine, "2")
-    activate_version(engine, version="1", now=MONDAY, **WHO)
-    activate_version(engine, version="2", now=MONDAY + DAY, **WHO)
-    roll_back(engine, version="2", reason="worse", now=MONDAY + 2 * DAY, **WHO)
+    activate_version(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="1")
+    activate_version(engine, Command(OWNER, MONDAY + DAY), strategy_name="fib_rsi", version="2")
+    roll_back(engine, Command(OWNER, MONDAY + 2 * DAY, "worse"), strategy_name="fib_rsi", version="2")
 
     undone = read_rollback(engine, event=last_event(engine))
 
@@ -179,7 +186,7 @@ def test_a_night_is_told_in_the_report_with_its_days(ramped: Engine, market: Syn
 def test_words_of_people_and_versions_do_nothing(ramped: Engine, market: SyntheticSource) -> None:
     hostile = "<script>alert(1)</script> | `x` ![y](javascript:z)\n# \u202e"
     tick(ramped, market, now=days(ramped, MONDAY, 1))
-    roll_back(ramped, reason=hostile, now=MONDAY + 2 * DAY, **WHO)
+    roll_back(ramped, Command(OWNER, MONDAY + 2 * DAY, hostile), strategy_name="fib_rsi")
     with transaction(ramped) as session:
         session.add(
             GateVerdict(

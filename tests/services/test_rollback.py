@@ -5,6 +5,7 @@ import pytest
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import DBAPIError
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import NothingToRollBack, UnknownStrategy
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
@@ -17,8 +18,6 @@ from strategy_core.store import alerts, audit, rollouts, versions
 from strategy_core.store.engine import open_database, reading, transaction
 from tests.builders import DAY, MONDAY, OWNER, put_version
 
-WHO: dict[str, Any] = {"strategy_name": "fib_rsi", "actor": OWNER, "now": MONDAY}
-
 
 @pytest.fixture
 def pair(engine: Engine) -> Engine:
@@ -28,9 +27,9 @@ def pair(engine: Engine) -> Engine:
 
 
 def test_a_rollback_takes_every_user_off_the_canary_and_ends_the_rollout(pair: Engine) -> None:
-    rollout = start_rollout(pair, version="2", plan=Plan(), **WHO)
+    rollout = start_rollout(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
 
-    assert roll_back(pair, reason="odd fills", **WHO) == "2"
+    assert roll_back(pair, Command(OWNER, MONDAY, "odd fills"), strategy_name="fib_rsi") == "2"
 
     routes = {route_user(pair, user_id=f"user_{i}", strategy_name="fib_rsi").version for i in range(50)}
     assert routes == {"1"}
@@ -49,12 +48,12 @@ def test_a_change_that_is_stuck_gives_way(postgresql_url: str, monkeypatch: pyte
     engine, stuck = open_database(postgresql_url), open_database(postgresql_url)
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
-    start_rollout(engine, version="2", plan=Plan(), **WHO)
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
 
     def hold() -> str:
         with transaction(stuck) as session:
             versions.lock_strategy(session, "fib_rsi").salt = "never"
-            return roll_back(engine, reason="odd fills", **WHO)
+            return roll_back(engine, Command(OWNER, MONDAY, "odd fills"), strategy_name="fib_rsi")
 
     with pytest.raises(DBAPIError, match="idle-in-transaction"):
         hold()
@@ -72,7 +71,7 @@ def test_a_rollback_that_stood_still_is_not_made_again(postgresql_url: str, monk
     engine = open_database(postgresql_url)
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
-    start_rollout(engine, version="2", plan=Plan(), **WHO)
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
     stops = iter([2.0])
 
     @event.listens_for(engine, "after_cursor_execute")
@@ -81,7 +80,7 @@ def test_a_rollback_that_stood_still_is_not_made_again(postgresql_url: str, monk
             time.sleep(next(stops, 0.0))
 
     with pytest.raises(DBAPIError, match="idle-in-transaction"):
-        roll_back(engine, reason="odd fills", **WHO)
+        roll_back(engine, Command(OWNER, MONDAY, "odd fills"), strategy_name="fib_rsi")
 
     with reading(engine) as session:
         assert versions.get_version(session, "fib_rsi", "2").status == "canary"
@@ -91,18 +90,18 @@ def test_a_rollback_that_stood_still_is_not_made_again(postgresql_url: str, monk
 @pytest.mark.parametrize("odd", ["\x00", "\udcff"])
 def test_no_character_of_a_reason_stops_a_rollback(pair: Engine, odd: str) -> None:
     """A terminal of another encoding, or a broken client, may hand on what no database can hold."""
-    start_rollout(pair, version="2", plan=Plan(), **WHO)
+    start_rollout(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
 
-    roll_back(pair, reason=f"odd {odd} fills", **WHO)
+    roll_back(pair, Command(OWNER, MONDAY, f"odd {odd} fills"), strategy_name="fib_rsi")
 
     with reading(pair) as session:
         assert audit.events(session)[-1].reason == "odd \ufffd fills"
 
 
 def test_a_canary_without_a_rollout_is_withdrawn(pair: Engine) -> None:
-    activate_canary(pair, version="2", rollout_percent=20, **WHO)
+    activate_canary(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", rollout_percent=20)
 
-    assert roll_back(pair, reason="odd fills", **WHO) == "2"
+    assert roll_back(pair, Command(OWNER, MONDAY, "odd fills"), strategy_name="fib_rsi") == "2"
 
     with reading(pair) as session:
         withdrawn = versions.get_version(session, "fib_rsi", "2")
@@ -110,9 +109,9 @@ def test_a_canary_without_a_rollout_is_withdrawn(pair: Engine) -> None:
 
 
 def test_an_activation_is_undone_when_its_version_is_named(pair: Engine) -> None:
-    activate_version(pair, version="2", **WHO)
+    activate_version(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2")
 
-    assert roll_back(pair, version="2", reason="users complain", **WHO) == "2"
+    assert roll_back(pair, Command(OWNER, MONDAY, "users complain"), strategy_name="fib_rsi", version="2") == "2"
 
     with reading(pair) as session:
         assert versions.active_version(session, "fib_rsi").version == "1"
@@ -123,13 +122,13 @@ def test_an_activation_is_undone_when_its_version_is_named(pair: Engine) -> None
 def test_an_activation_is_undone_whatever_canary_is_on_its_way(pair: Engine, planned: bool) -> None:
     """It was measured against a version that serves nobody any more; it did no harm, and is not quarantined."""
     put_version(pair, "3")
-    activate_version(pair, version="2", **WHO)
+    activate_version(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2")
     if planned:
-        start_rollout(pair, version="3", plan=Plan(), **WHO)
+        start_rollout(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="3", plan=Plan())
     else:
-        activate_canary(pair, version="3", rollout_percent=10, **WHO)
+        activate_canary(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="3", rollout_percent=10)
 
-    assert roll_back(pair, version="2", reason="users complain", **WHO) == "2"
+    assert roll_back(pair, Command(OWNER, MONDAY, "users complain"), strategy_name="fib_rsi", version="2") == "2"
 
     with reading(pair) as session:
         third = versions.get_version(session, "fib_rsi", "3")
@@ -141,9 +140,9 @@ def test_an_activation_is_undone_whatever_canary_is_on_its_way(pair: Engine, pla
 
 def test_where_there_is_nothing_to_undo_it_says_so(pair: Engine) -> None:
     with pytest.raises(NothingToRollBack):
-        roll_back(pair, reason="?", **WHO)
+        roll_back(pair, Command(OWNER, MONDAY, "?"), strategy_name="fib_rsi")
     with pytest.raises(UnknownStrategy):
-        roll_back(pair, reason="?", **WHO | {"strategy_name": "ppo_gold"})
+        roll_back(pair, Command(OWNER, MONDAY, "?"), strategy_name="ppo_gold")
 
     with reading(pair) as session:
         assert audit.events(session) == []
@@ -151,23 +150,23 @@ def test_where_there_is_nothing_to_undo_it_says_so(pair: Engine) -> None:
 
 def test_a_call_that_comes_twice_takes_nobody_off_the_healthy_version(pair: Engine) -> None:
     put_version(pair, "0", Status.RETIRED, activated_at=MONDAY, retired_at=MONDAY)
-    start_rollout(pair, version="2", plan=Plan(), **WHO)
-    roll_back(pair, reason="odd fills", **WHO)
+    start_rollout(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
+    roll_back(pair, Command(OWNER, MONDAY, "odd fills"), strategy_name="fib_rsi")
 
     with pytest.raises(NothingToRollBack, match=r"no canary and no rollout; .* name the active version \(1\)"):
-        roll_back(pair, reason="odd fills", **WHO)
+        roll_back(pair, Command(OWNER, MONDAY, "odd fills"), strategy_name="fib_rsi")
     with pytest.raises(NothingToRollBack, match="'2' cannot be undone"):
-        roll_back(pair, version="2", reason="odd fills", **WHO)
+        roll_back(pair, Command(OWNER, MONDAY, "odd fills"), strategy_name="fib_rsi", version="2")
 
     with reading(pair) as session:
         assert versions.active_version(session, "fib_rsi").version == "1"
 
 
 def test_a_version_that_is_not_the_one_on_its_way_is_left_alone(pair: Engine) -> None:
-    start_rollout(pair, version="2", plan=Plan(), **WHO)
+    start_rollout(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
 
     with pytest.raises(NothingToRollBack, match="'1' cannot be undone: nothing was active before it"):
-        roll_back(pair, version="1", reason="odd fills", **WHO)
+        roll_back(pair, Command(OWNER, MONDAY, "odd fills"), strategy_name="fib_rsi", version="1")
 
     with reading(pair) as session:
         assert rollouts.get_canary(session, "fib_rsi").rollout_percent == 5.0
@@ -177,7 +176,7 @@ def test_the_predecessor_is_the_one_that_was_activated_last(pair: Engine) -> Non
     put_version(pair, "old", Status.RETIRED, activated_at=MONDAY - 9 * DAY, retired_at=MONDAY)
     put_version(pair, "new", Status.RETIRED, activated_at=MONDAY - 2 * DAY, retired_at=MONDAY - DAY)
 
-    roll_back(pair, version="1", reason="users complain", **WHO)
+    roll_back(pair, Command(OWNER, MONDAY, "users complain"), strategy_name="fib_rsi", version="1")
 
     with reading(pair) as session:
         assert versions.active_version(session, "fib_rsi").version == "new"

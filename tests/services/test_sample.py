@@ -9,6 +9,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 from sqlmodel import col, select
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import InvariantRefused, NaiveTime
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import read_plan
@@ -40,7 +41,7 @@ def start(engine: Engine, strategy_name: str = "fib_rsi", *gates: dict[str, Any]
     put_version(engine, "1", Status.ACTIVE, strategy_name=strategy_name)
     put_version(engine, "2", strategy_name=strategy_name)
     plan = read_plan({"gates": [*gates] or [SLIPPAGE, SHARED]})
-    return start_rollout(engine, strategy_name=strategy_name, version="2", plan=plan, actor=OWNER, now=MONDAY)
+    return start_rollout(engine, Command(OWNER, MONDAY), strategy_name=strategy_name, version="2", plan=plan)
 
 
 def stored(engine: Engine) -> list[MetricSample]:
@@ -52,7 +53,7 @@ def test_each_metric_gate_of_each_open_rollout_gets_its_sample(engine: Engine, e
     first, second = start(engine), start(engine, "ppo_gold")
     start(engine, "plain", {"kind": "errors"})
     start(engine, "over")
-    roll_back(engine, strategy_name="over", actor=OWNER, now=MONDAY, reason="over")
+    roll_back(engine, Command(OWNER, MONDAY, "over"), strategy_name="over")
 
     sampled = sample_metrics(engine, Prometheus(endpoint.url), now=MONDAY + MINUTE)
 
@@ -149,7 +150,7 @@ def test_no_tick_and_no_rollback_waits_for_an_endpoint(
         passing = thread.submit(sample_metrics, engine, Prometheus(endpoint.url, timeout=60), now=MONDAY + MINUTE)
         assert endpoint.reached.wait(60)
         (ticked,) = tick(engine, market, now=MONDAY + MINUTE)
-        roll_back(engine, strategy_name="fib_rsi", actor=OWNER, now=MONDAY + MINUTE, reason="odd fills")
+        roll_back(engine, Command(OWNER, MONDAY + MINUTE, "odd fills"), strategy_name="fib_rsi")
         was_asking = not passing.done()
         endpoint.let_go.set()
         sampled = passing.result()

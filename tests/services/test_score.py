@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.scoring import ScoringRule, marks, score
@@ -136,14 +137,14 @@ def test_no_transaction_is_open_while_candles_are_read(sqlite_url: str, market: 
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
     log_hours(engine, market, 0, 50)
-    start_rollout(engine, strategy_name="fib_rsi", version="2", plan=Plan(), actor=OWNER, now=MONDAY)
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
 
     class Slow(SyntheticSource):
         def candles(self, symbol: str, **period: Any) -> pd.DataFrame:
             with reading(engine) as session:
                 rolled_back = rollouts.list_rollouts(session)[0].ended_at is not None
             if not rolled_back:
-                roll_back(engine, strategy_name="fib_rsi", actor=OWNER, now=MONDAY, reason="now")
+                roll_back(engine, Command(OWNER, MONDAY, "now"), strategy_name="fib_rsi")
             return super().candles(symbol, **period)
 
     score_outcomes(engine, Slow((GOLD,), start=MONDAY.replace(month=1, day=1), days=300), now=MONDAY + 50 * HOUR)

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import Connection, Engine
 from sqlalchemy.event import listen, remove
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.lifecycle import Status
 from strategy_core.isolation.pool import WorkerPool
 from strategy_core.market.synthetic import SyntheticSource
@@ -39,10 +40,9 @@ def register(
         "entry_point": f"{CODE}:{code}",
         "symbols": [GOLD],
         "timeframe": "1h",
-        "actor": OWNER,
-        "now": MONDAY,
     }
-    return register_version(engine, market, version=version, **facts | changes)
+    command = Command(OWNER, changes.pop("now", MONDAY), changes.pop("reason", ""))
+    return register_version(engine, command, market, version=version, **facts | changes)
 
 
 def failing(engine: Engine, market: SyntheticSource, how: str) -> StrategyVersion:

@@ -4,6 +4,7 @@ from datetime import datetime
 
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import InvalidCandles
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
@@ -13,8 +14,8 @@ from strategy_core.services.rollouts import start_rollout
 from strategy_core.services.tick import TickResult, tick
 from strategy_core.store import alerts, rollouts
 from strategy_core.store.engine import reading
-from tests.builders import DAY, HOUR, MONDAY, decision_row, put_decisions, put_version
-from tests.services.ramping import WHO, days, newest, ruled
+from tests.builders import DAY, HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
+from tests.services.ramping import days, newest, ruled
 
 
 def test_missing_candles_hold_then_roll_back(ramped: Engine, market: SyntheticSource) -> None:
@@ -57,7 +58,7 @@ def test_a_rollout_whose_ticks_fail_is_blind_and_falls_at_the_limit(ramped: Engi
     """Whatever keeps a tick from its evidence, users must not stay on a canary that nobody can judge."""
     put_version(ramped, "1", Status.ACTIVE, strategy_name="broken", timeframe="weekly")
     put_version(ramped, "2", strategy_name="broken", timeframe="weekly")
-    start_rollout(ramped, version="2", plan=Plan(), now=MONDAY, **WHO | {"strategy_name": "broken"})
+    start_rollout(ramped, Command(OWNER, MONDAY), strategy_name="broken", version="2", plan=Plan())
     ticks = [tick(ramped, market, now=MONDAY + hour * HOUR)[0] for hour in (1, 2, 24, 25)]
 
     with reading(ramped) as session:
@@ -112,7 +113,7 @@ def test_a_fault_of_one_rollout_or_of_the_feed_keeps_no_breach_from_being_rolled
 def test_what_keeps_one_rollout_from_a_ruling_keeps_no_other(ramped: Engine, market: SyntheticSource) -> None:
     put_version(ramped, "1", Status.ACTIVE, strategy_name="broken", timeframe="weekly")
     put_version(ramped, "2", strategy_name="broken", timeframe="weekly")
-    start_rollout(ramped, version="2", plan=Plan(), now=MONDAY, **WHO | {"strategy_name": "broken"})
+    start_rollout(ramped, Command(OWNER, MONDAY), strategy_name="broken", version="2", plan=Plan())
 
     broken, sound = tick(ramped, market, now=MONDAY + HOUR)
 

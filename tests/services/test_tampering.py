@@ -1,12 +1,11 @@
 """Whoever may drop triggers can write what he likes; the chain tells where, and a hash noted earlier tells the rest."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from strategy_core.domain.audit import BEFORE_THE_FIRST, event_hash, noted_heads
+from strategy_core.domain.audit import BEFORE_THE_FIRST, Command, event_hash, noted_heads
 from strategy_core.domain.lifecycle import Status
 from strategy_core.services.audit import export, verify_export, verify_trail
 from strategy_core.services.canary import activate_canary, update_canary_percent
@@ -30,11 +29,18 @@ def told(engine: Engine) -> Engine:
         put_version(engine, "2", strategy_name=name)
     for number in range(5):
         for name in ("fib_rsi", "ppo_gold"):
-            who: dict[str, Any] = {"strategy_name": name, "actor": OWNER, "now": MONDAY + number * HOUR, "reason": "so"}
             if number == 0:
-                activate_canary(engine, version="2", rollout_percent=5, **who)
+                activate_canary(
+                    engine,
+                    Command(OWNER, MONDAY + number * HOUR, "so"),
+                    strategy_name=name,
+                    version="2",
+                    rollout_percent=5,
+                )
             else:
-                update_canary_percent(engine, percent=5 + number, **who)
+                update_canary_percent(
+                    engine, Command(OWNER, MONDAY + number * HOUR, "so"), strategy_name=name, percent=5 + number
+                )
     return engine
 
 
@@ -153,7 +159,7 @@ def test_a_trail_cut_short_with_its_strategys_row_is_found_by_what_was_noted(tol
 def test_what_was_noted_stands_while_the_trail_grows(told: Engine) -> None:
     noted = list(export(told))
 
-    activate_version(told, strategy_name="fib_rsi", version="2", actor=OWNER, now=MONDAY + 9 * HOUR)
+    activate_version(told, Command(OWNER, MONDAY + 9 * HOUR), strategy_name="fib_rsi", version="2")
 
     assert verify_trail(told, known_heads=noted_heads(noted)).holds
     assert verify_trail(told, "fib_rsi", noted_heads(noted, "fib_rsi")).holds
@@ -163,7 +169,7 @@ def test_an_event_that_cannot_be_read_is_a_break_and_no_fault(sqlite_url: str) -
     """PostgreSQL keeps no such thing; SQLite keeps any text."""
     engine = open_database(sqlite_url)
     put_version(engine, "1")
-    activate_version(engine, strategy_name="fib_rsi", version="1", actor=OWNER, now=MONDAY)
+    activate_version(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="1")
     intrude(engine, statement("""UPDATE audit_event SET "after" = 'no JSON'"""))
 
     (trail,) = verify_trail(engine).trails

@@ -3,6 +3,7 @@
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import FingerprintMismatch, IsolationBreach, RolloutError, StrategyFailed
 from strategy_core.domain.lifecycle import Status
 from strategy_core.isolation.protocol import Answer
@@ -17,7 +18,7 @@ from strategy_core.store import versions
 from strategy_core.store.engine import transaction
 from tests.builders import DAY, GOLD, HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
 from tests.services.outbox import outbox
-from tests.services.ramping import WHO, days
+from tests.services.ramping import days
 
 
 def newest_lines(engine: Engine) -> tuple[str, list[str]]:
@@ -47,7 +48,7 @@ def test_each_step_of_a_ramp_says_how_many_users_it_reached(ramped: Engine, mark
         said.append(newest_lines(ramped))
         now = days(ramped, now, 1)
     tick(ramped, market, now=now)
-    approve(ramped, now=now, reason="reviewed", **WHO)
+    approve(ramped, Command(OWNER, now, "reviewed"), strategy_name="fib_rsi")
     for _ in range(2):
         tick(ramped, market, now=now)
         said.append(newest_lines(ramped))
@@ -94,8 +95,8 @@ def test_without_sight_it_says_who_is_unprotected(ramped: Engine, market: Synthe
 def test_an_activation_that_is_undone_says_who_had_it(engine: Engine) -> None:
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
-    activate_version(engine, strategy_name="fib_rsi", version="2", actor=OWNER, now=MONDAY)
-    roll_back(engine, strategy_name="fib_rsi", version="2", actor=OWNER, now=MONDAY + DAY, reason="odd")
+    activate_version(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2")
+    roll_back(engine, Command(OWNER, MONDAY + DAY, "odd"), strategy_name="fib_rsi", version="2")
 
     _, lines = newest_lines(engine)
     assert lines[1] == "users: 0 % now, 100 % before; for 24.0 h, since 2026-03-02 00:00 UTC"

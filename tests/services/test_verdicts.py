@@ -1,12 +1,12 @@
 """What gates said over time, and what a rollout waits for, as it is read from the store."""
 
 from datetime import timedelta
-from typing import Any
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import InvalidName, UnknownRollout, UnknownStrategy
 from strategy_core.domain.gates.base import Finding, Verdict
 from strategy_core.domain.lifecycle import Status
@@ -20,14 +20,12 @@ from strategy_core.store.engine import transaction
 from strategy_core.store.tables import Rollout
 from tests.builders import DAY, HOUR, MONDAY, OWNER, put_version
 
-WHO: dict[str, Any] = {"strategy_name": "fib_rsi", "actor": OWNER}
-
 
 @pytest.fixture
 def started(engine: Engine) -> Rollout:
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
-    return start_rollout(engine, version="2", plan=Plan(), now=MONDAY, **WHO)
+    return start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
 
 
 def say(engine: Engine, rollout: Rollout, hour: int, gate: str, verdict: Verdict, value: float | None = None) -> None:
@@ -66,15 +64,17 @@ def test_what_it_waits_for_follows_from_the_last_verdicts(engine: Engine, starte
 
 
 def test_a_rollout_that_is_over_waits_for_nothing(engine: Engine, started: Rollout) -> None:
-    roll_back(engine, now=MONDAY, reason="harm", **WHO)
+    roll_back(engine, Command(OWNER, MONDAY, "harm"), strategy_name="fib_rsi")
 
     assert status(engine).outlook.needs == ()
 
 
 def test_the_history_is_of_the_newest_rollout_unless_one_is_named(engine: Engine, started: Rollout) -> None:
     say(engine, started, 1, "errors", Verdict.PASS, 1.0)
-    roll_back(engine, now=MONDAY + DAY, reason="harm", **WHO)
-    second = start_rollout(engine, version="2", plan=Plan(), now=MONDAY + DAY, override_reason="again", **WHO)
+    roll_back(engine, Command(OWNER, MONDAY + DAY, "harm"), strategy_name="fib_rsi")
+    second = start_rollout(
+        engine, Command(OWNER, MONDAY + DAY, override_reason="again"), strategy_name="fib_rsi", version="2", plan=Plan()
+    )
     say(engine, second, 25, "errors", Verdict.FAIL, 2.0)
 
     newest, named = read_verdicts(engine, "fib_rsi"), read_verdicts(engine, "fib_rsi", rollout_id=started.id)

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import EvidenceUnavailable
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
@@ -50,7 +51,7 @@ def test_a_rollout_without_ticks_is_told_of_once_an_episode(ramped: Engine, mark
 def test_a_rollout_that_is_ticked_or_over_is_not_told_of(ramped: Engine, market: SyntheticSource) -> None:
     tick(ramped, market, now=MONDAY + HOUR)
     assert watch_ticks(ramped, now=MONDAY + HOUR + 9 * MINUTE, overdue=OVERDUE) == []
-    roll_back(ramped, strategy_name="fib_rsi", actor=OWNER, now=MONDAY + HOUR, reason="over")
+    roll_back(ramped, Command(OWNER, MONDAY + HOUR, "over"), strategy_name="fib_rsi")
 
     assert watch_ticks(ramped, now=MONDAY + DAY, overdue=OVERDUE) == []
     assert overdue_alerts(ramped) == []
@@ -86,7 +87,7 @@ def still() -> Still:
 def test_a_feed_that_stands_still_is_told_of_once_an_episode(engine: Engine, still: Still) -> None:
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2", symbols=[GOLD])
-    start_rollout(engine, strategy_name="fib_rsi", version="2", plan=Plan(), actor=OWNER, now=MONDAY)
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
 
     for minute in range(0, 10 * 60, 7):
         watch_feed(engine, still, now=MONDAY + minute * MINUTE)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import StrategyFailed
 from strategy_core.isolation.client import IsolatedStrategy
 from strategy_core.isolation.pool import WorkerPool
@@ -37,6 +38,7 @@ class OneOnly(WorkerPool):
 def register(engine: Engine, market: SyntheticSource) -> None:
     register_version(
         engine,
+        Command(OWNER, MONDAY),
         market,
         strategy_name="clockwork",
         version="1",
@@ -44,8 +46,6 @@ def register(engine: Engine, market: SyntheticSource) -> None:
         config={},
         symbols=[GOLD, "SILVER"],
         timeframe="1h",
-        actor=OWNER,
-        now=MONDAY,
     )
 
 

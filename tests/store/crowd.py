@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Engine, text
 from sqlmodel import SQLModel
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.routing import BUCKETS, bucket_of
@@ -60,7 +61,7 @@ def put_crowd(engine: Engine) -> None:
         ),
     )
     began = START + 30 * DAY
-    start_rollout(engine, strategy_name="fib_rsi", version="2", plan=Plan(), actor=OWNER, now=began)
+    start_rollout(engine, Command(OWNER, began), strategy_name="fib_rsi", version="2", plan=Plan())
     for day in (1, 5, 8):
         tick(engine, market(), now=began + day * DAY)
     ingest(engine, [_trade(n, began + n * HOUR) for n in range(200)], now=NOW)

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, inspect, text
 
-from strategy_core.domain.audit import Actor
+from strategy_core.domain.audit import Actor, Command
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import read_plan
 from strategy_core.isolation.pool import WorkerPool
@@ -113,6 +113,7 @@ def live(engine: Engine) -> None:
     for version, (lookback, period) in settings.items():
         register_version(
             engine,
+            Command(ANA, now),
             source,
             strategy_name="fib_rsi",
             version=version,
@@ -121,14 +122,12 @@ def live(engine: Engine) -> None:
             symbols=["GOLD"],
             timeframe="1d",
             status=Status.ACTIVE if version == "1.0.0" else Status.SHADOW,
-            actor=ANA,
-            now=now,
         )
     with WorkerPool() as workers:
         now = _pass(engine, source, workers, now, days=12)
         _start(engine, "2.0.0", now)
         now = _pass(engine, source, workers, now, days=6)
-        roll_back(engine, strategy_name="fib_rsi", actor=ANA, now=now, reason="not convinced")
+        roll_back(engine, Command(ANA, now, "not convinced"), strategy_name="fib_rsi")
         now = _pass(engine, source, workers, now, days=2)
         load_users(engine, [(f"user_{n}", 100.0 * n if n % 3 else None) for n in range(40)], now=now)
         _start(engine, "3.0.0", now)
@@ -144,18 +143,12 @@ def live(engine: Engine) -> None:
         answered = {"status": 200, "headers": {"ETag": '"3"'}, "body": "{}", "answered_at": now}
         asked = {"actor": "ana", "idempotency_key": "k1", "digest": "0" * 64, "strategies": ["fib_rsi"]}
         audit.keep_answer(session, asked | answered)
-    acknowledge(engine, [1], actor=ANA, reason="seen", now=now)
+    acknowledge(engine, Command(ANA, now, "seen"), [1])
 
 
 def _start(engine: Engine, version: str, now: datetime) -> None:
     start_rollout(
-        engine,
-        strategy_name="fib_rsi",
-        version=version,
-        plan=read_plan(PLAN),
-        actor=ANA,
-        now=now,
-        reason="größer 日本",
+        engine, Command(ANA, now, "größer 日本"), strategy_name="fib_rsi", version=version, plan=read_plan(PLAN)
     )
 
 

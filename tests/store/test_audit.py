@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
-from strategy_core.domain.audit import BEFORE_THE_FIRST, Actor, verify_chain
+from strategy_core.domain.audit import BEFORE_THE_FIRST, Actor, Command, verify_chain
 from strategy_core.domain.errors import AlreadyDone, InvariantRefused, UnknownStrategy
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
@@ -169,12 +169,13 @@ def test_writers_that_lock_nothing_make_no_fork(known: Engine) -> None:
 def test_a_wish_under_a_known_idempotency_key_changes_nothing(known: Engine) -> None:
     put_version(known, "2")
     ana, ben = Actor("ana", idempotency_key="k1"), Actor("ben", idempotency_key="k1")
-    wish: dict[str, Any] = {"strategy_name": "fib_rsi", "version": "2", "plan": Plan(), "now": MONDAY}
-    rollout = start_rollout(known, actor=ana, **wish)
-    roll_back(known, strategy_name="fib_rsi", actor=ben, now=MONDAY, reason="harm")
+    rollout = start_rollout(known, Command(ana, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
+    roll_back(known, Command(ben, MONDAY, "harm"), strategy_name="fib_rsi")
 
     with pytest.raises(AlreadyDone) as refused:
-        start_rollout(known, actor=ana, override_reason="again", **wish)
+        start_rollout(
+            known, Command(ana, MONDAY, override_reason="again"), strategy_name="fib_rsi", version="2", plan=Plan()
+        )
 
     assert (refused.value.actor, refused.value.idempotency_key) == ("ana", "k1")
     with reading(known) as session:

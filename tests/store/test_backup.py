@@ -12,6 +12,7 @@ from sqlalchemy import Engine, func, text
 from sqlmodel import SQLModel, select
 
 from strategy_core.cli import main
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import BackupRefused, InvariantRefused, SchemaOutdated
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
@@ -50,7 +51,7 @@ def lived_in(engine: Engine) -> Engine:
     """Version 2 is at 5 % against version 1, with a day of decisions, a tick and its verdicts behind it."""
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
-    start_rollout(engine, strategy_name="fib_rsi", version="2", plan=Plan(), actor=OWNER, now=MONDAY)
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
     put_day(engine, MONDAY, {"1": "buy", "2": "buy"}, {"1": 1.0, "2": 1.0}, signal_hours=range(3, 9))
     tick(engine, market(), now=MONDAY + DAY)
     return engine
@@ -97,7 +98,7 @@ def test_a_restored_rollout_ticks_on_and_can_be_rolled_back(lived_in: Engine, em
     put_day(empty, MONDAY + DAY, {"1": "buy", "2": "buy"}, {"1": 1.0, "2": 1.0}, signal_hours=range(3, 9))
 
     (ticked,) = tick(empty, market(), now=MONDAY + 2 * DAY)
-    roll_back(empty, strategy_name="fib_rsi", reason="enough seen", actor=OWNER, now=MONDAY + 2 * DAY)
+    roll_back(empty, Command(OWNER, MONDAY + 2 * DAY, "enough seen"), strategy_name="fib_rsi")
 
     assert ticked.error == ""
     assert ticked.ruling is not None
@@ -134,7 +135,7 @@ def test_a_dump_is_of_one_moment_while_writers_go_on(lived_in: Engine, empty: En
 
 def test_a_database_that_is_not_empty_is_never_restored_over(lived_in: Engine, tmp_path: Path) -> None:
     dump(lived_in, tmp_path / "kept")
-    roll_back(lived_in, strategy_name="fib_rsi", reason="harm", actor=OWNER, now=MONDAY + DAY)
+    roll_back(lived_in, Command(OWNER, MONDAY + DAY, "harm"), strategy_name="fib_rsi")
     before = contents(lived_in)
 
     with pytest.raises(BackupRefused, match="restored into an empty database alone"):
@@ -258,7 +259,7 @@ def test_what_a_careless_hand_took_from_postgresql_is_named(postgresql_url: str,
     engine = open_database(postgresql_url)
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
-    start_rollout(engine, strategy_name="fib_rsi", version="2", plan=Plan(), actor=OWNER, now=MONDAY)
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
     with engine.begin() as connection:
         connection.execute(text(harm))
 

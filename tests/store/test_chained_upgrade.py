@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, text
 
-from strategy_core.domain.audit import BEFORE_THE_FIRST, event_hash
+from strategy_core.domain.audit import BEFORE_THE_FIRST, Command, event_hash
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.services.audit import verify_trail
@@ -144,9 +144,7 @@ def test_the_migration_hashes_as_the_domain_does(earlier: Engine) -> None:
 def test_the_chain_goes_on_where_the_earlier_release_left_it(earlier: Engine) -> None:
     upgrade(earlier)
 
-    activate_canary(
-        earlier, strategy_name="fib_rsi", version="2", rollout_percent=5, actor=OWNER, now=MONDAY + 9 * HOUR
-    )
+    activate_canary(earlier, Command(OWNER, MONDAY + 9 * HOUR), strategy_name="fib_rsi", version="2", rollout_percent=5)
 
     with reading(earlier) as session:
         assert audit.events(session, "fib_rsi")[-1].position == 5

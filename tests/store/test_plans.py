@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import Connection, Engine, event, text
 
 from strategy_core.domain.alerts import Severity
+from strategy_core.domain.audit import Command
 from strategy_core.isolation.pool import WorkerPool
 from strategy_core.services import alerts, audit, calibrate, live_trades, queries, watchdog
 from strategy_core.services.evidence import recompute
@@ -142,7 +143,7 @@ def test_what_is_asked_of_a_log_is_found_by_an_index(crowd: Engine, asked: Asked
     audit.about_rollout(crowd, rollout_id)
     queries.list_alerts(crowd, queries.Scope("fib_rsi"), limit=20)
     maintain(crowd, now=NOW, keep_days=180, apply=False)
-    roll_back(crowd, strategy_name="fib_rsi", reason="enough", actor=OWNER, now=NOW)
+    roll_back(crowd, Command(OWNER, NOW, "enough"), strategy_name="fib_rsi")
     read_rollback(crowd, rollout_id=rollout_id)
     with reading(crowd) as session:
         recompute(session, queries.find_rollout(crowd, rollout_id))

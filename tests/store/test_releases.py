@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, inspect, text
 
+from strategy_core.domain.audit import Command
 from strategy_core.isolation.pool import WorkerPool
 from strategy_core.services.maintenance import check_database
 from strategy_core.services.rollback import roll_back
@@ -74,7 +75,7 @@ def test_an_upgraded_rollout_goes_on_and_can_be_rolled_back(new: Engine) -> None
         run_shadow(new, source, workers, now=now)
     score_outcomes(new, source, now=now)
     (ticked,) = tick(new, source, now=now)
-    roll_back(new, strategy_name="fib_rsi", actor=ANA, now=now + timedelta(minutes=1), reason="enough seen")
+    roll_back(new, Command(ANA, now + timedelta(minutes=1), "enough seen"), strategy_name="fib_rsi")
 
     assert ticked.error == ""
     assert ticked.ruling is not None

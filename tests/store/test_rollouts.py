@@ -3,6 +3,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import LostRace, NoCanary, UnknownRollout
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
@@ -15,7 +16,7 @@ from tests.builders import DAY, MONDAY, OWNER, put_version
 def test_who_works_on_what_he_read_before_loses_the_race(engine: Engine) -> None:
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
-    stale = start_rollout(engine, strategy_name="fib_rsi", version="2", plan=Plan(), actor=OWNER, now=MONDAY)
+    stale = start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
     with transaction(engine) as session:
         rollouts.change_rollout(session, rollouts.get_rollout(session, stale.id), stage_index=1)
 
@@ -32,7 +33,7 @@ def test_who_works_on_what_he_read_before_loses_the_race(engine: Engine) -> None
 def test_the_time_of_a_tick_raises_no_generation(engine: Engine) -> None:
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
-    started = start_rollout(engine, strategy_name="fib_rsi", version="2", plan=Plan(), actor=OWNER, now=MONDAY)
+    started = start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
     with transaction(engine) as session:
         row = rollouts.get_rollout(session, started.id)
         rollouts.touch_rollout(session, row, last_tick_at=MONDAY + DAY, blind_since=None)

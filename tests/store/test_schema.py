@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlmodel import select
 
-from strategy_core.domain.audit import Actor
+from strategy_core.domain.audit import Actor, Command
 from strategy_core.domain.errors import InvalidSetting, InvariantRefused, NaiveTime
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
@@ -195,7 +195,7 @@ def _fill(engine: Engine) -> None:
     put_version(engine, "2.0.0")
     put_decisions(engine, decision_row("1.0.0", MONDAY, "buy"))
     put_outcomes(engine, outcome_row("1.0.0", MONDAY, 1.0))
-    rollout = start_rollout(engine, strategy_name="fib_rsi", version="2.0.0", plan=Plan(), actor=OWNER, now=MONDAY)
+    rollout = start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2.0.0", plan=Plan())
     zero = "00000000000000000000000000000000"
     with transaction(engine) as session:
         run = session.connection().execute

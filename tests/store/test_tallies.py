@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, func, select, text
 from sqlmodel import col
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import Step
 from strategy_core.market.synthetic import SyntheticSource
@@ -180,21 +181,21 @@ def test_verdicts_activations_and_rollbacks_are_counted_with_the_change(engine: 
     market = SyntheticSource((GOLD,), start=MONDAY - 60 * DAY, days=90)
     for version in ("1", "2", "3"):
         put_version(engine, version)
-    activate_version(engine, strategy_name="fib_rsi", version="1", actor=OWNER, now=MONDAY)
-    start_rollout(engine, strategy_name="fib_rsi", version="2", plan=Plan(), actor=OWNER, now=MONDAY)
+    activate_version(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="1")
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
     for hour in range(3):
         put_decisions(engine, decision_row("1", MONDAY + hour * HOUR))
         put_decisions(engine, decision_row("2", MONDAY + hour * HOUR, "error", error_kind="raised"))
     assert ruled(tick(engine, market, now=MONDAY + 4 * HOUR))[0] is Step.ROLL_BACK
     tick(engine, market, now=MONDAY + 5 * HOUR)
-    start_rollout(engine, strategy_name="fib_rsi", version="3", plan=Plan(), actor=OWNER, now=MONDAY + 5 * HOUR)
+    start_rollout(engine, Command(OWNER, MONDAY + 5 * HOUR), strategy_name="fib_rsi", version="3", plan=Plan())
     tick(engine, market, now=MONDAY + 6 * HOUR)
     tick(engine, market, now=MONDAY + 34 * HOUR)
     assert ruled(tick(engine, market, now=MONDAY + 60 * HOUR))[0] is Step.ROLL_BACK
     activate_version(
-        engine, strategy_name="fib_rsi", version="3", actor=OWNER, now=MONDAY + 61 * HOUR, override_reason="x"
+        engine, Command(OWNER, MONDAY + 61 * HOUR, override_reason="x"), strategy_name="fib_rsi", version="3"
     )
-    roll_back(engine, strategy_name="fib_rsi", actor=OWNER, now=MONDAY + 62 * HOUR, reason="no", version="3")
+    roll_back(engine, Command(OWNER, MONDAY + 62 * HOUR, "no"), strategy_name="fib_rsi", version="3")
 
     assert tallied(engine, Counted.ROLLBACK) == {("errors",): 1, ("blind",): 1, ("owner",): 1}
     assert tallied(engine, Counted.ACTIVATION) == {("1",): 2, ("3",): 1}

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import InvariantRefused
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import read_plan
@@ -146,7 +147,7 @@ def test_what_a_gate_of_before_said_last_keeps_nobody_from_approving(first_relea
         session.connection().execute(text("UPDATE rollout SET state = 'awaiting_approval'"))
     upgrade(first_release)
 
-    approved = approve(first_release, strategy_name="fib_rsi", actor=OWNER, now=MONDAY + DAY)
+    approved = approve(first_release, Command(OWNER, MONDAY + DAY), strategy_name="fib_rsi")
 
     assert approved.approved_stage == 1
     (status,) = read_status(first_release, "fib_rsi", now=MONDAY + DAY)

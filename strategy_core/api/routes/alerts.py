@@ -28,6 +28,7 @@ from strategy_core.domain.alerts import (
     read_rollback_request,
 )
 from strategy_core.domain.alerts import FiringAlert as Sent
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import RolloutError, UnknownStrategy
 from strategy_core.services import alerts, queries
 from strategy_core.services.rollback import roll_back_on_alert
@@ -164,7 +165,7 @@ def acknowledge(
     """Have nobody told of an alert any more; the first who says so is kept."""
     strategy_name = queries.find_alert(ask.engine, alert_id).strategy_name
     actor = ask.acknowledges(strategy_name or None)
-    (found,) = alerts.acknowledge(ask.engine, [alert_id], actor=actor, reason=wish.reason, now=ask.now)
+    (found,) = alerts.acknowledge(ask.engine, Command(actor, ask.now, wish.reason), [alert_id])
     return Acknowledged.model_validate(found)
 
 
@@ -222,7 +223,7 @@ def _try(ask: RequestContext, alert: Sent) -> _Tried:
             firing.strategy_name,
             firing.key,
             lambda actor: roll_back_on_alert(
-                ask.engine, firing, fired_at=_fired_at(ask, firing), actor=actor, now=ask.now
+                ask.engine, Command(actor, ask.now), firing, fired_at=_fired_at(ask, firing)
             ),
         )
     except UnknownStrategy as error:

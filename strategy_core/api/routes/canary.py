@@ -9,6 +9,7 @@ from pydantic import Field
 from strategy_core.api.dependencies import IfMatch, Requested
 from strategy_core.api.routes import guarded
 from strategy_core.api.schemas import OverrideReason, Reason, RequestModel, ResponseModel, StrategyName, VersionName
+from strategy_core.domain.audit import Command
 from strategy_core.domain.plan import Percent
 from strategy_core.services import queries
 from strategy_core.services.canary import set_share
@@ -77,15 +78,17 @@ def set_rollout_percent(ask: Requested, wish: Share, if_match: IfMatch) -> Canar
     """Make a version the canary of a share of users by hand, or set the share of the canary that it is."""
     found = set_share(
         ask.engine,
+        Command(
+            ask.changes(wish.strategy_name),
+            ask.now,
+            wish.reason,
+            override_reason=wish.override_reason,
+            if_generation=if_match,
+            four_eyes=ask.backend.settings.four_eyes,
+        ),
         strategy_name=wish.strategy_name,
         version=wish.version,
         percent=wish.rollout_percent,
-        actor=ask.changes(wish.strategy_name),
-        now=ask.now,
-        reason=wish.reason,
-        override_reason=wish.override_reason,
-        if_generation=if_match,
-        four_eyes=ask.backend.settings.four_eyes,
     )
     return Canary.model_validate(found)
 

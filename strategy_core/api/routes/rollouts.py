@@ -25,7 +25,7 @@ from strategy_core.api.schemas import (
     StrategyName,
     VersionName,
 )
-from strategy_core.domain.audit import Actor
+from strategy_core.domain.audit import Actor, Command
 from strategy_core.domain.performance import Performance
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.preview import Audience, Preview
@@ -146,14 +146,16 @@ def start(ask: Requested, wish: Start, if_match: IfMatch, response: Response) ->
     """Start a rollout: the version becomes the canary, at the first stage of the plan."""
     found = start_rollout(
         ask.engine,
+        Command(
+            ask.changes(wish.strategy_name),
+            ask.now,
+            wish.reason,
+            override_reason=wish.override_reason,
+            if_generation=if_match,
+        ),
         strategy_name=wish.strategy_name,
         version=wish.version,
         plan=ask.backend.settings.in_replay(wish.plan),
-        actor=ask.changes(wish.strategy_name),
-        now=ask.now,
-        reason=wish.reason,
-        override_reason=wish.override_reason,
-        if_generation=if_match,
     )
     response.headers["Location"] = f"{PREFIX}/rollouts/{found.id}"
     return RolloutResponse.model_validate(found)
@@ -244,14 +246,10 @@ def decide(ask: Requested, rollout_id: UUID, wish: DecideRequest, if_match: IfMa
     def decided(actor: Actor) -> RolloutResponse:
         found = rollouts.decide_rollout(
             ask.engine,
+            Command(actor, ask.now, wish.reason, if_generation=if_match, four_eyes=ask.backend.settings.four_eyes),
             strategy_name=strategy_name,
             rollout_id=rollout_id,
             choice=wish.choice,
-            actor=actor,
-            now=ask.now,
-            reason=wish.reason,
-            if_generation=if_match,
-            four_eyes=ask.backend.settings.four_eyes,
         )
         return RolloutResponse.model_validate(found)
 
@@ -267,12 +265,7 @@ def roll_back_rollout(ask: Requested, rollout_id: UUID, wish: Explained) -> Roll
     version = ask.rolls_back(
         strategy_name,
         lambda actor: roll_back(
-            ask.engine,
-            strategy_name=strategy_name,
-            rollout_id=rollout_id,
-            actor=actor,
-            now=ask.now,
-            reason=wish.reason,
+            ask.engine, Command(actor, ask.now, wish.reason), strategy_name=strategy_name, rollout_id=rollout_id
         ),
     )
     return RolledBackResponse(strategy_name=strategy_name, version=version)
@@ -284,12 +277,7 @@ def roll_back_strategy(ask: Requested, wish: Rollback) -> RolledBackResponse:
     version = ask.rolls_back(
         wish.strategy_name,
         lambda actor: roll_back(
-            ask.engine,
-            strategy_name=wish.strategy_name,
-            version=wish.version,
-            actor=actor,
-            now=ask.now,
-            reason=wish.reason,
+            ask.engine, Command(actor, ask.now, wish.reason), strategy_name=wish.strategy_name, version=wish.version
         ),
     )
     return RolledBackResponse(strategy_name=wish.strategy_name, version=version)
@@ -301,19 +289,16 @@ def _told(
     rollout_id: UUID,
     wish: Reasoned,
     if_generation: int | None,
-    **more: bool,
+    *,
+    four_eyes: bool = False,
 ) -> RolloutResponse:
     """Say something to the rollout of that id, and to no other one of its strategy."""
     strategy_name = queries.find_rollout(ask.engine, rollout_id).strategy_name
     found = say(
         ask.engine,
+        Command(ask.changes(strategy_name), ask.now, wish.reason, if_generation=if_generation, four_eyes=four_eyes),
         strategy_name=strategy_name,
         rollout_id=rollout_id,
-        actor=ask.changes(strategy_name),
-        now=ask.now,
-        reason=wish.reason,
-        if_generation=if_generation,
-        **more,
     )
     return RolloutResponse.model_validate(found)
 

@@ -23,6 +23,7 @@ from strategy_core.api.schemas import (
     Symbol,
     VersionName,
 )
+from strategy_core.domain.audit import Command
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.services import queries, versions
@@ -103,6 +104,7 @@ def register(ask: Requested, wish: Registration, response: Response) -> VersionD
     source = ask.backend.candles(ask.now)
     found = register_version(
         ask.engine,
+        Command(actor, ask.now, wish.reason),
         source,
         strategy_name=wish.strategy_name,
         version=wish.version,
@@ -113,9 +115,6 @@ def register(ask: Requested, wish: Registration, response: Response) -> VersionD
         status=wish.status,
         scoring=wish.scoring,
         salt=wish.salt,
-        actor=actor,
-        now=ask.now,
-        reason=wish.reason,
         deadline_s=ask.backend.settings.decision_deadline_s,
     )
     response.headers["Location"] = f"{PREFIX}/versions/{found.id}"
@@ -152,14 +151,16 @@ def activate(ask: Requested, version_id: UUID, wish: Activation, if_match: IfMat
     meant = _meant(ask, version_id)
     found = versions.activate_version(
         ask.engine,
+        Command(
+            ask.changes(meant.strategy_name),
+            ask.now,
+            wish.reason,
+            override_reason=wish.override_reason,
+            if_generation=if_match,
+            four_eyes=ask.backend.settings.four_eyes,
+        ),
         strategy_name=meant.strategy_name,
         version=meant.version,
-        actor=ask.changes(meant.strategy_name),
-        now=ask.now,
-        reason=wish.reason,
-        override_reason=wish.override_reason,
-        if_generation=if_match,
-        four_eyes=ask.backend.settings.four_eyes,
     )
     return VersionResponse.model_validate(found)
 
@@ -170,12 +171,9 @@ def retire(ask: Requested, version_id: UUID, wish: Reasoned, if_match: IfMatch) 
     meant = _meant(ask, version_id)
     found = versions.retire_version(
         ask.engine,
+        Command(ask.changes(meant.strategy_name), ask.now, wish.reason, if_generation=if_match),
         strategy_name=meant.strategy_name,
         version=meant.version,
-        actor=ask.changes(meant.strategy_name),
-        now=ask.now,
-        reason=wish.reason,
-        if_generation=if_match,
     )
     return VersionResponse.model_validate(found)
 
