@@ -1,6 +1,8 @@
 """Empty, migrated databases for every test: a copied file of SQLite, and what PostgreSQL lends."""
 
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from sqlite3 import Connection as SqliteConnection
@@ -16,6 +18,10 @@ from sqlalchemy import Engine, create_engine, event, make_url, text
 from strategy_core.store.engine import open_database, upgrade
 from tests.endpoint import Endpoint, serving
 from tests.lending import Databases, address
+
+# Every process that a test starts would otherwise compile all that it imports, which takes most of its time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 DATABASES = ["sqlite", "postgresql"]
 settings.register_profile("without a clock", deadline=None)  # a busy machine refutes nothing

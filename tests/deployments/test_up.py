@@ -94,7 +94,7 @@ def test_scheduled_ticks_and_shadow_runs_change_the_database(
     assert run["state"]["message"].startswith("fib_rsi v2: ")
 
 
-@pytest.mark.machine_suite
+@pytest.mark.full
 def test_a_newcomer_sees_a_rollout_go_on_and_another_undone_by_its_gates(
     running: Up, served: Mapping[str, Mapping[str, Any]]
 ) -> None:

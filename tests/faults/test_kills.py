@@ -1,6 +1,6 @@
 """Killed at any boundary of any operation, and started again: all stands as if nothing had happened.
 
-`-m machine_suite -s` kills at every boundary, by a raise and by SIGKILL, and prints the table of docs/benchmarks.md.
+`-m long -s` kills at every boundary, by a raise and by SIGKILL, and prints the table of docs/benchmarks.md.
 """
 
 import pytest
@@ -13,7 +13,7 @@ from tests.faults.copies import Copies, PostgresqlCopies, SqliteCopies
 from tests.faults.operations import NOW, OPERATIONS, WHO, Operation, World, ramped
 from tests.faults.running import Fault, Row, faulted, run_whole
 
-_FEW = 3  # boundaries beside the commits'; the whole is for `machine_suite`
+_FEW = 3  # boundaries beside the commits'; the whole sweep is `long`
 _COSTLY = {"register", "register the first, active"}  # each vets a version in a worker of its own, for a second
 
 
@@ -89,7 +89,7 @@ def test_work_that_is_done_in_parts_is_seen(copies: Copies, world: World, monkey
     }
 
 
-@pytest.mark.machine_suite
+@pytest.mark.long
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("fault", Fault)
 def test_a_fault_at_every_boundary(copies: Copies, world: World, rows: list[Row], name: str, fault: Fault) -> None:

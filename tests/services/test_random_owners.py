@@ -46,6 +46,6 @@ def on_postgresql(postgresql_databases: Databases) -> Open:
     return opened
 
 
-@pytest.mark.parametrize("database", ["sqlite", pytest.param("on_postgresql", marks=pytest.mark.machine_suite)])
+@pytest.mark.parametrize("database", ["sqlite", pytest.param("on_postgresql", marks=pytest.mark.full)])
 def test_random_owners_get_what_the_rules_say(database: str, request: pytest.FixtureRequest) -> None:
     drive(request.getfixturevalue(database))
