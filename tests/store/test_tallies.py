@@ -27,6 +27,7 @@ from strategy_core.store.rollout_tables import GateVerdict
 from strategy_core.store.tables import ShadowDecisionLog
 from strategy_core.store.tally_tables import Counted, DecisionTally, Tally
 from tests.builders import DAY, GOLD, HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
+from tests.effort import examples
 from tests.services.ramping import ruled
 
 LOG = ShadowDecisionLog
@@ -81,9 +82,7 @@ CANDLES = st.tuples(
 RUNS = st.lists(st.lists(CANDLES, min_size=1, max_size=12), min_size=1, max_size=4)
 
 
-@settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=examples(12), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(runs=RUNS)
 def test_counts_follow_from_the_log_however_runs_come(
     log: Engine, runs: Sequence[Sequence[tuple[str, str, int, str, bool]]]
