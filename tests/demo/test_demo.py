@@ -14,7 +14,6 @@ from strategy_core.domain.errors import InvalidCandles, InvalidSetting
 from strategy_core.market.synthetic import SyntheticSource
 from tests.builders import GOLD, MONDAY
 
-
 SLOTS = {3: (100, 57), 10: (246, 68)}  # of both rollouts, by the number of symbols
 
 
