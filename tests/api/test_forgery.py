@@ -12,6 +12,7 @@ from strategy_core.api.auth import Principal
 from strategy_core.domain.errors import Forbidden, InvalidToken
 from tests.api.doors import HEADER, HOME, door, enter, payload
 from tests.api.signing import ec_key, encoded, private_pem, public_pem, raw, rsa_key, token
+from tests.effort import examples
 
 
 @pytest.mark.parametrize("key", [rsa_key(), ec_key()], ids=["RS256", "ES256"])
@@ -71,7 +72,7 @@ def test_no_character_of_a_token_can_be_another() -> None:
                 DOOR.authenticate(f"Bearer {HELD[:place]}{other}{HELD[place + 1 :]}", HOME)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.integers(0, len(HELD)), st.integers(0, 12), st.text(max_size=12) | st.text("abcXYZ019-_.=", max_size=12))
 def test_a_changed_token_is_refused_or_is_the_same(start: int, length: int, inserted: str) -> None:
     changed = HELD[:start] + inserted + HELD[start + length :]
@@ -98,7 +99,7 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.sampled_from(["sub", "role", "aud", "exp", "iat", "nbf", "jti", "strategies", "scope"]), JSON)
 def test_any_claim_may_be_anything_and_is_accepted_or_refused(name: str, value: Any) -> None:
     try:

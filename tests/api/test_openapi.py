@@ -22,6 +22,7 @@ from sqlalchemy import Engine
 
 from strategy_core.store.engine import open_database
 from tests.api.asking import HELD, SAMPLES, Api, World, put_world
+from tests.effort import examples
 
 CHECKS = [
     schemathesis.checks.not_a_server_error,
@@ -30,8 +31,8 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-SLOW = {"register": 3}  # examples: each starts a process
-USUALLY = 12
+SLOW = {"register": examples(5)}  # each starts a process
+USUALLY = examples(20)
 NOTHING_WRONG = [(name, GenerationMode.NEGATIVE) for name in ("health", "metrics")]  # they take no input
 TOKENS = {**HELD, "nobodys": "x.y.z"}
 MOSTLY_OWNER = ["owner"] * 6 + ["other", "reader", "user", "nobodys"]
@@ -87,6 +88,7 @@ def test_a_default_is_what_its_own_schema_allows(served: tuple[Api, World]) -> N
     assert len(list(described(found))) > 40
 
 
+@pytest.mark.drawn
 @pytest.mark.parametrize(
     ("name", "mode"),
     [(name, mode) for name in SAMPLES for mode in GenerationMode if (name, mode) not in NOTHING_WRONG],

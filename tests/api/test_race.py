@@ -54,7 +54,11 @@ def check_trail(engine: Engine) -> int:
 
 
 @pytest.mark.parametrize(
-    "seconds", [pytest.param(5, id="briefly"), pytest.param(60, id="a minute", marks=pytest.mark.benchmark_suite)]
+    "seconds",
+    [
+        pytest.param(5, id="briefly", marks=pytest.mark.full),
+        pytest.param(60, id="a minute", marks=pytest.mark.benchmark_suite),
+    ],
 )
 def test_of_owners_who_race_one_wins_each_time(
     postgresql_url: str, tmp_path: Path, seconds: float, capsys: pytest.CaptureFixture[str]

@@ -1,4 +1,4 @@
-"""What the default plan does to `fib_rsi` on real candles, from a new start each month; the command is in docs/explanation/gold.md.
+"""What the default plan does to `fib_rsi` on real candles, from a new start each month. See docs/explanation/gold.md.
 
 ROLLOUT_BENCH_CANDLES names a file of hourly candles; without it they are the made-up market's.
 """

@@ -17,6 +17,7 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.store import versions
 from strategy_core.store.engine import open_database, reading
 from tests.builders import put_version
+from tests.conftest import SQLITE_FIRST
 
 HEAVY = ["pandas", "numpy", "sqlalchemy", "sqlmodel", "alembic", "scipy", "prefect"]
 COMMAND = [sys.executable, "-c", "import sys; from strategy_core.cli import main; sys.exit(main())"]
@@ -57,9 +58,9 @@ def test_every_public_name_can_be_had() -> None:
         _ = strategy_core.Manager
 
 
-@pytest.fixture
-def pair(database_url: str) -> Engine:
-    engine = open_database(database_url)
+@pytest.fixture(params=SQLITE_FIRST)
+def pair(request: pytest.FixtureRequest) -> Engine:
+    engine = open_database(request.getfixturevalue(f"{request.param}_url"))
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
     engine.dispose()
@@ -120,6 +121,7 @@ def test_an_owner_is_asked_and_may_say_no(pair: Engine, typed: bytes, code: int,
     assert (exited, active(pair)) == (code, version)
 
 
+@pytest.mark.full
 def test_a_long_calibration_shows_how_far_it_is_and_ends_by_ctrl_c(sqlite_url: str) -> None:
     """Its processes hear no Ctrl-C: none of them dies with a traceback of its own, none is left behind."""
     engine = open_database(sqlite_url)
@@ -133,6 +135,7 @@ def test_a_long_calibration_shows_how_far_it_is_and_ends_by_ctrl_c(sqlite_url: s
     engine.dispose()
 
 
+@pytest.mark.full
 def test_a_calibration_that_is_killed_leaves_no_process_behind() -> None:
     process = subprocess.Popen([*COMMAND, "calibrate", "--ramps", "20000", "--scenario", "equivalent"])
     _until(lambda: len(_children(process.pid)) > 1)  # one of them is multiprocessing's own

@@ -11,7 +11,7 @@ from strategy_core.store.engine import reading
 from strategy_core.store.tables import AuditEvent, Rollout
 from tests.console.conftest import Up
 
-pytestmark = pytest.mark.machine_suite
+pytestmark = pytest.mark.full
 SYMBOLS = ("GOLD", "SILVER", "PLATINUM", "PALLADIUM")
 Shoot = Callable[[str], None]
 LOADED_MS = 15_000

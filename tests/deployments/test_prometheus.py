@@ -41,7 +41,7 @@ from tests.deployments.monitoring import (
 from tests.endpoint import serving
 from tests.services.ramping import days
 
-pytestmark = pytest.mark.machine_suite
+pytestmark = pytest.mark.full
 
 PATIENCE_S = 120.0
 EMPTY = {  # nothing was rolled back yet, nothing failed, and no user has traded

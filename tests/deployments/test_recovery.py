@@ -35,7 +35,7 @@ from tests.deployments.test_children import lives
 from tests.endpoint import Endpoint, serving
 from tests.services.outbox import ids, url_of
 
-pytestmark = [pytest.mark.machine_suite, pytest.mark.xdist_group("prefect")]
+pytestmark = [pytest.mark.full, pytest.mark.xdist_group("prefect")]
 
 
 class Life:

@@ -11,6 +11,7 @@ from scipy import stats
 from strategy_core.domain.comparison import Comparison
 from strategy_core.domain.strategy import Action
 from tests import in_memory
+from tests.effort import examples
 from tests.in_memory import Arm
 from tests.in_memory import compare_cells as compare
 
@@ -180,7 +181,7 @@ def histories(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=examples(50))
 @given(history=histories())
 def test_the_difference_is_what_the_arms_made_apart(history: dict[str, Any]) -> None:
     """n × mean difference = R of the shadow's trades - R of the active's: none is counted in one arm alone."""
@@ -190,7 +191,7 @@ def test_the_difference_is_what_the_arms_made_apart(history: dict[str, Any]) -> 
     assert report.difference.n * (report.difference.mean or 0) == pytest.approx(apart, abs=1e-9)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=examples(50))
 @given(history=histories())
 def test_counts_add_up_whole_and_by_regime(history: dict[str, Any]) -> None:
     report = compare(**history)
@@ -209,7 +210,7 @@ def test_counts_add_up_whole_and_by_regime(history: dict[str, Any]) -> None:
         assert sum(getattr(part, name) for part in report.by_regime.values()) == getattr(report, name)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=examples(30))
 @given(history=histories())
 def test_swapping_the_arms_turns_the_report_round(history: dict[str, Any]) -> None:
     report = compare(**history)
@@ -223,7 +224,7 @@ def test_swapping_the_arms_turns_the_report_round(history: dict[str, Any]) -> No
         assert swapped.difference.high == pytest.approx(-report.difference.low, abs=1e-12)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=examples(30))
 @given(history=histories(), shuffle=st.randoms(use_true_random=False))
 def test_the_order_of_rows_does_not_matter(history: dict[str, Any], shuffle: Any) -> None:
     order = list(range(len(history["symbols"])))
@@ -248,7 +249,7 @@ def test_the_order_of_rows_does_not_matter(history: dict[str, Any], shuffle: Any
     assert again.difference.low == pytest.approx(report.difference.low, abs=1e-9)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=examples(50))
 @given(history=histories())
 def test_what_cells_add_up_to_is_what_rows_say(history: dict[str, Any]) -> None:
     found, meant = compare(**history), in_memory.compare(**history)

@@ -93,6 +93,7 @@ def test_unless_the_plan_requires_them(gate: ExecutionGate) -> None:
     assert judged(required, orders=NO_ORDERS).verdict is Verdict.INSUFFICIENT
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "of",
     [
@@ -108,6 +109,7 @@ def test_healthy_orders_are_hardly_ever_called_sick(of: dict[str, Any]) -> None:
     assert upper(alarms(OrderErrors(alpha=0.01), **of)) <= 0.01
 
 
+@pytest.mark.full
 def test_healthy_fills_are_hardly_ever_called_slow() -> None:
     """A slow market, and accounts at a slow broker, are slow for both versions."""
     gate = Latency(alpha=0.01, minimum_fills=100)
@@ -115,6 +117,7 @@ def test_healthy_fills_are_hardly_ever_called_slow() -> None:
     assert upper(alarms(gate, ramp=True, broken=0.05, rate=0.01, outage=0.05, apart=0.3)) <= 0.01
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("of", [{"ramp": True, "apart": 0.3}, {"users": 400, "traded": 0.02, "share": 0.1}])
 def test_a_fair_split_is_hardly_ever_called_unfair(of: dict[str, Any]) -> None:
     assert upper(alarms(SampleRatio(alpha=0.01), **of)) <= 0.01

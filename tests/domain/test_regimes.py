@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from strategy_core.domain.indicators import TREND_BARS, UNKNOWN, VOLATILITY_BARS, WARMUP_BARS, atr, regimes, runs
 from tests.domain.markets import candles_of, walk
+from tests.effort import examples
 
 
 def market(*widths: tuple[int, float], drift: float) -> pd.DataFrame:
@@ -50,7 +51,7 @@ def test_labels_are_those_of_the_definition() -> None:
         assert labels.iloc[at] == f"{'high' if high else 'low'}_vol/{'up' if up else 'down'}"
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=examples(30))
 @given(seed=st.integers(0, 1_000), end=st.integers(WARMUP_BARS, 500), start=st.integers(0, 100))
 def test_a_label_depends_on_its_own_window_alone(seed: int, end: int, start: int) -> None:
     """Later candles change nothing earlier (no look-ahead), nor do earlier ones beyond the warm-up."""

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from strategy_core.domain.scoring import ExitReason, ScoredTrades, ScoringRule, marks, score
 from tests.domain.markets import candles_of, markets, walk, with_sides
+from tests.effort import examples
 
 # With a period of 1 the ATR is the range of the candle decided on: 100 wide at 1000, so stop and target are 200 away.
 RULE = ScoringRule(atr_period=1, horizon=4)
@@ -189,7 +190,7 @@ _RULES = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=examples(25))
 @given(candles=markets(bars=60), rule=_RULES, data=st.data())
 def test_the_marks_of_closed_trades_add_up_to_their_r(
     candles: pd.DataFrame, rule: ScoringRule, data: st.DataObject
@@ -204,7 +205,7 @@ def test_the_marks_of_closed_trades_add_up_to_their_r(
     np.testing.assert_allclose(marks(candles, trades, rule).sum(), sum(sums), rtol=1e-9, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(candles=markets(bars=70), rule=_RULES, data=st.data())
 def test_a_slice_with_enough_history_scores_the_same_bits_as_the_whole(
     candles: pd.DataFrame, rule: ScoringRule, data: st.DataObject
@@ -224,7 +225,7 @@ def test_a_slice_with_enough_history_scores_the_same_bits_as_the_whole(
     np.testing.assert_array_equal(exits, whole.exit_position[start:])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(candles=markets(bars=60), rule=_RULES, data=st.data())
 def test_later_candles_change_no_closed_trade(candles: pd.DataFrame, rule: ScoringRule, data: st.DataObject) -> None:
     """Booked once, an outcome stands; and after the horizon nothing is pending."""
@@ -240,7 +241,7 @@ def test_later_candles_change_no_closed_trade(candles: pd.DataFrame, rule: Scori
     assert early.closed[: end - rule.horizon].all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(candles=markets(bars=60), rule=_RULES, data=st.data())
 def test_a_configured_spread_is_the_same_as_quoted_sides(
     candles: pd.DataFrame, rule: ScoringRule, data: st.DataObject

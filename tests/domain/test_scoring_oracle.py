@@ -28,6 +28,7 @@ from strategy_core.domain.indicators import atr
 from strategy_core.domain.performance import max_drawdown, performance
 from strategy_core.domain.scoring import NO_RANGE, ExitReason, ScoringRule, marks, score
 from tests.domain.markets import candles_of, markets, walk, with_sides
+from tests.effort import examples
 
 CASH = 1_000_000.0
 
@@ -114,7 +115,7 @@ class Replay:
         return cls(stats["_trades"].set_index("Tag").sort_index(), at_horizon, stats)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=examples(100))
 @given(
     market=st.builds(
         Market,
@@ -154,7 +155,7 @@ def test_every_trade_ends_as_in_the_oracle(market: Market) -> None:
             assert ours.return_fraction[at] == pytest.approx(oracle["ReturnPct"], abs=1e-12)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     market=st.builds(
         Market,

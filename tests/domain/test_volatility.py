@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.indicators import atr, atr_bars, true_range
 from tests.domain.markets import candles_of, markets, walk
+from tests.effort import examples
 
 
 def ta_libs_atr(candles: pd.DataFrame, period: int) -> FloatArray:
@@ -15,7 +16,7 @@ def ta_libs_atr(candles: pd.DataFrame, period: int) -> FloatArray:
     return talib.ATR(high, low, close, timeperiod=period)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=examples(50))
 @given(candles=markets(bars=45), period=st.integers(2, 4))
 def test_the_atr_is_ta_libs_on_its_own_window(candles: pd.DataFrame, period: int) -> None:
     ours = atr(candles, period)
@@ -35,7 +36,7 @@ def test_the_fixed_window_forgets_nothing_a_stop_would_notice() -> None:
     assert np.nanmax(np.abs(ours / ta_libs_atr(candles, 14) - 1)) < 1e-4
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=examples(50))
 @given(candles=markets(bars=60), start=st.integers(0, 30))
 def test_a_slice_gives_the_same_bits_as_the_whole_history(candles: pd.DataFrame, start: int) -> None:
     whole = atr(candles, 2)

@@ -7,11 +7,18 @@ import structlog
 from sqlalchemy import Engine
 
 from strategy_core.market.synthetic import SyntheticSource
-from tests.conftest import DATABASES
+from tests.conftest import DATABASES, SQLITE_FIRST
 from tests.endpoint import Endpoint
 from tests.faults.copies import Copies, PostgresqlCopies, SqliteCopies
 from tests.faults.operations import World
 from tests.faults.running import Row, table
+
+
+@pytest.fixture(params=SQLITE_FIRST)
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Use SQLite by default and PostgreSQL with `-m full`: what differs between them is tested with the services."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
 
 
 @pytest.fixture(scope="session")

@@ -95,7 +95,7 @@ def test_while_the_database_is_away_people_read_one_line_and_users_stay_where_th
             time.sleep(0.05)
 
 
-@pytest.mark.machine_suite
+@pytest.mark.full
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_the_server_dies_amid_any_work(
     server: Server, own_copies: PostgresqlCopies, world: World, rows: list[Row], name: str
@@ -123,7 +123,7 @@ def test_the_server_dies_amid_any_work(
     assert row.violations == []
 
 
-@pytest.mark.machine_suite
+@pytest.mark.full
 def test_after_a_minute_without_a_database_the_next_tick_does_what_is_due(
     server: Server, own_copies: PostgresqlCopies, monkeypatch: pytest.MonkeyPatch
 ) -> None:

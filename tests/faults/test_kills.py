@@ -1,6 +1,7 @@
 """Killed at any boundary of any operation, and started again: all stands as if nothing had happened.
 
-`-m machine_suite -s` kills at every boundary, by a raise and by SIGKILL, and prints the table of docs/explanation/benchmarks.md.
+`-m long -s` kills at every boundary, by a raise and by SIGKILL, and prints the table of
+docs/explanation/benchmarks.md.
 """
 
 import pytest
@@ -11,15 +12,25 @@ from strategy_core.services.rollback import roll_back
 from strategy_core.store import rollouts
 from strategy_core.store.engine import transaction
 from tests.builders import OWNER
+from tests.conftest import DATABASES
 from tests.faults.copies import Copies, PostgresqlCopies, SqliteCopies
 from tests.faults.operations import NOW, OPERATIONS, Operation, World, ramped
 from tests.faults.running import Fault, Row, faulted, run_whole
 
-_FEW = 3  # boundaries beside the commits'; the whole is for `machine_suite`
+_BY_DEFAULT = {"tick: roll back", "an owner's rollback"}  # on PostgreSQL; the others run with `-m full`
+_FEW = 3  # boundaries beside the commits'; the whole sweep is `long`
 _COSTLY = {"register", "register the first, active"}  # each vets a version in a worker of its own, for a second
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize(
+    ("copies", "name"),
+    [
+        pytest.param(database, name, marks=[] if database == "sqlite" or name in _BY_DEFAULT else pytest.mark.full)
+        for database in DATABASES
+        for name in OPERATIONS
+    ],
+    indirect=["copies"],
+)
 def test_a_killed_operation_is_done_once_or_not_at_all_and_can_be_done_again(
     copies: Copies, world: World, name: str
 ) -> None:
@@ -91,7 +102,7 @@ def test_work_that_is_done_in_parts_is_seen(copies: Copies, world: World, monkey
     }
 
 
-@pytest.mark.machine_suite
+@pytest.mark.long
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("fault", Fault)
 def test_a_fault_at_every_boundary(copies: Copies, world: World, rows: list[Row], name: str, fault: Fault) -> None:

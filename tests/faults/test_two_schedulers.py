@@ -94,7 +94,7 @@ def minutes() -> Sequence[datetime]:
     return [NOON + minute * MINUTE for minute in range(1, 61)]
 
 
-@pytest.mark.machine_suite
+@pytest.mark.long
 def test_two_schedulers_leave_what_one_leaves(copies: Copies, endpoint: Endpoint) -> None:
     left: list[Picture] = []
     received: list[list[str]] = []

@@ -6,9 +6,17 @@ from datetime import datetime
 import pytest
 
 from tests.builders import MONDAY
+from tests.conftest import SQLITE_FIRST
 
 FEED = "synthetic:GOLD?symbols=1&start=2026-01-01&days=300"
 Clock = Callable[[datetime], None]
+
+
+@pytest.fixture(params=SQLITE_FIRST)
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Use SQLite by default and PostgreSQL with `-m full`: what differs between them is tested with the services."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
 
 
 @pytest.fixture

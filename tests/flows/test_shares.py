@@ -86,7 +86,7 @@ def misled(cluster: LocalCluster) -> Iterator[None]:
     worker.wait()
 
 
-@pytest.mark.machine_suite
+@pytest.mark.full
 @pytest.mark.usefixtures("misled")
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_share_that_fails_is_told_at_the_end_and_keeps_no_other_from_the_log(registered: Engine) -> None:
@@ -99,7 +99,7 @@ def test_a_share_that_fails_is_told_at_the_end_and_keeps_no_other_from_the_log(r
     assert len(decided) >= 3  # each of the two others had its share, of two symbols or one
 
 
-@pytest.mark.machine_suite
+@pytest.mark.full
 def test_a_cluster_of_two_leaves_the_log_that_one_process_leaves(
     registered: Engine,
     cluster: LocalCluster,

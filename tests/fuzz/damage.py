@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from tests import effort
+
 TIMES = int(os.environ.get("ROLLOUT_FUZZ_TIMES", "1"))  # as many examples, and new ones each time, where more than 1
 TOKENS: Sequence[bytes] = [
     b"", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\\u0000", b"\\ud800", "💩٣".encode(), b"\x1b[31m",
@@ -19,10 +21,10 @@ ENCODINGS = ("utf-16", "utf-32", "utf-8-sig", "cp037")
 _Edit = Callable[[bytes], bytes]
 
 
-def rules(examples: int) -> settings:
-    """Return settings with so many examples, the same in every run unless `ROLLOUT_FUZZ_TIMES` asks for more."""
+def rules(number: int) -> settings:
+    """Return settings for *number* examples, the same in every run unless `ROLLOUT_FUZZ_TIMES` asks for more."""
     return settings(
-        max_examples=examples * TIMES,
+        max_examples=effort.examples(number) * TIMES,
         derandomize=TIMES == 1,
         database=None,
         deadline=None,

@@ -138,6 +138,7 @@ def test_any_line_in_any_environment_ends_with_a_code(
         run(kept, said, capsys, in_spite=name in IN_SPITE)
 
 
+@pytest.mark.drawn
 @pytest.mark.parametrize("kind", FILES)
 def test_any_file_is_taken_whole_or_refused_whole(
     kept: Kept, capsys: pytest.CaptureFixture[str], tmp_path: Path, kind: str
@@ -154,6 +155,7 @@ def test_any_file_is_taken_whole_or_refused_whole(
     hand_in()
 
 
+@pytest.mark.drawn
 def test_any_export_is_followed_or_refused(kept: Kept, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     sound = "".join(export(kept.engine)).encode()
     file = tmp_path / "trail.jsonl"
@@ -167,6 +169,7 @@ def test_any_export_is_followed_or_refused(kept: Kept, capsys: pytest.CaptureFix
     verify()
 
 
+@pytest.mark.drawn
 def test_any_dump_is_restored_whole_or_not_at_all(
     kept: Kept, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -55,6 +55,7 @@ def ask(kept: Kept, api: Api, method: str, path: str, headers: Mapping[str, Any]
         kept.put_back()
 
 
+@pytest.mark.drawn
 @pytest.mark.parametrize("name", SENT)
 def test_any_body_is_answered(kept: Kept, api: Api, name: str) -> None:
     sample = SENT[name]

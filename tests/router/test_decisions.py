@@ -26,6 +26,7 @@ from strategy_core.router.router import Table
 from strategy_core.services.canary import activate_canary
 from strategy_core.services.queries import route_user
 from tests.builders import MONDAY, OWNER, put_version
+from tests.effort import examples
 from tests.router.conftest import USERS
 
 SHARES = {"none": None, "nobody": 0, "few": 0.01, "quarter": 25, "odd": 33.33, "all": 100}
@@ -51,7 +52,7 @@ def router(every_share: Engine, database_url: str) -> Iterator[Router]:
         yield router
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(30))
 @given(user=st.text(min_size=1, max_size=20), share=st.sampled_from([*SHARES]), salt=st.sampled_from(["", "salt é"]))
 def test_it_says_what_the_database_says(every_share: Engine, router: Router, user: str, share: str, salt: str) -> None:
     name = share + salt

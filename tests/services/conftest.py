@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from sqlalchemy import Engine
 
@@ -7,6 +9,26 @@ from strategy_core.domain.plan import Plan
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.rollouts import start_rollout
 from tests.builders import GOLD, MONDAY, OWNER, put_version
+from tests.conftest import DATABASES, SQLITE_FIRST
+
+# What changes who gets which version, or holds locks; the others run on PostgreSQL with `-m full`.
+ON_BOTH = {
+    "test_alert_faults",
+    "test_compare",
+    "test_live",
+    "test_maintain",
+    "test_promote",
+    "test_ramp",
+    "test_rollback",
+    "test_score",
+    "test_shadow",
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "database_url" in metafunc.fixturenames:
+        on_both = Path(metafunc.module.__file__).stem in ON_BOTH
+        metafunc.parametrize("database_url", DATABASES if on_both else SQLITE_FIRST, indirect=True)
 
 
 @pytest.fixture(scope="session")

@@ -38,6 +38,7 @@ def tried(
     return calibrate(Plan(), ramps=ramps, days=20, seed=seed, scenarios=scenarios, pair=pair, workers=workers)
 
 
+@pytest.mark.full
 def test_the_answer_does_not_depend_on_the_number_of_workers() -> None:
     """Eleven ramps are two chunks, which two processes end in either order."""
     here = tried("drawdown_spike", "severe", ramps=11)
@@ -53,6 +54,7 @@ def test_a_scenarios_ramps_are_its_own_and_its_seeds() -> None:
     assert tried("severe", seed=2).scenarios != both.scenarios[1:]
 
 
+@pytest.mark.full
 def test_all_scenarios_are_tried_unless_some_are_named_each_once() -> None:
     told: list[tuple[int, int]] = []
     found = calibrate(Plan(), ramps=1, days=11, seed=1, done=lambda count, of: told.append((count, of)))

@@ -20,6 +20,7 @@ from strategy_core.store import outcomes, versions
 from strategy_core.store.engine import reading, transaction
 from tests import in_memory
 from tests.builders import DAY, HOUR, MONDAY, decision_row, outcome_row, put_day, put_decisions, put_version
+from tests.effort import examples
 
 NOW = MONDAY + 5 * DAY
 
@@ -137,7 +138,7 @@ ROW = st.tuples(st.sampled_from(["hold", "hold", "buy", "sell", "error", "too li
 ARM = st.lists(ROW, min_size=len(KEYS), max_size=len(KEYS))
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=examples(12), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(ours=ARM, theirs=ARM, whole=st.booleans(), told=st.booleans())
 def test_the_database_adds_up_what_the_rows_mean(
     engine: Engine, market: SyntheticSource, ours: list[Any], theirs: list[Any], *, whole: bool, told: bool

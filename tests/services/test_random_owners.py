@@ -20,7 +20,7 @@ def drive(opened: Open) -> None:
     class Driven(Owners):
         database = staticmethod(opened)
 
-    run_state_machine_as_test(Driven, settings=settings(rules(12), stateful_step_count=30))
+    run_state_machine_as_test(Driven, settings=settings(rules(20), stateful_step_count=30))
 
 
 @pytest.fixture
@@ -46,6 +46,7 @@ def on_postgresql(postgresql_databases: Databases) -> Open:
     return opened
 
 
-@pytest.mark.parametrize("database", ["sqlite", pytest.param("on_postgresql", marks=pytest.mark.machine_suite)])
+@pytest.mark.drawn
+@pytest.mark.parametrize("database", ["sqlite", pytest.param("on_postgresql", marks=pytest.mark.full)])
 def test_random_owners_get_what_the_rules_say(database: str, request: pytest.FixtureRequest) -> None:
     drive(request.getfixturevalue(database))

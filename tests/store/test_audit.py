@@ -20,6 +20,7 @@ from strategy_core.store import alerts, audit, rollouts, versions
 from strategy_core.store.engine import open_database, reading, transaction
 from strategy_core.store.tables import AuditEvent
 from tests.builders import MONDAY, OWNER, put_version
+from tests.effort import examples
 
 WRITERS = 8
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))  # what PostgreSQL can store
@@ -208,7 +209,7 @@ def test_a_fact_has_the_hash_that_it_was_written_with(known: Engine, value: obje
     assert holds(known)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(texts, values), texts)
 def test_any_facts_have_the_hash_that_they_were_written_with(known: Engine, facts: Any, reason: str) -> None:
     note(known, before=facts, reason=reason)

@@ -26,6 +26,7 @@ from strategy_core.store import audit, decisions, rollouts
 from strategy_core.store.engine import open_database, reading, transaction
 from strategy_core.store.tables import Counted, DecisionTally, GateVerdict, ShadowDecisionLog, Tally
 from tests.builders import DAY, GOLD, HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
+from tests.effort import examples
 from tests.services.ramping import ruled
 
 LOG = ShadowDecisionLog
@@ -80,9 +81,7 @@ CANDLES = st.tuples(
 RUNS = st.lists(st.lists(CANDLES, min_size=1, max_size=12), min_size=1, max_size=4)
 
 
-@settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=examples(12), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(runs=RUNS)
 def test_counts_follow_from_the_log_however_runs_come(
     log: Engine, runs: Sequence[Sequence[tuple[str, str, int, str, bool]]]

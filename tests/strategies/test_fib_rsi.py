@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from strategy_core.domain.strategy import Action, Context, Decision, checked_decision
 from strategy_core.strategies.fib_rsi import FibRsi, FibRsiParams
+from tests.effort import examples
 
 CONTEXT = Context("GOLD", "1h", pd.Timestamp("2026-01-05", tz="UTC").to_pydatetime())
 QUICK = FibRsiParams(rsi_period=3, fib_lookback_bars=10)
@@ -50,7 +51,7 @@ def test_all_windows_at_once_are_each_window_alone() -> None:
     assert all(checked_decision(decision) for decision in at_once)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(
     st.lists(st.integers(-3, 3), min_size=45, max_size=90),
     st.integers(2, 4),

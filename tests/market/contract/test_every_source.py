@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from strategy_core.domain.candles import COLUMNS, window_hash
 from strategy_core.domain.errors import NaiveTime, UnknownSymbol
 from strategy_core.market.source import CandleSource
+from tests.effort import examples
 
 HOUR = timedelta(hours=1)
 NOON = datetime(2024, 2, 14, 12, tzinfo=UTC)  # a Wednesday: every source has candles around it
 moments = st.datetimes(datetime(2024, 1, 10), datetime(2024, 3, 9), timezones=st.just(UTC))  # noqa: DTZ001
-questions = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+questions = settings(max_examples=examples(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def test_candles_are_as_the_domain_describes_them(source: CandleSource) -> None:
