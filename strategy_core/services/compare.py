@@ -13,6 +13,7 @@ from strategy_core.domain.indicators import WARMUP_BARS, Runs, regimes, runs
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.market.source import CandleSource
+from strategy_core.services.history import ComparisonCurves, comparison_curves
 from strategy_core.store import outcomes, versions
 from strategy_core.store.comparison import ComparedPair, max_drawdown, read_cells
 from strategy_core.store.engine import reading, snapshot, transaction
@@ -107,6 +108,30 @@ def compare_versions(
         return compare(read_cells(session, pair), drawdowns=(ours, theirs))
 
 
+def compare_with_curves(
+    engine: Engine,
+    *,
+    strategy_name: str,
+    shadow_version: str,
+    over: Period,
+    symbol: str | None,
+    source: CandleSource,
+    now: datetime,
+) -> tuple[Comparison, ComparisonCurves]:
+    """Compare a version with the active one and return the comparison with its curves; nothing is stored.
+
+    Raises:
+        UnknownStrategy, UnknownVersion, NoActiveVersion, UnknownSymbol: as in `compare_versions`.
+    """
+    found = compare_versions(
+        engine, strategy_name=strategy_name, shadow_version=shadow_version, over=over, symbol=symbol, source=source
+    )
+    with reading(engine) as session:
+        active = versions.active_version(session, strategy_name).version
+        report = _report(strategy_name, shadow_version, active, over, found, now)
+        return found, comparison_curves(session, report)
+
+
 def compare_all(engine: Engine, source: CandleSource, *, now: datetime, days: float = 30) -> list[ComparisonReport]:
     """Compare every strategy's shadows and canary with its active version; store and return the reports."""
     over = last_days(days, utc(now, "now"))
@@ -125,19 +150,26 @@ def compare_all(engine: Engine, source: CandleSource, *, now: datetime, days: fl
             over=over,
             source=source,
         )
-        report = ComparisonReport(
-            strategy_name=challenger.strategy_name,
-            shadow_version=challenger.version,
-            active_version=active[challenger.strategy_name],
-            period_start=over.start,
-            period_end=over.end,
-            report=found.model_dump(mode="json"),
-            created_at=now,
-        )
+        name = challenger.strategy_name
+        report = _report(name, challenger.version, active[name], over, found, now)
         with transaction(engine) as session:
             outcomes.keep_report(session, report)
         reports.append(report)
     return reports
+
+
+def _report(
+    strategy_name: str, shadow: str, active: str, over: Period, found: Comparison, now: datetime
+) -> ComparisonReport:
+    return ComparisonReport(
+        strategy_name=strategy_name,
+        shadow_version=shadow,
+        active_version=active,
+        period_start=over.start,
+        period_end=over.end,
+        report=found.model_dump(mode="json"),
+        created_at=now,
+    )
 
 
 def _regimes(source: CandleSource, symbol: str, over: Period) -> Runs:

@@ -81,6 +81,12 @@ def comparison_curves(session: Session, report: ComparisonReport) -> ComparisonC
     return ComparisonCurves(report, read_equity(session, name, shadow, active, start=start, end=end), days)
 
 
+def read_curves(engine: Engine, reports: Sequence[ComparisonReport]) -> list[ComparisonCurves]:
+    """Return stored comparisons with their curves, in the same order."""
+    with reading(engine) as session:
+        return [comparison_curves(session, report) for report in reports]
+
+
 def read_equity(
     session: Session, strategy_name: str, canary: str, control: str, *, start: datetime, end: datetime
 ) -> Equity:

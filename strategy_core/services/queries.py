@@ -1,6 +1,6 @@
 """What stands in the database, in pages and by id, for programs that ask; it changes nothing."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,14 +9,24 @@ from uuid import UUID
 from sqlalchemy import Engine
 
 from strategy_core.domain.alerts import Severity
-from strategy_core.domain.errors import NoCanary
+from strategy_core.domain.candles import timeframe_delta
+from strategy_core.domain.errors import NoCanary, UnknownSymbol
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.routing import Routing, as_percent, basis_points, bucket_of, refused_user
 from strategy_core.services.alerts import AlertStatus
 from strategy_core.services.status import RolloutStatus, rollout_status
-from strategy_core.store import alerts, audit, pagination, rollouts, versions
+from strategy_core.store import alerts, audit, decisions, evidence, pagination, rollouts, versions
 from strategy_core.store.engine import reading, transaction
-from strategy_core.store.tables import AlertOutbox, ApiAnswer, CanaryConfig, Rollout, ShadowDecisionLog, StrategyVersion
+from strategy_core.store.tables import (
+    AlertOutbox,
+    ApiAnswer,
+    AuditEvent,
+    CanaryConfig,
+    GateVerdict,
+    Rollout,
+    ShadowDecisionLog,
+    StrategyVersion,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,40 @@ def find_version(engine: Engine, version_id: UUID) -> tuple[StrategyVersion, int
         return pagination.version_at(session, version_id)
 
 
+def all_versions(
+    engine: Engine, strategy_name: str | None = None, *, status: Status | None = None
+) -> Sequence[StrategyVersion]:
+    """Return all versions, or those of one strategy or status, oldest first.
+
+    Raises:
+        UnknownStrategy
+    """
+    with reading(engine) as session:
+        if strategy_name is not None:
+            versions.get_strategy(session, strategy_name)
+        return versions.list_versions(session, strategy_name, status)
+
+
+def get_version(engine: Engine, strategy_name: str, version: str) -> StrategyVersion:
+    """Return a version by its name.
+
+    Raises:
+        UnknownStrategy, UnknownVersion
+    """
+    with reading(engine) as session:
+        return versions.get_version(session, strategy_name, version)
+
+
+def get_active_version(engine: Engine, strategy_name: str) -> StrategyVersion:
+    """Return the active version.
+
+    Raises:
+        UnknownStrategy, NoActiveVersion
+    """
+    with reading(engine) as session:
+        return versions.active_version(session, strategy_name)
+
+
 def list_rollouts(engine: Engine, scope: Scope, *, after: tuple[datetime, UUID] | None, limit: int) -> list[Rollout]:
     """Return rollouts, newest first, from behind *after* on.
 
@@ -67,6 +111,26 @@ def find_rollout(engine: Engine, rollout_id: UUID) -> Rollout:
     """Return a rollout; else raise UnknownRollout."""
     with reading(engine) as session:
         return rollouts.get_rollout(session, rollout_id)
+
+
+def all_rollouts(engine: Engine, strategy_name: str) -> Sequence[Rollout]:
+    """Return all rollouts of a strategy, newest first."""
+    with reading(engine) as session:
+        return rollouts.list_rollouts(session, strategy_name)
+
+
+def last_verdicts(engine: Engine, rollout_id: UUID) -> Mapping[str, GateVerdict]:
+    """Return the newest verdict of each gate of a rollout, by gate."""
+    with reading(engine) as session:
+        return rollouts.last_verdicts(session, rollout_id)
+
+
+def count_slots(engine: Engine, rollout: Rollout) -> int:
+    """Return the number of closed slots that a rollout has compared."""
+    with reading(engine) as session:
+        pair = (rollout.strategy_name, rollout.version, rollout.control_version)
+        closed, _ = evidence.read_slots(session, *pair, start=rollout.started_at, end=rollout.ended_at)
+    return len(closed)
 
 
 def read_rollout(engine: Engine, rollout_id: UUID, *, now: datetime) -> tuple[RolloutStatus, int]:
@@ -128,6 +192,35 @@ def list_decisions(
         )
 
 
+def newest_decisions(
+    engine: Engine,
+    *,
+    strategy_name: str,
+    version: str,
+    symbol: str | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    limit: int,
+) -> Sequence[ShadowDecisionLog]:
+    """Return the newest *limit* decisions of a version on candles in [start, end), oldest first.
+
+    Raises:
+        UnknownStrategy, UnknownVersion
+        UnknownSymbol: the version does not decide on *symbol*.
+    """
+    with reading(engine) as session:
+        known = versions.get_version(session, strategy_name, version).symbols
+        if symbol is not None and symbol not in known:
+            raise UnknownSymbol(symbol, known)
+        return decisions.find_decisions(session, strategy_name, version, symbol, start=start, end=end, limit=limit)
+
+
+def count_decisions(engine: Engine, strategy_name: str) -> dict[tuple[str, str], int]:
+    """Return the number of decisions of a strategy, by version and decision."""
+    with reading(engine) as session:
+        return decisions.decisions_by_kind(session, strategy_name)
+
+
 def list_alerts(
     engine: Engine,
     scope: Scope,
@@ -173,6 +266,42 @@ def generation_of(engine: Engine, *, strategy_name: str, actor: str, request_id:
     """Return the generation that a request's change has made; None if it has made none."""
     with reading(engine) as session:
         return pagination.generation_of(session, strategy_name, actor, request_id)
+
+
+def change_of_request(engine: Engine, *, strategy_name: str, request_id: str) -> AuditEvent | None:
+    """Return the strategy's newest audit event if this request or flow run has made it."""
+    with reading(engine) as session:
+        return audit.made_by_request(session, strategy_name, request_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """Audit events and alerts, both oldest first."""
+
+    events: Sequence[AuditEvent]
+    alerts: Sequence[AlertOutbox]
+
+
+def read_activity(engine: Engine, *, after_event: int = 0, after_alert: int = 0, limit: int | None = None) -> Activity:
+    """Return the events and alerts with higher ids than these; with *limit* the newest of each."""
+    with reading(engine) as session:
+        return Activity(
+            audit.events(session, after_id=after_event, limit=limit),
+            alerts.find_alerts(session, after_id=after_alert, limit=limit),
+        )
+
+
+def latest_moment(engine: Engine) -> datetime | None:
+    """Return the latest time that an event, a tick or a decided candle has; None in an empty database."""
+    with reading(engine) as session:
+        moments = [event.at for event in audit.events(session)]
+        moments += [rollout.last_tick_at for rollout in rollouts.list_rollouts(session) if rollout.last_tick_at]
+        for version in versions.list_versions(session):
+            for symbol in version.symbols:
+                newest = decisions.newest_decided(session, version.strategy_name, version.version, symbol)
+                if newest is not None:
+                    moments.append(newest + timeframe_delta(version.timeframe))
+    return max(moments, default=None)
 
 
 @dataclass(frozen=True, slots=True)
