@@ -3,7 +3,7 @@
 from prefect import flow
 
 from flows.runtime import one_line, open_runtime
-from strategy_core.services.maintenance import maintain, said
+from strategy_core.services.maintenance import maintain
 
 
 @flow(flow_run_name="maintain the database")

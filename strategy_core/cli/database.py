@@ -53,10 +53,10 @@ def maintain(
     from dataclasses import asdict
 
     from strategy_core.services.maintenance import maintain as maintain_database
-    from strategy_core.services.maintenance import said
+    from strategy_core.services.maintenance import summary_lines
 
     done = maintain_database(shell.database, now=shell.now, keep_days=shell.settings.keep_days, apply=not dry_run)
-    shell.answer({"dry_run": dry_run} | asdict(done), *said(done, dry_run=dry_run))
+    shell.answer({"dry_run": dry_run} | asdict(done), *summary_lines(done, dry_run=dry_run))
 
 
 @command(commands)

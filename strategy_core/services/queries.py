@@ -1,4 +1,4 @@
-"""What stands in the database, in pages and by id, for programs that ask; it changes nothing."""
+"""Read-only queries by page and by id, for the API, the command line and flows."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from strategy_core.store.tables import (
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which strategies are asked for: one by its name, and none beyond *strategies*, unless that is None."""
+    """The strategies of a query: *strategy_name* if given, else *strategies*. None in both means all."""
 
     strategy_name: str | None = None
     strategies: Collection[str] | None = None
@@ -44,7 +44,7 @@ class Scope:
 def list_versions(
     engine: Engine, scope: Scope, *, status: Status | None, after: tuple[str, datetime, str] | None, limit: int
 ) -> list[StrategyVersion]:
-    """Return versions by strategy, oldest first, from behind *after* on.
+    """Return a page of versions by strategy, oldest first, after the cursor *after*.
 
     Raises:
         UnknownStrategy
@@ -56,7 +56,11 @@ def list_versions(
 
 
 def find_version(engine: Engine, version_id: UUID) -> tuple[StrategyVersion, int]:
-    """Return a version and the generation of its strategy; else raise UnknownVersion."""
+    """Return a version by its id, with the generation of its strategy.
+
+    Raises:
+        UnknownVersion
+    """
     with reading(engine) as session:
         return pagination.version_at(session, version_id)
 
@@ -96,7 +100,7 @@ def get_active_version(engine: Engine, strategy_name: str) -> StrategyVersion:
 
 
 def list_rollouts(engine: Engine, scope: Scope, *, after: tuple[datetime, UUID] | None, limit: int) -> list[Rollout]:
-    """Return rollouts, newest first, from behind *after* on.
+    """Return a page of rollouts, newest first, after the cursor *after*.
 
     Raises:
         UnknownStrategy
@@ -108,7 +112,11 @@ def list_rollouts(engine: Engine, scope: Scope, *, after: tuple[datetime, UUID] 
 
 
 def find_rollout(engine: Engine, rollout_id: UUID) -> Rollout:
-    """Return a rollout; else raise UnknownRollout."""
+    """Return a rollout by its id.
+
+    Raises:
+        UnknownRollout
+    """
     with reading(engine) as session:
         return rollouts.get_rollout(session, rollout_id)
 
@@ -134,7 +142,7 @@ def count_slots(engine: Engine, rollout: Rollout) -> int:
 
 
 def read_rollout(engine: Engine, rollout_id: UUID, *, now: datetime) -> tuple[RolloutStatus, int]:
-    """Return a rollout with what its gates say and what it waits for, and the generation that it was read at.
+    """Return a rollout's status and the generation of its strategy.
 
     Raises:
         UnknownRollout
@@ -145,10 +153,11 @@ def read_rollout(engine: Engine, rollout_id: UUID, *, now: datetime) -> tuple[Ro
 
 
 def list_canaries(engine: Engine, scope: Scope) -> list[tuple[CanaryConfig, int]]:
-    """Return the canaries of now, by strategy, each with the generation of its strategy.
+    """Return the present canaries by strategy, each with the generation of its strategy.
 
     Raises:
-        UnknownStrategy, NoCanary: of the strategy that is named.
+        UnknownStrategy
+        NoCanary: the named strategy has no canary.
     """
     with reading(engine) as session:
         if scope.strategy_name is not None:
@@ -170,7 +179,7 @@ def list_decisions(
     after: tuple[str, str, datetime] | None = None,
     limit: int,
 ) -> list[ShadowDecisionLog]:
-    """Return decisions on candles in [start, end), by version and symbol, oldest first, from behind *after* on.
+    """Return a page of decisions on candles in [start, end), by version and symbol, oldest first.
 
     Raises:
         UnknownStrategy, UnknownVersion
@@ -230,7 +239,7 @@ def list_alerts(
     before_id: int | None = None,
     limit: int,
 ) -> list[AlertStatus]:
-    """Return alerts, newest first, from before *before_id* on, each with how far it has come.
+    """Return a page of alerts with their deliveries, newest first, before the cursor *before_id*.
 
     Raises:
         UnknownStrategy
@@ -251,25 +260,29 @@ def list_alerts(
 
 
 def find_alert(engine: Engine, alert_id: int) -> AlertOutbox:
-    """Return an alert; else raise UnknownAlert."""
+    """Return an alert by its id.
+
+    Raises:
+        UnknownAlert
+    """
     with reading(engine) as session:
         return alerts.get_alert(session, alert_id)
 
 
 def read_routing(engine: Engine) -> dict[str, Routing | None]:
-    """Return what the routing of every strategy obeys now, by one statement; None where no version is active."""
+    """Return the present routing of every strategy from one statement. Without an active version it is None."""
     with reading(engine) as session:
         return versions.all_routing(session)
 
 
 def generation_of(engine: Engine, *, strategy_name: str, actor: str, request_id: str) -> int | None:
-    """Return the generation that a request's change has made; None if it has made none."""
+    """Return the generation that a request's change has made, if it has made one."""
     with reading(engine) as session:
         return pagination.generation_of(session, strategy_name, actor, request_id)
 
 
 def change_of_request(engine: Engine, *, strategy_name: str, request_id: str) -> AuditEvent | None:
-    """Return the strategy's newest audit event if this request or flow run has made it."""
+    """Return the strategy's newest audit event, if this request or flow run has made it."""
     with reading(engine) as session:
         return audit.made_by_request(session, strategy_name, request_id)
 
@@ -292,7 +305,7 @@ def read_activity(engine: Engine, *, after_event: int = 0, after_alert: int = 0,
 
 
 def latest_moment(engine: Engine) -> datetime | None:
-    """Return the latest time that an event, a tick or a decided candle has; None in an empty database."""
+    """Return the latest time of an event, a tick or a decided candle, if there is one."""
     with reading(engine) as session:
         moments = [event.at for event in audit.events(session)]
         moments += [rollout.last_tick_at for rollout in rollouts.list_rollouts(session) if rollout.last_tick_at]
@@ -306,10 +319,12 @@ def latest_moment(engine: Engine) -> datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Which version, and why: the user's bucket, the canary's share, and the generation of the strategy.
+    """The version a user gets, and why.
 
     Attributes:
-        stale: told by a router that has not heard of the database for too long: its canary admits nobody new.
+        bucket: the user's bucket, in basis points.
+        percent: the canary's share of users.
+        stale: the router has lost the database for too long, so its canary admits no new users.
     """
 
     user_id: str
@@ -333,11 +348,12 @@ class Route:
 
 
 def route_user(engine: Engine, *, user_id: str, strategy_name: str) -> Route:
-    """Return the version *user_id* is routed to now, with the reason.
+    """Return the version that *user_id* gets now, with the reason.
 
     Raises:
-        InvalidName: *user_id* is empty, or is not text that can be encoded.
-        UnknownStrategy: no such strategy. NoActiveVersion: nobody can be routed.
+        InvalidName: *user_id* is empty or cannot be encoded.
+        UnknownStrategy
+        NoActiveVersion: no version can serve the user.
     """
     if refused := refused_user(user_id):
         raise refused
@@ -357,14 +373,14 @@ def route_user(engine: Engine, *, user_id: str, strategy_name: str) -> Route:
 
 
 def find_stored_answer(engine: Engine, actor: str, idempotency_key: str, *, since: datetime) -> ApiAnswer | None:
-    """Return the answer under the key, unless it is older than *since*."""
+    """Return the stored response under the key, unless it is older than *since*."""
     with reading(engine) as session:
         found = audit.find_answer(session, actor, idempotency_key)
     return found if found is not None and found.answered_at >= since else None
 
 
 def store_answer(engine: Engine, row: dict[str, Any], *, forget_before: datetime) -> None:
-    """Keep an answer, and forget those that are older than *forget_before*."""
+    """Store a response, and delete those older than *forget_before*."""
     with transaction(engine) as session:
         audit.forget_answers(session, forget_before)
         audit.keep_answer(session, row)
