@@ -147,7 +147,7 @@ def alert_message(alert: AlertOutbox, *, number: int = 1, **options: Any) -> Mes
 
 
 def _drain(shared: _Pass, channel: AlertChannel) -> list[Tried]:
-    """Send the due messages of one channel until none is left, one is refused, or the pass has lasted PASS_S."""
+    """Send the due messages of one channel until no message is left, one is refused, or the pass has lasted PASS_S."""
     engine, now, claimant = shared.engine, shared.now, uuid4().hex
     until = monotonic() + PASS_S
     with reading(engine) as session:  # read first: most passes find no message, and SQLite has one writer

@@ -53,7 +53,7 @@ def update_canary_percent(
     """Set the canary's share of users by hand. If a rollout is open, it must be paused.
 
     Args:
-        version: the expected canary. None accepts any.
+        version: the expected canary, by default any.
 
     Raises:
         InvalidPercent, UnknownStrategy, NoCanary, RolloutOpen, LostRace

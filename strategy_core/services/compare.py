@@ -81,8 +81,8 @@ def compare_versions(
     """Compare the decisions of two versions and their scored outcomes.
 
     Args:
-        active_version: the version to compare with. None means the active one.
-        symbol: compare only this symbol. None means all symbols that both versions decide on.
+        active_version: the version to compare with. The default is the active one.
+        symbol: compare only this symbol. The default is all symbols that both versions decide on.
         source: candles from which market regimes are derived. Without it, the comparison has no `by_regime`.
 
     Raises:

@@ -193,7 +193,7 @@ def served(
     """Return the spans in which a version served users up to *until*, oldest first.
 
     Args:
-        since: the start of the spans. None means the start of the last uninterrupted service.
+        since: the start of the spans. The default is the start of the last uninterrupted service.
     """
     history = [one for one in audit.serving_history(session, strategy_name) if one.since < until]
     spans = list(_spans(history, version, until, lambda low, high: census.users(strategy_name, low, high)))

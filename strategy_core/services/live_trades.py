@@ -98,7 +98,7 @@ def ingest(
     source: str = "trades",
     first_row: int = 1,
 ) -> Ingested:
-    """Ingest a batch of reports, all or none. Reports that are already stored are counted and skipped.
+    """Ingest a batch of reports as a whole. Reports that are already stored are counted and skipped.
 
     Args:
         trades: mappings of the fields of `TradeReport`.

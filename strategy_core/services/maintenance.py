@@ -53,7 +53,7 @@ class Maintained:
     """The result of `maintain`, or in a dry run the expected result.
 
     Attributes:
-        partitioned: whether the database has monthly partitions. SQLite has none.
+        partitioned: whether the database has monthly partitions. SQLite does not.
         before: candles older than this may be dropped, if retention is set.
         kept: expired months that are still needed.
         unmade: months that could not be created.

@@ -31,7 +31,7 @@ from strategy_core.store.tables import (
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The strategies of a query: *strategy_name* if given, else *strategies*. None in both means all."""
+    """The strategies of a query: *strategy_name* if given, else *strategies*, else all."""
 
     strategy_name: str | None = None
     strategies: Collection[str] | None = None
@@ -270,7 +270,7 @@ def find_alert(engine: Engine, alert_id: int) -> AlertOutbox:
 
 
 def read_routing(engine: Engine) -> dict[str, Routing | None]:
-    """Return the present routing of every strategy from one statement. Without an active version it is None."""
+    """Return the present routing of every strategy from one statement. A strategy without an active version has no routing."""
     with reading(engine) as session:
         return versions.all_routing(session)
 
@@ -296,7 +296,7 @@ class Activity:
 
 
 def read_activity(engine: Engine, *, after_event: int = 0, after_alert: int = 0, limit: int | None = None) -> Activity:
-    """Return the events and alerts with higher ids than these; with *limit* the newest of each."""
+    """Return the events and alerts with higher ids than these. With *limit*, the newest of each."""
     with reading(engine) as session:
         return Activity(
             audit.events(session, after_id=after_event, limit=limit),

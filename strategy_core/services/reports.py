@@ -253,8 +253,7 @@ def _rollback_facts(session: Session, event: AuditEvent, rollout: Rollout | None
         for row in decisions.find_decisions(
             session, event.strategy_name, event.version, symbol, end=event.at, limit=_NEWEST_ROWS
         )
-        if row.logged_at
-        <= event.at  # the version decides on in shadow, also on the candle that was open at the rollback
+        if row.logged_at <= event.at  # later decisions were made in shadow
     )
     return RollbackFacts(
         event=event,

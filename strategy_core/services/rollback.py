@@ -47,7 +47,7 @@ def roll_back(
     automatic rollback, leaves a healthy version in place. The command's generation and four eyes are not checked.
 
     Args:
-        version: the version to take users off. None means the rollout's version or the canary.
+        version: the version to take users off, by default the rollout's version or the canary.
         rollout_id: roll back this rollout only.
         cause: what the rollback is counted by: OWNER or ALERT. An ALERT rollback raises a critical alert.
 

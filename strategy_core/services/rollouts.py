@@ -115,7 +115,7 @@ def approve(
     """Let the rollout enter the stage it waits for. The next tick takes the step if every gate still passes.
 
     Args:
-        rollout_id: the expected rollout. None means the open one.
+        rollout_id: the expected rollout, by default the open one.
 
     Raises:
         UnknownStrategy
@@ -239,7 +239,7 @@ def _lock_open_rollout(
     """Lock the strategy and return its open rollout, or raise NotAwaiting unless it is in a *needed* state.
 
     Args:
-        rollout_id: the rollout that is meant; None means the open one.
+        rollout_id: the expected rollout, by default the open one.
     """
     versions.lock_strategy(session, strategy_name, command.if_generation)
     check_open(session, strategy_name, rollout_id, what)

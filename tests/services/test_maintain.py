@@ -80,7 +80,7 @@ def test_old_months_go_whole_and_what_comes_for_them_later_is_still_written(engi
     put_outcomes(engine, outcome_row("1", JANUARY + HOUR, 1.0))
     assert decided(engine) == [JANUARY + HOUR, CHRISTMAS]
     assert maintain(engine, now=CHRISTMAS + DAY, keep_days=180).dropped == []
-    assert "2040_01: would be dropped, 24 decisions, 10 outcomes, 10 marks" in said(told, dry_run=True)
+    assert "2040_01: would be dropped, 24 decisions, 10 outcomes, 10 marks" in summary_lines(told, dry_run=True)
 
 
 def test_a_month_made_later_is_guarded_as_the_first(engine: Engine) -> None:

@@ -37,7 +37,7 @@ def test_a_rollout_without_ticks_is_told_of_once_an_episode(ramped: Engine, mark
         watch_ticks(ramped, now=MONDAY + minute * MINUTE, overdue=OVERDUE)
 
     assert overdue_alerts(ramped) == [
-        f"fib_rsi 2 was last ticked at {at} UTC: no gate looks, nothing rolls back"
+        f"fib_rsi 2 was last ticked at {at} UTC: gates do not run and cannot roll back"
         for at in ("2026-03-02 00:00", "2026-03-02 00:40")
     ]
     (first, _) = (alert for alert in outbox(ramped) if alert.kind == "rollout.tick_overdue")
@@ -119,7 +119,7 @@ def test_a_source_with_a_fault_of_its_own_is_told_of_and_stops_nothing(engine: E
     for hour in (8, 9):
         said = watch_feed(engine, broken, now=MONDAY + hour * HOUR)
 
-    assert said[0] == "fib_rsi: GOLD cannot be asked for: ZeroDivisionError: no calendar"
+    assert said[0] == "fib_rsi: GOLD is unavailable: ZeroDivisionError: no calendar"
     assert len(said) == len([each for each in outbox(engine) if each.kind == "feed.stale"]) == 2
 
 
