@@ -193,7 +193,11 @@ def _send(shared: _Pass, channel: AlertChannel, alert: AlertOutbox, delivery: Al
         problem = channel.send(sent, Severity(alert.severity))
     except Exception as error:  # noqa: BLE001  a channel must not block the others. The text may hold a secret
         problem = f"failed: {type(error).__name__}"
-    changes = _refused(shared, alert, delivery, problem) if problem else _taken(shared, channel, alert, delivery)
+    changes = (
+        _changes_after_failure(shared, alert, delivery, problem)
+        if problem
+        else _changes_after_success(shared, channel, alert, delivery)
+    )
     _mark(shared.engine, delivery, changes)
     if not problem:
         log.info("alert.sent", **about)
@@ -204,7 +208,9 @@ def _send(shared: _Pass, channel: AlertChannel, alert: AlertOutbox, delivery: Al
     return Tried(delivery.alert_id, channel.name, delivery.number, problem)
 
 
-def _taken(shared: _Pass, channel: AlertChannel, alert: AlertOutbox, delivery: AlertDelivery) -> dict[str, Any]:
+def _changes_after_success(
+    shared: _Pass, channel: AlertChannel, alert: AlertOutbox, delivery: AlertDelivery
+) -> dict[str, Any]:
     repeated = channel.repeats and alert.severity == Severity.CRITICAL
     again = shared.now + shared.pace.repeat_after if repeated else None
     return {
@@ -217,7 +223,7 @@ def _taken(shared: _Pass, channel: AlertChannel, alert: AlertOutbox, delivery: A
     }
 
 
-def _refused(shared: _Pass, alert: AlertOutbox, delivery: AlertDelivery, problem: str) -> dict[str, Any]:
+def _changes_after_failure(shared: _Pass, alert: AlertOutbox, delivery: AlertDelivery, problem: str) -> dict[str, Any]:
     failures = delivery.failures + 1
     changes: dict[str, Any] = {
         "failures": failures,

@@ -114,7 +114,7 @@ def read_events(
     Raises:
         UnknownStrategy, UnknownRollout
     """
-    wanted = _wanted(strategy_name, rollout_id, actor, action, since, until, after_id)
+    wanted = _event_filter(strategy_name, rollout_id, actor, action, since, until, after_id)
     wanted["strategies"] = strategies
     with reading(engine) as session:
         _check_known(session, wanted)
@@ -184,7 +184,7 @@ def verify_trail(engine: Engine, strategy_name: str | None = None, known_heads: 
         else:
             versions.get_strategy(session, strategy_name)
             names = [strategy_name]
-        trails = [_verified(session, name, missing) for name in names]
+        trails = [_verify_chain(session, name, missing) for name in names]
     return Verification(trails, tuple(missing))
 
 
@@ -204,7 +204,7 @@ def export(
     Raises:
         UnknownStrategy, UnknownRollout: when the first line is requested.
     """
-    wanted = _wanted(strategy_name, rollout_id, actor, action, since, until, None)
+    wanted = _event_filter(strategy_name, rollout_id, actor, action, since, until, None)
     with snapshot(engine) as session:
         _check_known(session, wanted)
         if form is ExportFormat.CSV:
@@ -223,7 +223,7 @@ def verify_export(lines: Iterable[str]) -> list[Trail]:
     return [Trail(name, chain.count, chain.head, chain.breaks) for name, chain in sorted(chains.items())]
 
 
-def _verified(session: Session, strategy_name: str, missing: dict[str, None]) -> Trail:
+def _verify_chain(session: Session, strategy_name: str, missing: dict[str, None]) -> Trail:
     """Follow one strategy's chain to its end and remove the hashes it contains from *missing*."""
     chain = Chain()
     try:
@@ -251,7 +251,7 @@ def _changed_verdicts(verdicts: Iterable[GateVerdict]) -> Iterator[GateVerdict]:
         last[verdict.gate] = verdict.verdict
 
 
-def _wanted(
+def _event_filter(
     strategy_name: str | None,
     rollout_id: UUID | None,
     actor: str | None,

@@ -77,7 +77,7 @@ def calibrate(
     """
     plan, left_out = simulable(plan)
     known = SCENARIOS if pair is None else OF_A_PAIR
-    chosen = [_named(known, name) for name in dict.fromkeys(scenarios)] or list(known.values())
+    chosen = [_find_scenario(known, name) for name in dict.fromkeys(scenarios)] or list(known.values())
     for each in chosen:
         if each.from_day >= days:
             raise InvalidSetting("days", days, f"more than {each.from_day}, when the fault of {each.name} begins")
@@ -111,7 +111,7 @@ def read_pair(engine: Engine, *, strategy_name: str, version: str, now: datetime
     return RecordedPair(slots, measure(slots, calendar_days), scoring.risk_fraction)
 
 
-def _named(known: dict[str, Scenario], name: str) -> Scenario:
+def _find_scenario(known: dict[str, Scenario], name: str) -> Scenario:
     if name not in known:
         raise InvalidName("scenario", name, ", ".join(known))
     return known[name]

@@ -76,7 +76,7 @@ def load_ledger(session: Session, rollout: Rollout, symbols: Sequence[str]) -> B
     spoken = evidence.newest_spoken(session, strategy_name, (canary, active), since)
     new = evidence.not_booked(session, rollout.id, closed)
     after, _ = add_slots(before, evidence.as_slots(new), history)
-    settled = {symbol: _earlier(spoken[canary].get(symbol), spoken[active].get(symbol)) for symbol in symbols}
+    settled = {symbol: _earlier_of(spoken[canary].get(symbol), spoken[active].get(symbol)) for symbol in symbols}
     return Booking(row, history, after, new, pending, spoken, settled)
 
 
@@ -115,7 +115,7 @@ def _rebook(session: Session, rollout: Rollout, history: History, *, first: int 
     return found
 
 
-def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
+def _earlier_of(one: datetime | None, other: datetime | None) -> datetime | None:
     return None if one is None or other is None else min(one, other)
 
 

@@ -78,7 +78,7 @@ def comparison_curves(session: Session, report: ComparisonReport) -> ComparisonC
     start, end = report.period_start, report.period_end
     cells = not_held(session, ComparedPair(name, shadow, active, _shared(session, name, shadow, active), start, end))
     decided = (cell for _, cell in cells if cell.shadow is not None and cell.active is not None)
-    days = days_of([_sums(cell) for cell in decided if cell.closed])
+    days = days_of([_day_sums(cell) for cell in decided if cell.closed])
     return ComparisonCurves(report, read_equity(session, name, shadow, active, start=start, end=end), days)
 
 
@@ -111,10 +111,10 @@ def read_equity(
 
 def days_of(sums: Sequence[DaySums]) -> tuple[Day, ...]:
     """Return the slots by day."""
-    return tuple(_day(by_day(sums)))
+    return tuple(_days(by_day(sums)))
 
 
-def _sums(cell: Cell) -> DaySums:
+def _day_sums(cell: Cell) -> DaySums:
     unlike = cell.closed if cell.shadow is not cell.active else 0
     return DaySums(cell.day, cell.closed, unlike, cell.shadow_trades.r, cell.active_trades.r)
 
@@ -125,7 +125,7 @@ def _shared(session: Session, strategy_name: str, one: str, other: str) -> list[
     return sorted(ours & theirs)
 
 
-def _day(daily: Daily) -> list[Day]:
+def _days(daily: Daily) -> list[Day]:
     columns = (
         daily.day,
         daily.slots,
@@ -137,12 +137,12 @@ def _day(daily: Daily) -> list[Day]:
         daily.high,
     )
     return [
-        Day(_EPOCH + timedelta(days=day), n, unlike, ours, theirs, mean, _known(low), _known(high))
+        Day(_EPOCH + timedelta(days=day), n, unlike, ours, theirs, mean, _number_or_none(low), _number_or_none(high))
         for day, n, unlike, ours, theirs, mean, low, high in zip(*(each.tolist() for each in columns), strict=True)
     ]
 
 
-def _known(value: float) -> float | None:
+def _number_or_none(value: float) -> float | None:
     return None if isnan(value) else value
 
 
@@ -222,10 +222,10 @@ def _spans(
             last = (last[0], end, share)
             continue
         if last is not None:
-            yield _served(*last, count)
+            yield _served_span(*last, count)
         last = (one.since, end, share) if share[1] > share[0] and end > one.since else None
     if last is not None:
-        yield _served(*last, count)
+        yield _served_span(*last, count)
 
 
 def _share(serving: Serving, version: str) -> tuple[int, int]:
@@ -237,7 +237,7 @@ def _share(serving: Serving, version: str) -> tuple[int, int]:
     return 0, 0
 
 
-def _served(
+def _served_span(
     since: datetime, until: datetime, share: tuple[int, int], count: Callable[[int, int], int | None]
 ) -> ServedSpan:
     return ServedSpan(since, until, as_percent(share[1] - share[0]), count(*share))

@@ -34,6 +34,8 @@ from strategy_core.domain.scoring import ScoringRule
 from strategy_core.store import audit, live_trades, outcomes, versions
 from strategy_core.store.engine import reading, retry_transient, transaction
 
+FIRST_ROW = 2  # below the header line
+STANDARD_INPUT = Path("-")
 FIDELITY_HISTORY = timedelta(days=60)  # live trades of the active version that count from before a rollout's start
 _REPORTED = tuple(TradeReport.model_fields)
 _SAME_IN_EACH_STATE = ("user_id", "strategy_name", "version", "symbol", "opened_at")
@@ -227,10 +229,6 @@ def _check_unchanged(session: Session, reports: Iterable[TradeReport]) -> None:
                 known, said = getattr(row, field), getattr(report, field)
                 if known != said:
                     raise Contradicted(report.trade_id, field, known, said)
-
-
-FIRST_ROW = 2  # below the header line
-STANDARD_INPUT = Path("-")
 
 
 def read_csv(path: Path, model: type[BaseModel]) -> list[dict[str, Any]]:

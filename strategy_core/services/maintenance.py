@@ -87,8 +87,8 @@ def maintain(engine: Engine, *, now: datetime, keep_days: int | None = None, app
             partitions.check_owner(session)
         done.before = _keep_from(session, now, keep_days)
     try:
-        _make(engine, done, now, apply=apply)
-        _drop(engine, done, apply=apply)
+        _create_months(engine, done, now, apply=apply)
+        _drop_months(engine, done, apply=apply)
         if apply:
             count_anew(engine, partitions.TABLES)
     except DBAPIError as error:
@@ -107,13 +107,13 @@ def _keep_from(session: Session, now: datetime, keep_days: int | None) -> dateti
     return min(now, datetime.fromtimestamp(newest, UTC)) - timedelta(days=max(keep_days, KEEP_AT_LEAST))
 
 
-def _make(engine: Engine, done: Maintained, now: datetime, *, apply: bool) -> None:
+def _create_months(engine: Engine, done: Maintained, now: datetime, *, apply: bool) -> None:
     due = [partitions.month_at(now)]
     while len(due) <= AHEAD:
         due.append(partitions.month_at(due[-1].end or now))
     for month in due:
         try:
-            made = _made(engine, month, apply=apply)
+            made = _create_month(engine, month, apply=apply)
         except InvariantRefused:
             done.unmade.append(Kept(month.name, "the default partition already has rows of it, which stay there"))
         except DBAPIError as error:
@@ -125,7 +125,7 @@ def _make(engine: Engine, done: Maintained, now: datetime, *, apply: bool) -> No
             done.made += [month.name] if made else []
 
 
-def _made(engine: Engine, month: Month, *, apply: bool) -> bool:
+def _create_month(engine: Engine, month: Month, *, apply: bool) -> bool:
     """Create a missing month, or check that it can be created. Return whether it was missing.
 
     Raises:
@@ -133,13 +133,13 @@ def _made(engine: Engine, month: Month, *, apply: bool) -> bool:
         DBAPIError: see `partitions.changing` and `partitions.took_too_long`.
     """
     with reading(engine) as session:  # search outside the locks
-        if _is_there(session, month):
+        if _exists(session, month):
             return False
         if partitions.stand_without_month(session, month):
             raise InvariantRefused(month.name)
     if apply:
         with partitions.changing(engine) as session:
-            if _is_there(session, month):  # another run has created it meanwhile
+            if _exists(session, month):  # another run has created it meanwhile
                 return False
             partitions.hold_tables(session)
             partitions.make(session, month)
@@ -147,26 +147,26 @@ def _made(engine: Engine, month: Month, *, apply: bool) -> bool:
     return True
 
 
-def _is_there(session: Session, month: Month) -> bool:
+def _exists(session: Session, month: Month) -> bool:
     return month.start is None or partitions.month_of(month.start, partitions.months(session)).name != DEFAULT
 
 
-def _drop(engine: Engine, done: Maintained, *, apply: bool) -> None:
+def _drop_months(engine: Engine, done: Maintained, *, apply: bool) -> None:
     if done.before is None:
         return
     if not apply:
         with reading(engine) as session:
-            old = _older(session, done.before)
-            done.dropped += [_counted(session, month) for month in _droppable(session, old, done)]
+            old = _expired_months(session, done.before)
+            done.dropped += [_measure(session, month) for month in _droppable(session, old, done)]
         return
     with partitions.changing(engine) as session:
-        old = _older(session, done.before)
+        old = _expired_months(session, done.before)
         if not old:
             return
         partitions.let_nobody_write(session, old)  # their rows no longer change from here on
-        still = [month for month in _older(session, done.before) if month.name in {each.name for each in old}]
+        still = [month for month in _expired_months(session, done.before) if month.name in {each.name for each in old}]
         free = _droppable(session, still, done)
-        going = [_counted(session, month) for month in free]
+        going = [_measure(session, month) for month in free]
         if free:
             partitions.hold_tables(session, free)
         for month in free:
@@ -178,7 +178,7 @@ def _drop(engine: Engine, done: Maintained, *, apply: bool) -> None:
         )
 
 
-def _older(session: Session, before: datetime) -> list[Month]:
+def _expired_months(session: Session, before: datetime) -> list[Month]:
     """Return the months that end before then. The default partition ends with its newest row."""
     known = [*partitions.months(session), Month(DEFAULT, end=partitions.newest_without_month(session))]
     return [month for month in known if month.end is not None and month.end <= before]
@@ -187,7 +187,7 @@ def _older(session: Session, before: datetime) -> list[Month]:
 def _droppable(session: Session, old: Sequence[Month], done: Maintained) -> list[Month]:
     """Return the months of *old* that are no longer needed, and note why the others stay."""
     known = partitions.months(session)
-    needed = {partitions.month_of(moment, known).name: why for moment, why in _needed(session)}
+    needed = {partitions.month_of(moment, known).name: why for moment, why in _needed_candles(session)}
     for started_at, why in _open_rollouts(session):
         first = started_at - LOOK_BACK
         needed |= {month.name: why for month in old if month.end is not None and month.end >= first}
@@ -202,7 +202,7 @@ def _open_rollouts(session: Session) -> Iterator[tuple[datetime, str]]:
         yield one.started_at, f"{one.strategy_name} {one.version} has been in a rollout since {since}, and looks back"
 
 
-def _needed(session: Session) -> Iterator[tuple[datetime, str]]:
+def _needed_candles(session: Session) -> Iterator[tuple[datetime, str]]:
     """Yield the candles that runs still need: unscored signals, and each version's newest decision."""
     for version in versions.list_versions(session):
         horizon = ScoringRule.model_validate(versions.get_strategy(session, version.strategy_name).scoring).horizon
@@ -215,7 +215,7 @@ def _needed(session: Session) -> Iterator[tuple[datetime, str]]:
                 yield signal, f"a signal of {name} on {symbol} at {signal:%Y-%m-%d %H:%M} UTC is not booked"
 
 
-def _counted(session: Session, month: Month) -> Dropped:
+def _measure(session: Session, month: Month) -> Dropped:
     rows = partitions.size(session, month)
     return Dropped(month.name, rows["shadow_decision_log"], rows["outcome"], rows["equity_mark"])
 

@@ -270,7 +270,7 @@ def find_alert(engine: Engine, alert_id: int) -> AlertOutbox:
 
 
 def read_routing(engine: Engine) -> dict[str, Routing | None]:
-    """Return the present routing of every strategy from one statement. A strategy without an active version has no routing."""
+    """Return the present routing of every strategy from one statement, None without an active version."""
     with reading(engine) as session:
         return versions.all_routing(session)
 

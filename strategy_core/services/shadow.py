@@ -25,6 +25,8 @@ from strategy_core.store.engine import reading, retry_transient, transaction
 from strategy_core.store.tables import ERROR, SIGNALS, ShadowDecisionLog, StrategyVersion, decision_id
 
 SYMBOLS_AT_ONCE = 32  # per batch: workers start while the candles of the next batch are read
+DECISIONS_A_RUN = 200_000  # 1.7 kB each in memory until they are logged. At least one candle per symbol is decided
+_VECTORISE_FROM = 2  # candles of a symbol: below that, decide one by one, as registration vets it
 _LOOK_BACK = timedelta(days=7)  # added to twice the late candles: a closed week needs no extra query per symbol
 
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
@@ -64,132 +66,6 @@ class VersionBacklog:
     absent: list[str] = field(default_factory=list)
     refused: RolloutError | None = None
     patience: FailureBudget = field(default_factory=FailureBudget)
-
-
-def read_backlog(session: Session, version: StrategyVersion, symbols: Sequence[str], now: datetime) -> VersionBacklog:
-    """Return the version's work on *symbols*, with its newest decisions. Its candles are not read yet."""
-    name = (version.strategy_name, version.version)
-    since = now - 2 * LATE_CANDLES * timeframe_delta(version.timeframe) - _LOOK_BACK
-    last = last_rows(session, *name, LATE_CANDLES, since=since)
-    few = [symbol for symbol in symbols if symbol not in last or last[symbol].oldest is None]
-    rows: Mapping[str, Rows]
-    if version.created_at < since:  # there may be rows before *since*
-        rows = {symbol: newest_rows(session, *name, symbol, LATE_CANDLES) for symbol in few}
-    else:
-        rows = rows_since(session, *name, few, since) if few else {}
-    return VersionBacklog(version, symbols, last, {symbol: rows.get(symbol, ()) for symbol in few})
-
-
-def read_due_candles(
-    engine: Engine, source: CandleSource, backlogs: Sequence[VersionBacklog], now: datetime, catch_up: int
-) -> Iterator[dict[VersionBacklog, list[SymbolBacklog]]]:
-    """Yield the due work, some symbols at a time. Each symbol's candles are read and encoded once."""
-    by_symbol: dict[str, list[VersionBacklog]] = {}
-    for backlog in backlogs:
-        for symbol in backlog.symbols:
-            by_symbol.setdefault(symbol, []).append(backlog)
-    names = list(by_symbol)
-    for start in range(0, len(names), SYMBOLS_AT_ONCE):
-        batch: dict[VersionBacklog, list[SymbolBacklog]] = {}
-        for symbol in names[start : start + SYMBOLS_AT_ONCE]:
-            for backlog, due in _due(engine, source, symbol, by_symbol[symbol], now, catch_up):
-                backlog.due.append(due)
-                if due.positions:
-                    batch.setdefault(backlog, []).append(due)
-        yield batch
-
-
-def _due(
-    engine: Engine, source: CandleSource, symbol: str, backlogs: Sequence[VersionBacklog], now: datetime, catch_up: int
-) -> list[tuple[VersionBacklog, SymbolBacklog]]:
-    """Return the due work of each version on *symbol*. If its candles are unavailable, note that and return no work."""
-    try:
-        candles = _reaching(source, symbol, backlogs, now)
-    except RolloutError as error:
-        for backlog in backlogs:
-            backlog.absent.append(f"{symbol}: {error}")
-        return []
-    opened = opened_ns(candles)
-    found, needed = [], []
-    for backlog in backlogs:
-        late = _undecided(engine, backlog, symbol, opened)[:catch_up]
-        known = _newest(backlog, symbol)
-        newest = None if known is None else _position(opened, known[0])
-        found.append((backlog, late, newest))
-        for at in (*late[:1], *late[-1:], *(() if newest is None else (newest,))):
-            needed += [at + 1 - backlog.version.warmup_bars, at]
-    start, end = max(0, min(needed, default=0)), max(needed, default=-1) + 1
-    cut = candles if (start, end) == (0, len(candles)) else candles.iloc[start:end]
-    windows = Windows(cut)  # after a long outage, hold only what this run decides
-    dues = []
-    for backlog, late, newest in found:
-        due = SymbolBacklog(symbol, windows, [at - start for at in late])
-        known = _newest(backlog, symbol)
-        if known is not None and newest is not None:
-            candle, window_hash = known
-            if windows.hash_of(newest - start, backlog.version.warmup_bars) != window_hash:
-                due.revised.append(candle)
-        dues.append((backlog, due))
-    return dues
-
-
-def _undecided(engine: Engine, backlog: VersionBacklog, symbol: str, opened: IntArray) -> list[int]:
-    """Return the positions without a row since the oldest of the newest rows: late candles, then new ones."""
-    last = backlog.last.get(symbol)
-    if symbol not in backlog.rows and last is not None and last.oldest is not None:
-        oldest, newest = opened.searchsorted([_ns(last.oldest), _ns(last.newest) + 1]).tolist()
-        if newest - oldest == LATE_CANDLES:  # as many candles as rows: no late candles
-            return list(range(newest, len(opened)))
-        with reading(engine) as session:
-            name = (backlog.version.strategy_name, backlog.version.version)
-            backlog.rows[symbol] = newest_rows(session, *name, symbol, LATE_CANDLES)
-    decided = {_ns(candle) for candle, _ in backlog.rows[symbol]}
-    first = int(opened.searchsorted(_ns(_since(backlog, symbol))))
-    return [first + i for i, moment in enumerate(opened[first:].tolist()) if moment not in decided]
-
-
-def _reaching(source: CandleSource, symbol: str, backlogs: Sequence[VersionBacklog], now: datetime) -> pd.DataFrame:
-    """Return candles back to the oldest due one and its warm-up, in most cases with one read."""
-    since = min(_since(backlog, symbol) for backlog in backlogs)
-    warmup = max(backlog.version.warmup_bars for backlog in backlogs)
-    bars = warmup + LATE_CANDLES
-    candles = source.candles(symbol, closed_by=now, bars=bars)
-    if len(candles) < bars or int(opened_ns(candles).searchsorted(_ns(since))) >= warmup - 1:
-        return candles
-    recent = source.candles(symbol, closed_by=now, since=since)
-    return source.candles(symbol, closed_by=now, bars=len(recent) + warmup - 1)
-
-
-def _since(backlog: VersionBacklog, symbol: str) -> datetime:
-    """Return the first candle to decide: the oldest of the newest rows, or the version's first candle."""
-    if rows := backlog.rows.get(symbol):
-        return rows[-1][0]
-    last = backlog.last.get(symbol)
-    if last is not None and last.oldest is not None:
-        return last.oldest
-    version = backlog.version
-    return max(version.created_at, version.retired_at or version.created_at)  # older rows may have been dropped
-
-
-def _newest(backlog: VersionBacklog, symbol: str) -> tuple[datetime, str] | None:
-    """Return (candle, window hash) of the newest row."""
-    if rows := backlog.rows.get(symbol):
-        return rows[0]
-    last = backlog.last.get(symbol)
-    return None if last is None else (last.newest, last.window_hash)
-
-
-def _position(opened: IntArray, candle: datetime) -> int | None:
-    at = int(opened.searchsorted(_ns(candle)))
-    return at if at < len(opened) and opened[at] == _ns(candle) else None
-
-
-def _ns(moment: datetime) -> int:
-    return (moment - _EPOCH) // _MICROSECOND * 1_000
-
-
-DECISIONS_A_RUN = 200_000  # 1.7 kB each in memory until they are logged. At least one candle per symbol is decided
-_VECTORISE_FROM = 2  # candles of a symbol: below that, decide one by one, as registration vets it
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +110,7 @@ def run_shadow(
         ]
     catch_up = min(catch_up, max(1, DECISIONS_A_RUN // max(1, sum(len(backlog.symbols) for backlog in backlogs))))
     due = read_due_candles(engine, source, backlogs, now, catch_up)
-    workers.share_out(due, lambda backlog, dues: _ask(workers, backlog, dues, now))
+    workers.share_out(due, lambda backlog, dues: _decide(workers, backlog, dues, now))
     by_strategy = groupby(backlogs, key=lambda backlog: backlog.version.strategy_name)
     return [run for _, together in by_strategy for run in _log(engine, list(together), now)]
 
@@ -280,7 +156,129 @@ def log_candle(
         return session.get_one(ShadowDecisionLog, decision_id(*name))
 
 
-def _ask(workers: WorkerPool, backlog: VersionBacklog, dues: Sequence[SymbolBacklog], now: datetime) -> None:
+def read_backlog(session: Session, version: StrategyVersion, symbols: Sequence[str], now: datetime) -> VersionBacklog:
+    """Return the version's work on *symbols*, with its newest decisions. Its candles are not read yet."""
+    name = (version.strategy_name, version.version)
+    since = now - 2 * LATE_CANDLES * timeframe_delta(version.timeframe) - _LOOK_BACK
+    last = last_rows(session, *name, LATE_CANDLES, since=since)
+    few = [symbol for symbol in symbols if symbol not in last or last[symbol].oldest is None]
+    rows: Mapping[str, Rows]
+    if version.created_at < since:  # there may be rows before *since*
+        rows = {symbol: newest_rows(session, *name, symbol, LATE_CANDLES) for symbol in few}
+    else:
+        rows = rows_since(session, *name, few, since) if few else {}
+    return VersionBacklog(version, symbols, last, {symbol: rows.get(symbol, ()) for symbol in few})
+
+
+def read_due_candles(
+    engine: Engine, source: CandleSource, backlogs: Sequence[VersionBacklog], now: datetime, catch_up: int
+) -> Iterator[dict[VersionBacklog, list[SymbolBacklog]]]:
+    """Yield the due work, some symbols at a time. Each symbol's candles are read and encoded once."""
+    by_symbol: dict[str, list[VersionBacklog]] = {}
+    for backlog in backlogs:
+        for symbol in backlog.symbols:
+            by_symbol.setdefault(symbol, []).append(backlog)
+    names = list(by_symbol)
+    for start in range(0, len(names), SYMBOLS_AT_ONCE):
+        batch: dict[VersionBacklog, list[SymbolBacklog]] = {}
+        for symbol in names[start : start + SYMBOLS_AT_ONCE]:
+            for backlog, due in _find_due(engine, source, symbol, by_symbol[symbol], now, catch_up):
+                backlog.due.append(due)
+                if due.positions:
+                    batch.setdefault(backlog, []).append(due)
+        yield batch
+
+
+def _find_due(
+    engine: Engine, source: CandleSource, symbol: str, backlogs: Sequence[VersionBacklog], now: datetime, catch_up: int
+) -> list[tuple[VersionBacklog, SymbolBacklog]]:
+    """Return the due work of each version on *symbol*. If its candles are unavailable, note that and return no work."""
+    try:
+        candles = _read_candles(source, symbol, backlogs, now)
+    except RolloutError as error:
+        for backlog in backlogs:
+            backlog.absent.append(f"{symbol}: {error}")
+        return []
+    opened = opened_ns(candles)
+    found, needed = [], []
+    for backlog in backlogs:
+        late = _undecided(engine, backlog, symbol, opened)[:catch_up]
+        known = _newest(backlog, symbol)
+        newest = None if known is None else _position(opened, known[0])
+        found.append((backlog, late, newest))
+        for at in (*late[:1], *late[-1:], *(() if newest is None else (newest,))):
+            needed += [at + 1 - backlog.version.warmup_bars, at]
+    start, end = max(0, min(needed, default=0)), max(needed, default=-1) + 1
+    cut = candles if (start, end) == (0, len(candles)) else candles.iloc[start:end]
+    windows = Windows(cut)  # after a long outage, hold only what this run decides
+    dues = []
+    for backlog, late, newest in found:
+        due = SymbolBacklog(symbol, windows, [at - start for at in late])
+        known = _newest(backlog, symbol)
+        if known is not None and newest is not None:
+            candle, window_hash = known
+            if windows.hash_of(newest - start, backlog.version.warmup_bars) != window_hash:
+                due.revised.append(candle)
+        dues.append((backlog, due))
+    return dues
+
+
+def _undecided(engine: Engine, backlog: VersionBacklog, symbol: str, opened: IntArray) -> list[int]:
+    """Return the positions without a row since the oldest of the newest rows: late candles, then new ones."""
+    last = backlog.last.get(symbol)
+    if symbol not in backlog.rows and last is not None and last.oldest is not None:
+        oldest, newest = opened.searchsorted([_ns(last.oldest), _ns(last.newest) + 1]).tolist()
+        if newest - oldest == LATE_CANDLES:  # as many candles as rows: no late candles
+            return list(range(newest, len(opened)))
+        with reading(engine) as session:
+            name = (backlog.version.strategy_name, backlog.version.version)
+            backlog.rows[symbol] = newest_rows(session, *name, symbol, LATE_CANDLES)
+    decided = {_ns(candle) for candle, _ in backlog.rows[symbol]}
+    first = int(opened.searchsorted(_ns(_first_to_decide(backlog, symbol))))
+    return [first + i for i, moment in enumerate(opened[first:].tolist()) if moment not in decided]
+
+
+def _read_candles(source: CandleSource, symbol: str, backlogs: Sequence[VersionBacklog], now: datetime) -> pd.DataFrame:
+    """Return candles back to the oldest due one and its warm-up, in most cases with one read."""
+    since = min(_first_to_decide(backlog, symbol) for backlog in backlogs)
+    warmup = max(backlog.version.warmup_bars for backlog in backlogs)
+    bars = warmup + LATE_CANDLES
+    candles = source.candles(symbol, closed_by=now, bars=bars)
+    if len(candles) < bars or int(opened_ns(candles).searchsorted(_ns(since))) >= warmup - 1:
+        return candles
+    recent = source.candles(symbol, closed_by=now, since=since)
+    return source.candles(symbol, closed_by=now, bars=len(recent) + warmup - 1)
+
+
+def _first_to_decide(backlog: VersionBacklog, symbol: str) -> datetime:
+    """Return the first candle to decide: the oldest of the newest rows, or the version's first candle."""
+    if rows := backlog.rows.get(symbol):
+        return rows[-1][0]
+    last = backlog.last.get(symbol)
+    if last is not None and last.oldest is not None:
+        return last.oldest
+    version = backlog.version
+    return max(version.created_at, version.retired_at or version.created_at)  # older rows may have been dropped
+
+
+def _newest(backlog: VersionBacklog, symbol: str) -> tuple[datetime, str] | None:
+    """Return (candle, window hash) of the newest row."""
+    if rows := backlog.rows.get(symbol):
+        return rows[0]
+    last = backlog.last.get(symbol)
+    return None if last is None else (last.newest, last.window_hash)
+
+
+def _position(opened: IntArray, candle: datetime) -> int | None:
+    at = int(opened.searchsorted(_ns(candle)))
+    return at if at < len(opened) and opened[at] == _ns(candle) else None
+
+
+def _ns(moment: datetime) -> int:
+    return (moment - _EPOCH) // _MICROSECOND * 1_000
+
+
+def _decide(workers: WorkerPool, backlog: VersionBacklog, dues: Sequence[SymbolBacklog], now: datetime) -> None:
     version = backlog.version
     for many, group in groupby(dues, key=lambda due: len(due.positions) >= _VECTORISE_FROM):
         if backlog.refused is not None:

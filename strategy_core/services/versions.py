@@ -88,7 +88,7 @@ def register_version(
     """
     now = utc(command.now, "now")
     command = replace(command, now=now)
-    symbols = _checked_names(strategy_name, version, symbols)
+    symbols = _check_names(strategy_name, version, symbols)
     timeframe_delta(timeframe)
     if timeframe != source.timeframe:
         raise InvalidTimeframe(timeframe, [source.timeframe])
@@ -101,7 +101,7 @@ def register_version(
         build = build_of(entry_point, described, symbols, timeframe)
         with reading(engine) as session:
             _check_new(session, strategy_name, version, build.digest)
-        report = _vetted(strategy, described, source, strategy_name, version, symbols, now)
+        report = _vet(strategy, described, source, strategy_name, version, symbols, now)
 
     @retry_transient()  # retry without the vetting, which takes seconds
     def store() -> tuple[StrategyVersion, str]:
@@ -144,7 +144,7 @@ def register_version(
     return registered
 
 
-def _checked_names(strategy_name: str, version: str, symbols: Sequence[str]) -> list[str]:
+def _check_names(strategy_name: str, version: str, symbols: Sequence[str]) -> list[str]:
     for what, name in (("strategy name", strategy_name), ("version", version), *(("symbol", s) for s in symbols)):
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise InvalidName(what, name, _NAME_RULE)
@@ -172,7 +172,7 @@ def _check_fixed(strategy: StrategyRow, scoring: ScoringRule | None, salt: str |
             raise FixedForLife(strategy.name, f"scoring's {field}", known, asked)
 
 
-def _vetted(
+def _vet(
     strategy: IsolatedStrategy,
     described: Description,
     source: CandleSource,
@@ -228,7 +228,7 @@ def activate(session: Session, incoming: StrategyVersion, *, why: str, now: date
         end_rollout(session, rollout, State.ROLLED_BACK, why, now)
         return rollout
     if rollout is not None:
-        _end_for(session, rollout, incoming.version, why, now)
+        _end_rollout_for(session, rollout, incoming.version, why, now)
     incoming.quarantined_at = None
     replace_active(session, incoming, outgoing_becomes=Status.RETIRED, now=now)
     return rollout
@@ -260,7 +260,7 @@ def retire_version(engine: Engine, command: Command, *, strategy_name: str, vers
         return leaving
 
 
-def _end_for(session: Session, rollout: Rollout, version: str, why: str, now: datetime) -> None:
+def _end_rollout_for(session: Session, rollout: Rollout, version: str, why: str, now: datetime) -> None:
     """End the rollout that the activation of *version* completes or aborts."""
     if rollout.version == version:
         end_rollout(session, rollout, State.COMPLETED, why, now)

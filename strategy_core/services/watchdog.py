@@ -32,7 +32,7 @@ def watch_ticks(engine: Engine, *, now: datetime, overdue: timedelta) -> list[st
     """
     now = utc(now, "now")
     with reading(engine) as session:
-        found = [one for one in rollouts.open_rollouts(session) if abs(now - _ticked(one)) >= overdue]
+        found = [one for one in rollouts.open_rollouts(session) if abs(now - _last_tick(one)) >= overdue]
     if not found:
         return []
     with transaction(engine) as session:
@@ -52,11 +52,11 @@ def watch_shadow(engine: Engine, source: CandleSource, *, now: datetime, overdue
         for version in versions.list_versions(session):
             if version.status != Status.RETIRED:
                 asked[version.strategy_name].append(version)
-        decided = {name: _decided(session, group) for name, group in asked.items()}
+        decided = {name: _newest_decided(session, group) for name, group in asked.items()}
     found = [
         (name, symbol, candle, decided[name])
         for name, group in asked.items()
-        for symbol, candle in _undecided(source, group, decided[name], now - overdue)[:1]
+        for symbol, candle in _find_undecided(source, group, decided[name], now - overdue)[:1]
     ]
     if not found:
         return []
@@ -82,7 +82,9 @@ def watch_feed(engine: Engine, source: CandleSource, *, now: datetime) -> list[s
             }
         )
     found = [
-        (name, line, key) for name, symbol, timeframe in needed for line, key in _stale(source, symbol, timeframe, now)
+        (name, line, key)
+        for name, symbol, timeframe in needed
+        for line, key in _find_stale(source, symbol, timeframe, now)
     ]
     if not found:
         return []
@@ -92,15 +94,13 @@ def watch_feed(engine: Engine, source: CandleSource, *, now: datetime) -> list[s
     return [f"{name}: {line}" for name, line, _ in found]
 
 
-def _ticked(rollout: Rollout) -> datetime:
+def _last_tick(rollout: Rollout) -> datetime:
     return rollout.last_tick_at or rollout.started_at
 
 
 def _alert_overdue(session: Session, rollout: Rollout, now: datetime) -> str:
-    name, since = rollout.strategy_name, _ticked(rollout)
-    text = (
-        f"{name} {rollout.version} was last ticked at {since:%Y-%m-%d %H:%M} UTC: gates do not run and cannot roll back"
-    )
+    name, since = rollout.strategy_name, _last_tick(rollout)
+    text = f"{name} {rollout.version} was last ticked at {since:%Y-%m-%d %H:%M} UTC: its gates do not run"
     alerts.raise_alert(
         session,
         TICK_OVERDUE,
@@ -120,7 +120,7 @@ def _alert_overdue(session: Session, rollout: Rollout, now: datetime) -> str:
     return text
 
 
-def _decided(session: Session, group: Iterable[StrategyVersion]) -> dict[str, datetime | None]:
+def _newest_decided(session: Session, group: Iterable[StrategyVersion]) -> dict[str, datetime | None]:
     """Return by symbol the newest candle that any of the strategy's versions has decided on."""
     newest: dict[str, datetime | None] = {}
     for version in group:
@@ -131,7 +131,7 @@ def _decided(session: Session, group: Iterable[StrategyVersion]) -> dict[str, da
     return newest
 
 
-def _undecided(
+def _find_undecided(
     source: CandleSource, group: Iterable[StrategyVersion], decided: dict[str, datetime | None], due: datetime
 ) -> list[tuple[str, datetime]]:
     """Return the symbols with an undecided candle that closed by *due*, after the first version was registered."""
@@ -160,7 +160,7 @@ def _alert_undecided(
     return text
 
 
-def _stale(source: CandleSource, symbol: str, timeframe: str, now: datetime) -> Iterable[tuple[str, str]]:
+def _find_stale(source: CandleSource, symbol: str, timeframe: str, now: datetime) -> Iterable[tuple[str, str]]:
     """Yield why the symbol's candles are too old, and the key of the incident."""
     try:
         expected = source.expected_at(symbol, now - LATE_ALLOWED * timeframe_delta(timeframe))

@@ -226,7 +226,7 @@ def test_a_default_partition_that_takes_too_long_to_search_is_told_of(
     done = maintain(engine, now=APRIL)
 
     assert (done.busy, done.made) == (False, [])
-    assert "2040_04: not made, nor is any later one: searching the default partition" in summary_lines(done)[0]
+    assert "2040_04: not made, nor any later one: searching the default partition" in summary_lines(done)[0]
 
 
 def test_a_month_is_its_tables_owners_whoever_makes_it(engine: Engine, postgresql: Engine) -> None:

@@ -37,7 +37,7 @@ def test_a_rollout_without_ticks_is_told_of_once_an_episode(ramped: Engine, mark
         watch_ticks(ramped, now=MONDAY + minute * MINUTE, overdue=OVERDUE)
 
     assert overdue_alerts(ramped) == [
-        f"fib_rsi 2 was last ticked at {at} UTC: gates do not run and cannot roll back"
+        f"fib_rsi 2 was last ticked at {at} UTC: its gates do not run"
         for at in ("2026-03-02 00:00", "2026-03-02 00:40")
     ]
     (first, _) = (alert for alert in outbox(ramped) if alert.kind == "rollout.tick_overdue")
