@@ -3,13 +3,11 @@
 All of it happens through the services, on the candles before the replay begins; nothing is made up, and nothing waits.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Engine
-from sqlmodel import Session
 
 from strategy_core.domain.audit import Actor, Command
 from strategy_core.domain.candles import timeframe_delta
@@ -17,13 +15,12 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.isolation.pool import WorkerPool
 from strategy_core.market.source import CandleSource
+from strategy_core.services.queries import all_versions, latest_moment
 from strategy_core.services.rollouts import start_rollout
 from strategy_core.services.score import score_outcomes
 from strategy_core.services.shadow import run_shadow
 from strategy_core.services.tick import tick
 from strategy_core.services.versions import register_version
-from strategy_core.store import audit, decisions, rollouts, versions
-from strategy_core.store.engine import reading
 
 HISTORY = 2_000  # candles before the first registration: what it is vetted on
 SHADOW = 1140  # candles in shadow before the rollouts start: how noisy a pair is, is measured on them
@@ -56,8 +53,7 @@ def replay_span(engine: Engine, source: CandleSource) -> tuple[datetime, datetim
     candles = source.candles(source.symbols()[0], closed_by=_FOREVER)
     first = min(HISTORY + SHADOW + RAMP, len(candles) // 2)
     opened_at = [moment.to_pydatetime() for moment in (candles.index[first], candles.index[-1])]
-    with reading(engine) as session:
-        start = max([opened_at[0], *_moments(session)])
+    start = max(opened_at[0], latest_moment(engine) or opened_at[0])
     return start, opened_at[1] + timeframe_delta(source.timeframe)
 
 
@@ -67,9 +63,8 @@ def seed(engine: Engine, source: CandleSource, *, now: datetime, speed: float) -
     `fib_rsi` v2 looks back a little further than v1, and is as good. `seasonal` v2 says what its active version says
     until its table ends: then it chases the price, and the replay's first ticks take users off it.
     """
-    with reading(engine) as session:
-        if versions.list_versions(session):
-            return False
+    if all_versions(engine):
+        return False
     opened_at = source.candles(source.symbols()[0], closed_by=now).index
     registered, healthy, faulty, ended = (
         opened_at[-min(candles, len(opened_at) // share)].to_pydatetime()
@@ -124,14 +119,3 @@ def _start(engine: Engine, pair: _Pair, timeframe: str, speed: float) -> None:
 def _let_pass(engine: Engine, source: CandleSource, workers: WorkerPool, now: datetime) -> None:
     run_shadow(engine, source, workers, now=now, catch_up=SHADOW + RAMP)
     score_outcomes(engine, source, now=now)
-
-
-def _moments(session: Session) -> Iterator[datetime]:
-    """Yield what the database knows of the time: a replay goes on from the latest, it never goes back."""
-    yield from (event.at for event in audit.events(session))
-    yield from (rollout.last_tick_at for rollout in rollouts.list_rollouts(session) if rollout.last_tick_at)
-    for version in versions.list_versions(session):
-        for symbol in version.symbols:
-            newest = decisions.newest_decided(session, version.strategy_name, version.version, symbol)
-            if newest is not None:
-                yield newest + timeframe_delta(version.timeframe)

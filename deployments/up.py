@@ -22,10 +22,9 @@ from deployments.processes import HOST, Child, ChildDied, Supervisor, keep_port,
 from strategy_core.domain.errors import InvalidSetting, MissingExtra
 from strategy_core.market.open import open_source
 from strategy_core.market.source import ReplayClock
+from strategy_core.services.database import upgrade
+from strategy_core.services.queries import read_activity
 from strategy_core.settings import Settings, read_settings
-from strategy_core.store import audit
-from strategy_core.store.alerts import find_alerts
-from strategy_core.store.engine import reading, upgrade
 
 _HEALTHY_WITHIN_S = 180.0
 _LOOK_EVERY_S = 1.0
@@ -235,15 +234,14 @@ class ActivityFeed:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        with reading(engine) as session:
-            self._event = max((event.id or 0 for event in audit.events(session, limit=1)), default=0)
-            self._alert = max((alert.id or 0 for alert in find_alerts(session, limit=1)), default=0)
+        newest = read_activity(engine, limit=1)
+        self._event = max((event.id or 0 for event in newest.events), default=0)
+        self._alert = max((alert.id or 0 for alert in newest.alerts), default=0)
 
     def tell(self, say: Callable[[str], None]) -> None:
         """Say what is new, oldest first; an alert follows the change that raised it."""
-        with reading(self._engine) as session:
-            events = audit.events(session, after_id=self._event)
-            alerts = find_alerts(session, after_id=self._alert)
+        found = read_activity(self._engine, after_event=self._event, after_alert=self._alert)
+        events, alerts = found.events, found.alerts
         changes = [
             (event.at, 0, f"{event.strategy_name} {event.version}  {event.action.replace('_', ' ')}: {event.reason}")
             for event in events

@@ -24,11 +24,10 @@ from strategy_core.domain.ramp import Step
 from strategy_core.report.comparison import comparisons_markdown
 from strategy_core.report.rollout import change_markdown, progress_markdown, rollback_markdown
 from strategy_core.services.history import ComparisonCurves
+from strategy_core.services.queries import change_of_request
 from strategy_core.services.reports import Progress, RollbackFacts, read_progress, read_rollback
 from strategy_core.services.tick import TickResult
 from strategy_core.settings import least_settings
-from strategy_core.store import audit
-from strategy_core.store.engine import reading
 from strategy_core.store.tables import AuditEvent, Rollout
 
 TOGETHER_S = 15.0  # for all that a run shows: the next tick begins a minute after this one did
@@ -90,8 +89,7 @@ def show_change(strategy_name: str | None) -> None:
         settings = least_settings()
         engine = settings.open_engine()
         try:
-            with reading(engine) as session:
-                event = audit.made_by_request(session, strategy_name, str(flow_run.id))
+            event = change_of_request(engine, strategy_name=strategy_name, request_id=str(flow_run.id))
             if event is not None:
                 _show_event(client, engine, event, settings.now())
         finally:

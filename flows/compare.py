@@ -6,11 +6,8 @@ from flows.artifacts import key_of, show_comparisons, show_page
 from flows.parameters import AnySymbol, Days, Strategy, Version
 from flows.runtime import one_line, open_runtime, owner_flow
 from strategy_core.report.comparison import comparison_markdown
-from strategy_core.services.compare import compare_all, compare_versions, last_days
-from strategy_core.services.history import comparison_curves
-from strategy_core.store import versions
-from strategy_core.store.engine import reading
-from strategy_core.store.tables import ComparisonReport
+from strategy_core.services.compare import compare_all, compare_with_curves, last_days
+from strategy_core.services.history import read_curves
 
 
 @flow(flow_run_name="nightly comparison, {days} days")
@@ -23,8 +20,7 @@ def nightly_comparison(days: Days = 30) -> str:
     """
     with open_runtime() as runtime:
         reports = compare_all(runtime.engine, runtime.candles(), now=runtime.now, days=days)
-        with reading(runtime.engine) as session:
-            curves = [comparison_curves(session, report) for report in reports]
+        curves = read_curves(runtime.engine, reports)
     if not reports:
         return "nothing to compare: no shadow or canary beside an active version"
     show_comparisons(curves)
@@ -42,25 +38,15 @@ def compare(strategy_name: Strategy, version: Version, days: Days = 30, symbol: 
         symbol: only this one; empty, all that both versions decide on.
     """
     with open_runtime() as runtime:
-        over = last_days(days, runtime.now)
-        found = compare_versions(
+        found, curves = compare_with_curves(
             runtime.engine,
             strategy_name=strategy_name,
             shadow_version=version,
-            over=over,
+            over=last_days(days, runtime.now),
             symbol=symbol or None,
             source=runtime.candles(),
+            now=runtime.now,
         )
-        with reading(runtime.engine) as session:
-            unkept = ComparisonReport(
-                strategy_name=strategy_name,
-                shadow_version=version,
-                active_version=versions.active_version(session, strategy_name).version,
-                period_start=over.start,
-                period_end=over.end,
-                report=found.model_dump(mode="json"),
-                created_at=runtime.now,
-            )
-            shown = comparison_markdown(comparison_curves(session, unkept))
+    shown = comparison_markdown(curves)
     where = show_page(key_of("comparison", strategy_name, version), shown, f"{strategy_name} {version}, {days:g} days")
     return f"{found.candles_compared} candles and {found.slots} slots compared{where}"

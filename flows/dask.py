@@ -13,9 +13,9 @@ from flows.runtime import Runtime, open_runtime
 from strategy_core.domain.errors import MissingExtra, RolloutError
 from strategy_core.domain.lifecycle import Status
 from strategy_core.isolation.pool import WorkerPool, own_cores
+from strategy_core.services.database import failure
+from strategy_core.services.queries import all_versions
 from strategy_core.services.shadow import ShadowRun, run_shadow
-from strategy_core.store import versions
-from strategy_core.store.engine import failure, reading
 
 if TYPE_CHECKING:
     from prefect_dask.task_runners import DaskTaskRunner, PrefectDaskFuture
@@ -124,8 +124,7 @@ def _shares(runtime: Runtime, count: int) -> list[list[str]]:
     """Return as many shares as there are machines: all versions of a symbol are in one, so that no arm seems silent."""
     if count == 0:
         raise ConnectionError("it has no workers")
-    with reading(runtime.engine) as session:
-        running = [version for version in versions.list_versions(session) if version.status != Status.RETIRED]
+    running = [version for version in all_versions(runtime.engine) if version.status != Status.RETIRED]
     symbols = sorted({symbol for version in running for symbol in version.symbols})
     return [share for share in (symbols[start::count] for start in range(count)) if share]
 

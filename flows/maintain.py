@@ -3,7 +3,7 @@
 from prefect import flow
 
 from flows.runtime import one_line, open_runtime
-from strategy_core.services.maintenance import maintain, said
+from strategy_core.services.maintenance import maintain, summary_lines
 
 
 @flow(flow_run_name="maintain the database")
@@ -14,4 +14,4 @@ def maintain_database() -> str:
     It needs the role that owns the tables. Nobody waits for it: what is in use is left for the next night.
     """
     with open_runtime() as runtime:
-        return "; ".join(said(maintain(runtime.engine, now=runtime.now, keep_days=runtime.settings.keep_days)))
+        return "; ".join(summary_lines(maintain(runtime.engine, now=runtime.now, keep_days=runtime.settings.keep_days)))

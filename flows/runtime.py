@@ -21,8 +21,8 @@ from strategy_core.domain.audit import RAMP, Actor
 from strategy_core.domain.errors import InvalidSetting, RolloutError
 from strategy_core.market.source import CandleSource
 from strategy_core.observe import configure_logs
+from strategy_core.services.database import check_schema, failure
 from strategy_core.settings import Settings, least_settings, read_settings
-from strategy_core.store.engine import check_schema, failure
 
 P = ParamSpec("P")
 

@@ -35,8 +35,8 @@ from strategy_core.api.routes import (
 from strategy_core.api.schemas import Problem
 from strategy_core.api.settings import ApiSettings, read_api_settings
 from strategy_core.observe import configure_logs
+from strategy_core.services.database import check_schema, failure
 from strategy_core.settings import Settings, read_settings
-from strategy_core.store.engine import check_schema, failure
 
 _ABOUT = """Replace a copied trading strategy by a better version of itself without hurting the users who copy it.
 

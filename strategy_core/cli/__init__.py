@@ -86,7 +86,7 @@ def _refusal(error: Exception) -> tuple[str, int] | None:
     from sqlalchemy.exc import DBAPIError
 
     if isinstance(error, DBAPIError):
-        from strategy_core.store.engine import failure
+        from strategy_core.services.database import failure
 
         return failure(error), 1
     return None

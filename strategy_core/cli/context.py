@@ -92,7 +92,7 @@ class Context:
     @cached_property
     def engine(self) -> "Engine":
         """The database, whose schema is up to date; else raise SchemaOutdated."""
-        from strategy_core.store.engine import check_schema
+        from strategy_core.services.database import check_schema
 
         check_schema(self.database)
         return self.database

@@ -15,8 +15,8 @@ Dump = Annotated[Path, typer.Argument(metavar="FILE", help="Of SQLite a database
 @command(commands)
 def upgrade(shell: Context) -> None:
     """Bring the schema up to date; does nothing when it is."""
-    from strategy_core.store.engine import address, check_schema
-    from strategy_core.store.engine import upgrade as upgrade_schema
+    from strategy_core.services.database import address, check_schema
+    from strategy_core.services.database import upgrade as upgrade_schema
 
     upgrade_schema(shell.database)
     revision, database = check_schema(shell.database), address(shell.database)
@@ -28,8 +28,8 @@ def check(shell: Context) -> None:
     """Say whether the database is whole: schema, triggers, indexes, audit chains; exit code 1 when it is not."""
     from dataclasses import asdict
 
+    from strategy_core.services.database import address
     from strategy_core.services.maintenance import check_database
-    from strategy_core.store.engine import address
 
     found = check_database(shell.database)
     broken = [f"the audit chain of {each.strategy_name} does not hold" for each in found.trail.trails if each.breaks]
@@ -53,17 +53,17 @@ def maintain(
     from dataclasses import asdict
 
     from strategy_core.services.maintenance import maintain as maintain_database
-    from strategy_core.services.maintenance import said
+    from strategy_core.services.maintenance import summary_lines
 
     done = maintain_database(shell.database, now=shell.now, keep_days=shell.settings.keep_days, apply=not dry_run)
-    shell.answer({"dry_run": dry_run} | asdict(done), *said(done, dry_run=dry_run))
+    shell.answer({"dry_run": dry_run} | asdict(done), *summary_lines(done, dry_run=dry_run))
 
 
 @command(commands)
 def dump(shell: Context, file: Dump) -> None:
     """Write all that stands in the database to a new file, as of one moment, while everything goes on."""
-    from strategy_core.store.backup import dump as write
-    from strategy_core.store.engine import address
+    from strategy_core.services.database import address
+    from strategy_core.services.database import dump as write
 
     revision, database = write(shell.database, file), address(shell.database)
     shell.answer(
@@ -75,8 +75,8 @@ def dump(shell: Context, file: Dump) -> None:
 @command(commands)
 def restore(shell: Context, file: Dump) -> None:
     """Put a dump into an empty database, whole or not at all; then see: rollout db check."""
-    from strategy_core.store.backup import restore as read
-    from strategy_core.store.engine import address
+    from strategy_core.services.database import address
+    from strategy_core.services.database import restore as read
 
     revision, database = read(shell.database, file), address(shell.database)
     shell.answer(

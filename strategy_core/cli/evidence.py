@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from strategy_core.cli.context import Context, Limit, StrategyName, Symbol, VersionName, command, moment
-from strategy_core.domain.errors import UnknownSymbol
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -92,23 +91,18 @@ def decisions(
     """Show what a version said on each candle."""
     from strategy_core.cli.output import table
     from strategy_core.domain.lifecycle import utc
-    from strategy_core.store import decisions, versions
-    from strategy_core.store.engine import reading
+    from strategy_core.services.queries import newest_decisions
 
     since, until = moment(start, "--start"), moment(end, "--end")
-    with reading(shell.engine) as session:
-        known = versions.get_version(session, strategy, version).symbols
-        if symbol is not None and symbol not in known:
-            raise UnknownSymbol(symbol, known)
-        found = decisions.find_decisions(
-            session,
-            strategy,
-            version,
-            symbol,
-            start=utc(since, "--start") if since else None,
-            end=utc(until, "--end") if until else None,
-            limit=limit,
-        )
+    found = newest_decisions(
+        shell.engine,
+        strategy_name=strategy,
+        version=version,
+        symbol=symbol,
+        start=utc(since, "--start") if since else None,
+        end=utc(until, "--end") if until else None,
+        limit=limit,
+    )
     columns = ["candle", "symbol", "decision", "confidence", "role", "reason"]
     rows = [
         (d.timestamp, d.symbol, d.decision, d.confidence, d.role, f"{d.error_kind}: {d.error}" if d.error else d.reason)

@@ -45,7 +45,7 @@ def exporter(
 
     from strategy_core.observe import configure_logs
     from strategy_core.observe.exporter import serve
-    from strategy_core.store.engine import check_schema
+    from strategy_core.services.database import check_schema
 
     database = shell.database
     configure_logs()

@@ -62,13 +62,9 @@ def list_(
 ) -> None:
     """List versions, oldest first."""
     from strategy_core.cli.output import table
-    from strategy_core.store import versions
-    from strategy_core.store.engine import reading
+    from strategy_core.services.queries import all_versions
 
-    with reading(shell.engine) as session:
-        if strategy is not None:
-            versions.get_strategy(session, strategy)
-        found = versions.list_versions(session, strategy, status)
+    found = all_versions(shell.engine, strategy, status=status)
     columns = ["strategy", "version", "status", "entry point", "symbols", "timeframe", "since", "quarantined"]
     rows = [
         (v.strategy_name, v.version, v.status, v.entry_point, v.symbols, v.timeframe, _since(v), v.quarantined_at)
@@ -80,12 +76,9 @@ def list_(
 @command(commands)
 def show(shell: Context, strategy: StrategyName, version: VersionName) -> None:
     """Show a version with the report of its registration."""
-    from strategy_core.store import versions
-    from strategy_core.store.engine import reading
+    from strategy_core.services.queries import get_version
 
-    with reading(shell.engine) as session:
-        found = versions.get_version(session, strategy, version)
-    _answer_version(shell, found)
+    _answer_version(shell, get_version(shell.engine, strategy, version))
 
 
 @command(commands)

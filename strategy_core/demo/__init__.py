@@ -14,7 +14,7 @@ from strategy_core.domain.errors import InvalidCandles, InvalidSetting
 from strategy_core.isolation.pool import WorkerPool
 from strategy_core.market.open import open_source
 from strategy_core.market.source import CandleSource
-from strategy_core.store.engine import open_database, upgrade
+from strategy_core.services.database import open_database, upgrade
 
 SYNTHETIC_FEED = "synthetic:GOLD?seed=7&symbols=10"
 SYNTHETIC_START = datetime(2024, 4, 1, tzinfo=UTC)

@@ -6,15 +6,15 @@ from datetime import datetime
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
-from sqlmodel import Session
+from sqlalchemy import Engine
 
 from strategy_core.demo.story import STRATEGY, Story
 from strategy_core.domain.comparison import Comparison
 from strategy_core.domain.gates.base import SEVERITY, Verdict
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import ENDED, Step
-from strategy_core.store import audit, decisions, evidence, rollouts, versions
-from strategy_core.store.engine import reading
+from strategy_core.services import queries
+from strategy_core.services.audit import read_events
 from strategy_core.store.tables import ERROR, SIGNALS, AuditEvent, Rollout
 
 
@@ -106,10 +106,10 @@ _LEAVES_STAGE = (Step.ADVANCE, Step.PROMOTE)
 
 def collect(story: Story, feed: str, started_at: datetime) -> DemoResult:
     """Return what the story came to, read back from what it left in the database."""
-    with reading(story.engine) as session:
-        events = audit.events(session, STRATEGY)
-        journeys = [_rollout(session, story.plan, one, events) for one in rollouts.list_rollouts(session, STRATEGY)]
-        present = _version_results(session)
+    engine = story.engine
+    events = read_events(engine, STRATEGY)
+    journeys = [_rollout(engine, story.plan, one, events) for one in queries.all_rollouts(engine, STRATEGY)]
+    present = _version_results(engine)
     candles = sum(
         len(story.source.candles(symbol, closed_by=story.now, since=started_at)) for symbol in story.source.symbols()
     )
@@ -147,10 +147,7 @@ def _event(event: AuditEvent) -> Event:
     )
 
 
-def _rollout(session: Session, plan: Plan, rollout: Rollout, events: Sequence[AuditEvent]) -> RolloutResult:
-    closed, _ = evidence.read_slots(
-        session, STRATEGY, rollout.version, rollout.control_version, start=rollout.started_at, end=rollout.ended_at
-    )
+def _rollout(engine: Engine, plan: Plan, rollout: Rollout, events: Sequence[AuditEvent]) -> RolloutResult:
     stages: list[StageResult] = []
     entered_at = rollout.started_at
     mine = [event for event in events if event.rollout_id == rollout.id]
@@ -165,7 +162,7 @@ def _rollout(session: Session, plan: Plan, rollout: Rollout, events: Sequence[Au
             entered_at = event.at
     if rollout.promoted_at is None:
         worst = min(
-            rollouts.last_verdicts(session, rollout.id).values(),
+            queries.last_verdicts(engine, rollout.id).values(),
             key=lambda row: SEVERITY[Verdict(row.verdict)],
             default=None,
         )
@@ -184,7 +181,7 @@ def _rollout(session: Session, plan: Plan, rollout: Rollout, events: Sequence[Au
         state=rollout.state,
         started_at=rollout.started_at,
         ended_at=rollout.ended_at,
-        slots=len(closed),
+        slots=queries.count_slots(engine, rollout),
         reason=rollout.reason,
         stages=stages,
     )
@@ -207,8 +204,8 @@ def _comparison(shadow: str, active: str, days: float, found: Comparison) -> Com
     )
 
 
-def _version_results(session: Session) -> list[VersionResult]:
-    counts = decisions.decisions_by_kind(session, STRATEGY)
+def _version_results(engine: Engine) -> list[VersionResult]:
+    counts = queries.count_decisions(engine, STRATEGY)
 
     def count(version: str, *said: str) -> int:
         return sum(n for (of, decision), n in counts.items() if of == version and (not said or decision in said))
@@ -224,7 +221,7 @@ def _version_results(session: Session) -> list[VersionResult]:
             signals=count(version.version, *SIGNALS),
             errors=count(version.version, ERROR),
         )
-        for version in versions.list_versions(session, STRATEGY)
+        for version in queries.all_versions(engine, STRATEGY)
     ]
 
 

@@ -15,6 +15,7 @@ from strategy_core.domain.preview import Preview
 from strategy_core.domain.ramp import ENDED, State
 from strategy_core.isolation.pool import WorkerPool
 from strategy_core.market.source import CandleSource
+from strategy_core.services import queries
 from strategy_core.services.compare import compare_versions, last_days
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.rollouts import Choice, approve, decide_rollout, preview_plan, start_rollout
@@ -22,8 +23,6 @@ from strategy_core.services.score import score_outcomes
 from strategy_core.services.shadow import run_shadow
 from strategy_core.services.tick import tick
 from strategy_core.services.versions import register_version
-from strategy_core.store import rollouts, versions
-from strategy_core.store.engine import reading
 
 STRATEGY = "fib_rsi"
 OWNER = Actor("owner", source="demo")
@@ -109,8 +108,7 @@ class Story:
             self.say(f"{chapter.version} in shadow", self.now)
 
     def _compare(self, chapter: Chapter) -> None:
-        with reading(self.engine) as session:
-            active = versions.active_version(session, STRATEGY).version
+        active = queries.get_active_version(self.engine, STRATEGY).version
         days = float(chapter.shadow_days)
         found = compare_versions(
             self.engine,
@@ -133,8 +131,7 @@ class Story:
         while self.now < self.ends_at:
             self._pass(self.step)
             tick(self.engine, self.source, now=self.now)
-            with reading(self.engine) as session:
-                rollout = rollouts.get_rollout(session, rollout.id)
+            rollout = queries.find_rollout(self.engine, rollout.id)
             stage = self.plan.stages[rollout.stage_index]
             bakes = "baking" if rollout.promoted_at else f"at {stage.percent:g} %"
             self.say(f"{chapter.version} {rollout.state} {bakes}", self.now)

@@ -280,12 +280,12 @@ def _cell(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Who asks for a change, when, why, and under which conditions; built once, where the request comes in.
+    """Who asks for a change, when, why, and under which conditions. Built once, where the request comes in.
 
     Attributes:
         reason: the owner's words for the audit trail.
         override_reason: why a quarantined version may be used again; the trail keeps it in place of *reason*.
-        if_generation: refuse the change if the strategy has another generation; None accepts any.
+        if_generation: refuse the change if the strategy has another generation.
         four_eyes: refuse the change if the actor started the rollout and the change puts more users at risk.
     """
 

@@ -1,1 +1,1 @@
-"""The use cases, one file each: what flows, API, command line and SDK all call. Each is one transaction."""
+"""Use cases: what flows, API, command line and SDK call. Each change of a strategy is one transaction."""

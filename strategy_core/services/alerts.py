@@ -1,7 +1,4 @@
-"""Deliver what stands in the outbox, channel by channel, and take owners' acknowledgements; it raises no alarm itself.
-
-A pass of its own, outside every tick: no transaction is open while a channel is spoken to.
-"""
+"""Alert delivery: send the outbox to each channel outside any tick, and acknowledge alerts."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -25,25 +22,25 @@ from strategy_core.store.alerts import ChannelState
 from strategy_core.store.engine import reading, retry_transient, transaction
 from strategy_core.store.tables import AlertDelivery, AlertOutbox
 
-PASS_S = 45.0  # real seconds after which a pass takes nothing more: well within a lease, and within a minute
+PASS_S = 45.0  # real seconds until a pass stops claiming messages: well within a lease and within a minute
 log = structlog.get_logger()
 
 
 class AlertChannel(Protocol):
-    """Where alerts are sent; `observe.channels` has the real ones."""
+    """A destination of alerts. The real ones are in `observe.channels`."""
 
     name: str
     at_least: Severity
-    repeats: bool  # whether it hears again of what is critical and not acknowledged
+    repeats: bool  # whether critical alerts are sent again until they are acknowledged
 
     def send(self, message: Message, severity: Severity) -> str:
-        """Return an empty text when it was taken, else why not."""
+        """Send the message and return "" on success, else the problem."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One message to one channel; *problem* is empty when it was taken."""
+    """One attempt to send a message to a channel. *problem* is "" on success."""
 
     alert_id: int
     channel: str
@@ -53,7 +50,7 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class AlertStatus:
-    """An alert, and how far it has come on each channel that it was given to."""
+    """An alert and its deliveries, one for each channel it was given to."""
 
     alert: AlertOutbox
     deliveries: Sequence[AlertDelivery]
@@ -61,7 +58,7 @@ class AlertStatus:
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    """What the channels of one pass share."""
+    """State shared by the channels of one delivery pass."""
 
     engine: Engine
     now: datetime
@@ -78,10 +75,11 @@ def deliver(
     pace: DeliveryPace = DeliveryPace(),  # noqa: B008  frozen
     jitter: Callable[[], float] = random.random,
 ) -> list[Tried]:
-    """Send what is due, the worst first, then the oldest; each channel by itself, whatever becomes of the others.
+    """Send all due messages to each channel, the most severe first, then the oldest.
 
-    At least once: killed between a send and its mark, a process leaves a message that is sent again, under the same id,
-    once its lease has run out. A channel that refuses one message is left alone until the next pass.
+    Channels are independent of each other. Delivery is at least once: if a process dies between a send and its
+    mark, the message is sent again under the same id when its lease expires. A channel that refuses a message is
+    not tried again in this pass.
     """
     now = utc(now, "now")
     if not channels:
@@ -90,16 +88,16 @@ def deliver(
     with ThreadPoolExecutor(len(channels), thread_name_prefix="alerts") as threads:
         passes = [threads.submit(_drain, shared, channel) for channel in channels]
     tried = [each for one in passes for each in one.result()]
-    _tell_of_failed(engine, channels, now)
+    _alert_failed_channels(engine, channels, now)
     return tried
 
 
 @retry_transient()
 def acknowledge(engine: Engine, command: Command, alert_ids: Sequence[int]) -> list[AlertOutbox]:
-    """Note that an owner knows of these alerts: nobody is told of them any more. The first who says so is kept.
+    """Acknowledge alerts, so that they are not sent again. The first acknowledgement is kept.
 
     Raises:
-        UnknownAlert: there is no such alert, and none of them is acknowledged.
+        UnknownAlert: an id does not exist. No alert is acknowledged then.
     """
     by, because, now = command.actor.name, command.reason, utc(command.now, "now")
     with transaction(engine) as session:
@@ -107,7 +105,7 @@ def acknowledge(engine: Engine, command: Command, alert_ids: Sequence[int]) -> l
 
 
 def read_alerts(engine: Engine, strategy_name: str | None = None, *, limit: int | None = None) -> list[AlertStatus]:
-    """Return alerts and their deliveries, oldest first; with *limit* the newest so many."""
+    """Return alerts with their deliveries, oldest first. With *limit*, only the newest."""
     with reading(engine) as session:
         found = alerts.find_alerts(session, strategy_name, limit=limit)
         sent = alerts.of_alerts(session, [alert.id or 0 for alert in found])
@@ -115,13 +113,13 @@ def read_alerts(engine: Engine, strategy_name: str | None = None, *, limit: int 
 
 
 def read_channel_states(engine: Engine, channels: Sequence[AlertChannel]) -> list[ChannelState]:
-    """Return how each channel does, those of earlier settings included."""
+    """Return the state of each channel, including channels of earlier settings."""
     with reading(engine) as session:
         return list(alerts.channel_states(session, [channel.name for channel in channels]).values())
 
 
 def send_test(channels: Sequence[AlertChannel], wanted: str | None, *, now: datetime) -> list[Tried]:
-    """Send a test to the channels of this name or scheme, or to all; it stands in no table.
+    """Send a test message to the channels of this name or scheme, or to all. It is not stored.
 
     Raises:
         UnknownChannel
@@ -132,7 +130,7 @@ def send_test(channels: Sequence[AlertChannel], wanted: str | None, *, now: date
     return [Tried(0, each.name, 1, each.send(_test_message(each.name, now), Severity.INFO)) for each in chosen]
 
 
-def told(alert: AlertOutbox, *, number: int = 1, **options: Any) -> Message:
+def alert_message(alert: AlertOutbox, *, number: int = 1, **options: Any) -> Message:
     """Return the message of an alert."""
     raised = Raised(
         id=alert.id or 0,
@@ -149,10 +147,10 @@ def told(alert: AlertOutbox, *, number: int = 1, **options: Any) -> Message:
 
 
 def _drain(shared: _Pass, channel: AlertChannel) -> list[Tried]:
-    """Send what this channel owes, until it has nothing, refuses something, or the pass has lasted long enough."""
+    """Send the due messages of one channel until no message is left, one is refused, or the pass has lasted PASS_S."""
     engine, now, claimant = shared.engine, shared.now, uuid4().hex
     until = monotonic() + PASS_S
-    with reading(engine) as session:  # most passes find nothing, and SQLite has one writer
+    with reading(engine) as session:  # read first: most passes find no message, and SQLite has one writer
         new = alerts.unlisted(session, channel.name, channel.at_least.and_worse, since=now - shared.pace.news)
         if not new and not alerts.any_due(session, channel.name, now=now, longest=shared.pace.longest):
             return []
@@ -191,11 +189,15 @@ def _mark(engine: Engine, delivery: AlertDelivery, changes: dict[str, Any]) -> N
 def _send(shared: _Pass, channel: AlertChannel, alert: AlertOutbox, delivery: AlertDelivery) -> Tried:
     about = {"alert": alert.id, "kind": alert.kind, "channel": channel.name, "attempts": delivery.attempts}
     try:
-        said = told(alert, number=delivery.number, count=shared.count)
-        problem = channel.send(said, Severity(alert.severity))
-    except Exception as error:  # noqa: BLE001  one channel's fault must not keep another from sending; it may hold a secret
+        sent = alert_message(alert, number=delivery.number, count=shared.count)
+        problem = channel.send(sent, Severity(alert.severity))
+    except Exception as error:  # noqa: BLE001  a channel must not block the others. The text may hold a secret
         problem = f"failed: {type(error).__name__}"
-    changes = _refused(shared, alert, delivery, problem) if problem else _taken(shared, channel, alert, delivery)
+    changes = (
+        _changes_after_failure(shared, alert, delivery, problem)
+        if problem
+        else _changes_after_success(shared, channel, alert, delivery)
+    )
     _mark(shared.engine, delivery, changes)
     if not problem:
         log.info("alert.sent", **about)
@@ -206,7 +208,9 @@ def _send(shared: _Pass, channel: AlertChannel, alert: AlertOutbox, delivery: Al
     return Tried(delivery.alert_id, channel.name, delivery.number, problem)
 
 
-def _taken(shared: _Pass, channel: AlertChannel, alert: AlertOutbox, delivery: AlertDelivery) -> dict[str, Any]:
+def _changes_after_success(
+    shared: _Pass, channel: AlertChannel, alert: AlertOutbox, delivery: AlertDelivery
+) -> dict[str, Any]:
     repeated = channel.repeats and alert.severity == Severity.CRITICAL
     again = shared.now + shared.pace.repeat_after if repeated else None
     return {
@@ -219,7 +223,7 @@ def _taken(shared: _Pass, channel: AlertChannel, alert: AlertOutbox, delivery: A
     }
 
 
-def _refused(shared: _Pass, alert: AlertOutbox, delivery: AlertDelivery, problem: str) -> dict[str, Any]:
+def _changes_after_failure(shared: _Pass, alert: AlertOutbox, delivery: AlertDelivery, problem: str) -> dict[str, Any]:
     failures = delivery.failures + 1
     changes: dict[str, Any] = {
         "failures": failures,
@@ -229,14 +233,14 @@ def _refused(shared: _Pass, alert: AlertOutbox, delivery: AlertDelivery, problem
     }
     if shared.pace.over(delivery.due_at, shared.now) and delivery.given_up_at is None:
         changes["given_up_at"] = shared.now
-        if alert.severity != Severity.CRITICAL:  # a critical one is tried on: nobody may know yet
+        if alert.severity != Severity.CRITICAL:  # a critical alert is retried indefinitely
             changes["next_try_at"] = None
     return changes
 
 
 @retry_transient()
-def _tell_of_failed(engine: Engine, channels: Sequence[AlertChannel], now: datetime) -> None:
-    """Raise an alert of each channel that was given up, once another one works that can carry it; once an episode."""
+def _alert_failed_channels(engine: Engine, channels: Sequence[AlertChannel], now: datetime) -> None:
+    """Alert once per incident for each failed channel, if another channel works."""
     names = {channel.name for channel in channels}
     with reading(engine) as session:
         states = {name: each for name, each in alerts.channel_states(session, names).items() if name in names}

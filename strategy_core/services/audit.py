@@ -1,7 +1,4 @@
-"""What the audit trail answers: who changed what, when and why, what stood at a moment, and whether it is whole.
-
-It changes nothing, and takes no word for what stands in the trail: `verify_trail` computes every hash anew.
-"""
+"""Queries on the audit trail: events, the state at a moment, rollout timelines, verification and export."""
 
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,14 +31,12 @@ class ExportFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StateAt:
-    """Who served whom at a moment, from the trail alone.
+    """The versions that served users at a moment, as the trail records it.
 
     Attributes:
-        at: the moment.
-        rollout: the open rollout's state and the index of its stage.
+        rollout: the open rollout's state and stage index.
         event: the newest change at that moment.
-        made_by: by fact (active, canary, percent, rollout), the change that made it what it was; none, if no event
-            tells.
+        made_by: by fact (active, canary, percent, rollout), the change that set it, if the trail has one.
     """
 
     strategy_name: str
@@ -56,7 +51,7 @@ class StateAt:
 
 @dataclass(frozen=True, slots=True)
 class TimelineEntry:
-    """One thing that a rollout's records tell: a gate's verdict that turned, a change, or an alert."""
+    """One entry of a rollout's timeline: a gate verdict that changed, a change, or an alert."""
 
     at: datetime
     told: GateVerdict | AuditEvent | AlertOutbox
@@ -64,7 +59,7 @@ class TimelineEntry:
 
 @dataclass(frozen=True, slots=True)
 class Trail:
-    """One strategy's part of the trail: how many events, the hash of the newest, and where it does not hold."""
+    """One strategy's chain of audit events: their number, the hash of the newest, and the breaks."""
 
     strategy_name: str
     count: int
@@ -74,7 +69,7 @@ class Trail:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What `verify_trail` found; *missing* are hashes noted earlier that stand in no chain any more."""
+    """The result of `verify_trail`. *missing* are known hashes that are no longer in any chain."""
 
     trails: Sequence[Trail]
     missing: Sequence[str]
@@ -85,7 +80,7 @@ class Verification:
 
 
 def read_audit(engine: Engine, strategy_name: str | None = None, *, limit: int | None = None) -> Sequence[AuditEvent]:
-    """Return what was changed, oldest first; with *limit* the newest so many of it.
+    """Return audit events, oldest first. With *limit*, only the newest.
 
     Raises:
         UnknownStrategy
@@ -107,19 +102,19 @@ def read_events(
     limit: int | None = None,
     newest: bool = False,
 ) -> Sequence[AuditEvent]:
-    """Return the events that are wanted, oldest first.
+    """Return the matching events, oldest first.
 
     Args:
-        since, until: of the events' times; the first is in, the second is out.
-        after_id: the cursor: the id of the last event of the page before. Of one strategy no event ever comes late;
-            of two, the one with the lower id may be committed last.
-        strategies: of these alone.
-        limit: the first so many; the last, if *newest*.
+        since, until: limits of the event times, [since, until).
+        after_id: cursor: the id of the last event on the previous page. Within one strategy ids follow commit order.
+            Across strategies an event with a lower id may be committed later.
+        strategies: only events of these strategies.
+        limit: at most this many: the first ones, or with *newest* the last ones.
 
     Raises:
         UnknownStrategy, UnknownRollout
     """
-    wanted = _wanted(strategy_name, rollout_id, actor, action, since, until, after_id)
+    wanted = _event_filter(strategy_name, rollout_id, actor, action, since, until, after_id)
     wanted["strategies"] = strategies
     with reading(engine) as session:
         _check_known(session, wanted)
@@ -127,7 +122,7 @@ def read_events(
 
 
 def state_at(engine: Engine, strategy_name: str, at: datetime) -> StateAt:
-    """Return what stood at a moment, and which changes had made it so.
+    """Return the state of a strategy at a moment, and the changes that led to it.
 
     Raises:
         UnknownStrategy
@@ -152,32 +147,32 @@ def state_at(engine: Engine, strategy_name: str, at: datetime) -> StateAt:
 
 
 def about_rollout(engine: Engine, rollout_id: UUID) -> tuple[Rollout, list[TimelineEntry]]:
-    """Return a rollout and all that happened to it, in order of time: verdicts before the changes they led to.
+    """Return a rollout and its timeline, oldest first. Verdicts come before the changes they led to.
 
     Raises:
         UnknownRollout
     """
     with snapshot(engine) as session:
         rollout = rollouts.get_rollout(session, rollout_id)
-        verdicts = _turned(rollouts.verdict_history(session, rollout_id))
+        verdicts = _changed_verdicts(rollouts.verdict_history(session, rollout_id))
         changes = audit.find_events(session, limit=None, newest=False, rollout_id=rollout_id)
         alerts = find_alerts(session, rollout.strategy_name, rollout_id=rollout_id)
-    happenings = [
+    entries = [
         *(TimelineEntry(verdict.ticked_at, verdict) for verdict in verdicts),
         *(TimelineEntry(change.at, change) for change in changes),
         *(TimelineEntry(alert.at, alert) for alert in alerts),
     ]
-    return rollout, sorted(happenings, key=lambda happening: happening.at)
+    return rollout, sorted(entries, key=lambda entry: entry.at)
 
 
 def verify_trail(engine: Engine, strategy_name: str | None = None, known_heads: Iterable[str] = ()) -> Verification:
-    """Compute every hash of the trail anew, and return where its chains do not hold, by strategy.
+    """Recompute every hash of the trail and return the breaks of each chain, by strategy.
 
-    A chain that was rewritten whole, by somebody who may drop triggers, holds: only a hash that was noted elsewhere
-    tells. Events are read in batches; a change that is made meanwhile is not seen, and waits for nothing.
+    A chain that was rewritten as a whole is still consistent. Only a hash that was kept elsewhere reveals it. Events
+    are read in batches from one snapshot, so later changes are not seen and not delayed.
 
     Args:
-        known_heads: hashes noted earlier, from an export or a log: each must stand in a chain still.
+        known_heads: hashes kept earlier, from an export or a log. Each must still be in a chain.
 
     Raises:
         UnknownStrategy
@@ -189,7 +184,7 @@ def verify_trail(engine: Engine, strategy_name: str | None = None, known_heads: 
         else:
             versions.get_strategy(session, strategy_name)
             names = [strategy_name]
-        trails = [_verified(session, name, missing) for name in names]
+        trails = [_verify_chain(session, name, missing) for name in names]
     return Verification(trails, tuple(missing))
 
 
@@ -204,12 +199,12 @@ def export(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> Generator[str]:
-    """Yield the events that are wanted as lines with every column, oldest first, all as of one moment.
+    """Yield the matching events as lines with every column, oldest first, from one snapshot.
 
     Raises:
-        UnknownStrategy, UnknownRollout: when the first line is asked for.
+        UnknownStrategy, UnknownRollout: when the first line is requested.
     """
-    wanted = _wanted(strategy_name, rollout_id, actor, action, since, until, None)
+    wanted = _event_filter(strategy_name, rollout_id, actor, action, since, until, None)
     with snapshot(engine) as session:
         _check_known(session, wanted)
         if form is ExportFormat.CSV:
@@ -219,23 +214,23 @@ def export(
 
 
 def verify_export(lines: Iterable[str]) -> list[Trail]:
-    """Return what `verify_trail` does of an export as JSON, without its database: whole trails alone can hold.
+    """Verify a JSON export without its database, as `verify_trail` does. Filtered exports do not verify.
 
     Raises:
-        InvalidExport: a line is no event.
+        InvalidExport: a line is not an event.
     """
     chains = audit_domain.follow(lines)
     return [Trail(name, chain.count, chain.head, chain.breaks) for name, chain in sorted(chains.items())]
 
 
-def _verified(session: Session, strategy_name: str, missing: dict[str, None]) -> Trail:
-    """Follow one strategy's chain to its end, and take the hashes that stand in it out of *missing*."""
+def _verify_chain(session: Session, strategy_name: str, missing: dict[str, None]) -> Trail:
+    """Follow one strategy's chain to its end and remove the hashes it contains from *missing*."""
     chain = Chain()
     try:
         for event in audit.stream_events(session, strategy_name=strategy_name):
             chain.follow(audit.link_of(event))
             missing.pop(chain.head, None)
-    except (ValueError, TypeError) as error:  # no JSON, no time: a hand other than this software's wrote it
+    except (ValueError, TypeError) as error:  # not JSON or not a time: other software wrote it
         broken = ChainBreak(chain.position + 1, f"cannot be read: {error}")
         return Trail(strategy_name, chain.count, chain.head, [*chain.breaks, broken])
     if strategy_name not in versions.strategy_names(session):
@@ -247,8 +242,8 @@ def _verified(session: Session, strategy_name: str, missing: dict[str, None]) ->
     return Trail(strategy_name, chain.count, chain.head, breaks)
 
 
-def _turned(verdicts: Iterable[GateVerdict]) -> Iterator[GateVerdict]:
-    """Yield the verdicts that are not what their gate had said before."""
+def _changed_verdicts(verdicts: Iterable[GateVerdict]) -> Iterator[GateVerdict]:
+    """Yield the verdicts that differ from the previous verdict of their gate."""
     last: dict[str, str] = {}
     for verdict in verdicts:
         if last.get(verdict.gate) != verdict.verdict:
@@ -256,7 +251,7 @@ def _turned(verdicts: Iterable[GateVerdict]) -> Iterator[GateVerdict]:
         last[verdict.gate] = verdict.verdict
 
 
-def _wanted(
+def _event_filter(
     strategy_name: str | None,
     rollout_id: UUID | None,
     actor: str | None,

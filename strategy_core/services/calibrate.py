@@ -1,4 +1,4 @@
-"""Try a plan's gates on simulated ramps, or on ramps of a pair's own past; it touches no user and changes nothing."""
+"""Calibration: run a plan's gates on simulated ramps, or on ramps drawn from a pair's own history."""
 
 import os
 import signal
@@ -36,12 +36,12 @@ from strategy_core.store import versions
 from strategy_core.store.engine import reading
 
 FEWEST_SLOTS, FEWEST_DAYS = 30, 2
-CHUNK = 10  # ramps a process runs at once: a quarter of a second
-FEW = 40  # ramps: done before another process would have started
+CHUNK = 10  # ramps per task of a process: about a quarter of a second
+FEW = 40  # ramps: finished before another process would have started
 
 
 class Calibrated(BaseModel):
-    """What a plan's gates did; *left_out* are those that a simulation has no facts for."""
+    """The result of a calibration. *left_out* are the gates that a simulation has no facts for."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -62,21 +62,22 @@ def calibrate(
     workers: int | None = None,
     done: Callable[[int, int], None] = lambda *_: None,
 ) -> Calibrated:
-    """Take *ramps* simulated ramps of each scenario through *plan*, on all cores; all scenarios unless some are named.
+    """Simulate *ramps* ramps of each scenario under *plan*, on all cores.
 
     Args:
-        pair: whose own past is drawn from, instead of the scenarios' markets.
-        workers: processes; one a core, unless given. The answer does not depend on it.
-        done: is told how many ramps are done, and of how many.
+        scenarios: names of the scenarios to run. Empty means all.
+        pair: draw slots from this pair's history instead of the scenarios' markets.
+        workers: number of processes, one per core by default. The result does not depend on it.
+        done: called with the number of finished ramps and the total.
 
     Raises:
         UnarmedPlan, InvalidPlan: no gate with a vote can be simulated.
-        InvalidName: of an unknown scenario.
-        InvalidSetting: a scenario's fault would begin after so many days.
+        InvalidName: a scenario is unknown.
+        InvalidSetting: a scenario's fault would begin after *days*.
     """
     plan, left_out = simulable(plan)
     known = SCENARIOS if pair is None else OF_A_PAIR
-    chosen = [_named(known, name) for name in dict.fromkeys(scenarios)] or list(known.values())
+    chosen = [_find_scenario(known, name) for name in dict.fromkeys(scenarios)] or list(known.values())
     for each in chosen:
         if each.from_day >= days:
             raise InvalidSetting("days", days, f"more than {each.from_day}, when the fault of {each.name} begins")
@@ -90,11 +91,11 @@ def calibrate(
 
 
 def read_pair(engine: Engine, *, strategy_name: str, version: str, now: datetime) -> RecordedPair:
-    """Return *version* and the active one as their shadow history shows them, at most 180 days of it.
+    """Return the shadow history of *version* and the active version, at most 180 days.
 
     Raises:
         UnknownStrategy, UnknownVersion, NoActiveVersion
-        Incomparable: there is too little that both have decided on.
+        Incomparable: the two have too few candles in common.
     """
     now = utc(now, "now")
     with reading(engine) as session:
@@ -110,7 +111,7 @@ def read_pair(engine: Engine, *, strategy_name: str, version: str, now: datetime
     return RecordedPair(slots, measure(slots, calendar_days), scoring.risk_fraction)
 
 
-def _named(known: dict[str, Scenario], name: str) -> Scenario:
+def _find_scenario(known: dict[str, Scenario], name: str) -> Scenario:
     if name not in known:
         raise InvalidName("scenario", name, ", ".join(known))
     return known[name]
@@ -119,7 +120,7 @@ def _named(known: dict[str, Scenario], name: str) -> Scenario:
 def _run_all(
     trials: Sequence[CalibrationCase], ramps: int, seed: int, workers: int | None, done: Callable[[int, int], None]
 ) -> list[list[RampResult]]:
-    """Return the results of each trial's ramps, in order."""
+    """Return the results of each case's ramps, in order."""
     chunks = [
         (n, range(first, min(first + CHUNK, ramps))) for n in range(len(trials)) for first in range(0, ramps, CHUNK)
     ]
@@ -137,7 +138,7 @@ def _run_all(
     context = get_context("spawn")  # a fork would share the database's sockets
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
     try:
-        with _deaf_to_interrupts():
+        with _block_interrupts():
             answers = pool.map(_run, *given)
         return collect(answers)
     finally:
@@ -149,7 +150,7 @@ def _run(trial: CalibrationCase, seed: int, numbers: range) -> list[RampResult]:
 
 
 def _end_with_parent() -> None:
-    """Watch the process that started this one: killed, it can tell nobody to end."""
+    """Exit when the parent process ends: a killed parent cannot stop its children."""
 
     def watch(parent: BaseProcess) -> None:
         parent.join()
@@ -160,8 +161,8 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Let processes that start meanwhile never hear Ctrl-C: it is this one that ends them."""
+def _block_interrupts() -> Iterator[None]:
+    """Start processes that ignore Ctrl-C: the parent process stops them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

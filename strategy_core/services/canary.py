@@ -1,4 +1,4 @@
-"""An owner moves a canary by hand: no plan, no gates, so only where no rollout runs."""
+"""Canary share set by hand, outside a rollout or while one is paused."""
 
 from sqlalchemy import Engine
 from sqlmodel import Session
@@ -28,11 +28,11 @@ def activate_canary(
 
     Raises:
         InvalidPercent: not within 0..100, or more than two decimals.
-        NoActiveVersion: the other users would have no version.
-        IllegalTransition: it is not in shadow, or another version is the canary.
-        RolloutOpen: a rollout moves this strategy.
-        Quarantined: it was rolled back, and no override reason is given.
-        LostRace: the strategy is of another generation than *if_generation*, when that is given.
+        NoActiveVersion: no version would serve the other users.
+        IllegalTransition: the version is not in shadow, or another version is the canary.
+        RolloutOpen: the strategy has an open rollout.
+        Quarantined: the version was rolled back, and the command has no override reason.
+        LostRace: the command's generation is outdated.
     """
     percent_bp = basis_points(rollout_percent)
     with transaction(engine) as session:
@@ -50,13 +50,14 @@ def update_canary_percent(
     percent: float,
     version: str | None = None,
 ) -> CanaryConfig:
-    """Set the canary's share of users by hand; while a rollout moves it, only when an owner has paused that.
+    """Set the canary's share of users by hand. If a rollout is open, it must be paused.
 
     Args:
-        version: the canary that is meant; whichever it is, unless given.
+        version: the expected canary, by default any.
 
     Raises:
         InvalidPercent, UnknownStrategy, NoCanary, RolloutOpen, LostRace
+        FourEyes: the actor started the paused rollout and would raise the share.
         IllegalTransition: another version than *version* is the canary.
     """
     percent_bp = basis_points(percent)
@@ -79,13 +80,13 @@ def set_share(
     version: str,
     percent: float,
 ) -> CanaryConfig:
-    """Make it so that *version* serves *percent* of users: as a new canary, or as the canary that it is.
+    """Make *version* serve *percent* of users, as a new canary or as the present one.
 
     Raises:
-        whatever `activate_canary` and `update_canary_percent` raise.
+        The errors of `activate_canary` and `update_canary_percent`.
     """
     percent_bp = basis_points(percent)
-    with transaction(engine) as session:  # one: else whoever loses a race to a rollback would act on what is no more
+    with transaction(engine) as session:  # one transaction: a rollback must not come between the check and the change
         strategy = versions.lock_strategy(session, strategy_name, command.if_generation)
         chosen = versions.get_version(session, strategy_name, version)
         if chosen.status == Status.CANARY:
@@ -109,7 +110,7 @@ def _change_share(session: Session, command: Command, canary: StrategyVersion, p
     if rollout is not None and rollout.state != State.PAUSED:
         raise RolloutOpen(name, rollout.version, rollout.state, "pause it, then set the percent")
     if rollout is not None and percent_bp > rollouts.get_canary(session, name).rollout_bp:
-        check_second_owner(session, rollout, command)  # else a pause would be a way around it
+        check_second_owner(session, rollout, command)  # else a pause would bypass four eyes
     rollout_id = rollout.id if rollout else None
     with recorded_change(
         session,
@@ -118,6 +119,6 @@ def _change_share(session: Session, command: Command, canary: StrategyVersion, p
         name,
         canary.version,
         rollout_id=rollout_id,
-        reason=command.reason,  # a canary is not in quarantine: there is nothing to override
+        reason=command.reason,  # a canary is not quarantined: an override reason does not apply
     ):
         return rollouts.set_canary_share(session, name, percent_bp)

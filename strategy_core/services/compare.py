@@ -1,4 +1,4 @@
-"""Set a version against the active one over the same candles: on request, or every night as a stored report."""
+"""Comparison of a version with the active one over the same candles, on request or as a stored nightly report."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,12 +13,13 @@ from strategy_core.domain.indicators import WARMUP_BARS, Runs, regimes, runs
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.market.source import CandleSource
+from strategy_core.services.history import ComparisonCurves, comparison_curves
 from strategy_core.store import outcomes, versions
 from strategy_core.store.comparison import ComparedPair, max_drawdown, read_cells
 from strategy_core.store.engine import reading, snapshot, transaction
 from strategy_core.store.tables import ComparisonReport
 
-_USUAL_DAYS = 30.0
+_DEFAULT_DAYS = 30.0
 _MAX_DAYS = 36_500
 
 
@@ -31,14 +32,22 @@ class Period:
 
 
 def last_days(days: float, now: datetime) -> Period:
-    """Return the *days* up to *now*; else raise InvalidSetting."""
+    """Return the last *days* up to *now*.
+
+    Raises:
+        InvalidSetting
+    """
     if not 0 < days <= _MAX_DAYS:  # NaN fails the comparison too
         raise InvalidSetting("days", days, f"above 0, at most {_MAX_DAYS}")
     return period(now - timedelta(days=days), now)
 
 
 def period(start: datetime, end: datetime) -> Period:
-    """Return the period; one that does not end after it starts is an InvalidPeriod."""
+    """Return the period [start, end).
+
+    Raises:
+        InvalidPeriod: *start* is not before *end*.
+    """
     start, end = utc(start, "start"), utc(end, "end")
     if start >= end:
         raise InvalidPeriod(start, end)
@@ -46,13 +55,14 @@ def period(start: datetime, end: datetime) -> Period:
 
 
 def chosen_period(days: float | None, start: datetime | None, end: datetime | None, now: datetime) -> Period:
-    """Return [start, end), where *end* is *now* unless given; or the last *days*, 30 unless given.
+    """Return [start, end), or the last *days*. The defaults are *now* for *end* and 30 for *days*.
 
     Raises:
-        InvalidSetting: both are given, or an end without a start. InvalidPeriod, NaiveTime: see `period`.
+        InvalidSetting: both are given, or an end without a start.
+        InvalidPeriod, NaiveTime: as in `period`.
     """
     if start is None and end is None:
-        return last_days(_USUAL_DAYS if days is None else days, now)
+        return last_days(_DEFAULT_DAYS if days is None else days, now)
     if days is not None or start is None:
         raise InvalidSetting("period", f"days {days}, start {start}, end {end}", "days, or start, or start and end")
     return period(start, now if end is None else end)
@@ -68,16 +78,16 @@ def compare_versions(
     symbol: str | None = None,
     source: CandleSource | None = None,
 ) -> Comparison:
-    """Compare what two versions said, and what it was worth, from the decision log and the booked outcomes.
+    """Compare the decisions of two versions and their scored outcomes.
 
     Args:
-        active_version: what to compare with; the active one, unless given.
-        symbol: only this one; all that the two have in common, unless given.
-        source: candles to tell regimes from; without it the comparison has no `by_regime`.
+        active_version: the version to compare with. The default is the active one.
+        symbol: compare only this symbol. The default is all symbols that both versions decide on.
+        source: candles from which market regimes are derived. Without it, the comparison has no `by_regime`.
 
     Raises:
         UnknownStrategy, UnknownVersion, NoActiveVersion
-        UnknownSymbol: the two do not both decide on it.
+        UnknownSymbol: the versions do not both decide on *symbol*.
     """
     with reading(engine) as session:
         shadow = versions.get_version(session, strategy_name, shadow_version)
@@ -107,8 +117,32 @@ def compare_versions(
         return compare(read_cells(session, pair), drawdowns=(ours, theirs))
 
 
+def compare_with_curves(
+    engine: Engine,
+    *,
+    strategy_name: str,
+    shadow_version: str,
+    over: Period,
+    symbol: str | None,
+    source: CandleSource,
+    now: datetime,
+) -> tuple[Comparison, ComparisonCurves]:
+    """Compare a version with the active one and return the comparison and its curves. No report is stored.
+
+    Raises:
+        UnknownStrategy, UnknownVersion, NoActiveVersion, UnknownSymbol: as in `compare_versions`.
+    """
+    found = compare_versions(
+        engine, strategy_name=strategy_name, shadow_version=shadow_version, over=over, symbol=symbol, source=source
+    )
+    with reading(engine) as session:
+        active = versions.active_version(session, strategy_name).version
+        report = _report(strategy_name, shadow_version, active, over, found, now)
+        return found, comparison_curves(session, report)
+
+
 def compare_all(engine: Engine, source: CandleSource, *, now: datetime, days: float = 30) -> list[ComparisonReport]:
-    """Compare every strategy's shadows and canary with its active version; store and return the reports."""
+    """Compare each strategy's shadows and canary with its active version. Store and return the reports."""
     over = last_days(days, utc(now, "now"))
     with reading(engine) as session:
         everything = versions.list_versions(session)
@@ -121,23 +155,30 @@ def compare_all(engine: Engine, source: CandleSource, *, now: datetime, days: fl
             engine,
             strategy_name=challenger.strategy_name,
             shadow_version=challenger.version,
-            active_version=active[challenger.strategy_name],  # another may be active by now
+            active_version=active[challenger.strategy_name],  # another version may be active by now
             over=over,
             source=source,
         )
-        report = ComparisonReport(
-            strategy_name=challenger.strategy_name,
-            shadow_version=challenger.version,
-            active_version=active[challenger.strategy_name],
-            period_start=over.start,
-            period_end=over.end,
-            report=found.model_dump(mode="json"),
-            created_at=now,
-        )
+        name = challenger.strategy_name
+        report = _report(name, challenger.version, active[name], over, found, now)
         with transaction(engine) as session:
             outcomes.keep_report(session, report)
         reports.append(report)
     return reports
+
+
+def _report(
+    strategy_name: str, shadow: str, active: str, over: Period, found: Comparison, now: datetime
+) -> ComparisonReport:
+    return ComparisonReport(
+        strategy_name=strategy_name,
+        shadow_version=shadow,
+        active_version=active,
+        period_start=over.start,
+        period_end=over.end,
+        report=found.model_dump(mode="json"),
+        created_at=now,
+    )
 
 
 def _regimes(source: CandleSource, symbol: str, over: Period) -> Runs:
@@ -145,6 +186,6 @@ def _regimes(source: CandleSource, symbol: str, over: Period) -> Runs:
     try:
         within = len(source.candles(symbol, closed_by=over.end, since=over.start))
         labels = regimes(source.candles(symbol, closed_by=over.end, bars=within + WARMUP_BARS))
-    except RolloutError:  # its candles cannot be had: the comparison stands, its regime stays unknown
+    except RolloutError:  # without its candles the regime stays unknown, and the comparison still holds
         labels = pd.Series([], index=pd.DatetimeIndex([], tz=UTC), dtype="str")
     return runs(labels, start=over.start, timeframe=timeframe)

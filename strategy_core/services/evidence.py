@@ -1,4 +1,4 @@
-"""What the shadow history of a pair says of the evidence to come: measured before a rollout, frozen at its start."""
+"""Evidence of a rollout: the pair's shadow history, the slot ledger, and the facts that gates judge."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,13 +27,13 @@ from strategy_core.store import evidence, live_trades, versions
 from strategy_core.store.engine import failure
 from strategy_core.store.tables import Rollout, RolloutBook, StrategyVersion
 
-LOOK_BACK = timedelta(days=180)  # older slots are of another market
+LOOK_BACK = timedelta(days=180)  # older slots reflect another market
 
 
 def shadow_slots(
     session: Session, version: StrategyVersion, active: StrategyVersion, now: datetime
 ) -> tuple[Slots, float]:
-    """Return the slots that the pair had in shadow, and over how many calendar days."""
+    """Return the pair's slots in shadow, and the number of calendar days they cover."""
     start = max(now - LOOK_BACK, version.created_at, active.created_at)
     closed, _ = evidence.read_slots(
         session, version.strategy_name, version.version, active.version, start=start, end=now
@@ -43,13 +43,13 @@ def shadow_slots(
 
 @dataclass(frozen=True, slots=True)
 class Booking:
-    """A rollout's book as it is now, and what a tick has to write so that it stays so.
+    """A rollout's slot ledger, and what `save_ledger` has to write.
 
     Attributes:
-        new: slots that have closed and are not booked yet, in order.
+        new: closed slots that are not booked yet, in order.
         pending: signals whose trades are still open.
-        spoken: by version and symbol, the newest candle that it has decided.
-        settled: by symbol that both decide on, the newest candle that both have decided; None before the first.
+        spoken: by version and symbol, the newest candle the version has decided.
+        settled: by shared symbol, the newest candle that both versions have decided, or None.
     """
 
     row: RolloutBook
@@ -62,10 +62,10 @@ class Booking:
 
 
 def load_ledger(session: Session, rollout: Rollout, symbols: Sequence[str]) -> Booking:
-    """Return the rollout's book with all slots that have closed by now; it writes nothing.
+    """Return the rollout's ledger with all slots that have closed by now. It is read-only.
 
     Args:
-        symbols: that both versions decide on.
+        symbols: the symbols that both versions decide on.
     """
     row = evidence.get_book(session, rollout.id)
     history = History.model_validate(row.history)
@@ -76,17 +76,17 @@ def load_ledger(session: Session, rollout: Rollout, symbols: Sequence[str]) -> B
     spoken = evidence.newest_spoken(session, strategy_name, (canary, active), since)
     new = evidence.not_booked(session, rollout.id, closed)
     after, _ = add_slots(before, evidence.as_slots(new), history)
-    settled = {symbol: _earlier(spoken[canary].get(symbol), spoken[active].get(symbol)) for symbol in symbols}
+    settled = {symbol: _earlier_of(spoken[canary].get(symbol), spoken[active].get(symbol)) for symbol in symbols}
     return Booking(row, history, after, new, pending, spoken, settled)
 
 
 def save_ledger(
     session: Session, rollout: Rollout, booking: Booking, *, now: datetime, concordance: float | None = None
 ) -> None:
-    """Write what `look` has found, and from where the next one has to look; *concordance* is kept to be told of.
+    """Store the ledger from `load_ledger` and the candle from which the next tick has to read.
 
-    Before the settled candles no slot can come any more but those that are pending, and those on candles that the
-    vendor delivers late: so the newest LATE_CANDLES beginnings are kept, and the oldest of them is where to look.
+    Candles before the settled ones bring no new slots, except pending ones and those on candles that the vendor
+    delivers late. So the newest LATE_CANDLES starting points are kept, and reading starts at the oldest of them.
     """
     row = booking.row
     settled = [candle or rollout.started_at for candle in booking.settled.values()]
@@ -102,35 +102,35 @@ def save_ledger(
 
 
 def recompute(session: Session, rollout: Rollout, *, first: int | None = None) -> Totals:
-    """Return the totals that follow from the rollout's booked rows alone: all, or the first so many."""
+    """Return the totals that follow from the rollout's booked rows: from all, or from the *first* ones."""
     history = History.model_validate(evidence.get_book(session, rollout.id).history)
     return _rebook(session, rollout, history, first=first).totals
 
 
 def _rebook(session: Session, rollout: Rollout, history: History, *, first: int | None = None) -> SlotLedger:
-    """Book the rows as they were booked, tick by tick: sums in another order would round otherwise."""
+    """Book the rows again tick by tick: another order of sums would round differently."""
     found = open_ledger(history)
     for _, together in groupby(evidence.booked(session, rollout.id, first=first), key=lambda row: row.booked_at):
         found, _ = add_slots(found, evidence.as_slots(list(together)), history)
     return found
 
 
-def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
+def _earlier_of(one: datetime | None, other: datetime | None) -> datetime | None:
     return None if one is None or other is None else min(one, other)
 
 
 def _unsettled_from(row: RolloutBook, rollout: Rollout) -> datetime:
-    """Return the candle from which on slots may still come."""
+    """Return the first candle that may still bring new slots."""
     noted = row.totals.get("unsettled_from", [])
     return rollout.started_at if len(noted) < LATE_CANDLES else datetime.fromisoformat(noted[0])
 
 
 @dataclass(frozen=True, slots=True)
 class VersionPair:
-    """What canary and control version decide on; fixed for their lives.
+    """What the canary and control versions both decide on. It is fixed at registration.
 
     Attributes:
-        symbols: that both decide on: on any other neither late nor silent means anything.
+        symbols: the symbols that both decide on. Lateness and silence on other symbols do not count.
     """
 
     symbols: Sequence[str]
@@ -139,7 +139,7 @@ class VersionPair:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """By symbol, the newest candle that must have been decided by now; or why that cannot be said."""
+    """The newest candle per symbol that must have been decided by now, or the *problem* of the source."""
 
     due: Mapping[str, datetime]
     problem: str = ""
@@ -152,16 +152,16 @@ def load_pair(session: Session, rollout: Rollout) -> VersionPair:
 
 
 def read_feed(source: CandleSource, pair: VersionPair, moment: datetime) -> Feed:
-    """Return which candles must have been decided by *moment*; what keeps the source from saying so is told instead."""
+    """Return the candles that must have been decided by *moment*, or the problem that the source raised."""
     try:
         due = {symbol: source.expected_at(symbol, moment) for symbol in pair.symbols}
-    except Exception as error:  # noqa: BLE001  a source's own fault is blindness, and must not keep a gate from ruling
+    except Exception as error:  # noqa: BLE001  a failing source means blindness. Gates must still rule
         return Feed({}, in_a_line(error))
     return Feed({symbol: candle for symbol, candle in due.items() if candle is not None})
 
 
 def judge(session: Session, rollout: Rollout, plan: Plan, feed: Feed, now: datetime) -> list[Finding]:
-    """Return what every gate finds in the rollout's evidence of this moment; it writes nothing."""
+    """Return the finding of every gate on the rollout's present evidence. It is read-only."""
     margins = plan.stages[rollout.stage_index].margins
     pair = load_pair(session, rollout)
     booking = load_ledger(session, rollout, pair.symbols)
@@ -171,7 +171,7 @@ def judge(session: Session, rollout: Rollout, plan: Plan, feed: Feed, now: datet
 def load_evidence(
     session: Session, rollout: Rollout, plan: Plan, pair: VersionPair, feed: Feed, booking: Booking, now: datetime
 ) -> Evidence:
-    """Return the evidence of a rollout since it began; never reset at a stage."""
+    """Return the evidence of a rollout since its start. A new stage does not reset it."""
     strategy_name, since = rollout.strategy_name, rollout.started_at
     canary, active = rollout.version, rollout.control_version
     settled, spoken = booking.settled, booking.spoken
@@ -183,7 +183,7 @@ def load_evidence(
         session, strategy_name, booking.pending, patience, timeframe=pair.timeframe, spoken=spoken
     )
     asked: dict[str, Any] = {"symbols": pair.symbols, "since": since, "spoken": spoken}
-    reported = _reported(session, rollout, plan, now)
+    platform = _platform_facts(session, rollout, plan, now)
     return Evidence(
         now=now,
         started_at=since,
@@ -202,17 +202,17 @@ def load_evidence(
         if late
         else "",
         feed_problem=feed.problem,
-        **reported,
+        **platform,
     )
 
 
-def _reported(session: Session, rollout: Rollout, plan: Plan, now: datetime) -> dict[str, Any]:
-    """Return what the platform and its metrics say; when that cannot be read, why: it must silence no gate on slots."""
+def _platform_facts(session: Session, rollout: Rollout, plan: Plan, now: datetime) -> dict[str, Any]:
+    """Return live trades and metric samples, or why they are unreadable. Gates on slots must still rule then."""
     name, since = rollout.strategy_name, rollout.started_at
     canary, active = rollout.version, rollout.control_version
     metrics = {gate.name: gate.samples_needed for gate in plan.gates if isinstance(gate, MetricThreshold)}
     try:
-        with session.begin_nested():  # else PostgreSQL would refuse whatever is asked after an error
+        with session.begin_nested():  # else PostgreSQL refuses all later statements after an error
             sampled = evidence.read_samples(session, rollout.id, metrics)
             if not live_trades.reports_any(session, name):
                 return {"samples": sampled}
@@ -221,14 +221,14 @@ def _reported(session: Session, rollout: Rollout, plan: Plan, now: datetime) -> 
                 "orders": live_trades.read_orders(session, name, canary, active, since=since),
                 "fidelity": live_fidelity(session, name, active, since=since - FIDELITY_HISTORY, until=now),
             }
-    except (DBAPIError, ArithmeticError, ValueError) as error:  # rows it refuses to read, or that make no number
+    except (DBAPIError, ArithmeticError, ValueError) as error:  # unreadable rows, or values that are not numbers
         if isinstance(error, DBAPIError) and error.connection_invalidated:
-            raise  # it is the tick that is lost, and is tried again: nothing can be asked on what is left of it
+            raise  # the connection is lost: the whole tick is retried
         return {"platform_problem": in_a_line(error)}
 
 
 def in_a_line(error: Exception) -> str:
-    """Return what *error* says as a line that any database takes; one of the database's own without its statement."""
+    """Return the error as one printable line. A database error comes without its statement."""
     if isinstance(error, DBAPIError):
         return failure(error)
     text = " ".join("".join(char if char.isprintable() else " " for char in str(error)).split())

@@ -1,4 +1,4 @@
-"""How two versions did over time, as curves and days that a report can show; it judges and changes nothing."""
+"""Curves, days, served shares and verdicts over time, as reports show them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,17 +25,17 @@ from strategy_core.store.comparison import ComparedPair, not_held
 from strategy_core.store.engine import reading
 from strategy_core.store.tables import ComparisonReport, GateVerdict, Rollout
 
-MOST_POINTS = 400  # of a curve: what is between two of them is less than two pixels
+MOST_POINTS = 400  # points per curve: about two pixels each
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Equity:
-    """Cumulative R of both versions, marked to market, open trades included, on the symbols that they share.
+    """Cumulative R of both versions on their shared symbols, marked to market, open trades included.
 
     Attributes:
-        at: the beginning, then candles' open times, ascending: MOST_POINTS at most, the newest among them.
-        canary, control: R since the beginning, at each of them.
+        at: the start, then candle opening times, ascending. At most MOST_POINTS, including the newest.
+        canary, control: R since the start, at each of *at*.
     """
 
     at: tuple[datetime, ...]
@@ -45,11 +45,12 @@ class Equity:
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """One UTC day's closed slots; *mean*, *low* and *high* are of the difference in R per slot, to the end of that day.
+    """The closed slots of one UTC day.
 
     Attributes:
-        unlike: slots on which the two said different things.
-        low, high: None on the first day, which says nothing of the spread between days.
+        unlike: slots on which the two versions decided differently.
+        mean, low, high: difference in R per slot up to the end of that day, with its interval.
+            *low* and *high* need two days.
     """
 
     day: datetime
@@ -64,7 +65,7 @@ class Day:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonCurves:
-    """A stored comparison, and what it came to over its period."""
+    """A comparison report with its equity curves and days."""
 
     report: ComparisonReport
     equity: Equity
@@ -72,19 +73,25 @@ class ComparisonCurves:
 
 
 def comparison_curves(session: Session, report: ComparisonReport) -> ComparisonCurves:
-    """Return a stored comparison with its curves; days are of slots that have closed since, in all of its symbols."""
+    """Return a report with its curves. The days hold slots that have closed since, in all shared symbols."""
     name, shadow, active = report.strategy_name, report.shadow_version, report.active_version
     start, end = report.period_start, report.period_end
     cells = not_held(session, ComparedPair(name, shadow, active, _shared(session, name, shadow, active), start, end))
     decided = (cell for _, cell in cells if cell.shadow is not None and cell.active is not None)
-    days = days_of([_sums(cell) for cell in decided if cell.closed])
+    days = days_of([_day_sums(cell) for cell in decided if cell.closed])
     return ComparisonCurves(report, read_equity(session, name, shadow, active, start=start, end=end), days)
+
+
+def read_curves(engine: Engine, reports: Sequence[ComparisonReport]) -> list[ComparisonCurves]:
+    """Return reports with their curves, in the same order."""
+    with reading(engine) as session:
+        return [comparison_curves(session, report) for report in reports]
 
 
 def read_equity(
     session: Session, strategy_name: str, canary: str, control: str, *, start: datetime, end: datetime
 ) -> Equity:
-    """Return both versions' equity over [start, end), from 0 at its start."""
+    """Return the equity of both versions over [start, end), from 0 at the start."""
     timeframe = timeframe_delta(versions.get_version(session, strategy_name, canary).timeframe)
     over: dict[str, Any] = {
         "symbols": _shared(session, strategy_name, canary, control),
@@ -93,21 +100,21 @@ def read_equity(
         "stretch": max(timeframe, timedelta(seconds=ceil((end - start).total_seconds() / (MOST_POINTS - 1)))),
     }
     ours, theirs = (outcomes.marks_by_stretch(session, strategy_name, name, **over) for name in (canary, control))
-    points, nothing = {start: (0.0, 0.0)}, (start, 0.0)
+    points, absent = {start: (0.0, 0.0)}, (start, 0.0)
     so_far = (0.0, 0.0)
     for stretch in sorted(ours.keys() | theirs.keys()):
-        (our_newest, our_r), (their_newest, their_r) = ours.get(stretch, nothing), theirs.get(stretch, nothing)
+        (our_newest, our_r), (their_newest, their_r) = ours.get(stretch, absent), theirs.get(stretch, absent)
         so_far = (so_far[0] + our_r, so_far[1] + their_r)
         points[max(our_newest, their_newest)] = so_far
     return Equity(tuple(points), *zip(*points.values(), strict=True))
 
 
 def days_of(sums: Sequence[DaySums]) -> tuple[Day, ...]:
-    """Return slots day by day."""
-    return tuple(_day(by_day(sums)))
+    """Return the slots by day."""
+    return tuple(_days(by_day(sums)))
 
 
-def _sums(cell: Cell) -> DaySums:
+def _day_sums(cell: Cell) -> DaySums:
     unlike = cell.closed if cell.shadow is not cell.active else 0
     return DaySums(cell.day, cell.closed, unlike, cell.shadow_trades.r, cell.active_trades.r)
 
@@ -118,7 +125,7 @@ def _shared(session: Session, strategy_name: str, one: str, other: str) -> list[
     return sorted(ours & theirs)
 
 
-def _day(daily: Daily) -> list[Day]:
+def _days(daily: Daily) -> list[Day]:
     columns = (
         daily.day,
         daily.slots,
@@ -130,21 +137,22 @@ def _day(daily: Daily) -> list[Day]:
         daily.high,
     )
     return [
-        Day(_EPOCH + timedelta(days=day), n, unlike, ours, theirs, mean, _known(low), _known(high))
+        Day(_EPOCH + timedelta(days=day), n, unlike, ours, theirs, mean, _number_or_none(low), _number_or_none(high))
         for day, n, unlike, ours, theirs, mean, low, high in zip(*(each.tolist() for each in columns), strict=True)
     ]
 
 
-def _known(value: float) -> float | None:
+def _number_or_none(value: float) -> float | None:
     return None if isnan(value) else value
 
 
 @dataclass(frozen=True, slots=True)
 class ServedSpan:
-    """A version's share of users over one span of time; *users* are those of the directory, None where none is loaded.
+    """A version's share of users over one span of time.
 
     Attributes:
-        until: when the share changed, or the moment that is asked about.
+        until: when the share changed, or the moment of the query.
+        users: the number of directory users, if a directory is loaded.
     """
 
     since: datetime
@@ -154,9 +162,9 @@ class ServedSpan:
 
 
 class Census:
-    """The directory's users, read when first asked for, and counted by share.
+    """Counts the directory's users by share. It reads the directory on first use.
 
-    A directory of more than *most* users is taken for none: hashing a million users takes a second.
+    With *most*, a larger directory is not counted: hashing a million users takes a second.
     """
 
     def __init__(self, session: Session, *, most: int | None = None) -> None:
@@ -166,7 +174,7 @@ class Census:
         self._user_ids: list[str] | None = None
 
     def users(self, strategy_name: str, from_bp: int = 0, to_bp: int = BUCKETS) -> int | None:
-        """Return how many users routing has in [from_bp, to_bp); None where no directory is loaded."""
+        """Return the number of users whose bucket is in [from_bp, to_bp), if a directory is loaded."""
         if self._user_ids is None:
             too_many = self._most is not None and user_store.count_users(self._session) > self._most
             self._user_ids = [] if too_many else list(user_store.read_users(self._session))
@@ -182,10 +190,10 @@ class Census:
 def served(
     session: Session, strategy_name: str, version: str, census: Census, *, since: datetime | None, until: datetime
 ) -> list[ServedSpan]:
-    """Return each share of users that a version has served up to *until*, oldest first; none while nobody got it.
+    """Return the spans in which a version served users up to *until*, oldest first.
 
     Args:
-        since: from then on; from when it last began to serve anybody, unless given.
+        since: the start of the spans. The default is the start of the last uninterrupted service.
     """
     history = [one for one in audit.serving_history(session, strategy_name) if one.since < until]
     spans = list(_spans(history, version, until, lambda low, high: census.users(strategy_name, low, high)))
@@ -198,7 +206,7 @@ def served(
 
 
 def share_at(session: Session, strategy_name: str, version: str, moment: datetime) -> tuple[int, int]:
-    """Return which buckets routing gave the version at a moment: from the first, to before the second."""
+    """Return the buckets that got the version at a moment, as [first, end)."""
     serving = serving_at(audit.serving_history(session, strategy_name), moment)
     return (0, 0) if serving is None else _share(serving, version)
 
@@ -214,14 +222,14 @@ def _spans(
             last = (last[0], end, share)
             continue
         if last is not None:
-            yield _served(*last, count)
+            yield _served_span(*last, count)
         last = (one.since, end, share) if share[1] > share[0] and end > one.since else None
     if last is not None:
-        yield _served(*last, count)
+        yield _served_span(*last, count)
 
 
 def _share(serving: Serving, version: str) -> tuple[int, int]:
-    """Return which buckets get the version: from the first, to before the second."""
+    """Return the buckets that get the version, as [first, end)."""
     if serving.canary == version:
         return 0, serving.canary_bp
     if serving.active == version:
@@ -229,7 +237,7 @@ def _share(serving: Serving, version: str) -> tuple[int, int]:
     return 0, 0
 
 
-def _served(
+def _served_span(
     since: datetime, until: datetime, share: tuple[int, int], count: Callable[[int, int], int | None]
 ) -> ServedSpan:
     return ServedSpan(since, until, as_percent(share[1] - share[0]), count(*share))
@@ -237,11 +245,11 @@ def _served(
 
 @dataclass(frozen=True, slots=True)
 class VerdictHistory:
-    """One rollout's verdicts, oldest first.
+    """The verdicts of one rollout, oldest first.
 
     Attributes:
-        verdicts: a row for each time that a gate said something new.
-        values: of the one gate asked for, over the whole rollout, however few rows were asked for.
+        verdicts: one row for each change of a gate's verdict.
+        values: values of the requested gate over the whole rollout. *limit* does not apply to them.
     """
 
     rollout: Rollout
@@ -257,12 +265,12 @@ def read_verdicts(
     rollout_id: UUID | None = None,
     limit: int | None = None,
 ) -> VerdictHistory:
-    """Return what the gates of the strategy's newest rollout said, or of the one named.
+    """Return the verdicts of the strategy's newest rollout, or of the rollout with this id.
 
     Raises:
         UnknownStrategy
-        UnknownRollout: it has none, or the one named is another's.
-        InvalidName: no gate of that rollout is called *gate*.
+        UnknownRollout: the strategy has no rollout, or not this one.
+        InvalidName: the rollout has no gate named *gate*.
     """
     with reading(engine) as session:
         versions.get_strategy(session, strategy_name)

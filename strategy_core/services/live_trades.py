@@ -1,4 +1,4 @@
-"""Take in what the platform's broker reports of live trades, and set it beside the shadow's outcomes."""
+"""Live trades: ingest broker reports, and summarise them beside the shadow's outcomes."""
 
 import csv
 import io
@@ -34,14 +34,16 @@ from strategy_core.domain.scoring import ScoringRule
 from strategy_core.store import audit, live_trades, outcomes, versions
 from strategy_core.store.engine import reading, retry_transient, transaction
 
-FIDELITY_HISTORY = timedelta(days=60)  # before a rollout's start: live trades of the active version that count for it
+FIRST_ROW = 2  # below the header line
+STANDARD_INPUT = Path("-")
+FIDELITY_HISTORY = timedelta(days=60)  # live trades of the active version that count from before a rollout's start
 _REPORTED = tuple(TradeReport.model_fields)
 _SAME_IN_EACH_STATE = ("user_id", "strategy_name", "version", "symbol", "opened_at")
 
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """What became of a batch; *misrouted* of its reports are of users whom routing gave another version."""
+    """The result of a batch. *misrouted* reports are of users that routing sent to another version."""
 
     new: int
     known: int
@@ -50,14 +52,14 @@ class Ingested:
 
 @dataclass(frozen=True, slots=True)
 class LiveSummary:
-    """What a version's live trades came to, beside what its shadow says of the same period.
+    """A version's live trades beside its shadow outcomes of the same period.
 
     Attributes:
-        live: by slot, each the mean over the users who traded it, so that its numbers compare with the shadow's; its
-            drawdown is that of the mean user's equity, marked when trades close.
-        shadow: of the outcomes of decisions that were entered then.
-        fidelity: agreement on the slots that both have; None without any.
-        trades: users' closed trades behind `live`.
+        live: by slot, the mean over the users who traded it, comparable with the shadow. Its drawdown is that of the
+            mean user's equity, marked when trades close.
+        shadow: the outcomes of decisions entered in the period.
+        fidelity: agreement on the slots that have both, if there are any.
+        trades: number of closed user trades behind *live*.
     """
 
     live: Performance
@@ -68,7 +70,7 @@ class LiveSummary:
 
 @dataclass(frozen=True, slots=True)
 class _Build:
-    """What a report's strategy and version say about it."""
+    """The facts of a strategy version that its reports are checked against."""
 
     timeframe: timedelta
     symbols: tuple[str, ...]
@@ -77,16 +79,16 @@ class _Build:
 
 
 def read_trades_csv(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a CSV file whose columns are the fields of `TradeReport`; `-` is standard input.
+    """Return the rows of a CSV file whose columns are the fields of `TradeReport`. `-` is standard input.
 
     Raises:
-        InvalidReport: it cannot be read, or has columns that are none, or lacks one that is needed.
+        InvalidReport: the file is unreadable, or a column is unknown or missing.
     """
     return read_csv(path, TradeReport)
 
 
 def ingest_csv(engine: Engine, path: Path, *, now: datetime) -> Ingested:
-    """Take in a CSV file's reports; see `ingest`."""
+    """Ingest the reports of a CSV file, as `ingest` does."""
     return ingest(engine, read_trades_csv(path), now=now, source=str(path), first_row=FIRST_ROW)
 
 
@@ -98,16 +100,16 @@ def ingest(
     source: str = "trades",
     first_row: int = 1,
 ) -> Ingested:
-    """Take in a batch of reports, whole or not at all; a report that is known already is counted and passed over.
+    """Ingest a batch of reports as a whole. Reports that are already stored are counted and skipped.
 
     Args:
         trades: mappings of the fields of `TradeReport`.
-        source, first_row: what an error calls the batch, and the number of its first row.
+        source, first_row: name of the batch and number of its first row in error messages.
 
     Raises:
         InvalidReport: with the row, the field and the problem.
         UnknownStrategy, UnknownVersion
-        Contradicted: a trade was reported otherwise before.
+        Contradicted: a trade was reported differently before.
     """
     reports = list(checked_rows(TradeReport, trades, source=source, first_row=first_row))
     return ingest_reports(engine, reports, now=now, source=source, first_row=first_row)
@@ -117,7 +119,7 @@ def ingest(
 def ingest_reports(
     engine: Engine, reports: Sequence[TradeReport], *, now: datetime, source: str = "trades", first_row: int = 1
 ) -> Ingested:
-    """Take in reports that are held against their model already; see `ingest`."""
+    """Ingest reports that are already validated, as `ingest` does."""
     now = utc(now, "now")
     with reading(engine) as session:
         builds = {key: _build(session, *key) for key in {(one.strategy_name, one.version) for one in reports}}
@@ -130,14 +132,14 @@ def ingest_reports(
         if max(report.opened_at, report.closed_at or report.opened_at) > now + CLOCK_SKEW:
             raise InvalidReport(source, f"opened_at, closed_at: later than now, {now:%Y-%m-%d %H:%M:%S} UTC", number)
         rows.append(_row(report, build, now))
-    with transaction(engine) as session:  # written, then compared: whoever reports the same trade at once is seen too
+    with transaction(engine) as session:  # write, then compare: this also catches a concurrent report of the same trade
         new = live_trades.add_trades(session, rows)
         _check_unchanged(session, reports)
     return Ingested(new=new, known=len(rows) - new, misrouted=sum(row["misrouted"] for row in rows))
 
 
 def live_summary(engine: Engine, strategy_name: str, version: str, since: datetime, until: datetime) -> LiveSummary:
-    """Set a version's live trades that were opened in [since, until) beside its shadow outcomes of that period.
+    """Return a version's live trades opened in [since, until) beside its shadow outcomes.
 
     Raises:
         UnknownStrategy, UnknownVersion
@@ -154,7 +156,7 @@ def live_summary(engine: Engine, strategy_name: str, version: str, since: dateti
 def summarise_trades(
     session: Session, strategy_name: str, version: str, since: datetime, until: datetime
 ) -> LiveSummary:
-    """Return `live_summary` as the open transaction sees it."""
+    """Return `live_summary` within the open transaction."""
     risk = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring).risk_fraction
     slots = live_trades.read_live_slots(session, strategy_name, version, since=since, until=until)
     booked = [
@@ -179,7 +181,7 @@ def summarise_trades(
 def live_fidelity(
     session: Session, strategy_name: str, version: str, *, since: datetime, until: datetime
 ) -> Fidelity | None:
-    """Return how well the shadow tells live results, by the newest of the trades opened in [since, until)."""
+    """Return how well the shadow predicts live results, from the newest trades opened in [since, until)."""
     slots = live_trades.read_live_slots(
         session, strategy_name, version, since=since, until=until, at_most=live_trades.FIDELITY_READ
     )
@@ -215,7 +217,7 @@ def _row(report: TradeReport, build: _Build, now: datetime) -> dict[str, Any]:
 
 
 def _check_unchanged(session: Session, reports: Iterable[TradeReport]) -> None:
-    """Raise Contradicted unless what stands there of these trades is what is reported of them."""
+    """Raise Contradicted if a stored trade differs from its report."""
     stored: dict[str, dict[str, Any]] = {}
     for row in live_trades.reported(session, (report.trade_id for report in reports)):
         stored.setdefault(row.trade_id, {})[row.state] = row
@@ -229,15 +231,11 @@ def _check_unchanged(session: Session, reports: Iterable[TradeReport]) -> None:
                     raise Contradicted(report.trade_id, field, known, said)
 
 
-FIRST_ROW = 2  # below the header line
-STANDARD_INPUT = Path("-")
-
-
 def read_csv(path: Path, model: type[BaseModel]) -> list[dict[str, Any]]:
-    """Return the rows of a CSV file, `-` being standard input; an empty field is as good as none.
+    """Return the rows of a CSV file. `-` is standard input. Empty fields are left out.
 
     Raises:
-        InvalidReport: it cannot be read, or its columns are not those of *model*.
+        InvalidReport: the file is unreadable, or its columns are not those of *model*.
     """
     source = str(path)
     try:

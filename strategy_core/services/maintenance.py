@@ -1,7 +1,7 @@
-"""Make months ahead and drop those that are older than what is kept; never what a running rollout rests on.
+"""Database maintenance: create upcoming monthly partitions, drop expired ones, and check the database.
 
-No audit event tells of it: the trail is of strategies, a month holds all of them, and an event in each would have every
-owner's next change refused as one that lost a race. What goes is logged, and told by the command.
+Maintenance writes no audit event. A month holds all strategies, and an event in each trail would raise their
+generations, so that the owners' next changes would be refused. Dropped months are logged and reported instead.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,19 +24,17 @@ from strategy_core.store.integrity import missing_guards
 from strategy_core.store.partitions import DEFAULT, Month
 from strategy_core.store.tables import DecisionTally
 
-AHEAD = 2  # months: a maintenance that never runs is not noticed before the second month
-KEEP_AT_LEAST = LOOK_BACK.days  # what the start of a rollout measures; a tick and the nightly comparison look less far
+AHEAD = 2  # months: a failing maintenance has to be noticed within two months
+KEEP_AT_LEAST = LOOK_BACK.days  # a rollout's start looks back this far, ticks and nightly comparisons less
 
-_TOO_LARGE = (
-    f"nor is any later one: searching the default partition for rows of it takes more than {partitions.HELD_WITHIN}"
-)
+_TOO_LARGE = f"nor any later one: searching the default partition for its rows takes more than {partitions.HELD_WITHIN}"
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A month that is old enough to go, and what it is needed for; or one that cannot be made, and why."""
+    """A month that was not dropped or not created, and why."""
 
     month: str
     why: str
@@ -52,14 +50,14 @@ class Dropped:
 
 @dataclass(slots=True)
 class Maintained:
-    """What was done; of a dry run what would be.
+    """The result of `maintain`, or in a dry run the expected result.
 
     Attributes:
-        partitioned: whether there are months at all: SQLite has none.
-        before: candles older than this may go; None where all is kept.
-        kept: old months that stay, and why.
-        unmade: months that were wanted and are not there.
-        busy: the tables were in use for as long as it tried: what is not told of as done is left for the next time.
+        partitioned: whether the database has monthly partitions. SQLite does not.
+        before: candles older than this may be dropped, if retention is set.
+        kept: expired months that are still needed.
+        unmade: months that could not be created.
+        busy: the tables were in use. The remaining work is left for the next run.
     """
 
     partitioned: bool
@@ -72,13 +70,13 @@ class Maintained:
 
 
 def maintain(engine: Engine, *, now: datetime, keep_days: int | None = None, apply: bool = True) -> Maintained:
-    """Make the months that are due, and drop those that lie more than *keep_days* back, if that is given.
+    """Create the upcoming months, and drop months older than *keep_days* if that is given.
 
-    Each month is made in one transaction, all are dropped in another: killed, it is done the next time. Nobody ever
-    waits behind it for a lock, and of two at once the second is told that the tables are in use.
+    Each month is created in one transaction, and all drops are in another, so an interrupted run is completed by the
+    next. Locks are not waited for: a second concurrent run reports that the tables are in use.
 
     Raises:
-        InvalidSetting: the database's role does not own the tables.
+        InvalidSetting: the database role does not own the tables.
     """
     now = utc(now, "now")
     if engine.dialect.name != "postgresql":
@@ -89,8 +87,8 @@ def maintain(engine: Engine, *, now: datetime, keep_days: int | None = None, app
             partitions.check_owner(session)
         done.before = _keep_from(session, now, keep_days)
     try:
-        _make(engine, done, now, apply=apply)
-        _drop(engine, done, apply=apply)
+        _create_months(engine, done, now, apply=apply)
+        _drop_months(engine, done, apply=apply)
         if apply:
             count_anew(engine, partitions.TABLES)
     except DBAPIError as error:
@@ -102,46 +100,46 @@ def maintain(engine: Engine, *, now: datetime, keep_days: int | None = None, app
 
 
 def _keep_from(session: Session, now: datetime, keep_days: int | None) -> datetime | None:
-    """Return the candle that all is kept from; a dead feed, or a clock that runs ahead, makes no evidence older."""
+    """Return the first candle to keep. It counts from the newest data: a dead feed makes no evidence expire."""
     newest = session.exec(select(func.max(DecisionTally.newest_candle_s))).one()
     if keep_days is None or newest is None:
         return None
     return min(now, datetime.fromtimestamp(newest, UTC)) - timedelta(days=max(keep_days, KEEP_AT_LEAST))
 
 
-def _make(engine: Engine, done: Maintained, now: datetime, *, apply: bool) -> None:
+def _create_months(engine: Engine, done: Maintained, now: datetime, *, apply: bool) -> None:
     due = [partitions.month_at(now)]
     while len(due) <= AHEAD:
         due.append(partitions.month_at(due[-1].end or now))
     for month in due:
         try:
-            made = _made(engine, month, apply=apply)
+            made = _create_month(engine, month, apply=apply)
         except InvariantRefused:
-            done.unmade.append(Kept(month.name, "rows of it stand in the default partition already, and stay"))
+            done.unmade.append(Kept(month.name, "the default partition already has rows of it, which stay there"))
         except DBAPIError as error:
             if not partitions.took_too_long(error):
                 raise
             done.unmade.append(Kept(month.name, _TOO_LARGE))
-            return  # the next one would take as long
+            return  # the next month would take as long
         else:
             done.made += [month.name] if made else []
 
 
-def _made(engine: Engine, month: Month, *, apply: bool) -> bool:
-    """Make a month that is not there, or look whether it can be; return whether there was anything to do.
+def _create_month(engine: Engine, month: Month, *, apply: bool) -> bool:
+    """Create a missing month, or check that it can be created. Return whether it was missing.
 
     Raises:
-        InvariantRefused: rows of it stand in the default partition, or came there in the last moment.
+        InvariantRefused: the default partition has rows of it.
         DBAPIError: see `partitions.changing` and `partitions.took_too_long`.
     """
-    with reading(engine) as session:  # where nobody waits for the search
-        if _is_there(session, month):
+    with reading(engine) as session:  # search outside the locks
+        if _exists(session, month):
             return False
         if partitions.stand_without_month(session, month):
             raise InvariantRefused(month.name)
     if apply:
         with partitions.changing(engine) as session:
-            if _is_there(session, month):  # another maintenance was here meanwhile
+            if _exists(session, month):  # another run has created it meanwhile
                 return False
             partitions.hold_tables(session)
             partitions.make(session, month)
@@ -149,26 +147,26 @@ def _made(engine: Engine, month: Month, *, apply: bool) -> bool:
     return True
 
 
-def _is_there(session: Session, month: Month) -> bool:
+def _exists(session: Session, month: Month) -> bool:
     return month.start is None or partitions.month_of(month.start, partitions.months(session)).name != DEFAULT
 
 
-def _drop(engine: Engine, done: Maintained, *, apply: bool) -> None:
+def _drop_months(engine: Engine, done: Maintained, *, apply: bool) -> None:
     if done.before is None:
         return
     if not apply:
         with reading(engine) as session:
-            old = _older(session, done.before)
-            done.dropped += [_counted(session, month) for month in _let_go(session, old, done)]
+            old = _expired_months(session, done.before)
+            done.dropped += [_measure(session, month) for month in _droppable(session, old, done)]
         return
     with partitions.changing(engine) as session:
-        old = _older(session, done.before)
+        old = _expired_months(session, done.before)
         if not old:
             return
-        partitions.let_nobody_write(session, old)  # what is found of them from here on stays so
-        still = [month for month in _older(session, done.before) if month.name in {each.name for each in old}]
-        free = _let_go(session, still, done)
-        going = [_counted(session, month) for month in free]
+        partitions.let_nobody_write(session, old)  # their rows no longer change from here on
+        still = [month for month in _expired_months(session, done.before) if month.name in {each.name for each in old}]
+        free = _droppable(session, still, done)
+        going = [_measure(session, month) for month in free]
         if free:
             partitions.hold_tables(session, free)
         for month in free:
@@ -180,32 +178,32 @@ def _drop(engine: Engine, done: Maintained, *, apply: bool) -> None:
         )
 
 
-def _older(session: Session, before: datetime) -> list[Month]:
-    """Return the months that end before then; the default partition too, as ending with its newest row."""
+def _expired_months(session: Session, before: datetime) -> list[Month]:
+    """Return the months that end before then. The default partition ends with its newest row."""
     known = [*partitions.months(session), Month(DEFAULT, end=partitions.newest_without_month(session))]
     return [month for month in known if month.end is not None and month.end <= before]
 
 
-def _let_go(session: Session, old: Sequence[Month], done: Maintained) -> list[Month]:
-    """Return those of *old* that nothing needs any more; note why the others stay."""
+def _droppable(session: Session, old: Sequence[Month], done: Maintained) -> list[Month]:
+    """Return the months of *old* that are no longer needed, and note why the others stay."""
     known = partitions.months(session)
-    needed = {partitions.month_of(moment, known).name: why for moment, why in _needed(session)}
-    for started_at, why in _open(session):
+    needed = {partitions.month_of(moment, known).name: why for moment, why in _needed_candles(session)}
+    for started_at, why in _open_rollouts(session):
         first = started_at - LOOK_BACK
         needed |= {month.name: why for month in old if month.end is not None and month.end >= first}
     done.kept += [Kept(month.name, needed[month.name]) for month in old if month.name in needed]
     return [month for month in old if month.name not in needed]
 
 
-def _open(session: Session) -> Iterator[tuple[datetime, str]]:
-    """Yield when each open rollout began: its gates read from there on, and what it was measured by before."""
+def _open_rollouts(session: Session) -> Iterator[tuple[datetime, str]]:
+    """Yield the start of each open rollout. Its gates read from there, and its history reaches further back."""
     for one in rollouts.open_rollouts(session):
         since = f"{one.started_at:%Y-%m-%d}"
         yield one.started_at, f"{one.strategy_name} {one.version} has been in a rollout since {since}, and looks back"
 
 
-def _needed(session: Session) -> Iterator[tuple[datetime, str]]:
-    """Yield the candles that a run still goes on from: unbooked signals, and each version's newest decision."""
+def _needed_candles(session: Session) -> Iterator[tuple[datetime, str]]:
+    """Yield the candles that runs still need: unscored signals, and each version's newest decision."""
     for version in versions.list_versions(session):
         horizon = ScoringRule.model_validate(versions.get_strategy(session, version.strategy_name).scoring).horizon
         for symbol in version.symbols:
@@ -217,15 +215,15 @@ def _needed(session: Session) -> Iterator[tuple[datetime, str]]:
                 yield signal, f"a signal of {name} on {symbol} at {signal:%Y-%m-%d %H:%M} UTC is not booked"
 
 
-def _counted(session: Session, month: Month) -> Dropped:
+def _measure(session: Session, month: Month) -> Dropped:
     rows = partitions.size(session, month)
     return Dropped(month.name, rows["shadow_decision_log"], rows["outcome"], rows["equity_mark"])
 
 
-def said(done: Maintained, *, dry_run: bool = False) -> list[str]:
-    """Return in lines what was done, or would be."""
+def summary_lines(done: Maintained, *, dry_run: bool = False) -> list[str]:
+    """Return lines that report what was done, or what would be done."""
     if not done.partitioned:
-        return ["SQLite has no months: there is nothing to do, and nothing is ever dropped"]
+        return ["SQLite has no monthly partitions: no work to do"]
     would = "would be " if dry_run else ""
     lines = [f"{month}: {would}made" for month in done.made]
     lines += [
@@ -235,20 +233,20 @@ def said(done: Maintained, *, dry_run: bool = False) -> list[str]:
     lines += [f"{each.month}: stays, {each.why}" for each in done.kept]
     lines += [f"{each.month}: not made, {each.why}" for each in done.unmade]
     if done.busy:
-        lines.append("the tables are in use: what is not told of as done is left for the next time")
+        lines.append("the tables are in use: the remaining work is left for the next run")
     if done.before is None:
-        return [*lines, "all is kept: ROLLOUT_KEEP_DAYS is not set, or nothing is decided yet"]
-    return [*lines, f"all is kept of candles from {done.before:%Y-%m-%d} on"]
+        return [*lines, "all months are kept: ROLLOUT_KEEP_DAYS is not set, or there are no decisions yet"]
+    return [*lines, f"all candles from {done.before:%Y-%m-%d} on are kept"]
 
 
 @dataclass(frozen=True, slots=True)
 class Wholeness:
-    """What `check_database` found.
+    """The result of `check_database`.
 
     Attributes:
-        revision: of the schema, which is this release's.
-        missing: in words, what guards the rows and is not there.
-        trail: what the audit chains are.
+        revision: the schema revision, which is this release's.
+        missing: descriptions of missing constraints and triggers.
+        trail: the verification of the audit trail.
     """
 
     revision: str
@@ -261,9 +259,9 @@ class Wholeness:
 
 
 def check_database(engine: Engine) -> Wholeness:
-    """Look at all of it: after a restore, after an upgrade, and whenever somebody has been in the database by hand.
+    """Check the whole database: after a restore, an upgrade, or a change by hand.
 
     Raises:
-        SchemaOutdated: it is empty, or of another release.
+        SchemaOutdated: the database is empty or of another release.
     """
     return Wholeness(check_schema(engine), missing_guards(engine), verify_trail(engine))

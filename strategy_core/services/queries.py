@@ -1,6 +1,6 @@
-"""What stands in the database, in pages and by id, for programs that ask; it changes nothing."""
+"""Read-only queries by page and by id, for the API, the command line and flows."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,19 +9,29 @@ from uuid import UUID
 from sqlalchemy import Engine
 
 from strategy_core.domain.alerts import Severity
-from strategy_core.domain.errors import NoCanary
+from strategy_core.domain.candles import timeframe_delta
+from strategy_core.domain.errors import NoCanary, UnknownSymbol
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.routing import Routing, as_percent, basis_points, bucket_of, refused_user
 from strategy_core.services.alerts import AlertStatus
 from strategy_core.services.status import RolloutStatus, rollout_status
-from strategy_core.store import alerts, audit, pagination, rollouts, versions
+from strategy_core.store import alerts, audit, decisions, evidence, pagination, rollouts, versions
 from strategy_core.store.engine import reading, transaction
-from strategy_core.store.tables import AlertOutbox, ApiAnswer, CanaryConfig, Rollout, ShadowDecisionLog, StrategyVersion
+from strategy_core.store.tables import (
+    AlertOutbox,
+    ApiAnswer,
+    AuditEvent,
+    CanaryConfig,
+    GateVerdict,
+    Rollout,
+    ShadowDecisionLog,
+    StrategyVersion,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which strategies are asked for: one by its name, and none beyond *strategies*, unless that is None."""
+    """The strategies of a query: *strategy_name* if given, else *strategies*, else all."""
 
     strategy_name: str | None = None
     strategies: Collection[str] | None = None
@@ -34,7 +44,7 @@ class Scope:
 def list_versions(
     engine: Engine, scope: Scope, *, status: Status | None, after: tuple[str, datetime, str] | None, limit: int
 ) -> list[StrategyVersion]:
-    """Return versions by strategy, oldest first, from behind *after* on.
+    """Return a page of versions by strategy, oldest first, after the cursor *after*.
 
     Raises:
         UnknownStrategy
@@ -46,13 +56,51 @@ def list_versions(
 
 
 def find_version(engine: Engine, version_id: UUID) -> tuple[StrategyVersion, int]:
-    """Return a version and the generation of its strategy; else raise UnknownVersion."""
+    """Return a version by its id, with the generation of its strategy.
+
+    Raises:
+        UnknownVersion
+    """
     with reading(engine) as session:
         return pagination.version_at(session, version_id)
 
 
+def all_versions(
+    engine: Engine, strategy_name: str | None = None, *, status: Status | None = None
+) -> Sequence[StrategyVersion]:
+    """Return all versions, or those of one strategy or status, oldest first.
+
+    Raises:
+        UnknownStrategy
+    """
+    with reading(engine) as session:
+        if strategy_name is not None:
+            versions.get_strategy(session, strategy_name)
+        return versions.list_versions(session, strategy_name, status)
+
+
+def get_version(engine: Engine, strategy_name: str, version: str) -> StrategyVersion:
+    """Return a version by its name.
+
+    Raises:
+        UnknownStrategy, UnknownVersion
+    """
+    with reading(engine) as session:
+        return versions.get_version(session, strategy_name, version)
+
+
+def get_active_version(engine: Engine, strategy_name: str) -> StrategyVersion:
+    """Return the active version.
+
+    Raises:
+        UnknownStrategy, NoActiveVersion
+    """
+    with reading(engine) as session:
+        return versions.active_version(session, strategy_name)
+
+
 def list_rollouts(engine: Engine, scope: Scope, *, after: tuple[datetime, UUID] | None, limit: int) -> list[Rollout]:
-    """Return rollouts, newest first, from behind *after* on.
+    """Return a page of rollouts, newest first, after the cursor *after*.
 
     Raises:
         UnknownStrategy
@@ -64,13 +112,37 @@ def list_rollouts(engine: Engine, scope: Scope, *, after: tuple[datetime, UUID] 
 
 
 def find_rollout(engine: Engine, rollout_id: UUID) -> Rollout:
-    """Return a rollout; else raise UnknownRollout."""
+    """Return a rollout by its id.
+
+    Raises:
+        UnknownRollout
+    """
     with reading(engine) as session:
         return rollouts.get_rollout(session, rollout_id)
 
 
+def all_rollouts(engine: Engine, strategy_name: str) -> Sequence[Rollout]:
+    """Return all rollouts of a strategy, newest first."""
+    with reading(engine) as session:
+        return rollouts.list_rollouts(session, strategy_name)
+
+
+def last_verdicts(engine: Engine, rollout_id: UUID) -> Mapping[str, GateVerdict]:
+    """Return the newest verdict of each gate of a rollout, by gate."""
+    with reading(engine) as session:
+        return rollouts.last_verdicts(session, rollout_id)
+
+
+def count_slots(engine: Engine, rollout: Rollout) -> int:
+    """Return the number of closed slots that a rollout has compared."""
+    with reading(engine) as session:
+        pair = (rollout.strategy_name, rollout.version, rollout.control_version)
+        closed, _ = evidence.read_slots(session, *pair, start=rollout.started_at, end=rollout.ended_at)
+    return len(closed)
+
+
 def read_rollout(engine: Engine, rollout_id: UUID, *, now: datetime) -> tuple[RolloutStatus, int]:
-    """Return a rollout with what its gates say and what it waits for, and the generation that it was read at.
+    """Return a rollout's status and the generation of its strategy.
 
     Raises:
         UnknownRollout
@@ -81,10 +153,11 @@ def read_rollout(engine: Engine, rollout_id: UUID, *, now: datetime) -> tuple[Ro
 
 
 def list_canaries(engine: Engine, scope: Scope) -> list[tuple[CanaryConfig, int]]:
-    """Return the canaries of now, by strategy, each with the generation of its strategy.
+    """Return the present canaries by strategy, each with the generation of its strategy.
 
     Raises:
-        UnknownStrategy, NoCanary: of the strategy that is named.
+        UnknownStrategy
+        NoCanary: the named strategy has no canary.
     """
     with reading(engine) as session:
         if scope.strategy_name is not None:
@@ -106,7 +179,7 @@ def list_decisions(
     after: tuple[str, str, datetime] | None = None,
     limit: int,
 ) -> list[ShadowDecisionLog]:
-    """Return decisions on candles in [start, end), by version and symbol, oldest first, from behind *after* on.
+    """Return a page of decisions on candles in [start, end), by version and symbol, oldest first.
 
     Raises:
         UnknownStrategy, UnknownVersion
@@ -128,6 +201,35 @@ def list_decisions(
         )
 
 
+def newest_decisions(
+    engine: Engine,
+    *,
+    strategy_name: str,
+    version: str,
+    symbol: str | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    limit: int,
+) -> Sequence[ShadowDecisionLog]:
+    """Return the newest *limit* decisions of a version on candles in [start, end), oldest first.
+
+    Raises:
+        UnknownStrategy, UnknownVersion
+        UnknownSymbol: the version does not decide on *symbol*.
+    """
+    with reading(engine) as session:
+        known = versions.get_version(session, strategy_name, version).symbols
+        if symbol is not None and symbol not in known:
+            raise UnknownSymbol(symbol, known)
+        return decisions.find_decisions(session, strategy_name, version, symbol, start=start, end=end, limit=limit)
+
+
+def count_decisions(engine: Engine, strategy_name: str) -> dict[tuple[str, str], int]:
+    """Return the number of decisions of a strategy, by version and decision."""
+    with reading(engine) as session:
+        return decisions.decisions_by_kind(session, strategy_name)
+
+
 def list_alerts(
     engine: Engine,
     scope: Scope,
@@ -137,7 +239,7 @@ def list_alerts(
     before_id: int | None = None,
     limit: int,
 ) -> list[AlertStatus]:
-    """Return alerts, newest first, from before *before_id* on, each with how far it has come.
+    """Return a page of alerts with their deliveries, newest first, before the cursor *before_id*.
 
     Raises:
         UnknownStrategy
@@ -158,29 +260,71 @@ def list_alerts(
 
 
 def find_alert(engine: Engine, alert_id: int) -> AlertOutbox:
-    """Return an alert; else raise UnknownAlert."""
+    """Return an alert by its id.
+
+    Raises:
+        UnknownAlert
+    """
     with reading(engine) as session:
         return alerts.get_alert(session, alert_id)
 
 
 def read_routing(engine: Engine) -> dict[str, Routing | None]:
-    """Return what the routing of every strategy obeys now, by one statement; None where no version is active."""
+    """Return the present routing of every strategy from one statement, None without an active version."""
     with reading(engine) as session:
         return versions.all_routing(session)
 
 
 def generation_of(engine: Engine, *, strategy_name: str, actor: str, request_id: str) -> int | None:
-    """Return the generation that a request's change has made; None if it has made none."""
+    """Return the generation that a request's change has made, if it has made one."""
     with reading(engine) as session:
         return pagination.generation_of(session, strategy_name, actor, request_id)
 
 
+def change_of_request(engine: Engine, *, strategy_name: str, request_id: str) -> AuditEvent | None:
+    """Return the strategy's newest audit event, if this request or flow run has made it."""
+    with reading(engine) as session:
+        return audit.made_by_request(session, strategy_name, request_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """Audit events and alerts, both oldest first."""
+
+    events: Sequence[AuditEvent]
+    alerts: Sequence[AlertOutbox]
+
+
+def read_activity(engine: Engine, *, after_event: int = 0, after_alert: int = 0, limit: int | None = None) -> Activity:
+    """Return the events and alerts with higher ids than these. With *limit*, the newest of each."""
+    with reading(engine) as session:
+        return Activity(
+            audit.events(session, after_id=after_event, limit=limit),
+            alerts.find_alerts(session, after_id=after_alert, limit=limit),
+        )
+
+
+def latest_moment(engine: Engine) -> datetime | None:
+    """Return the latest time of an event, a tick or a decided candle, if there is one."""
+    with reading(engine) as session:
+        moments = [event.at for event in audit.events(session)]
+        moments += [rollout.last_tick_at for rollout in rollouts.list_rollouts(session) if rollout.last_tick_at]
+        for version in versions.list_versions(session):
+            for symbol in version.symbols:
+                newest = decisions.newest_decided(session, version.strategy_name, version.version, symbol)
+                if newest is not None:
+                    moments.append(newest + timeframe_delta(version.timeframe))
+    return max(moments, default=None)
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Which version, and why: the user's bucket, the canary's share, and the generation of the strategy.
+    """The version a user gets, and why.
 
     Attributes:
-        stale: told by a router that has not heard of the database for too long: its canary admits nobody new.
+        bucket: the user's bucket, in basis points.
+        percent: the canary's share of users.
+        stale: the router has lost the database for too long, so its canary admits no new users.
     """
 
     user_id: str
@@ -204,11 +348,12 @@ class Route:
 
 
 def route_user(engine: Engine, *, user_id: str, strategy_name: str) -> Route:
-    """Return the version *user_id* is routed to now, with the reason.
+    """Return the version that *user_id* gets now, with the reason.
 
     Raises:
-        InvalidName: *user_id* is empty, or is not text that can be encoded.
-        UnknownStrategy: no such strategy. NoActiveVersion: nobody can be routed.
+        InvalidName: *user_id* is empty or cannot be encoded.
+        UnknownStrategy
+        NoActiveVersion: no version can serve the user.
     """
     if refused := refused_user(user_id):
         raise refused
@@ -228,14 +373,14 @@ def route_user(engine: Engine, *, user_id: str, strategy_name: str) -> Route:
 
 
 def find_stored_answer(engine: Engine, actor: str, idempotency_key: str, *, since: datetime) -> ApiAnswer | None:
-    """Return the answer under the key, unless it is older than *since*."""
+    """Return the stored response under the key, unless it is older than *since*."""
     with reading(engine) as session:
         found = audit.find_answer(session, actor, idempotency_key)
     return found if found is not None and found.answered_at >= since else None
 
 
 def store_answer(engine: Engine, row: dict[str, Any], *, forget_before: datetime) -> None:
-    """Keep an answer, and forget those that are older than *forget_before*."""
+    """Store a response, and delete those older than *forget_before*."""
     with transaction(engine) as session:
         audit.forget_answers(session, forget_before)
         audit.keep_answer(session, row)

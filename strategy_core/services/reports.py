@@ -1,4 +1,4 @@
-"""All that is told of one rollout: how it goes, what it came to, why it was rolled back; read only, never judged."""
+"""Rollout reports: progress, outcome, and the reasons of a rollback. Read-only."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -35,11 +35,11 @@ from strategy_core.store import audit, decisions, evidence, outcomes, pagination
 from strategy_core.store.engine import snapshot
 from strategy_core.store.tables import AuditEvent, BookedSlot, GateVerdict, Rollout, ShadowDecisionLog
 
-COUNTED_AT_A_TICK = 100_000  # users: a larger directory is counted for whole reports alone
+COUNTED_AT_A_TICK = 100_000  # users: a larger directory is counted in full reports only
 _POINTS = 300  # of the e-process
 _MOST_CHANGES = 200
 _NEWEST_ROWS = 10
-_UNDOING = "roll_back"
+_ROLL_BACK = "roll_back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,9 @@ class HarmPath:
     """The e-process of harm over time, as log10 E.
 
     Attributes:
-        at, log_e: moments, and the highest value since the one before; each stands until the next.
-        limit: it is rolled back from there on; *freeze_at*: held from there on.
+        at, log_e: moments, and the highest value since the previous moment. Each holds until the next.
+        limit: the value from which the rollout is rolled back.
+        freeze_at: the value from which the stage is held.
     """
 
     at: tuple[datetime, ...]
@@ -59,14 +60,14 @@ class HarmPath:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How a rollout goes.
+    """The progress of a rollout.
 
     Attributes:
-        at: the moment of the report; of the end, if it has ended.
-        started_by: None where no trail says so.
-        percent: of users who get its version at that moment; *users* are those of the *directory*'s, None where none is
-            loaded.
-        harm: None where no gate of the plan tells it, or none has yet.
+        at: the moment of the report, or the end of the rollout.
+        started_by: the actor, if the trail has one.
+        percent: the version's share of users at that moment.
+        users, directory: users of the version and of the whole directory, if one is loaded.
+        harm: the path of the plan's harm gate, if it has one with values.
     """
 
     status: RolloutStatus
@@ -81,7 +82,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class RollbackCost:
-    """What the booked slots came to: R of a user who copied every signal of one version, or of the other."""
+    """R over the booked slots, for a user who copied every signal of the canary, and of the control."""
 
     slots: int
     canary_r: float
@@ -90,15 +91,16 @@ class RollbackCost:
 
 @dataclass(frozen=True, slots=True)
 class RollbackFacts:
-    """Why users were taken off a version, on which rows that rests, and whom it had reached.
+    """Why users were taken off a version, the rows this rests on, and the users it had reached.
 
     Attributes:
-        event: the change itself.
-        gate: the verdict that decided; None when a person did.
-        verdicts: what every gate said, the worst first; the rows that the event names, where it names any.
-        slots: that were booked last, newest first; *decisions* of the version before that moment, newest first.
-        now_active: who serves users since.
-        cost: None where no rollout was, whose slots are booked.
+        event: the audit event of the rollback.
+        gate: the verdict that decided, or None for a rollback by a person.
+        verdicts: the verdicts of all gates, the worst first. If the event names rows, these rows.
+        slots: the last booked slots, newest first.
+        decisions: the version's last decisions before the rollback, newest first.
+        now_active: the version that serves users since.
+        cost: of the rollout's booked slots, if it was a rollout.
     """
 
     event: AuditEvent
@@ -114,12 +116,12 @@ class RollbackFacts:
 
 @dataclass(frozen=True, slots=True)
 class RolloutReport:
-    """Everything about one rollout.
+    """The full report of a rollout.
 
     Attributes:
-        usual_unlike: share of slots on which the two differed in shadow.
-        comparison: the newest nightly one of the two, with its curves; None before the first.
-        changes: the newest of its audit events, oldest first.
+        usual_unlike: share of slots on which the two versions differed in shadow.
+        comparison: the pair's newest nightly comparison with its curves, if there is one.
+        changes: the newest audit events of the rollout, oldest first.
     """
 
     progress: Progress
@@ -133,7 +135,7 @@ class RolloutReport:
 
 
 def read_report(engine: Engine, rollout_id: UUID, *, now: datetime) -> tuple[RolloutReport, int]:
-    """Return the report of a rollout, open or ended, and the generation of its strategy that it was read at.
+    """Return the report of an open or ended rollout, and the generation of its strategy.
 
     Raises:
         UnknownRollout
@@ -145,7 +147,7 @@ def read_report(engine: Engine, rollout_id: UUID, *, now: datetime) -> tuple[Rol
         progress = _progress(session, rollout, census, now, with_live_trades=True)
         pair = (rollout.strategy_name, rollout.version, rollout.control_version)
         nightly = outcomes.newest_report(session, *pair)
-        undone = _undoing(session, rollout)
+        undone = _rollback_event(session, rollout)
         report = RolloutReport(
             progress=progress,
             cost=_cost(session, rollout),
@@ -154,13 +156,13 @@ def read_report(engine: Engine, rollout_id: UUID, *, now: datetime) -> tuple[Rol
             usual_unlike=_usual_unlike(session, rollout),
             comparison=None if nightly is None else comparison_curves(session, nightly),
             changes=audit.find_events(session, limit=_MOST_CHANGES, newest=True, rollout_id=rollout_id),
-            rolled_back=None if undone is None else _rolled_back(session, undone, rollout, census),
+            rolled_back=None if undone is None else _rollback_facts(session, undone, rollout, census),
         )
         return report, generation
 
 
 def resolve_rollout(engine: Engine, named: str) -> UUID:
-    """Return the id that *named* is, or that of the newest rollout of the strategy it names.
+    """Return *named* as a rollout id, or the id of the newest rollout of the strategy of that name.
 
     Raises:
         UnknownRollout, UnknownStrategy
@@ -176,9 +178,9 @@ def resolve_rollout(engine: Engine, named: str) -> UUID:
 
 
 def read_progress(engine: Engine, rollout_ids: Sequence[UUID], *, now: datetime) -> Iterator[Progress]:
-    """Yield how each of these rollouts goes, without what takes long: users' trades, and a large directory's users.
+    """Yield the progress of these rollouts, without live trades and without counting a large directory.
 
-    One whose plan cannot be read is passed over: the others are told of all the same.
+    Rollouts with an unreadable plan are skipped.
     """
     now = utc(now, "now")
     with snapshot(engine) as session:
@@ -190,18 +192,18 @@ def read_progress(engine: Engine, rollout_ids: Sequence[UUID], *, now: datetime)
 
 
 def read_rollback(engine: Engine, *, rollout_id: UUID | None = None, event: AuditEvent | None = None) -> RollbackFacts:
-    """Return why users were taken off, of a rollout that was rolled back, or of any rollback by its *event*.
+    """Return the facts of a rollback, by the rollout that it ended or by its *event*.
 
     Raises:
-        UnknownRollout: no such rollout, or it was not rolled back.
+        UnknownRollout: there is no such rollout, or it was not rolled back.
     """
     with snapshot(engine) as session:
         of = rollout_id if event is None else event.rollout_id
         rollout = None if of is None else rollouts.get_rollout(session, of)
-        undone = event or (_undoing(session, rollout) if rollout else None)
+        undone = event or (_rollback_event(session, rollout) if rollout else None)
         if undone is None:
             raise UnknownRollout(f"{rollout_id} that was rolled back")
-        return _rolled_back(session, undone, rollout, Census(session))
+        return _rollback_facts(session, undone, rollout, Census(session))
 
 
 def _progress(session: Session, rollout: Rollout, census: Census, now: datetime, *, with_live_trades: bool) -> Progress:
@@ -222,10 +224,10 @@ def _progress(session: Session, rollout: Rollout, census: Census, now: datetime,
 
 def _harm(session: Session, rollout: Rollout) -> HarmPath | None:
     gate = next((gate for gate in read_plan(rollout.plan).gates if isinstance(gate, Harm)), None)
-    told = rollouts.value_peaks(session, rollout.id, gate.name, most=_POINTS) if gate else []
-    if gate is None or not told:
+    peaks = rollouts.value_peaks(session, rollout.id, gate.name, most=_POINTS) if gate else []
+    if gate is None or not peaks:
         return None
-    at, values = zip(*told, strict=True)
+    at, values = zip(*peaks, strict=True)
     return HarmPath(tuple(at), tuple(values), limit=-log10(gate.alpha), freeze_at=log10(gate.freeze_at))
 
 
@@ -238,12 +240,12 @@ def _usual_unlike(session: Session, rollout: Rollout) -> float | None:
     return History.model_validate(history).unlike_share if history else None
 
 
-def _undoing(session: Session, rollout: Rollout) -> AuditEvent | None:
-    return next(iter(audit.find_events(session, limit=1, newest=True, rollout_id=rollout.id, action=_UNDOING)), None)
+def _rollback_event(session: Session, rollout: Rollout) -> AuditEvent | None:
+    return next(iter(audit.find_events(session, limit=1, newest=True, rollout_id=rollout.id, action=_ROLL_BACK)), None)
 
 
-def _rolled_back(session: Session, event: AuditEvent, rollout: Rollout | None, census: Census) -> RollbackFacts:
-    said = _verdicts(session, event, rollout)
+def _rollback_facts(session: Session, event: AuditEvent, rollout: Rollout | None, census: Census) -> RollbackFacts:
+    verdicts = _verdicts(session, event, rollout)
     symbols = versions.get_version(session, event.strategy_name, event.version).symbols
     newest = (
         row
@@ -251,12 +253,12 @@ def _rolled_back(session: Session, event: AuditEvent, rollout: Rollout | None, c
         for row in decisions.find_decisions(
             session, event.strategy_name, event.version, symbol, end=event.at, limit=_NEWEST_ROWS
         )
-        if row.logged_at <= event.at  # it decides on in shadow, and on the candle that was open then
+        if row.logged_at <= event.at  # later decisions were made in shadow
     )
     return RollbackFacts(
         event=event,
-        gate=_decided(event, said),
-        verdicts=said,
+        gate=_deciding_verdict(event, verdicts),
+        verdicts=verdicts,
         slots=[] if rollout is None else evidence.newest_booked(session, rollout.id, _NEWEST_ROWS),
         decisions=sorted(newest, key=lambda row: (row.timestamp, row.symbol), reverse=True)[:_NEWEST_ROWS],
         served=served(
@@ -274,7 +276,7 @@ def _rolled_back(session: Session, event: AuditEvent, rollout: Rollout | None, c
 
 
 def _verdicts(session: Session, event: AuditEvent, rollout: Rollout | None) -> list[GateVerdict]:
-    """Return the verdicts that the event rests on; of a person's, those that stood."""
+    """Return the verdicts that the event rests on. For a rollback by a person, the last verdicts."""
     if event.evidence:
         found = rollouts.find_verdicts(session, [UUID(each) for each in event.evidence])
     else:
@@ -282,8 +284,8 @@ def _verdicts(session: Session, event: AuditEvent, rollout: Rollout | None) -> l
     return sorted(found, key=lambda row: (not row.armed, SEVERITY[Verdict(row.verdict)], row.gate))
 
 
-def _decided(event: AuditEvent, said: Sequence[GateVerdict]) -> GateVerdict | None:
-    """Return the verdict that a tick's ruling was made on, which its reason quotes; a person's rests on none."""
-    if not event.evidence or not said:
+def _deciding_verdict(event: AuditEvent, verdicts: Sequence[GateVerdict]) -> GateVerdict | None:
+    """Return the verdict that a tick's ruling quotes in its reason. A person's rollback has no such verdict."""
+    if not event.evidence or not verdicts:
         return None
-    return next((row for row in said if f"{row.gate}: {row.reason}" in event.reason), said[0])
+    return next((row for row in verdicts if f"{row.gate}: {row.reason}" in event.reason), verdicts[0])

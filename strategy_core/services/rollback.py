@@ -1,4 +1,4 @@
-"""Take users off a version, now: by an owner's call. It needs no evidence, no candles and no other service."""
+"""Rollback by an owner or an alert. It needs no evidence, no candles and no other service."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -39,24 +39,24 @@ def roll_back(
     rollout_id: UUID | None = None,
     cause: str = OWNER,
 ) -> str:
-    """Take users off a version and return which; it is quarantined.
+    """Take users off a version, quarantine it, and return its name.
 
-    An open rollout is rolled back, whatever its state; else a canary is withdrawn. An activation is undone when
-    *version* names the active one: the version that was active before is reinstated, and a canary that was measured
-    against the other is withdrawn. It needs the name, so that a call that comes twice, or after an automatic rollback,
-    takes nobody off a healthy version.
+    An open rollout is rolled back in any state. Without one, the canary is withdrawn. An activation is undone if
+    *version* names the active version: the previously active version is reinstated, and a canary that was measured
+    against the named version is withdrawn. The name is required for that, so that a repeated call, or a call after an
+    automatic rollback, leaves a healthy version in place. The command's generation and four eyes are not checked.
 
     Args:
-        version: the one users shall be taken off; the rollout's or the canary, unless given.
-        rollout_id: undo this rollout, and nothing else.
-        cause: by which it is counted, OWNER or ALERT; what no person did is told until one knows.
+        version: the version to take users off, by default the rollout's version or the canary.
+        rollout_id: roll back this rollout only.
+        cause: what the rollback is counted by: OWNER or ALERT. An ALERT rollback raises a critical alert.
 
     Raises:
         UnknownStrategy
         NotAwaiting: *rollout_id* has ended.
-        NothingToRollBack: no such version serves anybody, or nothing was active before it.
+        NothingToRollBack: no such version serves users, or no version was active before it.
     """
-    command = replace(command, reason=storable(command.reason))  # an unreadable character must not stop a rollback
+    command = replace(command, reason=storable(command.reason))  # no text may stop a rollback
     reason = f"by {command.actor.name}: {command.reason}"
     with transaction(engine) as session:
         versions.lock_strategy(session, strategy_name)
@@ -104,9 +104,9 @@ def _undo_by_hand(
 
 class AlertRollback(StrEnum):
     ROLLED_BACK = "rolled_back"
-    CAME_AGAIN = "came_again"  # this firing has rolled back already
-    BEGAN_LATER = "began_later"  # what serves now did not when the alert began to fire
-    NOTHING_SERVES = "nothing_serves"  # it was rolled back by others, or has never begun
+    CAME_AGAIN = "came_again"  # this firing has already rolled back
+    BEGAN_LATER = "began_later"  # the version in service started after the alert began to fire
+    NOTHING_SERVES = "nothing_serves"  # it was already rolled back, or it is not in service
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,21 +119,21 @@ class _Serving:
 def roll_back_on_alert(
     engine: Engine, command: Command, firing: RollbackRequest, *, fired_at: datetime
 ) -> tuple[AlertRollback, str | None]:
-    """Return what became of it, and the version that users were taken off.
+    """Roll back what a firing alert means. Return the outcome and the version that users were taken off.
 
     Args:
-        fired_at: when the alert began to fire, by the clock that *now* is of.
-        actor: with the firing's key: under it the database rolls back once.
+        command: the actor carries the firing's idempotency key, so that one firing rolls back once.
+        fired_at: when the alert began to fire, by the same clock as the command's time.
 
     Raises:
         UnknownStrategy, UnknownVersion
-        NothingToRollBack: what is named serves, and nothing was active before it.
+        NothingToRollBack: the named version serves users, and no version was active before it.
     """
     fired_at, now = utc(fired_at, "fired_at"), utc(command.now, "now")
     command = replace(command, now=now, reason=firing.reason)
     found = _serving(engine, firing)
     while found is not None:
-        if found.since is not None and fired_at < found.since <= now:  # beyond now a clock that ran ahead has put it
+        if found.since is not None and fired_at < found.since <= now:  # a start in the future comes from a fast clock
             return AlertRollback.BEGAN_LATER, None
         try:
             version = roll_back(
@@ -148,7 +148,7 @@ def roll_back_on_alert(
             return AlertRollback.CAME_AGAIN, None
         except (NotAwaiting, NothingToRollBack):
             before, found = found, _serving(engine, firing)
-            if found == before:  # else it has changed meanwhile: a rollout that was completed is undone by its name
+            if found == before:  # else the state has changed: try again, a completed rollout is undone by name
                 raise
         else:
             return AlertRollback.ROLLED_BACK, version
@@ -157,7 +157,7 @@ def roll_back_on_alert(
 
 @retry_transient(ROLLBACK_RETRY)
 def _serving(engine: Engine, firing: RollbackRequest) -> _Serving | None:
-    """Return what the firing means of all that serves users now."""
+    """Return the version in service that the firing means, if there is one."""
     name, wanted = firing.strategy_name, firing.version
     with reading(engine) as session:
         versions.get_strategy(session, name)

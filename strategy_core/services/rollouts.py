@@ -1,4 +1,4 @@
-"""Start a rollout: check what must hold before any user is touched, then send the first stage's share."""
+"""Rollouts as owners steer them: preview, start, approve, decide, pause and resume."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -36,16 +36,18 @@ def start_rollout(
     version: str,
     plan: Plan,
 ) -> Rollout:
-    """Freeze *plan* and make *version*, from shadow or a canary moved by hand, the canary at its first stage.
+    """Start a rollout: freeze *plan* and make *version* the canary at its first stage.
+
+    *version* is in shadow, or a canary that was set by hand.
 
     Raises:
         UnarmedPlan: no gate has a vote.
         UnknownStrategy, UnknownVersion, NoActiveVersion
-        RolloutOpen: another rollout of the strategy has not ended.
-        IllegalTransition: it is not in shadow, or another version is the canary.
-        Quarantined: it was rolled back, and no override reason is given.
-        Incomparable: it does not decide on the candles that the active version decides on.
-        LostRace: the strategy is of another generation than *if_generation*, when that is given.
+        RolloutOpen: another rollout of the strategy is open.
+        IllegalTransition: the version is not in shadow, or another version is the canary.
+        Quarantined: the version was rolled back, and the command has no override reason.
+        Incomparable: the version and the active one have no candles in common.
+        LostRace: the command's generation is outdated.
     """
     plan.check_armed()
     now = command.now
@@ -59,7 +61,7 @@ def start_rollout(
         check_comparable(chosen, active)
         first = plan.stages[0]
         with recorded_change(session, command, "start_rollout", strategy_name, version) as change:
-            if chosen.status == Status.CANARY:  # an owner moved it by hand so far: the plan takes it over
+            if chosen.status == Status.CANARY:  # a canary set by hand: the plan takes it over
                 rollouts.set_canary_share(session, strategy_name, first.percent_bp)
             else:
                 make_canary(session, command, strategy, chosen, percent_bp=first.percent_bp)
@@ -87,7 +89,7 @@ def start_rollout(
 
 
 def check_comparable(version: StrategyVersion, active: StrategyVersion) -> None:
-    """Raise Incomparable unless the two decide on some candles in common."""
+    """Raise Incomparable unless the two versions decide on some candles in common."""
     if version.timeframe != active.timeframe:
         difference = f"timeframe {version.timeframe} against {active.timeframe}"
         raise Incomparable(version.strategy_name, version.version, active.version, difference)
@@ -97,9 +99,9 @@ def check_comparable(version: StrategyVersion, active: StrategyVersion) -> None:
 
 
 class Choice(StrEnum):
-    EXTEND = "extend"  # the stage's maximum time starts anew
-    ADVANCE = "advance"  # on to the next stage without an answer: the owner's own responsibility
-    ROLL_BACK = "rollback"  # users off the canary, now
+    EXTEND = "extend"  # restart the stage's time limit
+    ADVANCE = "advance"  # enter the next stage without an answer from the gates
+    ROLL_BACK = "rollback"  # take users off the version now
 
 
 @retry_transient()
@@ -110,16 +112,17 @@ def approve(
     strategy_name: str,
     rollout_id: UUID | None = None,
 ) -> Rollout:
-    """Let the rollout enter the stage it waits for; the next tick takes the step, if every gate passes then too.
+    """Let the rollout enter the stage it waits for. The next tick takes the step if every gate still passes.
 
     Args:
-        rollout_id: the rollout that is meant; whichever is open, unless given.
+        rollout_id: the expected rollout, by default the open one.
 
     Raises:
-        UnknownStrategy, UnknownRollout: nothing is open.
-        NotAwaiting: it does not wait for an approval: not every gate has passed yet; or the one meant has ended.
-        LostRace: the strategy is of another generation than *if_generation*, when that is given.
-        FourEyes: the actor started it, and *four_eyes* are demanded.
+        UnknownStrategy
+        UnknownRollout: no rollout is open.
+        NotAwaiting: the rollout is not awaiting approval, a gate does not pass, or *rollout_id* has ended.
+        LostRace: the command's generation is outdated.
+        FourEyes: the actor started the rollout.
     """
     with transaction(engine) as session:
         rollout = _lock_open_rollout(session, command, strategy_name, rollout_id, "approve", State.AWAITING_APPROVAL)
@@ -139,16 +142,16 @@ def decide_rollout(
     choice: Choice,
     rollout_id: UUID | None = None,
 ) -> Rollout:
-    """Answer a rollout that waits for a decision: give the stage its maximum time again, advance it, or roll it back.
+    """Decide a rollout that awaits a decision: extend its stage, advance it, or roll it back.
 
-    To roll back needs no waiting: that answer is taken in every state and generation, as by `services.rollback`.
+    A rollback is accepted in every state and generation, as in `roll_back`.
 
     Raises:
-        UnknownStrategy, UnknownRollout: nothing is open.
-        NotAwaiting: it does not wait for a decision; or to advance it would be blind or harmful: some gate breaks or
-            is blind now, or no tick has looked lately.
-        LostRace: as in `approve`.
-        FourEyes: the actor started it, and would advance it where *four_eyes* are demanded.
+        UnknownStrategy
+        UnknownRollout: no rollout is open.
+        NotAwaiting: the rollout is not awaiting a decision. To advance, a gate breaks or is blind, or ticks are late.
+        LostRace: the command's generation is outdated.
+        FourEyes: the actor started the rollout and would advance it.
     """
     if choice is Choice.ROLL_BACK:
         return _roll_back(engine, command, strategy_name, rollout_id)
@@ -174,9 +177,12 @@ def pause(
     strategy_name: str,
     rollout_id: UUID | None = None,
 ) -> Rollout:
-    """Keep the rollout at its percent, whether it runs or waits for an owner; every protection stays armed.
+    """Hold the rollout at its present percent. Every protection stays armed.
 
-    An approval that no tick has taken yet is none any more.
+    A running rollout can be paused, and one that waits for an owner. A pending approval is discarded.
+
+    Raises:
+        UnknownStrategy, UnknownRollout, NotAwaiting, LostRace: as in `approve`.
     """
     with transaction(engine) as session:
         waiting = (State.AWAITING_APPROVAL, State.AWAITING_DECISION)
@@ -193,10 +199,13 @@ def resume(
     strategy_name: str,
     rollout_id: UUID | None = None,
 ) -> Rollout:
-    """Let a paused rollout go on: at its stage's percent, whatever was set by hand, and with its times anew.
+    """Resume a paused rollout at its stage's percent, and restart the stage's times.
 
-    What it had waited for is asked for again when it comes to that.
-    While it is blind no user is added: then a lower percent that was set by hand stays.
+    What it waited for before the pause is asked for again. While the rollout is blind, no users are added: a lower
+    percent that was set by hand stays.
+
+    Raises:
+        UnknownStrategy, UnknownRollout, NotAwaiting, LostRace: as in `approve`.
     """
     with transaction(engine) as session:
         rollout = _lock_open_rollout(session, command, strategy_name, rollout_id, "resume", State.PAUSED)
@@ -214,7 +223,7 @@ def resume(
 
 
 def _roll_back(engine: Engine, command: Command, strategy_name: str, rollout_id: UUID | None) -> Rollout:
-    """Roll back the open rollout by its id: if it has ended meanwhile, no other rollout is meant."""
+    """Roll back the open rollout by its id. If it has ended meanwhile, no other rollout is meant."""
     if rollout_id is None:
         with reading(engine) as session:
             versions.get_strategy(session, strategy_name)
@@ -230,7 +239,7 @@ def _lock_open_rollout(
     """Lock the strategy and return its open rollout, or raise NotAwaiting unless it is in a *needed* state.
 
     Args:
-        rollout_id: the rollout that is meant; None means the open one.
+        rollout_id: the expected rollout, by default the open one.
     """
     versions.lock_strategy(session, strategy_name, command.if_generation)
     check_open(session, strategy_name, rollout_id, what)
@@ -248,7 +257,7 @@ def _get_open_rollout(session: Session, strategy_name: str) -> Rollout:
 
 
 def _check_passing(session: Session, rollout: Rollout) -> None:
-    """Raise NotAwaiting unless every armed gate passed when it last spoke: an approval is of evidence."""
+    """Raise NotAwaiting unless every armed gate passed in the last tick."""
     armed = {gate.name for gate in read_plan(rollout.plan).gates if not gate.dry_run} | {Freshness().name}
     failing = [
         f"{row.gate} is {row.verdict}"
@@ -260,7 +269,7 @@ def _check_passing(session: Session, rollout: Rollout) -> None:
 
 
 def _check_harmless(session: Session, rollout: Rollout, plan: Plan, now: datetime) -> None:
-    """Raise NotAwaiting when an owner's advance would be into harm, or into the dark."""
+    """Raise NotAwaiting if the rollout is blind, ticks are late, or an armed gate does not hold now."""
     version = versions.get_version(session, rollout.strategy_name, rollout.version)
     since = rollout.last_tick_at or rollout.started_at
     if rollout.blind_since is not None or abs(now - since) > plan.late_candles * timeframe_delta(version.timeframe):
@@ -298,11 +307,11 @@ def check_second_owner(session: Session, rollout: Rollout, command: Command) -> 
 
 
 def preview_plan(engine: Engine, *, strategy_name: str, version: str, plan: Plan, now: datetime) -> Preview:
-    """Hold *plan* against what the version and the active one did in shadow, at most 180 days of it.
+    """Estimate how *plan* would run, from at most 180 days of the pair's shadow history.
 
     Raises:
         UnknownStrategy, UnknownVersion, NoActiveVersion
-        UnarmedPlan, Incomparable: it could not start.
+        UnarmedPlan, Incomparable: the plan could not start.
     """
     now = utc(now, "now")
     plan.check_armed()
@@ -317,6 +326,6 @@ def preview_plan(engine: Engine, *, strategy_name: str, version: str, plan: Plan
 def show_plan(
     engine: Engine, *, strategy_name: str, version: str, plan: Plan, now: datetime
 ) -> tuple[Preview, Audience]:
-    """Return what *plan* would take, and whom its stages would reach; see `preview_plan` and `plan_audience`."""
+    """Return the preview of *plan* and the users its stages would reach."""
     found = preview_plan(engine, strategy_name=strategy_name, version=version, plan=plan, now=now)
     return found, plan_audience(engine, strategy_name=strategy_name, plan=plan)

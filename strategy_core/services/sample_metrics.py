@@ -1,6 +1,6 @@
-"""Sample external metrics: ask for what open rollouts' metric gates need, and write down what was answered.
+"""Samples of external metrics for the metric gates of open rollouts.
 
-It is a pass of its own, outside every tick: however slow a metric's endpoint is, no tick and no rollback waits for it.
+Sampling is separate from ticks, so a slow metric endpoint delays no tick and no rollback.
 """
 
 from collections.abc import Mapping
@@ -20,13 +20,13 @@ from strategy_core.store import evidence, rollouts
 from strategy_core.store.engine import reading, retry_transient, transaction
 from strategy_core.store.tables import Rollout
 
-SPACING = timedelta(seconds=30)  # half of the usual schedule
+SPACING = timedelta(seconds=30)  # half of the default schedule
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """What a metric gate got: a value, or a problem."""
+    """A metric gate's sample: a value, or a problem."""
 
     rollout_id: UUID
     strategy_name: str
@@ -37,10 +37,10 @@ class Sampled:
 
 
 def sample_metrics(engine: Engine, prometheus: Prometheus, *, now: datetime) -> list[Sampled]:
-    """Take one sample for each metric gate of each open rollout; what has no value is a sample too, which says why.
+    """Take one sample for each metric gate of each open rollout. A sample without a value holds the problem.
 
-    A gate that was sampled less than half a minute ago is passed over: two runs at once must not count one answer as
-    two in a row; so is a rollout whose plan cannot be read: its ticks say so. Nothing is locked while the answers come.
+    Gates that were sampled in the last SPACING are skipped: two concurrent runs must not count one answer twice.
+    Rollouts with an unreadable plan are skipped, since their ticks report it. No lock is held during the queries.
     """
     now = utc(now, "now")
     with reading(engine) as session:
@@ -69,12 +69,12 @@ def sample_metrics(engine: Engine, prometheus: Prometheus, *, now: datetime) -> 
         for each in sampled
     ]
     if rows:
-        _keep(engine, rows)
+        _store_samples(engine, rows)
     return sampled
 
 
 @retry_transient()
-def _keep(engine: Engine, rows: list[dict[str, Any]]) -> None:
+def _store_samples(engine: Engine, rows: list[dict[str, Any]]) -> None:
     with transaction(engine) as session:
         evidence.add_samples(session, rows)
 

@@ -1,4 +1,4 @@
-"""Book what decisions were worth, once their trades have closed, and mark open ones to market; never before."""
+"""Scoring: book the outcomes of closed trades, and mark open trades to market."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,13 +24,13 @@ from strategy_core.store.tables import StrategyVersion, decision_id
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What a run booked.
+    """The result of a scoring run.
 
     Attributes:
-        booked: outcomes of trades that closed.
+        booked: outcomes of closed trades.
         pending: trades that are still open.
-        lost: signals whose candle has left the feed.
-        refused: versions and symbols that could not be scored, each with why; the others were.
+        lost: signals whose candle is no longer in the feed.
+        refused: versions and symbols that could not be scored, with the reason.
     """
 
     booked: int = 0
@@ -40,8 +40,8 @@ class Scored:
 
 
 @dataclass(slots=True)
-class _Open:
-    """One version's signals on one symbol that are not booked yet, and what became of them."""
+class _Unscored:
+    """One version's unscored signals on one symbol, and the result of their simulation."""
 
     version: StrategyVersion
     symbol: str
@@ -56,10 +56,10 @@ class _Open:
 
 
 def score_outcomes(engine: Engine, source: CandleSource, *, now: datetime) -> Scored:
-    """Book the outcomes of every strategy's signals that have closed by *now*; a second run changes nothing.
+    """Book the outcomes of all signals whose trades have closed by *now*. A second run changes no row.
 
-    Candles are read and trades simulated outside any transaction, so that no rollback waits for them; then each
-    strategy's versions are booked in one, so that no tick sees a shock in one arm alone.
+    Candles are read and trades simulated outside any transaction, so that rollbacks do not wait. Then each strategy is
+    booked in one transaction, so that no tick sees a shock in one version alone.
     """
     with reading(engine) as session:
         rules = {
@@ -67,7 +67,7 @@ def score_outcomes(engine: Engine, source: CandleSource, *, now: datetime) -> Sc
             for name in versions.strategy_names(session)
         }
         found = [
-            _open(session, version, symbol, rules[version.strategy_name])
+            _read_unscored(session, version, symbol, rules[version.strategy_name])
             for version in versions.list_versions(session)
             for symbol in version.symbols
         ]
@@ -77,7 +77,7 @@ def score_outcomes(engine: Engine, source: CandleSource, *, now: datetime) -> Sc
             continue
         try:
             _simulate(one, source, now)
-        except RolloutError as error:  # its candles cannot be had; those of others may
+        except RolloutError as error:  # its candles are unavailable, those of others may be available
             refused.append(f"{one.version.strategy_name} {one.version.version} {one.symbol}: {error}")
         else:
             scored.append(one)
@@ -89,26 +89,26 @@ def score_outcomes(engine: Engine, source: CandleSource, *, now: datetime) -> Sc
 
 
 @retry_transient()
-def _book(engine: Engine, together: Sequence[_Open]) -> int:
+def _book(engine: Engine, together: Sequence[_Unscored]) -> int:
     with transaction(engine) as session:
         booked = outcomes.book_outcomes(session, [row for one in together for row in one.outcomes])
         outcomes.mark_equity(session, [row for one in together for row in one.marks])
         return booked
 
 
-def _open(session: Session, version: StrategyVersion, symbol: str, rule: ScoringRule) -> _Open | None:
+def _read_unscored(session: Session, version: StrategyVersion, symbol: str, rule: ScoringRule) -> _Unscored | None:
     signals = decisions.signals_to_score(session, version, symbol, horizon=rule.horizon)
     decided = decisions.newest_decided(session, version.strategy_name, version.version, symbol) if signals else None
     if decided is None:
         return None
-    return _Open(version, symbol, rule, signals, decided, outcomes.newest_mark(session, version, symbol))
+    return _Unscored(version, symbol, rule, signals, decided, outcomes.newest_mark(session, version, symbol))
 
 
-def _simulate(one: _Open, source: CandleSource, now: datetime) -> None:
+def _simulate(one: _Unscored, source: CandleSource, now: datetime) -> None:
     """Simulate the trades up to the newest candle that the version has decided.
 
-    No further: a signal on a candle that is decided later would have its first marks passed over. A retired version
-    decides nothing more, and its last trades still close.
+    Later candles must wait: a signal on a candle that is decided later would miss its first marks. A retired version
+    makes no more decisions, and its last trades still close.
     """
     version, symbol, signals = one.version, one.symbol, one.signals
     known_by = now if version.status == Status.RETIRED else min(now, one.decided + timeframe_delta(version.timeframe))

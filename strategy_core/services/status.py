@@ -1,4 +1,4 @@
-"""Where strategies stand now: who serves whom, the rollout, what its gates last said; it changes nothing."""
+"""The present status of strategies: versions in service, the rollout, and its newest verdicts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,12 +27,11 @@ class RolloutStatus:
     """A strategy's open rollout, or its last one.
 
     Attributes:
-        stages: percents of the plan, of which `rollout.stage_index` is the present one.
-        verdicts: each gate's newest, the worst first.
-        since: by gate, when it began to say that verdict.
-        outlook: what it waits for.
-        live: by version of the two, what users' trades since the start came to, beside the shadow's; of versions that
-            the platform reports trades of.
+        stages: percents of the plan's stages. `rollout.stage_index` is the present one.
+        verdicts: the newest verdict of each gate, the worst first.
+        since: by gate, when its present verdict began.
+        outlook: what the rollout waits for.
+        live: by version, live trades since the start beside the shadow, if the platform reports trades of it.
     """
 
     rollout: Rollout
@@ -45,7 +44,7 @@ class RolloutStatus:
 
 @dataclass(frozen=True, slots=True)
 class StrategyStatus:
-    """One strategy; *percent* is the canary's share of users, *shadows* its versions in shadow."""
+    """One strategy. *percent* is the canary's share of users, *shadows* are its versions in shadow."""
 
     strategy_name: str
     active: str | None
@@ -57,7 +56,7 @@ class StrategyStatus:
 
 
 def read_status(engine: Engine, strategy_name: str | None = None, *, now: datetime) -> list[StrategyStatus]:
-    """Return the status of one strategy, or of all of them by name.
+    """Return the status of one strategy, or of all strategies by name.
 
     Raises:
         UnknownStrategy
@@ -71,15 +70,15 @@ def read_status(engine: Engine, strategy_name: str | None = None, *, now: dateti
 
 
 def _status(session: Session, strategy_name: str, now: datetime) -> StrategyStatus:
-    stands = strategy_state(session, strategy_name)
+    state = strategy_state(session, strategy_name)
     newest = rollouts.open_rollout(session, strategy_name) or next(
         iter(rollouts.list_rollouts(session, strategy_name)), None
     )
     return StrategyStatus(
         strategy_name=strategy_name,
-        active=stands["active"],
-        canary=stands["canary"],
-        percent=stands["percent"],
+        active=state["active"],
+        canary=state["canary"],
+        percent=state["percent"],
         shadows=tuple(v.version for v in versions.list_versions(session, strategy_name, Status.SHADOW)),
         rollout=rollout_status(session, newest, now) if newest else None,
         alerts=find_alerts(session, strategy_name, limit=ALERTS_SHOWN),
@@ -89,20 +88,20 @@ def _status(session: Session, strategy_name: str, now: datetime) -> StrategyStat
 def rollout_status(
     session: Session, rollout: Rollout, now: datetime, *, with_live_trades: bool = True
 ) -> RolloutStatus:
-    """Return the status of one rollout, open or ended, as the open transaction sees it.
+    """Return the status of an open or ended rollout within the open transaction.
 
     Args:
-        with_live_trades: sum up users' trades, which takes longer the more there are; else `live` stays empty.
+        with_live_trades: summarise live trades, which takes longer the more there are. If False, `live` is empty.
     """
     plan = read_plan(rollout.plan)
-    known = {gate.name for gate in plan.gates} | {Freshness().name}  # an earlier release may have judged by others
-    said = [row for row in rollouts.last_verdicts(session, rollout.id).values() if row.gate in known]
+    known = {gate.name for gate in plan.gates} | {Freshness().name}  # an earlier release may have had other gates
+    known_rows = [row for row in rollouts.last_verdicts(session, rollout.id).values() if row.gate in known]
     return RolloutStatus(
         rollout=rollout,
         stages=tuple(stage.percent for stage in plan.stages),
-        verdicts=sorted(said, key=lambda verdict: (SEVERITY[Verdict(verdict.verdict)], verdict.gate)),
-        since={verdict.gate: rollouts.held_since(session, verdict) for verdict in said},
-        outlook=outlook(plan, position(rollout), [_finding(verdict) for verdict in said], now),
+        verdicts=sorted(known_rows, key=lambda verdict: (SEVERITY[Verdict(verdict.verdict)], verdict.gate)),
+        since={verdict.gate: rollouts.held_since(session, verdict) for verdict in known_rows},
+        outlook=outlook(plan, position(rollout), [_finding(verdict) for verdict in known_rows], now),
         live=_live(session, rollout, now) if with_live_trades else {},
     )
 

@@ -1,4 +1,4 @@
-"""The tick: read a running rollout's evidence, decide, apply it; all in one transaction, or not at all."""
+"""The tick: read a rollout's evidence, decide the next step and apply it, in one transaction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from strategy_core.store import alerts, rollouts, versions
 from strategy_core.store.engine import reading, retry_transient, transaction
 from strategy_core.store.tables import Rollout
 
-_CLOCK_DOUBT = timedelta(minutes=30)  # that a tick may come after a later one: stopped, or raced
+_CLOCK_DOUBT = timedelta(minutes=30)  # how late a tick may come after a later one: it was stopped, or lost a race
 _WAITS = {Step.AWAIT_APPROVAL: State.AWAITING_APPROVAL, Step.AWAIT_DECISION: State.AWAITING_DECISION}
 _ALERTS = {
     Step.ADVANCE: ("rollout.advanced", "info"),
@@ -45,9 +45,11 @@ _ALERTS = {
 
 @dataclass(frozen=True, slots=True)
 class TickResult:
-    """What a tick did to one rollout: a ruling with its findings; *error* is what kept it from seeing the evidence.
+    """The ruling and the findings of a tick on one rollout.
 
-    Then the ruling is on that blindness, or None if not even that could be written down.
+    Attributes:
+        ruling: None if the rollout lost a race, or if not even its blindness could be stored.
+        error: why the evidence was unavailable. The ruling then treats the rollout as blind.
     """
 
     rollout_id: UUID
@@ -59,7 +61,7 @@ class TickResult:
 
 
 def tick(engine: Engine, source: CandleSource, *, now: datetime, actor: Actor = RAMP) -> list[TickResult]:
-    """Tick every open rollout; what keeps one from being ruled on does not keep the others."""
+    """Tick every open rollout. A rollout that fails does not stop the others."""
     with reading(engine) as session:
         open_now = rollouts.open_rollouts(session)
     ticked = []
@@ -67,7 +69,7 @@ def tick(engine: Engine, source: CandleSource, *, now: datetime, actor: Actor = 
         about = (rollout.id, rollout.strategy_name, rollout.version)
         try:
             ruled = tick_rollout(engine, source, rollout.id, now=now, actor=actor)
-        except Exception as error:  # noqa: BLE001  one rollout's fault must not keep another from being rolled back
+        except Exception as error:  # noqa: BLE001  a failing rollout must not stop the rollback of another
             ticked.append(rule_unreadable(engine, about, error, now=now, actor=actor))
         else:
             if ruled is not None:
@@ -78,9 +80,9 @@ def tick(engine: Engine, source: CandleSource, *, now: datetime, actor: Actor = 
 def rule_unreadable(
     engine: Engine, about: tuple[UUID, str, str], error: Exception, *, now: datetime, actor: Actor
 ) -> TickResult:
-    """Rule on a rollout whose tick has failed: it is blind, which is told at once and rolls back at the plan's limit.
+    """Rule on a rollout whose tick has failed: it is blind. That is alerted at once, and ends at the plan's limit.
 
-    A lost race is none of that: whoever won it has looked.
+    A lost race is no failure: the other tick has ruled.
     """
     problem = in_a_line(error)
     if isinstance(error, LostRace):
@@ -97,9 +99,9 @@ def rule_unreadable(
 def rule_blind(
     engine: Engine, rollout_id: UUID, problem: str, *, now: datetime, actor: Actor
 ) -> tuple[Ruling, list[Finding]] | None:
-    """Take the step of a rollout whose evidence cannot be had at all; None when it has ended already.
+    """Rule on a rollout whose evidence is unavailable. Return None if it has ended.
 
-    A plan that cannot be read either is taken for the usual one: some limit must end the blindness.
+    If the plan is unreadable too, the default plan applies: the blindness must have a limit.
     """
     now = utc(now, "now")
     with transaction(engine) as session:
@@ -125,15 +127,15 @@ def rule_blind(
 def tick_rollout(
     engine: Engine, source: CandleSource, rollout_id: UUID, *, now: datetime, actor: Actor = RAMP, apply: bool = True
 ) -> tuple[Ruling, list[Finding]] | None:
-    """Decide one rollout's next step and take it; with *apply* False only say it. None when it has ended already.
+    """Decide and apply one rollout's next step. With *apply* False, only decide it. Return None if it has ended.
 
-    A tick that comes late is judged at the time of the one before it.
+    A tick that comes late is judged at the time of the tick before it.
     """
     now = utc(now, "now")
     with reading(engine) as session:
         rollout = rollouts.get_rollout(session, rollout_id)
         pair = load_pair(session, rollout)
-    now = monotonic_now(now, rollout)  # else what was due at the last tick would be none now
+    now = monotonic_now(now, rollout)  # else a candle that was due at the last tick would not be due now
     feed = read_feed(source, pair, now - read_plan(rollout.plan).late_candles * pair.timeframe)
     with transaction(engine) as session:
         versions.lock_strategy(session, rollout.strategy_name)
@@ -143,11 +145,11 @@ def tick_rollout(
         now = monotonic_now(now, rollout)
         plan = read_plan(rollout.plan)
         booking = load_ledger(session, rollout, pair.symbols)
-        gathered = load_evidence(session, rollout, plan, pair, feed, booking, now)
-        findings = judge_all(plan.gates, gathered, plan.stages[rollout.stage_index].margins)
+        gathered_evidence = load_evidence(session, rollout, plan, pair, feed, booking, now)
+        findings = judge_all(plan.gates, gathered_evidence, plan.stages[rollout.stage_index].margins)
         ruling = decide(plan, position(rollout), findings, now)
         if apply:
-            fidelity = gathered.fidelity
+            fidelity = gathered_evidence.fidelity
             save_ledger(session, rollout, booking, now=now, concordance=fidelity.concordance if fidelity else None)
             turned = rollouts.record_findings(session, rollout, findings, now)
             _warn(session, rollout, plan, turned, now)
@@ -157,9 +159,9 @@ def tick_rollout(
 
 
 def monotonic_now(now: datetime, rollout: Rollout) -> datetime:
-    """Return the time of a tick: not before the last one's, unless that one went by a clock that was hours ahead.
+    """Return the time of this tick: at least the previous tick's, unless that clock was far ahead.
 
-    To wait until the true time has come so far would stop the clock of blindness for as long.
+    To wait until the true time reaches a clock that was hours ahead would stop the limit on blindness for as long.
     """
     last = rollout.last_tick_at or rollout.started_at
     return max(now, last) if last - now <= _CLOCK_DOUBT else now
@@ -206,7 +208,7 @@ def apply_ruling(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling,
 
 
 def _warn(session: Session, rollout: Rollout, plan: Plan, turned: Sequence[Finding], now: datetime) -> None:
-    """Tell the owner of harm that is likely and not proven: the stage is frozen until it is refuted, or proven."""
+    """Alert the owner of likely but unproven harm. The stage is frozen until the harm is refuted or proven."""
     warning = {gate.name for gate in plan.gates if gate.warns and not gate.dry_run}
     for finding in turned:
         if finding.gate in warning and finding.verdict is Verdict.INCONCLUSIVE:
@@ -216,10 +218,10 @@ def _warn(session: Session, rollout: Rollout, plan: Plan, turned: Sequence[Findi
 
 
 def record_tick(session: Session, rollout: Rollout, ruling: Ruling, now: datetime) -> None:
-    """Note that a tick has looked, and whether it saw anything."""
+    """Store the time of the tick, and since when the rollout is blind."""
     blind_since = min(rollout.blind_since or now, now) if ruling.blind else None
     if rollout.last_tick_at is not None and now < rollout.last_tick_at:
-        blind_since = blind_since or rollout.blind_since  # an hour that is over shows nothing of the one that was blind
+        blind_since = blind_since or rollout.blind_since  # a tick for an earlier time does not end the blindness
     if blind_since is not None and rollout.blind_since is None:
         facts = strategy_state(session, rollout.strategy_name)
         _raise_alert(session, rollout, "rollout.blind", ruling.reason, facts=facts, now=now)

@@ -20,7 +20,7 @@ from strategy_core.store.tables import CanaryConfig, Rollout, StrategyRow, Strat
 
 @dataclass(frozen=True, slots=True)
 class ChangeAlert:
-    """The alert that a change raises; `recorded_change` adds the strategy's state to its facts.
+    """The alert of a change. `recorded_change` adds the strategy's state to its facts.
 
     Attributes:
         exposed_before: whether the alert also shows who got the version before the change.
@@ -40,7 +40,7 @@ class Change:
 
     Attributes:
         before: the strategy's state before the change.
-        version, rollout_id: what the audit event and the alert are about; the block may set them.
+        version, rollout_id: the subject of the audit event and the alert. The block may set them.
         after: facts that the audit event shows after the change, beside the strategy's state.
         alert: the alert to raise, if any.
     """
@@ -72,7 +72,7 @@ def recorded_change(
     Args:
         reason: recorded in place of the command's own.
         evidence: ids of the verdicts that the change rests on.
-        cause: what a rollback is counted by; "" for every other change.
+        cause: what a rollback is counted by, "" for every other change.
 
     Raises:
         AlreadyDone: the actor has made a change under this idempotency key before.
@@ -155,9 +155,9 @@ def make_canary(
     """Send *percent_bp* of users to a shadow version.
 
     Raises:
-        NoActiveVersion: the other users would have no version.
-        IllegalTransition: it is not in shadow, or another version is the canary.
-        Quarantined: it was rolled back, and no override reason is given.
+        NoActiveVersion: no version would serve the other users.
+        IllegalTransition: the version is not in shadow, or another version is the canary.
+        Quarantined: the version was rolled back, and the command has no override reason.
     """
     versions.active_version(session, strategy.name)
     other = versions.with_status(session, strategy.name, Status.CANARY)
@@ -176,11 +176,11 @@ def make_canary(
 def replace_active(
     session: Session, incoming: StrategyVersion, *, outgoing_becomes: Status, now: datetime
 ) -> StrategyVersion | None:
-    """Make *incoming* the active version and return the one it replaces, if there was one."""
+    """Make *incoming* the active version and return its predecessor, if there was one."""
     outgoing = versions.with_status(session, incoming.strategy_name, Status.ACTIVE)
     was_canary = incoming.status == Status.CANARY
     if outgoing is not None and outgoing.id != incoming.id:
-        versions.move(session, outgoing, outgoing_becomes, now)  # first: one active is checked after each statement
+        versions.move(session, outgoing, outgoing_becomes, now)  # first: the index is checked per statement
     versions.move(session, incoming, Status.ACTIVE, now)
     if was_canary:
         rollouts.set_canary_share(session, incoming.strategy_name, 0)
@@ -188,7 +188,7 @@ def replace_active(
 
 
 def withdraw_canary(session: Session, canary: StrategyVersion, *, quarantine: bool, now: datetime) -> None:
-    """Send nobody to the canary any more and put it back into shadow."""
+    """Take all users off the canary and put it back into shadow."""
     rollouts.set_canary_share(session, canary.strategy_name, 0)
     if quarantine:
         canary.quarantined_at = now
@@ -196,7 +196,7 @@ def withdraw_canary(session: Session, canary: StrategyVersion, *, quarantine: bo
 
 
 def reinstate_control(session: Session, rollout: Rollout, *, now: datetime) -> None:
-    """Take the users off the rollout's version and quarantine it; after its promotion, reinstate its predecessor."""
+    """Quarantine the rollout's version and take users off it. After promotion, reinstate its predecessor."""
     candidate = versions.get_version(session, rollout.strategy_name, rollout.version)
     if candidate.status == Status.CANARY:
         withdraw_canary(session, candidate, quarantine=True, now=now)
@@ -207,7 +207,7 @@ def reinstate_control(session: Session, rollout: Rollout, *, now: datetime) -> N
 
 
 def check_open(session: Session, strategy_name: str, rollout_id: UUID | None, what: str) -> None:
-    """Raise NotAwaiting if a rollout is named that has ended: what was meant for it is not meant for another one."""
+    """Raise NotAwaiting if *rollout_id* is given and has ended: a command for it is not meant for another rollout."""
     if rollout_id is None:
         return
     rollout = rollouts.get_rollout(session, rollout_id)
@@ -219,7 +219,7 @@ def check_open(session: Session, strategy_name: str, rollout_id: UUID | None, wh
 
 
 def abort_rollout(session: Session, rollout: Rollout, why: str, now: datetime) -> None:
-    """End a rollout whose control is active no more, and leave nobody with its canary, which did nothing wrong."""
+    """End a rollout whose control is no longer active. Its canary goes back to shadow without quarantine."""
     candidate = versions.get_version(session, rollout.strategy_name, rollout.version)
     if candidate.status == Status.CANARY:
         withdraw_canary(session, candidate, quarantine=False, now=now)

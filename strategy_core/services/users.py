@@ -1,4 +1,4 @@
-"""Load the directory of the platform's users, and say whom a plan would reach; it routes nobody."""
+"""The directory of the platform's users: load it, and count the users that a plan or a share reaches."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from strategy_core.store.engine import reading, retry_transient, transaction
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a load made of the directory: *users* are in it now, *changed* have another capital than before."""
+    """The result of a load: users in the directory now, and how many were added, removed or have another capital."""
 
     users: int
     added: int
@@ -35,22 +35,22 @@ class Loaded:
 
 
 def load_users_csv(engine: Engine, path: Path, *, now: datetime) -> Loaded:
-    """Load a CSV file with the columns `user_id` and, where it is known, `capital`; see `load_users`."""
+    """Load a CSV file with the columns `user_id` and optionally `capital`, as `load_users` does."""
     return _load(engine, read_csv(path, Account), now=now, source=str(path), first_row=FIRST_ROW)
 
 
 def load_users(engine: Engine, users: Iterable[tuple[str, float | None]], *, now: datetime) -> Loaded:
-    """Replace the directory by *users*, each with the capital or None: what is loaded is the whole truth.
+    """Replace the directory with *users*: pairs of a user id and the capital, or None if it is unknown.
 
     Raises:
-        InvalidReport: with the row and the problem; nobody at all is one.
+        InvalidReport: with the row and the problem. An empty list is refused.
     """
     rows = ({"user_id": user_id, "capital": capital} for user_id, capital in users)
     return _load(engine, rows, now=now, source="users", first_row=1)
 
 
 def plan_audience(engine: Engine, *, strategy_name: str, plan: Plan) -> Audience:
-    """Return whom *plan* would reach, by the directory and the canaries of this moment.
+    """Return the users that *plan* would reach, by the present directory and canaries.
 
     Raises:
         UnknownStrategy
@@ -73,9 +73,9 @@ def plan_audience(engine: Engine, *, strategy_name: str, plan: Plan) -> Audience
 
 
 def counted(engine: Engine) -> Counted:
-    """Return how many users of the directory a share is; each strategy's users are read once, and when first asked for.
+    """Return a function that counts the directory users of a share. Each strategy's users are read on first use.
 
-    It answers None where no directory is loaded, or where that cannot be read: an alert goes out all the same.
+    The count is None if no directory is loaded or it is unreadable: alerts are sent anyway.
     """
     known: dict[str, IntArray] = {}
 
@@ -97,13 +97,13 @@ def counted(engine: Engine) -> Counted:
 
 @retry_transient()
 def count_under(engine: Engine, salt: str) -> None:
-    """Count the directory's users under the salt of a strategy that came after it was loaded, if nobody has."""
+    """Store the directory's counts under the salt of a strategy that was registered after the load."""
     with reading(engine) as session:
         if user_store.is_counted(session, salt):
             return
     with transaction(engine) as session:
         user_store.hold_directory(session)
-        if user_store.is_counted(session, salt):  # by a load that saw the strategy, or by another of its salt
+        if user_store.is_counted(session, salt):  # by a concurrent load, or for another strategy with this salt
             return
         users = list(user_store.read_users(session))
         if users:
@@ -111,7 +111,7 @@ def count_under(engine: Engine, salt: str) -> None:
 
 
 def _below(user_ids: Sequence[str], salt: str) -> bytes:
-    """Return how many users lie below each bucket, as `directory_tally` has them."""
+    """Return the number of users below each bucket, as `directory_tally` stores it."""
     in_each = np.bincount(buckets_of(user_ids, salt), minlength=BUCKETS)
     return np.concatenate([[0], in_each.cumsum()]).astype(">u4").tobytes()
 
@@ -128,13 +128,15 @@ def _load(engine: Engine, rows: Iterable[Mapping[str, Any]], *, now: datetime, s
     wanted: dict[str, float | None] = {}
     for number, account in enumerate(checked_rows(Account, rows, source=source, first_row=first_row), first_row):
         if account.user_id in wanted:
-            raise InvalidReport(source, f"user_id: {account.user_id!r} stands there twice", number)
+            raise InvalidReport(source, f"user_id: {account.user_id!r} is listed twice", number)
         wanted[account.user_id] = account.capital
     if not wanted:
-        raise InvalidReport(source, "holds no users, and a directory that is loaded is the whole truth")
+        raise InvalidReport(source, "holds no users, and each load replaces the previous user list")
     with reading(engine) as session:
         salts = versions.salts(session)
-    below = {salt: _below(list(wanted), salt) for salt in salts}  # a second for a million users: nobody waits for it
+    below = {
+        salt: _below(list(wanted), salt) for salt in salts
+    }  # takes a second for a million users, so it runs outside the transaction
     return _replace(engine, wanted, below, now=now)
 
 
@@ -142,7 +144,7 @@ def _load(engine: Engine, rows: Iterable[Mapping[str, Any]], *, now: datetime, s
 def _replace(
     engine: Engine, wanted: Mapping[str, float | None], counted: Mapping[str, bytes], *, now: datetime
 ) -> Loaded:
-    """Make *wanted* the whole directory, with the counts under each salt that are known already."""
+    """Replace the directory with *wanted*, and store the counts under each salt."""
     with transaction(engine) as session:
         user_store.hold_directory(session)
         salts = versions.salts(session)

@@ -1,4 +1,4 @@
-"""What owners are told of a version's run: its code, its candles; raised in the transaction that logs the run."""
+"""Alerts about a version's shadow run, raised in the transaction that logs the run."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -24,12 +24,12 @@ def alert_refused(
     *,
     partly: bool = False,
 ) -> None:
-    """Tell that a version could not be asked: once for each reason, until it has decided again on *symbols*.
+    """Alert that a version could not be run: once per reason, until it has decided again on *symbols*.
 
-    They are those of the run: on others another machine may go on deciding, which is no news of this one.
+    *symbols* are those of this run. Another machine may still decide the others.
 
     Args:
-        partly: another of its workers has answered, so that it decides on, in part: then once a day.
+        partly: another worker of the version has answered, so it still decides in part. Then alert once a day.
     """
     kind = REFUSED
     if isinstance(error, FingerprintMismatch):
@@ -46,7 +46,7 @@ def alert_refused(
 
 
 def alert_breaches(session: Session, version: StrategyVersion, answers: Iterable[Answer], now: datetime) -> None:
-    """Tell that a version tried to touch the outside, once a day; one that serves users is worth a night's sleep."""
+    """Alert once a day that a version tried to reach outside. It is critical if the version serves users."""
     given = list(answers)
     tried = [answer.error for answer in given if answer.kind == "breach"]
     if not tried:
@@ -58,7 +58,7 @@ def alert_breaches(session: Session, version: StrategyVersion, answers: Iterable
 
 
 def alert_missing_candles(session: Session, version: StrategyVersion, symbols: Sequence[str], now: datetime) -> None:
-    """Tell which symbols' candles cannot be had, and why, once a day."""
+    """Alert once a day that the candles of these symbols are unavailable. Each entry holds the reason."""
     text = f"{version.strategy_name} {version.version} has no candles of {'; '.join(symbols)}"
     key = f"absent {now:%Y-%m-%d} {'; '.join(symbols)}"
     _alert(session, version, "candles.absent", text, Severity.CRITICAL, key=key, now=now)
@@ -67,7 +67,7 @@ def alert_missing_candles(session: Session, version: StrategyVersion, symbols: S
 def alert_revised_candles(
     session: Session, version: StrategyVersion, symbol: str, timestamps: Iterable[datetime], now: datetime
 ) -> None:
-    """Tell that candles changed after the version had decided on them, once for each."""
+    """Alert once per candle that it changed after the version had decided on it."""
     for timestamp in timestamps:
         text = (
             f"{symbol} {timestamp:%Y-%m-%d %H:%M} UTC or a candle before it was revised after "

@@ -1,4 +1,4 @@
-"""Register a version: load it in isolation, validate its config, vet it on candles, and keep it for ever as it is."""
+"""Versions: validate and register, activate, retire, and check their isolation."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -48,7 +48,7 @@ from strategy_core.store import decisions, rollouts, versions
 from strategy_core.store.engine import reading, retry_transient, transaction
 from strategy_core.store.tables import Rollout, ShadowDecisionLog, StrategyRow, StrategyVersion
 
-VETTING_BARS = 1_500  # candles a symbol, beside the warm-up: about three months of hours
+VETTING_BARS = 1_500  # candles per symbol after the warm-up: about three months of hours
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _NAME_RULE = "1 to 64 letters, digits and . _ + -, a letter or digit first"
 
@@ -69,25 +69,26 @@ def register_version(
     salt: str | None = None,
     deadline_s: float = 5.0,
 ) -> StrategyVersion:
-    """Vet a new version on the source's newest candles and store it with its fingerprint and the gate's report.
+    """Validate and register an immutable version, with its fingerprint and the report of its vetting.
 
     Args:
-        config: of the strategy's own `Params`; defaults are filled in.
+        source: vetting uses its newest candles.
+        config: validated by the strategy's own `Params`, which fill in defaults.
         entry_point: a known name, or `package.module:Class`.
-        scoring, salt: of the strategy, taken at its first registration and fixed from then on; whatever it has, unless
-            given, and the usual rule and no salt for a new one.
-        deadline_s: how long it may take for one decision.
+        scoring, salt: set once, with the strategy's first version. None keeps the present ones. A new strategy gets
+            the default scoring and an empty salt.
+        deadline_s: maximum seconds per decision.
 
     Raises:
         InvalidName, InvalidEntryPoint, InvalidConfig, UnknownSymbol, InvalidTimeframe
         StrategyFailed: its code raises while it is loaded.
-        DuplicateVersion, DuplicateFingerprint: it is there already, by name or by content.
+        DuplicateVersion, DuplicateFingerprint: a version of this name or content is registered.
         FixedForLife: the strategy has another scoring or salt.
         GateRefused: it is not deterministic, looks ahead, depends on its window, or fails on candles.
     """
     now = utc(command.now, "now")
     command = replace(command, now=now)
-    symbols = _checked_names(strategy_name, version, symbols)
+    symbols = _check_names(strategy_name, version, symbols)
     timeframe_delta(timeframe)
     if timeframe != source.timeframe:
         raise InvalidTimeframe(timeframe, [source.timeframe])
@@ -100,17 +101,17 @@ def register_version(
         build = build_of(entry_point, described, symbols, timeframe)
         with reading(engine) as session:
             _check_new(session, strategy_name, version, build.digest)
-        report = _vetted(strategy, described, source, strategy_name, version, symbols, now)
+        report = _vet(strategy, described, source, strategy_name, version, symbols, now)
 
-    @retry_transient()  # the vetting before it takes seconds, and needs no second time
-    def keep() -> tuple[StrategyVersion, str]:
+    @retry_transient()  # retry without the vetting, which takes seconds
+    def store() -> tuple[StrategyVersion, str]:
         with transaction(engine) as session:
             rule = scoring or ScoringRule()
             versions.create_strategy(
                 session, strategy_name, salt=salt or "", scoring=rule.model_dump(mode="json"), now=now
             )
             strategy_row = versions.lock_strategy(session, strategy_name)
-            _check_fixed(strategy_row, scoring, salt)  # it may have been made meanwhile
+            _check_fixed(strategy_row, scoring, salt)  # a concurrent call may have created it
             _check_new(session, strategy_name, version, build.digest)
             registered = StrategyVersion(
                 strategy_name=strategy_name,
@@ -137,13 +138,13 @@ def register_version(
                 change.after["fingerprint"] = build.digest
             return registered, strategy_row.salt
 
-    registered, salted = keep()
-    with suppress(DBAPIError, InvariantRefused):  # it is registered, whether or not its canaries' users can be counted
+    registered, salted = store()
+    with suppress(DBAPIError, InvariantRefused):  # the version is registered even if users cannot be counted
         count_under(engine, salted)
     return registered
 
 
-def _checked_names(strategy_name: str, version: str, symbols: Sequence[str]) -> list[str]:
+def _check_names(strategy_name: str, version: str, symbols: Sequence[str]) -> list[str]:
     for what, name in (("strategy name", strategy_name), ("version", version), *(("symbol", s) for s in symbols)):
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise InvalidName(what, name, _NAME_RULE)
@@ -171,7 +172,7 @@ def _check_fixed(strategy: StrategyRow, scoring: ScoringRule | None, salt: str |
             raise FixedForLife(strategy.name, f"scoring's {field}", known, asked)
 
 
-def _vetted(
+def _vet(
     strategy: IsolatedStrategy,
     described: Description,
     source: CandleSource,
@@ -192,15 +193,15 @@ def _vetted(
 def activate_version(engine: Engine, command: Command, *, strategy_name: str, version: str) -> StrategyVersion:
     """Make *version* the active one and retire its predecessor, in one step.
 
-    A running rollout of it ends as completed; one that bakes is undone when its predecessor is activated; one of any
-    other version is aborted, since what it was measured against is active no more.
+    An open rollout of *version* ends as completed. A rollout that bakes is rolled back if its predecessor is activated.
+    A rollout of any other version is aborted, since its control is no longer active.
 
     Raises:
         UnknownStrategy, UnknownVersion
-        IllegalTransition: it is active already.
-        Quarantined: it was rolled back, and no override reason is given.
-        LostRace: the strategy is of another generation than *if_generation*, when that is given.
-        FourEyes: the actor started the version's open rollout, and *four_eyes* are demanded.
+        IllegalTransition: the version is already active.
+        Quarantined: the version was rolled back, and the command has no override reason.
+        LostRace: the command's generation is outdated.
+        FourEyes: the actor started the version's open rollout.
     """
     with transaction(engine) as session:
         versions.lock_strategy(session, strategy_name, command.if_generation)
@@ -220,14 +221,14 @@ def activate_version(engine: Engine, command: Command, *, strategy_name: str, ve
 
 
 def activate(session: Session, incoming: StrategyVersion, *, why: str, now: datetime) -> Rollout | None:
-    """Make *incoming* active within a transaction and return the rollout that this ended, if one was open."""
+    """Make *incoming* active within a transaction, and return the open rollout that this ended, if any."""
     rollout = rollouts.open_rollout(session, incoming.strategy_name)
     if rollout is not None and rollout.promoted_at is not None and rollout.control_version == incoming.version:
         reinstate_control(session, rollout, now=now)
         end_rollout(session, rollout, State.ROLLED_BACK, why, now)
         return rollout
     if rollout is not None:
-        _end_for(session, rollout, incoming.version, why, now)
+        _end_rollout_for(session, rollout, incoming.version, why, now)
     incoming.quarantined_at = None
     replace_active(session, incoming, outgoing_becomes=Status.RETIRED, now=now)
     return rollout
@@ -235,12 +236,12 @@ def activate(session: Session, incoming: StrategyVersion, *, why: str, now: date
 
 @retry_transient()
 def retire_version(engine: Engine, command: Command, *, strategy_name: str, version: str) -> StrategyVersion:
-    """Retire a shadow version, or a canary that no rollout moves; it decides nothing more.
+    """Retire a shadow version, or a canary outside any rollout. It makes no more decisions.
 
     Raises:
-        IllegalTransition: it is the active version (its successor retires it), or retired already.
-        RolloutOpen: a rollout moves it, or measures against it.
-        LostRace: as in `activate_version`.
+        IllegalTransition: the version is active (its successor retires it), or already retired.
+        RolloutOpen: an open rollout moves it or compares with it.
+        LostRace: the command's generation is outdated.
     """
     with transaction(engine) as session:
         versions.lock_strategy(session, strategy_name, command.if_generation)
@@ -259,8 +260,8 @@ def retire_version(engine: Engine, command: Command, *, strategy_name: str, vers
         return leaving
 
 
-def _end_for(session: Session, rollout: Rollout, version: str, why: str, now: datetime) -> None:
-    """End a rollout that the activation of *version* decides, and leave nobody with its canary."""
+def _end_rollout_for(session: Session, rollout: Rollout, version: str, why: str, now: datetime) -> None:
+    """End the rollout that the activation of *version* completes or aborts."""
     if rollout.version == version:
         end_rollout(session, rollout, State.COMPLETED, why, now)
         return
@@ -269,12 +270,12 @@ def _end_for(session: Session, rollout: Rollout, version: str, why: str, now: da
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """What the walls hold, and what the version did to them.
+    """The result of `check_isolation`.
 
     Attributes:
-        tried: every reach for the outside from a worker such as the version gets.
-        breaches: decisions in which the version itself tried one, oldest first.
-        loading: what it tried while it was loaded just now; "" when nothing.
+        tried: attempts to reach outside, from a worker like the version's.
+        breaches: decisions in which the version tried to reach outside, oldest first.
+        loading: what the version tried when it was loaded now, or "".
     """
 
     tried: Sequence[Attempt]
@@ -283,16 +284,16 @@ class Isolation:
 
     @property
     def isolated(self) -> bool:
-        """Whether every try was refused: then no version reaches outside, whatever it tries."""
+        """Whether every attempt was refused, so that no version can reach outside."""
         return all(each.refused for each in self.tried)
 
 
 def check_isolation(engine: Engine, workers: WorkerPool, *, strategy_name: str, version: str) -> Isolation:
-    """Try the walls around a version, load it behind them, and read from the log what it has tried before.
+    """Test the isolation of a version's worker, load the version in it, and read its logged breaches.
 
     Raises:
         UnknownStrategy, UnknownVersion
-        FingerprintMismatch, InvalidEntryPoint, InvalidConfig, StrategyFailed: it cannot be loaded any more.
+        FingerprintMismatch, InvalidEntryPoint, InvalidConfig, StrategyFailed: it can no longer be loaded.
     """
     with reading(engine) as session:
         checked = versions.get_version(session, strategy_name, version)

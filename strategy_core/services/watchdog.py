@@ -1,6 +1,6 @@
-"""Raise what nothing else could: that ticks, shadow runs or candles do not come; each once an episode.
+"""Watchdog: alert on overdue ticks and shadow runs and on stale feeds, once per incident.
 
-It stands outside ticks and shadow runs, which it watches, and changes nothing but the outbox.
+It runs outside the ticks and shadow runs that it watches, and writes only to the outbox.
 """
 
 from collections import defaultdict
@@ -21,30 +21,30 @@ from strategy_core.store import alerts, decisions, rollouts, versions
 from strategy_core.store.engine import reading, retry_transient, transaction
 from strategy_core.store.tables import Rollout, StrategyVersion
 
-PATIENCE = 2  # candles that a vendor may be late
+LATE_ALLOWED = 2  # candles that a vendor may be late
 
 
 @retry_transient()
 def watch_ticks(engine: Engine, *, now: datetime, overdue: timedelta) -> list[str]:
-    """Tell of open rollouts that no tick has looked at for as long as *overdue*; return them, a line each.
+    """Alert on open rollouts whose last tick is *overdue* long ago. Return them, one line each.
 
-    A tick that lies as far ahead was by a wrong clock, and would keep silent until the true time has come so far.
+    A last tick equally far in the future counts too: its clock was wrong, and it would hide missing ticks.
     """
     now = utc(now, "now")
     with reading(engine) as session:
-        found = [one for one in rollouts.open_rollouts(session) if abs(now - _ticked(one)) >= overdue]
+        found = [one for one in rollouts.open_rollouts(session) if abs(now - _last_tick(one)) >= overdue]
     if not found:
         return []
     with transaction(engine) as session:
-        return [_tell_overdue(session, rollout, now) for rollout in found]
+        return [_alert_overdue(session, rollout, now) for rollout in found]
 
 
 @retry_transient()
 def watch_shadow(engine: Engine, source: CandleSource, *, now: datetime, overdue: timedelta) -> list[str]:
-    """Tell of strategies none of whose versions has decided on a candle that closed as long as *overdue* ago.
+    """Alert on strategies without a decision on a candle that closed *overdue* ago or earlier.
 
     Returns:
-        A line each. A strategy whose candles cannot be had is none of them: `watch_feed` tells of that.
+        One line each. Strategies with unavailable candles are left to `watch_feed`.
     """
     now = utc(now, "now")
     with reading(engine) as session:
@@ -52,24 +52,24 @@ def watch_shadow(engine: Engine, source: CandleSource, *, now: datetime, overdue
         for version in versions.list_versions(session):
             if version.status != Status.RETIRED:
                 asked[version.strategy_name].append(version)
-        decided = {name: _decided(session, group) for name, group in asked.items()}
+        decided = {name: _newest_decided(session, group) for name, group in asked.items()}
     found = [
         (name, symbol, candle, decided[name])
         for name, group in asked.items()
-        for symbol, candle in _undecided(source, group, decided[name], now - overdue)[:1]
+        for symbol, candle in _find_undecided(source, group, decided[name], now - overdue)[:1]
     ]
     if not found:
         return []
     with transaction(engine) as session:
-        return [_tell_undecided(session, name, symbol, candle, last, now) for name, symbol, candle, last in found]
+        return [_alert_undecided(session, name, symbol, candle, last, now) for name, symbol, candle, last in found]
 
 
 @retry_transient()
 def watch_feed(engine: Engine, source: CandleSource, *, now: datetime) -> list[str]:
-    """Tell of symbols whose newest candle is older than it may be, once for each candle; return them, a line each.
+    """Alert on symbols whose newest candle is too old, once per candle. Return them, one line each.
 
-    It is a warning: a holiday that no calendar knows looks the same, and what is blind for too long is rolled back
-    without anybody's help.
+    The severity is warning: an unknown holiday looks the same, and a rollout that is blind for too long is rolled back
+    automatically.
     """
     now = utc(now, "now")
     with reading(engine) as session:
@@ -82,23 +82,25 @@ def watch_feed(engine: Engine, source: CandleSource, *, now: datetime) -> list[s
             }
         )
     found = [
-        (name, line, key) for name, symbol, timeframe in needed for line, key in _still(source, symbol, timeframe, now)
+        (name, line, key)
+        for name, symbol, timeframe in needed
+        for line, key in _find_stale(source, symbol, timeframe, now)
     ]
     if not found:
         return []
     with transaction(engine) as session:
         for name, line, key in found:
-            _tell(session, STALE, name, line, key, now)
+            _alert(session, STALE, name, line, key, now)
     return [f"{name}: {line}" for name, line, _ in found]
 
 
-def _ticked(rollout: Rollout) -> datetime:
+def _last_tick(rollout: Rollout) -> datetime:
     return rollout.last_tick_at or rollout.started_at
 
 
-def _tell_overdue(session: Session, rollout: Rollout, now: datetime) -> str:
-    name, since = rollout.strategy_name, _ticked(rollout)
-    text = f"{name} {rollout.version} was last ticked at {since:%Y-%m-%d %H:%M} UTC: no gate looks, nothing rolls back"
+def _alert_overdue(session: Session, rollout: Rollout, now: datetime) -> str:
+    name, since = rollout.strategy_name, _last_tick(rollout)
+    text = f"{name} {rollout.version} was last ticked at {since:%Y-%m-%d %H:%M} UTC: its gates do not run"
     alerts.raise_alert(
         session,
         TICK_OVERDUE,
@@ -118,8 +120,8 @@ def _tell_overdue(session: Session, rollout: Rollout, now: datetime) -> str:
     return text
 
 
-def _decided(session: Session, group: Iterable[StrategyVersion]) -> dict[str, datetime | None]:
-    """Return the newest candle that any of the strategy's versions has decided on, by symbol."""
+def _newest_decided(session: Session, group: Iterable[StrategyVersion]) -> dict[str, datetime | None]:
+    """Return by symbol the newest candle that any of the strategy's versions has decided on."""
     newest: dict[str, datetime | None] = {}
     for version in group:
         for symbol in version.symbols:
@@ -129,16 +131,16 @@ def _decided(session: Session, group: Iterable[StrategyVersion]) -> dict[str, da
     return newest
 
 
-def _undecided(
+def _find_undecided(
     source: CandleSource, group: Iterable[StrategyVersion], decided: dict[str, datetime | None], due: datetime
 ) -> list[tuple[str, datetime]]:
-    """Return the symbols with a candle that was closed by *due*, after a version came, and that nobody decided on."""
+    """Return the symbols with an undecided candle that closed by *due*, after the first version was registered."""
     first = min(group, key=lambda version: version.created_at)
     found: list[tuple[str, datetime]] = []
     for symbol, last in sorted(decided.items()):
         try:
             candles = source.candles(symbol, closed_by=due, bars=1)
-        except Exception:  # noqa: BLE001, S112  of a source's own fault `watch_feed` tells
+        except Exception:  # noqa: BLE001, S112  `watch_feed` alerts on a failing source
             continue
         newest = pd.DatetimeIndex(candles.index)[-1].to_pydatetime() if len(candles) else None
         if newest is None or newest + timeframe_delta(first.timeframe) <= first.created_at:
@@ -148,34 +150,34 @@ def _undecided(
     return found
 
 
-def _tell_undecided(
+def _alert_undecided(
     session: Session, name: str, symbol: str, candle: datetime, decided: dict[str, datetime | None], now: datetime
 ) -> str:
     newest = max((last for last in decided.values() if last is not None), default=None)
     seen = f"the newest decision is on {newest:%Y-%m-%d %H:%M}" if newest else "there is no decision yet"
     text = f"no version of {name} has decided on the {symbol} candle {candle:%Y-%m-%d %H:%M} UTC: {seen}"
-    _tell(session, SHADOW_OVERDUE, name, text, f"{symbol} {decided[symbol]}", now)
+    _alert(session, SHADOW_OVERDUE, name, text, f"{symbol} {decided[symbol]}", now)
     return text
 
 
-def _still(source: CandleSource, symbol: str, timeframe: str, now: datetime) -> Iterable[tuple[str, str]]:
-    """Yield why the symbol's candles are too old, and what tells this episode from others; else nothing."""
+def _find_stale(source: CandleSource, symbol: str, timeframe: str, now: datetime) -> Iterable[tuple[str, str]]:
+    """Yield why the symbol's candles are too old, and the key of the incident."""
     try:
-        expected = source.expected_at(symbol, now - PATIENCE * timeframe_delta(timeframe))
+        expected = source.expected_at(symbol, now - LATE_ALLOWED * timeframe_delta(timeframe))
         candles = source.candles(symbol, closed_by=now, bars=1)
         newest = pd.DatetimeIndex(candles.index)[-1].to_pydatetime() if len(candles) else None
-    except Exception as error:  # noqa: BLE001  a source's own fault must keep no alert from being delivered
-        yield f"{symbol} cannot be asked for: {in_a_line(error)}", f"{symbol} {now:%Y-%m-%d}"
+    except Exception as error:  # noqa: BLE001  a failing source must not block the delivery of alerts
+        yield f"{symbol} is unavailable: {in_a_line(error)}", f"{symbol} {now:%Y-%m-%d}"
         return
     if expected is not None and (newest is None or newest < expected):
         seen = f"its newest is {newest:%Y-%m-%d %H:%M}" if newest else "it has none"
         yield f"the {symbol} candle {expected:%Y-%m-%d %H:%M} UTC is due, {seen}", f"{symbol} {newest}"
 
 
-def _tell(session: Session, kind: str, name: str, line: str, key: str, now: datetime) -> None:
-    stands = strategy_state(session, name)
-    version = stands["canary"] or stands["active"]
-    facts = {"version": version, "exposed": exposure_of(session, name, version, stands)} if version else {}
+def _alert(session: Session, kind: str, name: str, line: str, key: str, now: datetime) -> None:
+    state = strategy_state(session, name)
+    version = state["canary"] or state["active"]
+    facts = {"version": version, "exposed": exposure_of(session, name, version, state)} if version else {}
     alerts.raise_alert(
         session,
         kind,

@@ -18,4 +18,6 @@ def test_a_dry_run_tells_and_changes_nothing(
     assert told.splitlines()[:3] == [f"2036_0{month}: would be made" for month in (2, 3, 4)]
     assert '"made": [\n    "2036_02",' in answered
     assert main(asked) == 0
-    assert capsys.readouterr().out == "all is kept: ROLLOUT_KEEP_DAYS is not set, or nothing is decided yet\n"
+    assert (
+        capsys.readouterr().out == "all months are kept: ROLLOUT_KEEP_DAYS is not set, or there are no decisions yet\n"
+    )

@@ -15,9 +15,9 @@ def test_a_night_ends_with_what_was_made_in_a_line(engine: Engine, at: Clock) ->
 
     assert state.is_completed()
     if engine.dialect.name == "sqlite":
-        assert state.message == "SQLite has no months: there is nothing to do, and nothing is ever dropped"
+        assert state.message == "SQLite has no monthly partitions: no work to do"
     else:
-        assert str(state.message).startswith("2036_02: made; 2036_03: made; 2036_04: made; all is kept: ")
+        assert str(state.message).startswith("2036_02: made; 2036_03: made; 2036_04: made; all months are kept: ")
 
 
 def test_less_than_a_start_looks_back_on_cannot_be_kept(

@@ -46,11 +46,11 @@ def test_a_load_is_the_whole_truth(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("users", "problem"),
     [
-        ([("a", 1.0), ("a", 2.0)], "users, row 2: user_id: 'a' stands there twice"),
+        ([("a", 1.0), ("a", 2.0)], "users, row 2: user_id: 'a' is listed twice"),
         ([("a", -1.0)], "users, row 1: capital: Input should be greater than or equal to 0"),
         ([("a", float("inf"))], "users, row 1: capital: Input should be a finite number"),
         ([("", 1.0)], "users, row 1: user_id: String should have at least 1 character"),
-        ([], "users: holds no users, and a directory that is loaded is the whole truth"),
+        ([], "users: holds no users, and each load replaces the previous user list"),
     ],
 )
 def test_a_directory_that_cannot_be_leaves_the_one_before(

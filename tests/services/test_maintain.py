@@ -16,7 +16,7 @@ from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services import evidence
 from strategy_core.services.evidence import LOOK_BACK
 from strategy_core.services.live_trades import FIDELITY_HISTORY
-from strategy_core.services.maintenance import KEEP_AT_LEAST, Maintained, check_database, maintain, said
+from strategy_core.services.maintenance import KEEP_AT_LEAST, Maintained, check_database, maintain, summary_lines
 from strategy_core.services.reports import read_report, read_rollback
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.rollouts import start_rollout
@@ -80,7 +80,7 @@ def test_old_months_go_whole_and_what_comes_for_them_later_is_still_written(engi
     put_outcomes(engine, outcome_row("1", JANUARY + HOUR, 1.0))
     assert decided(engine) == [JANUARY + HOUR, CHRISTMAS]
     assert maintain(engine, now=CHRISTMAS + DAY, keep_days=180).dropped == []
-    assert "2040_01: would be dropped, 24 decisions, 10 outcomes, 10 marks" in said(told, dry_run=True)
+    assert "2040_01: would be dropped, 24 decisions, 10 outcomes, 10 marks" in summary_lines(told, dry_run=True)
 
 
 def test_a_month_made_later_is_guarded_as_the_first(engine: Engine) -> None:
@@ -226,7 +226,7 @@ def test_a_default_partition_that_takes_too_long_to_search_is_told_of(
     done = maintain(engine, now=APRIL)
 
     assert (done.busy, done.made) == (False, [])
-    assert "2040_04: not made, nor is any later one: searching the default partition" in said(done)[0]
+    assert "2040_04: not made, nor any later one: searching the default partition" in summary_lines(done)[0]
 
 
 def test_a_month_is_its_tables_owners_whoever_makes_it(engine: Engine, postgresql: Engine) -> None:
@@ -284,5 +284,5 @@ def test_sqlite_has_no_months(sqlite_url: str) -> None:
     done = maintain(engine, now=CHRISTMAS, keep_days=180)
 
     assert done == Maintained(partitioned=False)
-    assert said(done) == ["SQLite has no months: there is nothing to do, and nothing is ever dropped"]
+    assert summary_lines(done) == ["SQLite has no monthly partitions: no work to do"]
     engine.dispose()

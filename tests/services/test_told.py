@@ -9,7 +9,7 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.isolation.protocol import Answer
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services import version_alerts
-from strategy_core.services.alerts import told
+from strategy_core.services.alerts import alert_message
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.rollouts import approve
 from strategy_core.services.tick import tick
@@ -23,7 +23,7 @@ from tests.services.ramping import days
 
 def newest_lines(engine: Engine) -> tuple[str, list[str]]:
     """Return title and lines of what was raised last; not the last line, which holds ids."""
-    said = told(outbox(engine)[-1])
+    said = alert_message(outbox(engine)[-1])
     return said.title, said.body.splitlines()[:-1]
 
 

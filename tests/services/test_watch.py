@@ -13,7 +13,7 @@ from strategy_core.domain.plan import Plan
 from strategy_core.market.source import AbsentSource, CandleSource
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.observe.metrics import exposition
-from strategy_core.services.alerts import told
+from strategy_core.services.alerts import alert_message
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.rollouts import start_rollout
 from strategy_core.services.tick import tick
@@ -37,12 +37,12 @@ def test_a_rollout_without_ticks_is_told_of_once_an_episode(ramped: Engine, mark
         watch_ticks(ramped, now=MONDAY + minute * MINUTE, overdue=OVERDUE)
 
     assert overdue_alerts(ramped) == [
-        f"fib_rsi 2 was last ticked at {at} UTC: no gate looks, nothing rolls back"
+        f"fib_rsi 2 was last ticked at {at} UTC: its gates do not run"
         for at in ("2026-03-02 00:00", "2026-03-02 00:40")
     ]
     (first, _) = (alert for alert in outbox(ramped) if alert.kind == "rollout.tick_overdue")
     assert (first.severity, first.at) == ("critical", MONDAY + OVERDUE)
-    assert told(first).body.splitlines()[1:3] == [
+    assert alert_message(first).body.splitlines()[1:3] == [
         "users: 5 % get it; for 0.2 h, since 2026-03-02 00:00 UTC",
         "by hand: rollout tick",
     ]
@@ -96,7 +96,7 @@ def test_a_feed_that_stands_still_is_told_of_once_an_episode(engine: Engine, sti
     assert alert.severity == "warning"
     assert alert.text == "the GOLD candle 2026-03-02 03:00 UTC is due, its newest is 2026-03-02 02:00"
     assert alert.at > MONDAY + 6 * HOUR - 7 * MINUTE
-    assert told(alert).title == "[warning] fib_rsi 2: the feed stands still"
+    assert alert_message(alert).title == "[warning] fib_rsi 2: the feed stands still"
 
 
 def test_a_feed_that_is_no_later_than_it_may_be_is_none_to_tell_of(engine: Engine, market: CandleSource) -> None:
@@ -119,7 +119,7 @@ def test_a_source_with_a_fault_of_its_own_is_told_of_and_stops_nothing(engine: E
     for hour in (8, 9):
         said = watch_feed(engine, broken, now=MONDAY + hour * HOUR)
 
-    assert said[0] == "fib_rsi: GOLD cannot be asked for: ZeroDivisionError: no calendar"
+    assert said[0] == "fib_rsi: GOLD is unavailable: ZeroDivisionError: no calendar"
     assert len(said) == len([each for each in outbox(engine) if each.kind == "feed.stale"]) == 2
 
 

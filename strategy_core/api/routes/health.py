@@ -6,7 +6,7 @@ from strategy_core.api.dependencies import Backend, Requested
 from strategy_core.api.routes import PREFIX, guarded
 from strategy_core.api.schemas import ResponseModel
 from strategy_core.observe.metrics import OPENMETRICS, PLAIN_TEXT, exposition
-from strategy_core.store.engine import check_schema
+from strategy_core.services.database import check_schema
 
 router = APIRouter()
 _open = APIRouter(prefix=PREFIX, tags=["health"])
