@@ -10,7 +10,7 @@ import numpy as np
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from strategy_core.domain.alerts import Counted, Exposed
+from strategy_core.domain.alerts import CountUsers, Exposed
 from strategy_core.domain.arrays import IntArray
 from strategy_core.domain.errors import InvalidReport, RolloutError
 from strategy_core.domain.lifecycle import Status, utc
@@ -72,7 +72,7 @@ def plan_audience(engine: Engine, *, strategy_name: str, plan: Plan) -> Audience
     return audience(plan, buckets_of(list(users), salt), capital, others)
 
 
-def counted(engine: Engine) -> Counted:
+def counted(engine: Engine) -> CountUsers:
     """Return how many users of the directory a share is; each strategy's users are read once, and when first asked for.
 
     It answers None where no directory is loaded, or where that cannot be read: an alert goes out all the same.

@@ -225,7 +225,7 @@ def test_a_file_is_taken_in(pair: Engine, tmp_path: Path) -> None:
         ([], "row 1: no column trade_id, user_id, strategy_name, version, symbol, opened_at; needed are"),
         ([HEADER.replace("user_id", "user")], r"row 1: column 'user': no such field; did you mean user_id\?"),
         ([HEADER.replace(",version", "")], "row 1: no column version; needed are trade_id, user_id"),
-        ([HEADER + ",symbol"], "row 1: column 'symbol' stands there twice"),
+        ([HEADER + ",symbol"], "row 1: column 'symbol' occurs twice"),
         ([HEADER, "t1,u1"], "row 2: has 2 fields, the header 6"),
         ([HEADER, 't1,"u1'], "is not CSV: unexpected end of data"),
     ],
