@@ -224,7 +224,7 @@ def links(lines: Iterable[str]) -> Iterator[tuple[str, Link]]:
 def follow(lines: Iterable[str]) -> dict[str, Chain]:
     """Return the chain of each strategy in a JSON export, verified up to its last event.
 
-    Events left out by a filter are breaks, like removed events. Only a whole trail can be verified without the database.
+    Events left out by a filter are breaks, like removed events, so export the whole trail to verify it.
     """
     chains: dict[str, Chain] = {}
     for number, (strategy_name, link) in enumerate(links(lines), 1):
