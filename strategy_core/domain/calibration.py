@@ -70,9 +70,9 @@ class Calibration(BaseModel):
         rolled_back: share of ramps. `rolled_back_limit` is its one-sided 95 % upper Clopper-Pearson limit.
         before_fault: ramps that were rolled back before the fault began. They only count in *promoted*.
         by_gate: rollbacks by gate.
-        median_slots, p95_slots, p95_hours: from the start of the fault to the rollback. None if infinite.
+        median_slots, p95_slots, p95_hours: from the start of the fault to the rollback, if finite.
         promoted: share of ramps. If the fault begins late, some are promoted before it.
-        bound_slots: ln(1/0.01) / KL_inf, see `information_bound`. None without a bound.
+        bound_slots: ln(1/0.01) / KL_inf, see `information_bound`, if there is one.
         delays: slots from the start of the fault to each rollback, ascending.
     """
 

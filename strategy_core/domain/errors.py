@@ -28,7 +28,7 @@ class RolloutError(Exception):
     """Declare an error: annotated names are its fields and its arguments, in order.
 
     The first paragraph of a subclass's docstring is the template of its message. Its sentences become one line in
-    lower case: `Cannot move {a} to {b}. Allowed: {c}.` becomes `cannot move 1 to 2; allowed: 3`.
+    lower case: `No strategy {name!r}. Known: {known}.` becomes one line with a semicolon.
     """
 
     exit_code: ClassVar[int] = 1
@@ -134,7 +134,7 @@ class UnknownAlert(NotFound):
 class UnknownChannel(NotFound):
     """No alert channel {channel!r}. Known channels: {known}."""
 
-    channel: str | None  # None: any
+    channel: str | None  # no name means any channel
     known: Names = ()
 
     def _message(self) -> str:
@@ -260,7 +260,7 @@ class NothingToRollBack(Refused):
     """{strategy_name!r} has no canary and no rollout. To undo an activation, name the active version ({active})."""
 
     strategy_name: str
-    version: str | None  # None: the one on its way
+    version: str | None  # no name means the one on its way
     active: str | None
 
     def _message(self) -> str:
@@ -299,7 +299,7 @@ class SchemaOutdated(Refused):
     """Database {database} is at schema {found}, needed is {needed}. Run: rollout db upgrade."""
 
     database: str
-    found: str | None  # None: the database is empty or missing
+    found: str | None  # missing for an empty database
     needed: str
     ahead: bool = field(default=False, kw_only=True)  # the schema is of a newer release
 
@@ -524,7 +524,7 @@ class FeedUnavailable(EvidenceUnavailable):
 class KeysUnavailable(RolloutError):
     """No token can be verified now: {cause}."""
 
-    cause: str  # why no keys are known, and none can be fetched
+    cause: str  # why the keys are unknown and cannot be fetched
 
 
 class Unsettled(RolloutError):

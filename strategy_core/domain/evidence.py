@@ -24,7 +24,7 @@ class Orders:
         user: a number for each user, 0 to users - 1.
         canary: whether the canary sent it, not the active version.
         failed: whether it came back with an error.
-        latency_ms: from the signal to the fill; NaN where not reported.
+        latency_ms: from the signal to the fill, NaN if not reported.
         share: share of users on the canary at that time, 0..1.
         first_day: UTC day of the rollout's first order, as days since 1970.
         cut: whether only the newest days are included, because all orders would be too many to judge every minute.
@@ -117,7 +117,7 @@ class Evidence:
             needs, and all later ones without a value.
         orders: users' live orders since the start, as reported by the platform.
         platform_problem: why the reports of the platform or its metrics could not be read, or "".
-        fidelity: how well shadow results predict live results of the active version. None without live trades.
+        fidelity: how well shadow results predict live results of the active version, if there are live trades.
     """
 
     now: datetime

@@ -20,7 +20,7 @@ class Account(BaseModel):
     """One user of the platform's user list.
 
     Attributes:
-        capital: in the platform's unit of account. None if unknown.
+        capital: in the platform's unit of account, if known.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -30,7 +30,7 @@ class Account(BaseModel):
 
 
 class StageAudience(BaseModel):
-    """The users in the canary at one stage. Users and capital are None without a user list.
+    """The users in the canary at one stage. Users and capital need a user list.
 
     Attributes:
         share: of users. The plan's percent without a user list.
@@ -52,7 +52,7 @@ class Overlap(BaseModel):
         same_salt: whether both canaries select the same users. With different salts they overlap by chance.
         shares: of all users, those in both canaries, by stage. Counted with a user list and the same salt, otherwise
             expected.
-        users: number of those users by stage, rounded if expected. None without a user list.
+        users: number of those users by stage, rounded if expected. Needs a user list.
     """
 
     strategy_name: str
@@ -67,8 +67,8 @@ class Audience(BaseModel):
     """The users that a plan reaches, by stage.
 
     Attributes:
-        users: in the user list. None without one: then all shares are estimates.
-        capital: of the users whose capital is known. None if all are unknown.
+        users: in the user list. Without a list all shares are estimates.
+        capital: of the users whose capital is known, if any.
         capital_unknown: users whose capital is unknown.
     """
 
@@ -154,7 +154,7 @@ class StagePreview(BaseModel):
 
     Attributes:
         slots_needed: since the start of the rollout, so that a version as good as the active one passes.
-        days_expected: at this stage. None without slots.
+        days_expected: at this stage, if the pair has slots.
         underpowered: whether the maximum stage time ends before the evidence can suffice.
     """
 
