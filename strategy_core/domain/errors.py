@@ -27,8 +27,8 @@ OneLine = Annotated[str, lambda text: " ".join(text.split())]
 class RolloutError(Exception):
     """Declare an error: annotated names are its fields and its arguments, in order.
 
-    The first paragraph of a subclass's docstring is the template of its message. Its sentences become one line in
-    lower case: `No strategy {name!r}. Known: {known}.` becomes one line with a semicolon.
+    The first paragraph of a subclass's docstring is the template of its message: what was refused, and what would be
+    allowed. The message is one line, in which semicolons join the sentences, each in lower case at its start.
     """
 
     exit_code: ClassVar[int] = 1
