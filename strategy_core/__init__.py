@@ -1,4 +1,4 @@
-"""The public names of the rollout of strategies; each is imported when first asked for, since some are heavy."""
+"""The public names of this package, imported on first use because some are slow to import."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""The registry of versions as a class, for scripts and notebooks; every method is one call of a service."""
+"""The registry of versions as a class, for scripts and notebooks. Each method calls one service."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,13 +19,13 @@ from strategy_core.store.tables import CanaryConfig, StrategyVersion
 
 
 class VersionRegistry:
-    """Versions of strategies, and who is routed to which.
+    """Register, activate, route and retire versions.
 
     Args:
-        database: its address, or an engine; the schema is brought up to date.
-        source: candles that new versions are vetted on; the built-in synthetic market, unless given.
-        actor: who the audit trail names.
-        clock: tells the time.
+        database: an address or an engine. Its schema is upgraded.
+        source: candles for the validation of new versions. Default: the built-in synthetic market.
+        actor: recorded in the audit trail.
+        clock: returns the current time.
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class VersionRegistry:
         salt: str | None = None,
         reason: str = "",
     ) -> StrategyVersion:
-        """Vet and store a new version; see `services.register`.
+        """Validate and register an immutable version. See `services.versions.register_version`.
 
         Args:
-            config: validated by the strategy's own `Params`.
-            entry_point: a known name or `package.module:Class`; *strategy_name*, unless given.
+            config: validated by the strategy's `Params`.
+            entry_point: a known name or `package.module:Class`. Default: *strategy_name*.
         """
         return version_service.register_version(
             self.engine,
@@ -83,7 +83,7 @@ class VersionRegistry:
     def activate_version(
         self, strategy_name: str, version: str, *, reason: str = "", override_reason: str = ""
     ) -> StrategyVersion:
-        """Make it the active one and retire its predecessor, in one step; see `services.promote`."""
+        """Make the version active and retire its predecessor, in one transaction."""
         return version_service.activate_version(
             self.engine,
             self._command(reason, override_reason),
@@ -100,7 +100,7 @@ class VersionRegistry:
         reason: str = "",
         override_reason: str = "",
     ) -> tuple[StrategyVersion, CanaryConfig]:
-        """Send a share of users to a shadow version by hand; see `services.canary`."""
+        """Route a percent of users to a shadow version, without a rollout."""
         return canary.activate_canary(
             self.engine,
             self._command(reason, override_reason),
@@ -110,7 +110,7 @@ class VersionRegistry:
         )
 
     def update_canary_percent(self, strategy_name: str, percent: float, *, reason: str = "") -> CanaryConfig:
-        """Set the canary's share, 0.00 to 100.00, by hand; see `services.canary`."""
+        """Set the percent of users on the canary, 0.00 to 100.00, while no rollout moves it."""
         return canary.update_canary_percent(
             self.engine,
             self._command(reason),
@@ -127,7 +127,7 @@ class VersionRegistry:
         )
 
     def route_user_to_version(self, user_id: str, strategy_name: str) -> str:
-        """Return the version that *user_id* gets now."""
+        """Return the version that serves *user_id* now."""
         return queries.route_user(self.engine, user_id=user_id, strategy_name=strategy_name).version
 
     def get_version(self, strategy_name: str, version: str) -> StrategyVersion:

@@ -1,4 +1,4 @@
-"""What an installation sets, by environment: database, feed, clock; each edge opens what it needs from here."""
+"""Settings from the environment, and the engine, feed, channels and clock that they describe."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,7 @@ _SECRET = (
     "oanda_url",
     "oanda_token",
     "alert_urls",
-)  # what is wrong with an address may be the password in it
+)  # errors must not show these: an invalid address may contain a password
 
 
 class Settings(BaseSettings):
@@ -36,31 +36,31 @@ class Settings(BaseSettings):
 
     Attributes:
         database_url: `sqlite:///FILE` or `postgresql://…`.
-        feed: where candles come from: see `market.open.open_source`.
-        symbol: serve this symbol of the feed alone; a single file's is otherwise its stem.
-        calendar: when candles of a live feed or a growing file should come: `metals`, as in `WeeklySession`, or
-            `always`, which it is for `ccxt:…` unless set; in a replay a file ends with its last row.
-        holidays: of metals, beside those that `market.holidays` knows: dates, or the path of a file of them.
-        oanda_token: of the account that an `oanda:…` feed reads with; never shown, never stored.
-        oanda_url: what is asked instead of OANDA's own hosts.
-        feed_timeout: for one answer of a live feed, in seconds.
-        decision_deadline_s: how long a version may take for one decision.
-        shadow_workers: how many versions' workers decide at the same time; as many as there are cores, unless set.
-        shadow_dask: the scheduler of the Dask cluster that candle runs are shared out to by symbol, as
-            `tcp://HOST:PORT` or `tls://HOST:PORT`; `local` makes one of this machine's cores for each run.
-        prometheus_url: where external metrics are asked for, as `http://HOST:9090`.
-        prometheus_header: what that server wants to see, as `Authorization: Bearer …`; never shown, never stored.
-        prometheus_timeout: for one answer, in seconds.
-        four_eyes: whoever started a rollout may not also approve or advance it, nor activate its version; to pause it,
-            or to take users off it, everybody may at any time.
-        alert_urls: channels that alerts are sent to, as apprise has them, separated by commas or blanks; each may begin
-            with the least severity that it gets: `slack://… critical=mailto://…`. Never shown, never stored.
+        feed: source of candles, see `market.open.open_source`.
+        symbol: use only this symbol of the feed. For a single file, its symbol, by default the stem of its name.
+        calendar: when candles of a live feed or a growing file are due: `metals`, as in `WeeklySession`, or `always`,
+            the default for `ccxt:…`. In a replay, a file ends with its last row.
+        holidays: of metals, in addition to those in `market.holidays`: dates, or the path of a file of dates.
+        oanda_token: of the account that reads an `oanda:…` feed. It is not shown or stored.
+        oanda_url: address to use instead of OANDA's hosts.
+        feed_timeout: for one response of a live feed, in seconds.
+        decision_deadline_s: time limit of a version for one decision, in seconds.
+        shadow_workers: number of versions that decide in parallel. Default: the number of cores.
+        shadow_dask: scheduler of a Dask cluster that splits candle runs by symbol, as `tcp://HOST:PORT` or
+            `tls://HOST:PORT`. `local` starts a cluster on this machine's cores for each run.
+        prometheus_url: server of external metrics, as `http://HOST:9090`.
+        prometheus_header: header for that server, as `Authorization: Bearer …`. It is not shown or stored.
+        prometheus_timeout: for one response, in seconds.
+        four_eyes: the owner who started a rollout may not approve or advance it, nor activate its version. Every owner
+            may pause it or roll it back at any time.
+        alert_urls: channels for alerts, as apprise addresses, separated by commas or blanks. Each may start with its
+            lowest severity: `slack://… critical=mailto://…`. They are not shown or stored.
         alert_timeout: for one message, in seconds.
-        alert_repeat_minutes: how soon a critical alert is told again while nobody has acknowledged it.
-        tick_overdue_minutes: how long an open rollout may go without a tick before owners are told.
-        keep_days: how old months of decisions grow before `rollout db maintain` drops them; for ever, unless set.
-        replay_from, replay_started_at, replay_speed: play the feed as if it were now: `replay_from` is what the clock
-            showed at the real moment `replay_started_at`, and it runs `replay_speed` times as fast.
+        alert_repeat_minutes: when a critical alert without an acknowledgement is sent again.
+        tick_overdue_minutes: how long an open rollout may be without a tick before owners are alerted.
+        keep_days: maximum age of monthly partitions of decisions, which `rollout db maintain` drops. Default: keep all.
+        replay_from, replay_started_at, replay_speed: replay the feed as if it were live. The clock showed `replay_from`
+            at the real time `replay_started_at`, and runs `replay_speed` times as fast.
     """
 
     model_config = SettingsConfigDict(env_prefix="ROLLOUT_", extra="ignore")
@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     @classmethod
     def _address_alone(cls, url: AnyHttpUrl | None) -> AnyHttpUrl | None:
         if url is not None and (url.username or url.password or url.query or url.fragment):
-            raise ValueError("an address alone, such as http://HOST:9090; a password goes to ROLLOUT_PROMETHEUS_HEADER")
+            raise ValueError("only an address, such as http://HOST:9090; put a password into ROLLOUT_PROMETHEUS_HEADER")
         return url
 
     @field_validator("oanda_url")
@@ -103,9 +103,9 @@ class Settings(BaseSettings):
         if url is None:
             return None
         if url.username or url.password or url.query or url.fragment:
-            raise ValueError("an address alone, such as https://HOST; the token goes to ROLLOUT_OANDA_TOKEN")
+            raise ValueError("only an address, such as https://HOST; put the token into ROLLOUT_OANDA_TOKEN")
         if url.scheme == "http" and url.host not in ("127.0.0.1", "localhost", "[::1]"):
-            raise ValueError("https://HOST: over http:// anybody on the way could read the token")
+            raise ValueError("https://HOST: over http:// the token could be read on the way")
         return url
 
     @field_validator("oanda_token")
@@ -123,11 +123,11 @@ class Settings(BaseSettings):
         return header
 
     def now(self) -> datetime:
-        """Return the time: the real one, or the replay's."""
+        """Return the real time, or the time of the replay."""
         return self.at(datetime.now(UTC))
 
     def at(self, real: datetime) -> datetime:
-        """Return what the clock showed at a real moment, as a server beside the replay tells it."""
+        """Return the time of the replay at a real moment, or that moment without a replay."""
         if self.replay_from is None:
             return real
         return ReplayClock(self.replay_started_at or real, self.replay_from, self.replay_speed).now(real)
@@ -140,10 +140,10 @@ class Settings(BaseSettings):
         return Prometheus(url, header=self.prometheus_header, timeout=self.prometheus_timeout)
 
     def open_channels(self) -> list[AppriseChannel]:
-        """Return the alert channels; what cannot be meant is told when it is sent to, and keeps no other from sending.
+        """Return the alert channels. An invalid channel fails when it is used and does not affect the others.
 
         Raises:
-            MissingExtra: there are some, but not what sends to them.
+            MissingExtra: channels are set, but the package that sends to them is not installed.
         """
         return read_channels(self.alert_urls, timeout=self.alert_timeout)
 
@@ -156,19 +156,17 @@ class Settings(BaseSettings):
         return timedelta(minutes=self.tick_overdue_minutes) * self._speed
 
     def in_replay(self, plan: Plan) -> Plan:
-        """Return *plan*, in a replay with what is late and blind widened to the pace of its runs."""
+        """Return *plan*, with the limits for late candles and blindness widened for a replay."""
         return plan.at_speed(self._speed, timeframe_delta(self.timeframe))
 
     @property
     def _speed(self) -> float:
-        """How fast the clock runs: what is told in real minutes lasts as much longer on a replay's."""
+        """How fast the clock runs. Settings in real minutes are multiplied by it."""
         return 1.0 if self.replay_from is None else max(1.0, self.replay_speed)
 
     def open_candles(self, now: datetime) -> CandleSource:
-        """Return the feed as it is known at *now*."""
-        replayed = (
-            self.replay_from is not None
-        )  # then the feed lies in the past: none of its candles is still being made
+        """Return the feed as of *now*."""
+        replayed = self.replay_from is not None  # then all candles of the feed have closed
         source = open_source(
             self.feed,
             symbol=self.symbol,
@@ -186,7 +184,7 @@ class Settings(BaseSettings):
         return CALENDARS[name]
 
     def candles_if_any(self, now: datetime) -> CandleSource:
-        """Return the feed; one that cannot be opened is an AbsentSource: what protects users must run without it."""
+        """Return the feed, or an AbsentSource if it cannot be opened, because ticks must run without it."""
         try:
             return self.open_candles(now)
         except RolloutError as error:
@@ -197,9 +195,9 @@ class Settings(BaseSettings):
 
 
 def least_settings() -> Settings:
-    """Return the settings of the environment, with the usual value for each that is not valid.
+    """Return the settings of the environment, with the default for each invalid value.
 
-    For rollbacks and ticks: they need the database alone, and must not wait for the mending of anything else.
+    For rollbacks and ticks, which need only the database and must run even if other settings are invalid.
     """
     try:
         return Settings()
@@ -209,7 +207,7 @@ def least_settings() -> Settings:
 
 
 def read_settings() -> Settings:
-    """Return the settings of the environment; else raise InvalidSetting naming the variable."""
+    """Return the settings of the environment, or raise InvalidSetting, which names the variable."""
     try:
         return Settings()
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The shadow run as a class, for scripts and notebooks: one decision at a time; it reaches no user and no broker."""
+"""The shadow run as a class, for scripts and notebooks: one isolated decision at a time, without side effects."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -19,12 +19,12 @@ from strategy_core.store.tables import ShadowDecisionLog
 
 
 class ShadowExecutor:
-    """Decisions of registered versions, made in isolation and logged.
+    """Run registered versions in isolation and log their decisions.
 
     Args:
-        database: its address, or an engine; the schema is brought up to date.
-        deadline_s: how long a version may take for one decision.
-        clock: tells the time.
+        database: an address or an engine. Its schema is upgraded.
+        deadline_s: time limit for one decision, in seconds.
+        clock: returns the current time.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class ShadowExecutor:
         symbol: str,
         timestamp: datetime,
     ) -> ShadowDecisionLog:
-        """Log what the version says on the candle that opened at *timestamp*; asked again, return that same row.
+        """Decide on the candle that opened at *timestamp*, and log the decision. A repeated call returns the same row.
 
         Args:
-            strategy_engine: the version's entry point, whose fingerprint is checked; or a ready instance of its code
-                (with `decide` or `generate_signal`), which is taken on your word and sent to the worker.
-            df: candles of *symbol*; those after *timestamp* are not shown to it.
+            strategy_engine: the entry point of the version, whose fingerprint is checked. Or an instance of its code,
+                with `decide` or `generate_signal`, which is sent to the worker without a check.
+            df: candles of *symbol*. The version does not see those after *timestamp*.
         """
         with reading(self.engine) as session:
             row = versions.get_version(session, strategy_name, version)
@@ -71,7 +71,7 @@ class ShadowExecutor:
         end: datetime | None = None,
         limit: int | None = None,
     ) -> Sequence[ShadowDecisionLog]:
-        """Return decisions on candles in [start, end), oldest first; with *limit* the newest so many of them."""
+        """Return decisions on candles in [start, end), oldest first. *limit* keeps the newest."""
         with reading(self.engine) as session:
             versions.get_version(session, strategy_name, version)
             return decisions.find_decisions(session, strategy_name, version, symbol, start=start, end=end, limit=limit)
@@ -85,14 +85,14 @@ class ShadowExecutor:
         start: datetime | None = None,
         end: datetime | None = None,
     ) -> dict[str, Any]:
-        """Compare over [start, end), or the last *days* (30, unless given); see `domain.comparison.Comparison`."""
+        """Compare over [start, end), or the last *days* (default 30). See `domain.comparison.Comparison`."""
         over = compare.chosen_period(days, start, end, self._clock())
         return compare.compare_versions(
             self.engine, strategy_name=strategy_name, shadow_version=shadow_version, symbol=symbol, over=over
         ).model_dump(mode="json")
 
     def validate_shadow_isolation(self, strategy_name: str, version: str) -> dict[str, Any]:
-        """Return `isolated`, what was `tried` from a worker like its own, and the version's own `breaches`."""
+        """Return whether a worker is `isolated`, the attempts that were `tried`, and the `breaches` of the version."""
         with WorkerPool(deadline_s=self._deadline_s) as workers:
             found = check_isolation(self.engine, workers, strategy_name=strategy_name, version=version)
         breaches = [

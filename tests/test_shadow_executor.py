@@ -144,7 +144,7 @@ def test_too_little_history_is_a_hold(executor: ShadowExecutor, candles: pd.Data
         ({"at": AT + HOUR / 2}, InvalidCandles, "no 1h candle opened at 2026-03-02 08:30"),
         ({"at": AT.replace(tzinfo=None)}, NaiveTime, "timestamp has no time zone"),
         ({"version": "9"}, UnknownVersion, "known versions: 0, 1, 2"),
-        ({"version": "0"}, RetiredVersion, "'0' is retired and decides nothing"),
+        ({"version": "0"}, RetiredVersion, "'0' is retired and makes no decisions"),
         ({"engine": "ppo_gold"}, InvalidEntryPoint, "'2' was registered with 'fib_rsi'"),
         ({"engine": "fib_rsi"}, FingerprintMismatch, "is not the build that was registered"),
         ({"engine": lambda: None}, InvalidEntryPoint, "cannot be sent to a worker"),

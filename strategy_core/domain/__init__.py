@@ -1,1 +1,1 @@
-"""The rules, pure: no clock, no database, no network; `now` is an argument and nothing of ours is imported."""
+"""The rules as pure functions and values. `now` is an argument, and every other layer may import this one."""

@@ -1,4 +1,4 @@
-"""What an alert tells an owner at night: what happened, to whom, and the command that acts on it; it sends nothing."""
+"""Alerts: headlines, the message with the commands that act on it, the delivery pace, and Alertmanager requests."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -31,32 +31,32 @@ HEADLINES: Mapping[str, str] = {
     "rollout.awaiting_approval": "waits for your approval",
     "rollout.approval_lapsed": "the approval has lapsed",
     "rollout.awaiting_decision": "waits for your decision",
-    "rollout.promoted": "promoted, bakes now",
+    "rollout.promoted": "promoted, baking",
     "rollout.completed": "completed",
     "rollout.rolled_back": "rolled back",
-    "rollout.frozen": "frozen: harm is likely, and not proven",
-    "rollout.blind": "blind: there is no evidence",
-    TICK_OVERDUE: "not ticked: nothing protects its users",
+    "rollout.frozen": "frozen: harm is likely but not proven",
+    "rollout.blind": "blind: no evidence",
+    TICK_OVERDUE: "tick overdue: its users are not protected",
     TAMPERED: "not the build that was registered",
-    REFUSED: "cannot be asked",
-    BREACH: "tried to touch the outside",
-    STALE: "the feed stands still",
-    SHADOW_OVERDUE: "decides on no candle any more",
+    REFUSED: "refused to run",
+    BREACH: "isolation breach blocked",
+    STALE: "the feed is stale",
+    SHADOW_OVERDUE: "shadow run overdue: no new decisions",
     "candles.absent": "has no candles",
     "candle.revised": "decided on a candle that was revised",
     CHANNEL_FAILED: "this alert channel has failed for too long",
 }
-LONGEST = 700  # characters of what a gate or a version says: some channels refuse long messages
+LONGEST = 700  # characters of a gate's or a version's text: some channels refuse long messages
 WHY = '--reason "..."'
-_BY_HAND = {TICK_OVERDUE: "rollout tick", SHADOW_OVERDUE: "rollout shadow"}
+_RUN_NOW = {TICK_OVERDUE: "rollout tick", SHADOW_OVERDUE: "rollout shadow"}
 
 
 class Severity(StrEnum):
-    """Declared from the least to the worst."""
+    """Declared from mild to severe."""
 
     INFO = "info"
     WARNING = "warning"
-    CRITICAL = "critical"  # told again and again until an owner acknowledges it
+    CRITICAL = "critical"  # sent again until an owner acknowledges it
 
     @property
     def and_worse(self) -> list["Severity"]:
@@ -65,7 +65,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """An alert as it was raised."""
+    """An alert as stored."""
 
     id: int
     at: datetime
@@ -80,12 +80,12 @@ class Raised:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What is sent.
+    """What a channel sends.
 
     Attributes:
-        action: the command that acts on it first; empty where there is none.
-        id: the same each time that it is tried, so that a receiver can drop what comes twice.
-        raised: what it tells of; nothing, for a test.
+        action: the most likely command to act on it, or an empty text.
+        id: stays the same when a delivery is retried, so that a receiver can drop duplicates.
+        raised: the alert. None for a test message.
     """
 
     title: str
@@ -96,7 +96,7 @@ class Message:
 
 
 class Exposed(BaseModel):
-    """Who gets a version: the canary's share of users, or the active version's, which is the rest."""
+    """The share of users on a version: the canary's percent, or the rest for the active version."""
 
     role: str
     percent: float = Field(ge=0, le=100)
@@ -104,13 +104,13 @@ class Exposed(BaseModel):
 
 
 class Facts(BaseModel):
-    """What of an alert's facts is told; any of them may be absent."""
+    """The facts of an alert that a message shows. Any of them may be absent."""
 
     model_config = ConfigDict(extra="ignore")
 
     version: str = ""
     control_version: str = ""
-    exposed: Exposed | None = None  # from now on
+    exposed: Exposed | None = None  # since the alert
     exposed_before: Exposed | None = None
     gate: str = ""
     verdict: str = ""
@@ -122,54 +122,54 @@ class Facts(BaseModel):
     channel: str = ""
 
 
-Counted = Callable[[str, Exposed], int | None]
+CountUsers = Callable[[str, Exposed], int | None]  # (strategy name, share) -> users, None without a user list
 
 
-def uncounted(_strategy_name: str, _exposed: Exposed) -> None:
-    """Say that nobody knows how many users a share is."""
+def count_unknown(_strategy_name: str, _exposed: Exposed) -> None:
+    """Count users where no user list is loaded."""
 
 
-def message(raised: Raised, *, number: int = 1, count: Counted = uncounted) -> Message:
-    """Return what an owner is told.
+def message(raised: Raised, *, number: int = 1, count: CountUsers = count_unknown) -> Message:
+    """Return the message about an alert.
 
     Args:
-        raised: any alert, of this release or of an earlier one; facts that cannot be read are left out.
-        number: the how-manieth time that it is told.
-        count: how many users a share is; None where no directory is loaded.
+        raised: an alert of this or an earlier release. Facts that cannot be read are left out.
+        number: 1 for the first message about this alert, 2 for the first repetition, and so on.
+        count: returns the number of users in a share.
     """
-    facts = _read(raised.facts)
-    acts = _acts(raised, facts)
+    facts = _read_facts(raised.facts)
+    commands = _suggested_commands(raised, facts)
     headline = HEADLINES.get(raised.kind) or raised.kind.replace("_", " ").replace(".", ", ")
     subject = " ".join(part for part in (raised.strategy_name, facts.version or facts.channel) if part)
-    again = f", told {number} times" if number > 1 else ""
+    again = f", sent {number} times" if number > 1 else ""
     message_id = f"{sha256(raised.dedupe_key.encode()).hexdigest()[:12]}-{number}"
     lines = [
         clipped(raised.text),
-        _measured(facts),
-        _users(raised, facts, count),
-        *(f"{why}: {command}" for why, command in acts),
+        _gate_line(facts),
+        _users_line(raised, facts, count),
+        *(f"{why}: {command}" for why, command in commands),
         f"alert {raised.id} of {raised.at:%Y-%m-%d %H:%M} UTC{again}; id {message_id}",
     ]
     title = clipped(f"[{raised.severity}] {subject}: {headline}")
-    action = acts[0][1] if acts else ""
+    action = commands[0][1] if commands else ""
     body = "\n".join(line for line in lines if line)
     return Message(title=title, body=body, action=action, id=message_id, raised=raised)
 
 
 def clipped(text: str) -> str:
-    """Return *text* as one line that every channel takes: a version's error may hold anything, and be of any length."""
+    """Return *text* as one short line of printable characters, which every channel accepts."""
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     return line if len(line) <= LONGEST else f"{line[:LONGEST]} …"
 
 
-def _read(facts: Mapping[str, Any]) -> Facts:
+def _read_facts(facts: Mapping[str, Any]) -> Facts:
     try:
         return Facts.model_validate({name: value for name, value in facts.items() if value is not None})
     except ValidationError:
         return Facts()
 
 
-def _measured(facts: Facts) -> str:
+def _gate_line(facts: Facts) -> str:
     if facts.value is None:
         return ""
     limit = "" if facts.limit is None else f" against limit {facts.limit:.6g}"
@@ -177,7 +177,7 @@ def _measured(facts: Facts) -> str:
     return f"gate {facts.gate}: {facts.verdict}, value {facts.value:.6g}{interval}{limit}, n {facts.n}"
 
 
-def _users(raised: Raised, facts: Facts, count: Counted) -> str:
+def _users_line(raised: Raised, facts: Facts, count: CountUsers) -> str:
     now, before = facts.exposed, facts.exposed_before
     if now is None:
         return ""
@@ -186,55 +186,56 @@ def _users(raised: Raised, facts: Facts, count: Counted) -> str:
     share = _share(raised.strategy_name, now, count)
     if before is not None and before.percent != now.percent:
         return f"users: {share} now, {_share(raised.strategy_name, before, count)} before{since}"
-    return f"users: {share} get it{since}" if now.percent else "users: nobody gets it"
+    return f"users: {share} get it{since}" if now.percent else "users: none get it"
 
 
-def _share(strategy_name: str, exposed: Exposed, count: Counted) -> str:
+def _share(strategy_name: str, exposed: Exposed, count: CountUsers) -> str:
     users = count(strategy_name, exposed) if exposed.percent else None
     return f"{exposed.percent:g} %" + ("" if users is None else f" ({users:,})")
 
 
-def _acts(raised: Raised, facts: Facts) -> list[tuple[str, str]]:
-    """Return what an owner may do, each with its command, the likeliest first."""
+def _suggested_commands(raised: Raised, facts: Facts) -> list[tuple[str, str]]:
+    """Return pairs of purpose and command, the most likely first."""
     strategy, version = quote(raised.strategy_name), quote(facts.version)
     undo = f"rollout rollback {strategy} {WHY}"
-    status = ("look", f"rollout status {strategy}")
-    acknowledge = [("then", f"rollout alerts ack {raised.id} {WHY}")] if raised.severity is Severity.CRITICAL else []
+    status = ("details", f"rollout status {strategy}")
+    critical = raised.severity is Severity.CRITICAL
+    acknowledge = [("acknowledge", f"rollout alerts ack {raised.id} {WHY}")] if critical else []
     match raised.kind:
         case "rollout.started" | "rollout.advanced":
             return [("to undo", undo)]
         case "rollout.awaiting_approval":
-            return [("to go on", f"rollout approve {strategy} {WHY}"), ("or", undo)]
+            return [("to continue", f"rollout approve {strategy} {WHY}"), ("or", undo)]
         case "rollout.awaiting_decision":
             decide = f"rollout decide {strategy}"
             return [("answer", f"{decide} extend {WHY}"), ("or", f"{decide} advance {WHY}"), ("or", undo)]
         case "rollout.promoted":
-            return [(f"to have {facts.control_version or 'its predecessor'} again", undo), status]
+            return [(f"to reinstate {facts.control_version or 'its predecessor'}", undo), status]
         case "rollout.completed":
             return [("to undo", f"rollout rollback {strategy} --version {version} {WHY}")]
         case "rollout.rolled_back":
-            return [("look", f"rollout verdicts {strategy}"), *acknowledge]
+            return [("details", f"rollout verdicts {strategy}"), *acknowledge]
         case "rollout.frozen":
-            return [("look", f"rollout verdicts {strategy} --gate {quote(facts.gate)}"), ("to undo", undo)]
+            return [("details", f"rollout verdicts {strategy} --gate {quote(facts.gate)}"), ("to undo", undo)]
         case "rollout.blind" | "candles.absent" | "feed.stale":
             return [status, *([("to undo", undo)] if _is_canary(facts) else []), *acknowledge]
         case "rollout.tick_overdue" | "shadow.overdue":
-            undone = [("or", undo)] if raised.kind == TICK_OVERDUE or _is_canary(facts) else []
-            return [("by hand", _BY_HAND[raised.kind]), *undone, *acknowledge]
+            also = [("or", undo)] if raised.kind == TICK_OVERDUE or _is_canary(facts) else []
+            return [("run now", _RUN_NOW[raised.kind]), *also, *acknowledge]
         case "version.tampered" | "version.refused" | "shadow.isolation_breach":
-            return [_away(facts, strategy, version, undo), *acknowledge]
+            return [_withdrawal(facts, strategy, version, undo), *acknowledge]
         case "alerts.channel_failed":
             return [("try it", f"rollout alerts test {quote(facts.channel)}")]
         case _:
             return [status, *acknowledge]
 
 
-def _away(facts: Facts, strategy: str, version: str, undo: str) -> tuple[str, str]:
-    """Return how users, or the log, are rid of a version that cannot be trusted."""
+def _withdrawal(facts: Facts, strategy: str, version: str, undo: str) -> tuple[str, str]:
+    """Return the command that takes a version that cannot be trusted out of use."""
     role = facts.exposed.role if facts.exposed else ""
     if role == "active":
         return ("to undo", f"rollout rollback {strategy} --version {version} {WHY}")
-    return ("to undo", undo) if role == "canary" else ("to be rid of it", f"rollout retire {strategy} {version} {WHY}")
+    return ("to undo", undo) if role == "canary" else ("to retire it", f"rollout retire {strategy} {version} {WHY}")
 
 
 def _is_canary(facts: Facts) -> bool:
@@ -243,15 +244,15 @@ def _is_canary(facts: Facts) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryPace:
-    """How delivery goes on.
+    """When deliveries are retried, repeated and given up.
 
     Attributes:
-        first_retry, longest_retry: the wait after the first failure, which doubles with each, and where that ends.
-        give_up_after: how long an alert is tried, from when it fell due; a critical one is tried on, and said aloud.
-        repeat_after: how soon a critical alert that nobody has acknowledged is told again.
-        lease: how long a process that took an alert has it for itself; longer than a pass lasts.
-        news: how old an alert may be for a channel that is new; a critical one that nobody has acknowledged is no
-            older than now.
+        first_retry, longest_retry: the wait after the first failure. It doubles with each failure, up to the longest.
+        give_up_after: how long an alert is tried after it fell due. Retries of a critical alert continue, and a warning
+            about the channel is raised.
+        repeat_after: when a critical alert without an acknowledgement is sent again.
+        lease: how long the process that claimed an alert holds it. Longer than a delivery pass lasts.
+        news: a new channel receives alerts up to this age, and all critical ones without an acknowledgement.
     """
 
     first_retry: timedelta = timedelta(minutes=1)
@@ -263,11 +264,11 @@ class DeliveryPace:
 
     @property
     def longest(self) -> timedelta:
-        """The longest that anything is put off."""
+        """The longest time for which a delivery is put off."""
         return max(self.longest_retry, self.repeat_after, self.lease)
 
     def at_speed(self, speed: float) -> Self:
-        """Return the same pace on a clock that runs *speed* times as fast, as a replay's does."""
+        """Return the pace for a replay clock that runs *speed* times as fast."""
         return type(self)(**{each.name: getattr(self, each.name) * speed for each in fields(self)})
 
     def retry_after(self, failures: int, jitter: float) -> timedelta:
@@ -275,27 +276,27 @@ class DeliveryPace:
 
         Args:
             failures: at least 1.
-            jitter: within [0, 1): takes off up to half, so that what failed together does not come again together.
+            jitter: within [0, 1). Shortens the wait by up to half, so that channels do not all retry at once.
         """
-        doubled = min(failures - 1, 30)  # more would overflow, and is past the longest anyway
+        doubled = min(failures - 1, 30)  # a larger exponent would overflow
         wait: timedelta = self.first_retry * 2**doubled
         return min(self.longest_retry, wait) * (1 - jitter / 2)
 
     def over(self, due: datetime, now: datetime) -> bool:
-        """Say whether an alert that fell due then has been tried for long enough."""
+        """Return whether to give up on an alert that fell due at *due*."""
         return now - due >= self.give_up_after
 
 
-ACTION, ROLLBACK = "rollout_action", "rollback"  # the label without which an alert rolls nothing back, and its value
+ACTION, ROLLBACK = "rollout_action", "rollback"  # only an alert with this label and value rolls back
 FIRING = "firing"
-CLOCKS_DIFFER = timedelta(seconds=60)  # those of the monitoring and of the platform, at most
+CLOCKS_DIFFER = timedelta(seconds=60)  # at most, between the monitoring and the platform
 
-_LONGEST = 250  # characters of each part of a reason
+_LONGEST_PART = 250  # characters of each part of a reason
 _FINGERPRINT = re.compile(r"[0-9a-f]{1,64}")
 
 
 def _texts(given: Any) -> Any:
-    """Return a mapping of texts, whatever stands in it: a strange annotation must not keep users on a version."""
+    """Return a mapping of texts. A strange annotation must not prevent a rollback, so other values are converted."""
     return (
         {storable(str(name)): storable(str(value)) for name, value in given.items()} if isinstance(given, dict) else {}
     )
@@ -306,16 +307,16 @@ Text = Annotated[str, BeforeValidator(lambda given: storable(str(given)))]
 
 
 class FiringAlert(BaseModel):
-    """One alert of a notification, of which all but the labels may be absent or strange."""
+    """One alert of an Alertmanager notification. Every field but the labels may be absent or malformed."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    status: Text = Field(default="", description="Only `firing` asks for anything.")
-    labels: Texts = Field(default={}, description="`strategy`, `version` if one is meant, and `rollout_action`.")
+    status: Text = Field(default="", description="Only `firing` alerts are acted on.")
+    labels: Texts = Field(default={}, description="`strategy`, `rollout_action`, and optionally `version`.")
     annotations: Texts = {}
-    starts_at: Any = Field(default=None, alias="startsAt", description="Since when it fires.")
+    starts_at: Any = Field(default=None, alias="startsAt", description="Start of the alert, ISO 8601 with an offset.")
     generator_url: Text = Field(default="", alias="generatorURL")
-    fingerprint: Text = Field(default="", description="Of the labels.")
+    fingerprint: Text = Field(default="", description="Hash of the labels.")
 
     @property
     def name(self) -> str:
@@ -323,12 +324,12 @@ class FiringAlert(BaseModel):
 
     @property
     def asks(self) -> bool:
-        """Whether it fires, and somebody has meant it to roll back."""
+        """Whether it fires and is labelled to roll back."""
         return self.status == FIRING and self.labels.get(ACTION) == ROLLBACK
 
     @property
     def identity(self) -> str:
-        """Its fingerprint; without one, a digest of its labels."""
+        """The fingerprint, or a digest of the labels without one."""
         if _FINGERPRINT.fullmatch(self.fingerprint):
             return self.fingerprint
         return sha256(repr(sorted(self.labels.items())).encode()).hexdigest()[:16]
@@ -340,12 +341,12 @@ class _Since(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class RollbackRequest:
-    """What an alert that fires asks for.
+    """A rollback requested by a firing alert.
 
     Attributes:
-        version: that users shall be taken off; None: whichever is on its way.
-        since: when it began to fire, by the monitoring's clock.
-        key: tells this firing from every other, and is the same each time that it is told.
+        version: the version to roll back. None means the canary or the open rollout.
+        since: when the alert began to fire, by the clock of the monitoring.
+        key: idempotency key: one per firing, the same when the notification is repeated.
         reason: for the audit trail.
     """
 
@@ -357,15 +358,15 @@ class RollbackRequest:
 
 
 def read_firing_alert(given: Any) -> FiringAlert:
-    """Return an alert as it was sent, whatever was; one that is none asks for nothing."""
+    """Return an alert as it was sent. Malformed input becomes an alert that requests no rollback."""
     return FiringAlert.model_validate(given if isinstance(given, Mapping) else {})
 
 
 def read_rollback_request(alert: FiringAlert) -> RollbackRequest:
-    """Return what *alert* asks for.
+    """Return the rollback that *alert* requests.
 
     Raises:
-        InvalidName: it names no strategy, or no time since when it fires.
+        InvalidName: the strategy or the start time is missing.
     """
     strategy_name = alert.labels.get("strategy", "")
     if not strategy_name:
@@ -379,14 +380,14 @@ def read_rollback_request(alert: FiringAlert) -> RollbackRequest:
     source = _short(alert.generator_url)
     origin = f"fingerprint {alert.identity}{f', {source}' if source else ''}"
     return RollbackRequest(
-        strategy_name=strategy_name[:_LONGEST],
-        version=alert.labels.get("version", "")[:_LONGEST] or None,
+        strategy_name=strategy_name[:_LONGEST_PART],
+        version=alert.labels.get("version", "")[:_LONGEST_PART] or None,
         since=since,
-        key=f"alert:{alert.identity}:{strategy_name[:_LONGEST]}:{since.isoformat()}",
+        key=f"alert:{alert.identity}:{strategy_name[:_LONGEST_PART]}:{since.isoformat()}",
         reason=f"{about}{f': {summary}' if summary else ''} ({origin})",
     )
 
 
 def _short(text: str) -> str:
     line = clipped(text)
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} …"
+    return line if len(line) <= _LONGEST_PART else f"{line[:_LONGEST_PART]} …"

@@ -1,4 +1,4 @@
-"""The array types that the domain's signatures speak in; nothing else."""
+"""Array types for signatures."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""Who acts, and the words they leave; never what they may do."""
+"""The audit trail: actors, the hash chain of each strategy, and the export as JSON or CSV."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from typing import Any
 
 from strategy_core.domain.errors import InvalidExport
 
-UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # what no database can hold as text
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # characters that databases cannot store as text
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,9 @@ class Actor:
     Attributes:
         name: a user's id, or the name of the flow.
         role: owner, admin or system.
-        source: where the wish came in: sdk, cli, api or flow.
-        request_id: of the call or flow run, as logs name it too.
-        idempotency_key: the client's own name for the wish; under one key an actor's change is made once.
+        source: where the request came in: sdk, cli, api or flow.
+        request_id: of the call or flow run, the same as in logs.
+        idempotency_key: chosen by the client. With one key, a change by an actor is made only once.
     """
 
     name: str
@@ -39,17 +39,20 @@ RAMP = Actor("ramp", role="system", source="flow")
 
 
 def storable(text: str) -> str:
-    """Return *text* with U+FFFD for what no database can hold: NUL, and half of a pair. No reason stops a rollback."""
+    """Replace NUL and lone surrogates by U+FFFD, so that no text in a reason can prevent a rollback."""
     return UNSTORABLE.sub("\ufffd", text)
 
 
-BEFORE_THE_FIRST = "0" * 64
-_EXACT = 2**53  # from here on not every whole number is a float
+BEFORE_THE_FIRST = "0" * 64  # previous hash of the first event
+_EXACT = 2**53  # larger whole numbers may not be exact as floats
+_SOURCE = "the export"
+_NOT_HASHED = frozenset({"id", "previous_hash", "hash"})
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet may read a text that starts so as a formula
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An audit event as it stands in the trail; *facts* are all of its columns that the hash covers."""
+    """An audit event in the trail. *facts* are all of its columns that the hash covers."""
 
     position: int
     previous_hash: str
@@ -59,7 +62,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class ChainBreak:
-    """Where a chain does not hold: at which position of the trail, and what is wrong there."""
+    """A position of the trail at which the chain does not verify, and the problem there."""
 
     position: int
     problem: str
@@ -67,29 +70,29 @@ class ChainBreak:
 
 @dataclass(slots=True)
 class Chain:
-    """The chain of one strategy as far as it was followed.
+    """The verified part of the chain of one strategy.
 
     Attributes:
-        count: how many events were seen.
-        position, head: of the last one, its place and its hash.
-        breaks: where it did not hold so far.
+        count: events so far.
+        position, head: position and hash of the last event.
+        breaks: problems found so far.
     """
 
     count: int = 0
     position: int = 0
     head: str = BEFORE_THE_FIRST
     breaks: list[ChainBreak] = field(default_factory=list)
-    _left: Any = None  # how the last event left the strategy
+    _left: Any = None  # state of the strategy after the last event
 
     def follow(self, link: Link) -> None:
-        """Go on to the event that was stored next."""
+        """Verify the next stored event."""
         if link.position != self.position + 1:
             self._break(link, f"follows position {self.position}: an event was removed, added or moved")
         elif link.previous_hash != self.head:
             self._break(link, "does not carry the hash of the event before it")
-        elif changed := _untold(self._left, link.facts):
+        elif changed := _unrecorded(self._left, link.facts):
             self._break(
-                link, f"begins with another {', '.join(changed)} than the event before it left: a change untold"
+                link, f"begins with another {', '.join(changed)} than the event before it left: an unrecorded change"
             )
         if link.hash != event_hash(link.previous_hash, link.facts):
             self._break(link, "was changed: its hash is not that of its facts")
@@ -97,21 +100,22 @@ class Chain:
         self._left = link.facts.get("after")
 
     def end(self, *, generation: int, head: str, standing: Mapping[str, Any] | None = None) -> list[ChainBreak]:
-        """Hold the end of the chain against the strategy's own row, and return all breaks.
+        """Compare the end of the chain with the row of the strategy, and return all breaks.
 
         Args:
-            generation, head: what the row says of the newest event: its position and its hash.
-            standing: who serves whom now, to be held against how the newest event left it; not, unless given.
+            generation, head: position and hash of the newest event, from the row.
+            standing: the current state of the strategy, compared with the state after the newest event if given.
         """
         if (self.position, self.head) != (generation, head or BEFORE_THE_FIRST):
             self.breaks.append(
                 ChainBreak(
-                    generation, f"should be the newest event, but the trail ends at {self.position}, or otherwise"
+                    generation,
+                    f"should be the newest event, but the trail ends at {self.position} or with another hash",
                 )
             )
         elif changed := _differing(self._left, standing):
             self.breaks.append(
-                ChainBreak(generation, f"left another {', '.join(changed)} than stands now: a change untold")
+                ChainBreak(generation, f"left another {', '.join(changed)} than the current one: an unrecorded change")
             )
         return self.breaks
 
@@ -120,20 +124,20 @@ class Chain:
 
 
 def event_hash(previous_hash: str, facts: Mapping[str, Any]) -> str:
-    """Return the sha256 of the hash before, a line break, and *facts* as JSON with sorted keys, in hexadecimal.
+    """Return the sha256 of the previous hash, a line break, and *facts* as JSON with sorted keys, in hexadecimal.
 
-    Times are ISO 8601 in UTC to the microsecond. A whole number is one number, whether a database returns 5 or 5.0.
+    Times are ISO 8601 in UTC with microseconds. The numbers 5 and 5.0 have the same text, since databases differ.
     """
     text = json.dumps(plain_values(facts), sort_keys=True, separators=(",", ":"))
     return sha256(f"{previous_hash}\n{text}".encode()).hexdigest()
 
 
 def verify_chain(links: Iterable[Link], *, generation: int, head: str) -> list[ChainBreak]:
-    """Return where the chain of one strategy breaks; nothing when it holds.
+    """Return the breaks in the chain of one strategy. An empty list means that it verifies.
 
     Args:
         links: in the order in which they were stored.
-        generation, head: what the strategy's own row says of its newest event: its position and its hash.
+        generation, head: position and hash of the newest event, from the row of the strategy.
     """
     chain = Chain()
     for link in links:
@@ -142,9 +146,9 @@ def verify_chain(links: Iterable[Link], *, generation: int, head: str) -> list[C
 
 
 def plain_values(value: Any) -> Any:
-    """Return *value* as JSON can hold it, the same whichever database or file it was read from."""
+    """Convert *value* to JSON types. The result is the same for every database or file that it was read from."""
     match value:
-        case str() | bool() | None:  # most are: a trail of a million events has tens of millions
+        case str() | bool() | None:  # first, because most values are: tens of millions in a trail of a million events
             return value
         case dict() | Mapping():
             return {str(key): plain_values(each) for key, each in value.items()}
@@ -162,40 +166,35 @@ def _number(value: float) -> float:
     if abs(value) < _EXACT:
         return int(value) if value == int(value) else value
     try:
-        return float(value)  # PostgreSQL returns a float such as 1e300 as the whole number of its digits
-    except OverflowError:  # no float was ever that large
+        return float(value)  # PostgreSQL returns a float such as 1e300 as a whole number
+    except OverflowError:  # it was stored as a whole number
         return value
 
 
-def _untold(left: Any, facts: Mapping[str, Any]) -> list[str]:
+def _unrecorded(left: Any, facts: Mapping[str, Any]) -> list[str]:
     changed = _differing(left, facts.get("before"))
     if facts.get("action") == "resume" and changed == ["percent"]:
-        return []  # releases before the chain told the percent of a resume as it stood after
+        return []  # before the chain existed, releases recorded the percent of a resume after the change
     return changed
 
 
 def _differing(left: Any, found: Any) -> list[str]:
-    """Return what both tell of, and differently; events of an intruder may be no mappings at all."""
+    """Return the names that both have with different values. A forged event may hold no mappings."""
     if not isinstance(left, Mapping) or not isinstance(found, Mapping):
         return []
     return sorted(name for name in left.keys() & found.keys() if left[name] != found[name])
 
 
-_SOURCE = "the export"
-_NOT_HASHED = frozenset({"id", "previous_hash", "hash"})
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what spreadsheets may take for the beginning of one
-
-
 def as_json(columns: Mapping[str, Any]) -> str:
-    """Return an event as one line of JSON, in ASCII: no character of a reason can break the line."""
+    """Return an event as one line of JSON in ASCII, so that no character of a reason breaks the line."""
     return json.dumps(plain_values(columns), separators=(",", ":")) + "\n"
 
 
 def as_csv(cells: Iterable[Any]) -> str:
-    """Return one line of CSV; what is no text stands as JSON.
+    """Return one line of CSV. Values other than text are written as JSON.
 
-    A text that a spreadsheet could take for a formula gets a `'` before it, which spreadsheets hide: a reason may come
-    from anybody. So a CSV is for people; what shall be verified is exported as JSON.
+    Reasons are untrusted input, so a text that a spreadsheet could read as a formula is prefixed with `'`, which
+    spreadsheets hide. Use CSV for people, and JSON for an export that will be verified.
     """
     line = io.StringIO()
     csv.writer(line).writerow([_cell(each) for each in cells])
@@ -203,10 +202,10 @@ def as_csv(cells: Iterable[Any]) -> str:
 
 
 def links(lines: Iterable[str]) -> Iterator[tuple[str, Link]]:
-    """Yield the events of an export as JSON, each with its strategy's name.
+    """Yield the events of a JSON export, each with the name of its strategy.
 
     Raises:
-        InvalidExport: a line is no event.
+        InvalidExport: a line is not an event.
     """
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -217,37 +216,37 @@ def links(lines: Iterable[str]) -> Iterator[tuple[str, Link]]:
             link = Link(facts["position"], event["previous_hash"], event["hash"], facts)
             yield str(facts["strategy_name"]), link
         except (ValueError, KeyError, AttributeError, RecursionError):
-            raise InvalidExport(_SOURCE, "is no event of an audit trail", number) from None
+            raise InvalidExport(_SOURCE, "is not an event of an audit trail", number) from None
         if not isinstance(link.position, int) or not all(_is_ascii(each) for each in (link.previous_hash, link.hash)):
-            raise InvalidExport(_SOURCE, "is no event of an audit trail", number)
+            raise InvalidExport(_SOURCE, "is not an event of an audit trail", number)
 
 
 def follow(lines: Iterable[str]) -> dict[str, Chain]:
-    """Return the chain of each strategy in an export as JSON, followed to its last event there.
+    """Return the chain of each strategy in a JSON export, verified up to its last event.
 
-    What filters left out is a break, as what somebody removed would be: only whole trails can be verified alone.
+    Events left out by a filter are breaks, like removed events, so export the whole trail to verify it.
     """
     chains: dict[str, Chain] = {}
     for number, (strategy_name, link) in enumerate(links(lines), 1):
-        with _of_no_depth(number):
+        with _refuse_deep_nesting(number):
             chains.setdefault(strategy_name, Chain()).follow(link)
     return chains
 
 
 def noted_heads(lines: Iterable[str], only: str | None = None) -> Iterator[str]:
-    """Yield the hashes of an export that vouch for all its others: the last of each run of events without a gap.
+    """Yield the hashes that verify all others of an export: the last of each run of events without a gap.
 
     Args:
-        only: of this strategy; of all, unless given.
+        only: this strategy. None means all.
 
     Raises:
-        InvalidExport: a line is no event, or was changed.
+        InvalidExport: a line is not an event, or was changed.
     """
     last: dict[str, Link] = {}
     for number, (strategy_name, link) in enumerate(links(lines), 1):
-        with _of_no_depth(number):
-            true = event_hash(link.previous_hash, link.facts)
-        if link.hash != true:
+        with _refuse_deep_nesting(number):
+            computed = event_hash(link.previous_hash, link.facts)
+        if link.hash != computed:
             raise InvalidExport(_SOURCE, "was changed: its hash is not that of its facts", number)
         if only not in (None, strategy_name):
             continue
@@ -259,12 +258,12 @@ def noted_heads(lines: Iterable[str], only: str | None = None) -> Iterator[str]:
 
 
 @contextmanager
-def _of_no_depth(number: int) -> Iterator[None]:
-    """Refuse what is nested so deeply that nobody can compute its hash."""
+def _refuse_deep_nesting(number: int) -> Iterator[None]:
+    """Raise InvalidExport for an event that is nested too deeply to hash."""
     try:
         yield
     except RecursionError:
-        raise InvalidExport(_SOURCE, "is no event of an audit trail", number) from None
+        raise InvalidExport(_SOURCE, "is not an event of an audit trail", number) from None
 
 
 def _is_ascii(value: Any) -> bool:

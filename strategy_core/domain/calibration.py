@@ -1,7 +1,6 @@
-"""What a plan's gates do to simulated ramps: how often they roll back a healthy one, how soon they find a known fault.
+"""Calibration: how often a plan's gates roll back healthy simulated ramps, and how soon they find a known fault.
 
-The gates, the ramp's rules and the booking of slots are the very ones that real rollouts run; only the clock and the
-trades are simulated.
+Gates, ramp rules and slot totals are the same code as in real rollouts. Only the clock and the trades are simulated.
 """
 
 from collections.abc import Sequence
@@ -37,22 +36,21 @@ from strategy_core.domain.simulation import (
 from strategy_core.domain.slot_ledger import Totals, add_slots, open_ledger
 from strategy_core.domain.slots import Slots
 
-START = datetime(2026, 1, 5, tzinfo=UTC)  # any day: ramps count from it
+START = datetime(2026, 1, 5, tzinfo=UTC)  # an arbitrary day
 LOOK_EVERY = timedelta(hours=1)
 CONFIDENCE = 0.95
 
 
 class RampResult(BaseModel):
-    """What became of one simulated ramp.
+    """The outcome of one simulated ramp. Fields of events that did not happen are None.
 
     Attributes:
-        slots: booked until it ended.
-        rolled_back_after: slots booked since the fault began (since the start, of a healthy one); None if it never was.
-        gate: that rolled it back.
-        days: simulated until it was rolled back; None if it never was.
-        promoted_on: the day of its promotion; None if it never was.
-        frozen_after: slots booked since the fault began when a gate first froze its stage, by an hourly look; None if
-            none did.
+        slots: booked until the end.
+        rolled_back_after: slots from the start of the fault, or of a healthy ramp, to the rollback.
+        gate: the gate that rolled it back.
+        days: simulated days from the same start to the rollback.
+        promoted_on: day of the promotion.
+        frozen_after: slots from the start of the fault to the first hourly tick at which a gate froze the stage.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -66,16 +64,16 @@ class RampResult(BaseModel):
 
 
 class Calibration(BaseModel):
-    """What became of all ramps of one scenario.
+    """The outcomes of all ramps of one scenario.
 
     Attributes:
-        rolled_back: share of ramps; `rolled_back_limit` its one-sided 95 % upper Clopper-Pearson limit.
-        before_fault: how many were rolled back before the fault began; they are in no other figure but *promoted*.
-        by_gate: how many each gate rolled back.
-        median_slots, p95_slots, p95_hours: until the rollback, since the fault began; infinite ones are None.
-        promoted: share of ramps; with a fault that begins late, some were before it.
-        bound_slots: ln(1/0.01) / KL_inf, see `information_bound`; None where there is none.
-        delays: slots to each rollback since the fault began, rising.
+        rolled_back: share of ramps. `rolled_back_limit` is its one-sided 95 % upper Clopper-Pearson limit.
+        before_fault: ramps that were rolled back before the fault began. They only count in *promoted*.
+        by_gate: rollbacks by gate.
+        median_slots, p95_slots, p95_hours: from the start of the fault to the rollback, if finite.
+        promoted: share of ramps. If the fault begins late, some are promoted before it.
+        bound_slots: ln(1/0.01) / KL_inf, see `information_bound`, if there is one.
+        delays: slots from the start of the fault to each rollback, ascending.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -104,9 +102,9 @@ class Calibration(BaseModel):
 def run_ramp(
     plan: Plan, history: History, ramp: Ramp, *, days: int, risk_fraction: float = RISK_FRACTION
 ) -> RampResult:
-    """Take one simulated ramp through *plan*, an owner approving at once; looks are hourly.
+    """Run one simulated ramp through *plan*, with hourly ticks and immediate approvals by an owner.
 
-    A rollback is dated by the slot that made it: between the looks around it every slot is looked at.
+    A rollback is dated by the slot that caused it: the slots since the previous tick are judged one by one.
     """
     totals = [Totals(), *add_slots(open_ledger(history), ramp.slots, history)[1]]
     canary = _deepest(ramp.slots.canary_r, risk_fraction)
@@ -116,7 +114,7 @@ def run_ramp(
     began = int(np.argmax(ramp.faulty)) if ramp.faulty.any() else 0
     warning = {gate.name for gate in plan.gates if gate.warns}
 
-    def look(now: datetime, booked: int, at: Position) -> tuple[Ruling, bool]:
+    def tick(now: datetime, booked: int, at: Position) -> tuple[Ruling, bool]:
         candles = Record(decided=max(1, int((now - START) / LOOK_EVERY)))
         evidence = Evidence(
             now=now,
@@ -137,23 +135,23 @@ def run_ramp(
         frozen = any(f.gate in warning and f.verdict is Verdict.INCONCLUSIVE for f in findings)
         return decide(plan, at, findings, now), frozen
 
-    seen, booked, promoted_on, frozen_after = 0, 0, None, None
+    previous, booked, promoted_on, frozen_after = 0, 0, None, None
     for hour in range(1, days * 24 + 1):
         now = START + hour * LOOK_EVERY
         booked = int(np.searchsorted(ramp.closed_at, hour / 24, side="right"))
-        ruling, frozen = look(now, booked, at)
+        ruling, frozen = tick(now, booked, at)
         if frozen and frozen_after is None:
             frozen_after = booked - began
         if ruling.step is Step.ROLL_BACK:
-            first = next(n for n in range(min(seen + 1, booked), booked + 1) if _rolls_back(look(now, n, at)[0]))
+            first = next(n for n in range(min(previous + 1, booked), booked + 1) if _rolls_back(tick(now, n, at)[0]))
             ended = _rolled_back(ramp, first, ruling, promoted_on)
             return ended.model_copy(update={"frozen_after": frozen_after})
         if ruling.step is Step.PROMOTE:
             promoted_on = hour / 24
         if ruling.step is Step.COMPLETE:
             break
-        at = _moved(at, ruling.step, now)
-        seen = booked
+        at = _apply_step(at, ruling.step, now)
+        previous = booked
     return RampResult(slots=booked, promoted_on=promoted_on, frozen_after=frozen_after)
 
 
@@ -161,11 +159,11 @@ def summarise(
     scenario: str, results: Sequence[RampResult], *, healthy: bool, bound_slots: float | None = None
 ) -> Calibration:
     """Return the figures of a scenario's ramps."""
-    seen = [r for r in results if healthy or r.rolled_back_after is None or r.rolled_back_after > 0]
-    n = len(seen)
-    found = [r for r in seen if r.rolled_back_after is not None]
+    counted = [r for r in results if healthy or r.rolled_back_after is None or r.rolled_back_after > 0]
+    n = len(counted)
+    found = [r for r in counted if r.rolled_back_after is not None]
     delays = [r.rolled_back_after for r in found if r.rolled_back_after is not None]
-    never = [float("inf")] * (n - len(found))
+    infinite = [float("inf")] * (n - len(found))
     hours = [r.days * 24 for r in found if r.days is not None]
     promoted = [r.promoted_on for r in results if r.promoted_on is not None]
     gates = [r.gate or "" for r in found]
@@ -177,9 +175,9 @@ def summarise(
         rolled_back=len(found) / n if n else 0.0,
         rolled_back_limit=upper_limit(len(found), n),
         by_gate={gate: gates.count(gate) for gate in sorted(set(gates))},
-        median_slots=_quantile([*delays, *never], 0.5),
-        p95_slots=_quantile([*delays, *never], 0.95),
-        p95_hours=_quantile([*hours, *never], 0.95),
+        median_slots=_quantile([*delays, *infinite], 0.5),
+        p95_slots=_quantile([*delays, *infinite], 0.95),
+        p95_hours=_quantile([*hours, *infinite], 0.95),
         promoted=len(promoted) / len(results),
         median_promotion_days=float(np.median(promoted)) if promoted else None,
         bound_slots=bound_slots,
@@ -192,7 +190,7 @@ def upper_limit(count: int, n: int) -> float:
     return 1.0 if count == n else float(betaincinv(count + 1, n - count, CONFIDENCE))
 
 
-def _moved(at: Position, step: Step, now: datetime) -> Position:
+def _apply_step(at: Position, step: Step, now: datetime) -> Position:
     match step:
         case Step.ADVANCE:
             return replace(at, stage_index=at.stage_index + 1, stage_entered_at=now, stage_extended_at=now)
@@ -213,7 +211,7 @@ def _rolls_back(ruling: Ruling) -> bool:
 
 
 def _rolled_back(ramp: Ramp, booked: int, ruling: Ruling, promoted_on: float | None) -> RampResult:
-    """Count from the fault's first slot, or, of a healthy ramp, from the start."""
+    """Return the outcome, counted from the first faulty slot, or from the start of a healthy ramp."""
     began = int(np.argmax(ramp.faulty)) if ramp.faulty.any() else 0
     started = float(ramp.closed_at[began]) if ramp.faulty.any() else 0.0
     ended = float(ramp.closed_at[booked - 1]) if booked else 0.0
@@ -227,7 +225,7 @@ def _rolled_back(ramp: Ramp, booked: int, ruling: Ruling, promoted_on: float | N
 
 
 def _deepest(r: FloatArray, risk_fraction: float) -> list[float | None]:
-    """Return the deepest drawdown so far, before the first slot and after each."""
+    """Return the largest drawdown so far, before the first slot (None) and after each slot."""
     if len(r) == 0:
         return [None]
     return [None, *np.maximum.accumulate(drawdown(equity(r, risk_fraction))).tolist()]
@@ -238,9 +236,9 @@ def _quantile(values: Sequence[float], share: float) -> float | None:
     return found if np.isfinite(found) else None
 
 
-SHADOW_DAYS = 60  # of history that a simulated pair has when its ramp starts
+SHADOW_DAYS = 60  # of shadow history before a simulated ramp
 BOUND_RAMPS, BOUND_ALPHA = 100, 0.01
-SIMULATED = (  # no other gate has facts in a simulation: neither users' orders nor metrics
+SIMULATED = (  # other gates need live orders or metrics, which a simulation has not
     Errors,
     InvalidDecisions,
     Silence,
@@ -251,14 +249,14 @@ SIMULATED = (  # no other gate has facts in a simulation: neither users' orders 
     Divergence,
 )
 _FAULTS = ("mild", "severe", "every_trade_loses", "goes_silent", "drawdown_spike")
-OF_A_PAIR = {  # a pair's own past instead of a market
+OF_A_PAIR = {  # scenarios that use the history of a pair instead of a market
     each.name: each for each in (Scenario("a_a", Market()), *(one for one in HARMFUL if one.name in _FAULTS))
 }
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedPair:
-    """Two versions as their own shadow history shows them; *slots* are some, *risk_fraction* is of equity on one R."""
+    """The shadow history of two versions, with at least one slot. *risk_fraction* is the equity risked on one R."""
 
     slots: Slots
     history: History
@@ -267,7 +265,7 @@ class RecordedPair:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationCase:
-    """What a plan is tried on: a scenario for so many days, in its own market or, of a pair, in that pair's past."""
+    """A plan and a scenario of *days*, in the scenario's market or in the history of *pair*."""
 
     plan: Plan
     scenario: Scenario
@@ -275,7 +273,7 @@ class CalibrationCase:
     pair: RecordedPair | None = None
 
     def draw(self, seed: int, number: int) -> tuple[History, Ramp]:
-        """Return ramp *number* of this scenario, and the history known at its start; the same whatever else is run."""
+        """Return ramp *number* of this scenario with its shadow history. Other ramps do not affect it."""
         rng = np.random.default_rng(
             np.random.SeedSequence(seed, spawn_key=(crc32(self.scenario.name.encode()), number))
         )
@@ -299,7 +297,7 @@ class CalibrationCase:
         return run_ramp(self.plan, *self.draw(seed, number), days=self.days, risk_fraction=risk_fraction)
 
     def bound(self, seed: int) -> float | None:
-        """Return the information bound in slots; None without harm, and where a hard limit is to find it."""
+        """Return the information bound in slots. None without a fault, and for faults that a hard limit finds."""
         if self.scenario.fault in (Fault.NONE, Fault.SPIKE):
             return None
         found = information_bound([self.draw(seed, number)[1] for number in range(BOUND_RAMPS)], BOUND_ALPHA)
@@ -307,15 +305,15 @@ class CalibrationCase:
 
 
 def simulable(plan: Plan) -> tuple[Plan, list[str]]:
-    """Return *plan* with those gates alone that a simulation has facts for, and the names of those left out.
+    """Return *plan* without the gates that a simulation has no evidence for, and the names of those gates.
 
     Raises:
         UnarmedPlan: no gate of the plan has a vote.
-        InvalidPlan: none of those with a vote is left.
+        InvalidPlan: no gate with a vote is left.
     """
     plan.check_armed()
     kept = tuple(gate for gate in plan.gates if isinstance(gate, SIMULATED))
     if all(gate.dry_run for gate in kept):
-        raise InvalidPlan(["gates: none of those with a vote looks at what can be simulated, which is slots"])
+        raise InvalidPlan(["gates: no gate with a vote can be simulated, since simulations have slots only"])
     left_out = [gate.name for gate in plan.gates if gate not in kept]
     return plan.model_copy(update={"gates": kept}), left_out

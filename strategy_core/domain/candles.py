@@ -1,8 +1,8 @@
-"""What a closed candle is: its timeframe, the checks it must pass; never where candles come from.
+"""Candles: timeframes, the checks and repairs of a frame, and the hashes of windows.
 
 A candle is stamped by its OPEN time in UTC and closes one timeframe later. Checked candles are a DataFrame of float64
 `open high low close volume` (and `bid_*`/`ask_*`, all eight or none), indexed by `timestamp`: datetime64[ns, UTC],
-increasing, unique. Missing candles stay missing: they are counted, never filled.
+increasing, unique. Missing candles are counted but not filled.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,18 +33,18 @@ TIMEFRAMES: Mapping[str, timedelta] = MappingProxyType(
 PRICES = ("open", "high", "low", "close")
 SIDES = tuple(f"{side}_{price}" for side in ("bid", "ask") for price in PRICES)
 COLUMNS = (*PRICES, "volume", *SIDES)
-LATE_CANDLES = 24  # one that the vendor delivers late is still caught up, and its slot still booked
+LATE_CANDLES = 24  # a candle that the vendor delivers this late is still decided, and its slot booked
 _HOUR = timedelta(hours=1)
 _ZONED = r"[Tt ]\d{2}.*(?:[Zz]|[+-]\d{2}(?::?\d{2})?)$"  # a time of day with its offset from UTC
 
 
 @dataclass(frozen=True, slots=True)
 class Repairs:
-    """What was mended, in rows; everything else that is wrong is an error.
+    """Repairs, counted in rows. Any other problem is an error.
 
     Attributes:
-        duplicates: rows dropped because an earlier row is the same in every value.
-        moved: rows that came after a later candle and were sorted into their place.
+        duplicates: rows dropped because an earlier row has the same values.
+        moved: rows that came after a later candle and were sorted into place.
         unclosed: 1 when the last candle had not closed by `now` and was dropped.
     """
 
@@ -58,13 +58,12 @@ class Repairs:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Candles that may be decided on, and what was found on the way.
+    """Checked candles, and what the checks found.
 
     Attributes:
-        candles: as the module describes.
-        repairs: what was mended.
-        gaps: places where one or more candles are missing; weekends and daily breaks among them.
-        unread: columns of the source that are no part of a candle.
+        candles: as described at the top of this module.
+        gaps: places where one or more candles are missing, weekends and daily breaks included.
+        unread: columns of the source that are not part of a candle.
     """
 
     candles: pd.DataFrame
@@ -74,7 +73,7 @@ class Checked:
 
 
 def timeframe_delta(timeframe: str) -> timedelta:
-    """Return the length of a candle of *timeframe*; raise InvalidTimeframe when there is none of that name."""
+    """Return the length of a candle of *timeframe*, or raise InvalidTimeframe."""
     try:
         return TIMEFRAMES[timeframe]
     except KeyError:
@@ -90,23 +89,24 @@ def checked_candles(
     first_row: int = 1,
     sparse: bool = False,
 ) -> Checked:
-    """Return the candles of *frame*, mended as Repairs says; else raise InvalidCandles with the first row at fault.
+    """Check and repair the candles of *frame*.
 
-    Times are the column `timestamp` or the index; each needs a zone. They lie on whole multiples of the timeframe
-    (above 1h: on whole hours, because vendors open their day at different hours), no nearer to each other than it,
-    and of three or more candles two must be neighbours: else the file is of another timeframe. Prices are finite
-    and above zero, open and close within low..high, bid at most ask. A missing `volume` is NaN throughout.
+    Times are the column `timestamp` or the index, with a time zone. They are whole multiples of the timeframe (above
+    1h: whole hours, because vendors open their day at different hours) and at least one timeframe apart. Among three
+    or more candles, two must be exactly one timeframe apart, or the file has another timeframe. Prices are finite and
+    above zero, open and close lie within low..high, and bid is at most ask. A missing `volume` becomes NaN.
 
     Args:
-        frame: as read; it is not changed.
+        frame: as read. It is not changed.
         timeframe: a name in TIMEFRAMES.
-        source: what the error is to name, such as the file.
-        now: when known, a last candle that has not closed by then is dropped, and more than one refused.
-        first_row: the number of the frame's first row in its source: 2 below a header line.
-        sparse: the source is known to be of this timeframe, so that none of its candles need be neighbours.
+        source: named in errors, such as the file.
+        now: drop a last candle that has not closed by then, and refuse more than one. None: all have closed.
+        first_row: number of the frame's first row in its source, 2 below a header line.
+        sparse: the source is known to have this timeframe, so its candles may all be further apart.
 
     Raises:
-        InvalidCandles, InvalidTimeframe, NaiveTime (of *now*).
+        InvalidCandles: names the first invalid row.
+        InvalidTimeframe, NaiveTime (of *now*).
     """
     delta = pd.Timedelta(timeframe_delta(timeframe)).as_unit("ns")
     rows = _Rows(source, first_row)
@@ -132,7 +132,7 @@ def checked_candles(
     if now is not None:
         closed = count_closed(candles, now, timeframe)
         unclosed = np.arange(len(candles)) >= closed
-        unclosed[-1] = False  # the last candle may be one that is still being made
+        unclosed[-1] = False  # the last candle may still be open
         rows.refuse(unclosed, lambda at: f"{times[at]} and candles after it had not closed by {now}", kept)
         repairs = replace(repairs, unclosed=len(candles) - closed)
         candles, spacing = candles.iloc[:closed], spacing[: max(closed - 1, 0)]
@@ -153,13 +153,13 @@ def count_closed(candles: pd.DataFrame, now: datetime, timeframe: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """The rows of one source, by the numbers an owner sees in it."""
+    """The rows of one source, numbered as in the source."""
 
     source: str
     first: int
 
     def refuse(self, bad: BoolArray, problem: Callable[[int], str], places: IntArray | None = None) -> None:
-        """Raise InvalidCandles for the first bad row, if any; *places* are the rows' places before sorting."""
+        """Raise InvalidCandles for the first bad row, if any. *places* are the positions of the rows before sorting."""
         if bad.any():
             at = int(bad.argmax())
             raise InvalidCandles(self.source, problem(at), self.first + int(at if places is None else places[at]))
@@ -189,7 +189,7 @@ def _times(frame: pd.DataFrame, rows: _Rows) -> pd.DatetimeIndex:
         times = pd.DatetimeIndex(written)
         naive = np.full(len(times), times.tz is None)
     else:
-        text = (written.map(str) if written.dtype == object else written).astype(str)  # bytes may be no text at all
+        text = (written.map(str) if written.dtype == object else written).astype(str)  # bytes may not be text
         times = pd.DatetimeIndex(pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True))
         rows.refuse(np.asarray(times.isna()), lambda at: f"timestamp {text.iloc[at]!r} is not an ISO 8601 time")
         naive = ~text.str.contains(_ZONED, regex=True).to_numpy(dtype=bool)
@@ -242,49 +242,49 @@ def _floats(column: pd.Series, name: str, rows: _Rows) -> FloatArray:
     try:
         numbers = pd.to_numeric(column, errors="coerce")
     except OverflowError:  # a whole number of hundreds of digits
-        numbers = pd.to_numeric(column.map(_short_of_infinity), errors="coerce")
+        numbers = pd.to_numeric(column.map(_infinite_if_huge), errors="coerce")
     bad = (numbers.isna() & column.notna()).to_numpy()
     rows.refuse(bad, lambda at: f"{name} is {column.iloc[at]!r}, not a number")
     return numbers.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
-def _short_of_infinity(cell: object) -> object:
+def _infinite_if_huge(cell: object) -> object:
     return np.inf if isinstance(cell, int) and abs(cell) > 10**300 else cell
 
 
 def _first_of_each(
     times: pd.DatetimeIndex, values: Mapping[str, FloatArray], order: IntArray, rows: _Rows
 ) -> BoolArray:
-    """Return which of the rows in *order* come first of their time; a later one with other values is refused."""
-    again = np.append(False, np.diff(times.asi8[order]) == 0)
+    """Return which rows in *order* are the first with their time. Refuse a later one with other values."""
+    repeated = np.append(False, np.diff(times.asi8[order]) == 0)
     differs = np.zeros(len(order), dtype=bool)
     for column in values.values():
         here, before = column[order][1:], column[order][:-1]
         differs[1:] |= (here != before) & ~(np.isnan(here) & np.isnan(before))
     rows.refuse(
-        again & differs,
-        lambda at: f"{times[order[at]]} is there already, in row {rows.first + order[at - 1]}, with other values",
+        repeated & differs,
+        lambda at: f"{times[order[at]]} is also in row {rows.first + order[at - 1]}, with other values",
         order,
     )
-    return ~again
+    return ~repeated
 
 
 def _looks_like(times: pd.DatetimeIndex) -> str:
     if len(times) < 2:
         return ""
     steps, counts = np.unique(np.diff(np.sort(times.asi8)), return_counts=True)
-    usual = pd.Timedelta(int(steps[counts.argmax()]), unit="ns")
-    return f"; most are {next((name for name, delta in TIMEFRAMES.items() if delta == usual), usual)} apart"
+    most_common = pd.Timedelta(int(steps[counts.argmax()]), unit="ns")
+    return f"; most are {next((name for name, delta in TIMEFRAMES.items() if delta == most_common), most_common)} apart"
 
 
 class Windows:
-    """The candles of one symbol, for whoever decides on some that end at a position. Safe to use from several threads.
+    """Hashes of the windows of one symbol's candles that end at a position. Safe to use from several threads.
 
-    The bytes are those that are hashed: names in the order of COLUMNS, then row by row the open time as int64
-    nanoseconds since 1970 and the values as float64, little-endian; every NaN is one NaN and -0.0 is 0.0.
+    The hashed bytes are the names in the order of COLUMNS, then row by row the open time as int64 nanoseconds since
+    1970 and the values as float64, little-endian. All NaNs have the same bits, and -0.0 becomes 0.0.
 
     Attributes:
-        columns: what there is of COLUMNS, in their order.
+        columns: the names of COLUMNS that the candles have, in that order.
         table: open time and the bits of each value, shape (candles, 1 + columns).
     """
 
@@ -306,7 +306,7 @@ class Windows:
         return pd.Timestamp(int(self.table[position, 0]), tz="UTC").to_pydatetime()
 
     def hash_of(self, position: int, bars: int) -> str:
-        """Return the sha256, in hex, of the *bars* candles (or as many as there are) that end at *position*."""
+        """Return the sha256, in hex, of the *bars* candles that end at *position*, or of fewer at the start."""
         known = self._hashes.get((position, bars))
         if known is None:
             digest = self._names.copy()
@@ -315,17 +315,17 @@ class Windows:
         return known
 
     def rows(self, start: int, end: int) -> memoryview:
-        """Return the bytes of the candles from *start* to before *end*; nothing is copied."""
+        """Return the bytes of the candles in [start, end), without a copy."""
         return self.table[start:end].reshape(-1).view(np.uint8).data
 
 
 def opened_ns(candles: pd.DataFrame) -> IntArray:
-    """Return the open times in nanoseconds since 1970 UTC, whatever the index's own unit."""
+    """Return the open times in nanoseconds since 1970 UTC, for any unit of the index."""
     index = candles.index if isinstance(candles.index, pd.DatetimeIndex) else pd.DatetimeIndex(candles.index)
     times: IntArray = index.as_unit("ns").asi8
     return times
 
 
 def window_hash(candles: pd.DataFrame) -> str:
-    """Return the hash of all of *candles*: equal on every machine and in every time unit."""
+    """Return the hash of all *candles*. It is the same on every machine and for every time unit."""
     return Windows(candles).hash_of(len(candles) - 1, max(len(candles), 1))

@@ -1,4 +1,4 @@
-"""Shadow against active on the same candles, as a report; it judges nothing: verdicts are the gates'."""
+"""Comparison of a shadow version with the active one on the same candles, in total, by regime and by day."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,15 +16,17 @@ from strategy_core.domain.strategy import Action
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Candles of one symbol, regime and day on which the versions said the same two things; from one candle to all.
+    """Counts for candles of one symbol, regime and day with the same pair of actions.
+
+    The candles of one such group may be split into several cells.
 
     Attributes:
-        regime: of the market; "" where nobody asked for it.
-        day: UTC day of the candles, as any whole number that names it.
-        shadow, active: what each said; None is no decision: it failed, had too little history, or was not asked.
-        candles: how many.
-        closed: of these, where the trades of all that signalled have closed.
-        shadow_trades, active_trades: of the closed ones; NO_TRADES where the version held.
+        regime: of the market, or "" without regimes.
+        day: UTC day of the candles, as any whole number that identifies it.
+        shadow, active: the actions. None without a decision: it failed, had too little history, or did not run.
+        candles: number of candles.
+        closed: number of candles on which all trades have closed.
+        shadow_trades, active_trades: of the closed candles. NO_TRADES where the version held.
     """
 
     symbol: str
@@ -42,10 +44,10 @@ class Interval(BaseModel):
     """A mean and its confidence limits.
 
     Attributes:
-        mean: None without observations.
-        low, high: None with fewer than two days: one cluster says nothing of the spread between clusters.
-        n: observations.
-        days: distinct days they fell on.
+        mean: only with observations.
+        low, high: only with two days or more, since one cluster does not show the spread between clusters.
+        n: number of observations.
+        days: number of distinct days.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -58,18 +60,18 @@ class Interval(BaseModel):
 
 
 class Comparison(BaseModel):
-    """Two versions on the same candles. Rates are percent; arms count trades of slots that are closed in both.
+    """Two versions on the same candles. Rates are in percent. Performance counts slots that are closed in both.
 
     Attributes:
-        candles_compared: rows (symbol, candle) on which both decided; all that follows is of these.
+        candles_compared: rows (symbol, candle) on which both decided. All other figures are about these.
         candles_excluded: rows on which at least one had no decision.
         shadow_signal_count, active_signal_count: buys and sells.
-        divergence_rate: share of actionable candles (either signalled) on which the actions differ; None without any.
-        divergence_rate_all_candles: the same of all compared candles; looks small when both mostly hold.
+        divergence_rate: share of actionable candles (at least one signalled) with different actions, if any.
+        divergence_rate_all_candles: the same share of all compared candles. Small when both mostly hold.
         agreement: [shadow's action][active's action] -> candles.
-        slots: actionable candles, of which pending_slots have a trade that has not closed yet.
-        difference: R of shadow - R of active per closed slot, 0 where a version held; its interval is day-clustered.
-        by_regime: the same for each regime's candles; without drawdown, since a regime's candles are no account.
+        slots: actionable candles. pending_slots of them have an open trade.
+        difference: R of shadow - R of active per closed slot, 0 where a version held, with a day-clustered interval.
+        by_regime: the same by regime, without drawdown, since the candles of a regime are not a continuous account.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -93,10 +95,10 @@ class Comparison(BaseModel):
 def compare(
     cells: Iterable[Cell], *, drawdowns: tuple[float, float] | None = None, confidence: float = 0.95
 ) -> Comparison:
-    """Compare two versions by what their candles add up to; every candle is in one cell, cells come in any order.
+    """Compare two versions. Each candle is in one cell. The order of the cells does not matter.
 
     Args:
-        drawdowns: the largest of the shadow's account and of the active's; None: not asked for.
+        drawdowns: the largest of the shadow and of the active version, or None to leave them out.
         confidence: of the two-sided interval of the difference.
     """
     whole, by_regime = _Sums(), defaultdict[str, _Sums](_Sums)
@@ -105,18 +107,18 @@ def compare(
         if cell.regime:
             by_regime[cell.regime].add(cell)
     each = {regime: sums.compared(confidence, None) for regime, sums in sorted(by_regime.items())}
-    return whole.compared(confidence, drawdowns if whole.said else None).model_copy(update={"by_regime": each})
+    return whole.compared(confidence, drawdowns if whole.actions else None).model_copy(update={"by_regime": each})
 
 
 def day_cluster_interval(observations: IntArray, sums: FloatArray, confidence: float = 0.95) -> Interval:
-    """Return the mean difference and its day-cluster t interval: outcomes of one day are not independent.
+    """Return the mean difference and its day-cluster t interval, because outcomes of one day are not independent.
 
     mean ± t(D - 1) · sqrt(D / (D - 1) · Σ_day (Σ (d - mean))²) / n, for n differences on D days. For a one-sided bound
-    at 95 % take `low` (or `high`) at a *confidence* of 0.90.
+    at 95 %, use `low` (or `high`) at a *confidence* of 0.90.
 
     Args:
-        observations: how many differences each day has, at least one; shape (D,).
-        sums: Σ d of each day; shape (D,), finite.
+        observations: number of differences of each day, at least one, shape (D,).
+        sums: Σ d of each day, shape (D,), finite.
         confidence: two-sided, in (0, 1).
 
     Source: Liang & Zeger (1986), with the small-sample factor and t(D - 1) of Cameron & Miller (2015), eq. 12.
@@ -132,21 +134,21 @@ def day_cluster_interval(observations: IntArray, sums: FloatArray, confidence: f
 
 @dataclass(slots=True)
 class _Sums:
-    """What cells come to.
+    """Sums over cells.
 
     Attributes:
-        said: (shadow's action, active's action) -> candles.
+        actions: (shadow's action, active's action) -> candles.
         days: day -> closed slots and Σ of their differences.
     """
 
     symbols: set[str] = field(default_factory=set)
-    said: Counter[tuple[Action | None, Action | None]] = field(default_factory=Counter)
+    actions: Counter[tuple[Action | None, Action | None]] = field(default_factory=Counter)
     days: dict[int, tuple[int, float]] = field(default_factory=dict)
     shadow: ClosedTrades = NO_TRADES
     active: ClosedTrades = NO_TRADES
 
     def add(self, cell: Cell) -> None:
-        self.said[cell.shadow, cell.active] += cell.candles
+        self.actions[cell.shadow, cell.active] += cell.candles
         if cell.shadow is None or cell.active is None:
             return
         self.symbols.add(cell.symbol)
@@ -159,7 +161,7 @@ class _Sums:
         self.active += cell.active_trades
 
     def compared(self, confidence: float, drawdowns: tuple[float, float] | None) -> Comparison:
-        agreement = {one: {other: self.said[one, other] for other in Action} for one in Action}
+        agreement = {one: {other: self.actions[one, other] for other in Action} for one in Action}
         compared = sum(sum(row.values()) for row in agreement.values())
         held = agreement[Action.HOLD][Action.HOLD]
         slots = compared - held
@@ -174,7 +176,7 @@ class _Sums:
         return Comparison(
             symbols=tuple(sorted(self.symbols)),
             candles_compared=compared,
-            candles_excluded=self.said.total() - compared,
+            candles_excluded=self.actions.total() - compared,
             shadow_signal_count=compared - sum(agreement[Action.HOLD].values()),
             active_signal_count=compared - sum(row[Action.HOLD] for row in agreement.values()),
             divergence_rate=100 * differs / slots if slots else None,
@@ -190,11 +192,11 @@ class _Sums:
 
 
 class DaySums(NamedTuple):
-    """What some of a day's closed slots add up to; from one slot to all of the day's.
+    """Sums over some or all closed slots of one day.
 
     Attributes:
         day: as days since 1970.
-        unlike: how many of *slots* the two said different things on.
+        unlike: number of the *slots* with different decisions.
         canary_r, active_r: Σ R.
     """
 
@@ -207,14 +209,14 @@ class DaySums(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Daily:
-    """Slots by the day that stands in them; every array has shape (days,), oldest day first.
+    """Slots by day. All arrays have shape (days,), oldest day first.
 
     Attributes:
-        day: as days since 1970; days without a slot are not in it.
-        slots: on that day; `unlike` are those on which the two said different things.
+        day: as days since 1970, without days that have no slots.
+        slots: on that day. `unlike` counts those with different decisions.
         canary_r, active_r: Σ R of that day.
         mean: canary R - active R per slot, over all days up to that one.
-        low, high: the day-cluster t interval of that mean; NaN on the first day.
+        low, high: the day-cluster t interval of that mean. NaN on the first day.
     """
 
     day: IntArray
@@ -228,18 +230,18 @@ class Daily:
 
 
 def by_day(sums: Sequence[DaySums], confidence: float = 0.95) -> Daily:
-    """Return slots day by day, given in any order; the last interval is that of `comparison.day_cluster_interval`.
+    """Return slots by day. The input may have any order. The last interval equals `day_cluster_interval`.
 
-    With S the day's Σ d and n its slots, Σ (S - n·mean)² = Σ S² - 2·mean·Σ S·n + mean²·Σ n²: running sums are enough.
+    Running sums are enough: with S a day's Σ d and n its slots, Σ (S - n·mean)² = Σ S² - 2·mean·Σ S·n + mean²·Σ n².
     """
     table = np.array(sums, np.float64).reshape(-1, len(DaySums._fields))
     day, place = np.unique(table[:, 0].astype(np.int64), return_inverse=True)
-    counts, unlike, canary_r, active_r = (_added(place, column, len(day)) for column in table.T[1:])
+    counts, unlike, canary_r, active_r = (_sum_by_place(place, column, len(day)) for column in table.T[1:])
     apart = canary_r - active_r
     n, clusters = np.cumsum(counts), np.arange(1, len(day) + 1)
     mean = np.cumsum(apart) / n
     squares = np.cumsum(apart**2) - 2 * mean * np.cumsum(apart * counts) + mean**2 * np.cumsum(counts**2)
-    with np.errstate(divide="ignore", invalid="ignore"):  # one day says nothing of the spread between days
+    with np.errstate(divide="ignore", invalid="ignore"):  # one day does not show the spread between days
         error = np.sqrt(clusters / (clusters - 1) * np.maximum(squares, 0.0)) / n
         reach = stdtrit(clusters - 1, (1 + confidence) / 2) * error
     return Daily(
@@ -254,5 +256,5 @@ def by_day(sums: Sequence[DaySums], confidence: float = 0.95) -> Daily:
     )
 
 
-def _added(place: IntArray, column: FloatArray, days: int) -> FloatArray:
+def _sum_by_place(place: IntArray, column: FloatArray, days: int) -> FloatArray:
     return np.bincount(place, weights=column, minlength=days).astype(np.float64)

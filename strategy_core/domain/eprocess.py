@@ -1,17 +1,17 @@
-"""The evidence that a canary does harm: one e-process a rollout, which never forgets and is never reset.
+"""The e-process of harm: the evidence that a canary is worse, one per rollout and without resets.
 
-E begins at 1 and is wealth won by betting, slot after slot, that the canary is the worse. Against a version that is not
-worse it ever reaches 1/α with a chance of at most α, however often anyone looks (Ville 1939). The wealth is spread over
-bets of several sizes on three faults (an average of e-processes is one: Vovk & Wang 2021):
+E starts at 1. It is the wealth of bets, slot after slot, that the canary is worse. Against a version that is not worse,
+it reaches 1/α at any time with a probability of at most α, however often it is checked (Ville 1939). The wealth is
+spread over bets of several sizes on three faults (an average of e-processes is one: Vovk & Wang 2021):
 
-- win: the canary loses what the active version wins. Bet 1 - λ·w (Waudby-Smith & Ramdas 2024, "betting").
-- PnL: its R falls behind. Bet 1 - κ·clip(d / scale, -1, 1), scale = 1.5 times the active version's root mean square R.
-- rate: it falls silent. Bet 1 - 0.66·(y + 1/2): y = 1 where it alone signals, -1 where the active version alone does.
+- win: the canary loses where the active version wins. Bet 1 - λ·w (Waudby-Smith & Ramdas 2024, "betting").
+- PnL: its R is lower. Bet 1 - κ·clip(d / scale, -1, 1), scale = 1.5 times the active version's root mean square R.
+- rate: it misses signals. Bet 1 - 0.66·(y + 1/2): y = 1 where only it signals, -1 where only the active version does.
 
-Slots of one day move together, so each bet x pays exp(-(δ - 1)·x²/2), δ the design effect of the shadow history (de la
-Peña 1999). It is fixed with the rollout: one that rose with the rollout's own days would take a fault that begins late
-for clustering, and hide it. For such a fault a part of the wealth is held back, and a share of it is bet anew at every
-UTC midnight.
+Slots of one day are correlated, so each bet x also pays exp(-(δ - 1)·x²/2), with δ the design effect of the shadow
+history (de la Peña 1999). δ is fixed with the rollout. If it were updated, a fault that begins late would look like
+clustering and stay hidden. For such faults, part of the wealth is held back, and a share of it is bet at each UTC
+midnight.
 """
 
 import math
@@ -25,28 +25,28 @@ from strategy_core.domain.pair_noise import History
 from strategy_core.domain.slots import Slots
 
 AT_START = 0.72  # share of the wealth that is bet from the first slot on
-HALF_LIFE_DAYS = 15  # of what is held back: after t days 15 / (15 + t) of it is left
+HALF_LIFE_DAYS = 15  # of the held-back wealth: after t days 15 / (15 + t) of it is left
 CLIP_IN_TRADES = 1.5  # the PnL bets' scale, in root mean square R of the active version's trades
-TYPICAL_FALL = 0.05  # of the win rate: where the middle win bet grows fastest
-LARGEST_MIDDLE = 0.6  # a pair that never differed before may still differ once
-RATE_BET = 0.66  # below 2/3, where a canary that signals alone would take all
+TYPICAL_FALL = 0.05  # of the win rate, for which the middle win bet grows fastest
+LARGEST_MIDDLE = 0.6  # a pair without any difference so far may still differ
+RATE_BET = 0.66  # below 2/3, where a slot on which only the canary signals would take all wealth
 
 
 @dataclass(frozen=True, slots=True)
 class Bets:
-    """What is staked on each slot: on w, on clipped d, and the share of the wealth; each of shape (bets,)."""
+    """The stakes on each slot, on w and on clipped d, and the shares of wealth. Arrays have shape (bets,)."""
 
     win: FloatArray
     pnl: FloatArray
-    log_share: FloatArray  # shape (bets + 1,): the last is the rate bet's
+    log_share: FloatArray  # shape (bets + 1,): the last one is of the rate bet
     scale: float
 
 
 def bets(history: History) -> Bets:
-    """Return the bets for a pair of that history: sized where a typical fault makes them grow fastest.
+    """Return the bets for a pair with that history, sized to grow fastest under a typical fault.
 
-    The log-optimal bet on a fall Δ of the win rate, among slots of which a share n differs anyway, is Δ / (n + Δ). None
-    is larger than what grows fastest when every slot is lost: log(1 + x) - (δ - 1)·x²/2 has its top there.
+    The log-optimal bet on a fall Δ of the win rate, if a share n of slots differs anyway, is Δ / (n + Δ). Bets are
+    capped at the size that grows fastest when every slot is lost, the maximum of log(1 + x) - (δ - 1)·x²/2.
     """
     middle = min(LARGEST_MIDDLE, TYPICAL_FALL / (history.win_noise + TYPICAL_FALL))
     rows = np.array(
@@ -68,13 +68,13 @@ def bets(history: History) -> Bets:
 
 @dataclass(frozen=True, slots=True)
 class EProcess:
-    """The e-process after some slots; all that the next slot needs, whatever process books it.
+    """The e-process after some slots: all that is needed to add the next slot.
 
     Attributes:
-        log_wealth: of each bet, natural logarithm, without its share; shape (bets + 1,).
-        held_back: share of the wealth not bet yet.
-        first_day, last_day: UTC days of the first and the newest slot, as days since 1970; None before the first.
-        log_e: natural logarithm of E; `log_peak` the highest it ever was.
+        log_wealth: natural logarithm of the wealth of each bet, without its share, shape (bets + 1,).
+        held_back: share of the wealth that has not been bet yet.
+        first_day, last_day: UTC days of the first and the newest slot, as days since 1970. None before the first.
+        log_e: natural logarithm of E. `log_peak` is its maximum so far.
     """
 
     log_wealth: FloatArray
@@ -96,7 +96,7 @@ class EProcess:
 
 
 def read_e_process(data: dict[str, Any]) -> EProcess:
-    """Return what `EProcess.as_data` gave, to the last bit."""
+    """Restore an e-process from `EProcess.as_data`, bit by bit."""
     return EProcess(**data | {"log_wealth": np.asarray(data["log_wealth"], np.float64)})
 
 
@@ -106,16 +106,16 @@ def begin(history: History) -> EProcess:
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """E after each of some slots, in natural logarithms; shape (slots,)."""
+    """Natural logarithms of E and its peak after each slot, shape (slots,)."""
 
     log_e: FloatArray
     log_peak: FloatArray
 
 
 def advance(process: EProcess, slots: Slots, history: History) -> tuple[EProcess, Path]:
-    """Return the e-process after *slots*, in the order in which they were booked, and its path over them.
+    """Return the e-process after *slots*, in the order in which they were booked, and its path.
 
-    However the slots are cut into calls, the result is the same up to rounding.
+    Splitting the slots into several calls gives the same result up to rounding.
     """
     if len(slots) == 0:
         return process, Path(np.empty(0), np.empty(0))
@@ -124,7 +124,7 @@ def advance(process: EProcess, slots: Slots, history: History) -> tuple[EProcess
     factors = _log_factors(staked, history.design_effect_bound, slots)
     log_e = np.empty(len(slots))
     for day, chosen in _by_day(days):
-        process = _enter(process, day)
+        process = _enter_day(process, day)
         wealth = process.log_wealth + np.cumsum(factors[chosen], axis=0)
         log_e[chosen] = _log_sum(wealth + staked.log_share, process.held_back)
         process = replace(process, log_wealth=wealth[-1])
@@ -133,7 +133,7 @@ def advance(process: EProcess, slots: Slots, history: History) -> tuple[EProcess
 
 
 def _log_factors(staked: Bets, design_effect: float, slots: Slots) -> FloatArray:
-    """Return the logarithm of what each slot multiplies each bet's wealth by; shape (slots, bets + 1)."""
+    """Return the logarithm of the factor of each slot on the wealth of each bet, shape (slots, bets + 1)."""
     clipped = np.clip(slots.pnl_difference / staked.scale, -1.0, 1.0)
     payoff = np.outer(slots.win_difference, staked.win) + np.outer(clipped, staked.pnl)
     charged = np.log1p(-payoff) - (design_effect - 1.0) * payoff**2 / 2
@@ -146,8 +146,8 @@ def _by_day(days: IntArray) -> list[tuple[int, slice]]:
     return [(int(days[start]), slice(start, end)) for start, end in zip(starts, ends, strict=True)]
 
 
-def _enter(process: EProcess, day: int) -> EProcess:
-    """Pass the midnights between the newest slot's day and *day*: bet a share of what is held back."""
+def _enter_day(process: EProcess, day: int) -> EProcess:
+    """Enter *day*: bet a share of the held-back wealth for the midnights since the newest slot."""
     if process.first_day is None:
         return replace(process, first_day=day, last_day=day)
     if day == process.last_day:
@@ -158,7 +158,7 @@ def _enter(process: EProcess, day: int) -> EProcess:
 
 
 def _log_sum(log_parts: FloatArray, rest: float) -> FloatArray:
-    """Return log(Σ exp(parts) + rest) by row; *log_parts* of shape (slots, parts)."""
+    """Return log(Σ exp(parts) + rest) by row. *log_parts* has shape (slots, parts)."""
     highest = log_parts.max(axis=1)
     summed: FloatArray = highest + np.log(np.exp(log_parts - highest[:, None]).sum(axis=1))
     return np.logaddexp(summed, np.log(rest))

@@ -1,498 +1,533 @@
-"""The one tree of errors: each carries its facts as attributes and says what would be allowed.
+"""All errors of this software: one tree, in which each class declares its fields and its message.
 
-RolloutError
-├── NotFound            what was named does not exist            (API 404, exit code 4)
-│   ├── UnknownStrategy, UnknownVersion, UnknownRollout, UnknownSymbol, NoActiveVersion, NoCanary, NothingRecorded,
-│   │   UnknownAlert, UnknownChannel
-├── Refused             it exists, but this is not allowed now   (API 409, exit code 5)
-│   ├── IllegalTransition, DuplicateVersion, DuplicateFingerprint, Quarantined, RolloutOpen, LostRace, NotAwaiting,
-│   │   UnarmedPlan, GateRefused, NothingToRollBack, AlreadyDone, Incomparable, InvariantRefused, RetiredVersion,
-│   │   SchemaOutdated, Unconfirmed, FixedForLife, Contradicted, RouterClosed, BackupRefused
-├── Invalid             the input itself is wrong                (API 422, exit code 2)
-│   ├── InvalidPercent, InvalidConfig, InvalidPlan, InvalidTimeframe, InvalidEntryPoint, InvalidDecision,
-│   │   InvalidRow (InvalidCandles, InvalidReport, InvalidExport), InvalidName, InvalidSetting, InvalidPeriod,
-│   │   NaiveTime, TimeOutOfRange, MissingExtra
-├── Denied              whoever asks may not                     (API 403, exit code 3)
-│   ├── InvalidToken (401), Forbidden, FourEyes, TooManyFailures (429)
-├── Untrusted           a version's code may not run             (exit code 6)
-│   ├── FingerprintMismatch, IsolationBreach, StrategyFailed
-├── RoutingUnavailable  a router cannot read who is routed where
-├── EvidenceUnavailable the facts a verdict needs cannot be had: blind, never a pass nor a failure
-│   ├── FeedUnavailable
-├── KeysUnavailable     who asks cannot be known now             (API 503)
-└── Unsettled           whether a change was kept is not known   (API 503)
+| family                | meaning                                               | API status     | CLI exit code |
+|-----------------------|-------------------------------------------------------|----------------|---------------|
+| `NotFound`            | the named thing does not exist                        | 404            | 4             |
+| `Refused`             | it exists, but this is not allowed now                | 409            | 5             |
+| `Invalid`             | the input itself is wrong                             | 422            | 2             |
+| `Denied`              | the caller has no permission                          | 403 (401, 429) | 3             |
+| `Untrusted`           | a version's code may not run                          | 409, 422       | 6             |
+| `EvidenceUnavailable` | the facts for a verdict cannot be read: gates go blind | 503            | 1             |
+| `RoutingUnavailable`, `KeysUnavailable`, `Unsettled`: no family                | 503            | 1             |
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from datetime import datetime
+from inspect import cleandoc
+from string import Formatter
+from typing import Annotated, Any, ClassVar, dataclass_transform
+
+Lines = Annotated[Iterable[str], list]  # stored as a list, in the order given
+Names = Annotated[Iterable[str], sorted]  # stored as a sorted list
+OneLine = Annotated[str, lambda text: " ".join(text.split())]
 
 
+@dataclass_transform(eq_default=False, field_specifiers=(field,))
 class RolloutError(Exception):
-    """Anything this software refuses; its text is one line that an owner understands."""
+    """Declare an error: annotated names are its fields and its arguments, in order.
 
-    exit_code = 1
+    The first paragraph of a subclass's docstring is the template of its message: what was refused, and what would be
+    allowed. The message is one line, in which semicolons join the sentences, each in lower case at its start.
+    """
+
+    exit_code: ClassVar[int] = 1
+    _template: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        dataclass(eq=False, repr=False)(cls)
+        first = cleandoc(cls.__doc__ or cls.__name__).split("\n\n")[0].replace("\n", " ")
+        cls._template = "; ".join(each[0].lower() + each[1:] for each in first.removesuffix(".").split(". "))
+
+    def __post_init__(self) -> None:
+        for each in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+            for convert in getattr(each.type, "__metadata__", ()):
+                setattr(self, each.name, convert(getattr(self, each.name)))
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        return _Template().vformat(self._template, (), vars(self))
+
+    def __reduce__(self) -> tuple[Callable[..., "RolloutError"], tuple[Any, ...]]:
+        """Pickle the fields: Exception would call the class with its message as the only argument."""
+        return _restore, (type(self), self.args, vars(self))
+
+
+def _restore(kind: type[RolloutError], args: tuple[Any, ...], facts: Mapping[str, Any]) -> RolloutError:
+    error = kind.__new__(kind)
+    error.args = args
+    vars(error).update(facts)
+    return error
+
+
+class _Template(Formatter):
+    """Show a list as `a, b`, with another separator as in `{names: or }`, and a time as ISO 8601."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if isinstance(value, list):
+            return (format_spec or ", ").join(str(each) for each in value) or "none"
+        if isinstance(value, datetime) and not format_spec:
+            return value.isoformat()
+        return str(super().format_field(value, format_spec))
 
 
 class NotFound(RolloutError):
+    """The named thing does not exist."""
+
     exit_code = 4
 
 
 class UnknownStrategy(NotFound):
-    def __init__(self, strategy_name: str, known: Iterable[str] = ()) -> None:
-        self.strategy_name = strategy_name
-        self.known = sorted(known)
-        super().__init__(f"no strategy {strategy_name!r}; {_known('strategies', self.known)}")
+    """No strategy {strategy_name!r}. Known strategies: {known}."""
+
+    strategy_name: str
+    known: Names = ()
 
 
 class UnknownVersion(NotFound):
-    def __init__(self, strategy_name: str, version: str, known: Iterable[str] = ()) -> None:
-        self.strategy_name = strategy_name
-        self.version = version
-        self.known = sorted(known)
-        super().__init__(f"no version {version!r} of {strategy_name!r}; {_known('versions', self.known)}")
+    """No version {version!r} of {strategy_name!r}. Known versions: {known}."""
+
+    strategy_name: str
+    version: str
+    known: Names = ()
 
 
 class UnknownRollout(NotFound):
-    def __init__(self, wanted: str) -> None:
-        self.wanted = wanted
-        super().__init__(f"no rollout {wanted}")
+    """No rollout {wanted}."""
+
+    wanted: str
 
 
 class NothingRecorded(NotFound):
-    def __init__(self, strategy_name: str, moment: datetime) -> None:
-        self.strategy_name = strategy_name
-        self.moment = moment
-        super().__init__(f"the audit trail tells nothing of {strategy_name!r} at {moment:%Y-%m-%d %H:%M} UTC or before")
+    """The audit trail has no entry for {strategy_name!r} at {moment:%Y-%m-%d %H:%M} UTC or earlier."""
+
+    strategy_name: str
+    moment: datetime
 
 
 class UnknownSymbol(NotFound):
-    def __init__(self, symbol: str, known: Iterable[str] = ()) -> None:
-        self.symbol = symbol
-        self.known = sorted(known)
-        super().__init__(f"no candles of {symbol!r}; {_known('symbols', self.known)}")
+    """No candles of {symbol!r}. Known symbols: {known}."""
+
+    symbol: str
+    known: Names = ()
 
 
 class NoActiveVersion(NotFound):
-    def __init__(self, strategy_name: str) -> None:
-        self.strategy_name = strategy_name
-        super().__init__(f"{strategy_name!r} has no active version; activate one first")
+    """{strategy_name!r} has no active version. Activate one first."""
+
+    strategy_name: str
 
 
 class NoCanary(NotFound):
-    def __init__(self, strategy_name: str) -> None:
-        self.strategy_name = strategy_name
-        super().__init__(f"{strategy_name!r} has no canary; activate one first")
+    """{strategy_name!r} has no canary. Activate one first."""
+
+    strategy_name: str
 
 
 class UnknownAlert(NotFound):
-    def __init__(self, alert_id: int) -> None:
-        self.alert_id = alert_id
-        super().__init__(f"no alert {alert_id}; see: rollout alerts list")
+    """No alert {alert_id}. See: rollout alerts list."""
+
+    alert_id: int
 
 
 class UnknownChannel(NotFound):
-    """*channel* is what was named, None for whichever there is."""
+    """No alert channel {channel!r}. Known channels: {known}."""
 
-    def __init__(self, channel: str | None, known: Iterable[str] = ()) -> None:
-        self.channel = channel
-        self.known = sorted(known)
-        wanted = f"no alert channel {channel!r}" if channel else "no alert channel"
-        super().__init__(f"{wanted}; {_known('channels', self.known) if self.known else 'set ROLLOUT_ALERT_URLS'}")
+    channel: str | None  # no name means any channel
+    known: Names = ()
+
+    def _message(self) -> str:
+        if self.known:
+            return super()._message()
+        return f"no alert channel{f' {self.channel!r}' if self.channel else ''}; set ROLLOUT_ALERT_URLS"
 
 
 class Refused(RolloutError):
+    """The state does not allow this now."""
+
     exit_code = 5
 
 
 class IllegalTransition(Refused):
-    def __init__(self, current: str, target: str, allowed: Iterable[str], because: str = "") -> None:
-        self.current = current
-        self.target = target
-        self.allowed = sorted(allowed)
-        why = f" ({because})" if because else ""
-        super().__init__(f"cannot move {current} -> {target}{why}; allowed: {', '.join(self.allowed) or 'nothing'}")
+    """Cannot move {current} -> {target}. Allowed: {allowed}."""
+
+    current: str
+    target: str
+    allowed: Names
+    because: str = ""
+
+    def _message(self) -> str:
+        why = f" ({self.because});" if self.because else ";"
+        return super()._message().replace(";", why, 1)
 
 
 class DuplicateVersion(Refused):
-    def __init__(self, strategy_name: str, version: str) -> None:
-        self.strategy_name = strategy_name
-        self.version = version
-        super().__init__(
-            f"{strategy_name!r} already has a version {version!r}; versions are never edited: choose another name"
-        )
+    """{strategy_name!r} already has a version {version!r}. Versions are never edited: choose another name."""
+
+    strategy_name: str
+    version: str
 
 
 class DuplicateFingerprint(Refused):
-    def __init__(self, strategy_name: str, version: str, existing: str, fingerprint: str) -> None:
-        self.strategy_name = strategy_name
-        self.version = version
-        self.existing = existing
-        self.fingerprint = fingerprint
-        super().__init__(
-            f"{version!r} is the same build as {strategy_name!r} {existing!r} ({fingerprint[:12]}); "
-            "change its code, config, symbols or timeframe"
-        )
+    """{version!r} is the same build as {strategy_name!r} {existing!r} ({fingerprint:.12}).
+    Change its code, config, symbols or timeframe.
+    """
+
+    strategy_name: str
+    version: str
+    existing: str
+    fingerprint: str
 
 
 class Quarantined(Refused):
-    def __init__(self, strategy_name: str, version: str, quarantined_at: datetime) -> None:
-        self.strategy_name = strategy_name
-        self.version = version
-        self.quarantined_at = quarantined_at
-        super().__init__(
-            f"{strategy_name!r} {version!r} was rolled back at {quarantined_at:%Y-%m-%d %H:%M} UTC and is quarantined; "
-            "give an override reason to ramp it again"
-        )
+    """{strategy_name!r} {version!r} was rolled back at {quarantined_at:%Y-%m-%d %H:%M} UTC and is quarantined.
+    Give an override reason to ramp it again.
+    """
+
+    strategy_name: str
+    version: str
+    quarantined_at: datetime
 
 
 class RolloutOpen(Refused):
-    def __init__(self, strategy_name: str, version: str, state: str, allowed: str) -> None:
-        self.strategy_name = strategy_name
-        self.version = version
-        self.state = state
-        super().__init__(f"a rollout of {strategy_name!r} {version!r} is {state}; {allowed}")
+    """A rollout of {strategy_name!r} {version!r} is {state}. {instead}."""
+
+    strategy_name: str
+    version: str
+    state: str
+    instead: str
 
 
 class LostRace(Refused):
-    def __init__(self, what: str, expected: int, found: int | None) -> None:
-        self.what = what
-        self.expected = expected
-        self.found = found
-        super().__init__(f"{what} changed meanwhile (generation {expected} -> {found}); read it again, then decide")
+    """{what} changed meanwhile (generation {expected} -> {found}). Read it again, then decide."""
+
+    what: str
+    expected: int
+    found: int | None
 
 
 class NotAwaiting(Refused):
-    def __init__(self, what: str, state: str, allowed: Iterable[str]) -> None:
-        self.state = state
-        self.allowed = sorted(allowed)
-        super().__init__(f"cannot {what}: the rollout is {state}; allowed when {' or '.join(self.allowed)}")
+    """Cannot {what}: the rollout is {state}. Allowed when {allowed: or }."""
+
+    what: str
+    state: str
+    allowed: Names
 
 
 class AlreadyDone(Refused):
-    """A wish that came again under its idempotency key; what it wished was done the first time."""
+    """{actor!r} has used idempotency key {idempotency_key!r} for a change that is done.
+    Read the current state, or use another key.
+    """
 
-    def __init__(self, actor: str, idempotency_key: str) -> None:
-        self.actor = actor
-        self.idempotency_key = idempotency_key
-        super().__init__(
-            f"{actor!r} was heard under idempotency key {idempotency_key!r} already, and it was done then; "
-            "read how it stands now, or give another key"
-        )
+    actor: str
+    idempotency_key: str
 
 
 class UnarmedPlan(Refused):
-    def __init__(self) -> None:
-        super().__init__("no armed gate: every gate of the plan is dry_run; arm at least one")
+    """No armed gate: every gate of the plan is dry_run. Arm at least one."""
 
 
 class FixedForLife(Refused):
-    def __init__(self, strategy_name: str, field: str, fixed: object, asked: object) -> None:
-        self.strategy_name = strategy_name
-        self.field = field
-        self.fixed = fixed
-        self.asked = asked
-        super().__init__(f"the {field} of {strategy_name!r} is fixed for life: it is {fixed!r}, asked was {asked!r}")
+    """The {field} of {strategy_name!r} cannot be changed: it is {fixed!r}, requested was {asked!r}."""
+
+    strategy_name: str
+    field: str
+    fixed: object
+    asked: object
 
 
 class Contradicted(Refused):
-    """The platform reports a trade otherwise than it has reported it before."""
+    """Trade {trade_id!r} was reported with {field} {known}, now with {reported}.
+    A report cannot be changed, so the whole batch was rejected.
+    """
 
-    def __init__(self, trade_id: str, field: str, known: object, reported: object) -> None:
-        self.trade_id = trade_id
-        self.field = field
-        self.known = known
-        self.reported = reported
-        super().__init__(
-            f"trade {trade_id!r} was reported with {field} {known}, now with {reported}; a report is never changed, "
-            "and nothing of this batch was taken in"
-        )
+    trade_id: str
+    field: str
+    known: object
+    reported: object
 
 
 class GateRefused(Refused):
-    """The registration gate found the version unfit; *failures* says in what, and on how many candles."""
+    """{strategy_name!r} {version!r} is refused: {failures:; }."""
 
-    def __init__(self, strategy_name: str, version: str, failures: Iterable[str]) -> None:
-        self.strategy_name = strategy_name
-        self.version = version
-        self.failures = list(failures)
-        super().__init__(f"{strategy_name!r} {version!r} is refused: {'; '.join(self.failures)}")
+    strategy_name: str
+    version: str
+    failures: Lines  # of the registration gate: each names the check and the number of candles
 
 
 class NothingToRollBack(Refused):
-    """*version* is what was named, None for whatever is on its way; *active* is what serves now."""
+    """{strategy_name!r} has no canary and no rollout. To undo an activation, name the active version ({active})."""
 
-    def __init__(self, strategy_name: str, version: str | None, active: str | None) -> None:
-        self.strategy_name = strategy_name
-        self.version = version
-        self.active = active
-        if version is not None and version == active:
-            super().__init__(f"{version!r} cannot be undone: nothing was active before it; activate another version")
-            return
-        found = f"{version!r} cannot be undone" if version else f"{strategy_name!r} has no canary and no rollout"
-        super().__init__(f"{found}; to undo an activation, name the active version ({active or 'there is none'})")
+    strategy_name: str
+    version: str | None  # no name means the one on its way
+    active: str | None
+
+    def _message(self) -> str:
+        if self.version is None:
+            found = f"{self.strategy_name!r} has no canary and no rollout"
+        elif self.version == self.active:
+            return f"{self.version!r} cannot be undone: nothing was active before it; activate another version"
+        else:
+            found = f"{self.version!r} cannot be undone"
+        return f"{found}; to undo an activation, name the active version ({self.active or 'there is none'})"
 
 
 class Incomparable(Refused):
-    """Two versions that never, or hardly ever, decide on the same candles give no evidence about each other."""
+    """{strategy_name!r} {version!r} cannot be measured against active {active!r}: {difference}."""
 
-    def __init__(self, strategy_name: str, version: str, active: str, difference: str) -> None:
-        self.strategy_name = strategy_name
-        self.version = version
-        self.active = active
-        super().__init__(f"{strategy_name!r} {version!r} cannot be measured against active {active!r}: {difference}")
+    strategy_name: str
+    version: str
+    active: str
+    difference: str  # two versions that share hardly any candle give no evidence about each other
 
 
 class InvariantRefused(Refused):
-    """The database itself refused: a constraint or trigger that holds whatever the code does."""
+    """The database refuses this: {constraint}."""
 
-    def __init__(self, constraint: str) -> None:
-        self.constraint = constraint
-        super().__init__(f"the database refuses this: {constraint}")
+    constraint: str  # or trigger
 
 
 class RetiredVersion(Refused):
-    def __init__(self, strategy_name: str, version: str) -> None:
-        self.strategy_name = strategy_name
-        self.version = version
-        super().__init__(f"{strategy_name!r} {version!r} is retired and decides nothing; activate it, or register anew")
+    """{strategy_name!r} {version!r} is retired and makes no decisions. Activate it, or register a new version."""
+
+    strategy_name: str
+    version: str
 
 
 class SchemaOutdated(Refused):
-    """*found*: the revision that the database stands at, None when it is empty or not there."""
+    """Database {database} is at schema {found}, needed is {needed}. Run: rollout db upgrade."""
 
-    def __init__(self, database: str, found: str | None, needed: str, *, ahead: bool = False) -> None:
-        self.database = database
-        self.found = found
-        self.needed = needed
-        self.ahead = ahead
-        state = f"is at schema {found}" if found else "has no schema"
-        do = "install the release that made it, or a newer one" if ahead else "run: rollout db upgrade"
-        super().__init__(f"database {database} {state}, needed is {needed}; {do}")
+    database: str
+    found: str | None  # missing for an empty database
+    needed: str
+    ahead: bool = field(default=False, kw_only=True)  # the schema is of a newer release
+
+    def _message(self) -> str:
+        state = f"is at schema {self.found}" if self.found else "has no schema"
+        do = "install the release that made it, or a newer one" if self.ahead else "run: rollout db upgrade"
+        return f"database {self.database} {state}, needed is {self.needed}; {do}"
 
 
 class BackupRefused(Refused):
-    def __init__(self, what: str, why: str) -> None:
-        self.what = what
-        self.why = why
-        super().__init__(f"{what}: {why}")
+    """{what}: {why}."""
+
+    what: str
+    why: str
 
 
 class Unconfirmed(Refused):
-    def __init__(self, question: str) -> None:
-        self.question = question
-        super().__init__(f"not confirmed, nothing was changed: {question}; --yes goes on without asking")
+    """Not confirmed, nothing was changed: {question}. --yes skips the question."""
+
+    question: str
 
 
 class RouterClosed(Refused):
-    def __init__(self) -> None:
-        super().__init__("this router is closed and knows of no change any more; open another")
+    """This router is closed and no longer follows changes. Open another."""
 
 
 class Invalid(RolloutError):
+    """The input itself is wrong."""
+
     exit_code = 2
 
 
 class InvalidPercent(Invalid):
-    def __init__(self, percent: object) -> None:
-        self.percent = percent
-        super().__init__(f"{percent!r} is not a rollout percent; allowed: 0.00 to 100.00, two decimals at most")
+    """{percent!r} is not a rollout percent. Allowed: 0.00 to 100.00, two decimals at most."""
+
+    percent: object
 
 
 class InvalidConfig(Invalid):
-    """*problems*: one line per field, each naming it."""
+    """Config of {entry_point} is not valid: {problems:; }."""
 
-    def __init__(self, entry_point: str, problems: Iterable[str]) -> None:
-        self.entry_point = entry_point
-        self.problems = list(problems)
-        super().__init__(f"config of {entry_point} is not valid: {'; '.join(self.problems)}")
+    entry_point: str
+    problems: Lines  # each names its field
 
 
 class InvalidPlan(Invalid):
-    def __init__(self, problems: Iterable[str]) -> None:
-        self.problems = list(problems)
-        super().__init__(f"plan is not valid: {'; '.join(self.problems)}")
+    """Plan is not valid: {problems:; }."""
+
+    problems: Lines
 
 
 class InvalidTimeframe(Invalid):
-    def __init__(self, timeframe: str, allowed: Iterable[str]) -> None:
-        self.timeframe = timeframe
-        self.allowed = list(allowed)
-        super().__init__(f"{timeframe!r} is not a timeframe; allowed: {', '.join(self.allowed)}")
+    """{timeframe!r} is not a timeframe. Allowed: {allowed}."""
+
+    timeframe: str
+    allowed: Lines
 
 
 class InvalidEntryPoint(Invalid):
-    def __init__(self, entry_point: str, why: str) -> None:
-        self.entry_point = entry_point
-        self.why = why
-        super().__init__(f"cannot load strategy {entry_point!r}: {why}")
+    """Cannot load strategy {entry_point!r}: {why}."""
+
+    entry_point: str
+    why: str
 
 
 class InvalidDecision(Invalid):
-    """What a version returned is not a decision (NaN, confidence outside 0..1, wrong type)."""
+    """{why}."""
+
+    why: str  # the version's answer is not a decision: NaN, a confidence outside 0..1, a wrong type
 
 
 class InvalidRow(Invalid):
-    """One problem of one source; *row* counts from 1 and includes a header line where there is one."""
+    """{source}, row {row}: {problem}."""
 
-    def __init__(self, source: str, problem: str, row: int | None = None) -> None:
-        self.source = source
-        self.problem = " ".join(problem.split())  # a line, whatever it quotes
-        self.row = row
-        super().__init__(f"{source}{f', row {row}' if row is not None else ''}: {self.problem}")
+    source: str
+    problem: OneLine
+    row: int | None = None  # counts from 1, a header line included
+
+    def _message(self) -> str:
+        return f"{self.source}{f', row {self.row}' if self.row is not None else ''}: {self.problem}"
 
 
 class InvalidCandles(InvalidRow):
-    """A source of candles that cannot be read, or holds what no candle can be."""
+    """A source of candles cannot be read, or holds impossible candles."""
 
 
 class InvalidReport(InvalidRow):
-    """What the platform reports of its trades or users is not what a report can be; the problem names the field."""
+    """The platform reports impossible trades or users. The problem names the field."""
 
 
 class InvalidExport(InvalidRow):
-    """A line that is no event of an exported audit trail, or no more the one that was exported."""
+    """A line is not an event of an exported audit trail, or was changed after the export."""
 
 
 class InvalidName(Invalid):
-    def __init__(self, what: str, name: object, allowed: str) -> None:
-        self.what = what
-        self.name = name
-        super().__init__(f"{name!r} is not a {what}; allowed: {allowed}")
+    """{name!r} is not a {what}. Allowed: {allowed}."""
+
+    what: str
+    name: object
+    allowed: str
 
 
 class InvalidSetting(Invalid):
-    def __init__(self, setting: str, value: object, allowed: str) -> None:
-        self.setting = setting
-        self.value = value
-        super().__init__(f"{setting} = {value!r} is not valid; allowed: {allowed}")
+    """{setting} = {value!r} is not valid. Allowed: {allowed}."""
+
+    setting: str
+    value: object
+    allowed: str
 
 
 class NaiveTime(Invalid):
-    def __init__(self, what: str) -> None:
-        self.what = what
-        super().__init__(f"{what} has no time zone; give an aware time (UTC)")
+    """{what} has no time zone. Give an aware time (UTC)."""
+
+    what: str
 
 
 class TimeOutOfRange(Invalid):
-    def __init__(self, what: str, moment: datetime, years: tuple[int, int]) -> None:
-        self.what = what
-        self.moment = moment
-        super().__init__(f"{what} {moment.isoformat()} is out of range; allowed: the years {years[0]} to {years[1]}")
+    """{what} {moment} is out of range. Allowed: the years {years[0]} to {years[1]}."""
+
+    what: str
+    moment: datetime
+    years: tuple[int, int]
 
 
 class InvalidPeriod(Invalid):
-    def __init__(self, start: datetime, end: datetime) -> None:
-        self.start = start
-        self.end = end
-        super().__init__(f"the period {start.isoformat()} to {end.isoformat()} is empty; allowed: start before end")
+    """The period {start} to {end} is empty. Allowed: start before end."""
+
+    start: datetime
+    end: datetime
 
 
 class MissingExtra(Invalid):
-    def __init__(self, what: str, extra: str) -> None:
-        self.extra = extra
-        super().__init__(f"{what} needs an optional dependency: pip install 'strategy-rollout[{extra}]'")
+    """{what} needs an optional dependency: pip install 'strategy-rollout[{extra}]'."""
+
+    what: str
+    extra: str
 
 
 class Denied(RolloutError):
+    """The caller has no permission."""
+
     exit_code = 3
 
 
 class InvalidToken(Denied):
-    def __init__(self, why: str) -> None:
-        self.why = why  # never quotes the token
-        super().__init__(f"the token is not accepted: {why}")
+    """The token is not accepted: {why}."""
+
+    why: str  # must not quote the token
 
 
 class Forbidden(Denied):
-    def __init__(self, name: str, why: str) -> None:
-        self.name = name
-        super().__init__(f"{name!r} may not: {why}")
+    """{name!r} may not: {why}."""
+
+    name: str
+    why: str
 
 
 class FourEyes(Denied):
-    def __init__(self, strategy_name: str, version: str, name: str) -> None:
-        self.strategy_name = strategy_name
-        self.version = version
-        self.name = name
-        super().__init__(
-            f"{name!r} started the rollout of {strategy_name!r} {version!r}: another owner must say this; "
-            "to pause it or to roll it back needs nobody else"
-        )
+    """{name!r} started the rollout of {strategy_name!r} {version!r}: another owner must do this.
+    Pausing and rolling back need no second owner.
+    """
+
+    strategy_name: str
+    version: str
+    name: str
 
 
 class TooManyFailures(Denied):
-    def __init__(self, retry_after_s: int) -> None:
-        self.retry_after_s = retry_after_s
-        super().__init__(f"too many tokens were not accepted; try again in {retry_after_s} s, or with a valid one now")
+    """Too many invalid tokens. Try again in {retry_after_s} s, or now with a valid one."""
+
+    retry_after_s: int
 
 
 class Untrusted(RolloutError):
+    """A version's code may not run."""
+
     exit_code = 6
 
 
 class FingerprintMismatch(Untrusted):
-    """*changed*: the parts that differ from what was registered (`source`, `numpy`, ...)."""
+    """{strategy_name!r} {version!r} is not the build that was registered (changed: {changed}).
+    Register it as a new version.
+    """
 
-    def __init__(self, strategy_name: str, version: str, changed: Iterable[str]) -> None:
-        self.strategy_name = strategy_name
-        self.version = version
-        self.changed = sorted(changed)
-        super().__init__(
-            f"{strategy_name!r} {version!r} is not the build that was registered "
-            f"(changed: {', '.join(self.changed)}); register it as a new version"
-        )
+    strategy_name: str
+    version: str
+    changed: Names  # parts of the fingerprint, such as `source` or `numpy`
 
 
 class IsolationBreach(Untrusted):
-    """*tried*: the audit event and its target, such as `open for writing: out.txt`."""
+    """Blocked by isolation: {tried}."""
 
-    def __init__(self, tried: str) -> None:
-        self.tried = tried
-        super().__init__(f"a version may not touch the outside: {tried}")
+    tried: str  # the audit event and its target, such as `open for writing: out.txt`
 
 
 class StrategyFailed(Untrusted):
-    """A version's own code raised or its process died; *what* is the exception in a line."""
+    """{what}."""
 
-    def __init__(self, what: str) -> None:
-        self.what = what
-        super().__init__(what)
+    what: str  # in one line, the exception of the version's own code, or how its process died
 
 
 class RoutingUnavailable(RolloutError):
-    """*source*: the address, without a secret; *cause*: what it said, in a line."""
+    """Routing cannot be read from {source}: {cause}."""
 
-    def __init__(self, source: str, cause: str) -> None:
-        self.source = source
-        self.cause = cause
-        super().__init__(f"routing cannot be read from {source}: {cause}")
+    source: str  # the address without secrets
+    cause: str
 
 
 class EvidenceUnavailable(RolloutError):
-    """A gate's facts cannot be had now; *cause* says which and why."""
+    """{cause}."""
 
-    def __init__(self, cause: str) -> None:
-        self.cause = cause
-        super().__init__(cause)
+    cause: str  # why the facts for a gate cannot be read now: neither a pass nor a failure
 
 
 class FeedUnavailable(EvidenceUnavailable):
-    """The server of a feed answers nothing that can be used, whichever symbol it is asked for."""
+    """{cause}.
+
+    The server of a feed gives no usable answer for any symbol.
+    """
 
 
 class KeysUnavailable(RolloutError):
-    """No key is known that could verify a token, and none can be fetched now; *cause* says why."""
+    """No token can be verified now: {cause}."""
 
-    def __init__(self, cause: str) -> None:
-        self.cause = cause
-        super().__init__(f"no token can be verified now: {cause}")
+    cause: str  # why the keys are unknown and cannot be fetched
 
 
 class Unsettled(RolloutError):
-    def __init__(self, cause: str) -> None:
-        self.cause = cause
-        super().__init__(f"this may be done or not ({cause}); read how it stands before you wish it again")
+    """The change may or may not have been saved ({cause}). Read the current state before you repeat it."""
 
-
-def _known(what: str, names: list[str]) -> str:
-    return f"known {what}: {', '.join(names)}" if names else f"there are no {what} yet"
+    cause: str

@@ -1,4 +1,4 @@
-"""The facts a gate may look at: one rollout's slots, decision counts and equity; never how they are fetched."""
+"""The evidence that gates judge: slots, decision counts, equity, live orders and metric samples of one rollout."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,22 +14,22 @@ from strategy_core.domain.slot_ledger import Totals
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """The live orders of a rollout's two versions since it began, oldest candle first, then in order of arrival.
+    """The live orders of a rollout's two versions since its start, by candle and then in order of arrival.
 
-    All arrays have shape (orders,). An order that was reported twice, when it opened and when it closed, may stand
-    there twice: whoever counts, counts users.
+    All arrays have shape (orders,). An order that was reported when it opened and when it closed may appear twice, so
+    count users, not orders.
 
     Attributes:
         candle: open time of the candle in which it was sent, in seconds since 1970.
         user: a number for each user, 0 to users - 1.
-        canary: whether the rollout's version sent it, not the one it is measured against.
+        canary: whether the canary sent it, not the active version.
         failed: whether it came back with an error.
-        latency_ms: from the signal to the fill; NaN where nobody said.
-        share: of users that routing sent to the canary then, 0..1.
+        latency_ms: from the signal to the fill, NaN if not reported.
+        share: share of users on the canary at that time, 0..1.
         first_day: UTC day of the rollout's first order, as days since 1970.
-        cut: whether these are the newest days' alone, since all would be too many to look at every minute.
-        misrouted: trades of the strategy since then whose version was not what routing gave the user.
-        misrouted_example: one of them, for people.
+        cut: whether only the newest days are included, because all orders would be too many to judge every minute.
+        misrouted: trades of the strategy since the start on another version than routing gave the user.
+        misrouted_example: one of them, to show to people.
     """
 
     candle: IntArray
@@ -70,12 +70,12 @@ NO_ORDERS = Orders(
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What one arm's decision log says of it since the rollout began.
+    """Counts from the decision log of one version since the rollout's start.
 
     Attributes:
-        decided: rows of any kind, errors included, `insufficient_history` not.
-        errors_in_a_row: errors at the newest end of the log, on the symbol that has most.
-        silent_candles: the most candles, by symbol, on which the other arm has decided since this one last did.
+        decided: rows of any kind, with errors but without `insufficient_history`.
+        errors_in_a_row: errors at the newest end of the log, on the symbol with the most.
+        silent_candles: candles that the other version has decided since this one last did, on the symbol with the most.
     """
 
     decided: int = 0
@@ -89,7 +89,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One answer of an external metric; *value* is finite, or None, and then *problem* says why there is none."""
+    """One sample of an external metric. *value* is finite, or None for the reason in *problem*."""
 
     taken_at: datetime
     value: float | None
@@ -98,26 +98,26 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that is known of one rollout at one moment.
+    """The evidence of one rollout at one moment.
 
     Attributes:
-        totals: of the slots booked since the start.
-        history: of the pair's shadow, as it was measured at the start.
-        pending_slots: signalled, but a trade of theirs is still open.
-        canary_drawdown, active_drawdown: the deepest since the start, of marked-to-market equity, open trades included;
-            as a fraction of its peak. None before the first trade.
-        risk_fraction: of equity, staked on one R.
-        stage_entered_at: when users of the present stage began to be served.
-        newest_candle: open time of the newest candle on which both arms have a row, on the symbol that lags most;
+        totals: sums over the slots booked since the start.
+        history: the pair's shadow history, measured at the start.
+        pending_slots: slots with a trade that is still open.
+        canary_drawdown, active_drawdown: the largest since the start, of marked-to-market equity with open trades, as a
+            fraction of the equity peak. None before the first trade.
+        risk_fraction: share of equity risked on one R.
+        stage_entered_at: start of the present stage.
+        newest_candle: open time of the newest candle on which both versions have a row, on the symbol that lags most.
             None before the first.
-        due_candle: open time of that symbol's newest candle that must have been decided by now; None if there is none.
-        overdue: which trade should have closed by now and has no outcome; "" when none.
-        feed_problem: why the feed could not even say what to expect; "" when it could.
-        samples: by gate, the newest answers of its external metric, oldest first: as many with a value as the gate
-            asks for, and whatever came last.
-        orders: users' live orders since the start, as far as the platform reports them.
-        platform_problem: why what the platform and its metrics report could not be read; "" when it could.
-        fidelity: how well the shadow tells what the active version is worth live; None without live trades.
+        due_candle: open time of that symbol's newest candle that is due by now, if any.
+        overdue: a trade that should have closed by now but has no outcome, or "".
+        feed_problem: why the feed could not give the due candles, or "".
+        samples: by gate, the newest samples of its external metric, oldest first: as many with a value as the gate
+            needs, and all later ones without a value.
+        orders: users' live orders since the start, as reported by the platform.
+        platform_problem: why the reports of the platform or its metrics could not be read, or "".
+        fidelity: how well shadow results predict live results of the active version, if there are live trades.
     """
 
     now: datetime

@@ -1,4 +1,4 @@
-"""What a version may do now, and which status may follow which; never who asks or where it is stored."""
+"""The statuses of a version, the moves between them, and checks of times."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -6,14 +6,30 @@ from enum import StrEnum
 
 from strategy_core.domain.errors import IllegalTransition, NaiveTime, TimeOutOfRange
 
-_YEARS = (1678, 2261)  # the whole ones that pandas counts in nanoseconds
+_YEARS = (1678, 2261)  # whole years within the range of pandas nanosecond times
 
 
 class Status(StrEnum):
-    SHADOW = "shadow"  # decides on every candle, nobody is routed to it
-    CANARY = "canary"  # serves a percent of users
-    ACTIVE = "active"  # serves everybody else
-    RETIRED = "retired"  # decides nothing
+    """What a version does now. Owners move it, and so do the ticks of its rollout.
+
+    A version is kept in every status, with its decisions, trades and audit events.
+    """
+
+    # Decides on every candle and serves no users. The first status of a new version, and the one it returns to after
+    # a rollback. Ends when a rollout starts, or when an owner activates or retires the version.
+    SHADOW = "shadow"
+
+    # Serves a percent of the users, one version per strategy. Started with a rollout, or by an owner by hand. Ends
+    # with a promotion (to active), a rollback (to shadow and quarantined) or a retirement.
+    CANARY = "canary"
+
+    # Serves all other users, one version per strategy. Ends when a successor replaces it: it is retired, or stays in
+    # shadow until the successor has baked.
+    ACTIVE = "active"
+
+    # Makes no decisions and serves no users, but its open trades are still scored. An owner may activate it again. A
+    # rollback of its successor also reinstates it.
+    RETIRED = "retired"
 
 
 MAY_FOLLOW: Mapping[Status, frozenset[Status]] = {
@@ -25,7 +41,7 @@ MAY_FOLLOW: Mapping[Status, frozenset[Status]] = {
 
 
 def check_move(current: Status, target: Status) -> None:
-    """Raise IllegalTransition, naming the allowed statuses, unless *target* may follow *current*."""
+    """Raise IllegalTransition, which names the allowed statuses, unless *target* may follow *current*."""
     if target not in MAY_FOLLOW[current]:
         raise IllegalTransition(current, target, MAY_FOLLOW[current])
 
@@ -34,14 +50,14 @@ def utc(moment: datetime, what: str = "time") -> datetime:
     """Return *moment* in UTC.
 
     Raises:
-        NaiveTime: it has no zone, and guessing one moves money by hours.
-        TimeOutOfRange: its year in UTC is not within 1678 to 2261, where candles can be.
+        NaiveTime: it has no time zone. A wrong guess would shift trades by hours.
+        TimeOutOfRange: its year in UTC is outside 1678 to 2261, the range of candle times.
     """
     if moment.tzinfo is None:
         raise NaiveTime(what)
     try:
         found = moment.astimezone(UTC)
-    except OverflowError:  # the first or last day there is, in a zone that has it before or after UTC
+    except OverflowError:  # the first or last representable day, in another zone than UTC
         found = moment
     if not _YEARS[0] <= found.year <= _YEARS[1]:
         raise TimeOutOfRange(what, moment, _YEARS)

@@ -1,7 +1,4 @@
-"""What the platform's broker reports of users' trades: what a report must hold, and who routing says it should be.
-
-It is never judged here: the gates on it stand in `execution`.
-"""
+"""Live trades: reports of users' trades, the version that routing gave a user, and the fidelity of the shadow."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -15,20 +12,21 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.parsing import Moment, Name
 
-ROUTING_GRACE = timedelta(seconds=60)  # the platform's own limit for a router to follow a change
-CLOCK_SKEW = timedelta(seconds=5)  # a broker's clock that is late may not make a healthy canary look misrouted
-LARGEST_R = 1e6  # rows are never deleted: one absurd number would spoil, or on PostgreSQL stop, every sum it is in
+ROUTING_GRACE = timedelta(seconds=60)  # within which the platform's routers follow a change
+CLOCK_SKEW = timedelta(seconds=5)  # a slow broker clock must not make a healthy canary look misrouted
+LARGEST_R = 1e6  # rows stay for good: one absurd number would spoil every sum, or make PostgreSQL refuse it
 LARGEST_PNL = 1e15
 
 
 class TradeReport(BaseModel):
-    """One report of one user's trade: that it was opened, that it has closed, or that its order failed.
+    """One report of a user's trade: it was opened, it has closed, or its order failed.
 
     Attributes:
-        trade_id: the platform's own; the same report under it may come any number of times.
-        opened_at: of an order that failed: when it was tried.
-        closed_at, pnl: of a closed trade, both.
-        pnl, risk: in one unit, so that R = pnl / risk; as prices, and the average PnL is comparable with the shadow's.
+        trade_id: chosen by the platform. The same report may be sent repeatedly.
+        opened_at: for a failed order, the time of the attempt.
+        closed_at, pnl: required for a closed trade.
+        pnl, risk: in the same unit, so that R = pnl / risk. In price units, the average PnL is comparable with the
+            shadow's.
         error: why the order failed.
         latency_ms: from the signal to the fill.
     """
@@ -56,21 +54,21 @@ class TradeReport(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.error and (self.closed_at is not None or self.pnl is not None):
-            raise ValueError("error: an order that failed has neither closed_at nor pnl")
+            raise ValueError("error: a failed order has neither closed_at nor pnl")
         if (self.closed_at is None) != (self.pnl is None):
             raise ValueError("closed_at, pnl: a closed trade has both, an open one neither")
         if self.closed_at is not None and self.risk is None:
             raise ValueError("risk: a closed trade needs it, since R = pnl / risk")
         if self.pnl is not None and self.risk is not None and abs(self.pnl) > LARGEST_R * self.risk:
-            raise ValueError(f"pnl, risk: no trade makes R = pnl / risk beyond {LARGEST_R:,.0f}")
+            raise ValueError(f"pnl, risk: R = pnl / risk must not exceed {LARGEST_R:,.0f}")
         if self.closed_at is not None and self.closed_at < self.opened_at:
-            raise ValueError("closed_at: lies before opened_at")
+            raise ValueError("closed_at: is before opened_at")
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """Who served a strategy's users from one moment on, until the next one's *since*."""
+    """The versions that served a strategy's users from *since* until the next entry."""
 
     since: datetime
     active: str | None
@@ -82,16 +80,16 @@ class Serving:
 
 
 def serving_at(history: Sequence[Serving], moment: datetime) -> Serving | None:
-    """Return who served at *moment*, by a history that is ordered by time; None before its beginning."""
+    """Return the entry for *moment* in a history that is sorted by time, or None before its first entry."""
     place = bisect_right(history, moment, key=lambda serving: serving.since)
     return history[place - 1] if place else None
 
 
 def is_misrouted(history: Sequence[Serving], bucket: int, version: str, opened_at: datetime) -> bool:
-    """Say whether routing gave the user's *bucket* another version than *version* all the while it could have acted.
+    """Return whether *version* is not one that routing gave the user's *bucket* around *opened_at*.
 
-    A trade is rightly routed if its version is what routing gave at any moment of the ROUTING_GRACE before it was
-    opened, or of the CLOCK_SKEW after. Before the history begins, or while nothing was active, nobody was routed.
+    A trade is routed correctly if routing gave its version at any moment from ROUTING_GRACE before it was opened until
+    CLOCK_SKEW after. Before the history begins, or while no version was active, the result is False.
     """
     first = bisect_right(history, opened_at - ROUTING_GRACE, key=lambda serving: serving.since)
     last = bisect_right(history, opened_at + CLOCK_SKEW, key=lambda serving: serving.since)
@@ -102,25 +100,25 @@ def is_misrouted(history: Sequence[Serving], bucket: int, version: str, opened_a
 
 
 def candle_of(moment: datetime, timeframe: timedelta) -> int:
-    """Return the open of the candle in which *moment* lies, in seconds since 1970.
+    """Return the open time of the candle that contains *moment*, in seconds since 1970.
 
-    Of a candle longer than an hour, whose grid is its source's own, it is the open of the hour.
+    For candles longer than an hour, whose grid depends on the source, return the start of the hour.
     """
     seconds = int(min(timeframe, timedelta(hours=1)).total_seconds())
     return int(moment.timestamp()) // seconds * seconds
 
 
-MINIMUM_SLOTS = 30  # of agreement: fewer say nothing either way
-_SAME = 1e-12  # R²: below it results differ by rounding alone
+MINIMUM_SLOTS = 30  # with fewer, agreement cannot be judged
+_SAME = 1e-12  # R²: smaller differences are rounding
 
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """How well the shadow's R agrees with live R, slot by slot, of one version.
+    """The agreement of shadow R and live R of one version, by slot.
 
     Attributes:
-        concordance: Lin's coefficient: 1 when they are equal, 0 when unrelated; a shift or another scale lowers it.
-        n: slots of which both are known.
+        concordance: Lin's coefficient: 1 if equal, 0 if unrelated. A shift or another scale lowers it.
+        n: slots with both results.
         live_r, shadow_r: means over those slots.
     """
 
@@ -130,19 +128,19 @@ class Fidelity:
     shadow_r: float
 
     def doubt(self, limit: float = 0.8, minimum: int = MINIMUM_SLOTS) -> str:
-        """Return why comparisons of shadow outcomes cannot be trusted; "" when nothing says so."""
+        """Return why comparisons of shadow outcomes cannot be trusted, or an empty text."""
         if self.n < minimum or self.concordance >= limit:
             return ""
         return (
-            f"the shadow's outcomes do not tell what trades are worth live: concordance {self.concordance:.2f} on "
+            f"shadow outcomes do not agree with live trades: concordance {self.concordance:.2f} on "
             f"{self.n} slots, limit {limit:g} (mean {self.live_r:+.3f} R live, {self.shadow_r:+.3f} R in shadow)"
         )
 
 
 def fidelity(live: FloatArray, shadow: FloatArray) -> Fidelity | None:
-    """Return the agreement of paired R-multiples, both of shape (slots,); None without any.
+    """Return the agreement of paired R-multiples, both of shape (slots,), or None without slots.
 
-    ρ = 2·s_xy / (s_x² + s_y² + (x̄ − ȳ)²), moments over n; 1 where neither varies and both are equal.
+    ρ = 2·s_xy / (s_x² + s_y² + (x̄ − ȳ)²), with moments over n. It is 1 if both are constant and equal.
 
     Source: Lin (1989), "A concordance correlation coefficient to evaluate reproducibility".
     """

@@ -1,4 +1,4 @@
-"""What the shadow history of a pair says of its evidence: how noisy it is, and how its slots hang together by day."""
+"""Noise and daily clustering of a pair of versions, measured on its shadow history."""
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -6,31 +6,31 @@ from pydantic import BaseModel, ConfigDict
 from strategy_core.domain.arrays import FloatArray, IntArray
 from strategy_core.domain.slots import Slots
 
-FEW_DAYS = 30  # of shadow history: with fewer its design effect is not believed
+FEW_DAYS = 30  # of shadow history: with fewer, the measured design effect is not used
 UNKNOWN_DESIGN_EFFECT = 3.0
-SHRINKAGE_DAYS = 10  # of independence, put beside the measured days
-CLIPPED = 1.1  # what clipping the day sums at their 95 % quantile takes away, given back: 1 / E[min(z², 1.96²)]
-DOUBT = 1.9  # by which a measured clustering is taken for stronger: two months know it to a quarter
+SHRINKAGE_DAYS = 10  # independent days that are added to the measured ones
+CLIPPED = 1.1  # corrects for clipping the day sums at their 95 % quantile: 1 / E[min(z², 1.96²)]
+DOUBT = 1.9  # safety factor of a measured clustering, which two months give to within a quarter
 EDGE_DAYS = 60
-PRIOR_SLOTS = 4  # with one slot of four lost to the active one: what an unknown pair is taken for
+PRIOR_SLOTS = 4  # added slots of an unknown pair, of which the active version alone wins one
 
 
 class History(BaseModel):
-    """The pair's shadow history, measured when a rollout starts and frozen with it. R is in R-multiples.
+    """Figures of the pair's shadow history, measured when a rollout starts and frozen with it.
 
     Attributes:
-        slots, days: what it had, and on how many UTC days.
+        slots, days: number of slots, and of UTC days with slots.
         slots_per_day: over calendar days.
-        design_effect: variance of a day's sum of d over what independent slots would give; >= 1.
-        design_effect_bound: the same on the safe side, for what proves harm.
-        provisional: too few days to measure it: it is assumed.
+        design_effect: variance of a day's sum of d, relative to independent slots. At least 1.
+        design_effect_bound: a cautious upper value, used to prove harm.
+        provisional: too few days to measure the design effect, so it is assumed.
         trade_r: root mean square R of the active version's trades.
-        win_noise: mean of w² by slot: how often the two arms differ in winning.
-        lost_share: share of slots that the active version won and the canary lost; never quite 0.
-        unlike_share: share of slots on which the two said different things; never quite 0 or 1.
-        noise_ratio: Σ d² over Σ (active R)²: how much of the active version's variance the difference has.
-        edge: mean R by slot of the active version, over the newest 60 days.
-        pnl_deviation, win_deviation: sqrt(n) times the day-clustered standard error of mean d and w; None with fewer
+        win_noise: mean of w² by slot: how often the two differ in winning.
+        lost_share: share of slots that the active version won and the canary lost. Above 0.
+        unlike_share: share of slots on which the two decided differently. Above 0 and below 1.
+        noise_ratio: Σ d² / Σ (active R)²: variance of the difference relative to the active version.
+        edge: mean R per slot of the active version over the newest 60 days.
+        pnl_deviation, win_deviation: sqrt(n) times the day-clustered standard error of mean d and w. None with fewer
             than two days.
     """
 
@@ -53,9 +53,9 @@ class History(BaseModel):
 
 
 def measure(slots: Slots, calendar_days: float) -> History:
-    """Measure the slots that the pair had in *calendar_days* of shadow.
+    """Measure the slots of the pair over *calendar_days* of shadow.
 
-    Without slots it is the cautious guess of two independent versions.
+    Without slots, the result is a cautious guess for two independent versions.
     """
     if len(slots) == 0:
         return History()
@@ -85,10 +85,10 @@ def measure(slots: Slots, calendar_days: float) -> History:
 
 
 def design_effect(differences: FloatArray, days: IntArray) -> float:
-    """Return Σ_day (Σ d)² / Σ d², shrunk towards 1 by ten days of independence; at least 1.
+    """Return Σ_day (Σ d)² / Σ d², shrunk towards 1 by ten independent days. At least 1.
 
-    Day sums are clipped at the 95 % quantile of the size of those that are not 0, so that no single day makes it; with
-    the zeros, a pair that differs on one day of forty would seem not to cluster at all.
+    Day sums are clipped at the 95 % quantile of their size, so that no single day dominates. Sums of 0 do not count in
+    the quantile, or a pair that differs on one day of forty would seem not to cluster.
 
     Source: Kish (1965), "Survey Sampling", 5.4, for clusters of unequal size around a mean of 0.
     """
@@ -104,12 +104,12 @@ def design_effect(differences: FloatArray, days: IntArray) -> float:
 
 
 def bound(effect: float) -> float:
-    """Return a design effect on the safe side of one that was estimated."""
+    """Return a cautious upper value of an estimated design effect."""
     return 1.0 + DOUBT * (effect - 1.0)
 
 
 def deviation(differences: FloatArray, days: IntArray) -> float | None:
-    """Return sqrt(n) times the day-clustered standard error of the mean; None with fewer than two days."""
+    """Return sqrt(n) times the day-clustered standard error of the mean, or None with fewer than two days."""
     _, codes = np.unique(days, return_inverse=True)
     clusters = int(codes.max()) + 1 if len(codes) else 0
     if clusters < 2:

@@ -1,4 +1,4 @@
-"""JSON that people and programs hand in: what is refused before anybody looks at what it says."""
+"""Parsing of JSON and CSV input: unique names, times, and rows checked against a model."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,30 +13,30 @@ from strategy_core.domain.lifecycle import utc
 
 
 def each_name_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON, as `object_pairs_hook` of `json.loads`; of two values for a name neither is taken.
+    """Return a JSON object. Use it as `object_pairs_hook` of `json.loads` to refuse duplicate names.
 
     Raises:
-        ValueError: a name stands there twice.
+        ValueError: a name occurs twice.
     """
     found = dict(pairs)
     if len(found) < len(pairs):
         times = Counter(name for name, _ in pairs)
-        raise ValueError(f"{next(name for name in times if times[name] > 1)!a} stands there twice")
+        raise ValueError(f"{next(name for name in times if times[name] > 1)!a} occurs twice")
     return found
 
 
 Row = TypeVar("Row", bound=BaseModel)
-_LONGEST = 200  # characters of a name: anything longer is another column's text
+_LONGEST = 200  # characters of a name: a longer text belongs to another column
 
 
 def _moment(value: object) -> datetime:
-    """Return a time in UTC; only ISO 8601 is read as one, since a bare number has neither zone nor unit."""
+    """Return a time in UTC. Only ISO 8601 is accepted, because a bare number has neither zone nor unit."""
     try:
         found = datetime.fromisoformat(value) if isinstance(value, str) else value
     except ValueError:
         found = None
     if not isinstance(found, datetime):
-        raise ValueError(f"{str(value)[:40]!r} is not a time; needed is ISO 8601 with its offset")  # noqa: TRY004
+        raise ValueError(f"{str(value)[:40]!r} is not a time; needed is ISO 8601 with an offset")  # noqa: TRY004
     try:
         return utc(found, str(value))
     except Invalid as error:
@@ -50,16 +50,16 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=_LONGEST, patte
 def checked_rows(
     model: type[Row], rows: Iterable[Mapping[str, Any]], *, source: str, first_row: int = 1
 ) -> Iterator[Row]:
-    """Yield *rows* as *model* has them.
+    """Validate *rows* and yield them as instances of *model*.
 
     Args:
-        model: forbids what it does not know.
-        rows: names of fields to values; texts are read as the numbers and times that they are.
-        source: what an error calls them.
-        first_row: number of the first; 2 below a header line.
+        model: must forbid unknown fields.
+        rows: mappings of field names to values. Numbers and times may be texts.
+        source: named in errors.
+        first_row: number of the first row, 2 below a header line.
 
     Raises:
-        InvalidReport: with the number of the first row that is at fault, the field and the problem.
+        InvalidReport: names the first invalid row, the field and the problem.
     """
     for number, row in enumerate(rows, first_row):
         try:
@@ -69,10 +69,10 @@ def checked_rows(
 
 
 def check_columns(model: type[BaseModel], columns: Sequence[str], *, source: str) -> None:
-    """Raise InvalidReport unless *columns* are fields of *model*, each once, and those that it needs are there."""
+    """Raise InvalidReport unless *columns* are distinct fields of *model* and include the required ones."""
     fields = model.model_fields
     if twice := next((name for name in columns if columns.count(name) > 1), None):
-        raise InvalidReport(source, f"column {twice!r} stands there twice", 1)
+        raise InvalidReport(source, f"column {twice!r} occurs twice", 1)
     if stranger := next((name for name in columns if name not in fields), None):
         raise InvalidReport(source, f"column {stranger!r}: {_unknown(model, stranger)}", 1)
     missing = [name for name, field in fields.items() if field.is_required() and name not in columns]
@@ -84,8 +84,8 @@ def _problem(model: type[BaseModel], error: dict[str, Any]) -> str:
     field = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"{field}: {_unknown(model, field)}"
-    said = str(error["msg"]).removeprefix("Value error, ")
-    return f"{field}: {said}" if field else said
+    problem = str(error["msg"]).removeprefix("Value error, ")
+    return f"{field}: {problem}" if field else problem
 
 
 def _unknown(model: type[BaseModel], name: str) -> str:

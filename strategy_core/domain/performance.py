@@ -1,4 +1,4 @@
-"""How an arm's closed trades and marked equity did; None wherever a number would be a lie."""
+"""Performance of closed trades, equity and drawdown. Figures without a meaningful value are None."""
 
 from dataclasses import dataclass
 
@@ -9,15 +9,15 @@ from strategy_core.domain.arrays import FloatArray
 
 
 class Performance(BaseModel):
-    """Metrics of closed trades, and the drawdown of the equity they and the open ones made.
+    """Metrics of closed trades, and the drawdown of the equity with open trades.
 
     Attributes:
         trades: closed trades counted.
-        win_rate: share with r > 0, 0..1. Beware: it can be 0.54 with a losing mean.
-        average_pnl: price units a trade; symbols of other prices weigh as they are priced.
-        expectancy: mean R a trade.
-        profit_factor: R won / R lost, since each trade risks the same share of equity; None without losses.
-        max_drawdown: largest loss from the running peak, as a fraction of that peak; None when not asked for.
+        win_rate: share with r > 0, 0..1. It can be above 0.5 with a negative mean.
+        average_pnl: price units per trade. Symbols with higher prices have more weight.
+        expectancy: mean R per trade.
+        profit_factor: R won / R lost, as each trade risks the same share of equity, if there are losses.
+        max_drawdown: largest loss from the running peak, as a fraction of that peak, if computed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -32,11 +32,11 @@ class Performance(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ClosedTrades:
-    """What closed trades add up to; two sums of different trades may be added.
+    """Sums over closed trades. Sums over different trades can be added.
 
     Attributes:
         wins: trades with r > 0.
-        won, lost: the sum of gains, and of losses, in R; both >= 0.
+        won, lost: sum of gains and sum of losses, in R, both >= 0.
     """
 
     trades: int = 0
@@ -70,7 +70,7 @@ class ClosedTrades:
 
     @property
     def profit_factor(self) -> float | None:
-        """The sum of gains / the sum of losses, >= 0; None without losses to speak of, where it is infinite."""
+        """Sum of gains / sum of losses, >= 0. None if it is infinite."""
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             factor = float(np.divide(self.won, self.lost))
         return factor if np.isfinite(factor) else None
@@ -92,23 +92,23 @@ NO_TRADES = ClosedTrades()
 def performance(
     r_multiple: FloatArray, pnl: FloatArray, *, marks: FloatArray | None = None, risk_fraction: float = 0.01
 ) -> Performance:
-    """Return the metrics of closed trades; *marks* are the candles' changes of marked-to-market R, oldest first."""
+    """Return the metrics of closed trades. *marks* are changes of marked-to-market R by candle, oldest first."""
     return ClosedTrades.of(r_multiple, pnl).performance(None if marks is None else max_drawdown(marks, risk_fraction))
 
 
 def equity(marks: FloatArray, risk_fraction: float) -> FloatArray:
-    """Return the account's value after each candle: 1 + risk_fraction × cumulative R; shape (candles,).
+    """Return the account value after each candle, 1 + risk_fraction × cumulative R, shape (candles,).
 
-    The stake is not compounded, so that two arms' curves differ by their R alone.
+    The stake is not compounded, so that the curves of two versions differ only by their R.
     """
     return 1.0 + risk_fraction * np.cumsum(marks)
 
 
 def drawdown(equity: FloatArray) -> FloatArray:
-    """Return the loss from the running peak, as a fraction of that peak; the peak includes the start, 1.
+    """Return the loss from the running peak, as a fraction of that peak. The peak includes the start, 1.
 
     Returns:
-        Shape (candles,): 0 at a peak, 0.08 when 8 % below it, above 1 when more than everything is lost.
+        Shape (candles,): 0 at a peak, 0.08 when 8 % below it, above 1 when the account is negative.
 
     Source: Magdon-Ismail & Atiya (2004), "Maximum drawdown".
     """
@@ -117,5 +117,5 @@ def drawdown(equity: FloatArray) -> FloatArray:
 
 
 def max_drawdown(marks: FloatArray, risk_fraction: float) -> float | None:
-    """Return the largest drawdown of the marked-to-market equity; None without candles."""
+    """Return the largest drawdown of the marked-to-market equity, or None without candles."""
     return float(drawdown(equity(marks, risk_fraction)).max()) if len(marks) else None

@@ -1,4 +1,4 @@
-"""What an owner agrees to before a canary starts, as data: stages, gates, limits. Frozen at the start."""
+"""The plan of a rollout: stages, gates and limits, frozen when it starts."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -23,7 +23,7 @@ from strategy_core.domain.gates.on_slots import Divergence, ExcessDrawdown, Harm
 from strategy_core.domain.routing import basis_points
 
 _MOST_LATE = 1_000  # candles
-_RUNS_ARE_LATE = timedelta(minutes=3)  # real time: a run is a minute from the next, and takes its own start to it
+_RUNS_ARE_LATE = timedelta(minutes=3)  # real time: runs come every minute, plus the time to start one
 _RUNS_ARE_GONE = timedelta(minutes=10)
 
 
@@ -35,7 +35,7 @@ def _percent(value: float) -> float:
     return value
 
 
-# the schema says what forms and other programs send
+# the schema describes what forms and other programs send
 Percent = Annotated[float, AfterValidator(_percent), WithJsonSchema({"type": "number", "minimum": 0, "maximum": 100})]
 
 
@@ -58,7 +58,7 @@ AnyGate = Annotated[
 
 
 class Stage(BaseModel):
-    """One step of the ramp: how many users, for how long at least, and what it takes to leave it upwards."""
+    """One step of the ramp: its percent of users, minimum time, and margins for the gates."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -77,7 +77,7 @@ def _stage(percent: float, pnl_r: float, win: float, pnl_of_edge: float = 0) -> 
 
 
 class Plan(BaseModel):
-    """A canary's journey, frozen when it starts."""
+    """The stages, gates and limits of a rollout."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -89,25 +89,25 @@ class Plan(BaseModel):
         _stage(100, 0.02, 0.03, pnl_of_edge=0.5),
     )
     approve_before: tuple[Percent, ...] = Field(
-        default=(100.0,), description="percents of stages that wait for an owner's approval"
+        default=(100.0,), description="percents of the stages that need an owner's approval"
     )
     on_inconclusive: Literal["hold", "rollback"] = Field(
         default="hold",
-        description="what happens when a stage's maximum time ends without an answer: hold asks the owner",
+        description="action when the maximum time of a stage ends without a clear verdict: hold asks an owner",
     )
-    maximum_stage_time: Duration = duration_field(timedelta(days=60), "how long a stage may last")
+    maximum_stage_time: Duration = duration_field(timedelta(days=60), "maximum time of a stage")
     late_candles: int = Field(
         default=2,
         ge=1,
         le=_MOST_LATE,
-        description="how many candles a decision, or an outcome, may be late before the rollout is blind",
+        description="candles that a decision or an outcome may be late before the rollout is blind",
     )
     blind_limit: Duration = duration_field(
-        timedelta(days=1), "how long a rollout may be without evidence before it is rolled back"
+        timedelta(days=1), "how long a rollout may be blind before it is rolled back"
     )
     bake: Duration = duration_field(
         timedelta(days=7),
-        "how long the previous active version stays in shadow, ready to be reinstated, after the promotion",
+        "time after the promotion in which the previous active version stays in shadow, ready to be reinstated",
     )
     gates: tuple[AnyGate, ...] = (
         Errors(),
@@ -131,19 +131,19 @@ class Plan(BaseModel):
         if not percents or percents[0] <= 0 or percents != sorted(set(percents)):
             raise ValueError("stages must rise from above 0 %, each wider than the one before")
         if percents[-1] != 100:
-            raise ValueError("the last stage must be 100 %: nobody is promoted to users who have never been served")
+            raise ValueError("the last stage must be 100 %: a version is promoted only after it has served all users")
         if stranger := set(self.approve_before) - set(percents):
             raise ValueError(f"approve_before names {sorted(stranger)}, which is no stage's percent")
         if len(names) != len(set(names)):
-            raise ValueError("each gate may stand in a plan once, each metric under a name of its own")
+            raise ValueError("each gate may occur once in a plan, and each metric needs a unique name")
         if any(stage.minimum_time >= self.maximum_stage_time for stage in self.stages):
             raise ValueError("maximum_stage_time must exceed every stage's minimum_time")
         return self
 
     def at_speed(self, speed: float, timeframe: timedelta) -> "Plan":
-        """Return the plan for a clock that runs *speed* times as fast as the runs that feed it come.
+        """Return the plan for a replay clock that runs *speed* times as fast.
 
-        Between two real minutes days may pass: what counts as late and as blind is widened to that, and nothing else.
+        Days of replay time may pass between two runs, so the limits for late candles and blindness are widened.
         """
         if speed <= 1:
             return self
@@ -162,7 +162,7 @@ class Plan(BaseModel):
 
 
 def read_plan(data: Mapping[str, Any]) -> Plan:
-    """Return the plan that *data* describes, with defaults filled in; else raise InvalidPlan naming each field."""
+    """Return the plan that *data* describes, with defaults filled in. Raise InvalidPlan, which names each field."""
     try:
         return Plan.model_validate(data)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What a plan will take before it starts: can its evidence come in the time it gives? It never moves anything."""
+"""The preview of a plan before it starts: its audience, and whether the evidence can suffice in time."""
 
 import math
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from strategy_core.domain.parsing import Name
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.routing import BUCKETS, as_percent
 
-ESTIMATE = "an estimate: no directory of users is loaded"
+ESTIMATE = "an estimate: no user list is loaded"
 
 
 class Account(BaseModel):
-    """One user of the platform's directory.
+    """One user of the platform's user list.
 
     Attributes:
-        capital: in the platform's own unit of account; None where it is not known.
+        capital: in the platform's unit of account, if known.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -30,10 +30,10 @@ class Account(BaseModel):
 
 
 class StageAudience(BaseModel):
-    """Who is in the canary at one stage; users and capital are None without a directory.
+    """The users in the canary at one stage. Users and capital need a user list.
 
     Attributes:
-        share: of users; the plan's percent where nobody has been counted.
+        share: of users. The plan's percent without a user list.
         capital, capital_share: of the users whose capital is known.
     """
 
@@ -45,13 +45,14 @@ class StageAudience(BaseModel):
 
 
 class Overlap(BaseModel):
-    """What another strategy's canary shares with each stage.
+    """The users that each stage shares with the canary of another strategy.
 
     Attributes:
-        percent: of users, on that canary now.
-        same_salt: whether both canaries fall on the same users; with other salts each falls on the other's by chance.
-        shares: of all users, in both canaries, by stage: counted with a directory and the same salt, else expected.
-        users: how many those are, by stage, expected ones rounded; None without a directory.
+        percent: of users on that canary now.
+        same_salt: whether both canaries select the same users. With different salts they overlap by chance.
+        shares: of all users, those in both canaries, by stage. Counted with a user list and the same salt, otherwise
+            expected.
+        users: number of those users by stage, rounded if expected. Needs a user list.
     """
 
     strategy_name: str
@@ -63,12 +64,12 @@ class Overlap(BaseModel):
 
 
 class Audience(BaseModel):
-    """Whom a plan reaches, by stage.
+    """The users that a plan reaches, by stage.
 
     Attributes:
-        users: in the directory; None when none is loaded, and all shares are estimates.
-        capital: of those whose capital is known; None when nobody's is.
-        capital_unknown: users whose capital is not known.
+        users: in the user list. Without a list all shares are estimates.
+        capital: of the users whose capital is known, if any.
+        capital_unknown: users whose capital is unknown.
     """
 
     users: int | None
@@ -83,7 +84,7 @@ class Audience(BaseModel):
 
 
 class OtherCanary(BaseModel):
-    """A canary of another strategy, as routing has it now."""
+    """The current canary of another strategy."""
 
     strategy_name: str
     version: str
@@ -92,16 +93,16 @@ class OtherCanary(BaseModel):
 
 
 def audience(plan: Plan, buckets: IntArray, capital: FloatArray, others: Sequence[OtherCanary]) -> Audience:
-    """Return whom *plan* reaches.
+    """Return the users that *plan* reaches.
 
     Args:
-        plan: whose stages are asked for.
-        buckets: of the directory's users under the strategy's salt, shape (users,); empty without a directory.
-        capital: of the same users; NaN where it is not known.
+        plan: the plan to preview.
+        buckets: of the listed users under the strategy's salt, shape (users,). Empty without a user list.
+        capital: of the same users, NaN if unknown.
         others: canaries of other strategies.
     """
     known = ~np.isnan(capital)
-    users, money = _up_to(buckets), _up_to(buckets[known], capital[known])
+    users, money = _cumulative(buckets), _cumulative(buckets[known], capital[known])
     return Audience(
         users=len(buckets) or None,
         capital=float(money[-1]) if known.any() else None,
@@ -139,8 +140,8 @@ def _overlap(plan: Plan, other: OtherCanary, users: FloatArray) -> Overlap:
     )
 
 
-def _up_to(buckets: IntArray, weights: FloatArray | None = None) -> FloatArray:
-    """Return how many buckets, or how much weight, lie below each number of basis points, 0 to 10,000."""
+def _cumulative(buckets: IntArray, weights: FloatArray | None = None) -> FloatArray:
+    """Return the number of users, or their weight, below each number of basis points, 0 to 10,000."""
     sums = np.bincount(buckets, weights=weights, minlength=BUCKETS).cumsum()
     return np.concatenate([[0.0], sums])
 
@@ -149,12 +150,12 @@ SLOTS_FACTOR = 3.1  # standard deviations over the margin, for a version as good
 
 
 class StagePreview(BaseModel):
-    """One stage: slots that must have been booked since the start, and how long it will last.
+    """One stage: the slots that it needs, and how long it will last.
 
     Attributes:
-        slots_needed: since the rollout's start, for a version as good as the active one to pass.
-        days_expected: at this stage; None when no slots come.
-        underpowered: the maximum stage time ends before the evidence can suffice.
+        slots_needed: since the start of the rollout, so that a version as good as the active one passes.
+        days_expected: at this stage, if the pair has slots.
+        underpowered: whether the maximum stage time ends before the evidence can suffice.
     """
 
     percent: float
@@ -164,11 +165,11 @@ class StagePreview(BaseModel):
 
 
 class Preview(BaseModel):
-    """A plan against the shadow history of the pair.
+    """A plan compared with the shadow history of the pair.
 
     Attributes:
-        slots, days: what the history had, and over how many calendar days.
-        pnl_deviation, win_deviation: of the difference per slot, days clustered.
+        slots, days: slots and calendar days of the history.
+        pnl_deviation, win_deviation: standard deviation of the difference per slot, clustered by day.
     """
 
     slots: int
@@ -184,7 +185,7 @@ class Preview(BaseModel):
 
     @property
     def verdict(self) -> str:
-        """Say in a line whether the plan can come to an answer."""
+        """One line that states whether the plan can reach a verdict."""
         if self.pnl_deviation is None:
             return f"unknown: {self.slots} slots in {self.days:.0f} days of shadow are too few to plan by"
         short = next((stage for stage in self.stages if stage.underpowered), None)
@@ -199,10 +200,10 @@ class Preview(BaseModel):
 
 
 def preview(plan: Plan, history: History, calendar_days: float) -> Preview:
-    """Return what *plan* takes, given the history that the pair had in *calendar_days* of shadow.
+    """Return the preview of *plan*, given the history of the pair over *calendar_days* of shadow.
 
-    Slots needed = (3.1 · s / margin)², for the harder of PnL and win rate, s the deviation of the paired difference; at
-    least the gate's minimum.
+    Slots needed = (3.1 · s / margin)², with s the deviation of the paired difference: the maximum for PnL and win rate,
+    and at least the minimum of the gate.
     """
     per_day, pnl, win = history.slots_per_day, history.pnl_deviation, history.win_deviation
     minimum = next((gate.minimum_slots for gate in plan.gates if isinstance(gate, NotWorse)), 0)

@@ -1,4 +1,4 @@
-"""What happens to a rollout next, and why: a pure function of plan, position, findings and time; it applies nothing."""
+"""The states of a rollout, the pure function that rules on its next step, and the outlook on what it waits for."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,33 +13,59 @@ from strategy_core.domain.plan import Plan
 
 
 class State(StrEnum):
-    RUNNING = "running"  # also while the promoted version bakes
-    PAUSED = "paused"  # by an owner: nothing advances, every protection stays
-    AWAITING_APPROVAL = "awaiting_approval"  # every gate has passed; the next stage needs an owner
-    AWAITING_DECISION = "awaiting_decision"  # a stage's maximum time ended without an answer
+    """Where a rollout stands. A breach or a failure rolls it back in every open state, and so may an owner.
+
+    Rollouts, their verdicts and their audit events are kept in every state. An ended rollout cannot be reopened.
+    """
+
+    # Ticks move it on: to the next stage, to a wait for the owner, to the promotion, and after the bake to its end.
+    # Includes the bake of the promoted version. Ends with any other state.
+    RUNNING = "running"
+
+    # An owner paused it. The percent of users stays and every gate keeps protecting them. Ends when an owner resumes
+    # it: the state is RUNNING again and the times of the stage restart. A pending approval is dropped.
+    PAUSED = "paused"
+
+    # Every gate has passed and the next stage needs an owner. An approval moves it to RUNNING, and the next tick that
+    # still sees every gate pass advances it. The percent of users stays until then.
+    AWAITING_APPROVAL = "awaiting_approval"
+
+    # The maximum time of the stage ended without a clear verdict. An owner decides: extend (RUNNING, with a new maximum
+    # time), advance (RUNNING at the next stage) or roll back. The percent of users stays until then.
+    AWAITING_DECISION = "awaiting_decision"
+
+    # Ended by a tick or an owner. No user gets the version: it is in shadow and quarantined. A start with an override
+    # reason opens a new rollout of it.
     ROLLED_BACK = "rolled_back"
+
+    # Ended by the tick after the bake, or when an owner activates the version. It is the active version, and its
+    # predecessor is retired.
     COMPLETED = "completed"
+
+    # Ended because an owner activated another version. The version returns to shadow without quarantine.
     ABORTED = "aborted"
 
 
 ENDED = frozenset({State.ROLLED_BACK, State.COMPLETED, State.ABORTED})
-OWNER, ALERT, BLIND, UNANSWERED = "owner", "alert", "blind", "unanswered"  # causes of a rollback that are no gate's
+OWNER, ALERT, BLIND, UNANSWERED = "owner", "alert", "blind", "unanswered"  # causes of a rollback other than a gate
 
 
 class Step(StrEnum):
-    HOLD = "hold"
-    ADVANCE = "advance"
-    AWAIT_APPROVAL = "await_approval"
-    LAPSE = "lapse"  # an approval was given, and is worth nothing any more: hold
-    AWAIT_DECISION = "await_decision"
-    PROMOTE = "promote"
-    COMPLETE = "complete"
-    ROLL_BACK = "roll_back"
+    """What a tick does to a rollout."""
+
+    HOLD = "hold"  # change nothing
+    ADVANCE = "advance"  # enter the next stage
+    AWAIT_APPROVAL = "await_approval"  # ask an owner to approve the next stage
+    LAPSE = "lapse"  # drop an approval whose evidence no longer holds, and hold
+    AWAIT_DECISION = "await_decision"  # ask an owner: extend, advance or roll back
+    PROMOTE = "promote"  # make the canary the active version, and start the bake
+    COMPLETE = "complete"  # end the bake and retire the predecessor
+    ROLL_BACK = "roll_back"  # take all users off the version
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a rollout stands; all times are stored ones, so a restart loses no dwell and gains none."""
+    """Where a rollout stands. All times are stored, so a restart does not change how long a stage has lasted."""
 
     state: State
     stage_index: int
@@ -52,11 +78,11 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What to do and why; the dry run, the audit reason and the alert text are this same object.
+    """What to do and why. The dry run, the audit event and the alert show this same object.
 
     Attributes:
-        worst: the finding that decided, if one did.
-        blind: whether some armed gate is without evidence.
+        worst: the finding that decided, if any.
+        blind: whether an armed gate has no evidence.
     """
 
     step: Step
@@ -66,7 +92,7 @@ class Ruling:
 
     @property
     def cause(self) -> str:
-        """What a rollback is counted by: the gate that proved harm, or that none could see, or that none could say."""
+        """The label under which metrics count a rollback: the gate that proved harm, `blind` or `unanswered`."""
         if self.step is not Step.ROLL_BACK or self.worst is None:
             return ""
         if self.worst.verdict in (Verdict.BREACH, Verdict.FAIL):
@@ -75,7 +101,7 @@ class Ruling:
 
 
 def bake_doubt(plan: Plan, armed: Iterable[Finding]) -> Finding | None:
-    """Return why a promoted version's predecessor must stay ready: harm is likely, or nothing has been decided yet."""
+    """Return why the bake cannot end yet: harm is likely, or the promoted version has not decided on a candle."""
     harm = {gate.name for gate in plan.gates if isinstance(gate, Harm)}
     for finding in armed:
         likely = finding.gate in harm and finding.verdict is Verdict.INCONCLUSIVE
@@ -85,16 +111,16 @@ def bake_doubt(plan: Plan, armed: Iterable[Finding]) -> Finding | None:
 
 
 def judge_all(gates: Iterable[Gate], evidence: Evidence, margins: Margins) -> list[Finding]:
-    """Return one finding per gate, freshness first; a gate that cannot answer is blind, and silences no other."""
+    """Return one finding per gate, freshness first. A gate that fails is blind and does not affect the others."""
     return [_judge(gate, evidence, margins) for gate in (Freshness(), *gates)]
 
 
 def decide(plan: Plan, at: Position, findings: Sequence[Finding], now: datetime) -> Ruling:
-    """Return the one step a rollout takes now.
+    """Return the step that a rollout takes now.
 
-    Protection comes first and depends on nothing else: a breach or a failure rolls back in every state. Then, in this
-    order, blindness, an owner's pause, the stage's minimum time, the verdicts, an approval. An approval is of the
-    evidence that it was given on: a tick that cannot take it lets it lapse, and it is asked for again.
+    Protection comes first: a breach or a failure rolls back in every state. Then, in this order: blindness, a pause,
+    the stage's minimum time, the verdicts, an approval. An approval is bound to the evidence that it was given on. If a
+    tick cannot advance with it, the approval lapses and an owner must give it again.
     """
     ruling = _rule(plan, at, findings, now)
     if ruling.step is Step.HOLD and at.approved_stage == at.stage_index + 1:
@@ -105,7 +131,7 @@ def decide(plan: Plan, at: Position, findings: Sequence[Finding], now: datetime)
 def _rule(plan: Plan, at: Position, findings: Sequence[Finding], now: datetime) -> Ruling:
     armed = sorted((f for f in findings if f.armed), key=lambda finding: SEVERITY[finding.verdict])
     if not armed:
-        return Ruling(Step.HOLD, "no armed gate has spoken")
+        return Ruling(Step.HOLD, "no armed gate has a finding yet")
     worst = armed[0]
     blind = any(finding.verdict is Verdict.BLIND for finding in armed)
     if worst.verdict in (Verdict.BREACH, Verdict.FAIL):
@@ -140,7 +166,7 @@ def _bake(plan: Plan, promoted_at: datetime, armed: Sequence[Finding], now: date
 
 
 def _climb(plan: Plan, at: Position, worst: Finding, measured: Finding, now: datetime) -> Ruling:
-    """Rule on the next stage; *measured* is what a pass is told by: the finding with an interval."""
+    """Rule on the next stage. A pass is explained by *measured*, the finding with an interval."""
     stage = plan.stages[at.stage_index]
     dwell = now - at.stage_entered_at
     if dwell < stage.minimum_time:
@@ -177,21 +203,19 @@ def _judge(gate: Gate, evidence: Evidence, margins: Margins) -> Finding:
         return gate.judge(evidence, margins)
     except EvidenceUnavailable as error:
         return gate.found(Verdict.BLIND, error.cause)
-    except Exception as error:  # noqa: BLE001  a gate's own fault must not silence the gates that would roll back
+    except Exception as error:  # noqa: BLE001  a bug in one gate must not stop the gates that would roll back
         return gate.found(Verdict.BLIND, f"the gate itself failed: {type(error).__name__}: {error}")
-
-
-_NONE = timedelta(0)
 
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What lies before a rollout.
+    """What a rollout waits for.
 
     Attributes:
-        minimum_left: of the stage's minimum time, or of the bake; zero when it is over, None when the rollout is.
-        maximum_left: until a stage without an answer is put to the owner, or rolled back; None when nothing is asked.
-        needs: what must happen before it goes on, a line each, the most urgent first.
+        minimum_left: of the stage's minimum time, or of the bake. Zero when that is over, None when the rollout is.
+        maximum_left: until a stage without a clear verdict goes to the owner, or is rolled back. None during the bake
+            and while an owner has to decide.
+        needs: what must happen before it goes on, one line each, the most urgent first.
     """
 
     minimum_left: timedelta | None
@@ -200,44 +224,44 @@ class Outlook:
 
 
 def outlook(plan: Plan, at: Position, findings: Sequence[Finding], now: datetime) -> Outlook:
-    """Return what must happen before the rollout goes on, given what each of its gates last found."""
+    """Return what must happen before the rollout goes on, given the last finding of each gate."""
     if at.state in ENDED:
         return Outlook(None, None, ())
     armed = sorted((f for f in findings if f.armed), key=lambda finding: SEVERITY[finding.verdict])
     if armed and armed[0].verdict in (Verdict.BREACH, Verdict.FAIL):
         needs = [f"the next tick rolls it back: {armed[0].gate}: {armed[0].reason}"]
     else:
-        needs = [*_sight(plan, at, armed, now), *_owner(at), *_rest(plan, at, armed, now)]
+        needs = [*_evidence_needs(plan, at, armed, now), *_owner_needs(at), *_remaining_needs(plan, at, armed, now)]
     return Outlook(
-        minimum_left=max(_NONE, _minimum_end(plan, at) - now),
-        maximum_left=None if _is_asked_nothing(at) else max(_NONE, _maximum_end(plan, at) - now),
+        minimum_left=max(timedelta(0), _minimum_end(plan, at) - now),
+        maximum_left=None if _has_no_maximum(at) else max(timedelta(0), _maximum_end(plan, at) - now),
         needs=tuple(needs or [f"nothing: the next tick {_what_follows(plan, at)}"]),
     )
 
 
-def _sight(plan: Plan, at: Position, armed: Sequence[Finding], now: datetime) -> Iterator[str]:
+def _evidence_needs(plan: Plan, at: Position, armed: Sequence[Finding], now: datetime) -> Iterator[str]:
     blind = [finding for finding in armed if finding.verdict is Verdict.BLIND]
     for finding in blind:
-        yield f"{finding.gate} must see again: {finding.reason}"
+        yield f"{finding.gate} needs evidence again: {finding.reason}"
     if blind:
         end = (at.blind_since or now) + plan.blind_limit
-        yield f"else it is rolled back {_when(end, now)}"
+        yield f"otherwise it is rolled back {_when(end, now)}"
 
 
-def _owner(at: Position) -> Iterator[str]:
+def _owner_needs(at: Position) -> Iterator[str]:
     if at.state is State.PAUSED:
-        yield "an owner must resume it; the stage's minimum time begins anew then"
+        yield "an owner must resume it; the stage's minimum time then restarts"
     if at.state is State.AWAITING_DECISION:
         yield "an owner must decide: extend, advance or roll back"
 
 
-def _rest(plan: Plan, at: Position, armed: Sequence[Finding], now: datetime) -> Iterator[str]:
-    """Yield what remains once it sees and runs: time, verdicts, an approval."""
+def _remaining_needs(plan: Plan, at: Position, armed: Sequence[Finding], now: datetime) -> Iterator[str]:
+    """Yield what remains once the rollout runs with evidence: time, verdicts, an approval."""
     if at.state is State.AWAITING_DECISION:
-        return  # whatever the owner decides does not wait for them
+        return  # the owner decides without them
     if at.state is not State.PAUSED and (end := _minimum_end(plan, at)) > now:
-        verb = "bakes" if at.promoted_at else "dwells"
-        yield f"it {verb} for another {format_duration(end - now)}, until {_moment(end)}"
+        what = "the bake" if at.promoted_at else "the stage's minimum time"
+        yield f"{what} lasts another {format_duration(end - now)}, until {_moment(end)}"
     if at.promoted_at is not None:
         if doubt := bake_doubt(plan, armed):
             yield f"{doubt.gate} must pass, it is {doubt.verdict}: {doubt.reason}"
@@ -245,10 +269,10 @@ def _rest(plan: Plan, at: Position, armed: Sequence[Finding], now: datetime) -> 
     for finding in armed:
         if finding.verdict in (Verdict.INCONCLUSIVE, Verdict.INSUFFICIENT):
             yield f"{finding.gate} must pass, it is {finding.verdict}: {finding.reason}"
-    spoken = {finding.gate for finding in armed}
+    judged = {finding.gate for finding in armed}
     for gate in plan.gates:
-        if not gate.dry_run and gate.name not in spoken:
-            yield f"{gate.name} must pass: no tick has asked it yet"
+        if not gate.dry_run and gate.name not in judged:
+            yield f"{gate.name} must pass: no tick has judged it yet"
     following = at.stage_index + 1
     if following < len(plan.stages) and plan.needs_approval(following) and at.approved_stage != following:
         when = "now" if at.state is State.AWAITING_APPROVAL else "then"
@@ -265,7 +289,7 @@ def _maximum_end(plan: Plan, at: Position) -> datetime:
     return at.stage_extended_at + plan.maximum_stage_time
 
 
-def _is_asked_nothing(at: Position) -> bool:
+def _has_no_maximum(at: Position) -> bool:
     return at.promoted_at is not None or at.state is State.AWAITING_DECISION
 
 

@@ -1,7 +1,4 @@
-"""Who sees the canary: a pure function of (salt, user) and a percent, never of time or storage.
-
-`bucket_of` is persisted in every user's experience: changing it re-buckets everybody, so golden values pin it.
-"""
+"""Percentage routing: which users see the canary."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,25 +18,29 @@ _from_bytes = int.from_bytes
 def bucket_of(user_id: str, salt: str = "") -> int:
     """Return the user's bucket, 0..9999.
 
-    The first two digits are sha256(salt + user_id) % 100, so that with no salt and a whole percent the rule is
-    `sha256(user_id) % 100 < percent`; the next two come from the same hash and give steps of 0.01 %.
+    The first two digits are sha256(salt + user_id) % 100. Without a salt and with a whole percent, the rule is thus
+    `sha256(user_id) % 100 < percent`. The next two digits come from the same hash and give steps of 0.01 %.
     """
-    h = _from_bytes(sha256((salt + user_id).encode()).digest(), "big") % BUCKETS  # once: the rest is small numbers
+    # Do not change this formula, not even its digits' order: it assigns every user to a version. Another formula would
+    # move users between canary and active in the middle of a rollout, mix the two groups that the gates compare, and
+    # disagree with recorded live trades and with other processes that route. Golden tests hold its values.
+    # `buckets_of` computes the same for many users.
+    h = _from_bytes(sha256((salt + user_id).encode()).digest(), "big") % BUCKETS  # one operation on a large number
     return h % 100 * 100 + h // 100
 
 
 def buckets_of(user_ids: Sequence[str], salt: str = "") -> IntArray:
-    """Return `bucket_of` of each user, shape (users,): a million of them in about a second."""
+    """Return `bucket_of` for each user, shape (users,). A million users take about a second."""
     digests = b"".join(sha256((salt + user_id).encode()).digest() for user_id in user_ids)
     words = np.frombuffer(digests, ">u8").reshape(-1, 4) % BUCKETS
     places = np.array([pow(2, 64 * place, BUCKETS) for place in (3, 2, 1, 0)], np.uint64)
-    h = ((words * places).sum(axis=1) % BUCKETS).astype(np.int64)  # all that `bucket_of` uses of the hash
+    h = ((words * places).sum(axis=1) % BUCKETS).astype(np.int64)  # the hash modulo BUCKETS, as in `bucket_of`
     return np.asarray(h % 100 * 100 + h // 100, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """All that the routing of one strategy obeys, as it stood at one moment; *generation* is the strategy's."""
+    """The routing rule of one strategy at one moment, with the generation of the strategy."""
 
     active: str
     canary: str | None
@@ -52,11 +53,11 @@ class Routing:
 
 
 def refused_user(user_id: object) -> InvalidName | None:
-    """Return why this is no user's id; None for one: text that can be encoded, half a surrogate pair cannot."""
+    """Return the error for an invalid user id, or None. A valid id is text that can be encoded as UTF-8, not empty."""
     try:
         if isinstance(user_id, str) and user_id.encode():
             return None
-    except UnicodeEncodeError:  # what a shell makes of bytes that are not UTF-8
+    except UnicodeEncodeError:  # a shell passes bytes that are not UTF-8 as lone surrogates
         pass
     return InvalidName("user id", user_id, "text in UTF-8, one character or more")
 
@@ -66,11 +67,11 @@ def in_canary(user_id: str, percent_bp: int, salt: str = "") -> bool:
 
 
 def basis_points(percent: float | int | str | Decimal) -> int:
-    """Return *percent* (0.00 to 100.00, two decimals at most) as whole basis points; else raise InvalidPercent."""
+    """Return *percent* (0.00 to 100.00, at most two decimals) as whole basis points, or raise InvalidPercent."""
     if isinstance(percent, bool):
         raise InvalidPercent(percent)
     try:
-        exact = Decimal(str(percent)) * 100  # by its shortest text: 33.33 is 3333, not 3332.9999
+        exact = Decimal(str(percent)) * 100  # from the shortest text: 33.33 gives 3333, not 3332.9999
     except InvalidOperation:
         raise InvalidPercent(percent) from None
     if not exact.is_finite() or exact != exact.to_integral_value() or not 0 <= exact <= BUCKETS:

@@ -1,4 +1,4 @@
-"""What a decision was worth: its trade, simulated candle by candle; never who decided, nor how many users followed."""
+"""Scoring: simulate the trade of each decision candle by candle, and mark open trades to market."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,21 +13,21 @@ from strategy_core.domain.arrays import BoolArray, FloatArray, IntArray, TextArr
 from strategy_core.domain.indicators import atr, atr_bars
 
 NO_EXIT = -1
-NO_RANGE = 1e-9  # of the price: below it an ATR is the rounding of a market that stood still
+NO_RANGE = 1e-9  # of the price: a smaller ATR is the rounding error of a market that did not move
 
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class ScoringRule(BaseModel):
-    """How a strategy's decisions are turned into trades; one rule for all its versions.
+    """How decisions become trades. All versions of a strategy share one rule.
 
     Attributes:
-        stop_atr: distance from entry to stop, in ATR; the initial risk.
+        stop_atr: distance from entry to stop, in ATR. This is the initial risk.
         target_atr: distance from entry to target, in ATR.
         atr_period: Wilder's period.
-        horizon: candles a trade may last, the entry candle included; then it exits at the close.
-        spread: ask minus bid in price units, where the candles have no sides.
+        horizon: most candles of a trade, the entry candle included. It then exits at the close.
+        spread: ask minus bid in price units, for candles without bid and ask.
         cost: commission and the like for a round trip, in price units.
         risk_fraction: share of the starting equity that one R stands for.
     """
@@ -44,7 +44,7 @@ class ScoringRule(BaseModel):
 
     @property
     def warmup_bars(self) -> int:
-        """How many candles must end at a decision's for its trade to be the same as on the whole history."""
+        """The number of candles, up to the decision, that give the same trade as the whole history."""
         return atr_bars(self.atr_period)
 
 
@@ -52,24 +52,24 @@ class ExitReason(StrEnum):
     STOP = "stop"
     TARGET = "target"
     HORIZON = "horizon"
-    NO_RISK = "no_risk"  # no ATR to size a stop by: never taken, worth nothing
+    NO_RISK = "no_risk"  # without an ATR there is no stop: the trade is not taken and is worth 0
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredTrades:
-    """One trade per decision scored, in the order given; every array has shape (trades,).
+    """One trade per decision, in the given order. All arrays have shape (trades,).
 
     Attributes:
         side: 1 for a buy, -1 for a sell.
-        closed: False while pending; nothing of a pending trade may be counted.
-        entry_position: row of the candle entered at, which may not be there yet.
-        exit_position: row of the candle exited in; -1 while pending.
-        entry_price: NaN until the entry candle is there.
+        closed: False while pending. Do not count pending trades.
+        entry_position: row of the entry candle, which may not exist yet.
+        exit_position: row of the exit candle. -1 while pending.
+        entry_price: NaN until the entry candle exists.
         exit_price: NaN while pending.
-        risk: distance from entry to stop, price units; 0 for `no_risk`.
-        pnl: price units, costs taken off; NaN while pending.
-        return_fraction: pnl / entry price; NaN while pending.
-        r_multiple: pnl / risk; NaN while pending, 0 for `no_risk`.
+        risk: distance from entry to stop in price units. 0 for `no_risk`.
+        pnl: in price units, after costs. NaN while pending.
+        return_fraction: pnl / entry price. NaN while pending.
+        r_multiple: pnl / risk. NaN while pending, 0 for `no_risk`.
         exit_reason: an ExitReason, "" while pending.
     """
 
@@ -90,24 +90,24 @@ class ScoredTrades:
 
 
 def score(candles: pd.DataFrame, positions: ArrayLike, sides: ArrayLike, rule: ScoringRule) -> ScoredTrades:
-    """Simulate one trade for each decision, each on its own: they neither net nor wait for one another.
+    """Simulate one trade for each decision. Trades are independent: they neither net nor wait for each other.
 
     A decision at the close of row p enters at the open of row p + 1, a buy at the ask, a sell at the bid. A long is
-    closed on bid prices, a short on ask prices, in whichever candle from the entry candle on first touches its stop or
-    target, else at the close of the horizon's last candle. A candle that touches both counts as the stop, wherever it
-    opened. An exit that the open has passed already fills at the open.
+    closed on bid prices, a short on ask prices. It exits in the first candle, from the entry candle on, that touches
+    its stop or target, or at the close of the last candle of the horizon. A candle that touches both counts as the
+    stop, wherever it opened. If the open is already beyond the exit price, the trade exits at the open.
 
-    The trade depends on the `rule.warmup_bars` candles that end at p and the `rule.horizon` candles after it, and on
-    nothing else: a slice that holds them gives the same bits as the whole history.
+    The trade depends only on the `rule.warmup_bars` candles up to p and the `rule.horizon` candles after it. A slice
+    that contains them gives the same bits as the whole history.
 
-    Without an ATR (too little history, or no range at all) a trade has no risk and cannot be sized: it is closed where
-    it would have been entered, `no_risk`, worth 0, so that it is not pending for ever.
+    Without an ATR (too little history, or no range) a trade has no risk and cannot be sized. It is closed at its entry
+    as `no_risk`, worth 0, so that it does not stay pending.
 
     Args:
-        candles: checked candles, float64 open, high, low, close; bid_* and ask_* where there are sides. A side's
-            price that is NaN falls back to mid -/+ half the rule's spread.
-        positions: rows decided at, each in 0..len(candles) - 1.
-        sides: 1 for a buy, -1 for a sell; as many as *positions*.
+        candles: checked candles, float64 open, high, low, close, and optionally bid_* and ask_*. Where a bid or ask is
+            NaN, it is mid -/+ half the spread of the rule.
+        positions: rows of the decisions, each in 0..len(candles) - 1.
+        sides: 1 for a buy, -1 for a sell, as many as *positions*.
     """
     side = np.asarray(sides, dtype=np.float64)
     entry_position = np.asarray(positions, dtype=np.int64) + 1
@@ -115,7 +115,7 @@ def score(candles: pd.DataFrame, positions: ArrayLike, sides: ArrayLike, rule: S
     quotes = _Quotes.of(candles, rule.spread)
     entered = entry_position < len(candles)
 
-    entry = np.full(len(side), np.nan)  # from here to the end prices are times side: each trade reads as a long
+    entry = np.full(len(side), np.nan)  # from here on prices are multiplied by side, so that each trade reads as a long
     entry[entered] = quotes.entry(side[entered], entry_position[entered])
     sized = average_range > NO_RANGE * np.abs(entry)  # NaN on either side is False
     risk = np.where(entered & ~sized, 0.0, rule.stop_atr * average_range)
@@ -158,17 +158,17 @@ def score(candles: pd.DataFrame, positions: ArrayLike, sides: ArrayLike, rule: S
 
 
 def marks(candles: pd.DataFrame, trades: ScoredTrades, rule: ScoringRule) -> FloatArray:
-    """Return the change, in R, of what all *trades* are worth when marked to market in each candle.
+    """Return the change in R of the marked-to-market value of all *trades*, by candle.
 
-    Open trades are marked at the close of the side they would exit on; the spread and the cost weigh on the entry
-    candle. Over a closed trade's candles the changes add up to its r_multiple.
+    Open trades are marked at the close of the side on which they would exit. Spread and cost are charged to the entry
+    candle. Over the candles of a closed trade, the changes add up to its r_multiple.
 
     Args:
-        candles: the ones *trades* were scored on.
-        rule: the one they were scored by.
+        candles: the candles on which *trades* were scored.
+        rule: the rule with which they were scored.
 
     Returns:
-        Shape (candles,), float64; 0 where nothing was open.
+        Shape (candles,), float64, 0 without open trades.
     """
     changes = np.zeros(len(candles))
     quotes = _Quotes.of(candles, rule.spread)
@@ -187,9 +187,9 @@ def marks(candles: pd.DataFrame, trades: ScoredTrades, rule: ScoringRule) -> Flo
 
 @dataclass(frozen=True, slots=True)
 class _Quotes:
-    """Bid and ask of each candle, read for one side at a time with prices times side, so that more is always better.
+    """Bid and ask of each candle. Prices are returned multiplied by side, so that higher is always better.
 
-    Rows of both arrays: open, high, low, close; shape (4, candles).
+    Both arrays have shape (4, candles), with the rows open, high, low, close.
     """
 
     bid: FloatArray
@@ -204,7 +204,7 @@ class _Quotes:
         return signed
 
     def exit(self, side: FloatArray, at: IntArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Return open, worst, best and close of the side that closes a trade."""
+        """Return open, worst, best and close on the side that closes a trade."""
         opened, high, low, close = np.where(side > 0, self.bid[:, at], -self.ask[:, at])
         return opened, np.minimum(high, low), np.maximum(high, low), close
 

@@ -1,6 +1,6 @@
-"""Simulated pairs of versions: healthy ones of every awkward kind, and ones that harm in known ways.
+"""Simulated pairs of versions for calibration: healthy ones in difficult markets, and ones with a known fault.
 
-They are what gates are calibrated on. Nothing here judges, and all chance comes from the generator that is passed in.
+All randomness comes from the generator that is passed in.
 """
 
 from collections.abc import Sequence
@@ -16,21 +16,21 @@ from strategy_core.domain.slots import Slots
 
 
 class Fault(StrEnum):
-    """What is wrong with the canary."""
+    """The fault of the canary."""
 
     NONE = "none"
-    MILD = "mild"  # one win of eleven is lost: 55 % fall to 50 %
-    SEVERE = "severe"  # three wins of eleven are lost, 55 % fall to 40 %; and losses are half as large again
+    MILD = "mild"  # loses one of eleven wins: 55 % become 50 %
+    SEVERE = "severe"  # loses three of eleven wins, 55 % become 40 %, and losses are 1.5 times as large
     EVERY_LOSS = "every_trade_loses"
     SILENT = "goes_silent"
-    SPIKE = "drawdown_spike"  # the next eight trades cost 30 % of equity
+    SPIKE = "drawdown_spike"  # the next eight trades lose 30 % of equity
 
 
 LOST_WINS = {Fault.MILD: 1 / 11, Fault.SEVERE: 3 / 11}
 LARGER_LOSSES = 1.5
 SPIKE_TRADES, SPIKE_LOSS = 8, 0.30
-BOUND_CLIP_IN_TRADES = 4.0  # root mean square R of the active version's trades: it hardly ever binds
-RISK_FRACTION = 0.0025  # of equity on one R: some 2,000 trades of 1.55 R then scatter by 17 % of equity
+BOUND_CLIP_IN_TRADES = 4.0  # in root mean square R of the active version's trades, so that it rarely clips
+RISK_FRACTION = 0.0025  # of equity on one R: 2,000 trades of 1.55 R then have a deviation of 17 % of equity
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +38,17 @@ class Market:
     """A pair of equally good versions and the market that they trade in.
 
     Attributes:
-        slots_per_day: on average; they come evenly over the day.
-        win_rate: of either version's trades; sizes of wins and losses are lognormal, 1.55 R in root mean square.
-        apart: share of slots on which the two are independent; on all others they do the same.
-        alone: share of the slots apart on which only one of the two signals.
-        day_swing: standard deviation of the canary's win rate from day to day, on the slots apart.
-        swings_from_day: the first day on which it swings.
-        overlap: slots in a row whose outcomes hang together, as those of trades that are open at once.
-        shock: on one day of the ramp, for a third of it, every trade of both loses half as much again.
-        symbols: traded, in turn.
-        holding_days: mean time from a slot to its close, exponential; slots are booked as they close.
-        missing: share of slots that are never seen.
+        slots_per_day: spread evenly over the day.
+        win_rate: of both versions. Sizes of wins and losses are lognormal, 1.55 R in root mean square.
+        apart: share of slots on which the two are independent. On all others they trade the same.
+        alone: share of these independent slots on which only one of the two signals.
+        day_swing: standard deviation of the canary's daily win rate, on the independent slots.
+        swings_from_day: first day with these swings.
+        overlap: consecutive slots with correlated outcomes, as for trades that are open at the same time.
+        shock: for a third of one day, every trade of both versions loses 1.5 times its size.
+        symbols: number of symbols, traded in turn.
+        holding_days: mean time from a slot to its close, exponential. Slots are booked when they close.
+        missing: share of slots that are missing from the records.
     """
 
     slots_per_day: int = 96
@@ -66,7 +66,7 @@ class Market:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A market, and what is wrong with the canary from a day on; on *symbols* of the market's alone when given."""
+    """A market and a fault of the canary from a day on, on all symbols or on the first *symbols*."""
 
     name: str
     market: Market
@@ -108,8 +108,8 @@ class Ramp:
     """Slots of a pair in the order in which they close.
 
     Attributes:
-        closed_at: days since the start, rising; shape (slots,).
-        faulty: slots that the fault is on: from its first day, on its symbols; all False without a fault.
+        closed_at: days since the start, ascending, shape (slots,).
+        faulty: slots with the fault. All False without a fault.
     """
 
     slots: Slots
@@ -120,7 +120,7 @@ class Ramp:
 def simulate(
     scenario: Scenario, rng: np.random.Generator, *, days: int, first_day: int = 0, risk_fraction: float = RISK_FRACTION
 ) -> Ramp:
-    """Return a ramp of *days* from the UTC day *first_day* on, in R of a stake of *risk_fraction* of equity."""
+    """Return a ramp of *days* from the UTC day *first_day* on. One R is *risk_fraction* of equity."""
     canary_r, active_r, canary_side, active_side, opened_at = _pair(scenario.market, rng, days)
     symbol = np.arange(len(opened_at)) % scenario.market.symbols
     faulty = opened_at >= scenario.from_day if not scenario.healthy else np.zeros(len(opened_at), np.bool_)
@@ -128,9 +128,9 @@ def simulate(
         faulty &= symbol < scenario.symbols
     canary_r, canary_side = harmed(scenario.fault, canary_r, canary_side, faulty, rng, risk_fraction)
     closed_at = opened_at + rng.exponential(scenario.market.holding_days, len(opened_at))
-    seen = ((canary_side != 0) | (active_side != 0)) & (rng.random(len(opened_at)) >= scenario.market.missing)
+    recorded = ((canary_side != 0) | (active_side != 0)) & (rng.random(len(opened_at)) >= scenario.market.missing)
     order = np.argsort(closed_at, kind="stable")
-    order = order[(seen & (closed_at < days))[order]]
+    order = order[(recorded & (closed_at < days))[order]]
     slots = Slots(
         first_day + closed_at[order].astype(np.int64),
         canary_r[order],
@@ -142,7 +142,7 @@ def simulate(
 
 
 def simulate_shadow(scenario: Scenario, rng: np.random.Generator, *, days: int) -> Slots:
-    """Return the shadow history of the scenario's pair: before its fault, its shock and its late clustering."""
+    """Return the shadow history of the scenario's pair, without its fault, shock and late swings."""
     market = scenario.market
     swing = 0.0 if market.swings_from_day > 0 else market.day_swing
     before = replace(market, day_swing=swing, swings_from_day=0, shock=False)
@@ -158,11 +158,10 @@ def resampled(
     from_day: int = 0,
     risk_fraction: float = RISK_FRACTION,
 ) -> Ramp:
-    """Return a ramp of whole days drawn from a pair's own history, with a known fault or none.
+    """Return a ramp of whole days drawn from the history of a pair, with an optional fault.
 
-    On each day the two arms change places by the toss of a coin, so that, whatever the history says of them, the canary
-    of the ramp is as good as its active version; what hangs together within a day stays together. Days without a slot
-    between the first and the last are drawn too: a ramp has its weekends.
+    On each day the two versions are swapped with probability 1/2, so that the canary of the ramp is as good as its
+    active version. Correlations within a day are kept. Days without a slot are drawn too, such as weekends.
     """
     edges = np.searchsorted(history.day, np.arange(history.day[0], history.day[-1] + 2))
     by_day = [np.arange(first, end) for first, end in pairwise(edges.tolist())]
@@ -177,10 +176,16 @@ def resampled(
     active_side = np.where(swapped, history.canary_side[chosen], history.active_side[chosen])
     faulty = day >= from_day if fault is not Fault.NONE else np.zeros(len(day), np.bool_)
     canary_r, canary_side = harmed(fault, canary_r, canary_side, faulty, rng, risk_fraction)
-    seen = (canary_side != 0) | (active_side != 0)
+    signalled = (canary_side != 0) | (active_side != 0)
     position = np.concatenate([np.arange(len(each)) / len(each) for each in rows])
-    slots = Slots(day[seen], canary_r[seen], active_r[seen], canary_side[seen], active_side[seen])
-    return Ramp(slots, (day + position)[seen], faulty[seen])
+    slots = Slots(
+        day[signalled],
+        canary_r[signalled],
+        active_r[signalled],
+        canary_side[signalled],
+        active_side[signalled],
+    )
+    return Ramp(slots, (day + position)[signalled], faulty[signalled])
 
 
 def harmed(
@@ -191,7 +196,7 @@ def harmed(
     rng: np.random.Generator,
     risk_fraction: float,
 ) -> tuple[FloatArray, IntArray]:
-    """Return a healthy arm's R and sides with the fault on the slots *faulty*."""
+    """Return R and sides of a healthy version after adding the fault on the slots *faulty*."""
     if fault in LOST_WINS:
         lost = faulty & (r > 0) & (rng.random(len(r)) < LOST_WINS[fault])
         r = np.where(lost, -r, r)
@@ -209,7 +214,7 @@ def harmed(
 
 
 def payoffs(ramps: Sequence[Ramp]) -> dict[str, FloatArray]:
-    """Return what the three kinds of bets on harm would be paid on the faulty slots, each in [-1, 1]."""
+    """Return the payoffs of the three kinds of bets on harm on the faulty slots, each in [-1, 1]."""
     w = np.concatenate([ramp.slots.win_difference[ramp.faulty] for ramp in ramps])
     d = np.concatenate([ramp.slots.pnl_difference[ramp.faulty] for ramp in ramps])
     y = np.concatenate([ramp.slots.rate_difference[ramp.faulty] for ramp in ramps])
@@ -220,11 +225,11 @@ def payoffs(ramps: Sequence[Ramp]) -> dict[str, FloatArray]:
 
 
 def information_bound(ramps: Sequence[Ramp], alpha: float) -> float:
-    """Return ln(1/alpha) / KL_inf in slots: what the best test by one of win, PnL and rate needs, knowing the fault.
+    """Return ln(1/alpha) / KL_inf: the slots that the best test of win, PnL or rate needs if it knows the fault.
 
-    KL_inf is the growth of the best bet on one of the three by one who knows the fault, its symbols included. Slots are
-    counted from the fault's first on, on all symbols. It bounds the mean: a median may lie below it, and so may a test
-    that joins the three.
+    KL_inf is the growth of the best bet on one of the three, with knowledge of the fault and its symbols. Slots are
+    counted on all symbols from the first faulty one. This is a bound of the mean. A median may be lower, and so may a
+    test that combines the three.
 
     Source: Agrawal, Juneja & Glynn (2020), "Optimal δ-correct best-arm selection for heavy-tailed distributions".
     """
@@ -278,7 +283,7 @@ def _trades(market: Market, rng: np.random.Generator, win_rates: FloatArray) -> 
     size = np.exp(SIZE_SPREAD * rng.standard_normal(n)) * ROOT_MEAN_SQUARE_R / np.exp(SIZE_SPREAD**2)
     if market.overlap == 1:
         won = rng.random(n) < win_rates
-    else:  # a moving average of normal noise hangs together over `overlap` slots; its ranks are uniform
+    else:  # a moving average of normal noise is correlated over `overlap` slots, and its ranks are uniform
         noise = rng.standard_normal(n + market.overlap - 1)
         mixed = np.convolve(noise, np.ones(market.overlap), mode="valid") / np.sqrt(market.overlap)
         won = ndtr(mixed) < win_rates

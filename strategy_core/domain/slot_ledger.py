@@ -1,4 +1,4 @@
-"""The running totals of a rollout's booked slots: what its paired gates look at, and how they go on."""
+"""The slot ledger: running totals over the booked slots of a rollout, which its paired gates judge."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -14,13 +14,14 @@ from strategy_core.domain.slots import Slots
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over the slots booked so far; d and w as in `Slots`.
+    """Sums over the slots booked so far, with d and w as in `Slots`.
 
     Attributes:
         days: distinct UTC days on which slots were booked.
         active_squares: Σ (active R)².
-        unlike: slots on which the two said different things.
-        streak, longest_streak: slots in a row that the active version won and the canary lost: at the end, and ever.
+        unlike: slots on which the two versions decided differently.
+        streak, longest_streak: slots in a row that the active version won and the canary lost: the current and
+            the longest streak.
         log_e, log_peak: natural logarithm of the e-process of harm, now and at its highest.
     """
 
@@ -38,13 +39,13 @@ class Totals:
     log_peak: float = 0.0
 
 
-SCHEME = 1  # of what is bet and summed; raised with any change, so that stored totals are computed anew from their rows
+SCHEME = 1  # raise it when bets or sums change: stored totals of another scheme are recomputed from their slots
 NUMBERS = tuple(each.name for each in fields(Totals))
 
 
 @dataclass(frozen=True, slots=True)
 class SlotLedger:
-    """All that a rollout needs to know of its past slots to judge the next one."""
+    """The state after some slots: all that is needed to add the next one."""
 
     harm: EProcess
     totals: Totals = field(default_factory=Totals)
@@ -62,14 +63,14 @@ def open_ledger(history: History) -> SlotLedger:
 
 
 def read_ledger(data: dict[str, Any]) -> SlotLedger | None:
-    """Return what `Book.as_data` gave; None when that was by another scheme, or never written."""
+    """Restore a ledger from `SlotLedger.as_data`. Return None for another scheme or empty data."""
     if data.get("scheme") != SCHEME:
         return None
     return SlotLedger(read_e_process(data["harm"]), Totals(**data["totals"]))
 
 
 def add_slots(before: SlotLedger, slots: Slots, history: History) -> tuple[SlotLedger, Sequence[Totals]]:
-    """Book *slots*, in the order in which they closed, and return the book and the totals after each of them."""
+    """Add *slots*, in the order in which they closed. Return the new ledger and the totals after each slot."""
     if len(slots) == 0:
         return before, []
     then = before.totals
@@ -96,13 +97,13 @@ def add_slots(before: SlotLedger, slots: Slots, history: History) -> tuple[SlotL
 
 
 def _new_days(days: IntArray, last: int | None) -> BoolArray:
-    """Return which slots are the first of a day that has none yet."""
+    """Return which slots are the first of their day."""
     before = np.concatenate([[days[0] - 1 if last is None else last], days[:-1]])
     return days > np.maximum.accumulate(before)
 
 
 def _streaks(lost: BoolArray, before: int) -> IntArray:
-    """Return how many in a row were lost at each slot, counting on from *before*."""
+    """Return the length of the losing streak at each slot, given the streak *before* the first."""
     position = np.arange(len(lost))
     last_kept = np.maximum.accumulate(np.where(lost, -1, position))
     return np.where(lost, position - last_kept + np.where(last_kept < 0, before, 0), 0).astype(np.int64)

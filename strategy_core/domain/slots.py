@@ -1,4 +1,4 @@
-"""Slots: where two versions can be told apart; pairs of results, never how they are fetched."""
+"""Slots: the paired results of two versions on the candles where at least one of them signalled."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +10,14 @@ from strategy_core.domain.arrays import BoolArray, FloatArray, IntArray
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """Closed slots in the order in which they closed; the unit of evidence.
+    """Closed slots, in the order in which they closed. A slot is the unit of evidence.
 
-    A slot is a (symbol, candle) on which the canary or the active version signalled while both decided; it closes when
-    the trades of both have. All arrays have shape (slots,).
+    A slot is a (symbol, candle) on which both versions decided and at least one signalled. It closes when the trades of
+    both have closed. All arrays have shape (slots,).
 
     Attributes:
         day: UTC day on which it closed, as days since 1970.
-        canary_r, active_r: R-multiple of the arm's trade; 0 where it held.
+        canary_r, active_r: R-multiple of the version's trade. 0 where it held.
         canary_side, active_side: +1 buy, -1 sell, 0 hold.
     """
 
@@ -42,7 +42,7 @@ class Slots:
 
     @property
     def unlike(self) -> BoolArray:
-        """Whether the two said different things, by slot."""
+        """Whether the two versions decided differently, by slot."""
         unlike: BoolArray = self.canary_side != self.active_side
         return unlike
 

@@ -1,4 +1,4 @@
-"""What a version is asked and what it may answer; never how it is loaded or run."""
+"""The interface of a strategy: decisions, context and the protocol that a version implements."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,13 +24,13 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a version said on one candle.
+    """The decision of a version on one candle.
 
     Attributes:
         action: buy, sell or hold.
         confidence: 0..1.
-        features: what it saw, by name; finite numbers, strings, booleans or None.
-        reason: why, in a word or two; `insufficient_history` is not counted as a decision.
+        features: inputs of the decision, by name: finite numbers, strings, booleans or null.
+        reason: in a word or two. `insufficient_history` is not counted as a decision.
     """
 
     action: Action
@@ -45,7 +45,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Where and when a decision is made; *now* is the close of the last candle given."""
+    """Where and when a decision is made. *now* is the close of the last candle."""
 
     symbol: str
     timeframe: str
@@ -53,15 +53,15 @@ class Context:
 
 
 class Strategy(Protocol):
-    """A version's code: synchronous and pure. Its class needs no arguments to be made.
+    """The code of a version: synchronous and pure. Its class is constructed without arguments.
 
-    `Params` is the pydantic model of its config. `decide` sees at least `warmup_bars(params)` candles, the last of
-    them just closed: float64 open, high, low, close, volume (and bid_*/ask_* where the source has them), indexed by
-    UTC open time. The frame is its own copy.
+    `Params` is the pydantic model of its config. `decide` gets at least `warmup_bars(params)` candles, the last of
+    which has just closed: float64 open, high, low, close, volume (and bid_*/ask_* where the source has them), indexed
+    by UTC open time. The frame is a copy that it may change.
 
-    Two more are optional: `decide_many(candles, params, context) -> Sequence[Decision]`, one per row from row
-    `warmup_bars - 1` on, each equal to `decide` on the `warmup_bars` candles that end there; and
-    `model_files(params) -> Iterable[Path]`, whose contents join the fingerprint.
+    Two methods are optional. `decide_many(candles, params, context) -> Sequence[Decision]` returns one decision per row
+    from row `warmup_bars - 1` on, each equal to `decide` on the `warmup_bars` candles that end there.
+    `model_files(params) -> Iterable[Path]` returns files whose contents become part of the fingerprint.
     """
 
     Params: "type[BaseModel]"
@@ -76,7 +76,7 @@ class VectorisedStrategy(Strategy, Protocol):
 
 
 def checked_decision(answer: object) -> Decision:
-    """Return *answer* if it is a decision that can be logged and scored; else raise InvalidDecision."""
+    """Return *answer* if it is a decision that can be logged and scored, or raise InvalidDecision."""
     if not isinstance(answer, Decision):
         raise InvalidDecision(f"returned {type(answer).__name__}, not a Decision")
     if not isinstance(answer.action, Action):

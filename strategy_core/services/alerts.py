@@ -12,7 +12,7 @@ from uuid import uuid4
 import structlog
 from sqlalchemy import Engine
 
-from strategy_core.domain.alerts import CHANNEL_FAILED, Counted, DeliveryPace, Message, Raised, Severity, message
+from strategy_core.domain.alerts import CHANNEL_FAILED, CountUsers, DeliveryPace, Message, Raised, Severity, message
 from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import UnknownChannel
 from strategy_core.domain.lifecycle import utc
@@ -64,7 +64,7 @@ class _Pass:
     now: datetime
     pace: DeliveryPace
     jitter: Callable[[], float]
-    count: Counted
+    count: CountUsers
 
 
 def deliver(

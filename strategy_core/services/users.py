@@ -10,7 +10,7 @@ import numpy as np
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from strategy_core.domain.alerts import Counted, Exposed
+from strategy_core.domain.alerts import CountUsers, Exposed
 from strategy_core.domain.arrays import IntArray
 from strategy_core.domain.errors import InvalidReport, RolloutError
 from strategy_core.domain.lifecycle import Status, utc
@@ -72,8 +72,9 @@ def plan_audience(engine: Engine, *, strategy_name: str, plan: Plan) -> Audience
     return audience(plan, buckets_of(list(users), salt), capital, others)
 
 
-def counted(engine: Engine) -> Counted:
+def counted(engine: Engine) -> CountUsers:
     """Return a function that counts the directory users of a share. Each strategy's users are read on first use.
+
 
     The count is None if no directory is loaded or it is unreadable: alerts are sent anyway.
     """

@@ -1,4 +1,7 @@
-"""From an entry point to a strategy in code; never from a file path, and never outside the worker in production."""
+"""Loading: resolve entry points, validate configs, and adapt engines to the strategy interface.
+
+In production, only isolated workers load strategies.
+"""
 
 import asyncio
 import inspect
@@ -22,11 +25,11 @@ MAX_WARMUP_BARS = 100_000
 
 
 def validated(params_model: type[BaseModel], config: Mapping[str, Any], entry_point: str) -> BaseModel:
-    """Return *config* as an instance of *params_model*, its defaults filled.
+    """Return *config* as an instance of *params_model*, with defaults filled in.
 
     Raises:
-        InvalidConfig: a key the model does not have (refused whatever the model's own `extra` says), a value it does
-            not take, or a number that is not finite; one line per field.
+        InvalidConfig: an unknown key (even if the model's `extra` allows it), an invalid value, or a number that is not
+            finite. One line per field.
     """
     fields = _keys(params_model)
     problems = [_unknown(key, fields) for key in config if key not in fields]
@@ -40,12 +43,12 @@ def validated(params_model: type[BaseModel], config: Mapping[str, Any], entry_po
 
 
 def canonical(params: BaseModel) -> dict[str, Any]:
-    """Return the config as it is stored and fingerprinted: JSON values, every default filled."""
+    """Return the config as stored and fingerprinted: JSON values, with all defaults filled in."""
     return params.model_dump(mode="json")
 
 
 def warmup_of(owner: Any, params: BaseModel) -> int:
-    """Return `warmup_bars` of a strategy, an engine or its params, be it a number or a method of params."""
+    """Return `warmup_bars` of a strategy, an engine or its params. It is a number or a method of params."""
     bars = getattr(owner, "warmup_bars", None)
     if callable(bars):
         bars = bars(params)
@@ -58,7 +61,7 @@ def warmup_of(owner: Any, params: BaseModel) -> int:
 
 
 def _keys(params_model: type[BaseModel]) -> list[str]:
-    """Return the keys the model reads; a field with an alias is read by its alias, which hides its name."""
+    """Return the keys that the model reads. A field with an alias is read by its alias only."""
     settings = params_model.model_config
     by_name = settings.get("populate_by_name") or settings.get("validate_by_name")
     keys: list[str] = []
@@ -100,20 +103,20 @@ ACTION_KEYS = ("action", "signal", "decision")
 
 
 class ReadyConfig(BaseModel):
-    """The config of an engine that was given ready-made: it carries its own."""
+    """The empty config of an engine instance, which has its configuration already."""
 
 
 class Adapted:
-    """A strategy whose decisions are an engine's answers.
+    """Adapt an engine with `generate_signal` to the strategy interface.
 
-    The engine is made once per config, with the config as keyword arguments, and lives as long as its worker: one
-    that keeps state between candles meets the registration gate's determinism and window tests like any other.
+    The engine is created once per config, with the config as keyword arguments, and lives as long as its worker. If it
+    keeps state between candles, the determinism and window tests of the registration gate apply to it too.
     `generate_signal`, async or not, gets the candles, the symbol, and the OPEN time of the last candle as timestamp.
-    `warmup_bars` is the engine's, or else its config's.
+    `warmup_bars` comes from the engine, or from its config.
 
-    Answers taken: a Decision; a dict with one of action, signal or decision, and maybe confidence, features, reason
-    (other keys join the features); "buy", "sell" or "hold" in any case; None for hold. A signal without a confidence
-    is a sure one (1.0). Anything else raises InvalidDecision.
+    Accepted answers are a Decision, "buy", "sell" or "hold" in any case, null for hold, and a dict. The dict has one of
+    action, signal or decision, and optionally confidence, features and reason. Other keys become features. A signal
+    without a confidence has confidence 1.0. Any other answer raises InvalidDecision.
     """
 
     def __init__(self, engine: Any, entry_point: str) -> None:
@@ -144,15 +147,13 @@ class Adapted:
 
     def _running(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
-            self._loop = (
-                asyncio.new_event_loop()
-            )  # one for all candles: a new one each would cost more than most engines
+            self._loop = asyncio.new_event_loop()  # one for all candles: creating one each is slower than most engines
             weakref.finalize(self, self._loop.close)
         return self._loop
 
 
 def as_decision(answer: object) -> Decision:
-    """Return an engine's *answer* as a Decision; raise InvalidDecision when it is none that Adapted takes."""
+    """Return an engine's *answer* as a Decision, or raise InvalidDecision. See Adapted."""
     if isinstance(answer, Decision):
         return answer
     if answer is None:
@@ -176,16 +177,16 @@ def as_decision(answer: object) -> Decision:
     return Decision(action, confidence, {**(features or {}), **rest}, str(reason or ""))
 
 
-def _action(said: object) -> Action:
-    if said is None:
+def _action(answer: object) -> Action:
+    if answer is None:
         return Action.HOLD
-    if not isinstance(said, str) or said.strip().lower() not in set(Action):
-        raise InvalidDecision(f"action {said!r:.60} is not one of {', '.join(Action)}")
-    return Action(said.strip().lower())
+    if not isinstance(answer, str) or answer.strip().lower() not in set(Action):
+        raise InvalidDecision(f"action {answer!r:.60} is not one of {', '.join(Action)}")
+    return Action(answer.strip().lower())
 
 
 def _params_of(engine: type, entry_point: str) -> type[BaseModel]:
-    """Return the engine's own `Params`, or a model of its constructor's arguments that forbids any other."""
+    """Return the engine's `Params`, or a model of its constructor arguments that forbids all others."""
     own = getattr(engine, "Params", None)
     if isinstance(own, type) and issubclass(own, BaseModel):
         return own
@@ -208,7 +209,7 @@ def _arguments(engine: type, entry_point: str) -> Mapping[str, inspect.Parameter
     try:
         return inspect.signature(engine, eval_str=True).parameters
     except NameError:
-        return inspect.signature(engine).parameters  # annotations that exist for type checkers alone
+        return inspect.signature(engine).parameters  # annotations that only type checkers can resolve
     except (TypeError, ValueError):
         raise InvalidEntryPoint(entry_point, "its constructor's arguments cannot be read; give it a Params") from None
 
@@ -223,10 +224,10 @@ def known() -> list[str]:
 
 
 def resolve(entry_point: str) -> str:
-    """Return *entry_point*, a known name or `package.module:Class`, as `package.module:Class`; import nothing.
+    """Return *entry_point*, a known name or `package.module:Class`, as `package.module:Class`, without imports.
 
     Raises:
-        InvalidEntryPoint: neither a known name nor of that form, such as a file path.
+        InvalidEntryPoint: it has neither form, such as a file path.
     """
     if OBJECT_PATH.fullmatch(entry_point):
         return entry_point
@@ -239,11 +240,11 @@ def resolve(entry_point: str) -> str:
 
 
 def load(entry_point: str) -> Strategy:
-    """Import and make the strategy; a `generate_signal` engine comes adapted.
+    """Import and create the strategy. Engines with `generate_signal` are adapted.
 
     Raises:
-        InvalidEntryPoint: there is no such module or class, or it is no strategy. What its own code raises comes
-            through as it is.
+        InvalidEntryPoint: the module or class does not exist, or is not a strategy.
+        Exception: any exception of the strategy's code, unchanged.
     """
     module_name, _, class_name = resolve(entry_point).partition(":")
     try:
@@ -259,10 +260,10 @@ def load(entry_point: str) -> Strategy:
 
 
 def as_strategy(found: Any, entry_point: str) -> Strategy:
-    """Return a class, or a ready engine, as a strategy.
+    """Return a class or an engine instance as a strategy.
 
     Raises:
-        InvalidEntryPoint: it has neither `decide` nor `generate_signal`, or decides without `Params` or `warmup_bars`.
+        InvalidEntryPoint: it has neither `decide` nor `generate_signal`, or lacks `Params` or `warmup_bars`.
     """
     if callable(getattr(found, "decide", None)):
         strategy = found() if isinstance(found, type) else found

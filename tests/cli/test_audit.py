@@ -61,7 +61,7 @@ def test_a_moment_is_told_with_who_and_why(rollout: Rollout, told: Engine) -> No
     before = rollout("audit", "at", "fib_rsi", "2026-03-01")
     assert (before.code, before.err) == (
         4,
-        "error: the audit trail tells nothing of 'fib_rsi' at 2026-03-01 00:00 UTC or before\n",
+        "error: the audit trail has no entry for 'fib_rsi' at 2026-03-01 00:00 UTC or earlier\n",
     )
     assert rollout("audit", "at", "fib_rsi", "yesterday").code == 2
 

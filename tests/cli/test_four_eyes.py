@@ -36,8 +36,8 @@ def test_who_started_a_rollout_needs_another_owner(rollout: Rollout, started: En
 
     assert (refused.code, refused.out) == (3, "")
     assert refused.err == (
-        "error: 'ana' started the rollout of 'fib_rsi' '2': another owner must say this; "
-        "to pause it or to roll it back needs nobody else\n"
+        "error: 'ana' started the rollout of 'fib_rsi' '2': another owner must do this; "
+        "pausing and rolling back need no second owner\n"
     )
     said = rollout(*command.split(" "), "--actor", "bob")
     assert said.code == 0, said.err

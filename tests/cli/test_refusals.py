@@ -70,7 +70,7 @@ def refused(rollout: Rollout, *arguments: str) -> tuple[int, str]:
         ("register fib_rsi 3 --config [1]", 2, "a JSON object is needed, this is: [1]"),
         ("register fib_rsi 3 --config {", 2, "not JSON: Expecting property name"),
         ("register fib_rsi 3 --config @none.json", 2, "cannot read none.json: No such file or directory"),
-        ('register fib_rsi 3 --config {"a":1,"a":2}', 2, "not JSON: 'a' stands there twice"),
+        ('register fib_rsi 3 --config {"a":1,"a":2}', 2, "not JSON: 'a' occurs twice"),
         ('register fib_rsi 3 --config {"rsi_period":NaN}', 2, "rsi_period: nan is not a finite number"),
         ('register fib_rsi 3 --config {"rsi_oversold":-Infinity}', 2, "rsi_oversold: -inf is not a finite number"),
         ('register fib_rsi 3 --config {"rsi_perid":14}', 2, "rsi_perid: no such key; did you mean rsi_period?"),

@@ -43,8 +43,9 @@ def test_status_says_what_must_happen_before_it_goes_on(
 
     assert "minimum left    23.0 h" in shown
     assert "maximum left    60.0 d" in shown
-    assert "before it goes on:\n  - it dwells for another 23.0 h, until 2026-03-03 00:00 UTC\n" in shown
-    assert known["rollout"]["needs"] == ["it dwells for another 23.0 h, until 2026-03-03 00:00 UTC"]
+    needs = "the stage's minimum time lasts another 23.0 h, until 2026-03-03 00:00 UTC"
+    assert f"before it goes on:\n  - {needs}\n" in shown
+    assert known["rollout"]["needs"] == [needs]
     assert (known["rollout"]["minimum_left"], known["rollout"]["maximum_left"]) == (82_800.0, 5_180_400.0)
     assert {verdict["since"] for verdict in known["rollout"]["verdicts"]} == {"2026-03-02T01:00:00Z"}
 

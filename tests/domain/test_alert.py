@@ -62,14 +62,14 @@ SAID = {
         "[warning] fib_rsi 2: waits for your approval",
         "gate not_worse: pass, value 0.012 (-0.02 to 0.044) against limit -0.1, n 120",
         "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
-        'to go on: rollout approve fib_rsi --reason "..."',
+        'to continue: rollout approve fib_rsi --reason "..."',
         'or: rollout rollback fib_rsi --reason "..."',
     ],
     "rollout.approval_lapsed": [
         "[warning] fib_rsi 2: the approval has lapsed",
         "gate losing_streak: breach, value 40 against limit 12, n 40",
         "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
-        "look: rollout status fib_rsi",
+        "details: rollout status fib_rsi",
     ],
     "rollout.awaiting_decision": [
         "[warning] fib_rsi 2: waits for your decision",
@@ -80,11 +80,11 @@ SAID = {
         'or: rollout rollback fib_rsi --reason "..."',
     ],
     "rollout.promoted": [
-        "[warning] fib_rsi 2: promoted, bakes now",
+        "[warning] fib_rsi 2: promoted, baking",
         "gate not_worse: pass, value 0.012 (-0.02 to 0.044) against limit -0.1, n 120",
         "users: 100 % (8,240) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
-        'to have 1 again: rollout rollback fib_rsi --reason "..."',
-        "look: rollout status fib_rsi",
+        'to reinstate 1: rollout rollback fib_rsi --reason "..."',
+        "details: rollout status fib_rsi",
     ],
     "rollout.completed": [
         "[info] fib_rsi 2: completed",
@@ -95,68 +95,68 @@ SAID = {
         "[critical] fib_rsi 2: rolled back",
         "gate losing_streak: breach, value 40 against limit 12, n 40",
         "users: 0 % now, 5 % (412) before; for 4.0 d, since 2026-03-02 00:00 UTC",
-        "look: rollout verdicts fib_rsi",
-        'then: rollout alerts ack 17 --reason "..."',
+        "details: rollout verdicts fib_rsi",
+        'acknowledge: rollout alerts ack 17 --reason "..."',
     ],
     "rollout.frozen": [
-        "[warning] fib_rsi 2: frozen: harm is likely, and not proven",
+        "[warning] fib_rsi 2: frozen: harm is likely but not proven",
         "gate harm: inconclusive, value 0.012 (-0.02 to 0.044) against limit -0.1, n 120",
         "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
-        "look: rollout verdicts fib_rsi --gate harm",
+        "details: rollout verdicts fib_rsi --gate harm",
         'to undo: rollout rollback fib_rsi --reason "..."',
     ],
     "rollout.blind": [
-        "[warning] fib_rsi 2: blind: there is no evidence",
+        "[warning] fib_rsi 2: blind: no evidence",
         "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
-        "look: rollout status fib_rsi",
+        "details: rollout status fib_rsi",
         'to undo: rollout rollback fib_rsi --reason "..."',
     ],
     "rollout.tick_overdue": [
-        "[critical] fib_rsi 2: not ticked: nothing protects its users",
+        "[critical] fib_rsi 2: tick overdue: its users are not protected",
         "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
-        "by hand: rollout tick",
+        "run now: rollout tick",
         'or: rollout rollback fib_rsi --reason "..."',
-        'then: rollout alerts ack 17 --reason "..."',
+        'acknowledge: rollout alerts ack 17 --reason "..."',
     ],
     "version.tampered": [
         "[critical] fib_rsi 2: not the build that was registered",
         "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
         'to undo: rollout rollback fib_rsi --reason "..."',
-        'then: rollout alerts ack 17 --reason "..."',
+        'acknowledge: rollout alerts ack 17 --reason "..."',
     ],
     "version.refused": [
-        "[critical] fib_rsi 1: cannot be asked",
+        "[critical] fib_rsi 1: refused to run",
         "users: 100 % (8,240) get it; for 0.0 h, since 2026-03-06 00:00 UTC",
         'to undo: rollout rollback fib_rsi --version 1 --reason "..."',
-        'then: rollout alerts ack 17 --reason "..."',
+        'acknowledge: rollout alerts ack 17 --reason "..."',
     ],
     "shadow.isolation_breach": [
-        "[warning] fib_rsi 3: tried to touch the outside",
-        "users: nobody gets it",
-        'to be rid of it: rollout retire fib_rsi 3 --reason "..."',
+        "[warning] fib_rsi 3: isolation breach blocked",
+        "users: none get it",
+        'to retire it: rollout retire fib_rsi 3 --reason "..."',
     ],
     "feed.stale": [
-        "[warning] fib_rsi 2: the feed stands still",
+        "[warning] fib_rsi 2: the feed is stale",
         "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
-        "look: rollout status fib_rsi",
+        "details: rollout status fib_rsi",
         'to undo: rollout rollback fib_rsi --reason "..."',
     ],
     "shadow.overdue": [
-        "[warning] fib_rsi 2: decides on no candle any more",
+        "[warning] fib_rsi 2: shadow run overdue: no new decisions",
         "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
-        "by hand: rollout shadow",
+        "run now: rollout shadow",
         'or: rollout rollback fib_rsi --reason "..."',
     ],
     "candles.absent": [
         "[critical] fib_rsi 1: has no candles",
         "users: 100 % (8,240) get it; for 0.0 h, since 2026-03-06 00:00 UTC",
-        "look: rollout status fib_rsi",
-        'then: rollout alerts ack 17 --reason "..."',
+        "details: rollout status fib_rsi",
+        'acknowledge: rollout alerts ack 17 --reason "..."',
     ],
     "candle.revised": [
         "[warning] fib_rsi 2: decided on a candle that was revised",
         "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
-        "look: rollout status fib_rsi",
+        "details: rollout status fib_rsi",
     ],
     "alerts.channel_failed": [
         "[warning] slack-1f2e3d4c: this alert channel has failed for too long",
@@ -226,7 +226,7 @@ def test_a_repetition_says_so_and_has_an_id_of_its_own() -> None:
     first, again = (message(raised("rollout.blind"), number=number) for number in (1, 3))
 
     assert (first.id, again.id) == ("2c70e12b7a06-1", "2c70e12b7a06-3")
-    assert "told 3 times" in again.body
+    assert "sent 3 times" in again.body
 
 
 def test_a_name_that_a_shell_would_misread_is_quoted() -> None:

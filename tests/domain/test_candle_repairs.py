@@ -28,7 +28,7 @@ def test_a_duplicate_with_other_values_is_refused_and_names_both_rows() -> None:
 
     error = refused(pd.concat([hourly(4), again]), first_row=2)
 
-    assert str(error) == ("gold.csv, row 6: 2024-01-08 01:00:00+00:00 is there already, in row 3, with other values")
+    assert str(error) == ("gold.csv, row 6: 2024-01-08 01:00:00+00:00 is also in row 3, with other values")
 
 
 def test_rows_out_of_order_are_sorted_and_counted() -> None:

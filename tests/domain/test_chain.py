@@ -140,7 +140,7 @@ def test_a_change_that_no_event_tells_of_is_found_between_two_events() -> None:
 
     (found,) = broken(links, end=links[-1])
 
-    assert found == ChainBreak(2, "begins with another percent than the event before it left: a change untold")
+    assert found == ChainBreak(2, "begins with another percent than the event before it left: an unrecorded change")
 
 
 def test_a_change_that_no_event_tells_of_is_found_after_the_last_one() -> None:
@@ -150,7 +150,7 @@ def test_a_change_that_no_event_tells_of_is_found_after_the_last_one() -> None:
 
     (found,) = chain.end(generation=1, head=link.hash, standing={"active": "2"})
 
-    assert found == ChainBreak(1, "left another active than stands now: a change untold")
+    assert found == ChainBreak(1, "left another active than the current one: an unrecorded change")
 
 
 def test_a_resume_of_an_earlier_release_is_no_break() -> None:

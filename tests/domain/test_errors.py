@@ -1,6 +1,7 @@
-"""Each error is one line that says what was refused; its facts are attributes; its family is its exit code."""
+"""Each error is one line that says what was refused, with its fields as attributes and its family as exit code."""
 
 import inspect
+import pickle
 
 import pytest
 
@@ -22,6 +23,7 @@ FACTS = {
     "fingerprint": "0" * 64,
     "quarantined_at": MONDAY,
     "state": "running",
+    "instead": "let it end",
     "what": "approve",
     "expected": 3,
     "found": 4,
@@ -65,20 +67,33 @@ FACTS = {
 FAMILIES = {"NotFound": 4, "Refused": 5, "Invalid": 2, "Denied": 3, "Untrusted": 6}
 ERRORS = [
     error
-    for _, error in inspect.getmembers(errors, inspect.isclass)
-    if issubclass(error, RolloutError) and "__init__" in vars(error)
+    for name, error in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(error, RolloutError) and name not in {"RolloutError", *FAMILIES}
 ]
+
+
+def an(error: type[RolloutError]) -> RolloutError:
+    return error(**{name: FACTS[name] for name in inspect.signature(error).parameters if name in FACTS})
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
 def test_an_error_is_one_line_that_carries_its_facts(error: type[RolloutError]) -> None:
-    wanted = [name for name in inspect.signature(error).parameters if name in FACTS]
-    raised = error(**{name: FACTS[name] for name in wanted})
+    raised = an(error)
 
     text = str(raised)
     assert text
     assert "\n" not in text
-    assert error.__name__ in (errors.__doc__ or ""), "it stands in the tree that opens the module"
+    assert "{" not in text
+    assert set(vars(raised)) == set(inspect.signature(error).parameters)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
+def test_an_error_travels_between_processes(error: type[RolloutError]) -> None:
+    raised = an(error)
+
+    arrived = pickle.loads(pickle.dumps(raised))
+
+    assert (type(arrived), str(arrived), vars(arrived)) == (error, str(raised), vars(raised))
 
 
 @pytest.mark.parametrize(("family", "exit_code"), list(FAMILIES.items()))
@@ -88,6 +103,19 @@ def test_a_family_has_one_exit_code(family: str, exit_code: int) -> None:
     assert {error.exit_code for error in ERRORS if issubclass(error, base)} == {exit_code}
 
 
-def test_without_names_to_suggest_it_says_that_there_are_none() -> None:
-    assert str(errors.UnknownStrategy("x")) == "no strategy 'x'; there are no strategies yet"
-    assert str(errors.IllegalTransition("a", "b", [])) == "cannot move a -> b; allowed: nothing"
+def test_the_message_is_the_docstring_as_one_line() -> None:
+    assert str(errors.UnknownStrategy("x")) == "no strategy 'x'; known strategies: none"
+    assert str(errors.NotAwaiting("approve", "paused", ["b", "a"])) == (
+        "cannot approve: the rollout is paused; allowed when a or b"
+    )
+    assert str(errors.InvalidPlan(["a: no", "b: no"])) == "plan is not valid: a: no; b: no"
+    assert str(errors.InvalidPeriod(MONDAY, MONDAY)) == (
+        "the period 2026-03-02T00:00:00+00:00 to 2026-03-02T00:00:00+00:00 is empty; allowed: start before end"
+    )
+
+
+def test_a_message_names_only_what_is_known() -> None:
+    assert str(errors.IllegalTransition("a", "b", [])) == "cannot move a -> b; allowed: none"
+    assert str(errors.IllegalTransition("a", "b", ["c"], "why")) == "cannot move a -> b (why); allowed: c"
+    assert str(errors.InvalidCandles("x.csv", "is\nempty")) == "x.csv: is empty"
+    assert str(errors.UnknownChannel(None)) == "no alert channel; set ROLLOUT_ALERT_URLS"

@@ -48,6 +48,6 @@ def test_it_is_doubted_below_the_limit_on_slots_enough(value: float, n: int, dou
 
 def test_the_doubt_says_what_it_rests_on() -> None:
     assert Fidelity(0.41, 35, -0.1, 0.2).doubt(0.8) == (
-        "the shadow's outcomes do not tell what trades are worth live: concordance 0.41 on 35 slots, limit 0.8 "
+        "shadow outcomes do not agree with live trades: concordance 0.41 on 35 slots, limit 0.8 "
         "(mean -0.100 R live, +0.200 R in shadow)"
     )

@@ -46,7 +46,7 @@ def _stages(*percents: float) -> list[dict[str, Any]]:
         ({"approve_before": [75]}, r"approve_before names \[75\.0\]"),
         ({"approve_before": [-1]}, "approve_before.0"),
         ({"stages": _stages(100), "maximum_stage_time": 3600}, "maximum_stage_time must exceed"),
-        ({"gates": [{"kind": "errors"}, {"kind": "errors"}]}, "each gate may stand in a plan once"),
+        ({"gates": [{"kind": "errors"}, {"kind": "errors"}]}, "each gate may occur once in a plan"),
         ({"gates": [{"kind": "horoscope"}]}, "horoscope"),
         ({"gates": [{"kind": "errors", "in_a_row": 0}]}, "in_a_row"),
         ({"bake": 0}, "bake"),

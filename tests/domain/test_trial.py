@@ -93,7 +93,7 @@ def test_gates_on_metrics_are_left_out_and_named() -> None:
 
 
 def test_a_plan_that_a_simulation_cannot_arm_is_refused() -> None:
-    with pytest.raises(InvalidPlan, match="none of those with a vote looks at what can be simulated"):
+    with pytest.raises(InvalidPlan, match="no gate with a vote can be simulated"):
         simulable(Plan(gates=(Errors(dry_run=True), METRIC)))
     with pytest.raises(UnarmedPlan):
         simulable(Plan(gates=(Errors(dry_run=True),)))

@@ -60,7 +60,7 @@ def test_a_plan_is_shown_by_stage_with_whom_it_reaches(two_days: Engine) -> None
         *show_plan(two_days, strategy_name="fib_rsi", version="v2", plan=Plan(), now=MONDAY + 3 * DAY)
     )
 
-    assert "an estimate: no directory of users is loaded" in shown
+    assert "an estimate: no user list is loaded" in shown
     rows = [line for line in shown.splitlines() if " % |" in line]
     assert [row.split("|")[1].strip() for row in rows] == ["5 %", "10 %", "25 %", "50 %", "100 %"]
 

@@ -281,7 +281,7 @@ def test_where_four_eyes_are_demanded_a_second_owner_lets_a_rollout_go_on(
 
     for state in (approved, advanced, widened, promoted):
         assert state.is_failed()
-        assert "'ana' started the rollout of 'fib_rsi' 'v2': another owner must say this" in (state.message or "")
+        assert "'ana' started the rollout of 'fib_rsi' 'v2': another owner must do this" in (state.message or "")
     assert promote.fn("fib_rsi", "v2", owner="bob", reason="reviewed").is_completed()
 
 

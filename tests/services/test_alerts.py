@@ -38,7 +38,7 @@ def test_an_alert_is_delivered_once_to_each_channel(engine: Engine, endpoint: En
         deliver(engine, channels, now=MONDAY + minute * MINUTE)
 
     assert texts(endpoint) == texts(other) == ["the feed is down"]
-    assert endpoint.posted[0]["title"] == "[warning] fib_rsi: blind: there is no evidence"
+    assert endpoint.posted[0]["title"] == "[warning] fib_rsi: blind: no evidence"
     assert endpoint.posted[0]["type"] == "warning"
     assert ids(endpoint) == ids(other)
 
@@ -138,7 +138,7 @@ def test_a_critical_alert_is_repeated_until_an_owner_knows(engine: Engine, endpo
 
     assert texts(endpoint) == ["users lose money", "no harm", *["users lose money"] * 3]
     assert len(set(ids(endpoint))) == 5
-    assert "told 4 times" in endpoint.posted[-1]["message"]
+    assert "sent 4 times" in endpoint.posted[-1]["message"]
 
 
 def test_an_acknowledgement_says_who_when_and_why_and_the_first_one_stays(engine: Engine) -> None:

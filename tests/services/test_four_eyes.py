@@ -89,8 +89,8 @@ def test_who_started_it_does_not_let_it_go_on_and_another_does(started: Engine, 
         wish(started, OWNER, four_eyes=True)
 
     assert str(refused.value) == (
-        "'ana' started the rollout of 'fib_rsi' '2': another owner must say this; "
-        "to pause it or to roll it back needs nobody else"
+        "'ana' started the rollout of 'fib_rsi' '2': another owner must do this; "
+        "pausing and rolling back need no second owner"
     )
     assert trail(started) == before
     wish(started, ANOTHER, four_eyes=True)

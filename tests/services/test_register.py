@@ -104,7 +104,7 @@ def test_scoring_and_salt_are_fixed_at_the_first_registration(engine: Engine, ma
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"salt": "other"}, "the salt of 'fib_rsi' is fixed for life: it is 'gold', asked was 'other'"),
+        ({"salt": "other"}, "the salt of 'fib_rsi' cannot be changed: it is 'gold', requested was 'other'"),
         ({"salt": ""}, "it is 'gold', asked was ''"),
         ({"scoring": ScoringRule(horizon=48)}, "the scoring's horizon of 'fib_rsi' .* it is 12, asked was 48"),
         ({"scoring": ScoringRule(horizon=12, cost=0.5)}, "the scoring's cost of 'fib_rsi' .* it is 0.0, asked was 0.5"),

@@ -37,7 +37,7 @@ def test_proven_harm_says_which_gate_how_far_and_to_whom(ramped: Engine, market:
         "gate losing_streak: breach, value 40 against limit 12, n 40",
         "users: 0 % now, 5 % before; for 4.0 d, since 2026-03-02 00:00 UTC",
     ]
-    assert lines[2] == "look: rollout verdicts fib_rsi"
+    assert lines[2] == "details: rollout verdicts fib_rsi"
 
 
 def test_each_step_of_a_ramp_says_how_many_users_it_reached(ramped: Engine, market: SyntheticSource) -> None:
@@ -73,7 +73,7 @@ def test_each_step_of_a_ramp_says_how_many_users_it_reached(ramped: Engine, mark
             "users: 100 % now, 50 % before; for 8.0 d, since 2026-03-02 00:00 UTC",
         ),
         (
-            "[warning] fib_rsi 2: promoted, bakes now",
+            "[warning] fib_rsi 2: promoted, baking",
             "users: 100 % get it; for 9.0 d, since 2026-03-02 00:00 UTC",
         ),
         ("[info] fib_rsi 2: completed", "users: 100 % get it; for 7.0 d, since 2026-03-11 00:00 UTC"),
@@ -84,10 +84,10 @@ def test_without_sight_it_says_who_is_unprotected(ramped: Engine, market: Synthe
     tick(ramped, market, now=MONDAY + 9 * HOUR)
 
     title, lines = newest_lines(ramped)
-    assert title == "[warning] fib_rsi 2: blind: there is no evidence"
+    assert title == "[warning] fib_rsi 2: blind: no evidence"
     assert lines[1:] == [
         "users: 5 % get it; for 9.0 h, since 2026-03-02 00:00 UTC",
-        "look: rollout status fib_rsi",
+        "details: rollout status fib_rsi",
         'to undo: rollout rollback fib_rsi --reason "..."',
     ]
 
@@ -156,7 +156,7 @@ def test_why_a_version_cannot_be_asked_is_the_kind_of_its_alert(engine: Engine, 
 @pytest.mark.parametrize(
     ("status", "severity", "act"),
     [
-        (Status.SHADOW, "warning", 'to be rid of it: rollout retire fib_rsi 1 --reason "..."'),
+        (Status.SHADOW, "warning", 'to retire it: rollout retire fib_rsi 1 --reason "..."'),
         (Status.CANARY, "critical", 'to undo: rollout rollback fib_rsi --reason "..."'),
         (Status.ACTIVE, "critical", 'to undo: rollout rollback fib_rsi --version 1 --reason "..."'),
     ],

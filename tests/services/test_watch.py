@@ -44,7 +44,7 @@ def test_a_rollout_without_ticks_is_told_of_once_an_episode(ramped: Engine, mark
     assert (first.severity, first.at) == ("critical", MONDAY + OVERDUE)
     assert alert_message(first).body.splitlines()[1:3] == [
         "users: 5 % get it; for 0.2 h, since 2026-03-02 00:00 UTC",
-        "by hand: rollout tick",
+        "run now: rollout tick",
     ]
 
 
@@ -96,7 +96,7 @@ def test_a_feed_that_stands_still_is_told_of_once_an_episode(engine: Engine, sti
     assert alert.severity == "warning"
     assert alert.text == "the GOLD candle 2026-03-02 03:00 UTC is due, its newest is 2026-03-02 02:00"
     assert alert.at > MONDAY + 6 * HOUR - 7 * MINUTE
-    assert alert_message(alert).title == "[warning] fib_rsi 2: the feed stands still"
+    assert alert_message(alert).title == "[warning] fib_rsi 2: the feed is stale"
 
 
 def test_a_feed_that_is_no_later_than_it_may_be_is_none_to_tell_of(engine: Engine, market: CandleSource) -> None:

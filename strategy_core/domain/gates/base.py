@@ -1,7 +1,7 @@
-"""Gates: each turns evidence into a verdict with its reason, value and limit; none knows of users, time or storage.
+"""Verdicts, findings, the base of all gates, the gates on the decision log, and durations.
 
-A gate is data (it is frozen with the plan) and one pure function. Here is what all gates are, and those that look at
-the decision log; a new one is a class here or beside, and a name in `plan.AnyGate`.
+A gate is data, frozen with the plan, and one pure function. To add a gate, write a class in this package and add it to
+`plan.AnyGate`.
 """
 
 from datetime import timedelta
@@ -15,28 +15,28 @@ from strategy_core.domain.evidence import Evidence
 
 
 class Verdict(StrEnum):
-    """Declared from worst to best: the worst verdict of the armed gates decides."""
+    """Declared from worst to best. The worst verdict of the armed gates decides."""
 
-    BREACH = "breach"  # a hard limit is broken: roll back at once
+    BREACH = "breach"  # a hard limit is exceeded: roll back at once
     FAIL = "fail"  # harm is proven: roll back
-    BLIND = "blind"  # the facts are absent, stale, or could not be had: hold, alert
-    INCONCLUSIVE = "inconclusive"  # enough facts, no answer: hold; at the maximum ask the owner
-    INSUFFICIENT = "insufficient"  # too few facts yet: hold
-    PASS = "pass"  # noqa: S105  the word of the contract, not a password
+    BLIND = "blind"  # the evidence is missing, stale or unreadable: hold, alert, roll back after the blind limit
+    INCONCLUSIVE = "inconclusive"  # enough evidence, but no answer: hold, ask an owner after the maximum time
+    INSUFFICIENT = "insufficient"  # not enough evidence yet: hold
+    PASS = "pass"  # noqa: S105  a verdict, not a password
 
 
 SEVERITY = {verdict: rank for rank, verdict in enumerate(Verdict)}
 
 
 class Margins(BaseModel):
-    """How much worse than the active version may still be called not worse, at one stage."""
+    """How much worse than the active version still counts as not worse, at one stage."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     pnl_r: float = Field(gt=0, le=1, description="R per slot")
     win: float = Field(gt=0, le=0.5, description="share of slots won")
     pnl_of_edge: float = Field(
-        default=0, ge=0, lt=1, description="or this share of the active version's mean R per slot, when that is more"
+        default=0, ge=0, lt=1, description="share of the active version's mean R per slot, if that is more"
     )
 
     def pnl(self, edge: float) -> float:
@@ -45,7 +45,7 @@ class Margins(BaseModel):
 
 
 class Finding(BaseModel):
-    """What one gate found. `limit` is the value at which the verdict would change; `low`, `high` an interval."""
+    """What one gate found. The verdict would change at `limit`. `low` and `high` are an interval of the value."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -61,26 +61,26 @@ class Finding(BaseModel):
 
 
 class Gate(BaseModel):
-    """What every gate is: settings, and `judge`. With `dry_run` it is recorded but has no vote."""
+    """Settings and `judge`. With `dry_run` the findings are recorded but have no vote."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    warns: ClassVar[bool] = False  # whether `inconclusive` is a sign of harm, of which an owner is told at once
+    warns: ClassVar[bool] = False  # whether `inconclusive` is a sign of harm: alert an owner at once
 
     kind: str
     dry_run: bool = False
 
     @property
     def name(self) -> str:
-        """What findings call it; a kind that may stand in a plan more than once gives its gates names of their own."""
+        """The name in findings. A kind that a plan may contain several times gives each gate a separate name."""
         return self.kind
 
     def judge(self, evidence: Evidence, margins: Margins) -> Finding:
-        """Return the finding; raises EvidenceUnavailable when its facts cannot be had."""
+        """Return the finding. Raise EvidenceUnavailable if the evidence cannot be read."""
         raise NotImplementedError
 
     def nothing_yet(self, what: str) -> Finding:
-        """Return the finding on no evidence at all, which may never pass."""
+        """Return the finding without any evidence: `insufficient`, since no evidence must not pass."""
         return self.found(Verdict.INSUFFICIENT, f"no {what} yet", value=0, n=0)
 
     def found(self, verdict: Verdict, reason: str, **facts: float | None) -> Finding:
@@ -90,10 +90,10 @@ class Gate(BaseModel):
 
 
 class Freshness(Gate):
-    """Blind when a candle that is due has not been decided, or a trade that must have closed has no outcome.
+    """Blind when a due candle has not been decided, or a trade that should have closed has no outcome.
 
-    Insufficient until something has been decided at this stage: evidence of before says nothing of it. It stands in
-    every rollout, whatever the plan: how late a candle or an outcome may be is the plan's `late_candles`.
+    Insufficient until the first decision at this stage, because earlier evidence is not about it. Every rollout has
+    this gate. The plan's `late_candles` sets how late a candle or an outcome may be.
     """
 
     kind: Literal["freshness"] = "freshness"
@@ -111,7 +111,7 @@ class Freshness(Gate):
 
 
 class Errors(Gate):
-    """Breach on errors in a row, or on their share once there are enough decisions to speak of one."""
+    """Breach on errors in a row, or on their share of the decisions once there are enough."""
 
     kind: Literal["errors"] = "errors"
     in_a_row: int = Field(default=3, ge=1)
@@ -134,7 +134,7 @@ class Errors(Gate):
 
 
 class InvalidDecisions(Gate):
-    """Breach on any answer that is no decision, and on any try to touch the outside."""
+    """Breach on any answer that is not a valid decision, and on any isolation breach."""
 
     kind: Literal["invalid_decisions"] = "invalid_decisions"
 
@@ -150,7 +150,7 @@ class InvalidDecisions(Gate):
 
 
 class Silence(Gate):
-    """Breach when the canary gives no decision on candles on which the active version did."""
+    """Breach when the canary has no decision on candles that the active version decided."""
 
     kind: Literal["silence"] = "silence"
     candles: int = Field(default=3, ge=1)
@@ -175,7 +175,7 @@ Duration = Annotated[
 
 
 def duration_field(span: timedelta, what: str | None = None) -> Any:
-    """Return a field whose default is *span*, also in its JSON schema: pydantic would write that as ISO 8601 there.
+    """Return a field with the default *span*, in seconds also in the JSON schema, where pydantic writes ISO 8601.
 
     Args:
         span: the default.
@@ -186,6 +186,6 @@ def duration_field(span: timedelta, what: str | None = None) -> Any:
 
 
 def format_duration(span: timedelta) -> str:
-    """Return *span* as people are told it: in hours, from two days on in days."""
+    """Format *span* for people: in hours, from two days on in days."""
     hours = span.total_seconds() / 3600
     return f"{hours / 24:.1f} d" if hours >= 48 else f"{hours:.1f} h"

@@ -1,11 +1,10 @@
-"""Gates on execution: whether users' live orders fare worse on the canary, and whether routing does what it says.
+"""Gates on users' live orders: order errors, latency, sample ratio and routing.
 
-A platform that reports no live orders is judged on its shadow evidence alone: with nothing reported these gates pass
-and say so, unless they are `required`.
+Without reported live orders these gates pass with that reason, unless they are `required`.
 
-Users of one version copy the same signals, and an account that is broken fails again and again: neither orders nor
-candles are independent. So a user counts once, with his first fault, and faults are compared between the two versions'
-users on the same candle, where an outage of the broker hits both.
+Users of one version copy the same signals, and a broken account fails repeatedly, so neither orders nor candles are
+independent. A user therefore counts once, with the first fault. Faults are compared between users of the two versions
+on the same candle, where an outage of the broker hits both.
 """
 
 import math
@@ -22,20 +21,20 @@ from strategy_core.domain.evidence import Evidence, Orders
 from strategy_core.domain.gates.base import Finding, Gate, Margins, Verdict
 
 _DAY = 86_400  # seconds
-_WEEK = 7  # days that a restart lasts: what began later has restarts of its own
-_FIRST_START = 0.6  # weight of the rollout's own start among the restarts
-_SLOW = 0.01  # of the active version's fills are called slow
-_LARGEST = 700.0  # e to the power of more is no number any more
+_WEEK = 7  # days that a restart lasts: later faults have later restarts
+_FIRST_START = 0.6  # weight of the rollout's start among the restarts
+_SLOW = 0.01  # share of the active version's fills that counts as slow
+_LARGEST = 700.0  # a larger exponent of e overflows
 
 
 class ExecutionGate(Gate):
-    """What the gates on live orders share: *alpha* bounds the chance that a healthy rollout is EVER called sick."""
+    """A gate on live orders. *alpha* bounds the probability that a healthy rollout EVER gets another verdict."""
 
     alpha: float = Field(default=0.001, gt=0, lt=0.5)
-    required: bool = Field(default=False, description="whether no live orders hold the rollout")
+    required: bool = Field(default=False, description="whether missing live orders hold the rollout")
 
     def orders(self, evidence: Evidence) -> Orders:
-        """Return what the platform has reported; raises EvidenceUnavailable when that could not be read."""
+        """Return the reported orders. Raise EvidenceUnavailable if they could not be read."""
         if evidence.platform_problem:
             raise EvidenceUnavailable(evidence.platform_problem)
         return evidence.orders
@@ -45,7 +44,7 @@ class ExecutionGate(Gate):
         return self.found(verdict, f"no {what}", value=1.0, limit=1 / self.alpha, n=0)
 
     def weighed(self, harm: Verdict, log_e: float, counted: str, n: int) -> Finding:
-        """Return *harm* when the evidence, a logarithm, reaches 1/alpha; *counted* says what it rests on."""
+        """Return the finding: *harm* when exp(*log_e*) reaches 1/alpha. *counted* describes the evidence."""
         limit = 1 / self.alpha
         verdict = harm if log_e >= math.log(limit) else Verdict.PASS
         e = math.exp(min(log_e, _LARGEST))
@@ -68,7 +67,7 @@ class ExecutionGate(Gate):
 
 
 class OrderErrors(ExecutionGate):
-    """Fail when the canary's users get errors more than *tolerated* times as often as the active version's."""
+    """Fail when the canary's users get order errors more than *tolerated* times as often as the active version's."""
 
     kind: Literal["order_errors"] = "order_errors"
     tolerated: float = Field(default=1.5, ge=1)
@@ -84,15 +83,15 @@ class OrderErrors(ExecutionGate):
 class Latency(ExecutionGate):
     """Fail when more than *tolerated* of the canary's fills are slower than all but 1 % of the active version's.
 
-    Slow is beyond the active version's 99th percentile, of the fills of all earlier days, so that no fill is measured
-    by itself. The rates are shares of fills, of which the active version's is 1 % by definition; they are compared as
-    ratios to what the active version's share is on the same candles, since a slow market is slow for both.
+    A fill is slow beyond the 99th percentile of the active version's fills on all earlier days, so that no fill is
+    measured against itself. The rates are shares of fills. They are compared as ratios to the active version's share on
+    the same candles, because a slow market is slow for both.
     """
 
     kind: Literal["latency"] = "latency"
     tolerated: float = Field(default=0.02, ge=0.01, lt=1)
     against: tuple[float, ...] = Field(default=(0.04, 0.08, 0.20), min_length=1)
-    minimum_fills: int = Field(default=500, ge=100, description="of the active version, before any is called slow")
+    minimum_fills: int = Field(default=500, ge=100, description="fills of the active version before any counts as slow")
 
     def judge(self, evidence: Evidence, margins: Margins) -> Finding:
         orders = self.orders(evidence)
@@ -107,21 +106,22 @@ class Latency(ExecutionGate):
 
 
 class SampleRatio(ExecutionGate):
-    """Inconclusive, which advances nothing, when the canary's part of the users who trade is not its share of users.
+    """Inconclusive, so that the rollout holds, when the canary's share of trading users is not its share of users.
 
     E = B(c + κp, a + κ(1 − p)) / B(κp, κ(1 − p)) / (p^c (1 − p)^a), of c canary and a active users at a share p: a
     Dirichlet-multinomial against the multinomial of the share (Lindon & Malek 2022, "Anytime-valid inference for
-    multinomial count data"). Users' buckets never change, so that what is seen at two shares is dependent: the evidence
-    is the mean over shares, which needs no independence (Vovk & Wang 2021). A user counts once at each share, by his
-    newest order, so that the minute which a change takes is made good; and on candles only that others of both versions
-    traded too, or the version that signals first would look favoured. A version without any order yet is insufficient
-    once the other's are too many for that.
+    multinomial count data"). Buckets of users are fixed, so counts at two shares are dependent. The evidence is the
+    mean over shares, which needs no independence (Vovk & Wang 2021).
+
+    A user counts once at each share, by the newest order, because routers follow a change with a delay. Only candles on
+    which other users of both versions traded count, or the version that signals first would look favoured. If one
+    version has no orders yet and the other has too many for that, the gate is insufficient.
     """
 
     warns: ClassVar[bool] = True
 
     kind: Literal["sample_ratio"] = "sample_ratio"
-    concentration: float = Field(default=100, gt=0, description="κ: users; the larger, the smaller what it looks for")
+    concentration: float = Field(default=100, gt=0, description="κ, in users: larger values detect smaller deviations")
 
     def judge(self, evidence: Evidence, margins: Margins) -> Finding:
         known = self.orders(evidence)
@@ -136,7 +136,7 @@ class SampleRatio(ExecutionGate):
         logs = [self._log_e(share, *count) for share, count in counts.items()]
         found = self.weighed(Verdict.INCONCLUSIVE, float(logsumexp(logs)) - math.log(len(logs)), counted, n)
         if found.verdict is not Verdict.PASS and min(canary, active) == 0:
-            return found.model_copy(update={"verdict": Verdict.INSUFFICIENT})  # its first signal may be to come
+            return found.model_copy(update={"verdict": Verdict.INSUFFICIENT})  # its first signal may still come
         return found
 
     def _log_e(self, share: float, canary: int, active: int) -> float:
@@ -146,7 +146,7 @@ class SampleRatio(ExecutionGate):
 
 
 class RoutingAudit(ExecutionGate):
-    """Breach on any live trade whose version is not the one that routing gives its user: it is exact, not a test."""
+    """Breach on any live trade on another version than routing gives its user. This is exact, not statistical."""
 
     kind: Literal["routing_audit"] = "routing_audit"
 
@@ -163,11 +163,11 @@ class RoutingAudit(ExecutionGate):
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """Users who have had no fault before, by candle; all of shape (candles,).
+    """Users without an earlier fault, counted by candle. All arrays have shape (candles,).
 
     Attributes:
-        canary_users, active_users: those who traded.
-        canary, active: those of them who had their first fault.
+        canary_users, active_users: users who traded.
+        canary, active: users among them with their first fault.
     """
 
     canary_users: IntArray
@@ -177,7 +177,7 @@ class Faults:
 
 
 def first_faults(orders: Orders, faulty: BoolArray) -> Faults:
-    """Return who traded on each candle of *orders* without a fault before, and who of them had one there."""
+    """Count, by candle, the users who traded without an earlier fault, and those with their first fault there."""
     candles, at = np.unique(orders.candle, return_inverse=True)
     users = int(orders.user.max(initial=0)) + 1
     pairs, pair = np.unique((at * users + orders.user) * 2 + orders.canary, return_inverse=True)
@@ -193,15 +193,17 @@ def first_faults(orders: Orders, faulty: BoolArray) -> Faults:
 def log_evidence(orders: Orders, faulty: BoolArray, tolerated: float, against: tuple[float, ...]) -> FloatArray:
     """Return, after each candle, the logarithm of the evidence that the canary's rate exceeds *tolerated* times.
 
-    Of the users at risk on a candle, n_c on the canary and n_a not, a fault is a canary user's with chance
-    π(θ) = θ·n_c/(θ·n_c + n_a) when his rate is θ times the other's; E is the mean over the θ of *against* of
-    Π (π(θ)/π(tolerated))^f_c ((1 − π(θ))/(1 − π(tolerated)))^f_a, and a supermartingale while the true ratio is
-    *tolerated* or less, however rates change from candle to candle: the safe log-rank test (ter Schure, Pérez-Ortiz,
-    Ly & Grünwald 2020). Faults of one candle are drawn without replacement, which spreads less (Hoeffding 1963).
+    Of the users at risk on a candle, n_c are on the canary and n_a are not. If the canary's rate is θ times the other
+    rate, a fault is one of a canary user with probability π(θ) = θ·n_c/(θ·n_c + n_a). E is the mean over the θ of
+    *against* of Π (π(θ)/π(tolerated))^f_c ((1 − π(θ))/(1 − π(tolerated)))^f_a. It is a supermartingale while the true
+    ratio is at most *tolerated*, even if rates change from candle to candle: the safe log-rank test (ter Schure,
+    Pérez-Ortiz, Ly & Grünwald 2020). Faults of one candle are drawn without replacement, which has a smaller spread
+    (Hoeffding 1963).
 
-    For faults that begin late it is a mixture, 0.6 on the rollout's start and 0.4/(d(d + 1)) on the d-th UTC day after
-    the first order, from which users count anew for a week; a mixture of such processes is one, however they depend.
-    Of orders that are cut, what began before them is left out, which only lowers the evidence.
+    To find faults that begin late, the evidence is a mixture over starts: weight 0.6 on the start of the rollout and
+    0.4/(d(d + 1)) on the d-th UTC day after the first order. After each start, users are counted again for a week. A
+    mixture of such processes is one too, even if they are dependent. If the orders are cut, earlier starts are left
+    out, which only lowers the evidence.
     """
     candles = np.unique(orders.candle)
     mornings = np.flatnonzero(np.diff(candles // _DAY, prepend=-1))
@@ -224,7 +226,7 @@ def log_evidence(orders: Orders, faulty: BoolArray, tolerated: float, against: t
 
 
 def _log_ratios(faults: Faults, tolerated: float, against: tuple[float, ...]) -> FloatArray:
-    """Return the logarithm of the mean likelihood ratio after each candle; one that one arm alone traded adds none."""
+    """Return the log of the mean likelihood ratio after each candle. Candles of one version alone add 0."""
     alternatives = np.array(against)[:, np.newaxis]
     null = np.maximum(tolerated * faults.canary_users + faults.active_users, 1)
     total = np.log(null) - np.log(np.maximum(alternatives * faults.canary_users + faults.active_users, 1))
@@ -233,7 +235,7 @@ def _log_ratios(faults: Faults, tolerated: float, against: tuple[float, ...]) ->
 
 
 def _slow_beyond(filled: Orders, minimum: int) -> FloatArray:
-    """Return by fill the 99th percentile of the active version's on earlier days; NaN while fewer are known."""
+    """Return, by fill, the active version's 99th percentile of earlier days. NaN below *minimum* fills."""
     day = filled.candle // _DAY
     limit = np.full(len(filled), np.nan)
     for today in np.unique(day):
@@ -244,7 +246,7 @@ def _slow_beyond(filled: Orders, minimum: int) -> FloatArray:
 
 
 def _users(orders: Orders) -> tuple[int, int]:
-    """Return how many users' newest order was the canary's, and how many's was not; see `SampleRatio`."""
+    """Count the users whose newest order was on the canary, and the others. See `SampleRatio`."""
     if orders.canary.any() and not orders.canary.all():
         _, at = np.unique(orders.candle, return_inverse=True)
         ours, theirs = np.bincount(at, weights=orders.canary), np.bincount(at, weights=~orders.canary)

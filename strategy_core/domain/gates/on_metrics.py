@@ -1,4 +1,4 @@
-"""A gate on any metric that a Prometheus can tell: thresholds on its newest samples, never how they are fetched."""
+"""The gate on an external Prometheus metric: thresholds on its newest samples."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -19,20 +19,20 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.-]")
 
 
 class MetricThreshold(Gate):
-    """Fail when an external metric lies outside its bounds so many samples in a row; pass while it lies inside.
+    """Fail when an external metric is outside its bounds for several samples in a row. Pass while it is inside.
 
-    One sample outside already holds the ramp. A sample without a value is neither inside nor outside: when it is the
-    newest, or when none has come for `stale_after`, the gate is blind; it breaks no row of samples that were outside.
-    A sample inside ends that row: blips that are hours apart never add up.
+    One sample outside already holds the ramp. A sample without a value is neither inside nor outside and does not end a
+    row of samples outside. If the newest sample has no value, or is older than `stale_after`, the gate is blind. A
+    sample inside ends the row, so separate blips do not add up.
 
     Attributes:
-        metric: what findings call it, after "metric:".
-        query: PromQL that answers with one number. `$strategy`, `$canary` and `$active` stand for the rollout's names
-            in label values: `slippage{version="$canary"}`.
-        minimum, maximum: the bounds, which are inside.
-        minimum_samples: with a value, since the rollout began, before anything is judged.
-        consecutive_limit: samples in a row outside, to fail.
-        stale_after: how old the newest sample may be.
+        metric: name in findings, after "metric:".
+        query: PromQL that returns one number. `$strategy`, `$canary` and `$active` are placeholders for names in label
+            values: `slippage{version="$canary"}`.
+        minimum, maximum: the bounds, inclusive.
+        minimum_samples: samples with a value since the start of the rollout, before the gate judges.
+        consecutive_limit: samples in a row outside at which the gate fails.
+        stale_after: maximum age of the newest sample.
     """
 
     warns: ClassVar[bool] = True
@@ -49,14 +49,14 @@ class MetricThreshold(Gate):
     @field_validator("query")
     @classmethod
     def _placeholders_are_label_values(cls, query: str) -> str:
-        """Anywhere else a name could change what the query asks: in a regular expression, or as a name of a metric."""
+        """Elsewhere a name could change the query, such as in a regular expression or as the name of a metric."""
         used = _PLACEHOLDER.findall(query)
         if strangers := sorted(set(used) - set(PLACEHOLDERS)):
             known = ", ".join(f"${name}" for name in PLACEHOLDERS)
-            raise ValueError(f"${strangers[0]} stands for nothing; known are {known}")
+            raise ValueError(f"${strangers[0]} is not a placeholder; known are {known}")
         values = [text for matcher, text in _STRINGS.findall(query) if matcher == "=" and not text.startswith("`")]
         if len(used) != sum(len(_PLACEHOLDER.findall(text)) for text in values):
-            raise ValueError('placeholders stand in quoted label values alone, as in {version="$canary"}')
+            raise ValueError('placeholders may only be quoted label values, as in {version="$canary"}')
         return query
 
     @model_validator(mode="after")
@@ -73,11 +73,11 @@ class MetricThreshold(Gate):
 
     @property
     def samples_needed(self) -> int:
-        """How many of the newest samples with a value it looks at."""
+        """The number of newest samples with a value that the gate needs."""
         return max(self.minimum_samples, self.consecutive_limit)
 
     def filled(self, names: Mapping[str, str]) -> str:
-        """Return the query with each of `PLACEHOLDERS` replaced by its name in *names*, whatever that contains."""
+        """Return the query with each of `PLACEHOLDERS` replaced by its escaped name from *names*."""
         return _PLACEHOLDER.sub(lambda found: _label_value(names[found[1]]), self.query)
 
     def judge(self, evidence: Evidence, margins: Margins) -> Finding:
@@ -88,22 +88,22 @@ class MetricThreshold(Gate):
         streak = _newest_run([self._is_outside(value) for value in values])
         if len(values) >= self.minimum_samples and streak >= self.consecutive_limit:
             reason = f"{streak} samples in a row outside (limit {self.consecutive_limit})"
-            return self._told(Verdict.FAIL, f"{self._against_bounds(values[-1])}; {reason}", values)
-        newest = self._sighted(samples, evidence)
+            return self._finding(Verdict.FAIL, f"{self._against_bounds(values[-1])}; {reason}", values)
+        newest = self._newest_usable(samples, evidence)
         if newest is None:
             return self.nothing_yet("sample")
         if len(values) < self.minimum_samples:
             reason = f"{len(values)} of {self.minimum_samples} samples"
-            return self._told(Verdict.INSUFFICIENT, reason, values)
+            return self._finding(Verdict.INSUFFICIENT, reason, values)
         if newest.taken_at < evidence.stage_entered_at:
-            return self._told(Verdict.INSUFFICIENT, "no sample at this stage yet", values)
+            return self._finding(Verdict.INSUFFICIENT, "no sample at this stage yet", values)
         if streak:
             reason = f"{streak} of {self.consecutive_limit} samples in a row outside"
-            return self._told(Verdict.INCONCLUSIVE, f"{self._against_bounds(values[-1])}; {reason}", values)
-        return self._told(Verdict.PASS, self._against_bounds(values[-1]), values)
+            return self._finding(Verdict.INCONCLUSIVE, f"{self._against_bounds(values[-1])}; {reason}", values)
+        return self._finding(Verdict.PASS, self._against_bounds(values[-1]), values)
 
-    def _sighted(self, samples: Sequence[Sample], evidence: Evidence) -> Sample | None:
-        """Return the newest sample, None while none need have come yet; raise EvidenceUnavailable when it is no use."""
+    def _newest_usable(self, samples: Sequence[Sample], evidence: Evidence) -> Sample | None:
+        """Return the newest sample, or None if it is too early for one. Raise EvidenceUnavailable if it is unusable."""
         newest = samples[-1] if samples else None
         if newest is None and evidence.now - evidence.started_at <= self.stale_after:
             return None
@@ -111,7 +111,7 @@ class MetricThreshold(Gate):
             raise EvidenceUnavailable("no sample has been taken since the rollout began: see `rollout sample`")
         if newest.value is None:
             raise EvidenceUnavailable(f"no value: {newest.problem}")
-        if abs(evidence.now - newest.taken_at) > self.stale_after:  # nor does one of a future time tell of now
+        if abs(evidence.now - newest.taken_at) > self.stale_after:  # or from the future
             raise EvidenceUnavailable(f"the newest sample is of {newest.taken_at:%Y-%m-%d %H:%M:%S} UTC")
         return newest
 
@@ -127,8 +127,8 @@ class MetricThreshold(Gate):
             bounds = f"at least {self.minimum:g}" if self.maximum is None else f"{self.minimum:g} to {self.maximum:g}"
         return f"{value:.6g}, allowed {bounds}"
 
-    def _told(self, verdict: Verdict, reason: str, values: Sequence[float]) -> Finding:
-        """Return the finding on the newest of *values*, which are some; its limit is the bound that lies nearest."""
+    def _finding(self, verdict: Verdict, reason: str, values: Sequence[float]) -> Finding:
+        """Return the finding on the newest of *values*, at least one. Its limit is the nearest bound."""
         bounds = [bound for bound in (self.minimum, self.maximum) if bound is not None]
         nearest = min(bounds, key=lambda bound: abs(bound - values[-1]))
         return self.found(verdict, reason, value=values[-1], limit=nearest, n=len(values))
@@ -144,5 +144,5 @@ def _newest_run(outside: Sequence[bool]) -> int:
 
 
 def _label_value(name: str) -> str:
-    """Return *name* as the inside of a PromQL string, of either quote: what could end the string is written as code."""
+    """Escape *name* for a PromQL string with either quote, so that it cannot end the string."""
     return "".join(char if _PLAIN.match(char) else f"\\U{ord(char):08x}" for char in name)

@@ -1,4 +1,4 @@
-"""Gates on slots: proven harm, proven health, and the hard limits that no statistics may talk away."""
+"""Gates on slots: proven harm, proven non-inferiority, divergence, losing streaks and drawdown."""
 
 import math
 from typing import ClassVar, Literal
@@ -10,15 +10,15 @@ from strategy_core.domain.errors import EvidenceUnavailable
 from strategy_core.domain.evidence import Evidence
 from strategy_core.domain.gates.base import SEVERITY, Finding, Gate, Margins, Verdict
 
-SURE = 1e-7  # expected false streaks by slot: one in a thousand rollouts of 10,000 slots
+SURE = 1e-7  # false streaks per slot: one in a thousand rollouts of 10,000 slots
 
 
 class Harm(Gate):
-    """Fail when the e-process of harm has ever reached 1/alpha; hold while it stands at `freeze_at` or above.
+    """Fail when the e-process of harm has ever reached 1/alpha. Hold while it is at `freeze_at` or above.
 
-    The chance that a version that is not worse is ever rolled back by it is at most *alpha*, over all stages and looks.
-    It is below the 1 % that a whole rollout may err, to leave room for the hard limits and for what a design effect
-    measured on two months of shadow cannot know. Values are log10 E.
+    A version that is not worse is rolled back by this gate with a probability of at most *alpha*, over all stages and
+    ticks. *alpha* is below the 1 % budget of a whole rollout, which leaves room for the hard limits and for the error
+    of a design effect that is measured on two months of shadow. Values are log10 E.
     """
 
     warns: ClassVar[bool] = True
@@ -34,29 +34,29 @@ class Harm(Gate):
         if totals.slots == 0:
             return self.nothing_yet("slot")
         if math.isnan(now) or math.isnan(peak):
-            raise EvidenceUnavailable("an outcome that is no number has spoilt the e-process")
+            raise EvidenceUnavailable("the e-process is not a number, because of an invalid outcome")
         facts = {"value": now, "limit": limit, "n": totals.slots}
-        seen = f"E = {_power(now)} against {1 / self.alpha:.0f}, {totals.slots} slots"
+        measured = f"E = {_power(now)} against {1 / self.alpha:.0f}, {totals.slots} slots"
         provisional = "; its design effect is provisional" if evidence.history.provisional else ""
         if peak >= limit:
             reason = f"the canary does harm: E reached {_power(peak)} (limit {1 / self.alpha:.0f}){provisional}"
             return self.found(Verdict.FAIL, reason, **facts | {"value": peak})
         if now >= math.log10(self.freeze_at):
-            reason = f"harm is likely, the stage is frozen: {seen} (frozen from {self.freeze_at:g}){provisional}"
+            reason = f"harm is likely, the stage is frozen: {measured} (frozen from {self.freeze_at:g}){provisional}"
             return self.found(Verdict.INCONCLUSIVE, reason, **facts)
-        return self.found(Verdict.PASS, seen + provisional, **facts)
+        return self.found(Verdict.PASS, measured + provisional, **facts)
 
 
 class NotWorse(Gate):
     """Pass when the canary is proven not worse, by the stage's margins, in R per slot and in slots won.
 
-    The lower bounds are of an asymptotic confidence sequence: one-sided, valid at every look at once. With n slots,
+    The lower bounds come from a one-sided asymptotic confidence sequence, valid at all ticks together. With n slots,
     s² = δ·mean(d²) - mean(d)² and ρ² = (-2 ln 2a + ln(1 - 2 ln 2a)) / `tuned_for`, a = 1 - confidence:
 
         bound = mean - s·sqrt(2(nρ² + 1) / (nρ)² · ln(1 + sqrt(nρ² + 1) / (2a)))
 
-    No share of the error is split between the two, for both must pass. It proves no harm: that is `Harm`. Where live
-    results say that the shadow's are not to be believed, nothing is proven by them.
+    Each of the two bounds has the full error probability, because both must pass. Harm is judged by `Harm`. If live
+    results show that shadow results are unreliable, the gate is inconclusive.
 
     Source: Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas (2024), "Time-uniform central limit theory", theorem 2.2 and
     its one-sided form.
@@ -66,9 +66,9 @@ class NotWorse(Gate):
     minimum_slots: int = Field(default=30, ge=2)
     minimum_days: int = Field(default=3, ge=2)
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
-    tuned_for: int = Field(default=1250, ge=1, description="slots at which the bound is tightest")
-    minimum_fidelity: float = Field(default=0.8, gt=0, lt=1, description="of shadow to live results, Lin's coefficient")
-    fidelity_slots: int = Field(default=30, ge=2, description="with live trades, before fidelity is judged")
+    tuned_for: int = Field(default=1250, ge=1, description="number of slots at which the bound is tightest")
+    minimum_fidelity: float = Field(default=0.8, gt=0, lt=1, description="of shadow and live results (Lin)")
+    fidelity_slots: int = Field(default=30, ge=2, description="slots with live trades before fidelity is judged")
 
     def judge(self, evidence: Evidence, margins: Margins) -> Finding:
         finding = self._compare(evidence, margins)
@@ -101,7 +101,7 @@ class NotWorse(Gate):
         return self.found(verdict, reason, value=mean, limit=-margin, low=low, n=n)
 
     def reach(self, n: int, deviation: float) -> float:
-        """Return how far below the mean of *n* slots the bound lies, given one slot's standard deviation."""
+        """Return the distance of the bound below the mean of *n* slots, given the standard deviation of one slot."""
         a = 1 - self.confidence
         rho_squared = (-2 * math.log(2 * a) + math.log(1 - 2 * math.log(2 * a))) / self.tuned_for
         grown = n * rho_squared + 1
@@ -111,10 +111,10 @@ class NotWorse(Gate):
 class Divergence(Gate):
     """Hold while the canary differs from the active version far more often than it did in shadow.
 
-    It is the same code on the same candles: when it no longer says what it said in shadow, something came with the
-    release that no comparison of results can tell for months, such as stale or late input. Whether that is harm is for
-    an owner to say. With k of n slots unlike, and `tolerated` times the shadow's share of them as t, each stake c of
-    0.1, 0.3 and 0.9 has made (1 - c)^(n - k) · (1 + c(1 - t)/t)^k; E is their mean, to the power 1/design effect.
+    The code and the candles are the same as in shadow. If the decisions differ more, the release has another problem,
+    such as stale or late input, which results alone would show only after months. An owner decides whether it is harm.
+    With k of n slots unlike, and t = `tolerated` times the shadow's share of unlike slots, each stake c of 0.1, 0.3 and
+    0.9 has earned (1 - c)^(n - k) · (1 + c(1 - t)/t)^k. E is their mean to the power 1/design effect.
     """
 
     warns: ClassVar[bool] = True
@@ -130,24 +130,24 @@ class Divergence(Gate):
         limit = self.tolerated * history.unlike_share
         reason = f"unlike the active version on {unlike / n:.0%} of {n} slots, in shadow on {history.unlike_share:.0%}"
         facts = {"value": unlike / n, "limit": limit, "n": n}
-        if limit >= 1:  # so seldom alike in shadow that it cannot be less
+        if limit >= 1:  # alike so rarely in shadow that more divergence cannot be measured
             return self.found(Verdict.PASS, reason, **facts)
-        paid = [
+        wealth = [
             (n - unlike) * math.log1p(-stake) + unlike * math.log1p(stake * (1 - limit) / limit)
             for stake in (0.1, 0.3, 0.9)
         ]
-        log_e = float(np.logaddexp.reduce(paid) - math.log(len(paid))) / history.design_effect
+        log_e = float(np.logaddexp.reduce(wealth) - math.log(len(wealth))) / history.design_effect
         if log_e >= -math.log(self.alpha):
-            reason = f"it no longer says what it said in shadow, the stage is frozen: {reason}"
+            reason = f"decisions differ from shadow, the stage is frozen: {reason}"
             return self.found(Verdict.INCONCLUSIVE, reason, **facts)
         return self.found(Verdict.PASS, reason, **facts)
 
 
 class LosingStreak(Gate):
-    """Breach when, slot after slot, the active version won what the canary lost.
+    """Breach on a streak of slots that the active version won and the canary lost.
 
-    Two versions that have little to do with each other do so a quarter of the time: then the limit is longer than
-    `slots`, so long that chance alone makes such a streak in one rollout of a thousand.
+    For two unrelated versions a quarter of the slots are like that. The limit is then longer than `slots`, so that
+    chance alone makes such a streak in one of a thousand rollouts.
     """
 
     kind: Literal["losing_streak"] = "losing_streak"
@@ -166,17 +166,17 @@ class LosingStreak(Gate):
 
 
 class ExcessDrawdown(Gate):
-    """Breach when the canary's drawdown is deep in itself AND much deeper than the active version's.
+    """Breach when the canary's drawdown is large AND much larger than the active version's.
 
-    The second condition keeps a market shock, which hits both, from rolling back a healthy canary. Its noise is the
-    active arm's own realised variance, scaled by what the shadow history says of the difference of the two:
+    The second condition prevents a rollback for a market shock that hits both versions. Its noise is the realised
+    variance of the active version, scaled by the ratio from the shadow history:
     sigma = risk · sqrt(design effect · Σ d² / Σ a² in the history · Σ a² in the rollout), a the active version's R.
     """
 
     kind: Literal["excess_drawdown"] = "excess_drawdown"
-    drawdown: float = Field(default=0.20, gt=0, lt=1, description="of the canary's equity peak")
-    excess: float = Field(default=0.15, gt=0, lt=1, description="over the active version's drawdown")
-    relative: float = Field(default=0.5, ge=0, description="of the active version's drawdown")
+    drawdown: float = Field(default=0.20, gt=0, lt=1, description="limit, as a fraction of the canary's equity peak")
+    excess: float = Field(default=0.15, gt=0, lt=1, description="limit beyond the active drawdown")
+    relative: float = Field(default=0.5, ge=0, description="limit beyond the active drawdown, relative to it")
     sigmas: float = Field(default=4.0, ge=0)
 
     def judge(self, evidence: Evidence, margins: Margins) -> Finding:
@@ -197,5 +197,5 @@ def _power(log10: float) -> str:
 
 
 def _slack(finding: Finding) -> float:
-    """Return how far the bound is from its margin, in margins: of two that pass, the nearer one is told."""
+    """Return the distance of the bound from its margin, in margins. Of two findings the nearer one is reported."""
     return ((finding.low or 0.0) - (finding.limit or 0.0)) / abs(finding.limit or 1.0)
