@@ -19,7 +19,7 @@ from strategy_core.domain.scoring import ScoringRule
 from strategy_core.services.audit import Verification, verify_trail
 from strategy_core.services.evidence import LOOK_BACK
 from strategy_core.store import decisions, partitions, rollouts, versions
-from strategy_core.store.engine import check_schema, count_anew, reading
+from strategy_core.store.engine import analyze_tables, check_schema, reading
 from strategy_core.store.integrity import missing_guards
 from strategy_core.store.partitions import DEFAULT, Month
 from strategy_core.store.tables import DecisionTally
@@ -92,7 +92,7 @@ def maintain(engine: Engine, *, now: datetime, keep_days: int | None = None, app
         _make(engine, done, now, apply=apply)
         _drop(engine, done, apply=apply)
         if apply:
-            count_anew(engine, partitions.TABLES)
+            analyze_tables(engine, partitions.TABLES)
     except DBAPIError as error:
         if not partitions.is_busy(error):
             raise

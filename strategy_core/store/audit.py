@@ -16,7 +16,7 @@ from strategy_core.domain.errors import AlreadyDone, UnknownStrategy
 from strategy_core.domain.live_trades import Serving
 from strategy_core.domain.routing import basis_points
 from strategy_core.store import counters
-from strategy_core.store.engine import ask_whether_kept, insert_if_new
+from strategy_core.store.engine import insert_if_new, set_commit_check
 from strategy_core.store.tables import ApiAnswer, AuditEvent, Counted, StrategyRow
 
 _HASHED = tuple(name for name in AuditEvent.model_fields if name not in ("id", "previous_hash", "hash"))
@@ -75,7 +75,7 @@ def record(
         if actor.idempotency_key is not None and "idempotency" in str(error.orig):
             raise AlreadyDone(actor.name, actor.idempotency_key) from None
         raise
-    ask_whether_kept(session, partial(_stands, strategy_name=strategy_name, position=event.position, digest=event.hash))
+    set_commit_check(session, partial(_stands, strategy_name=strategy_name, position=event.position, digest=event.hash))
     strategy.generation, strategy.audit_head = event.position, event.hash
     session.add(strategy)
     session.flush()

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
 from strategy_core.domain.errors import InvalidSetting
-from strategy_core.store.engine import address, give_way_when_stuck, transaction
+from strategy_core.store.engine import address, cancel_when_idle, transaction
 
 TABLES = ("shadow_decision_log", "outcome", "equity_mark")
 DEFAULT = "default"
@@ -136,7 +136,7 @@ def changing(engine: Engine) -> Iterator[Session]:
         DBAPIError: something that it needs is in use; see `is_busy`.
     """
     with transaction(engine) as session:
-        give_way_when_stuck(session)  # it is about to hold what every rollback waits for
+        cancel_when_idle(session)  # it is about to hold what every rollback waits for
         session.connection().execute(text("SET LOCAL statement_timeout = 0"))  # until it holds the tables
         session.connection().execute(text("SET LOCAL lock_timeout = '1ms'"))
         session.connection().execute(text(f"SELECT pg_advisory_xact_lock({_ONE_CHANGE})"))

@@ -12,7 +12,7 @@ from sqlmodel import Session, col, select
 from strategy_core.domain.errors import LostRace, NoActiveVersion, UnknownStrategy, UnknownVersion
 from strategy_core.domain.lifecycle import Status, check_move
 from strategy_core.domain.routing import Routing
-from strategy_core.store.engine import give_way_when_stuck, insert_if_new
+from strategy_core.store.engine import cancel_when_idle, insert_if_new
 from strategy_core.store.tables import CanaryConfig, StrategyRow, StrategyVersion
 
 _SERVES = and_(
@@ -49,7 +49,7 @@ def lock_strategy(session: Session, name: str, if_generation: int | None = None)
         UnknownStrategy: there is none of that name.
         LostRace: it is of another generation.
     """
-    give_way_when_stuck(session)
+    cancel_when_idle(session)
     latest = (
         select(StrategyRow).where(StrategyRow.name == name).with_for_update().execution_options(populate_existing=True)
     )
