@@ -119,7 +119,7 @@ def _make(engine: Engine, done: Maintained, now: datetime, *, apply: bool) -> No
         except InvariantRefused:
             done.unmade.append(Kept(month.name, "rows of it stand in the default partition already, and stay"))
         except DBAPIError as error:
-            if not partitions.took_too_long(error):
+            if not partitions.is_timeout(error):
                 raise
             done.unmade.append(Kept(month.name, _TOO_LARGE))
             return  # the next one would take as long
@@ -132,12 +132,12 @@ def _made(engine: Engine, month: Month, *, apply: bool) -> bool:
 
     Raises:
         InvariantRefused: rows of it stand in the default partition, or came there in the last moment.
-        DBAPIError: see `partitions.changing` and `partitions.took_too_long`.
+        DBAPIError: see `partitions.changing` and `partitions.is_timeout`.
     """
     with reading(engine) as session:  # where nobody waits for the search
         if _is_there(session, month):
             return False
-        if partitions.stand_without_month(session, month):
+        if partitions.default_holds(session, month):
             raise InvariantRefused(month.name)
     if apply:
         with partitions.changing(engine) as session:
@@ -165,7 +165,7 @@ def _drop(engine: Engine, done: Maintained, *, apply: bool) -> None:
         old = _older(session, done.before)
         if not old:
             return
-        partitions.let_nobody_write(session, old)  # what is found of them from here on stays so
+        partitions.block_writes(session, old)  # what is found of them from here on stays so
         still = [month for month in _older(session, done.before) if month.name in {each.name for each in old}]
         free = _let_go(session, still, done)
         going = [_counted(session, month) for month in free]
