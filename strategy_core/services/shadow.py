@@ -291,8 +291,8 @@ def _ask(workers: WorkerPool, turn: VersionBacklog, dues: Sequence[SymbolBacklog
             for due in together
         ]
         try:
-            with workers.lent(version) as worker:
-                answered = worker.decide(asks, vectorised=many, patience=turn.patience)
+            with workers.borrow(version) as worker:
+                answered = worker.decide(asks, vectorised=many, budget=turn.patience)
         except RolloutError as error:
             turn.refused = error
             return

@@ -121,9 +121,9 @@ def test_a_missing_model_file_and_a_config_that_is_no_json_are_refused(package: 
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("pipe", "model file .*pipe is no file"),
-        ("/dev/zero", "model file /dev/zero is no file"),
-        (".", "model file .* is no file"),
+        ("pipe", "model file .*pipe is not a regular file"),
+        ("/dev/zero", "model file /dev/zero is not a regular file"),
+        (".", "model file .* is not a regular file"),
         ("a\0b", "model file .* cannot be read: embedded null"),
         ("a\ud800b", "model file .* cannot be read: .*surrogates not allowed"),
     ],

@@ -21,11 +21,11 @@ ENDING = {
     "hoard shared memory": ("raised", "Cannot allocate memory"),
     "fork on and on": ("breach", "process: os.fork"),
     "close the pipes": ("died", "its worker"),
-    "flood with breaches": ("breach", "again; then its worker sent what was not asked for"),
+    "flood with breaches": ("breach", "again; then its worker sent an unexpected message"),
     "alarm": ("died", "was killed by signal 14"),
     "many threads": ("raised", "can't start new thread"),
     "recurse in C": ("died", "was killed by signal 11"),
-    "replace the wire": ("died", "sent what was not agreed"),
+    "replace the wire": ("died", "violated the protocol"),
     "large features": ("invalid", "a text may have 500 characters"),
     "write its own memory": ("breach", "open for writing: /proc/self/mem"),
     "write shared memory": ("breach", "open for writing: /dev/shm/rollout"),
@@ -105,7 +105,7 @@ def test_native_code_neither_forks_nor_outlives_nor_debugs_its_parent(
 def test_a_version_that_floods_while_it_loads_is_refused() -> None:
     with (
         IsolatedStrategy(f"{HERE}:FloodsOnLoad", {}) as isolated,
-        pytest.raises(StrategyFailed, match="sent what was not agreed"),
+        pytest.raises(StrategyFailed, match="violated the protocol"),
     ):
         isolated.describe()
 

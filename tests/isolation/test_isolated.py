@@ -92,7 +92,7 @@ def test_a_version_that_always_hangs_does_not_stall_a_catch_up(candles: pd.DataF
 
     assert [answer.kind for answer in answers] == [""] * 4 + ["deadline"] * 396
     assert answers[6].error == "no answer within 0.2 s"
-    assert answers[7].error == "not asked: 3 workers failed in this run, the last one so: no answer within 0.2 s"
+    assert answers[7].error == "not asked: 3 workers failed in this run, the last one with: no answer within 0.2 s"
     assert answers[7] == answers[-1]
 
 

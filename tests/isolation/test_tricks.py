@@ -41,10 +41,10 @@ DEATHS = {
     "_exit": "ended with exit code 3",
     "crash": "was killed by signal 11",
     "memory": "ran out of memory",
-    "garbage": "sent what was not agreed: not JSON",
-    "forged": "sent what was not agreed: not an answer: confidence 7 is not within 0..1",
-    "another message": "sent what was not asked for",
-    "endless line": "sent a line without end",
+    "garbage": "violated the protocol: not JSON",
+    "forged": "violated the protocol: not an answer: confidence 7 is not within 0..1",
+    "another message": "sent an unexpected message",
+    "endless line": "sent an endless line",
 }
 NATIVE = ["native write", "native mkdir", "native unlink", "native socket", "native fork", "native kill"]
 

@@ -30,7 +30,7 @@ class OneOnly(WorkerPool):
         self.lendings += 1
         if self.lendings > 1:
             raise StrategyFailed("out of memory")
-        with super().lent(version) as worker:
+        with super().borrow(version) as worker:
             yield worker
 
 

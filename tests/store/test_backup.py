@@ -161,7 +161,7 @@ def test_what_a_killed_dump_left_is_named_and_kept(lived_in: Engine, tmp_path: P
     part = tmp_path / "kept.part"
     part.write_bytes(b"half")
 
-    with pytest.raises(BackupRefused, match=r"kept\.part.*if none runs, delete it"):
+    with pytest.raises(BackupRefused, match=r"kept\.part.*if none is running, delete it"):
         dump(lived_in, tmp_path / "kept")
 
     assert part.read_bytes() == b"half"
