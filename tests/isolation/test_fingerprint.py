@@ -1,4 +1,4 @@
-"""The same build has the same fingerprint everywhere; any other build has another, and its parts say why."""
+"""The same build has the same fingerprint everywhere, and a different build differs in named parts."""
 
 import gc
 import os
@@ -147,7 +147,7 @@ def test_code_that_nests_too_deep_to_be_read_is_refused(package: Path, code: str
 
 
 def test_builds_are_told_by_many_threads_at_once(package: Path) -> None:
-    """Versions are asked side by side; a parser that other threads upset would refuse a build that is as it was."""
+    """Fingerprints are taken in threads. A parser that interferes would refuse an unchanged build."""
     (package / "levels.py").write_text("\n".join(f"def f{i}(x):\n    return (x + {i}) * 2" for i in range(200)))
     usual = gc.get_threshold()
 

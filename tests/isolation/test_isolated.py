@@ -1,4 +1,4 @@
-"""A version in its worker: what it is shown, its deadlines, its loading, and its end."""
+"""A version in its worker: its input, deadlines, loading and end."""
 
 import os
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Every way a version can misbehave is one answer, and the next decision is still fine."""
+"""Each misbehaviour of a version is one answer, and the next decision is right."""
 
 from pathlib import Path
 
@@ -98,7 +98,7 @@ def test_a_dead_or_lying_worker_is_replaced(
 def test_native_code_meets_the_kernel(
     version: IsolatedStrategy, candles: pd.DataFrame, outside: Path, trick: str
 ) -> None:
-    """The audit hook does not see it; the system-call filter answers "not permitted" (errno 1)."""
+    """The audit hook does not see it, but the system-call filter answers "not permitted" (errno 1)."""
     answer = between_honest_ones(version, candles, trick)
 
     assert answer.decision is not None

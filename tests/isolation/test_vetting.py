@@ -1,4 +1,4 @@
-"""The gate passes what is fit, and refuses each fault by the check that is for it."""
+"""Vetting passes fit versions and refuses each fault by its own check."""
 
 import pandas as pd
 import pytest

@@ -1,4 +1,4 @@
-"""The worker's own logic, called here; that it holds in a process under guard is test_isolated's."""
+"""The worker's logic, called in this process. `test_isolated` checks it in a worker process."""
 
 import os
 import pickle

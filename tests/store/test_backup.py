@@ -1,4 +1,4 @@
-"""A dump holds one moment, whole; what is restored from it is as guarded as before, and goes on."""
+"""A dump is consistent, and a database restored from it has all guards and can be used."""
 
 import sqlite3
 import threading
@@ -157,7 +157,7 @@ def test_a_dump_is_never_replaced_and_is_for_its_owners_eyes(lived_in: Engine, t
 
 
 def test_what_a_killed_dump_left_is_named_and_kept(lived_in: Engine, tmp_path: Path) -> None:
-    """Nobody can tell it from what another dump is writing right now."""
+    """It may be the file that another dump is writing."""
     part = tmp_path / "kept.part"
     part.write_bytes(b"half")
 
@@ -184,7 +184,7 @@ def test_what_is_no_dump_leaves_the_database_empty(lived_in: Engine, empty: Engi
 
 
 def test_a_database_of_others_is_no_dump_and_takes_no_place(tmp_path: Path) -> None:
-    """SQLite takes a file of nothing for a database, and any other software's for one as well."""
+    """SQLite accepts empty files and databases of other software."""
     (tmp_path / "nothing").touch()
     with closing(sqlite3.connect(tmp_path / "other")) as connection:
         connection.execute("CREATE TABLE alembic_version (version_num TEXT)")

@@ -1,4 +1,4 @@
-"""On PostgreSQL evidence stands in months, each guarded as the whole; a write is never refused for want of a month."""
+"""Monthly partitions on PostgreSQL have all guards, and rows without a month are accepted."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""What a tick reads of a version is the same however it is found, and SQLite looks at nothing that is older."""
+"""Queries of a tick return the same rows on both query paths, and on SQLite they skip older rows."""
 
 from datetime import timedelta
 from typing import Any
