@@ -270,7 +270,7 @@ class IsolatedStrategy:
                     if key == "breach" and reports < REPORTS_HEARD:
                         reports, tried = reports + 1, tried or self._record_breach(value)
                         continue
-                    for answer in _rows(key, value, len(asked.places)):
+                    for answer in _answers_in(key, value, len(asked.places)):
                         asked.put(replace(answer, decision=None, error=tried, kind="breach") if tried else answer)
                         answered += 1
                         rest = min(NAP_ANSWERS, waiting - answered)
@@ -326,7 +326,7 @@ class IsolatedStrategy:
         return text
 
 
-def _rows(key: str, value: object, most: int) -> list[Answer]:
+def _answers_in(key: str, value: object, most: int) -> list[Answer]:
     try:
         answers = protocol.answers_in(value) if key == "rows" else []
     except protocol.ProtocolError as garbled:

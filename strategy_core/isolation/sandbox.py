@@ -122,7 +122,7 @@ def end_with_parent(parent_pid: int) -> None:  # pragma: no cover - a worker may
         os._exit(1)
 
 
-def limit(memory_bytes: int) -> bool:  # pragma: no cover - a worker may write no coverage file
+def apply_limits(memory_bytes: int) -> bool:  # pragma: no cover - a worker may write no coverage file
     """Set the resource limits and the system-call filter, and return whether the filter is active.
 
     Args:

@@ -214,7 +214,7 @@ def _run_worker(pipes: Pipes) -> NoReturn:  # pragma: no cover - a worker may wr
     os.chdir(header["folder"])
     np.random.seed()
     guard = Guard(lambda tried: pipes.send(breach=protocol.one_line(tried)))
-    sandbox.limit(header["memory_bytes"])
+    sandbox.apply_limits(header["memory_bytes"])
     guard.arm()
     version = _load_and_report(header, parts, guard, pipes)
     gc.freeze()  # also what the version imported

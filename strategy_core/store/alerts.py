@@ -137,10 +137,10 @@ def claim(
     if found is None:
         return None
     alert, delivery = found
-    _set(
-        session,
-        (alert.id or 0, channel),
-        {"claimed_until": now + lease, "claimed_by": claimant, "attempts": delivery.attempts + 1},
+    session.execute(
+        update(AlertDelivery)
+        .where(*_has_key(delivery))
+        .values(claimed_until=now + lease, claimed_by=claimant, attempts=delivery.attempts + 1)
     )
     session.refresh(delivery)
     return alert, delivery
@@ -150,7 +150,7 @@ def mark(session: Session, delivery: AlertDelivery, changes: Mapping[str, Any]) 
     """Record the result of a try and end the claim. Return False if another pass has claimed it meanwhile."""
     done = session.execute(
         update(AlertDelivery)
-        .where(*_is((delivery.alert_id, delivery.channel)), col(AlertDelivery.claimed_by) == delivery.claimed_by)
+        .where(*_has_key(delivery), col(AlertDelivery.claimed_by) == delivery.claimed_by)
         .values(claimed_until=None, claimed_by="", **changes)
     )
     return bool(done.rowcount == 1)  # type: ignore[attr-defined]
@@ -202,26 +202,22 @@ def of_alerts(session: Session, alert_ids: Collection[int]) -> Sequence[AlertDel
 
 
 def _due(channel: str, now: datetime, longest: timedelta) -> Any:
-    free = or_(col(AlertDelivery.claimed_until).is_(None), _over(col(AlertDelivery.claimed_until), now, longest))
+    free = or_(col(AlertDelivery.claimed_until).is_(None), _is_over(col(AlertDelivery.claimed_until), now, longest))
     return (
         select(AlertOutbox, AlertDelivery)
         .join(AlertDelivery, col(AlertDelivery.alert_id) == col(AlertOutbox.id))
         .where(
             col(AlertDelivery.channel) == channel,
-            _over(col(AlertDelivery.next_try_at), now, longest),
+            _is_over(col(AlertDelivery.next_try_at), now, longest),
             free,
             col(AlertOutbox.acknowledged_at).is_(None),
         )
     )
 
 
-def _over(end: Any, now: datetime, longest: timedelta) -> ColumnElement[bool]:
+def _is_over(end: Any, now: datetime, longest: timedelta) -> ColumnElement[bool]:
     return or_(end <= now, end > now + longest)
 
 
-def _set(session: Session, key: tuple[int, str], values: Mapping[str, Any]) -> None:
-    session.execute(update(AlertDelivery).where(*_is(key)).values(**values))
-
-
-def _is(key: tuple[int, str]) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    return (col(AlertDelivery.alert_id) == key[0], col(AlertDelivery.channel) == key[1])
+def _has_key(delivery: AlertDelivery) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return (col(AlertDelivery.alert_id) == delivery.alert_id, col(AlertDelivery.channel) == delivery.channel)

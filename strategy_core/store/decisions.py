@@ -162,8 +162,8 @@ def last_rows(session: Session, strategy_name: str, version: str, count: int, *,
     Args:
         since: limits the partitions that PostgreSQL reads.
     """
-    asked = {"strategy_name": strategy_name, "version": version, "before": count - 1, "since": since}
-    rows = session.execute(_LAST, asked)
+    params = {"strategy_name": strategy_name, "version": version, "before": count - 1, "since": since}
+    rows = session.execute(_LAST, params)
     return {symbol: Last(newest, window_hash, oldest) for symbol, newest, window_hash, oldest in rows if newest}
 
 

@@ -73,6 +73,9 @@ _SLOTS = per_dialect(  # built once, because building it dominates the tick of m
 )
 
 
+# Slots
+
+
 @dataclass(frozen=True, slots=True)
 class PendingSlot:
     """A signal whose outcome is not booked yet."""
@@ -243,6 +246,9 @@ def book_slots(session: Session, rollout_id: UUID, closed: Sequence[ClosedSlot],
     )
 
 
+# Decision records and equity marks
+
+
 _NEWEST_DECIDED = per_dialect(
     select(LOG.version, LOG.symbol, func.max(LOG.timestamp))
     .where(
@@ -275,8 +281,8 @@ def newest_spoken(
 ) -> dict[str, dict[str, datetime]]:
     """Return, by version and symbol, the open time of the newest candle that was decided without an error."""
     one, other = versions
-    asked = {"strategy_name": strategy_name, "one": one, "other": other, "since": since}
-    rows = session.exec(_NEWEST_DECIDED[session.get_bind().dialect.name], params=asked).all()
+    params = {"strategy_name": strategy_name, "one": one, "other": other, "since": since}
+    rows = session.exec(_NEWEST_DECIDED[session.get_bind().dialect.name], params=params).all()
     newest: dict[str, dict[str, datetime]] = {version: {} for version in versions}
     for version, symbol, moment in rows:
         newest[version][symbol] = moment
@@ -299,8 +305,8 @@ def read_record(
         spoken: see `newest_spoken`. Used to look only at symbols on which *version* lags.
     """
     mine = (LOG.strategy_name == strategy_name, LOG.version == version, col(LOG.timestamp) >= since)
-    asked = {"strategy_name": strategy_name, "version": version, "since": since}
-    counted = session.exec(_COUNTED[session.get_bind().dialect.name], params=asked).all()
+    params = {"strategy_name": strategy_name, "version": version, "since": since}
+    counted = session.exec(_COUNTED[session.get_bind().dialect.name], params=params).all()
     errors = {kind: count for decision, kind, count in counted if decision == ERROR}
     ours, theirs = spoken[version], spoken[other]
     lagging = [one for one in symbols if one in theirs and (one not in ours or ours[one] < theirs[one])]
@@ -376,6 +382,9 @@ def _silence(
         .group_by(LOG.symbol)
     ).all()
     return max(missed, default=0)
+
+
+# Metric samples
 
 
 def add_samples(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:

@@ -34,7 +34,7 @@ Strategies: TypeAlias = Collection[str] | None  # names, or all
 Rows: TypeAlias = Sequence[Any]
 
 
-def of(query: Any, column: Any, strategies: Strategies) -> Any:
+def _in_strategies(query: Any, column: Any, strategies: Strategies) -> Any:
     return query if strategies is None else query.where(column.in_(sorted(strategies)))
 
 
@@ -57,7 +57,7 @@ def read_strategies(session: Session, strategies: Strategies) -> Rows:
         .outerjoin(DirectoryTally, col(DirectoryTally.salt) == col(StrategyRow.salt))
         .order_by(col(StrategyRow.name))
     )
-    return session.connection().execute(of(query, col(StrategyRow.name), strategies)).all()
+    return session.connection().execute(_in_strategies(query, col(StrategyRow.name), strategies)).all()
 
 
 def read_versions(session: Session, strategies: Strategies, *, retired_since: datetime) -> Rows:
@@ -71,7 +71,7 @@ def read_versions(session: Session, strategies: Strategies, *, retired_since: da
         col(StrategyVersion.created_at),
     ).where(_is_reported(retired_since))
     ordered = query.order_by(col(StrategyVersion.strategy_name), col(StrategyVersion.version))
-    return session.connection().execute(of(ordered, col(StrategyVersion.strategy_name), strategies)).all()
+    return session.connection().execute(_in_strategies(ordered, col(StrategyVersion.strategy_name), strategies)).all()
 
 
 def read_decisions(session: Session, strategies: Strategies, *, retired_since: datetime, at_most: int) -> Rows:
@@ -89,14 +89,18 @@ def read_decisions(session: Session, strategies: Strategies, *, retired_since: d
         .order_by(col(DecisionTally.strategy_name), col(DecisionTally.version), col(DecisionTally.symbol))
         .limit(at_most + 1)
     )
-    return session.connection().execute(of(query, col(DecisionTally.strategy_name), strategies)).all()
+    return session.connection().execute(_in_strategies(query, col(DecisionTally.strategy_name), strategies)).all()
 
 
 def read_tallies(session: Session, strategies: Strategies, *, at_most: int) -> Rows:
     """Return (strategy, what is counted, name, detail, total): *at_most* rows, and one more if there are more."""
     query = select(*Tally.__table__.c)  # type: ignore[attr-defined]
     ordered = query.order_by(col(Tally.strategy_name), col(Tally.what), col(Tally.name), col(Tally.detail))
-    return session.connection().execute(of(ordered.limit(at_most + 1), col(Tally.strategy_name), strategies)).all()
+    return (
+        session.connection()
+        .execute(_in_strategies(ordered.limit(at_most + 1), col(Tally.strategy_name), strategies))
+        .all()
+    )
 
 
 def read_rollouts(session: Session, strategies: Strategies) -> Rows:
@@ -120,7 +124,7 @@ def read_rollouts(session: Session, strategies: Strategies) -> Rows:
         .where(_is_open())
         .order_by(col(Rollout.strategy_name))
     )
-    return session.connection().execute(of(query, col(Rollout.strategy_name), strategies)).all()
+    return session.connection().execute(_in_strategies(query, col(Rollout.strategy_name), strategies)).all()
 
 
 def read_gates(session: Session, strategies: Strategies) -> dict[UUID, list[Any]]:
@@ -129,7 +133,7 @@ def read_gates(session: Session, strategies: Strategies) -> dict[UUID, list[Any]
     The names of the gates come from their counts, so that the newest verdict of each is one index lookup.
     """
     counted = (
-        of(
+        _in_strategies(
             select(col(Rollout.id).label("rollout_id"), col(Tally.name).label("gate")),
             col(Rollout.strategy_name),
             strategies,
@@ -179,7 +183,7 @@ def read_comparisons(session: Session, strategies: Strategies) -> Rows:
         .where(col(StrategyVersion.status).in_([Status.SHADOW.value, Status.CANARY.value]))
         .order_by(col(StrategyVersion.strategy_name), col(StrategyVersion.version))
     )
-    return session.connection().execute(of(query, col(StrategyVersion.strategy_name), strategies)).all()
+    return session.connection().execute(_in_strategies(query, col(StrategyVersion.strategy_name), strategies)).all()
 
 
 def _packed(session: Session, *columns: Any) -> Any:
@@ -206,7 +210,7 @@ def read_alerts(session: Session, strategies: Strategies) -> Rows:
         func.count(),
         func.count(col(AlertOutbox.acknowledged_at)),
     ).group_by(col(AlertOutbox.kind), col(AlertOutbox.severity))
-    return session.connection().execute(of(query, col(AlertOutbox.strategy_name), strategies)).all()
+    return session.connection().execute(_in_strategies(query, col(AlertOutbox.strategy_name), strategies)).all()
 
 
 def read_outbox(session: Session, strategies: Strategies, *, now: datetime) -> Rows:
@@ -223,7 +227,10 @@ def read_outbox(session: Session, strategies: Strategies, *, now: datetime) -> R
             )
         )
         found.append(
-            (channel, *session.connection().execute(of(due, col(AlertOutbox.strategy_name), strategies)).one())
+            (
+                channel,
+                *session.connection().execute(_in_strategies(due, col(AlertOutbox.strategy_name), strategies)).one(),
+            )
         )
         following = select(func.min(col(AlertDelivery.channel))).where(col(AlertDelivery.channel) > channel)
         channel = session.connection().execute(following).scalar()

@@ -69,8 +69,8 @@ def marks_by_candle(
     query = _MARKS[session.get_bind().dialect.name]
     if end is not None:
         query = query.where(col(EquityMark.timestamp) < end)
-    asked = {"strategy_name": strategy_name, "version": version, "start": start}
-    return dict(session.exec(query, params=asked).all())
+    params = {"strategy_name": strategy_name, "version": version, "start": start}
+    return dict(session.exec(query, params=params).all())
 
 
 def marks_by_stretch(

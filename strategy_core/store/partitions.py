@@ -121,11 +121,11 @@ def default_holds(session: Session, month: Month) -> bool:
     """
     session.connection().execute(text(f"SET LOCAL statement_timeout = '{HELD_WITHIN}'"))
     within = {"start": month.start, "end": month.end}
-    asked = (
+    queries = (
         f"SELECT EXISTS (SELECT FROM {table} WHERE timestamp >= :start AND timestamp < :end)"  # noqa: S608
         for table in TABLES
     )
-    return any(session.connection().execute(text(query), within).scalar() for query in asked)
+    return any(session.connection().execute(text(query), within).scalar() for query in queries)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ ENDING = {
     "many threads": ("raised", "can't start new thread"),
     "recurse in C": ("died", "was killed by signal 11"),
     "replace the wire": ("died", "violated the protocol"),
-    "large features": ("invalid", "a text may have 500 characters"),
+    "large features": ("invalid", "a text may have at most 500 characters"),
     "write its own memory": ("breach", "open for writing: /proc/self/mem"),
     "write shared memory": ("breach", "open for writing: /dev/shm/rollout"),
 }

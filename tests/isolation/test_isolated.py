@@ -214,7 +214,7 @@ def test_an_async_engine_is_taken_by_entry_point_or_ready_made(candles: pd.DataF
 
 
 def test_an_engine_that_cannot_be_sent_asks_for_an_entry_point() -> None:
-    with pytest.raises(InvalidEntryPoint, match=r"cannot be sent to a worker .*; give an entry point"):
+    with pytest.raises(InvalidEntryPoint, match=r"cannot be sent to a worker .*: give an entry point"):
         IsolatedStrategy("engine", {}, engine=lambda: None)
 
 

@@ -24,9 +24,9 @@ NONSENSE = {
     "nan feature": "feature 'rsi' is nan",
     "frame feature": "feature 'frame' is DataFrame",
     "features of no kind": "features is int, not a dict",
-    "many features": "101 features; allowed: 100 at most",
-    "long text": "'text': a text may have 500 characters",
-    "half a character": "'text': a text may have 500 characters of valid Unicode",
+    "many features": "101 features; allowed: at most 100",
+    "long text": "'text': a text may have at most 500 characters",
+    "half a character": "'text': a text may have at most 500 characters of valid Unicode",
     "huge number": "feature 'n' does not fit 64 bits",
     "reason of no kind": "reason is int, not str",
 }

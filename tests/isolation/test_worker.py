@@ -115,7 +115,7 @@ def test_a_fault_of_decide_many(guard: Guard, candles: pd.DataFrame, symbol: str
         ("nan", "invalid", "confidence nan is not within 0..1"),
         ("features of no kind", "invalid", "features is int, not a dict"),
         ("reason of no kind", "invalid", "reason is int, not str"),
-        ("many features", "invalid", "101 features; allowed: 100 at most"),
+        ("many features", "invalid", "101 features; allowed: at most 100"),
         ("SystemExit", "raised", "SystemExit: 0"),
         ("KeyboardInterrupt", "raised", "KeyboardInterrupt ("),
         ("unreadable", "raised", "_Unreadable: (its text cannot be read)"),
