@@ -59,7 +59,7 @@ class ShadowExecutor:
             row = versions.get_version(session, strategy_name, version)
         candles = checked_candles(df, timeframe=row.timeframe, source=f"candles of {symbol}").candles
         with WorkerPool(deadline_s=self._deadline_s) as workers:
-            worker = workers.given(row, strategy_engine)
+            worker = workers.for_engine(row, strategy_engine)
             return log_candle(self.engine, worker, row, candles, symbol=symbol, timestamp=timestamp, now=self._clock())
 
     def get_shadow_decisions(

@@ -1,1 +1,1 @@
-"""Versions' code in a process of its own: what it may do, how long, and whether it is fit; never what it means."""
+"""Run the code of versions in sandboxed worker processes, and vet it at registration."""

@@ -1,4 +1,4 @@
-"""How many workers one version may cost one run; never which of its decisions are asked, nor what they are worth."""
+"""Ask a version for decisions in its worker process, with deadlines and a limit on failures."""
 
 import pickle
 import threading
@@ -28,45 +28,50 @@ from strategy_core.isolation import protocol
 from strategy_core.isolation.process import Died, Overdue, Process, start_frame
 from strategy_core.isolation.protocol import Answer, Question
 
-FAILURES_IN_A_ROW = 3  # of the worker, in one run: a hanging version does not stall a catch-up of a thousand candles
+FAILURES_IN_A_ROW = 3  # per run, so that a hanging version does not stall a catch-up of a thousand candles
 FAILURES_IN_ALL = 10
+MEMORY_BYTES = 8 << 30  # address space, of which libraries reserve far more than they use
+ROW_ALLOWANCE_S = 0.001  # added to the deadline for each window of a vectorised request
+SEND_ALLOWANCE_S = 5.0
+BREACHES_KEPT = 50
+NAP_S = 0.05  # the longest time that answers may wait in the pipe, which has room for NAP_ANSWERS
+NAP_ANSWERS = 128
+REPORTS_HEARD = 100  # breaches read before an answer, twice what a guard reports: endless ones would outrun a deadline
+TOO_SHORT = Answer(Decision(Action.HOLD, reason=INSUFFICIENT_HISTORY))
 
 
 class FailureBudget:
-    """What all workers of one version have cost so far. Safe to use from several threads.
+    """Limits the failed workers of one version in one run. Thread-safe.
 
     Attributes:
-        lost: the answer to whatever is still to be asked, once too many workers have failed.
+        final_answer: the answer to all remaining requests once too many workers have failed, else None.
     """
 
     def __init__(self) -> None:
-        self.lost: Answer | None = None
+        self.final_answer: Answer | None = None
         self._in_a_row = 0
         self._in_all = 0
         self._lock = threading.Lock()
 
-    def answered(self) -> None:
+    def record_answer(self) -> None:
         with self._lock:
             self._in_a_row = 0
 
-    def failed(self, failure: Answer) -> None:
-        """Count a worker that had to be ended; *failure* says why."""
+    def record_failure(self, failure: Answer) -> None:
+        """Count a worker that had to be ended because of *failure*."""
         with self._lock:
             self._in_a_row += 1
             self._in_all += 1
-            if self.lost is None and (self._in_a_row >= FAILURES_IN_A_ROW or self._in_all >= FAILURES_IN_ALL):
-                error = f"not asked: {self._in_all} workers failed in this run, the last one so: {failure.error}"
-                self.lost = Answer(None, error, failure.kind)
-
-
-TOO_SHORT = Answer(Decision(Action.HOLD, reason=INSUFFICIENT_HISTORY))
+            if self.final_answer is None and (self._in_a_row >= FAILURES_IN_A_ROW or self._in_all >= FAILURES_IN_ALL):
+                error = f"not asked: {self._in_all} workers failed in this run, the last one with: {failure.error}"
+                self.final_answer = Answer(None, error, failure.kind)
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionRequest:
     """Decide at the close of `candles.iloc[p]`, for each p of *positions*, on the *bars* candles that end there.
 
-    Fewer than *bars* candles are answered for the version: hold, `insufficient_history`.
+    A position with fewer than *bars* candles is answered without the version: hold, `insufficient_history`.
     """
 
     symbol: str
@@ -77,11 +82,11 @@ class DecisionRequest:
 
 
 class PendingRequests:
-    """What is left of one ask.
+    """The unanswered rest of one request.
 
     Attributes:
-        many: answered by one decide_many.
-        answers: one per position of the ask; those of too little history are there from the start.
+        many: whether one call of decide_many answers it.
+        answers: one per position. Positions with too little history are answered from the start.
         places: indexes of the positions still to be answered, in order.
     """
 
@@ -93,7 +98,7 @@ class PendingRequests:
 
     def question(self) -> Question:
         ask, positions = self.ask, [self.ask.positions[place] for place in self.places]
-        start, end = min(positions) - ask.bars + 1, max(positions) + 1  # and not one candle later
+        start, end = min(positions) - ask.bars + 1, max(positions) + 1  # later candles would be look-ahead
         whole = isinstance(ask.candles, Windows)
         windows = ask.candles if isinstance(ask.candles, Windows) else Windows(ask.candles.iloc[start:end])
         return Question(
@@ -110,32 +115,23 @@ class PendingRequests:
         self.answers[self.places.popleft()] = answer
 
     def fail(self, answer: Answer) -> None:
-        """Answer what shares the failed deadline: one position, or all that a decide_many was to answer."""
+        """Answer the position that failed, or all positions of a decide_many."""
         self.put(answer)
         while self.many and self.places:
             self.put(answer)
 
 
 def check_request(ask: DecisionRequest) -> None:
-    """Raise InvalidTimeframe or InvalidCandles for an ask that no version can answer."""
+    """Raise InvalidTimeframe or InvalidCandles for a request that no version can answer."""
     timeframe_delta(ask.timeframe)
     for position in ask.positions:
         if not 0 <= position < len(ask.candles):
             raise InvalidCandles(ask.symbol, f"no candle at position {position} of {len(ask.candles)}")
 
 
-MEMORY_BYTES = 8 << 30  # address space, which libraries take far more of than of memory
-ROW_ALLOWANCE_S = 0.001  # beside the deadline, for each window of a vectorised ask
-SEND_ALLOWANCE_S = 5.0
-BREACHES_KEPT = 50
-NAP_S = 0.05  # the longest that answers may lie in the pipe, which is wide enough for NAP_ANSWERS
-NAP_ANSWERS = 128
-REPORTS_HEARD = 100  # of breaches, before an answer: twice what a guard reports; without end they outrun any deadline
-
-
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a version is, as its own code says: the config with every default filled, and what it needs."""
+    """What a version's code declares. *config* has every default filled in."""
 
     config: dict[str, Any]
     warmup_bars: int
@@ -144,23 +140,23 @@ class Description:
 
 
 class IsolatedStrategy:
-    """One version's code in a worker process of its own, which is started when first needed and after it died.
+    """One version's code in its own worker process, started when first needed and again after it died.
 
-    What the worker may do is said in `guard` and `kernel`. Not for use from two threads at once.
+    `sandbox` limits what the worker may do. Not thread-safe.
 
     Args:
         entry_point: a known name or `package.module:Class`.
         config: its config, validated in the worker by the strategy's own model.
-        deadline_s: time for one decision; past it the worker is killed.
-        engine: a ready instance instead, sent to the worker by pickle; *entry_point* is then only its name.
-        memory_bytes: address space of the worker; a quarter of it may be memory of its own.
-        load_deadline_s: time for the worker to start and the version's modules and model files to load.
+        deadline_s: time for one decision. After it the worker is killed.
+        engine: a ready instance to use instead, sent to the worker by pickle. *entry_point* is then only its name.
+        memory_bytes: address space of the worker. A quarter of it may be private memory.
+        load_deadline_s: time to start the worker and to load the version's modules and model files.
 
     Attributes:
-        breaches: what the version tried to touch outside, oldest first, 50 at most.
+        breaches: what the version tried to touch outside, oldest first, at most 50.
 
     Raises:
-        InvalidEntryPoint: *engine* cannot be sent.
+        InvalidEntryPoint: *engine* cannot be pickled.
     """
 
     def __init__(
@@ -190,18 +186,18 @@ class IsolatedStrategy:
         self.close()
 
     def close(self) -> None:
-        """End the worker; a later ask starts another."""
+        """End the worker. A later request starts another."""
         if self._process is not None:
             self._process.end()
             self._process = None
 
     def describe(self) -> Description:
-        """Load the version and say what it is.
+        """Load the version and return its description.
 
         Raises:
             InvalidEntryPoint: there is no such strategy.
-            InvalidConfig: its own model refuses the config.
-            IsolationBreach: loading it tried to touch the outside.
+            InvalidConfig: the strategy's model refuses the config.
+            IsolationBreach: its code tried to touch the outside while loading.
             StrategyFailed: its code raised, hung or ended the worker while loading.
         """
         if self._refused is not None:
@@ -212,20 +208,18 @@ class IsolatedStrategy:
         return self._description
 
     def decide(
-        self, asks: Sequence[DecisionRequest], *, vectorised: bool = False, patience: FailureBudget | None = None
+        self, asks: Sequence[DecisionRequest], *, vectorised: bool = False, budget: FailureBudget | None = None
     ) -> list[list[Answer]]:
-        """Return one list per ask, one answer per position; a version's fault is an answer, never an exception.
-
-        With *vectorised*, an ask of `warmup_bars` bars goes to `decide_many` where the strategy has one, under one
-        deadline of `deadline_s` and a millisecond a row.
+        """Return one list per request with one answer per position. A version's failure is an answer, not an exception.
 
         Args:
-            vectorised: see above.
-            patience: shared by the workers and calls of one run, when it asks a version in parts.
+            vectorised: use `decide_many`, if the strategy has it, for requests of `warmup_bars` bars. Its deadline is
+                `deadline_s` plus a millisecond per row.
+            budget: shared by all workers and calls of one run that asks a version in parts.
 
         Raises:
-            InvalidCandles: a position that is not in its ask's candles.
-            InvalidTimeframe: an ask's timeframe is none.
+            InvalidCandles: a position is outside the candles of its request.
+            InvalidTimeframe: a request has an unknown timeframe.
         """
         for ask in asks:
             check_request(ask)
@@ -236,30 +230,30 @@ class IsolatedStrategy:
         many_bars = described.warmup_bars if vectorised and described.vectorised else None
         everything = [PendingRequests(ask, many=ask.bars == many_bars) for ask in asks]
         try:
-            self._answer(deque(pending for pending in everything if pending.places), patience or FailureBudget())
+            self._answer(deque(pending for pending in everything if pending.places), budget or FailureBudget())
         except BaseException:
-            self.close()  # half an exchange is in its pipes
+            self.close()  # its pipes hold half an exchange
             raise
         return [pending.answers for pending in everything]
 
-    def _answer(self, pending: deque[PendingRequests], patience: FailureBudget) -> None:
-        while pending and patience.lost is None:
-            answered, failure = self._converse(pending)
+    def _answer(self, pending: deque[PendingRequests], budget: FailureBudget) -> None:
+        while pending and budget.final_answer is None:
+            answered, failure = self._exchange(pending)
             if answered:
-                patience.answered()
+                budget.record_answer()
             if failure is None:
                 return
             self.close()
-            patience.failed(failure)
+            budget.record_failure(failure)
             pending[0].fail(failure)
             if not pending[0].places:
                 pending.popleft()
         for rest in pending:
-            while rest.places and patience.lost is not None:
-                rest.put(patience.lost)
+            while rest.places and budget.final_answer is not None:
+                rest.put(budget.final_answer)
 
-    def _converse(self, pending: deque[PendingRequests]) -> tuple[int, Answer | None]:
-        """Ask one worker all that is pending; return how many it answered, and its failure if it had one."""
+    def _exchange(self, pending: deque[PendingRequests]) -> tuple[int, Answer | None]:
+        """Send all pending requests to one worker. Return the number of answers, and its failure if it had one."""
         answered, reports, tried, allowed_s = 0, 0, "", self.deadline_s
         try:
             process = self._ready()
@@ -274,13 +268,15 @@ class IsolatedStrategy:
                 while len(asked.places) > left:
                     key, value = process.hear(deadline, nap_s)
                     if key == "breach" and reports < REPORTS_HEARD:
-                        reports, tried = reports + 1, tried or self._breached(value)
+                        reports, tried = reports + 1, tried or self._record_breach(value)
                         continue
-                    for answer in _rows(key, value, len(asked.places)):
+                    for answer in _answers_in(key, value, len(asked.places)):
                         asked.put(replace(answer, decision=None, error=tried, kind="breach") if tried else answer)
                         answered += 1
                         rest = min(NAP_ANSWERS, waiting - answered)
-                        nap_s = min(NAP_S, answer.duration_ms / 2e3 * rest)  # waking for each takes the version's core
+                        nap_s = min(
+                            NAP_S, answer.duration_ms / 2e3 * rest
+                        )  # waking up for each answer would take CPU time from the version
                     reports, tried = 0, ""
                 if not asked.places:
                     pending.popleft()
@@ -295,7 +291,7 @@ class IsolatedStrategy:
         return answered, replace(failure, error=f"{tried}; then {failure.error}", kind="breach") if tried else failure
 
     def _ready(self) -> Process:
-        """Return a worker that has loaded the version: the one at hand, or a new one."""
+        """Return the worker with the loaded version, started if necessary."""
         if self._process is not None and self._process.alive:
             return self._process
         self.close()
@@ -307,8 +303,8 @@ class IsolatedStrategy:
                 message = process.hear(deadline)
                 if message[0] != "breach":
                     break
-                self._breached(message[1])
-            self._description = _described(*message, self.entry_point)
+                self._record_breach(message[1])
+            self._description = _description_in(*message, self.entry_point)
         except Overdue:
             self._refuse(StrategyFailed(f"loading {self.entry_point} took more than {self.load_deadline_s:g} s"))
         except Died as died:
@@ -320,28 +316,28 @@ class IsolatedStrategy:
     def _refuse(self, refused: RolloutError) -> NoReturn:
         self.close()
         if self._description is None:
-            self._refused = refused  # its first loading: asking again would only cost the time again
+            self._refused = refused  # a failed first load is final, because another try would fail again
         raise refused
 
-    def _breached(self, tried: object) -> str:
+    def _record_breach(self, tried: object) -> str:
         text = protocol.one_line(tried)
         if len(self.breaches) < BREACHES_KEPT:
             self.breaches.append(text)
         return text
 
 
-def _rows(key: str, value: object, most: int) -> list[Answer]:
+def _answers_in(key: str, value: object, most: int) -> list[Answer]:
     try:
         answers = protocol.answers_in(value) if key == "rows" else []
     except protocol.ProtocolError as garbled:
-        raise Died(f"its worker sent what was not agreed: {garbled}") from None
+        raise Died(f"its worker violated the protocol: {garbled}") from None
     if not 0 < len(answers) <= most:
-        raise Died("its worker sent what was not asked for")
+        raise Died("its worker sent an unexpected message")
     return answers
 
 
-def _described(key: str, value: object, entry_point: str) -> Description:
-    """Return what a worker's first message describes, or raise the refusal it carries."""
+def _description_in(key: str, value: object, entry_point: str) -> Description:
+    """Return the description in a worker's first message, or raise the refusal in it."""
     match key, value:
         case "ready", {
             "config": dict(config),
@@ -359,7 +355,7 @@ def _described(key: str, value: object, entry_point: str) -> Description:
         case "refused", ["StrategyFailed", [str(what)]]:
             raise StrategyFailed(what)
         case _:
-            raise Died("its worker sent what was not agreed")
+            raise Died("its worker violated the protocol: its first message has an unknown form")
 
 
 def _refusal(refused: RolloutError) -> Answer:
@@ -367,12 +363,12 @@ def _refusal(refused: RolloutError) -> Answer:
 
 
 def _pickled(engine: object, entry_point: str) -> bytes:
-    if type(engine).__module__ == "__main__":  # it would be looked for in the worker's own __main__
-        raise InvalidEntryPoint(entry_point, "the engine's class is in __main__; give an entry point instead")
+    if type(engine).__module__ == "__main__":  # the worker would look for it in its own __main__
+        raise InvalidEntryPoint(entry_point, "the class of the engine is in __main__: give an entry point instead")
     try:
         return pickle.dumps(engine)
-    except Exception as refused:  # noqa: BLE001  an engine's own __reduce__ may raise anything
+    except Exception as refused:  # noqa: BLE001  an engine's __reduce__ may raise anything
         why = protocol.one_line(f"{type(refused).__name__}: {refused}")
         raise InvalidEntryPoint(
-            entry_point, f"the engine cannot be sent to a worker ({why}); give an entry point"
+            entry_point, f"the engine cannot be sent to a worker ({why}): give an entry point"
         ) from None

@@ -1,6 +1,6 @@
-"""What build a version is: one digest over all that decides its answers, and the parts, so that a change has a name.
+"""Fingerprint of a version's build: a digest of everything that determines its decisions, and its named parts.
 
-The version's code is located and read, never imported: this runs in the product's own process.
+The version's code is read but not imported, because this runs outside the sandbox.
 """
 
 import ast
@@ -22,12 +22,12 @@ from strategy_core.strategies.loading import resolve
 OURS = "strategy_core"
 BUILT_IN = "strategy_core.strategies"
 LIBRARIES = ("numpy", "pandas", "ta-lib")
-_ONE_PARSER = threading.Lock()  # in Python 3.11 two threads in `ast.parse` upset each other
+_ONE_PARSER = threading.Lock()  # in Python 3.11 concurrent calls of `ast.parse` interfere
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """*digest*: sha256 hex of all *parts* (name -> what it is: a text, or the sha256 of a content)."""
+    """*digest* is the sha256 hex of all *parts* (name -> a text, or the sha256 of a file)."""
 
     digest: str
     parts: dict[str, str]
@@ -42,19 +42,19 @@ def fingerprint(
     warmup_bars: int,
     model_files: Iterable[Path] = (),
 ) -> Fingerprint:
-    """Return the fingerprint of a version as it stands on this machine now; the same wherever the build is the same.
+    """Return the fingerprint of a version as installed on this machine. The same build has the same one everywhere.
 
     Args:
-        entry_point: a known name or `package.module:Class`; a name and what it stands for give the same digest.
+        entry_point: a known name or `package.module:Class`. A known name has the digest of its class path.
         config: canonical, every default filled (`IsolatedStrategy.describe().config`).
         symbols: in any order.
         timeframe: of its candles.
         warmup_bars: length of its window.
-        model_files: known by their contents and, in order, by their names; not by their folders.
+        model_files: identified by content, name and order, but not by folder.
 
     Raises:
-        InvalidEntryPoint: its module cannot be found or read, or a model file cannot.
-        InvalidConfig: it holds what JSON does not.
+        InvalidEntryPoint: its module or a model file cannot be found or read.
+        InvalidConfig: the config is not JSON.
     """
     path = resolve(entry_point)
     parts = {
@@ -72,21 +72,21 @@ def fingerprint(
 
 
 def digest_of(parts: Mapping[str, str]) -> str:
-    """Return sha256 hex of the parts; stored with every version, so never to be taken another way."""
+    """Return the sha256 hex of the parts. It is stored with every version, so the formula must not change."""
     return sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def changed_parts(stored_parts: Mapping[str, str], now_parts: Mapping[str, str]) -> list[str]:
-    """Return the names of the parts that differ, or that only one of the two has, sorted."""
+    """Return the sorted names of parts that differ or are missing on one side."""
     names = stored_parts.keys() | now_parts.keys()
     return sorted(name for name in names if stored_parts.get(name) != now_parts.get(name))
 
 
 def _sources(entry_module: str, entry_point: str) -> dict[str, str]:
-    """Return module -> sha256 of its file, for all modules of its own package that the entry module may import.
+    """Return module -> sha256 of its file, for all modules of its package that the entry module may import.
 
-    They are found by their import statements, wherever in the file these stand. Of this product itself, what a
-    built-in strategy shares with the product does not count: an upgrade is no new version of every strategy.
+    Imports are found anywhere in a file. For built-in strategies only `strategy_core.strategies` counts, so that an
+    upgrade of this product does not change every strategy.
     """
     digests: dict[str, str] = {}
     wanted, seen = [entry_module], {entry_module}
@@ -96,7 +96,7 @@ def _sources(entry_module: str, entry_point: str) -> dict[str, str]:
         if located is None and module == entry_module:
             raise InvalidEntryPoint(entry_point, f"no module named {module!r}")
         if located is None or located.file is None or not located.file.is_file():
-            continue  # a name inside a module, or a namespace package: it has no code of its own
+            continue  # a name inside a module, or a namespace package, which has no code
         content = located.file.read_bytes()
         digests[module] = sha256(content).hexdigest()
         if located.file.suffix == ".py":
@@ -120,11 +120,11 @@ def _parents(module: str) -> Iterator[str]:
 
 
 def _imported(content: bytes, module: str, *, is_package: bool, entry_point: str) -> Iterator[str]:
-    """Yield every name that an import statement could mean as a module, the ones it imports from modules included."""
+    """Yield every name in an import statement that could be a module, including names imported from modules."""
     try:
         with _ONE_PARSER:
             tree = ast.parse(content)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two for what nests too deep
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two for deep nesting
         raise InvalidEntryPoint(entry_point, f"module {module} cannot be read: {error}") from None
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -145,16 +145,16 @@ def _absolute(node: ast.ImportFrom, module: str, *, is_package: bool) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Located:
-    """Where a module's code is; *folders* are a package's own, *file* is None for a namespace package."""
+    """The location of a module. *folders* are those of a package, *file* is None for a namespace package."""
 
     file: Path | None
     folders: tuple[Path, ...] = ()
 
 
 def _locate(module: str) -> _Located | None:
-    """Return where *module* is, as import would find it but executing none of its parents."""
+    """Return the location that import would find, without executing parent packages."""
     top, *names = module.split(".")
-    specs = (finder.find_spec(top, None) for finder in sys.meta_path)  # editable installs have finders of their own
+    specs = (finder.find_spec(top, None) for finder in sys.meta_path)  # editable installs add finders
     spec = next((found for found in specs if found is not None), None)
     if spec is None:
         return None
@@ -184,11 +184,11 @@ def _locate_in(folders: Iterable[Path], name: str) -> _Located | None:
 def _file_digest(file: Path, entry_point: str) -> str:
     name = one_line(file)
     try:
-        if file.exists() and not file.is_file():  # a device or a pipe may be read without end
-            raise InvalidEntryPoint(entry_point, f"model file {name} is no file")
+        if file.exists() and not file.is_file():  # reading a device or a pipe may not end
+            raise InvalidEntryPoint(entry_point, f"model file {name} is not a regular file")
         with file.open("rb") as opened:
             return file_digest(opened, "sha256").hexdigest()
-    except (OSError, ValueError) as error:  # a ValueError for a name that no file can have
+    except (OSError, ValueError) as error:  # ValueError: not a possible file name
         why = getattr(error, "strerror", None) or error
         raise InvalidEntryPoint(entry_point, f"model file {name} cannot be read: {why}") from None
 

@@ -1,8 +1,8 @@
-"""Where workers come from: one clean process that has imported numpy and pandas once, and forks a worker when asked.
+"""The fork server: one clean process that has imported numpy and pandas and forks workers from itself.
 
-A worker then starts in milliseconds where an interpreter takes a second: versions are many, and one that hangs or dies
-is replaced at every decision. The nursery never imports a version's code, and ends when this process does, its workers
-with it.
+A forked worker starts in milliseconds, a new interpreter in a second. There are many versions, and a worker that hangs
+or dies is replaced. The fork server does not import code of versions. It ends with this process, and its workers with
+it.
 """
 
 import atexit
@@ -19,19 +19,19 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXP
 
 
 class ForkServerGone(Exception):
-    """The nursery has ended; the next worker starts another."""
+    """The fork server has ended. The next worker starts another."""
 
 
 def environment() -> dict[str, str]:
-    """Return all that a worker gets of this process's environment: no database address, no credential, no home."""
+    """Return the environment of workers. It contains no credentials, database address or home folder."""
     return {
         "PATH": os.environ.get("PATH", os.defpath),
         "LANG": os.environ.get("LANG", "C.UTF-8"),
-        "TZ": "UTC",  # the same answers on every machine,
-        "PYTHONHASHSEED": "0",  # and in every process, whatever order a set has
+        "TZ": "UTC",  # the same answers on every machine
+        "PYTHONHASHSEED": "0",  # the same order of sets in every process
         "PYTHONPATH": search_path(),
         "PYTHONDONTWRITEBYTECODE": "1",
-        **dict.fromkeys(THREADS, "1"),  # the nursery forks, and a version's sums keep their order
+        **dict.fromkeys(THREADS, "1"),  # forking needs a single thread, and sums must keep their order
     }
 
 
@@ -40,7 +40,7 @@ def search_path() -> str:
 
 
 class ForkServer:
-    """The process that forks workers, and the socket to it. Safe to use from several threads."""
+    """The process that forks workers, and the socket to it. Thread-safe."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -61,33 +61,35 @@ class ForkServer:
 
     @property
     def usable(self) -> bool:
-        return self._owner == os.getpid() and self._popen.poll() is None  # a forked child of ours needs its own
+        return (
+            self._owner == os.getpid() and self._popen.poll() is None
+        )  # a forked child of this process needs another one
 
     def fork(self, inbox: int, outbox: int) -> int:
-        """Start a worker that reads *inbox* and writes *outbox*; return its process id."""
-        pid = self._asked(b"fork", [inbox, outbox])
+        """Start a worker that reads *inbox* and writes *outbox*, and return its process id."""
+        pid = self._request(b"fork", [inbox, outbox])
         if pid <= 1:
-            raise ForkServerGone  # to kill such a one is to kill a group, or all
+            raise ForkServerGone  # killing such an id would kill a process group or all processes
         return pid
 
     def reap(self, pid: int) -> int:
-        """Wait until a worker has ended, killed or by itself; return its exit code, negative for a signal."""
-        return self._asked(b"reap %d" % pid, [])
+        """Wait until a worker has ended and return its exit code, which is negative for a signal."""
+        return self._request(b"reap %d" % pid, [])
 
     def close(self) -> None:
         if self._owner == os.getpid():
             self._socket.close()
-            self._popen.kill()  # a forked child of ours may hold the socket open: waiting for its end could be for ever
+            self._popen.kill()  # without the kill a forked child that holds the socket could keep it alive
             self._popen.wait()
 
-    def _asked(self, request: bytes, descriptors: list[int]) -> int:
+    def _request(self, request: bytes, descriptors: list[int]) -> int:
         with self._lock:
             try:
                 socket.send_fds(self._socket, [request], descriptors)
                 answer = self._socket.recv(64)
             except OSError:
                 answer = b""
-                self._popen.kill()  # an answer that comes late would be taken for that to the next request
+                self._popen.kill()  # a late answer would be taken for the answer to the next request
                 self._popen.wait()
         if not answer:
             raise ForkServerGone
@@ -99,7 +101,7 @@ _starting = threading.Lock()
 
 
 def fork_server() -> ForkServer:
-    """Return this process's nursery, started when there is none that works."""
+    """Return this process's fork server, started if necessary."""
     with _starting:
         if not _current or not _current[0].usable:
             for gone in _current:

@@ -1,4 +1,4 @@
-"""What versions have still to be asked, handed out so that no worker idles; never what they answer."""
+"""Pool of isolated workers, and the queue that shares work out among them."""
 
 import os
 import threading
@@ -14,18 +14,19 @@ from strategy_core.isolation.client import Description, IsolatedStrategy
 from strategy_core.isolation.fingerprint import Fingerprint, changed_parts, fingerprint
 from strategy_core.store.tables import StrategyVersion
 
-MANY = 16  # items of one key that wait are worth another worker while more is to come
-LEAST = 4  # items at once: what is handed out last must not keep one worker busy while the others have ended
+MANY = 16  # waiting items of one key that justify another worker while more items may come
+LEAST = 4  # items per take, so that the last share does not keep one worker busy after the others
+IDLE = 16  # idle workers kept for the next candles of their version: memory against milliseconds of start-up
 
 Key = TypeVar("Key")
 Item = TypeVar("Item")
 
 
 class WorkQueue(Generic[Key, Item]):
-    """Items that wait, each under its key. Safe to use from several threads.
+    """Waiting items by key. Thread-safe.
 
     Args:
-        takers: how many take from it.
+        takers: number of threads that take from it.
     """
 
     def __init__(self, takers: int) -> None:
@@ -43,7 +44,7 @@ class WorkQueue(Generic[Key, Item]):
             self._changed.notify_all()
 
     def close(self, *, drop: bool = False) -> None:
-        """Say that nothing more comes; with *drop* that nothing more is handed out either."""
+        """Accept no more items. With *drop*, also discard the waiting ones."""
         with self._changed:
             self._closed = True
             if drop:
@@ -52,17 +53,17 @@ class WorkQueue(Generic[Key, Item]):
             self._changed.notify_all()
 
     def take(self, mine: Key | None) -> tuple[Key, list[Item]] | None:
-        """Return items of one key: of *mine*, else of which most wait; None when all are taken.
+        """Return items of one key: of *mine*, or of the key with most items. Return None when all are taken.
 
-        While more may come it waits for some of *mine*, unless many of another key wait.
-        Many while many wait under any key, ever fewer towards the end: so that who takes them end together.
+        Until the queue is closed it waits for items of *mine*, unless another key has more than `MANY`.
+        The number of items shrinks with the queue, so that all takers finish at about the same time.
         """
         with self._changed:
             while True:
                 key = self._next(mine)
                 if key is not None:
                     waiting = self._waiting[key]
-                    share = min(self._count // 2, len(waiting)) // self._takers  # the rest of a slow one is for others
+                    share = min(self._count // 2, len(waiting)) // self._takers  # leaves items of a slow key to others
                     count = min(len(waiting), max(LEAST, share))
                     self._count -= count
                     return key, [waiting.popleft() for _ in range(count)]
@@ -75,15 +76,12 @@ class WorkQueue(Generic[Key, Item]):
             return mine
         most = max(self._waiting, key=lambda key: len(self._waiting[key]), default=None)
         count = 0 if most is None else len(self._waiting[most])
-        few = 0 if mine is None or self._closed else MANY  # more of its own may come
+        few = 0 if mine is None or self._closed else MANY  # more items of *mine* may come
         return most if count > few else None
 
 
-IDLE = 16  # workers that wait for their version's next candles: each takes memory, a new one some milliseconds
-
-
 def build_of(entry_point: str, described: Description, symbols: Sequence[str], timeframe: str) -> Fingerprint:
-    """Return the fingerprint of the build that is installed now."""
+    """Return the fingerprint of the installed build."""
     return fingerprint(
         entry_point,
         described.config,
@@ -95,65 +93,65 @@ def build_of(entry_point: str, described: Description, symbols: Sequence[str], t
 
 
 def own_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class WorkerPool:
-    """Isolated workers, started when a version is asked and kept for its next candles as far as memory allows.
+    """Isolated workers, started on demand and kept for later candles of their version, up to `IDLE` of them.
 
     Args:
-        deadline_s: how long a version may take for one decision.
-        at_once: how many work at the same time; as many as there are cores for this process, unless given.
+        deadline_s: time for one decision.
+        at_once: number of workers that run at the same time, by default the cores of this process.
     """
 
     def __init__(self, *, deadline_s: float = 5.0, at_once: int | None = None) -> None:
         self.at_once = at_once or own_cores()
         self._deadline_s = deadline_s
         self._lock = threading.Lock()
-        self._idle: list[tuple[str, IsolatedStrategy]] = []  # the one that has waited longest first
-        self._held: list[IsolatedStrategy] = []
+        self._idle: list[tuple[str, IsolatedStrategy]] = []  # longest idle first
+        self._dedicated: list[IsolatedStrategy] = []
         self._threads = ThreadPoolExecutor(max_workers=self.at_once)
 
     def share_out(
         self, batches: Iterable[Mapping[Key, Sequence[Item]]], ask: Callable[[Key, Sequence[Item]], None]
     ) -> None:
-        """Call *ask* with a key and some of its items until all of *batches* are asked, `at_once` at a time.
+        """Call *ask* with a key and some of its items until all items of *batches* are done, `at_once` calls at a time.
 
-        Each call only waits for a worker process. Batches are drawn meanwhile, one by one, by the caller's own thread.
+        The calls run in threads that wait for worker processes. The caller's thread draws the batches meanwhile.
         """
-        line: WorkQueue[Key, Item] = WorkQueue(self.at_once)
+        queue: WorkQueue[Key, Item] = WorkQueue(self.at_once)
 
         def serve() -> None:
             mine: Key | None = None
-            while taken := line.take(mine):
+            while taken := queue.take(mine):
                 mine, items = taken
                 ask(mine, items)
 
         serving = [self._threads.submit(serve) for _ in range(self.at_once)]
         try:
             for batch in batches:
-                line.put(batch)
-            line.close()
+                queue.put(batch)
+            queue.close()
             for each in as_completed(serving):
                 each.result()
         except BaseException:
-            line.close(drop=True)
+            queue.close(drop=True)
             raise
 
     @contextmanager
-    def lent(self, version: StrategyVersion) -> Iterator[IsolatedStrategy]:
-        """Yield a worker of the version that nobody else uses meanwhile, started if need be.
+    def borrow(self, version: StrategyVersion) -> Iterator[IsolatedStrategy]:
+        """Yield a worker of the version for exclusive use, started if necessary.
 
         Raises:
-            FingerprintMismatch: the code, model or library is not what was registered.
-            InvalidEntryPoint, InvalidConfig, StrategyFailed: it cannot be loaded.
+            FingerprintMismatch: its code, a model file or a library differs from what was registered.
+            InvalidEntryPoint, InvalidConfig, StrategyFailed: the version cannot be loaded.
         """
-        key = f"{version.strategy_name} {version.fingerprint}"  # two strategies may run one build
+        key = f"{version.strategy_name} {version.fingerprint}"  # two strategies may have the same build
         with self._lock:
             at = next((i for i in reversed(range(len(self._idle))) if self._idle[i][0] == key), None)
             worker = None if at is None else self._idle.pop(at)[1]
-        worker = worker or self._started(version)
+        worker = worker or self._start(version)
         try:
             yield worker
         finally:
@@ -163,32 +161,32 @@ class WorkerPool:
             for each in surplus:
                 each.close()
 
-    def of(self, version: StrategyVersion) -> IsolatedStrategy:
-        """Return a worker of the version, the caller's own until the pool is closed; it raises as `lent` does."""
-        worker = self._started(version)
-        self._held.append(worker)
+    def dedicated(self, version: StrategyVersion) -> IsolatedStrategy:
+        """Return a worker that is the caller's until the pool is closed. Raises the errors of `borrow`."""
+        worker = self._start(version)
+        self._dedicated.append(worker)
         return worker
 
-    def given(self, version: StrategyVersion, engine: object) -> IsolatedStrategy:
-        """Return a worker of the version's entry point by name, or of a ready instance, on the caller's word.
+    def for_engine(self, version: StrategyVersion, engine: object) -> IsolatedStrategy:
+        """Return a dedicated worker for an entry point's name, or for a ready instance, which is not verified.
 
         Raises:
-            InvalidEntryPoint: the name is another one's, or the instance cannot be sent to a worker.
-            FingerprintMismatch, InvalidConfig, StrategyFailed: see `lent`.
+            InvalidEntryPoint: the version has another entry point, or the instance cannot be pickled.
+            FingerprintMismatch, InvalidConfig, StrategyFailed: see `borrow`.
         """
         if isinstance(engine, str):
             if engine != version.entry_point:
                 raise InvalidEntryPoint(engine, f"{version.version!r} was registered with {version.entry_point!r}")
-            return self.of(version)
+            return self.dedicated(version)
         worker = IsolatedStrategy(version.entry_point, version.config, deadline_s=self._deadline_s, engine=engine)
-        self._held.append(worker)
+        self._dedicated.append(worker)
         return worker
 
     def close(self) -> None:
         self._threads.shutdown()
-        for worker in [*self._held, *(worker for _, worker in self._idle)]:
+        for worker in [*self._dedicated, *(worker for _, worker in self._idle)]:
             worker.close()
-        self._held.clear()
+        self._dedicated.clear()
         self._idle.clear()
 
     def __enter__(self) -> Self:
@@ -199,7 +197,7 @@ class WorkerPool:
     ) -> None:
         self.close()
 
-    def _started(self, version: StrategyVersion) -> IsolatedStrategy:
+    def _start(self, version: StrategyVersion) -> IsolatedStrategy:
         worker = IsolatedStrategy(version.entry_point, version.config, deadline_s=self._deadline_s)
         try:
             _verify(version, worker.describe())

@@ -1,6 +1,6 @@
-"""A version that tries every door: its decisions are tries to touch the outside; run it in a worker, nowhere else.
+"""A version whose decisions try to break out of the sandbox. Run it in a worker only.
 
-Were a try to succeed, it would do no harm: it names what does not exist, or asks for nothing.
+A try that succeeded would do no harm: it uses names that do not exist, or operations without an effect.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ NOWHERE = Path(tempfile.gettempdir()) / f"rollout-probe-{os.getppid()}"
 
 
 def _libc(name: str, *arguments: object) -> None:  # pragma: no cover - a worker may write no coverage file
-    """Call the C library past Python's audit hook; raise PermissionError when the kernel refuses."""
+    """Call the C library, which bypasses Python's audit hook. Raise PermissionError when the kernel refuses."""
     if getattr(_LIBC, name)(*arguments) < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
@@ -65,7 +65,7 @@ class ProbeParams(BaseModel):
 
 
 class Probe:
-    """Its symbol is the name of the try. Holds, with a reason, when nothing stopped it; raises what stopped it."""
+    """Runs the try named by the symbol. Returns hold with a reason if it was not stopped, else raises the error."""
 
     Params = ProbeParams
     warmup_bars = 1
@@ -75,6 +75,6 @@ class Probe:
     ) -> Decision:  # pragma: no cover - a worker may write no coverage file
         if context.symbol == "find a secret":
             found = [name for name in os.environ if name not in _OWN and not name.endswith("_NUM_THREADS")]
-            return Decision(Action.HOLD, reason=f"found {', '.join(found)}" if found else "refused: there is none")
+            return Decision(Action.HOLD, reason=f"found {', '.join(found)}" if found else "refused: there is no secret")
         TRIES[context.symbol]()
-        return Decision(Action.HOLD, reason="nothing stopped it")
+        return Decision(Action.HOLD, reason="it was not stopped")

@@ -1,4 +1,4 @@
-"""One worker process as its parent sees it: started clean, heard with a deadline, ended for certain; never trusted."""
+"""The parent's side of one worker process: start it, exchange messages with deadlines, kill and reap it."""
 
 import contextlib
 import fcntl
@@ -17,11 +17,11 @@ from strategy_core.isolation import protocol
 from strategy_core.isolation.forkserver import ForkServerGone, fork_server
 
 CHUNK_BYTES = 1 << 18
-PIPE_BYTES = 1 << 20  # what an unprivileged process may ask for: fewer turns between the two ends
+PIPE_BYTES = 1 << 20  # the limit for unprivileged processes, for fewer switches between the two ends
 
 
 class Died(Exception):
-    """The process has ended, or said what it must not and was ended; the text says which."""
+    """The process has ended, or violated the protocol and was ended. The text gives the reason."""
 
 
 class Overdue(Exception):
@@ -29,14 +29,14 @@ class Overdue(Exception):
 
 
 class Process:
-    """A running worker. `send`, then `hear` until the lines that were asked for have come."""
+    """A running worker. Call `send`, then `hear` until all expected messages have arrived."""
 
     def __init__(self) -> None:
         its_inbox, self._to = os.pipe()
         self._from, its_outbox = os.pipe()
         try:
-            self._nursery = fork_server()
-            self._pid = self._nursery.fork(its_inbox, its_outbox)
+            self._fork_server = fork_server()
+            self._pid = self._fork_server.fork(its_inbox, its_outbox)
         except (ForkServerGone, OSError):
             os.close(self._to)
             os.close(self._from)
@@ -53,10 +53,10 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        return self._nursery.usable and not _ready(self._to, select.POLLERR, 0.0)  # POLLERR: nobody reads it any more
+        return self._fork_server.usable and not _ready(self._to, select.POLLERR, 0.0)  # POLLERR: the reader is gone
 
     def send(self, frame: bytes, deadline: float) -> None:
-        """Write *frame*; raise Died or Overdue when the worker does not take it by *deadline* (monotonic seconds)."""
+        """Write *frame*. Raise Died, or Overdue if the worker has not read it by *deadline* (monotonic seconds)."""
         rest = memoryview(frame)
         while rest:
             self._wait(self._to, select.POLLOUT, deadline)
@@ -68,16 +68,16 @@ class Process:
                 raise Died(self._end()) from None
 
     def hear(self, deadline: float, nap_s: float = 0.0) -> tuple[str, Any]:
-        """Return the next message; raise Died, or Overdue when none is complete by *deadline* (monotonic seconds).
+        """Return the next message. Raise Died, or Overdue without a message by *deadline* (monotonic seconds).
 
-        If none has come yet it first sleeps *nap_s*: what comes meanwhile is then heard without waking for each.
+        Sleeps *nap_s* first if the buffer is empty, so that several messages are read at once.
         """
         if nap_s > 0.0 and not self._heard:
             time.sleep(min(nap_s, max(0.0, deadline - time.monotonic())))
         while (end := self._heard.find(b"\n", self._searched)) < 0:
             self._searched = len(self._heard)
             if self._searched > protocol.MAX_LINE_BYTES:
-                raise Died("its worker sent a line without end")
+                raise Died("its worker sent an endless line")
             self._wait(self._from, select.POLLIN, deadline)
             with contextlib.suppress(BlockingIOError):
                 chunk = os.read(self._from, CHUNK_BYTES)
@@ -90,7 +90,7 @@ class Process:
         try:
             return protocol.message_in(text)
         except protocol.ProtocolError as garbled:
-            raise Died(f"its worker sent what was not agreed: {garbled}") from None
+            raise Died(f"its worker violated the protocol: {garbled}") from None
 
     def end(self) -> None:
         self._reap()
@@ -98,12 +98,12 @@ class Process:
         os.close(self._from)
 
     def _reap(self) -> int | None:
-        """Make sure that it has ended; return its exit code, None when it had to be killed or nobody knows."""
-        if self._exit_code is None and self._nursery.usable:  # else the kernel has ended it with its nursery
+        """Kill the process if it runs, reap it, and return its exit code (None: unknown)."""
+        if self._exit_code is None and self._fork_server.usable:  # else the kernel has ended it with the fork server
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._pid, signal.SIGKILL)  # does nothing to one that has ended and waits to be reaped
+                os.kill(self._pid, signal.SIGKILL)  # has no effect on a zombie
             with contextlib.suppress(ForkServerGone):
-                self._exit_code = self._nursery.reap(self._pid)
+                self._exit_code = self._fork_server.reap(self._pid)
         return self._exit_code
 
     def _wait(self, descriptor: int, event: int, deadline: float) -> None:
@@ -111,6 +111,7 @@ class Process:
             raise Overdue
 
     def _end(self) -> str:
+        """Reap the process and return how it ended."""
         code = self._reap()
         if code == protocol.OUT_OF_MEMORY:
             return "its worker ran out of memory"
@@ -121,19 +122,19 @@ class Process:
 
 def _widen(pipe: int) -> None:
     if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # the user has too many such pipes: it stays as wide as it is
+        with contextlib.suppress(OSError):  # the user has too many large pipes, and this one stays small
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def _ready(descriptor: int, event: int, seconds: float) -> bool:
-    """Return whether *event* comes in time; at 0 s what is there is still seen: a slow parent is no slow version."""
+    """Return whether *event* occurs in time. Even with 0 s left, an event that has occurred counts."""
     poll = select.poll()
     poll.register(descriptor, event)
     return bool(poll.poll(max(0.0, seconds * 1e3)))
 
 
 def start_frame(entry_point: str, config: Mapping[str, Any], memory_bytes: int, engine: bytes | None) -> bytes:
-    """Return what a worker is started with; a config that is not JSON raises InvalidConfig."""
+    """Return the first frame for a worker. Raise InvalidConfig if the config is not JSON."""
     try:
         json.dumps(dict(config))
     except (TypeError, ValueError) as error:

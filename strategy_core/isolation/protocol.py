@@ -1,7 +1,7 @@
-"""What crosses the pipes between the product and a version's worker, and how little of it is believed.
+"""The messages between the product and a worker, and their validation.
 
-To the worker: frames of a JSON header and raw bytes, little-endian int64 and float64. From the worker: JSON lines,
-never pickle, because a version's code could have written them; whatever is not exactly as agreed raises Garbled.
+The worker receives frames: a JSON header and raw bytes (little-endian int64 and float64). It sends JSON lines and not
+pickle, because a version's code could have written them. Any deviation from the format raises ProtocolError.
 """
 
 import json
@@ -26,23 +26,23 @@ ROWS_A_LINE = 500
 MAX_FEATURES = 100
 MAX_TEXT = 500
 FACT_TEXT = 2_000
-_SURROGATE = re.compile("[\ud800-\udfff]")  # no store can encode half a character
+_SURROGATE = re.compile("[\ud800-\udfff]")  # databases cannot encode lone surrogates
 
 
 class ProtocolError(Exception):
-    """The worker sent something that was not agreed: it is not to be believed any more."""
+    """The worker sent a malformed message and is no longer trusted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of asking a version about one candle.
+    """A version's answer for one candle.
 
     Attributes:
-        decision: what it said; None when it did not answer as it must.
+        decision: the decision, or None if the version failed.
         error: one line on what went wrong, else None.
-        kind: "" for a decision; else raised, invalid (no decision: NaN, confidence 2, wrong type), deadline, died,
-            or breach (it tried to touch the outside, whatever it answered then).
-        duration_ms: time inside the version's code; an equal share of it for a vectorised answer.
+        kind: "" for a decision, else raised, invalid (not a valid decision: NaN, confidence 2, wrong type), deadline,
+            died, or breach (it tried to touch the outside, with or without a decision).
+        duration_ms: time in the version's code, for a vectorised answer an equal share of it.
     """
 
     decision: Decision | None
@@ -53,12 +53,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One ask as it travels: the candles it needs and no later ones; *positions* count from the first of them."""
+    """One request on the wire, with no later candles than it needs. *positions* count from its first candle."""
 
     symbol: str
     timeframe: str
     columns: Sequence[str]
-    table: memoryview | bytes  # rows of `domain.windows.Windows`: the same bytes for every version
+    table: memoryview | bytes  # rows of `domain.candles.Windows`, the same bytes for every version
     positions: NDArray[np.int64]
     bars: int
     many: bool  # answered by one decide_many
@@ -70,7 +70,7 @@ def frame(header: Mapping[str, Any], parts: Sequence[bytes | memoryview] = ()) -
 
 
 def read_frame(read: Callable[[int], bytes]) -> tuple[dict[str, Any], list[bytes]] | None:
-    """Return the next frame's header and parts; None at the end of the pipe."""
+    """Return the next frame's header and parts, or None at the end of the pipe."""
     length = read(LENGTH_BYTES)
     if len(length) < LENGTH_BYTES:
         return None
@@ -96,7 +96,7 @@ def questions_in(header: Mapping[str, Any], parts: Sequence[bytes]) -> list[Ques
 
 
 def plain(answer: object) -> object:
-    """Return a Decision with its numpy scalars as Python's own; anything else as it is."""
+    """Convert numpy scalars in a Decision to Python numbers. Return other objects unchanged."""
     if not isinstance(answer, Decision) or not isinstance(answer.features, Mapping):
         return answer
     features = {key: _plain(value) for key, value in answer.features.items()}
@@ -104,26 +104,28 @@ def plain(answer: object) -> object:
 
 
 def loggable(answer: object) -> Decision:
-    """Return *answer* if it is a decision that every store can keep; else raise InvalidDecision."""
+    """Return *answer* if it is a decision that every database can store, else raise InvalidDecision."""
     if isinstance(answer, Decision) and not isinstance(answer.features, Mapping):
         raise InvalidDecision(f"features is {type(answer.features).__name__}, not a dict")
     decision = checked_decision(answer)
     if len(decision.features) > MAX_FEATURES:
-        raise InvalidDecision(f"{len(decision.features)} features; allowed: {MAX_FEATURES} at most")
+        raise InvalidDecision(f"{len(decision.features)} features; allowed: at most {MAX_FEATURES}")
     for name, value in (("reason", decision.reason), *decision.features.items()):
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise InvalidDecision(f"feature {name!r:.60} does not fit 64 bits")
         for text in (name, value):
             if isinstance(text, str) and not _storable(text):
-                raise InvalidDecision(f"{name!r:.60}: a text may have {MAX_TEXT} characters of valid Unicode, none NUL")
+                raise InvalidDecision(
+                    f"{name!r:.60}: a text may have at most {MAX_TEXT} characters of valid Unicode without NUL"
+                )
     if not isinstance(decision.reason, str):
         raise InvalidDecision(f"reason is {type(decision.reason).__name__}, not str")
     return decision
 
 
 def row(answer: Answer) -> list[Any]:
-    said = answer.decision
-    decision = None if said is None else [said.action.value, said.confidence, dict(said.features), said.reason]
+    it = answer.decision
+    decision = None if it is None else [it.action.value, it.confidence, dict(it.features), it.reason]
     return [answer.kind, answer.error, decision, answer.duration_ms]
 
 
@@ -132,7 +134,7 @@ def line(message: Mapping[str, Any]) -> bytes:
 
 
 def message_in(text: bytes) -> tuple[str, Any]:
-    """Return the one key and value of a worker's line; raise Garbled for anything else."""
+    """Return the key and value of a worker's line, or raise ProtocolError."""
     try:
         message = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -144,7 +146,7 @@ def message_in(text: bytes) -> tuple[str, Any]:
 
 
 def answers_in(rows: object) -> list[Answer]:
-    """Return the answers of a `rows` message; raise Garbled unless each is exactly an answer."""
+    """Return the answers of a `rows` message, or raise ProtocolError if one is malformed."""
     if not isinstance(rows, list) or not 0 < len(rows) <= ROWS_A_LINE:
         raise ProtocolError("rows is not a list of rows")
     try:
@@ -154,7 +156,7 @@ def answers_in(rows: object) -> list[Answer]:
 
 
 def one_line(error: object) -> str:
-    """Return a text that came from a version's code as one printable line of bounded length."""
+    """Return a text from a version's code as one printable line of bounded length."""
     text = " ".join("".join(c if c.isprintable() else " " for c in str(error)[:FACT_TEXT]).split())
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
 
@@ -163,7 +165,7 @@ def _answer(kind: object, error: object, decision: Any, duration_ms: object) -> 
     if kind not in get_args(Kind) or not (error is None or isinstance(error, str)):
         raise ProtocolError("an unknown kind of answer")
     if not isinstance(duration_ms, float) or not 0.0 <= duration_ms < math.inf:
-        raise ProtocolError("a duration that is none")
+        raise ProtocolError("an invalid duration")
     known = cast(Kind, kind)
     if known:
         return Answer(None, one_line(error), known, duration_ms)
@@ -180,4 +182,4 @@ def _storable(text: str) -> bool:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")

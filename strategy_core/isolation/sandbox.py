@@ -1,10 +1,12 @@
-"""The kernel's fences around a version's worker (Linux), which native code meets as well; never what Python sees.
+"""The sandbox of a worker: kernel limits and a seccomp filter (Linux), and Python's audit hook.
 
-Resource limits, no new privileges, an end with the parent, and a seccomp filter: a short program that the kernel runs
-at every system call. It answers "not permitted" to sockets, processes, debugging, and every call that writes, creates,
-renames or removes files; opening to read, threads and memory stay free.
+The kernel part also binds native code: resource limits, no new privileges, an end with the parent, and a seccomp
+filter. The filter answers "not permitted" to sockets, processes, debugging, and every call that writes, creates,
+renames or removes files. It allows opening files to read, threads and memory.
 
-Numbers: asm/unistd_64.h (x86_64) and asm-generic/unistd.h (aarch64) of Linux 6; they are fixed for ever.
+The audit hook reports what a version tried, and raises inside its code.
+
+System-call numbers: asm/unistd_64.h (x86_64) and asm-generic/unistd.h (aarch64) of Linux 6, which are stable.
 Source: Linux Documentation/userspace-api/seccomp_filter.rst.
 """
 
@@ -24,13 +26,19 @@ from pathlib import Path, PurePath
 from typing import Any
 
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
-SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC = 1, 1  # all threads, those of BLAS included
+SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC = 1, 1  # all threads, including those of BLAS
 ALLOW, REFUSE, ABSENT = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
 LOAD, JUMP_EQUAL, JUMP_AT_LEAST, JUMP_BITS, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 NUMBER_AT, ARCH_AT, ARGUMENTS_AT = 0, 4, 16  # offsets in struct seccomp_data
 CLONE_THREAD = 0x10000
 X32 = 0x40000000
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+OTHERS_PROC = re.compile(r"/proc/(\d+)(/|$)")
+REPORTS = 50  # per decision, so that a loop of tries does not flood the pipe. The rest are refused without a report
+_AF_UNIX = 1
+
+
+# Kernel: resource limits and the seccomp filter
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +47,14 @@ class Calls:
 
     Attributes:
         audit_arch: the kernel's name for the family.
-        refused: never permitted.
-        opens: call -> which argument holds the flags; permitted to read.
-        signals: the caller's own process alone.
-        clone, limits: clone makes threads only; limits are read only.
-        control: prctl, by which a process could ask to outlive its parent.
-        absent: their arguments are behind a pointer that a filter cannot read: "no such call", and libc falls back.
+        refused: not permitted.
+        opens: call -> index of the argument with the flags. Permitted to read.
+        signals: permitted to the process itself.
+        clone: permitted for threads.
+        limits: permitted to read limits.
+        control: prctl. Refused where it would let the process outlive its parent.
+        absent: answered with "no such call", because their arguments are behind a pointer that a filter cannot read.
+            libc then uses an older call.
         seccomp: the call that installs the filter.
     """
 
@@ -72,7 +82,7 @@ CALLS: Mapping[str, Calls] = {
             132, 133, 188, 189, 190, 197, 198, 199, 235, 261, 280, 285, # utime, mknod, xattr, fallocate
             258, 259, 260, 263, 264, 265, 266, 268, 316,                # the same by directory
             29, 64, 68, 240,                                            # shared memory, semaphores, queues
-            103, 155, 161, 163, 164, 165, 166, 167, 168, 169, 170, 171, 175, 176, 246, 272, 308, 313,  # the machine's
+            103, 155, 161, 163, 164, 165, 166, 167, 168, 169, 170, 171, 175, 176, 246, 272, 308, 313,  # for admins
             159, 160, 227, 305, 248, 249, 250, 298, 304, 321, 323,      # clocks, setrlimit, keys, perf, bpf
             *_BOTH,
         ),
@@ -105,19 +115,19 @@ class _Program(ctypes.Structure):
 
 
 def end_with_parent(parent_pid: int) -> None:  # pragma: no cover - a worker may write no coverage file
-    """Have the kernel kill this process when its parent ends, however that ends."""
+    """Make the kernel kill this process when its parent ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:  # it ended before it could be asked for
+    if os.getppid() != parent_pid:  # the parent ended before the call
         os._exit(1)
 
 
-def limit(memory_bytes: int) -> bool:  # pragma: no cover - a worker may write no coverage file
-    """Set the limits; return whether the system-call filter stands as well.
+def apply_limits(memory_bytes: int) -> bool:  # pragma: no cover - a worker may write no coverage file
+    """Set the resource limits and the system-call filter, and return whether the filter is active.
 
     Args:
-        memory_bytes: address space this process may take, code and libraries included; a quarter of it may be memory
-            of its own. Where even that is more than there is, the kernel ends this process before any other.
+        memory_bytes: address space of this process, including code and libraries. A quarter of it may be private
+            memory. If the machine runs out of memory, the kernel kills this process first.
     """
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
@@ -138,11 +148,11 @@ def limit(memory_bytes: int) -> bool:  # pragma: no cover - a worker may write n
 
 
 def _filter(calls: Calls, own_pid: int) -> list[tuple[int, int, int, int]]:
-    """Return the filter as (code, skip when true, skip when false, value); it ends in "allow"."""
+    """Return the filter as (code, skip when true, skip when false, value). The last step allows."""
     steps = [
         (LOAD, 0, 0, ARCH_AT),
         (JUMP_EQUAL, 1, 0, calls.audit_arch),
-        (RETURN, 0, 0, REFUSE),  # another numbering (32-bit): its calls would be misread
+        (RETURN, 0, 0, REFUSE),  # other numbers (32-bit calls)
         (LOAD, 0, 0, NUMBER_AT),
         (JUMP_AT_LEAST, 0, 1, X32),
         (RETURN, 0, 0, REFUSE),
@@ -159,26 +169,21 @@ def _filter(calls: Calls, own_pid: int) -> list[tuple[int, int, int, int]]:
         steps += [
             (JUMP_EQUAL, 0, 4, number),
             (LOAD, 0, 0, ARGUMENTS_AT + 8 * argument),
-            test,  # over the refusal, or into it
+            test,  # skips the refusal or falls into it
             (RETURN, 0, 0, REFUSE),
             (RETURN, 0, 0, ALLOW),
         ]
     return [*steps, (RETURN, 0, 0, ALLOW)]
 
 
-OTHERS_PROC = re.compile(r"/proc/(\d+)(/|$)")
-REPORTS = 50  # a decision: a loop of tries must not flood the pipe; the rest are refused unreported
+# Python: the audit hook
+
 
 _TRIES: Mapping[str, tuple[str, ...]] = {
     "socket": (
         *("socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo"),
-        *(
-            "socket.getnameinfo",
-            "socket.gethostbyname",
-            "socket.gethostbyaddr",
-            "urllib.Request",
-            "http.client.connect",
-        ),
+        *("socket.getnameinfo", "socket.gethostbyname", "socket.gethostbyaddr"),
+        *("urllib.Request", "http.client.connect"),
     ),
     "process": (
         *("subprocess.Popen", "os.system", "os.exec", "os.spawn", "os.posix_spawn", "os.fork", "os.forkpty"),
@@ -198,11 +203,11 @@ REFUSED: Mapping[str, str] = {event: what for what, events in _TRIES.items() for
 
 
 class Refusal(BaseException):
-    """Raised inside a version's code at a try; no Exception, so that `except Exception` does not hide it from it."""
+    """Raised in a version's code at a try. A BaseException, so that `except Exception` does not catch it."""
 
 
 class Guard:
-    """The audit hook's state: what was tried since the last `take`, and whether the version is still loading."""
+    """The audit hook. It collects the tries since the last `take`, and is milder while the version loads."""
 
     def __init__(self, report: Callable[[str], None]) -> None:
         self._report = report
@@ -215,18 +220,18 @@ class Guard:
         def refuse_fork_exec(*_: object) -> int:
             raise self._refusal("process: fork_exec")
 
-        # multiprocessing and joblib call it directly, and it raises no audit event of its own
+        # multiprocessing and joblib call it directly, which raises no audit event
         _posixsubprocess.fork_exec = refuse_fork_exec
         vars(subprocess)["_fork_exec"] = refuse_fork_exec
         sys.addaudithook(self._hook)
 
     def take(self) -> list[str]:
-        """Return what was tried since last asked."""
+        """Return the tries since the last call."""
         tried, self._tried = self._tried, []
         return tried
 
     def _hook(self, event: str, args: tuple[Any, ...]) -> None:
-        tried = self._what(event, args)
+        tried = self._refused_try(event, args)
         if tried is not None:
             raise self._refusal(tried)
 
@@ -236,27 +241,26 @@ class Guard:
             self._report(tried)
         return Refusal(tried)
 
-    def _what(self, event: str, args: tuple[Any, ...]) -> str | None:
-        """Return what *event* tries, or None when it is allowed."""
+    def _refused_try(self, event: str, args: tuple[Any, ...]) -> str | None:
+        """Return a description of the try, or None if the event is allowed."""
         if event == "open":
-            return _file(*args[:3])
+            return _refused_open(*args[:3])
         if event in REFUSED or event.startswith("shutil."):
-            return f"{REFUSED.get(event, 'changing files')}: {event}{_shown(args)}"
-        if event == "socket.__new__" and args[1] != _AF_UNIX:  # asyncio's loop needs a pair of local ones
-            return f"socket: {event}{_shown(args[1:])}"
+            return f"{REFUSED.get(event, 'changing files')}: {event}{_format_args(args)}"
+        if event == "socket.__new__" and args[1] != _AF_UNIX:  # asyncio needs a local socket pair
+            return f"socket: {event}{_format_args(args[1:])}"
         if event == "os.kill" and args[0] != os.getpid():
-            return f"signal: {event}{_shown(args)}"
-        if event == "ctypes.dlopen" and not self.loading:  # while loading, native libraries load their own parts so
-            return f"native code: {event}{_shown(args)}"
-        if event.startswith("ctypes.dlsym") and getattr(args[0], "_name", "") is None:  # any function of the process
-            return f"native code: {event}{_shown(args[1:])}"
+            return f"signal: {event}{_format_args(args)}"
+        if event == "ctypes.dlopen" and not self.loading:  # native libraries load their parts this way
+            return f"native code: {event}{_format_args(args)}"
+        if (
+            event.startswith("ctypes.dlsym") and getattr(args[0], "_name", "") is None
+        ):  # would give access to any function of the process
+            return f"native code: {event}{_format_args(args[1:])}"
         return None
 
 
-_AF_UNIX = 1
-
-
-def _file(path: object, mode: object, flags: object) -> str | None:
+def _refused_open(path: object, mode: object, flags: object) -> str | None:
     if (isinstance(mode, str) and set(mode) & set("wax+")) or (isinstance(flags, int) and flags & WRITES):
         return f"open for writing: {_text(path)}"
     if isinstance(path, str | bytes):
@@ -266,7 +270,7 @@ def _file(path: object, mode: object, flags: object) -> str | None:
     return None
 
 
-def _shown(args: tuple[Any, ...]) -> str:
+def _format_args(args: tuple[Any, ...]) -> str:
     plain = [_text(value) for value in args if isinstance(value, str | bytes | int | tuple | list | PurePath)]
     return f"({', '.join(text for text in plain if text != '-1')})"  # -1: no folder descriptor given
 

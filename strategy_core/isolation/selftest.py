@@ -1,4 +1,4 @@
-"""Proof, on this machine and now, that a version cannot touch the outside; never what some version tried."""
+"""Self-test of the sandbox on this machine, with the probe as the version."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ SECRETS = "find a secret"
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try of the probe: *what* in words, whether it was *refused*, *reported* as a breach, and what came of it."""
+    """The result of one try of the probe. *reported* means that it was recorded as a breach."""
 
     what: str
     refused: bool
@@ -24,10 +24,10 @@ class Attempt:
 
 
 def prove_isolation(*, deadline_s: float = 5.0) -> list[Attempt]:
-    """Run the probe in a worker like any version's and return what it tried and what came of it.
+    """Run the probe in a worker like any version and return the result of each try.
 
-    A try by native code, or at a local socket, is refused by the kernel and not reported; where the kernel has no
-    filter (not Linux, or another processor than x86_64 and aarch64) native code is not refused, and says so.
+    Tries by native code or at a local socket are refused by the kernel and not reported. Without a seccomp filter (not
+    Linux, or a processor other than x86_64 and aarch64) native code is not refused, which the result shows.
 
     Raises:
         StrategyFailed: the worker could not be started.
@@ -44,5 +44,5 @@ def _attempt(name: str, answer: Answer) -> Attempt:
     if answer.decision is not None:
         return Attempt(name, answer.decision.reason.startswith("refused"), False, answer.decision.reason)
     detail = answer.error or ""
-    permitted_no = answer.kind == "raised" and detail.startswith("PermissionError")
-    return Attempt(name, answer.kind == "breach" or permitted_no, answer.kind == "breach", detail)
+    denied = answer.kind == "raised" and detail.startswith("PermissionError")
+    return Attempt(name, answer.kind == "breach" or denied, answer.kind == "breach", detail)

@@ -1,15 +1,14 @@
-"""The registration gate: is a version's code fit to be run beside others at all; never whether it is any good.
+"""The checks at registration: whether a version's code is deterministic, isolated and free of look-ahead.
 
-It asks a bounded, fixed sample of decisions, those that signal first among them, again under changed circumstances:
-in another order, in a fresh process, with a changed future, with a longer history, all at once. A fit version answers
-the same each time.
+They repeat a fixed, bounded sample of decisions under changed conditions: in another order, in a new process, with a
+changed future, with a longer history, and vectorised. A fit version gives the same decisions each time. The sample
+prefers decisions that are signals. Whether a version is profitable is not checked here.
 
-Tolerances. Determinism and look-ahead have none (1e-9 in the numbers of a `decide_many`, whose sums may run in another
-order). Window: an indicator with an infinite memory, such as Wilder's or an EMA, always carries a trace of its start,
-so on a history of twice `warmup_bars` up to 2 % of the decisions, and up to 2 % of the signals (rounded down), may
-change their action or move their confidence by more than 0.01. On six years of hourly gold, Wilder's RSI(14) answers
-"oversold" or "overbought" otherwise on 31 % of such candles when it warms up on 30 candles, 5.5 % on 55, 0.25 % on 100
-and none on 150.
+Tolerances. Determinism and look-ahead allow no difference (1e-9 in the numbers of a `decide_many`, whose sums may have
+another order). Window: an indicator with infinite memory, such as Wilder's or an EMA, keeps a trace of its start. On a
+history of twice `warmup_bars`, up to 2 % of the decisions and up to 2 % of the signals (rounded down) may change their
+action or move their confidence by more than 0.01. On six years of hourly gold, Wilder's RSI(14) differs on 31 % of the
+"oversold" and "overbought" candles with a warm-up of 30 candles, on 5.5 % with 55, 0.25 % with 100 and 0 % with 150.
 """
 
 import math
@@ -27,9 +26,9 @@ from strategy_core.domain.strategy import Decision
 from strategy_core.isolation.client import DecisionRequest, IsolatedStrategy
 from strategy_core.isolation.protocol import Answer
 
-SURVEYED = 240  # decisions looked at for signals
-SURVEYED_AT_ONCE = 20_000  # the same by decide_many
-SAMPLED = 40  # signals, and as many more spread over the history
+SURVEYED = 240  # decisions searched for signals
+SURVEYED_AT_ONCE = 20_000  # with decide_many
+SAMPLED = 40  # signals, and as many decisions spread over the history
 FUTURE_BARS = 24
 WINDOW_SHARE = 0.02
 WINDOW_CONFIDENCE = 0.01
@@ -41,7 +40,7 @@ Same = Callable[[Decision, Decision], bool]
 
 
 class Check(BaseModel):
-    """One check: *decisions* compared, and how many of them were *signals*, without which it proves little."""
+    """The result of one check: how many decisions it compared, and how many of them were signals."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -67,11 +66,11 @@ class Report(BaseModel):
 
 
 def vet(strategy: IsolatedStrategy, candles: Mapping[str, pd.DataFrame], *, timeframe: str) -> Report:
-    """Return the registration gate's report on a version; an unfit one is a report that did not pass, never an error.
+    """Run all checks on a version and return the report. A version that fails is not an error.
 
     Args:
-        strategy: the version; its worker is restarted on the way.
-        candles: symbol -> its history; the longer, the more signals are exercised.
+        strategy: the version. Its worker is restarted during the checks.
+        candles: symbol -> history. A longer history exercises more signals.
         timeframe: of the candles.
     """
     delta = timeframe_delta(timeframe)
@@ -97,7 +96,7 @@ def vet(strategy: IsolatedStrategy, candles: Mapping[str, pd.DataFrame], *, time
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """The version and the candles it is tried on."""
+    """The version and the candles to check it on."""
 
     strategy: IsolatedStrategy
     candles: Mapping[str, pd.DataFrame]
@@ -107,7 +106,7 @@ class _Trial:
     delta: pd.Timedelta
 
     def survey(self) -> dict[Place, Answer]:
-        """Return answers from all over the history, to find signals in; by decide_many, the last of the history."""
+        """Return answers spread over the history, or with decide_many of its newest part, to find signals in."""
         if self.vectorised:
             rows = SURVEYED_AT_ONCE // max(1, len(self.candles))
             recent = [
@@ -125,7 +124,7 @@ class _Trial:
         return self.ask(spread)
 
     def ask(self, places: Iterable[Place], *, bars: int | None = None, at_once: bool = False) -> dict[Place, Answer]:
-        """Return the answers, asked in the order of *places* symbol by symbol."""
+        """Return the answers for *places*, asked in their order, symbol by symbol."""
         by_symbol: dict[str, list[int]] = {}
         for symbol, position in places:
             by_symbol.setdefault(symbol, []).append(position)
@@ -141,7 +140,7 @@ class _Trial:
         }
 
     def with_changed_future(self, place: Place) -> pd.DataFrame:
-        """Return the window that ends at *place* and a future that never was: real rows shuffled and rescaled."""
+        """Return the window that ends at *place*, followed by an invented future of shuffled and rescaled rows."""
         symbol, position = place
         window = self.candles[symbol].iloc[position - self.bars + 1 : position + 1]
         rng = np.random.default_rng(position)
@@ -159,12 +158,12 @@ def _validity(answers: Mapping[Place, Answer], trial: _Trial) -> Check:
     wrong = {place: answer for place, answer in answers.items() if answer.kind not in {"", "breach"}}
     if not answers:
         longest = max((len(frame) for frame in trial.candles.values()), default=0)
-        detail = f"nothing to decide on: a decision takes {trial.bars} candles, the longest history has {longest}"
+        detail = f"too little history: a decision needs {trial.bars} candles, the longest history has {longest}"
     elif wrong:
         place, first = next(iter(wrong.items()))
         detail = f"{len(wrong)} of {len(answers)} decisions failed, the first on {trial.at(place)}: {first.error}"
     else:
-        detail = "every answer was a decision"
+        detail = "all answers were valid decisions"
     signals = sum(answer.decision is not None and answer.decision.signals for answer in answers.values())
     passed = bool(answers) and not wrong
     return Check(name="validity", passed=passed, detail=detail, decisions=len(answers), signals=signals)
@@ -172,13 +171,13 @@ def _validity(answers: Mapping[Place, Answer], trial: _Trial) -> Check:
 
 def _isolation(strategy: IsolatedStrategy, answers: Mapping[Place, Answer]) -> Check:
     tried = list(dict.fromkeys(strategy.breaches))
-    detail = f"it tried to touch the outside: {'; '.join(tried[:3])}" if tried else "it touched nothing outside"
+    detail = f"it tried to touch the outside: {'; '.join(tried[:3])}" if tried else "it stayed inside its sandbox"
     signals = sum(answer.decision is not None and answer.decision.signals for answer in answers.values())
     return Check(name="isolation", passed=not tried, detail=detail, decisions=len(answers), signals=signals)
 
 
 def _determinism(trial: _Trial, known: Mapping[Place, Decision]) -> Check:
-    """Ask again in the same process in the opposite order, then in a fresh process."""
+    """Ask again in the same process in reverse order, then in a new process."""
     backwards = trial.ask(reversed(list(known)))
     trial.strategy.close()
     fresh = trial.ask(known)
@@ -187,7 +186,7 @@ def _determinism(trial: _Trial, known: Mapping[Place, Decision]) -> Check:
 
 
 def _look_ahead(trial: _Trial, known: Mapping[Place, Decision]) -> Check:
-    """Ask again when another future was decided on just before, and where a decide_many could see it."""
+    """Ask again after decisions on another future, and with that future visible to a decide_many."""
     asks, places = [], list(known)
     for place in places:
         frame = trial.with_changed_future(place)
@@ -210,13 +209,13 @@ def _look_ahead(trial: _Trial, known: Mapping[Place, Decision]) -> Check:
 
 
 def _window(trial: _Trial, known: Mapping[Place, Decision]) -> Check:
-    """Ask again with twice the history; a version that needs more warm-up than it says answers otherwise."""
+    """Ask again with twice the history, which changes the answers if `warmup_bars` is too short."""
     longer = 2 * trial.bars
     places = [place for place in known if place[1] >= longer - 1]
     answers = trial.ask(places, bars=longer)
     pairs = [(place, known[place], answers[place]) for place in places]
     if not pairs:
-        detail = f"no candle of the sample has a history of {longer} candles: not exercised"
+        detail = f"not exercised: no candle of the sample has a history of {longer} candles"
         return Check(name="window", passed=True, detail=detail, decisions=0, signals=0)
     return _compared("window", trial, pairs, same=_alike, tolerated=WINDOW_SHARE)
 
@@ -240,8 +239,8 @@ def _compared(
     detail = f"{len(differ)} of {len(pairs)} decisions differ"
     if differ:
         place, before, after = differ[0]
-        then = _said(after.decision) if after.decision is not None else str(after.error)
-        detail += f", the first on {trial.at(place)}: {_said(before)}, then {then}"
+        then = _format(after.decision) if after.decision is not None else str(after.error)
+        detail += f", the first on {trial.at(place)}: {_format(before)}, then {then}"
     return Check(name=name, passed=passed, detail=detail, decisions=len(pairs), signals=signals)
 
 
@@ -250,7 +249,7 @@ def _signal(pair: tuple[Place, Decision, Answer]) -> bool:
 
 
 def _close(a: Decision, b: Decision) -> bool:
-    """Return whether two decisions are equal but for the last digits of their numbers."""
+    """Return whether two decisions are equal up to rounding of their numbers."""
     if (a.action, a.reason, a.features.keys()) != (b.action, b.reason, b.features.keys()):
         return False
     pairs = [(a.confidence, b.confidence), *((a.features[name], b.features[name]) for name in a.features)]
@@ -264,18 +263,18 @@ def _alike(a: Decision, b: Decision) -> bool:
     return a.action is b.action and abs(a.confidence - b.confidence) <= WINDOW_CONFIDENCE
 
 
-def _said(decision: Decision) -> str:
+def _format(decision: Decision) -> str:
     return f"{decision.action} {decision.confidence:.4g}"
 
 
 def _sample(survey: Mapping[Place, Answer]) -> list[Place]:
-    """Return places that signal, then places spread over all; the same for the same survey."""
+    """Return places that signal and places spread over all. Deterministic for a survey."""
     signals = [place for place, answer in survey.items() if answer.decision is not None and answer.decision.signals]
     return sorted({*_spread(signals, SAMPLED), *_spread(list(survey), SAMPLED)})
 
 
 def _spread(items: Sequence[T], most: int) -> list[T]:
-    """Return at most *most* of *items*, evenly spaced, the last one included."""
+    """Return at most *most* of *items*, evenly spaced and including the last one."""
     if len(items) <= most:
         return list(items)
     return [items[-1 - (k * len(items)) // most] for k in reversed(range(most))]
@@ -283,8 +282,8 @@ def _spread(items: Sequence[T], most: int) -> list[T]:
 
 def _report(checks: list[Check], known: Mapping[Place, Decision]) -> Report:
     signals = sum(decision.signals for decision in known.values())
-    warnings = [] if signals else ["no decision of the sample was a signal: the checks say nothing about its signals"]
-    unexercised = [f"{check.name} was exercised on no signal" for check in checks if signals and not check.signals]
+    warnings = [] if signals else ["no decision of the sample was a signal, so signals were not checked"]
+    unexercised = [f"{check.name} was not exercised on any signal" for check in checks if signals and not check.signals]
     return Report(
         passed=all(check.passed for check in checks),
         checks=checks,

@@ -19,7 +19,7 @@ from strategy_core.domain.scoring import ScoringRule
 from strategy_core.services.audit import Verification, verify_trail
 from strategy_core.services.evidence import LOOK_BACK
 from strategy_core.store import decisions, partitions, rollouts, versions
-from strategy_core.store.engine import check_schema, count_anew, reading
+from strategy_core.store.engine import analyze_tables, check_schema, reading
 from strategy_core.store.integrity import missing_guards
 from strategy_core.store.partitions import DEFAULT, Month
 from strategy_core.store.tables import DecisionTally
@@ -90,7 +90,7 @@ def maintain(engine: Engine, *, now: datetime, keep_days: int | None = None, app
         _create_months(engine, done, now, apply=apply)
         _drop_months(engine, done, apply=apply)
         if apply:
-            count_anew(engine, partitions.TABLES)
+            analyze_tables(engine, partitions.TABLES)
     except DBAPIError as error:
         if not partitions.is_busy(error):
             raise
@@ -117,7 +117,7 @@ def _create_months(engine: Engine, done: Maintained, now: datetime, *, apply: bo
         except InvariantRefused:
             done.unmade.append(Kept(month.name, "the default partition already has rows of it, which stay there"))
         except DBAPIError as error:
-            if not partitions.took_too_long(error):
+            if not partitions.is_timeout(error):
                 raise
             done.unmade.append(Kept(month.name, _TOO_LARGE))
             return  # the next month would take as long
@@ -130,12 +130,12 @@ def _create_month(engine: Engine, month: Month, *, apply: bool) -> bool:
 
     Raises:
         InvariantRefused: the default partition has rows of it.
-        DBAPIError: see `partitions.changing` and `partitions.took_too_long`.
+        DBAPIError: see `partitions.changing` and `partitions.is_timeout`.
     """
     with reading(engine) as session:  # search outside the locks
         if _exists(session, month):
             return False
-        if partitions.stand_without_month(session, month):
+        if partitions.default_holds(session, month):
             raise InvariantRefused(month.name)
     if apply:
         with partitions.changing(engine) as session:
@@ -163,7 +163,7 @@ def _drop_months(engine: Engine, done: Maintained, *, apply: bool) -> None:
         old = _expired_months(session, done.before)
         if not old:
             return
-        partitions.let_nobody_write(session, old)  # their rows no longer change from here on
+        partitions.block_writes(session, old)  # their rows no longer change from here on
         still = [month for month in _expired_months(session, done.before) if month.name in {each.name for each in old}]
         free = _droppable(session, still, done)
         going = [_measure(session, month) for month in free]

@@ -289,8 +289,8 @@ def _decide(workers: WorkerPool, backlog: VersionBacklog, dues: Sequence[SymbolB
             for due in together
         ]
         try:
-            with workers.lent(version) as worker:
-                answered = worker.decide(asks, vectorised=many, patience=backlog.patience)
+            with workers.borrow(version) as worker:
+                answered = worker.decide(asks, vectorised=many, budget=backlog.patience)
         except RolloutError as error:
             backlog.refused = error
             return

@@ -299,7 +299,7 @@ def check_isolation(engine: Engine, workers: WorkerPool, *, strategy_name: str, 
         checked = versions.get_version(session, strategy_name, version)
         breaches = decisions.find_breaches(session, strategy_name, version)
     try:
-        loading = "; ".join(workers.of(checked).breaches)
+        loading = "; ".join(workers.dedicated(checked).breaches)
     except IsolationBreach as breach:
         loading = breach.tried
     return Isolation(prove_isolation(), breaches, loading)

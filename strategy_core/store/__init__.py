@@ -1,1 +1,1 @@
-"""Tables and the queries on them; never commits: a service's transaction does."""
+"""Tables and the queries on them. The services open and commit the transactions."""

@@ -1,4 +1,4 @@
-"""How far each alert has come on each channel: enlisted, claimed for a lease, marked; never how one is sent."""
+"""The alert outbox and the delivery of each alert on each channel."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ from strategy_core.domain.errors import UnknownAlert
 from strategy_core.store.engine import insert_if_new
 from strategy_core.store.tables import AlertDelivery, AlertOutbox
 
+_WORST_FIRST = case({severity.value: -rank for rank, severity in enumerate(Severity)}, value=col(AlertOutbox.severity))
+
 
 def raise_alert(
     session: Session,
@@ -28,9 +30,9 @@ def raise_alert(
     now: datetime,
     rollout_id: UUID | None = None,
 ) -> None:
-    """Put an alert into the outbox, once for each *dedupe_key*."""
+    """Put an alert into the outbox, once per *dedupe_key*."""
     if session.exec(select(AlertOutbox.id).where(AlertOutbox.dedupe_key == dedupe_key)).first() is not None:
-        return  # PostgreSQL would use up an id for each that is passed over
+        return  # on PostgreSQL an insert that is skipped uses up an id
     alert = AlertOutbox(
         at=now,
         severity=severity,
@@ -52,7 +54,7 @@ def find_alerts(
     after_id: int = 0,
     limit: int | None = None,
 ) -> Sequence[AlertOutbox]:
-    """Return what was raised, oldest first; with *limit* the newest so many of it."""
+    """Return alerts, oldest first. *limit* keeps the newest ones."""
     query = select(AlertOutbox).where(col(AlertOutbox.id) > after_id).order_by(col(AlertOutbox.id).desc()).limit(limit)
     if strategy_name is not None:
         query = query.where(AlertOutbox.strategy_name == strategy_name)
@@ -61,12 +63,9 @@ def find_alerts(
     return list(reversed(session.exec(query).all()))
 
 
-_WORST_FIRST = case({severity.value: -rank for rank, severity in enumerate(Severity)}, value=col(AlertOutbox.severity))
-
-
 @dataclass(frozen=True, slots=True)
 class ChannelState:
-    """What became of a channel's messages; *waiting* counts alerts that it has still to take."""
+    """The newest delivery times of a channel, and the number of alerts that wait for it."""
 
     channel: str
     sent_at: datetime | None = None
@@ -86,14 +85,16 @@ class ChannelState:
 def unlisted(
     session: Session, channel: str, severities: Collection[Severity], *, since: datetime
 ) -> Sequence[AlertOutbox]:
-    """Return the alerts that the channel has never been given: raised since then, or critical and unacknowledged.
+    """Return open alerts without a delivery on the channel: raised since then, or critical.
 
-    What tells that the channel itself has failed is none of its.
+    An alert about the failure of this channel is left out.
     """
     given = exists().where(col(AlertDelivery.alert_id) == col(AlertOutbox.id), col(AlertDelivery.channel) == channel)
     open_ones = col(AlertOutbox.acknowledged_at).is_(None)
     critical = select(AlertOutbox.id).where(open_ones, col(AlertOutbox.severity) == Severity.CRITICAL.value)
-    wanted = select(AlertOutbox.id).where(col(AlertOutbox.at) >= since).union(critical)  # each by an index of its own
+    wanted = (
+        select(AlertOutbox.id).where(col(AlertOutbox.at) >= since).union(critical)
+    )  # a union, so that each half uses its index
     found = session.exec(
         select(AlertOutbox)
         .where(~given, open_ones, col(AlertOutbox.severity).in_(list(severities)), col(AlertOutbox.id).in_(wanted))
@@ -103,7 +104,7 @@ def unlisted(
 
 
 def enlist(session: Session, channel: str, alerts: Sequence[AlertOutbox], *, now: datetime) -> int:
-    """Have the channel send these alerts, from now on."""
+    """Add a delivery on the channel for each alert, due now. Return how many were new."""
     rows = [
         AlertDelivery(alert_id=alert.id or 0, channel=channel, due_at=now, next_try_at=now).model_dump()
         for alert in alerts
@@ -118,12 +119,14 @@ def any_due(session: Session, channel: str, *, now: datetime, longest: timedelta
 def claim(
     session: Session, channel: str, *, now: datetime, lease: timedelta, longest: timedelta, claimant: str
 ) -> tuple[AlertOutbox, AlertDelivery] | None:
-    """Take the worst, then oldest, alert that the channel owes now, for a lease; None when nothing is left to take.
+    """Claim the worst, then oldest, alert that is due on the channel. Return None if no alert is due.
 
-    Two that claim at once get different ones: on PostgreSQL the second passes over the locked row, on SQLite it waits.
+    Concurrent claims get different alerts: on PostgreSQL the second skips the locked row, on SQLite it waits.
 
     Args:
-        longest: that a lease or a wait may last from now; a later end was set by a clock that has run back since.
+        lease: how long the claim holds.
+        longest: the longest possible lease or wait. A later end was set by a clock that has been set back since, and
+            is treated as over.
     """
     found = session.exec(
         _due(channel, now, longest)
@@ -134,27 +137,27 @@ def claim(
     if found is None:
         return None
     alert, delivery = found
-    _set(
-        session,
-        (alert.id or 0, channel),
-        {"claimed_until": now + lease, "claimed_by": claimant, "attempts": delivery.attempts + 1},
+    session.execute(
+        update(AlertDelivery)
+        .where(*_has_key(delivery))
+        .values(claimed_until=now + lease, claimed_by=claimant, attempts=delivery.attempts + 1)
     )
     session.refresh(delivery)
     return alert, delivery
 
 
 def mark(session: Session, delivery: AlertDelivery, changes: Mapping[str, Any]) -> bool:
-    """Note how a try ended, and end the claim; False when the lease has run out and somebody else has taken it."""
+    """Record the result of a try and end the claim. Return False if another pass has claimed it meanwhile."""
     done = session.execute(
         update(AlertDelivery)
-        .where(*_is((delivery.alert_id, delivery.channel)), col(AlertDelivery.claimed_by) == delivery.claimed_by)
+        .where(*_has_key(delivery), col(AlertDelivery.claimed_by) == delivery.claimed_by)
         .values(claimed_until=None, claimed_by="", **changes)
     )
     return bool(done.rowcount == 1)  # type: ignore[attr-defined]
 
 
 def channel_states(session: Session, channels: Collection[str]) -> dict[str, ChannelState]:
-    """Return the state of each of *channels*, used or not, and of every other that alerts were ever given to."""
+    """Return the state of each of *channels* and of every other channel with deliveries."""
     waits = case((col(AlertDelivery.next_try_at).is_not(None) & col(AlertOutbox.acknowledged_at).is_(None), 1), else_=0)
     rows = session.execute(
         sa.select(
@@ -173,7 +176,7 @@ def channel_states(session: Session, channels: Collection[str]) -> dict[str, Cha
 
 
 def acknowledge(session: Session, alert_id: int, *, by: str, because: str, now: datetime) -> AlertOutbox:
-    """Note that an owner knows; the first who says so stays."""
+    """Acknowledge an alert. The first acknowledgement is kept."""
     session.execute(
         update(AlertOutbox)
         .where(col(AlertOutbox.id) == alert_id, col(AlertOutbox.acknowledged_at).is_(None))
@@ -183,7 +186,7 @@ def acknowledge(session: Session, alert_id: int, *, by: str, because: str, now: 
 
 
 def get_alert(session: Session, alert_id: int) -> AlertOutbox:
-    """Return an alert as it stands; else raise UnknownAlert."""
+    """Return an alert, read again from the database, or raise UnknownAlert."""
     found = session.get(AlertOutbox, alert_id, populate_existing=True)
     if found is None:
         raise UnknownAlert(alert_id)
@@ -199,26 +202,22 @@ def of_alerts(session: Session, alert_ids: Collection[int]) -> Sequence[AlertDel
 
 
 def _due(channel: str, now: datetime, longest: timedelta) -> Any:
-    free = or_(col(AlertDelivery.claimed_until).is_(None), _over(col(AlertDelivery.claimed_until), now, longest))
+    free = or_(col(AlertDelivery.claimed_until).is_(None), _is_over(col(AlertDelivery.claimed_until), now, longest))
     return (
         select(AlertOutbox, AlertDelivery)
         .join(AlertDelivery, col(AlertDelivery.alert_id) == col(AlertOutbox.id))
         .where(
             col(AlertDelivery.channel) == channel,
-            _over(col(AlertDelivery.next_try_at), now, longest),
+            _is_over(col(AlertDelivery.next_try_at), now, longest),
             free,
             col(AlertOutbox.acknowledged_at).is_(None),
         )
     )
 
 
-def _over(end: Any, now: datetime, longest: timedelta) -> ColumnElement[bool]:
+def _is_over(end: Any, now: datetime, longest: timedelta) -> ColumnElement[bool]:
     return or_(end <= now, end > now + longest)
 
 
-def _set(session: Session, key: tuple[int, str], values: Mapping[str, Any]) -> None:
-    session.execute(update(AlertDelivery).where(*_is(key)).values(**values))
-
-
-def _is(key: tuple[int, str]) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    return (col(AlertDelivery.alert_id) == key[0], col(AlertDelivery.channel) == key[1])
+def _has_key(delivery: AlertDelivery) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return (col(AlertDelivery.alert_id) == delivery.alert_id, col(AlertDelivery.channel) == delivery.channel)

@@ -1,4 +1,4 @@
-"""The audit trail and the alert outbox: written in the transaction of the change they tell of."""
+"""The audit trail and the stored responses of idempotent requests."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -16,10 +16,32 @@ from strategy_core.domain.errors import AlreadyDone, UnknownStrategy
 from strategy_core.domain.live_trades import Serving
 from strategy_core.domain.routing import basis_points
 from strategy_core.store import counters
-from strategy_core.store.engine import ask_whether_kept, insert_if_new
+from strategy_core.store.engine import insert_if_new, set_commit_check
 from strategy_core.store.tables import ApiAnswer, AuditEvent, Counted, StrategyRow
 
 _HASHED = tuple(name for name in AuditEvent.model_fields if name not in ("id", "previous_hash", "hash"))
+_COLUMNS = tuple(col(getattr(AuditEvent, name)) for name in AuditEvent.model_fields)
+_TABLE = AuditEvent.__table__.columns  # type: ignore[attr-defined]
+_BATCH = 1_000  # rows held in memory while streaming
+
+
+class EventFilter(TypedDict, total=False):
+    """Conditions on audit events, combined with "and". A missing key is no condition.
+
+    Attributes:
+        since, until: the event's time is in [since, until).
+        after_id: only events later in the trail than this one.
+        strategies: only events of one of these strategies.
+    """
+
+    strategy_name: str | None
+    rollout_id: UUID | None
+    actor: str | None
+    action: str | None
+    since: datetime | None
+    until: datetime | None
+    after_id: int | None
+    strategies: Collection[str] | None
 
 
 def record(
@@ -37,13 +59,13 @@ def record(
     evidence: Sequence[str] = (),
     cause: str = "",
 ) -> None:
-    """Append to the strategy's trail, whose row the caller has locked, and so raise its generation by one.
+    """Append an event to the strategy's trail and raise its generation. The caller has locked the strategy's row.
 
     Args:
-        cause: of a rollback, by which it is counted.
+        cause: of a rollback, for the count of rollbacks by cause.
 
     Raises:
-        AlreadyDone: the actor has made a change under this idempotency key before.
+        AlreadyDone: the actor has already made a change under this idempotency key.
     """
     strategy = session.get(StrategyRow, strategy_name)
     if strategy is None:
@@ -70,12 +92,14 @@ def record(
     event.hash = event_hash(event.previous_hash, link_of(event).facts)
     session.add(event)
     try:
-        session.flush()  # before the strategy's row: a trigger holds the two together
+        session.flush()  # before the strategy's row, because a trigger checks that the two agree
     except IntegrityError as error:
         if actor.idempotency_key is not None and "idempotency" in str(error.orig):
             raise AlreadyDone(actor.name, actor.idempotency_key) from None
         raise
-    ask_whether_kept(session, partial(_stands, strategy_name=strategy_name, position=event.position, digest=event.hash))
+    set_commit_check(
+        session, partial(_was_committed, strategy_name=strategy_name, position=event.position, digest=event.hash)
+    )
     strategy.generation, strategy.audit_head = event.position, event.hash
     session.add(strategy)
     session.flush()
@@ -85,16 +109,15 @@ def record(
         counters.count(session, strategy_name, Counted.ROLLBACK, [(cause, "")])
 
 
-def _stands(session: Session, *, strategy_name: str, position: int, digest: str) -> bool:
-    """Return whether the event was committed; while its transaction is not over, that holds the row waited for here."""
-    held = select(StrategyRow.name).where(StrategyRow.name == strategy_name).with_for_update()
-    session.exec(held).first()
+def _was_committed(session: Session, *, strategy_name: str, position: int, digest: str) -> bool:
+    locked = select(StrategyRow.name).where(StrategyRow.name == strategy_name).with_for_update()
+    session.exec(locked).first()  # waits until the transaction that wrote the event has ended
     mine = (AuditEvent.strategy_name == strategy_name, AuditEvent.position == position, AuditEvent.hash == digest)
     return session.exec(select(AuditEvent.id).where(*mine)).first() is not None
 
 
 def link_of(event: Any) -> Link:
-    """Return an event, or a row of all its columns, as a link of its strategy's chain."""
+    """Return an event, or a row with all its columns, as a link of its strategy's hash chain."""
     facts = {name: getattr(event, name) for name in _HASHED}
     return Link(event.position, event.previous_hash, event.hash, facts)
 
@@ -102,7 +125,7 @@ def link_of(event: Any) -> Link:
 def events(
     session: Session, strategy_name: str | None = None, *, after_id: int = 0, limit: int | None = None
 ) -> Sequence[AuditEvent]:
-    """Return what was changed, oldest first; with *limit* the newest so many of it."""
+    """Return events, oldest first. *limit* keeps the newest ones."""
     query = select(AuditEvent).where(col(AuditEvent.id) > after_id).order_by(col(AuditEvent.id).desc()).limit(limit)
     if strategy_name is not None:
         query = query.where(AuditEvent.strategy_name == strategy_name)
@@ -110,15 +133,15 @@ def events(
 
 
 def starter(session: Session, rollout_id: UUID) -> str | None:
-    """Return who started the rollout; None when no trail says so."""
+    """Return the actor that started the rollout, or None if there is no such event."""
     query = select(AuditEvent.actor).where(AuditEvent.rollout_id == rollout_id, AuditEvent.action == "start_rollout")
     return session.exec(query).first()
 
 
 def serving_history(session: Session, strategy_name: str) -> list[Serving]:
-    """Return who served the strategy's users and since when, oldest first; `serving_at` says who did at a moment.
+    """Return which versions served the strategy's users and since when, oldest first (see `serving_at`).
 
-    Changes of one strategy queue, so the trail's own order is the true one: a clock that ran back moves none of them.
+    The order is the trail's and not that of its times: changes of one strategy queue, but a clock may be set back.
     """
     rows = session.exec(
         select(AuditEvent.at, AuditEvent.after)
@@ -132,50 +155,25 @@ def serving_history(session: Session, strategy_name: str) -> list[Serving]:
     return history
 
 
-_BATCH = 1_000  # rows that are held at a time
-_COLUMNS = tuple(col(getattr(AuditEvent, name)) for name in AuditEvent.model_fields)
-
-_JSON = AuditEvent.__table__.columns  # type: ignore[attr-defined]
-
-
-class EventFilter(TypedDict, total=False):
-    """Which events: all of them, less what each key leaves out.
-
-    Attributes:
-        since, until: of the events' own times; the first is in, the second is out.
-        after_id: later in the trail than this event.
-        strategies: of one of these.
-    """
-
-    strategy_name: str | None
-    rollout_id: UUID | None
-    actor: str | None
-    action: str | None
-    since: datetime | None
-    until: datetime | None
-    after_id: int | None
-    strategies: Collection[str] | None
-
-
 def find_events(
     session: Session, *, limit: int | None, newest: bool, **wanted: Unpack[EventFilter]
 ) -> Sequence[AuditEvent]:
-    """Return the events that are wanted, oldest first: with *limit* the first so many, or the last if *newest*."""
+    """Return matching events, oldest first. *limit* keeps the oldest ones, or the newest ones if *newest*."""
     order = col(AuditEvent.id).desc() if newest else col(AuditEvent.id)
     found = session.exec(select(AuditEvent).where(*_conditions(wanted)).order_by(order).limit(limit)).all()
     return found[::-1] if newest else found
 
 
 def stream_events(session: Session, **wanted: Unpack[EventFilter]) -> Iterator[Row[Any]]:
-    """Yield the events that are wanted as rows of all columns, oldest first, holding a batch of them at a time."""
+    """Yield matching events as rows of all columns, oldest first, in constant memory."""
     query: Select[Any] = select_columns(*_COLUMNS).where(*_conditions(wanted)).order_by(col(AuditEvent.id))
     yield from session.execute(query.execution_options(yield_per=_BATCH))
 
 
 def newest_at(session: Session, strategy_name: str, at: datetime) -> AuditEvent | None:
-    """Return the strategy's newest event at a moment: the last one before the first that is later.
+    """Return the strategy's newest event at a moment: the last one before the first event with a later time.
 
-    The trail's own order is the true one: a clock that ran back moves no event behind a later one.
+    This follows the trail's order, which holds even when a clock was set back.
     """
     mine = col(AuditEvent.strategy_name) == strategy_name
     later = select(AuditEvent.id).where(mine, col(AuditEvent.at) > at).order_by(col(AuditEvent.id)).limit(1)
@@ -187,8 +185,8 @@ def newest_at(session: Session, strategy_name: str, at: datetime) -> AuditEvent 
 
 
 def newest_change(session: Session, event: AuditEvent, fact: str) -> AuditEvent | None:
-    """Return the newest event, from *event* back, that left *fact* otherwise than it found it."""
-    before, after = (column[fact] for column in (_JSON["before"], _JSON["after"]))
+    """Return the newest event, up to and including *event*, that changed *fact*."""
+    before, after = (column[fact] for column in (_TABLE["before"], _TABLE["after"]))
     query = (
         select(AuditEvent)
         .where(AuditEvent.strategy_name == event.strategy_name, col(AuditEvent.id) <= event.id)
@@ -200,14 +198,14 @@ def newest_change(session: Session, event: AuditEvent, fact: str) -> AuditEvent 
 
 
 def made_by_request(session: Session, strategy_name: str, request_id: str) -> AuditEvent | None:
-    """Return the strategy's newest event if this request, or flow run, has made it."""
+    """Return the strategy's newest event if this request or flow run made it."""
     query = select(AuditEvent).where(AuditEvent.strategy_name == strategy_name).order_by(col(AuditEvent.id).desc())
     newest = session.exec(query.limit(1)).first()
     return newest if newest is not None and newest.request_id == request_id else None
 
 
 def strategies_with_events(session: Session) -> Sequence[str]:
-    """Return the names of all strategies that the trail tells of, known or not."""
+    """Return the names of all strategies in the trail, also of those without a strategy row."""
     return session.exec(select(AuditEvent.strategy_name).distinct().order_by(AuditEvent.strategy_name)).all()
 
 
@@ -228,12 +226,15 @@ def _conditions(wanted: EventFilter) -> list[Any]:
     return equal + [bound for bound in bounds if bound is not None]
 
 
+# Stored responses
+
+
 def find_answer(session: Session, actor: str, idempotency_key: str) -> ApiAnswer | None:
     return session.get(ApiAnswer, (actor, idempotency_key))
 
 
 def keep_answer(session: Session, row: dict[str, Any]) -> None:
-    """Write the answer; the first one under a key stays."""
+    """Store a response unless there is one under its key."""
     insert_if_new(session, ApiAnswer, [row])
 
 

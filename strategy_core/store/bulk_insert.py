@@ -1,7 +1,7 @@
-"""Evidence written many rows at a time, as fast as the database takes it; never what is rare, and nothing is changed.
+"""Insert many rows of evidence at once: `COPY` on PostgreSQL, `executemany` on SQLite.
 
-PostgreSQL copies rows straight into their table. Nearly always all are new, or none; to stage them first, which names
-those that are, takes twice as long, and a right that the role of flows and API has not.
+PostgreSQL copies rows directly into their table, because nearly always all of them are new, or all exist. A staging
+table would take twice as long and would need a privilege that the role of flows and API does not have.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,18 +19,18 @@ from strategy_core.store.tables import UtcDateTime
 Row = Mapping[str, Any]
 _ORDER = itemgetter("timestamp", "strategy_name", "version", "symbol")
 _ROWS_PER_STATEMENT = 5_000
-_NUMBER = literal_column("rowid", Integer)  # SQLite's own
-_ROWS, _TYPES = "rows_to_send", "types_to_send"  # the options under which a statement finds them
+_ROWID = literal_column("rowid", Integer)  # SQLite only
+_ROWS, _TYPES = "rows_to_send", "types_to_send"  # execution options that carry them to `send_rows`
 
 
 def write_if_new(session: Session, model: type[SQLModel], rows: Sequence[Row]) -> list[Row]:
-    """Write the rows whose natural key is new, pass over the others, and return those written, the oldest first.
+    """Insert the rows with a new natural key, skip the others, and return those inserted, oldest first.
 
-    All who write to a table do so in this order, so that of two neither holds what the other waits for; time leads,
-    since PostgreSQL fills one partition after another.
+    Every writer of a table inserts in this order, which prevents deadlocks. Time comes first, because PostgreSQL fills
+    one partition after another.
 
     Args:
-        rows: each with every column of the table; of two with one key the first is written.
+        rows: each with every column of the table. Of two rows with one key the first is inserted.
     """
     table: Table = model.__table__  # type: ignore[attr-defined]
     ordered = sorted(rows, key=_ORDER)
@@ -41,7 +41,7 @@ def write_if_new(session: Session, model: type[SQLModel], rows: Sequence[Row]) -
 
 
 def send_rows(cursor: Any, statement: str, _parameters: Any, context: Any) -> bool:
-    """Give a statement of this module its rows in the driver's own way; any other is left to SQLAlchemy."""
+    """Send the rows of this module's statements through the driver (a `do_execute` listener)."""
     rows = context.execution_options.get(_ROWS)
     if rows is None:
         return False
@@ -63,33 +63,33 @@ def _copy(connection: Connection, table: Table, rows: Sequence[Row]) -> Sequence
                 f"COPY {table.name} ({', '.join(table.c.keys())}) FROM STDIN (FORMAT BINARY)",
                 execution_options={_ROWS: _converted(connection.dialect, table, rows), _TYPES: types},
             )
-    except IntegrityError:  # a key that is taken; a row that may not stand there is refused again
+    except IntegrityError:  # a key exists (any other violation is raised again by the insert)
         insert = postgresql.insert(table).on_conflict_do_nothing().returning(*table.primary_key)
-        return _those(connection.execute(insert, [dict(row) for row in rows]), table, rows)
+        return _rows_of(connection.execute(insert, [dict(row) for row in rows]), table, rows)
     return rows
 
 
 def _insert(connection: Connection, table: Table, rows: Sequence[Row]) -> Sequence[Row]:
-    """Write them as `_copy` does; what is new has a higher number than all before: a savepoint would cost a third."""
-    before = connection.execute(select(func.max(_NUMBER)).select_from(table)).scalar() or 0
+    """Insert as `_copy` does. New rows are those with a higher rowid: a savepoint would cost a third more."""
+    before = connection.execute(select(func.max(_ROWID)).select_from(table)).scalar() or 0
     names, marks = ", ".join(table.c.keys()), ", ".join("?" * len(table.c))
     done = connection.exec_driver_sql(
-        f"INSERT INTO {table.name} ({names}) VALUES ({marks}) ON CONFLICT DO NOTHING",  # noqa: S608  names of ours
+        f"INSERT INTO {table.name} ({names}) VALUES ({marks}) ON CONFLICT DO NOTHING",  # noqa: S608  our own names
         execution_options={_ROWS: _converted(connection.dialect, table, rows)},
     )
     if done.rowcount == len(rows):
         return rows
-    return _those(connection.execute(select(*table.primary_key).where(int(before) < _NUMBER)), table, rows)
+    return _rows_of(connection.execute(select(*table.primary_key).where(int(before) < _ROWID)), table, rows)
 
 
-def _those(keys: Iterable[Any], table: Table, rows: Sequence[Row]) -> list[Row]:
-    """Return the rows with these primary keys; of two with one key the first."""
+def _rows_of(keys: Iterable[Any], table: Table, rows: Sequence[Row]) -> list[Row]:
+    """Return the rows with these primary keys, of two with one key the first."""
     by_key = {tuple(row[column.name] for column in table.primary_key): row for row in reversed(rows)}
     return sorted((by_key[tuple(key)] for key in keys), key=_ORDER)
 
 
 def _converted(dialect: Dialect, table: Table, rows: Sequence[Row]) -> Iterable[tuple[Any, ...]]:
-    """Return what the driver is given, converted as SQLAlchemy does it, but a column at a time."""
+    """Convert values for the driver as SQLAlchemy does, but a whole column at a time."""
     columns = []
     for column in table.c:
         values: Iterable[Any] = map(itemgetter(column.name), rows)

@@ -1,6 +1,6 @@
-"""What two versions' logs and outcomes add up to, added up by the database; it hands over no row of a log.
+"""Aggregate two versions' decisions and outcomes inside the database, without transferring their rows.
 
-Candles that both held, which most are, are neither sorted nor sent: they are what is left of the rows of a version.
+Most candles are "hold" for both versions. They are not grouped: their number is what remains of a version's rows.
 """
 
 import json
@@ -45,8 +45,8 @@ from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action
 from strategy_core.store.tables import SIGNALS, EquityMark, Outcome, ShadowDecisionLog
 
 _DAY_S = 86_400
-_APART = 10**11  # seconds from one symbol to the next, where all their times stand on one line
-_AS_STORED = "%Y-%m-%d %H:%M:%S.000000"  # a moment as SQLite has it
+_APART = 10**11  # offset between symbols, in seconds, when their times share one axis
+_AS_STORED = "%Y-%m-%d %H:%M:%S.000000"  # how SQLite stores a datetime
 _OURS, _THEIRS = aliased(ShadowDecisionLog), aliased(ShadowDecisionLog)
 _ROWS: Any = inspect(_OURS).selectable  # type: ignore[union-attr]
 _OUR_TRADE, _THEIR_TRADE = aliased(Outcome), aliased(Outcome)
@@ -57,7 +57,7 @@ class ComparedPair:
     """Two versions of a strategy on some symbols, over the candles that opened in [start, end).
 
     Attributes:
-        regimes: each symbol's, from *start* on; None where nobody asks for them.
+        regimes: by symbol, from *start* on. None to compare without regimes.
     """
 
     strategy_name: str
@@ -70,7 +70,7 @@ class ComparedPair:
 
 
 def read_cells(session: Session, pair: ComparedPair) -> Iterator[Cell]:
-    """Yield what the two said together: each candle that at least one has a row on is in one cell."""
+    """Yield cells of joint decisions. Each candle on which a version has a row is in exactly one cell."""
     for part in _parts(session, pair):
         ours, theirs = (_rows_of(session, part, version) for version in (part.shadow, part.active))
         held, alone = ours.copy(), Counter[tuple[str, str]]()
@@ -87,9 +87,9 @@ def read_cells(session: Session, pair: ComparedPair) -> Iterator[Cell]:
 
 
 def max_drawdown(session: Session, pair: ComparedPair, version: str, risk_fraction: float) -> float:
-    """Return `performance.max_drawdown` of the version's marks on candles that it has a row on; 0 without any.
+    """Return `performance.max_drawdown` of the version's marks on candles on which it has a row, or 0 without any.
 
-    By the database: a number for each candle would have to be handed over, which takes as long as the rest.
+    Computed in the database: transferring a number per candle takes as long as the rest of a comparison.
     """
     marks = (
         select(col(EquityMark.timestamp).label("at"), func.sum(EquityMark.r).label("r"))
@@ -103,22 +103,19 @@ def max_drawdown(session: Session, pair: ComparedPair, version: str, risk_fracti
     curve = select(marks.c.at, (1.0 + risk_fraction * func.sum(marks.c.r).over(**so_far)).label("equity")).subquery()
     so_far["order_by"] = curve.c.at
     peaks = select(curve.c.equity, func.max(curve.c.equity).over(**so_far).label("peak")).subquery()
-    peak = case((peaks.c.peak < 1.0, 1.0), else_=peaks.c.peak)  # the start is one
+    peak = case((peaks.c.peak < 1.0, 1.0), else_=peaks.c.peak)  # the curve starts at 1
     return session.execute(select(func.max((peak - peaks.c.equity) / peak))).scalar_one() or 0.0
 
 
 def _parts(session: Session, pair: ComparedPair) -> list[ComparedPair]:
-    """Return the pair as it is asked about: on SQLite symbol by symbol, if a statement takes all the stretches of one.
-
-    PostgreSQL reads the log's pages once for all symbols.
-    """
+    """Return the pair split into queries: with regimes SQLite is queried by symbol, PostgreSQL once for all."""
     if pair.regimes is None or _on_postgresql(session):
         return [pair]
     return [replace(pair, symbols=[symbol]) for symbol in pair.symbols]
 
 
 def _rows_of(session: Session, pair: ComparedPair, version: str) -> Counter[tuple[str, str]]:
-    """Return how many candles a version has a row on, by symbol and regime."""
+    """Return the number of candles with a row of the version, by symbol and regime."""
     log = _by_regime(session, pair)
     query = (
         select(col(_OURS.symbol), log.code, func.count())
@@ -133,14 +130,14 @@ def _rows_of(session: Session, pair: ComparedPair, version: str) -> Counter[tupl
 
 
 def not_held(session: Session, pair: ComparedPair) -> Iterator[tuple[bool, Cell]]:
-    """Yield what the two said where the shadow has a row and not both held; and whether the active has one."""
+    """Yield (active has a row, cell) for candles with a row of the shadow on which not both held."""
     log = _by_regime(session, pair)
     keys = (
         col(_OURS.symbol),
         log.code,
         cast(extract("epoch", col(_OURS.timestamp)), BigInteger) // _DAY_S,
-        _said(_OURS),
-        _said(_THEIRS),
+        _decision(_OURS),
+        _decision(_THEIRS),
     )
     closed = and_(_closed(_OURS, _OUR_TRADE), _closed(_THEIRS, _THEIR_TRADE))
     query = (
@@ -161,14 +158,14 @@ def not_held(session: Session, pair: ComparedPair) -> Iterator[tuple[bool, Cell]
     )
     for symbol, code, day, shadow, active, candles, booked, *sums in session.execute(query):
         regime, half = log.names[code], len(sums) // 2
-        said = (_action(shadow), _action(active))
+        actions = (_action(shadow), _action(active))
         trades = (_added(sums[:half]), _added(sums[half:]))
-        yield active is not None, Cell(symbol, regime, day, *said, candles, booked, *trades)
+        yield active is not None, Cell(symbol, regime, day, *actions, candles, booked, *trades)
 
 
 @dataclass(frozen=True, slots=True)
 class _Log:
-    """The rows of `_OURS`; *code* is their regime's place in *names*, *within* what holds for those in the period."""
+    """The rows of `_OURS`. *code* is the index of their regime in *names*, *within* limits them to the period."""
 
     rows: Any
     code: ColumnElement[int]
@@ -177,40 +174,40 @@ class _Log:
 
 
 def _by_regime(session: Session, pair: ComparedPair) -> _Log:
-    """Return the log with regimes looked up."""
+    """Return the log joined with regimes."""
     within = _within(_OURS, pair)
     if pair.regimes is None:
         return _Log(_ROWS, literal_column("0", SmallInteger), [""], within)
     names = sorted({label for symbol in pair.symbols for label in set(pair.regimes[symbol].labels)})
     codes = {name: code for code, name in enumerate(names)}
-    told = {symbol: pair.regimes[symbol] for symbol in pair.symbols}
+    regimes = {symbol: pair.regimes[symbol] for symbol in pair.symbols}
     if _on_postgresql(session):
-        return _Log(*_by_halving(told, codes), names, within)
-    (of_one,) = told.values()
-    return _Log(*_by_range(of_one, codes, pair.end), names, ())  # of two lower bounds it might take the wide one
+        return _Log(*_by_bisection(regimes, codes), names, within)
+    (runs,) = regimes.values()
+    return _Log(*_by_range(runs, codes, pair.end), names, ())  # with two lower bounds SQLite might use the wider one
 
 
-def _by_halving(told: Mapping[str, Runs], codes: Mapping[str, int]) -> tuple[Any, ColumnElement[int]]:
-    """Return the log and its codes on PostgreSQL: each row is looked up among the first moments of all symbols."""
-    line = _array(Double, ((place * _APART + runs.since).tolist() for place, runs in enumerate(told.values(), 1)))
-    each = ([codes[label] for label in runs.labels] for runs in told.values())
-    symbols = func.unnest(literal(list(told), ARRAY(Text))).table_valued("name", with_ordinality="place")
+def _by_bisection(regimes: Mapping[str, Runs], codes: Mapping[str, int]) -> tuple[Any, ColumnElement[int]]:
+    """Return the log and its codes on PostgreSQL: each row is bisected among the starts of all symbols' runs."""
+    line = _array(Double, ((place * _APART + runs.since).tolist() for place, runs in enumerate(regimes.values(), 1)))
+    each = ([codes[label] for label in runs.labels] for runs in regimes.values())
+    symbols = func.unnest(literal(list(regimes), ARRAY(Text))).table_valued("name", with_ordinality="place")
     symbols = symbols.render_derived()
     moment = symbols.c.place * _APART + func.date_part("epoch", col(_OURS.timestamp))
-    stretch = func.width_bucket(moment, line, type_=Integer)  # from 1 on
+    stretch = func.width_bucket(moment, line, type_=Integer)  # starts at 1
     return symbols.join(_ROWS, col(_OURS.symbol) == symbols.c.name), Grouping(_array(SmallInteger, each))[stretch]
 
 
 def _array(of: type[Any], parts: Iterable[Sequence[int]]) -> ColumnElement[Any]:
-    """Return a long array, handed over as one text: a million numbers of Python's take a hundred megabytes.
+    """Return a long array, sent as one string: a million Python numbers would take a hundred megabytes.
 
-    The text has no type of its own, so that the server reads it once; a cast of a text it would do for every row.
+    The string is an untyped literal, so that the server parses it once. It would cast a typed one for every row.
     """
     return cast(literal("{" + ",".join(",".join(map(str, part)) for part in parts) + "}", NullType()), ARRAY(of))
 
 
 def _by_range(runs: Runs, codes: Mapping[str, int], end: datetime) -> tuple[Any, ColumnElement[int]]:
-    """Return one symbol's log and its codes on SQLite: the rows of each stretch are a range of the key."""
+    """Return one symbol's log and its codes on SQLite: the rows of each run are a range of the key."""
     since = runs.since.tolist()
     until = [*since[1:], ceil(end.timestamp())]
     stretches = zip(since, until, (codes[label] for label in runs.labels), strict=True)
@@ -224,7 +221,7 @@ def _by_range(runs: Runs, codes: Mapping[str, int], end: datetime) -> tuple[Any,
 
 
 class _InOrder(Join):
-    """A join that SQLite takes from left to right; left to itself it looks through all stretches for each row."""
+    """A join that SQLite runs from left to right. Otherwise it would scan all runs for each row."""
 
     inherit_cache = True
 
@@ -237,7 +234,7 @@ def _in_order(join: Join, compiler: Any, **options: Any) -> str:
 
 
 def _arm(table: Any, pair: ComparedPair, version: str) -> tuple[ColumnElement[bool], ...]:
-    """Return what holds for a version's rows in the period: said of each table, so that each is read no further."""
+    """Return the conditions on a version's rows in the period, which each table needs to be read by range."""
     return (*_named(table, pair, version), *_within(table, pair))
 
 
@@ -257,7 +254,7 @@ def _trade_of(log: Any, trade: Any, pair: ComparedPair, version: str) -> ColumnE
     return and_(col(log.decision).in_(SIGNALS), *_same_candle(trade, log), *_arm(trade, pair, version))
 
 
-def _said(log: Any) -> ColumnElement[str]:
+def _decision(log: Any) -> ColumnElement[str]:
     return case((col(log.reason) == INSUFFICIENT_HISTORY, ""), else_=col(log.decision))
 
 
@@ -270,7 +267,7 @@ def _closed(log: Any, trade: Any) -> ColumnElement[bool]:
 
 
 def _trades(trade: Any, closed: ColumnElement[bool]) -> tuple[ColumnElement[Any], ...]:
-    """Return what `Trades` has, of the closed ones; NULL where there are none."""
+    """Return the fields of `ClosedTrades` over the closed trades (NULL without any)."""
     r = col(trade.r_multiple)
     return (
         func.count(r).filter(closed),
@@ -286,13 +283,13 @@ def _added(sums: Sequence[Any]) -> ClosedTrades:
     return ClosedTrades(*(each or 0 for each in sums[:2]), *(each or 0.0 for each in sums[2:]))
 
 
-def _action(said: str | None) -> Action | None:
-    return Action(said) if said in set(Action) else None
+def _action(decision: str | None) -> Action | None:
+    return Action(decision) if decision in set(Action) else None
 
 
 def _columns(count: int, pair: ComparedPair) -> list[TextClause]:
-    """Return the first columns of a query by their places: repeated expressions would have parameters of their own."""
-    # the second, the regime's, is a constant where nobody asks: SQLite takes three times as long to group by it
+    """Return the first columns of a query by position: repeated expressions would get separate parameters."""
+    # without regimes the second column is a constant, and grouping by it takes SQLite three times as long
     return [text(str(place)) for place in range(1, count + 1) if place != 2 or pair.regimes is not None]
 
 

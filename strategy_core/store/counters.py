@@ -1,8 +1,8 @@
-"""Keep the counts that a scrape reads, in the transaction of what they count; never what they mean.
+"""Running counts for the metrics, updated in the transaction of the rows they count.
 
-Code rather than a trigger, for the log of decisions: PostgreSQL fires triggers by statement, so that a run of several
-statements would lock a count, then log more; two runs of the same candles could each hold what the other waits for.
-Here every row of a version is logged before its counts are touched, and counts are touched in one order.
+Decisions are counted here and not by a trigger, because a trigger runs after each statement. A transaction of several
+statements would then lock counts between its inserts, and two runs of the same candles could deadlock. Here all rows of
+a version are inserted before its counts are updated, and counts are updated in a fixed order.
 """
 
 from collections import Counter
@@ -22,19 +22,19 @@ _OF = itemgetter(*_NAMES)
 
 
 def count_decisions(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Count rows of the decision log that have just been inserted; all that the transaction inserts of a version.
+    """Count rows that were just inserted into the decision log: all of a version in this transaction.
 
     Args:
-        rows: the oldest candle first.
+        rows: oldest candle first.
     """
     newest = dict(zip(map(_OF, rows), map(itemgetter("timestamp"), rows), strict=True))
-    said = {
+    counts = {
         key: dict(zip(_NAMES, key, strict=True)) | dict.fromkeys(_ACTIONS, 0) | {"newest_candle_s": int(at.timestamp())}
         for key, at in newest.items()
     }
     for (*key, action), total in Counter(map(itemgetter(*_NAMES, "decision"), rows)).items():
-        said[tuple(key)][action] = total
-    _add(session, DecisionTally, [said[key] for key in sorted(said)])
+        counts[tuple(key)][action] = total
+    _add(session, DecisionTally, [counts[key] for key in sorted(counts)])
     errors = Counter(
         (row["strategy_name"], row["version"], row["error_kind"]) for row in rows if row["decision"] == ERROR
     )
@@ -43,7 +43,7 @@ def count_decisions(session: Session, rows: Sequence[Mapping[str, Any]]) -> None
 
 
 def count(session: Session, strategy_name: str, what: Counted, names: Sequence[tuple[str, str]]) -> None:
-    """Count events of a strategy, each a (name, detail); the caller has locked the strategy's row."""
+    """Count events of a strategy, each a (name, detail). The caller has locked the strategy's row."""
     totals = Counter(names)
     _add(session, Tally, [_row(strategy_name, what.value, *key, total=totals[key]) for key in sorted(totals)])
 
@@ -53,17 +53,17 @@ def _row(strategy_name: str, what: str, name: str, detail: str, *, total: int) -
 
 
 def _adding(dialect: str, table: type[SQLModel]) -> Any:
-    """Return the statement that adds a row's numbers to those that stand under its key."""
+    """Return the upsert that adds a row's numbers to the stored ones."""
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    statement, stands = insert(table), table.__table__.c  # type: ignore[attr-defined]
-    key = [column.name for column in stands if column.primary_key]
+    statement, stored = insert(table), table.__table__.c  # type: ignore[attr-defined]
+    key = [column.name for column in stored if column.primary_key]
     new = {
-        column.name: stands[column.name] + statement.excluded[column.name]
-        for column in stands
+        column.name: stored[column.name] + statement.excluded[column.name]
+        for column in stored
         if column.name not in key
     }
     if "newest_candle_s" in new:
-        given, known = statement.excluded.newest_candle_s, stands.newest_candle_s
+        given, known = statement.excluded.newest_candle_s, stored.newest_candle_s
         new["newest_candle_s"] = case((given > known, given), else_=known)
     return statement.on_conflict_do_update(index_elements=key, set_=new)
 

@@ -1,4 +1,4 @@
-"""The decision log: written once a candle and version, read by key and by time; never changed."""
+"""The decision log: one immutable row per candle and version."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -26,17 +26,18 @@ from strategy_core.store.tables import (
 LOG = ShadowDecisionLog
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 _ITS_OUTCOME = is_of(Outcome, LOG)
+TALLY = DecisionTally
 
 
 def log_decisions(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Write the rows that are new, count them, and return how many were; a second run changes nothing."""
+    """Insert and count the rows that are new, and return their number. Idempotent."""
     new = write_if_new(session, LOG, rows)
-    counters.count_decisions(session, new)  # when all are logged: see there
+    counters.count_decisions(session, new)  # after all inserts, see there
     return len(new)
 
 
 def newest_decided(session: Session, strategy_name: str, version: str, symbol: str) -> datetime | None:
-    """Return the open time of the newest candle with a row of this version, errors included."""
+    """Return the open time of the newest candle with a row, errors included."""
     return session.exec(select(func.max(LOG.timestamp)).where(*_key(strategy_name, version, symbol))).one()
 
 
@@ -62,7 +63,7 @@ def find_decisions(
     end: datetime | None = None,
     limit: int | None = None,
 ) -> Sequence[ShadowDecisionLog]:
-    """Return decisions on candles in [start, end), oldest first; with *limit* the newest so many of them."""
+    """Return decisions on candles in [start, end), oldest first. *limit* keeps the newest ones."""
     query = select(LOG).where(LOG.strategy_name == strategy_name, LOG.version == version)
     if symbol is not None:
         query = query.where(LOG.symbol == symbol)
@@ -77,7 +78,7 @@ def find_decisions(
 
 
 def find_breaches(session: Session, strategy_name: str, version: str) -> Sequence[ShadowDecisionLog]:
-    """Return the decisions in which the version tried to touch the outside, oldest first."""
+    """Return the decisions in which the version broke its isolation, oldest first."""
     return session.exec(
         select(LOG)
         .where(
@@ -91,7 +92,7 @@ def find_breaches(session: Session, strategy_name: str, version: str) -> Sequenc
 
 
 def decisions_by_kind(session: Session, strategy_name: str) -> dict[tuple[str, str], int]:
-    """Return how often each version said what, by (version, decision)."""
+    """Return the number of rows by (version, decision)."""
     rows = session.exec(
         select(LOG.version, LOG.decision, func.count())
         .where(LOG.strategy_name == strategy_name)
@@ -105,8 +106,8 @@ def signals_to_score(
 ) -> Sequence[tuple[datetime, str]]:
     """Return (candle, decision) of the signals whose outcome is not booked yet, oldest first.
 
-    Looks back from the newest candle that was marked to market: all that was decided *horizon* + 1 candles before it
-    had closed by then, so the cost does not grow with the log.
+    Looks back *horizon* + 1 candles from the newest candle with an equity mark. Older trades had closed by then, so
+    the cost does not grow with the log.
     """
     mine = _key(version.strategy_name, version.version, symbol)
     marked = (
@@ -143,14 +144,11 @@ def _key(strategy_name: str, version: str, symbol: str) -> tuple[Any, ...]:
     return (LOG.strategy_name == strategy_name, LOG.version == version, LOG.symbol == symbol)
 
 
-TALLY = DecisionTally
-
-
 class Last(NamedTuple):
-    """The newest row of a symbol, and how far its newest rows reach back.
+    """The newest rows of a symbol.
 
     Attributes:
-        oldest: the candle of the last of so many rows as were asked for; None when there are fewer.
+        oldest: the candle of the oldest of the *count* newest rows, if there are so many.
     """
 
     newest: datetime
@@ -159,20 +157,20 @@ class Last(NamedTuple):
 
 
 def last_rows(session: Session, strategy_name: str, version: str, count: int, *, since: datetime) -> dict[str, Last]:
-    """Return, by symbol, what its newest *count* rows since then are, errors included.
+    """Return, by symbol, its newest *count* rows since then, errors included.
 
     Args:
-        since: earlier candles are not looked for; of a log in parts only those since then are read.
+        since: limits the partitions that PostgreSQL reads.
     """
-    asked = {"strategy_name": strategy_name, "version": version, "before": count - 1, "since": since}
-    rows = session.execute(_LAST, asked)
+    params = {"strategy_name": strategy_name, "version": version, "before": count - 1, "since": since}
+    rows = session.execute(_LAST, params)
     return {symbol: Last(newest, window_hash, oldest) for symbol, newest, window_hash, oldest in rows if newest}
 
 
 def rows_since(
     session: Session, strategy_name: str, version: str, symbols: Sequence[str], since: datetime
 ) -> dict[str, list[tuple[datetime, str]]]:
-    """Return, by symbol, (candle, window hash) of all rows since then, newest first; for symbols that have few."""
+    """Return, by symbol, (candle, window hash) of all rows since then, newest first. Meant for few rows."""
     found: dict[str, list[tuple[datetime, str]]] = defaultdict(list)
     wanted = (LOG.strategy_name == strategy_name, LOG.version == version, col(LOG.symbol).in_(symbols))
     newest_first = col(LOG.timestamp).desc()
@@ -183,7 +181,7 @@ def rows_since(
 
 
 def _newest(column: Any) -> Any:
-    """Return what a symbol that has been counted has in its newest row: a question by key, never a scan."""
+    """Return a subquery for *column* of the newest row of a symbol in `decision_tally`, found by index."""
     mine = (getattr(LOG, key) == getattr(TALLY, key) for key in ("strategy_name", "version", "symbol"))
     since = col(LOG.timestamp) >= bindparam("since", type_=UtcDateTime())
     return select(column).where(*mine, since).order_by(col(LOG.timestamp).desc()).limit(1).correlate(TALLY)

@@ -1,4 +1,4 @@
-"""What the decision log and the marks say of one rollout's two arms, read as evidence; never judged here."""
+"""Read and book the evidence of a rollout: slots, decision records, equity marks and metric samples."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,16 +26,18 @@ LOG = ShadowDecisionLog
 _SIDES = {Action.BUY.value: 1, Action.SELL.value: -1, Action.HOLD.value: 0}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY_S = 86_400
+_RECENT_ROWS = 20  # per symbol, enough to count consecutive errors at the newest end
+_DECIDED = (col(LOG.decision) != ERROR, col(LOG.reason) != INSUFFICIENT_HISTORY)
 _ONE, _OTHER = aliased(LOG), aliased(LOG)
 _OURS, _THEIRS = aliased(Outcome), aliased(Outcome)
 
 
 def _since(rows: Any) -> Any:
-    """Return the bound, told to each of the four: a month left out of one is not left out of the others by itself."""
+    """Return the time bound of one table. Each table needs its own for PostgreSQL to skip its partitions."""
     return rows.timestamp >= bindparam("start")
 
 
-_SLOTS = per_dialect(  # built once: a tick of many rollouts would spend most of its time on building it
+_SLOTS = per_dialect(  # built once, because building it dominates the tick of many rollouts
     select(  # type: ignore[call-overload]
         _ONE.timestamp,
         _ONE.symbol,
@@ -71,6 +73,9 @@ _SLOTS = per_dialect(  # built once: a tick of many rollouts would spend most of
 )
 
 
+# Slots
+
+
 @dataclass(frozen=True, slots=True)
 class PendingSlot:
     """A signal whose outcome is not booked yet."""
@@ -82,7 +87,7 @@ class PendingSlot:
 
 @dataclass(frozen=True, slots=True, order=True)
 class ClosedSlot:
-    """A slot whose trades have closed; slots are booked in this order."""
+    """A slot whose trades have closed. Slots are booked in this sort order."""
 
     closed_at: datetime
     timestamp: datetime
@@ -107,8 +112,7 @@ def read_slots(
 ) -> tuple[list[ClosedSlot], list[PendingSlot]]:
     """Return the closed slots on candles in [start, end) in booking order, and the signals that are still pending.
 
-    A candle on which one of the two has an error, too little history or no row at all is no slot: unpaired evidence
-    would count one arm's trades against nothing.
+    A candle is not a slot if a version has an error, too little history or no row on it: slots are paired evidence.
     """
     query = _SLOTS[session.get_bind().dialect.name]
     if end is not None:
@@ -116,19 +120,19 @@ def read_slots(
     names = {"strategy_name": strategy_name, "canary": canary, "active": active, "start": start}
     closed: list[ClosedSlot] = []
     pending: list[PendingSlot] = []
-    for timestamp, symbol, canary_said, active_said, canary_r, canary_closed, active_r, active_closed in session.exec(
+    for timestamp, symbol, canary_action, active_action, canary_r, canary_end, active_r, active_end in session.exec(
         query, params=names
     ).all():
         unbooked = [
             PendingSlot(version, symbol, timestamp)
-            for version, said, closed_at in ((canary, canary_said, canary_closed), (active, active_said, active_closed))
-            if said in SIGNALS and closed_at is None
+            for version, action, closed_at in ((canary, canary_action, canary_end), (active, active_action, active_end))
+            if action in SIGNALS and closed_at is None
         ]
         if unbooked:
             pending += unbooked
             continue
-        last = max(moment for moment in (canary_closed, active_closed) if moment is not None)
-        sides = (_SIDES[canary_said], _SIDES[active_said])
+        last = max(moment for moment in (canary_end, active_end) if moment is not None)
+        sides = (_SIDES[canary_action], _SIDES[active_action])
         closed.append(ClosedSlot(last, timestamp, symbol, canary_r or 0.0, active_r or 0.0, *sides))
     return sorted(closed), pending
 
@@ -142,10 +146,10 @@ def oldest_overdue(
     timeframe: timedelta,
     spoken: Mapping[str, Mapping[str, datetime]],
 ) -> PendingSlot | None:
-    """Return a signal that its version has decided more than *candles* candles after, and that is still pending.
+    """Return a signal that is still pending although its version has since decided more than *candles* candles.
 
     Args:
-        spoken: by version and symbol, the newest candle decided: a signal too young to be overdue is not looked at.
+        spoken: see `newest_spoken`. Used to skip signals that are too young to be overdue.
     """
     oldest: dict[tuple[str, str], PendingSlot] = {}
     for one in sorted(pending, key=lambda one: one.timestamp):
@@ -172,19 +176,19 @@ def get_book(session: Session, rollout_id: UUID) -> RolloutBook:
 
 
 def booked(session: Session, rollout_id: UUID, *, first: int | None = None) -> Sequence[BookedSlot]:
-    """Return the slots that a rollout has booked, in that order; with *first* only so many."""
+    """Return the slots that a rollout has booked, in that order. *first* limits their number."""
     query = select(BookedSlot).where(BookedSlot.rollout_id == rollout_id).order_by(col(BookedSlot.position))
     return session.exec(query if first is None else query.limit(first)).all()
 
 
 def newest_booked(session: Session, rollout_id: UUID, limit: int) -> Sequence[BookedSlot]:
-    """Return the slots that a rollout booked last, the newest first."""
+    """Return the newest *limit* booked slots, newest first."""
     query = select(BookedSlot).where(BookedSlot.rollout_id == rollout_id)
     return session.exec(query.order_by(col(BookedSlot.position).desc()).limit(limit)).all()
 
 
 def booked_r(session: Session, rollout_id: UUID) -> tuple[int, float, float]:
-    """Return how many slots a rollout has booked, and Σ R of the canary and of its control."""
+    """Return (number of booked slots, Σ R of the canary, Σ R of its control)."""
     found = session.execute(
         select_columns(
             func.count(),
@@ -196,7 +200,7 @@ def booked_r(session: Session, rollout_id: UUID) -> tuple[int, float, float]:
 
 
 def booked_by_day(session: Session, rollout_id: UUID) -> list[DaySums]:
-    """Return what a rollout has booked by the UTC day of the candle, as comparisons count, not of the day it closed."""
+    """Return the sums of a rollout's slots by UTC day of the candle, as in comparisons (not of the close)."""
     day = cast(extract("epoch", col(BookedSlot.timestamp)), BigInteger) // _DAY_S
     unlike = func.count().filter(col(BookedSlot.canary_side) != BookedSlot.active_side)
     sums = (func.sum(col(BookedSlot.canary_r)), func.sum(col(BookedSlot.active_r)))
@@ -205,7 +209,7 @@ def booked_by_day(session: Session, rollout_id: UUID) -> list[DaySums]:
 
 
 def not_booked(session: Session, rollout_id: UUID, closed: Collection[ClosedSlot]) -> list[ClosedSlot]:
-    """Return those of *closed* that the rollout has not booked yet, in the order to book them in."""
+    """Return those of *closed* that the rollout has not booked yet, in booking order."""
     if not closed:
         return []
     known = set(
@@ -220,7 +224,7 @@ def not_booked(session: Session, rollout_id: UUID, closed: Collection[ClosedSlot
 
 
 def book_slots(session: Session, rollout_id: UUID, closed: Sequence[ClosedSlot], *, first: int, now: datetime) -> None:
-    """Book *closed* at the positions from *first* on."""
+    """Book *closed* at consecutive positions that start at *first*."""
     insert_if_new(
         session,
         BookedSlot,
@@ -242,22 +246,21 @@ def book_slots(session: Session, rollout_id: UUID, closed: Sequence[ClosedSlot],
     )
 
 
-_RECENT_ROWS = 20  # a symbol: enough to see errors in a row, which are at the newest end
-_SPOKE = (col(LOG.decision) != ERROR, col(LOG.reason) != INSUFFICIENT_HISTORY)  # an error is no decision
-_NEWEST_SPOKEN = (
-    per_dialect(  # built once, as the next: a tick of many rollouts would spend most of its time on building them
-        select(LOG.version, LOG.symbol, func.max(LOG.timestamp))
-        .where(
-            LOG.strategy_name == bindparam("strategy_name"),
-            col(LOG.version).in_([bindparam("one"), bindparam("other")]),
-            col(LOG.timestamp) >= bindparam("since"),
-            *_SPOKE,
-        )
-        .group_by(LOG.version, LOG.symbol),
-        LOG,
-        "one",
-        "other",
+# Decision records and equity marks
+
+
+_NEWEST_DECIDED = per_dialect(
+    select(LOG.version, LOG.symbol, func.max(LOG.timestamp))
+    .where(
+        LOG.strategy_name == bindparam("strategy_name"),
+        col(LOG.version).in_([bindparam("one"), bindparam("other")]),
+        col(LOG.timestamp) >= bindparam("since"),
+        *_DECIDED,
     )
+    .group_by(LOG.version, LOG.symbol),
+    LOG,
+    "one",
+    "other",
 )
 _COUNTED = per_dialect(
     select(LOG.decision, LOG.error_kind, func.count())
@@ -276,10 +279,10 @@ _COUNTED = per_dialect(
 def newest_spoken(
     session: Session, strategy_name: str, versions: tuple[str, str], since: datetime
 ) -> dict[str, dict[str, datetime]]:
-    """Return, by version and symbol, the open time of the newest candle since then that it has decided."""
+    """Return, by version and symbol, the open time of the newest candle that was decided without an error."""
     one, other = versions
-    asked = {"strategy_name": strategy_name, "one": one, "other": other, "since": since}
-    rows = session.exec(_NEWEST_SPOKEN[session.get_bind().dialect.name], params=asked).all()
+    params = {"strategy_name": strategy_name, "one": one, "other": other, "since": since}
+    rows = session.exec(_NEWEST_DECIDED[session.get_bind().dialect.name], params=params).all()
     newest: dict[str, dict[str, datetime]] = {version: {} for version in versions}
     for version, symbol, moment in rows:
         newest[version][symbol] = moment
@@ -296,14 +299,14 @@ def read_record(
     since: datetime,
     spoken: Mapping[str, Mapping[str, datetime]],
 ) -> Record:
-    """Return what the log says of *version* since then; its silence on *symbols* is measured against *other*.
+    """Return the version's record since then. Candles that only *other* decided count as silent.
 
     Args:
-        spoken: what `newest_spoken` says of the two, so that only symbols that lag are looked at.
+        spoken: see `newest_spoken`. Used to look only at symbols on which *version* lags.
     """
     mine = (LOG.strategy_name == strategy_name, LOG.version == version, col(LOG.timestamp) >= since)
-    asked = {"strategy_name": strategy_name, "version": version, "since": since}
-    counted = session.exec(_COUNTED[session.get_bind().dialect.name], params=asked).all()
+    params = {"strategy_name": strategy_name, "version": version, "since": since}
+    counted = session.exec(_COUNTED[session.get_bind().dialect.name], params=params).all()
     errors = {kind: count for decision, kind, count in counted if decision == ERROR}
     ours, theirs = spoken[version], spoken[other]
     lagging = [one for one in symbols if one in theirs and (one not in ours or ours[one] < theirs[one])]
@@ -321,7 +324,7 @@ def read_record(
 def read_marks(
     session: Session, strategy_name: str, canary: str, active: str, *, since: datetime
 ) -> tuple[FloatArray, FloatArray]:
-    """Return both arms' changes of marked-to-market R since then, aligned by candle; each of shape (candles,)."""
+    """Return both arms' changes of marked-to-market R since then, aligned by candle, each of shape (candles,)."""
     ours = marks_by_candle(session, strategy_name, canary, start=since)
     theirs = marks_by_candle(session, strategy_name, active, start=since)
     candles = sorted(ours.keys() | theirs.keys())
@@ -332,7 +335,7 @@ def read_marks(
 
 
 def _errors_in_a_row(session: Session, mine: Sequence[Any], symbols: Sequence[str]) -> int:
-    """Return the most errors at the newest end of one symbol's rows: many symbols failing once are no streak."""
+    """Return the longest run of errors at the newest end of one symbol's rows."""
     newest = session.exec(
         select(LOG.symbol, LOG.decision)
         .where(*mine, LOG.reason != INSUFFICIENT_HISTORY)
@@ -357,36 +360,40 @@ def _last_error(session: Session, mine: Sequence[Any]) -> str:
 def _silence(
     session: Session, strategy_name: str, version: str, other: str, symbols: Sequence[str], since: datetime
 ) -> int:
-    spoke = (
+    """Return the most candles of one symbol that *other* decided after the last one that *version* did."""
+    decided = (
         select(LOG.symbol, func.max(LOG.timestamp).label("last"))
-        .where(LOG.strategy_name == strategy_name, LOG.version == version, col(LOG.timestamp) >= since, *_SPOKE)
+        .where(LOG.strategy_name == strategy_name, LOG.version == version, col(LOG.timestamp) >= since, *_DECIDED)
         .group_by(LOG.symbol)
         .subquery()
     )
     missed = session.exec(
         select(func.count())
         .select_from(LOG)
-        .outerjoin(spoke, spoke.c.symbol == LOG.symbol)
+        .outerjoin(decided, decided.c.symbol == LOG.symbol)
         .where(
             LOG.strategy_name == strategy_name,
             LOG.version == other,
             col(LOG.symbol).in_(symbols),
-            *_SPOKE,
+            *_DECIDED,
             col(LOG.timestamp) >= since,
-            col(LOG.timestamp) > func.coalesce(spoke.c.last, since - timedelta(microseconds=1)),
+            col(LOG.timestamp) > func.coalesce(decided.c.last, since - timedelta(microseconds=1)),
         )
         .group_by(LOG.symbol)
     ).all()
     return max(missed, default=0)
 
 
+# Metric samples
+
+
 def add_samples(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Write the samples that are new and return how many were."""
+    """Write the samples that are new and return their number."""
     return insert_if_new(session, MetricSample, rows)
 
 
 def newest_samples(session: Session, rollout_ids: Sequence[UUID]) -> dict[tuple[UUID, str], datetime]:
-    """Return when each gate of these rollouts was sampled last."""
+    """Return when each gate of these rollouts was last sampled, by (rollout id, gate)."""
     newest = (
         select(func.max(MetricSample.id))
         .where(col(MetricSample.rollout_id).in_(rollout_ids))
@@ -403,20 +410,21 @@ def newest_samples(session: Session, rollout_ids: Sequence[UUID]) -> dict[tuple[
 def read_samples(
     session: Session, rollout_id: UUID, wanted: Mapping[str, int], *, until: datetime | None = None
 ) -> dict[str, list[Sample]]:
-    """Return by gate, oldest first, as many of the newest samples with a value as *wanted* says, and the newest of all.
+    """Return by gate, oldest first, the newest samples with a value, and the newest sample if it has no value.
 
     Args:
-        until: the newest moment that counts; any unless given, for a clock that has run back hides nothing from a tick.
+        wanted: gate -> number of samples with a value.
+        until: ignore later samples. A tick leaves it out, so that a clock set back hides no sample from it.
     """
-    return {gate: _newest(session, rollout_id, gate, count, until) for gate, count in wanted.items()}
+    return {gate: _samples(session, rollout_id, gate, count, until) for gate, count in wanted.items()}
 
 
-def _newest(session: Session, rollout_id: UUID, gate: str, count: int, until: datetime | None) -> list[Sample]:
+def _samples(session: Session, rollout_id: UUID, gate: str, count: int, until: datetime | None) -> list[Sample]:
     query = (
         select(MetricSample)
         .where(MetricSample.rollout_id == rollout_id, MetricSample.gate == gate)
         .where(true() if until is None else col(MetricSample.taken_at) <= until)
-        .order_by(col(MetricSample.id).desc())  # a clock that ran ahead hides no later sample behind its own
+        .order_by(col(MetricSample.id).desc())  # by id, so that a clock that ran ahead does not hide later samples
     )
     newest = session.exec(query.limit(1)).all()
     valued = session.exec(query.where(col(MetricSample.value).is_not(None)).limit(count)).all()

@@ -1,6 +1,6 @@
-"""What the database itself must hold beside its rows: triggers, indexes, sequences, partitions; it mends nothing.
+"""Check that the database has all triggers, indexes, sequences and partitions of this release. Read-only.
 
-A schema of this release is made in memory and asked what it has, so that no list of names can fall behind it.
+The expected names come from a schema that is created in memory, so that they cannot be out of date.
 """
 
 from collections.abc import Iterator
@@ -34,12 +34,12 @@ WHERE partdefid = 0 AND relnamespace = current_schema()::regnamespace ORDER BY r
 
 
 def missing_guards(engine: Engine) -> list[str]:
-    """Return in words what should stand in the database and does not: a trigger, an index, a sequence's place.
+    """Return one line for each trigger, index, sequence or partition that is missing or wrong.
 
-    Without a trigger evidence can be edited, on a partition as well, without a partial index there can be two actives,
-    and a sequence that has fallen behind refuses the next change, a rollback with it.
+    Without a trigger evidence can be edited, also on a single partition. Without a partial index a strategy can have
+    two active versions. A sequence that is behind its table makes the next change fail, also a rollback.
     """
-    with snapshot(engine) as session:  # else a month that is made meanwhile has its partition, and no trigger yet
+    with snapshot(engine) as session:  # a month that is being created has a partition before it has its trigger
         connection = session.connection()
         if engine.dialect.name == "postgresql":
             return [*_missing_on_postgresql(connection), *_behind(connection)]
@@ -50,9 +50,9 @@ def _missing_on_sqlite(connection: Connection) -> Iterator[str]:
     found = _of_sqlite(connection)
     for (kind, name), definition in _expected().items():
         if (kind, name) not in found:
-            yield f"{kind} {name} is not there"
+            yield f"{kind} {name} is missing"
         elif found[kind, name] != definition:
-            yield f"{kind} {name} is not the one of this release"
+            yield f"{kind} {name} differs from this release"
 
 
 def _missing_on_postgresql(connection: Connection) -> Iterator[str]:
@@ -67,25 +67,25 @@ def _missing_on_postgresql(connection: Connection) -> Iterator[str]:
     for table, name in (*wanted, *kept, *_ON_POSTGRESQL_ALONE):
         if fault := _fault(triggers.get((table, name))):
             yield f"trigger {name} {fault}"
-            continue  # what is dropped of the whole table is of all its partitions
+            continue  # its partitions lack it too
         for partition in partitions.get(table, []):
             if fault := _fault(triggers.get((partition, name))):
                 yield f"trigger {name} of {partition} {fault}"
-    yield from (f"index {name} is not there" for kind, name in _expected() if kind == "index" and name not in indexes)
+    yield from (f"index {name} is missing" for kind, name in _expected() if kind == "index" and name not in indexes)
     for table in run(text(_WITHOUT_DEFAULT)).scalars():
-        yield f"partition {table}_default is not there, which takes what no month is there for"
+        yield f"partition {table}_default is missing, which takes the rows without a month"
     for partition, owner, wanted_owner in run(text(_OF_ANOTHER)):
-        yield f"partition {partition} belongs to {owner}, and not to {wanted_owner}, who can neither dump nor drop it"
+        yield f"partition {partition} belongs to {owner}, so {wanted_owner} can neither dump nor drop it"
 
 
 def _fault(enabled: str | None) -> str:
     if enabled is None:
-        return "is not there"
+        return "is missing"
     return "" if enabled in "OA" else "is disabled"
 
 
 def _behind(connection: Connection) -> Iterator[str]:
-    for table in SQLModel.metadata.sorted_tables:  # every model's, since `_expected` has run the migrations
+    for table in SQLModel.metadata.sorted_tables:  # complete, because `_expected` has run the migrations
         column = table.autoincrement_column
         if column is None:
             continue
@@ -97,12 +97,12 @@ def _behind(connection: Connection) -> Iterator[str]:
         place = literal_column("CASE WHEN is_called THEN last_value ELSE 0 END", Integer)
         given = connection.execute(select(place).select_from(text(sequence))).scalar()
         if newest > (given or 0):
-            yield f"sequence {sequence} is behind its table, which has {newest}"
+            yield f"sequence {sequence} is behind its table, whose highest id is {newest}"
 
 
 @cache
 def _expected() -> dict[tuple[str, str], tuple[str, str]]:
-    """Return the triggers and indexes of a new database of this release, by kind and name: of what table, and how."""
+    """Return (table, definition) of each trigger and index of this release, by (kind, name)."""
     engine = create_engine("sqlite://")
     upgrade(engine)
     with engine.connect() as connection:

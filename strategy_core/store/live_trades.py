@@ -1,4 +1,4 @@
-"""What the platform reports: live trades, written once and read by rollout and by slot; never judged here."""
+"""Live trades: the platform's reports, read as orders or as closed slots."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +17,12 @@ from strategy_core.domain.routing import BUCKETS
 from strategy_core.store.engine import insert_if_new
 from strategy_core.store.tables import LiveTrade, Outcome
 
-ORDERS_READ = 100_000  # by a tick: it runs every minute and holds the strategy
-FIDELITY_READ = 300_000  # closed trades, by a tick
+ORDERS_READ = 100_000  # per tick, which runs every minute and holds the strategy's lock
+FIDELITY_READ = 300_000  # closed trades per tick
 _DAY, _DAY_S = timedelta(days=1), 86_400
 _LONGEST_CANDLE = _DAY
-_NAMES_PER_QUERY = 5_000  # below what either database takes as parameters of one statement
-
-
-_ANY = (  # in an order that an index has: else PostgreSQL may look for the first one in all strategies' trades
+_NAMES_PER_QUERY = 5_000  # below the limit of parameters in one statement on both databases
+_ANY = (  # in the order of an index, otherwise PostgreSQL may scan the trades of all strategies
     select(LiveTrade.id)
     .where(LiveTrade.strategy_name == sa.bindparam("strategy_name"))
     .order_by(col(LiveTrade.opened_at))
@@ -33,12 +31,12 @@ _ANY = (  # in an order that an index has: else PostgreSQL may look for the firs
 
 
 def add_trades(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Write the reports that are new and return how many were."""
+    """Write the reports that are new and return their number."""
     return insert_if_new(session, LiveTrade, rows)
 
 
 def reported(session: Session, trade_ids: Iterable[str]) -> Iterator[Any]:
-    """Yield a row for every report on these trades: `state`, and the fields of a report."""
+    """Yield a row (`state` and the fields of a report) for each stored report on these trades."""
     columns = [getattr(LiveTrade, name) for name in ("state", *TradeReport.model_fields)]
     wanted = sorted(set(trade_ids))
     for start in range(0, len(wanted), _NAMES_PER_QUERY):
@@ -47,16 +45,16 @@ def reported(session: Session, trade_ids: Iterable[str]) -> Iterator[Any]:
 
 
 def reports_any(session: Session, strategy_name: str) -> bool:
-    """Return whether the platform has ever reported a trade of this strategy: most ask no more than that."""
+    """Return whether the platform has reported any trade of this strategy."""
     return session.exec(_ANY, params={"strategy_name": strategy_name}).first() is not None
 
 
 def read_orders(
     session: Session, strategy_name: str, canary: str, active: str, *, since: datetime, at_most: int = ORDERS_READ
 ) -> Orders:
-    """Return the live orders of both versions that were opened since then, and whether any user was misrouted.
+    """Return the live orders of both versions that were opened since then, and any misrouted trades.
 
-    Of more than *at_most* it is those of the newest whole UTC days, two at least.
+    If there are more than *at_most*, only the newest whole UTC days are read, at least two.
     """
     mine = (col(LiveTrade.strategy_name) == strategy_name, col(LiveTrade.opened_at) >= since)
     first = session.exec(select(sa.func.min(LiveTrade.opened_at)).where(*mine)).one()
@@ -94,7 +92,7 @@ def read_orders(
 
 
 def _newest_days(session: Session, mine: Sequence[Any], at_most: int) -> datetime | None:
-    """Return the midnight from which on there are *at_most* orders, or two days of them; None if all are few."""
+    """Return the midnight from which there are at most *at_most* orders, but at least two days (None: read all)."""
     newest_first = sa.select(col(LiveTrade.opened_at)).where(*mine).order_by(col(LiveTrade.opened_at).desc())
     newest = session.connection().execute(newest_first.limit(1)).scalar_one()
     left_out = session.connection().execute(newest_first.offset(at_most).limit(1)).scalar_one_or_none()
@@ -109,12 +107,12 @@ def _midnight(moment: datetime) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class LiveSlots:
-    """What closed live trades came to by slot, mean over users; oldest close first, all of shape (slots,).
+    """Results of closed live trades by slot, oldest close first, each array of shape (slots,).
 
     Attributes:
-        r, pnl: means over the users who traded it.
-        shadow_r: of the same version's outcome on the same entry candle; NaN where none is booked.
-        trades: how many users' trades there were in all.
+        r, pnl: means over the users who traded the slot.
+        shadow_r: R of the version's outcome on the same entry candle, NaN where it is not booked.
+        trades: number of users' trades in total.
     """
 
     r: FloatArray
@@ -134,7 +132,7 @@ def read_live_slots(
 ) -> LiveSlots:
     """Return the closed live trades of a version that were opened in [since, until), by symbol and candle.
 
-    With *at_most* the newest so many trades.
+    *at_most* keeps the newest trades.
     """
     trades = (
         sa.select(
@@ -189,7 +187,7 @@ def read_live_slots(
 
 
 def _misrouted(session: Session, mine: Sequence[Any]) -> dict[str, Any]:
-    """Return how many trades are misrouted, and the first of them in words."""
+    """Return the number of misrouted trades and a description of the first one, as fields of `Orders`."""
     wrong = (*mine, col(LiveTrade.misrouted))
     first = session.exec(select(LiveTrade).where(*wrong).order_by(col(LiveTrade.id)).limit(1)).first()
     if first is None:

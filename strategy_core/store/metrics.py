@@ -1,8 +1,7 @@
-"""Numbers of strategies, versions and rollouts, read for a scrape; never what they mean.
+"""Queries for the metrics of strategies, versions, rollouts and alerts.
 
-No query here grows with a log: what would have to be counted is read from the counts that are kept as rows are written,
-and what is newest is found by an index. Columns that an owner's mistake could make unreadable are read as text, so that
-one bad row takes nobody else's numbers away.
+No query here grows with a log: totals come from running counts, and newest rows from an index. JSON columns are read as
+text, so that one unreadable row does not affect the metrics of others.
 """
 
 from collections.abc import Collection, Sequence
@@ -31,18 +30,18 @@ from strategy_core.store.tables import (
     Tally,
 )
 
-Strategies: TypeAlias = Collection[str] | None  # None: all
+Strategies: TypeAlias = Collection[str] | None  # names, or all
 Rows: TypeAlias = Sequence[Any]
 
 
-def of(query: Any, column: Any, strategies: Strategies) -> Any:
+def _in_strategies(query: Any, column: Any, strategies: Strategies) -> Any:
     return query if strategies is None else query.where(column.in_(sorted(strategies)))
 
 
 def read_strategies(session: Session, strategies: Strategies) -> Rows:
-    """Return (name, generation, canary's version, its basis points, directory's users, users below them).
+    """Return (name, generation, canary's version, its basis points, users in the directory, users below its bucket).
 
-    Of the canary None without one, of the directory where none is loaded; the last as four bytes, big-endian.
+    The last is a big-endian uint32. Columns are NULL without a canary or without a loaded directory.
     """
     bucket = func.coalesce(col(CanaryConfig.rollout_bp), 0)
     query = (
@@ -58,11 +57,11 @@ def read_strategies(session: Session, strategies: Strategies) -> Rows:
         .outerjoin(DirectoryTally, col(DirectoryTally.salt) == col(StrategyRow.salt))
         .order_by(col(StrategyRow.name))
     )
-    return session.connection().execute(of(query, col(StrategyRow.name), strategies)).all()
+    return session.connection().execute(_in_strategies(query, col(StrategyRow.name), strategies)).all()
 
 
 def read_versions(session: Session, strategies: Strategies, *, retired_since: datetime) -> Rows:
-    """Return (strategy, version, status, symbols as JSON, timeframe, when it was registered) of those told of."""
+    """Return (strategy, version, status, symbols as JSON, timeframe, time of registration) of reported versions."""
     query = select(
         col(StrategyVersion.strategy_name),
         col(StrategyVersion.version),
@@ -70,13 +69,13 @@ def read_versions(session: Session, strategies: Strategies, *, retired_since: da
         cast(col(StrategyVersion.symbols), Text),
         col(StrategyVersion.timeframe),
         col(StrategyVersion.created_at),
-    ).where(_told_of(retired_since))
+    ).where(_is_reported(retired_since))
     ordered = query.order_by(col(StrategyVersion.strategy_name), col(StrategyVersion.version))
-    return session.connection().execute(of(ordered, col(StrategyVersion.strategy_name), strategies)).all()
+    return session.connection().execute(_in_strategies(ordered, col(StrategyVersion.strategy_name), strategies)).all()
 
 
 def read_decisions(session: Session, strategies: Strategies, *, retired_since: datetime, at_most: int) -> Rows:
-    """Return a row of `decision_tally` for each version told of and symbol: *at_most*, and one if there are more."""
+    """Return the rows of `decision_tally` of reported versions: *at_most*, and one more if there are more."""
     query = (
         select(*DecisionTally.__table__.c)  # type: ignore[attr-defined]
         .join(
@@ -86,22 +85,26 @@ def read_decisions(session: Session, strategies: Strategies, *, retired_since: d
                 col(StrategyVersion.version) == col(DecisionTally.version),
             ),
         )
-        .where(_told_of(retired_since))
+        .where(_is_reported(retired_since))
         .order_by(col(DecisionTally.strategy_name), col(DecisionTally.version), col(DecisionTally.symbol))
         .limit(at_most + 1)
     )
-    return session.connection().execute(of(query, col(DecisionTally.strategy_name), strategies)).all()
+    return session.connection().execute(_in_strategies(query, col(DecisionTally.strategy_name), strategies)).all()
 
 
 def read_tallies(session: Session, strategies: Strategies, *, at_most: int) -> Rows:
-    """Return (strategy, what is counted, name, detail, total): *at_most*, and one if there are more."""
+    """Return (strategy, what is counted, name, detail, total): *at_most* rows, and one more if there are more."""
     query = select(*Tally.__table__.c)  # type: ignore[attr-defined]
     ordered = query.order_by(col(Tally.strategy_name), col(Tally.what), col(Tally.name), col(Tally.detail))
-    return session.connection().execute(of(ordered.limit(at_most + 1), col(Tally.strategy_name), strategies)).all()
+    return (
+        session.connection()
+        .execute(_in_strategies(ordered.limit(at_most + 1), col(Tally.strategy_name), strategies))
+        .all()
+    )
 
 
 def read_rollouts(session: Session, strategies: Strategies) -> Rows:
-    """Return the open rollouts, each with its plan as JSON, and the concordance that the last tick found."""
+    """Return the open rollouts, each with its plan as JSON and the concordance of the last tick."""
     query = (
         select(
             col(Rollout.id),
@@ -121,16 +124,16 @@ def read_rollouts(session: Session, strategies: Strategies) -> Rows:
         .where(_is_open())
         .order_by(col(Rollout.strategy_name))
     )
-    return session.connection().execute(of(query, col(Rollout.strategy_name), strategies)).all()
+    return session.connection().execute(_in_strategies(query, col(Rollout.strategy_name), strategies)).all()
 
 
 def read_gates(session: Session, strategies: Strategies) -> dict[UUID, list[Any]]:
-    """Return (gate, JSON of [verdict, value, limit]) of each open rollout's gates, by rollout: of each the newest row.
+    """Return, by open rollout, (gate, JSON of [verdict, value, limit]) of each gate's newest verdict.
 
-    Which gates have ever spoken is known from their counts; the newest row of each is then one look into an index.
+    The names of the gates come from their counts, so that the newest verdict of each is one index lookup.
     """
-    spoke = (
-        of(
+    counted = (
+        _in_strategies(
             select(col(Rollout.id).label("rollout_id"), col(Tally.name).label("gate")),
             col(Rollout.strategy_name),
             strategies,
@@ -145,17 +148,17 @@ def read_gates(session: Session, strategies: Strategies) -> dict[UUID, list[Any]
     )
     newest = (
         select(_packed(session, col(GateVerdict.verdict), col(GateVerdict.value), col(GateVerdict.limit)))
-        .where(col(GateVerdict.rollout_id) == spoke.c.rollout_id, col(GateVerdict.gate) == spoke.c.gate)
+        .where(col(GateVerdict.rollout_id) == counted.c.rollout_id, col(GateVerdict.gate) == counted.c.gate)
         .order_by(col(GateVerdict.ticked_at).desc())
         .limit(1)
-        .correlate(spoke)
+        .correlate(counted)
         .scalar_subquery()
     )
-    rows = session.connection().execute(select(spoke.c.rollout_id, spoke.c.gate, newest).order_by(spoke.c.gate))
+    rows = session.connection().execute(select(counted.c.rollout_id, counted.c.gate, newest).order_by(counted.c.gate))
     found: dict[UUID, list[Any]] = {}
-    for rollout_id, gate, said in rows:
-        if said is not None:  # else the gate spoke in another of the strategy's rollouts
-            found.setdefault(rollout_id, []).append((gate, said))
+    for rollout_id, gate, verdict in rows:
+        if verdict is not None:  # NULL: the count is from another rollout of the strategy
+            found.setdefault(rollout_id, []).append((gate, verdict))
     return found
 
 
@@ -180,17 +183,18 @@ def read_comparisons(session: Session, strategies: Strategies) -> Rows:
         .where(col(StrategyVersion.status).in_([Status.SHADOW.value, Status.CANARY.value]))
         .order_by(col(StrategyVersion.strategy_name), col(StrategyVersion.version))
     )
-    return session.connection().execute(of(query, col(StrategyVersion.strategy_name), strategies)).all()
+    return session.connection().execute(_in_strategies(query, col(StrategyVersion.strategy_name), strategies)).all()
 
 
 def _packed(session: Session, *columns: Any) -> Any:
-    """Return the columns as one text of JSON: a join for several may be planned as a scan of all rows."""
+    """Return the columns as one JSON text: a join for several columns may be planned as a full scan."""
     if session.get_bind().dialect.name == "postgresql":
         return cast(func.jsonb_build_array(*columns), Text)
     return func.json_array(*columns)
 
 
-def _told_of(retired_since: datetime) -> Any:
+def _is_reported(retired_since: datetime) -> Any:
+    """Return the condition for versions that are not retired, or were retired since then."""
     return or_(col(StrategyVersion.status) != Status.RETIRED.value, col(StrategyVersion.retired_at) >= retired_since)
 
 
@@ -199,20 +203,20 @@ def _is_open() -> Any:
 
 
 def read_alerts(session: Session, strategies: Strategies) -> Rows:
-    """Return (kind, severity, how many were raised, how many of them are acknowledged)."""
+    """Return (kind, severity, number raised, number of them acknowledged)."""
     query = select(
         col(AlertOutbox.kind),
         col(AlertOutbox.severity),
         func.count(),
         func.count(col(AlertOutbox.acknowledged_at)),
     ).group_by(col(AlertOutbox.kind), col(AlertOutbox.severity))
-    return session.connection().execute(of(query, col(AlertOutbox.strategy_name), strategies)).all()
+    return session.connection().execute(_in_strategies(query, col(AlertOutbox.strategy_name), strategies)).all()
 
 
 def read_outbox(session: Session, strategies: Strategies, *, now: datetime) -> Rows:
-    """Return (channel, alerts due, since when the oldest is) of every channel that alerts were ever given to."""
+    """Return (channel, number of alerts due, time since the oldest is due) of every channel with deliveries."""
     found, channel = [], session.connection().execute(select(func.min(col(AlertDelivery.channel)))).scalar()
-    while channel is not None:  # from one to the next by the index: all rows would be most of the outbox
+    while channel is not None:  # from one channel to the next by index, because a DISTINCT reads all deliveries
         due = (
             select(func.count(), func.min(col(AlertDelivery.due_at)))
             .join(AlertOutbox, col(AlertOutbox.id) == col(AlertDelivery.alert_id))
@@ -223,7 +227,10 @@ def read_outbox(session: Session, strategies: Strategies, *, now: datetime) -> R
             )
         )
         found.append(
-            (channel, *session.connection().execute(of(due, col(AlertOutbox.strategy_name), strategies)).one())
+            (
+                channel,
+                *session.connection().execute(_in_strategies(due, col(AlertOutbox.strategy_name), strategies)).one(),
+            )
         )
         following = select(func.min(col(AlertDelivery.channel))).where(col(AlertDelivery.channel) > channel)
         channel = session.connection().execute(following).scalar()

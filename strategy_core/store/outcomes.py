@@ -1,4 +1,4 @@
-"""Outcomes, equity marks and comparison reports: booked once, read by version and time; never changed."""
+"""Outcomes, equity marks and comparison reports."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -13,7 +13,7 @@ from strategy_core.store.engine import insert_if_new
 from strategy_core.store.query_paths import per_dialect
 from strategy_core.store.tables import ComparisonReport, EquityMark, Outcome, StrategyVersion
 
-_MARKS = per_dialect(  # built once: a tick of many rollouts would spend much of its time on building it
+_MARKS = per_dialect(  # built once, because building it dominates the tick of many rollouts
     select(EquityMark.timestamp, func.sum(EquityMark.r))
     .where(
         EquityMark.strategy_name == bindparam("strategy_name"),
@@ -27,13 +27,13 @@ _MARKS = per_dialect(  # built once: a tick of many rollouts would spend much of
 
 
 def is_of(outcome: Any, decision: Any) -> Any:
-    """Return how outcomes are joined to their decisions: by the candle, as indexes and months have both, not by id."""
+    """Return the join of outcomes to decisions: by candle, as in their indexes and partitions, and not by id."""
     candle = ("strategy_name", "version", "symbol", "timestamp")
     return and_(*(getattr(outcome, name) == getattr(decision, name) for name in candle))
 
 
 def book_outcomes(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Book the outcomes that are new and return how many were."""
+    """Book the outcomes that are new and return their number."""
     return len(write_if_new(session, Outcome, rows))
 
 
@@ -55,7 +55,7 @@ def newest_mark(session: Session, version: StrategyVersion, symbol: str) -> date
 def find_outcomes(
     session: Session, strategy_name: str, version: str, *, since: datetime | None = None
 ) -> Sequence[Outcome]:
-    """Return booked outcomes of decisions on candles from *since* on, oldest decision first."""
+    """Return booked outcomes of decisions on candles from *since* on, oldest candle first."""
     query = select(Outcome).where(Outcome.strategy_name == strategy_name, Outcome.version == version)
     if since is not None:
         query = query.where(col(Outcome.timestamp) >= since)
@@ -69,8 +69,8 @@ def marks_by_candle(
     query = _MARKS[session.get_bind().dialect.name]
     if end is not None:
         query = query.where(col(EquityMark.timestamp) < end)
-    asked = {"strategy_name": strategy_name, "version": version, "start": start}
-    return dict(session.exec(query, params=asked).all())
+    params = {"strategy_name": strategy_name, "version": version, "start": start}
+    return dict(session.exec(query, params=params).all())
 
 
 def marks_by_stretch(
@@ -83,9 +83,9 @@ def marks_by_stretch(
     end: datetime,
     stretch: timedelta,
 ) -> dict[int, tuple[datetime, float]]:
-    """Return (newest candle, change of marked-to-market R) of each *stretch* of [start, end) with marks, from 0 on.
+    """Return (newest candle, change of marked-to-market R) by stretch of [start, end), numbered from 0.
 
-    By the database: a number for each candle would be handed over to show some hundreds.
+    Stretches without marks are left out. The database adds up, because a chart needs some hundred points only.
     """
     since_s = cast(extract("epoch", col(EquityMark.timestamp)), BigInteger) - int(start.timestamp())
     query = select_columns(
@@ -101,7 +101,7 @@ def marks_by_stretch(
 
 
 def keep_report(session: Session, report: ComparisonReport) -> bool:
-    """Store the report unless the same comparison is stored already; say whether it was new."""
+    """Store the report unless the same comparison is stored, and return whether it was new."""
     return insert_if_new(session, ComparisonReport, [report.model_dump()]) == 1
 
 

@@ -1,4 +1,4 @@
-"""Rows in pages, each from behind a key on: what is added meanwhile moves none of them twice or out of sight."""
+"""Keyset pagination of versions, rollouts, alerts and decisions."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -33,7 +33,7 @@ def page_versions(
     after: tuple[str, datetime, str] | None,
     limit: int,
 ) -> list[StrategyVersion]:
-    """Return versions by strategy, oldest first; *after* is (strategy, created_at, version) of the last one seen."""
+    """Return versions by strategy, oldest first. *after* is (strategy, created_at, version) of the last one seen."""
     keys = (col(StrategyVersion.strategy_name), col(StrategyVersion.created_at), col(StrategyVersion.version))
     query = _page(select_columns(StrategyVersion), keys, after, limit).where(
         *_of(col(StrategyVersion.strategy_name), strategies)
@@ -46,7 +46,7 @@ def page_versions(
 def page_rollouts(
     session: Session, *, strategies: Collection[str] | None, after: tuple[datetime, UUID] | None, limit: int
 ) -> list[Rollout]:
-    """Return rollouts, newest first; *after* is the (started_at, id) of the last one seen."""
+    """Return rollouts, newest first. *after* is (started_at, id) of the last one seen."""
     keys = (col(Rollout.started_at), col(Rollout.id))
     query = _page(select_columns(Rollout), keys, after, limit, descending=True)
     return list(session.execute(query.where(*_of(col(Rollout.strategy_name), strategies))).scalars())
@@ -61,7 +61,7 @@ def page_alerts(
     before_id: int | None,
     limit: int,
 ) -> list[AlertOutbox]:
-    """Return alerts, newest first; *before_id* is the last one seen."""
+    """Return alerts, newest first. *before_id* is the id of the last one seen."""
     after = None if before_id is None else (before_id,)
     query = _page(select_columns(AlertOutbox), (col(AlertOutbox.id),), after, limit, descending=True)
     query = query.where(*_of(col(AlertOutbox.strategy_name), strategies))
@@ -83,7 +83,7 @@ def page_decisions(
     after: tuple[str, str, datetime] | None,
     limit: int,
 ) -> list[ShadowDecisionLog]:
-    """Return decisions by version and symbol, oldest first, as their index has them; *after* is the last one's key."""
+    """Return decisions by version, symbol and time. *after* is (version, symbol, time) of the last one seen."""
     keys = (col(LOG.version), col(LOG.symbol), col(LOG.timestamp))
     query = _page(select_columns(LOG), keys, after, limit).where(col(LOG.strategy_name) == strategy_name)
     if version is not None:
@@ -98,7 +98,7 @@ def page_decisions(
 
 
 def version_at(session: Session, version_id: UUID) -> tuple[StrategyVersion, int]:
-    """Return a version and the generation of its strategy, by one statement; else raise UnknownVersion."""
+    """Return a version and the generation of its strategy in one query, or raise UnknownVersion."""
     found = session.execute(_with_generation(StrategyVersion).where(col(StrategyVersion.id) == version_id)).first()
     if found is None:
         raise UnknownVersion("any strategy", str(version_id))
@@ -106,7 +106,7 @@ def version_at(session: Session, version_id: UUID) -> tuple[StrategyVersion, int
 
 
 def rollout_at(session: Session, rollout_id: UUID) -> tuple[Rollout, int]:
-    """Return a rollout and the generation of its strategy, by one statement; else raise UnknownRollout."""
+    """Return a rollout and the generation of its strategy in one query, or raise UnknownRollout."""
     found = session.execute(_with_generation(Rollout).where(col(Rollout.id) == rollout_id)).first()
     if found is None:
         raise UnknownRollout(str(rollout_id))
@@ -114,7 +114,7 @@ def rollout_at(session: Session, rollout_id: UUID) -> tuple[Rollout, int]:
 
 
 def canaries(session: Session, strategies: Collection[str] | None) -> list[tuple[CanaryConfig, int]]:
-    """Return every version that is a canary now, as routing has it, with the generation of its strategy."""
+    """Return the routing of every current canary, with the generation of its strategy."""
     query = (
         _with_generation(CanaryConfig)
         .join(
@@ -132,7 +132,7 @@ def canaries(session: Session, strategies: Collection[str] | None) -> list[tuple
 
 
 def generation_of(session: Session, strategy_name: str, actor: str, request_id: str) -> int | None:
-    """Return the generation that the newest change of this request has made; None if it has made none."""
+    """Return the generation after the newest change that this request made, or None without a change."""
     return session.execute(
         select_columns(col(AuditEvent.position))
         .where(
@@ -158,7 +158,7 @@ def _of(column: Any, strategies: Collection[str] | None) -> list[Any]:
 def _page(
     query: Select[Any], keys: tuple[Any, ...], after: tuple[Any, ...] | None, limit: int, *, descending: bool = False
 ) -> Select[Any]:
-    """Order *query* by *keys* and let it begin behind *after*; by steps, since a row value of times has no type."""
+    """Order *query* by *keys* and start after *after*. A row comparison fails, because its times have no type."""
     if after is not None:
         steps = [
             and_(*(keys[i] == after[i] for i in range(step)), _beyond(keys[step], after[step], descending))

@@ -1,7 +1,7 @@
-"""The months in which PostgreSQL keeps evidence: which there are, made and dropped whole; never which may be dropped.
+"""Monthly partitions of the evidence tables on PostgreSQL: list, create and drop them.
 
-A month is one partition of each table, under one name: made and dropped together, and never seen by halves. Whoever
-changes them asks for his locks without waiting in their queue, where ticks and runs would wait behind him.
+A month is one partition of each table, created and dropped in one transaction. Changes poll for their locks instead of
+waiting in the lock queue, because ticks and runs would wait behind them there.
 """
 
 import re
@@ -16,16 +16,16 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
 from strategy_core.domain.errors import InvalidSetting
-from strategy_core.store.engine import address, give_way_when_stuck, transaction
+from strategy_core.store.engine import address, cancel_when_idle, transaction
 
 TABLES = ("shadow_decision_log", "outcome", "equity_mark")
 DEFAULT = "default"
-LOCKS_WITHIN_S = 30.0  # then it gives up: the next night is soon enough
+LOCKS_WITHIN_S = 30.0  # then give up until the next night
 _POLL_S = 0.05
-_ONE_CHANGE = 2_118_903_774_650_331  # any number, the same in every release: the lock that one change at a time has
-HELD_WITHIN = "5s"  # by one statement, once it has them: a default partition is searched when a month is made
-_BUSY = ("55P03", "25P03")  # a lock that was not to be had, a process that was stuck
-_TOO_LONG = "57014"
+_CHANGE_LOCK = 2_118_903_774_650_331  # an arbitrary advisory-lock id, which must be the same in every release
+HELD_WITHIN = "5s"  # per statement under lock: creating a month searches the default partition
+_BUSY = ("55P03", "25P03")  # lock not available, idle-in-transaction timeout
+_TIMEOUT = "57014"
 _AS = "%Y-%m-%d 00:00:00+00"
 _BOUNDS = re.compile(r"FROM \((?:'(?P<start>[^']+)'|MINVALUE)\) TO \('(?P<end>[^']+)'\)")
 _PARTITIONS = """
@@ -59,7 +59,7 @@ _KEYS = {
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """One partition of each table, of candles in [start, end); None is without an end, both is what no other takes."""
+    """One partition of each table, for candles in [start, end). Both are None for the default partition."""
 
     name: str
     start: datetime | None = None
@@ -70,13 +70,13 @@ class Month:
 
 
 def month_at(moment: datetime) -> Month:
-    """Return the month of *moment* as `make` makes it."""
+    """Return the calendar month of *moment*, for `make`."""
     start = moment.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return Month(f"{start:%Y_%m}", start, (start + timedelta(days=31)).replace(day=1))
 
 
 def months(session: Session) -> list[Month]:
-    """Return the months that are there, oldest first, the default last."""
+    """Return the existing months, oldest first, the default partition last."""
     session.connection().execute(text("SET LOCAL datestyle = 'ISO'"))
     found = []
     for name, bounds in session.connection().execute(text(_PARTITIONS), {"table": TABLES[0]}):
@@ -88,59 +88,59 @@ def months(session: Session) -> list[Month]:
 
 
 def month_of(moment: datetime, known: Sequence[Month]) -> Month:
-    """Return where a row of that candle stands."""
+    """Return the month that holds the rows of that candle."""
     return next((each for each in known if each.covers(moment)), Month(DEFAULT))
 
 
 def check_owner(session: Session) -> None:
-    """Raise InvalidSetting unless this role owns the tables: nobody else may make a month, or drop one."""
+    """Raise InvalidSetting unless this role owns the tables, as creating and dropping months requires."""
     if not session.connection().execute(text(_OWNED), {"tables": list(TABLES)}).scalar():
         database = address(session.get_bind().engine)
         raise InvalidSetting("ROLLOUT_DATABASE_URL", database, "a role that owns the tables, as db upgrade has")
 
 
 def size(session: Session, month: Month) -> dict[str, int]:
-    """Return how many rows of each table stand in the month."""
+    """Return the number of rows of each table in the month."""
     counted = ((table, f"SELECT count(*) FROM {table}_{month.name}") for table in TABLES)  # noqa: S608  our own names
     return {table: session.connection().execute(text(query)).scalar_one() for table, query in counted}
 
 
 def newest_without_month(session: Session) -> datetime | None:
-    """Return the newest candle of a decision that no month was there for."""
+    """Return the newest candle in the default partition of the decision log."""
     newest: datetime | None = (
         session.connection().execute(text(f"SELECT max(timestamp) FROM {TABLES[0]}_{DEFAULT}")).scalar()  # noqa: S608
     )
     return newest
 
 
-def stand_without_month(session: Session, month: Month) -> bool:
-    """Return whether rows of *month*, which is not there, stand in the default partition: it can be made no more.
+def default_holds(session: Session, month: Month) -> bool:
+    """Return whether the default partition has rows of the missing *month*, which then cannot be created.
 
     Raises:
-        DBAPIError: it takes longer to search than it may when the month is made; see `took_too_long`.
+        DBAPIError: the search exceeds the time it has when the month is created (see `is_timeout`).
     """
     session.connection().execute(text(f"SET LOCAL statement_timeout = '{HELD_WITHIN}'"))
     within = {"start": month.start, "end": month.end}
-    asked = (
+    queries = (
         f"SELECT EXISTS (SELECT FROM {table} WHERE timestamp >= :start AND timestamp < :end)"  # noqa: S608
         for table in TABLES
     )
-    return any(session.connection().execute(text(query), within).scalar() for query in asked)
+    return any(session.connection().execute(text(query), within).scalar() for query in queries)
 
 
 @contextmanager
 def changing(engine: Engine) -> Iterator[Session]:
-    """Yield a transaction of the tables' owner, the one of its kind, which waits for no lock and ends if it is stuck.
+    """Yield a transaction as the tables' owner, one at a time, that does not wait for locks.
 
     Raises:
-        DBAPIError: something that it needs is in use; see `is_busy`.
+        DBAPIError: a lock is not available (see `is_busy`).
     """
     with transaction(engine) as session:
-        give_way_when_stuck(session)  # it is about to hold what every rollback waits for
-        session.connection().execute(text("SET LOCAL statement_timeout = 0"))  # until it holds the tables
+        cancel_when_idle(session)  # it takes locks that every rollback waits for
+        session.connection().execute(text("SET LOCAL statement_timeout = 0"))  # `hold_tables` sets one
         session.connection().execute(text("SET LOCAL lock_timeout = '1ms'"))
-        session.connection().execute(text(f"SELECT pg_advisory_xact_lock({_ONE_CHANGE})"))
-        session.connection().execute(text(_AS_OWNER), {"table": TABLES[0]})  # whose a new month is, whoever makes it
+        session.connection().execute(text(f"SELECT pg_advisory_xact_lock({_CHANGE_LOCK})"))
+        session.connection().execute(text(_AS_OWNER), {"table": TABLES[0]})  # the owner of new months
         yield session
 
 
@@ -148,18 +148,18 @@ def is_busy(error: DBAPIError) -> bool:
     return getattr(error.orig, "sqlstate", None) in _BUSY
 
 
-def took_too_long(error: DBAPIError) -> bool:
-    return getattr(error.orig, "sqlstate", None) == _TOO_LONG
+def is_timeout(error: DBAPIError) -> bool:
+    return getattr(error.orig, "sqlstate", None) == _TIMEOUT
 
 
-def let_nobody_write(session: Session, chosen: Sequence[Month]) -> None:
-    """Have whoever writes into these months wait until this transaction has ended; readers go on."""
+def block_writes(session: Session, chosen: Sequence[Month]) -> None:
+    """Block writes into these months until the transaction ends. Reads continue."""
     names = ", ".join(f"{table}_{month.name}" for month in chosen for table in TABLES)
     session.connection().execute(text(f"LOCK TABLE {names} IN SHARE MODE NOWAIT"))
 
 
 def hold_tables(session: Session, chosen: Sequence[Month] = ()) -> None:
-    """Have everybody wait until this transaction has ended, once nobody is in the tables; ask until then."""
+    """Lock the tables exclusively until the transaction ends, polling for up to `LOCKS_WITHIN_S`."""
     months_too = [f"{table}_{name}" for name in (*(month.name for month in chosen), DEFAULT) for table in TABLES]
     wanted = ", ".join([*(f"ONLY {table}" for table in TABLES), *dict.fromkeys(months_too)])
     deadline = time.monotonic() + LOCKS_WITHIN_S
@@ -178,11 +178,11 @@ def hold_tables(session: Session, chosen: Sequence[Month] = ()) -> None:
 
 
 def make(session: Session, month: Month) -> None:
-    """Make a month, guarded as the others; the caller holds the tables.
+    """Create a month with keys, triggers and privileges. The caller has called `hold_tables`.
 
     Raises:
-        IntegrityError: rows of it stand in the default partition.
-        DBAPIError: that one is so large that it takes too long to search; see `took_too_long`.
+        IntegrityError: the default partition has rows of this month.
+        DBAPIError: searching the default partition takes too long (see `is_timeout`).
     """
     within = "DEFAULT" if month.end is None else f"FOR VALUES FROM ('{month.start:{_AS}}') TO ('{month.end:{_AS}}')"
     run = session.connection().execute
@@ -203,7 +203,7 @@ def make(session: Session, month: Month) -> None:
 
 
 def drop(session: Session, month: Month) -> None:
-    """Drop a month with all that stands in it, outcomes before their decisions; the caller holds the tables."""
+    """Drop a month with its rows, outcomes before their decisions. The caller has called `hold_tables`."""
     for table in reversed(TABLES):
         session.connection().execute(text(f"DROP TABLE {table}_{month.name}"))
     if month.name == DEFAULT:

@@ -7,20 +7,20 @@ from sqlalchemy.orm import aliased
 
 
 def per_dialect(query: Any, rows: Any, *versions: str) -> dict[str, Any]:
-    """Return, for either database, *query* for the *rows* of a strategy's versions that are young enough.
+    """Return *query* for each dialect. It selects recent *rows* of a strategy's versions.
 
-    In the index that finds them the symbol comes before the time. PostgreSQL leaves whole months out; SQLite has to be
-    told each symbol, or reads the index from its beginning.
+    In the index the symbol comes before the time. PostgreSQL skips whole partitions. SQLite gets an added condition on
+    the symbols, because it would otherwise read the index from its start.
 
     Args:
-        versions: the names of the query's parameters that hold them; the strategy's is `strategy_name`.
+        versions: the names of the query's parameters for versions. The one for the strategy is `strategy_name`.
     """
     symbols = union(*(_symbols(rows, version) for version in versions))
     return {"postgresql": query, "sqlite": query.where(rows.symbol.in_(symbols))}
 
 
 def _symbols(rows: Any, version: str) -> Any:
-    """Return the symbols that a version has rows of: each is the next after the one before, so few steps find all."""
+    """Return the symbols of a version's rows by a loose index scan, one step per symbol."""
     first, after = (aliased(inspect(rows).mapper.class_) for _ in range(2))
     found = (
         select(func.min(first.symbol).label("symbol"))

@@ -1,4 +1,4 @@
-"""Canaries, rollouts and verdicts: found, added, changed by compare-and-set on their generation."""
+"""Canaries, rollouts and gate verdicts. Rollouts change by compare-and-set on their generation."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -43,7 +43,7 @@ def get_canary(session: Session, strategy_name: str) -> CanaryConfig:
 def point_canary(
     session: Session, strategy_name: str, version: str, *, rollout_bp: int, salt: str, now: datetime
 ) -> CanaryConfig:
-    """Make *version* the one that routing sends *rollout_bp* of users to, from now on."""
+    """Route *rollout_bp* basis points of users to *version* from now on."""
     canary = find_canary(session, strategy_name)
     if canary is None:
         canary = CanaryConfig(
@@ -81,7 +81,7 @@ def get_rollout(session: Session, rollout_id: UUID) -> Rollout:
 
 
 def open_rollout(session: Session, strategy_name: str) -> Rollout | None:
-    """Return the strategy's rollout that has not ended; there is at most one."""
+    """Return the strategy's open rollout. There is at most one."""
     return session.exec(_open().where(Rollout.strategy_name == strategy_name)).one_or_none()
 
 
@@ -98,10 +98,10 @@ def list_rollouts(session: Session, strategy_name: str | None = None) -> Sequenc
 
 
 def change_rollout(session: Session, rollout: Rollout, **changes: Any) -> None:
-    """Set *changes* if the row is still of the generation that was read, and raise the generation by one.
+    """Apply *changes* if the row still has the generation that was read, and raise the generation by one.
 
     Raises:
-        LostRace: somebody changed it meanwhile.
+        LostRace: another transaction has changed the row.
     """
     read = rollout.generation
     changed = session.execute(
@@ -117,7 +117,7 @@ def change_rollout(session: Session, rollout: Rollout, **changes: Any) -> None:
 
 
 def touch_rollout(session: Session, rollout: Rollout, *, last_tick_at: datetime, blind_since: datetime | None) -> None:
-    """Note a tick that changed nothing else; the generation stays, or no owner could ever act upon what he read."""
+    """Record a tick without other changes. The generation stays, so that owners can act on what they have read."""
     rollout.last_tick_at, rollout.blind_since = last_tick_at, blind_since
     session.add(rollout)
     session.flush()
@@ -129,12 +129,12 @@ def last_verdicts(session: Session, rollout_id: UUID) -> dict[str, GateVerdict]:
 
 
 def verdict_ids(session: Session, rollout_id: UUID) -> list[str]:
-    """Return the ids of each gate's newest verdict, by gate: what a change of this moment rests on."""
+    """Return the ids of each gate's newest verdict, sorted by gate, as the evidence of a change."""
     return [str(row.id) for _, row in sorted(last_verdicts(session, rollout_id).items())]
 
 
 def held_since(session: Session, last: GateVerdict) -> datetime:
-    """Return when the gate whose newest row is *last* began to say this verdict without a break."""
+    """Return since when the gate of *last*, its newest row, has had this verdict without interruption."""
     mine = (GateVerdict.rollout_id == last.rollout_id, GateVerdict.gate == last.gate)
     other = session.exec(
         select(func.max(GateVerdict.ticked_at)).where(*mine, GateVerdict.verdict != last.verdict)
@@ -152,7 +152,7 @@ def find_verdicts(session: Session, ids: Iterable[UUID]) -> Sequence[GateVerdict
 def verdict_history(
     session: Session, rollout_id: UUID, *, gate: str | None = None, limit: int | None = None
 ) -> Sequence[GateVerdict]:
-    """Return what the gates said, oldest first; with *limit* the newest so many rows."""
+    """Return verdicts, oldest first. *limit* keeps the newest ones."""
     query = select(GateVerdict).where(GateVerdict.rollout_id == rollout_id)
     if gate is not None:
         query = query.where(GateVerdict.gate == gate)
@@ -161,7 +161,7 @@ def verdict_history(
 
 
 def value_history(session: Session, rollout_id: UUID, gate: str) -> list[tuple[datetime, float]]:
-    """Return each time at which a gate told a value, and that, oldest first."""
+    """Return (time, value) of a gate's verdicts with a value, oldest first."""
     rows = session.exec(
         select(GateVerdict.ticked_at, GateVerdict.value)
         .where(GateVerdict.rollout_id == rollout_id, GateVerdict.gate == gate)
@@ -171,32 +171,32 @@ def value_history(session: Session, rollout_id: UUID, gate: str) -> list[tuple[d
 
 
 def value_peaks(session: Session, rollout_id: UUID, gate: str, *, most: int) -> list[tuple[datetime, float]]:
-    """Return at most *most* moments, oldest first, with the highest value that a gate told since the one before."""
-    told = (
+    """Return at most *most* points (time, highest value since the previous point) of a gate, oldest first."""
+    valued = (
         select(
             GateVerdict.ticked_at,
             GateVerdict.value,
             (func.row_number().over(order_by=col(GateVerdict.ticked_at)) - 1).label("place"),
-            func.count().over().label("told"),
+            func.count().over().label("total"),
         )
         .where(GateVerdict.rollout_id == rollout_id, GateVerdict.gate == gate, col(GateVerdict.value).is_not(None))
         .subquery()
     )
-    part = told.c.place * most // told.c.told
-    peaks = select_columns(func.max(told.c.ticked_at), func.max(told.c.value)).group_by(part).order_by(part)
+    part = valued.c.place * most // valued.c.total
+    peaks = select_columns(func.max(valued.c.ticked_at), func.max(valued.c.value)).group_by(part).order_by(part)
     return [(at, value) for at, value in session.execute(peaks)]
 
 
 def record_findings(session: Session, rollout: Rollout, findings: Sequence[Finding], now: datetime) -> list[Finding]:
-    """Write the findings that say something new, at this stage, and return those whose verdict has turned.
+    """Write the findings that differ from their gate's newest row, and return those with a changed verdict.
 
-    Each is later than what its gate said before: the last word is the newest, also after a clock that ran ahead.
+    A row is always later than the previous one of its gate, also after the clock was set back.
     """
     last = last_verdicts(session, rollout.id)
-    turned, said = [], []
+    turned, written = [], []
     for finding in findings:
         before = last.get(finding.gate)
-        if before is not None and (before.ticked_at == now or _says(before) == _would_say(finding, rollout)):
+        if before is not None and (before.ticked_at == now or _content_of(before) == _new_content(finding, rollout)):
             continue
         session.add(
             GateVerdict(
@@ -206,18 +206,18 @@ def record_findings(session: Session, rollout: Rollout, findings: Sequence[Findi
                 **finding.model_dump(mode="json"),
             )
         )
-        said.append((finding.gate, finding.verdict.value))
+        written.append((finding.gate, finding.verdict.value))
         if before is None or before.verdict != finding.verdict:
             turned.append(finding)
-    counters.count(session, rollout.strategy_name, Counted.VERDICT, said)
+    counters.count(session, rollout.strategy_name, Counted.VERDICT, written)
     return turned
 
 
-def _says(row: GateVerdict) -> tuple[object, ...]:
+def _content_of(row: GateVerdict) -> tuple[object, ...]:
     return (row.stage_index, row.verdict, row.armed, row.n, row.value, row.limit, row.reason)
 
 
-def _would_say(finding: Finding, rollout: Rollout) -> tuple[object, ...]:
+def _new_content(finding: Finding, rollout: Rollout) -> tuple[object, ...]:
     return (
         rollout.stage_index,
         finding.verdict.value,

@@ -1,4 +1,4 @@
-"""The tables; never a schema of the API, and no rule: the domain checks first, a constraint backs it."""
+"""All tables of the database, with their constraints and indexes."""
 
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -34,11 +34,11 @@ JsonColumn = JSON().with_variant(JSONB(), "postgresql")
 
 
 class _NaiveWrite(NaiveTime, DontWrapMixin):
-    """Reaches the caller as it is: SQLAlchemy would wrap it into an error about SQL."""
+    """Passes through SQLAlchemy unwrapped, which would otherwise raise a StatementError."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A moment in UTC: refuses naive writes, and restores the zone that SQLite drops."""
+    """A moment in UTC. Refuses naive datetimes on write and restores the time zone that SQLite drops."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -56,13 +56,13 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-ERROR = "error"  # what stands in `decision` when a version gave none
+ERROR = "error"  # value of `decision` when a version gave no valid decision
 SIGNALS = (Action.BUY.value, Action.SELL.value)
 _DECISIONS = UUID("6f1b1c2e-53a5-4d0b-9a39-5f8f4a0c7d11")  # golden: decision ids derive from it
 
 
 def decision_id(strategy_name: str, version: str, symbol: str, timestamp: datetime) -> UUID:
-    """Return the id of a decision: the same on every machine, so that a second run writes the same row."""
+    """Return the id of a decision. It is the same on every machine, so that a second run writes the same row."""
     return uuid5(_DECISIONS, f"{strategy_name}\n{version}\n{symbol}\n{timestamp.timestamp():.0f}")
 
 
@@ -78,24 +78,30 @@ def _json() -> Any:
     return Column(JsonColumn, nullable=False)
 
 
-class StrategyRow(SQLModel, table=True):
-    """A name under which versions stand; its row is the lock that every change of it takes first.
+# Strategies, versions and routing
 
-    `generation` grows by one with each change of the strategy: it is the position of its newest audit event, whose hash
-    is `audit_head`.
-    """
+
+class StrategyRow(SQLModel, table=True):
+    """A strategy. Every change of it locks this row first."""
 
     __tablename__ = "strategy"
 
     name: str = Field(primary_key=True)
-    salt: str = ""
+    salt: str = ""  # of user bucketing, set with the first version
     scoring: dict[str, Any] = Field(sa_column=_json())
     created_at: datetime = Field(sa_column=_time())
-    generation: int = 0
-    audit_head: str = ""
+    generation: int = 0  # position of the newest audit event, raised by one with each change
+    audit_head: str = ""  # hash of that event
 
 
 class StrategyVersion(SQLModel, table=True):
+    """A registered version. Everything but `status` and its three times is immutable.
+
+    `status` is a `domain.lifecycle.Status`. Owners and rollouts move it on through `store.versions.move`, which checks
+    the transition. A quarantined version is not reinstated without an owner's reason. Versions are not deleted:
+    decisions, outcomes and audit events refer to them.
+    """
+
     __tablename__ = "strategy_version"
     __table_args__ = (
         UniqueConstraint("strategy_name", "version", name="uq_strategy_version"),
@@ -132,13 +138,13 @@ class StrategyVersion(SQLModel, table=True):
     fingerprint_parts: dict[str, str] = Field(sa_column=_json())
     registration_report: dict[str, Any] = Field(sa_column=_json())
     created_at: datetime = Field(sa_column=_time())
-    activated_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
-    retired_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
-    quarantined_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    activated_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))  # last activation
+    retired_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))  # last retirement
+    quarantined_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))  # set by a rollback
 
 
 class CanaryConfig(SQLModel, table=True):
-    """What routing obeys: one row per strategy that ever had a canary; at 0 % nobody is routed to it."""
+    """What routing follows: one row per strategy that has had a canary. At 0 % no user is routed to it."""
 
     __tablename__ = "canary_config"
     __table_args__ = (
@@ -163,8 +169,11 @@ class CanaryConfig(SQLModel, table=True):
         return as_percent(self.rollout_bp)
 
 
+# Evidence: rows are inserted and not changed. A trigger refuses updates and deletes
+
+
 class ShadowDecisionLog(SQLModel, table=True):
-    """What each version said on each candle; `timestamp` is the candle's open time. Evidence: insert-only."""
+    """Each version's decision on each candle. `timestamp` is the candle's open time."""
 
     __tablename__ = "shadow_decision_log"
     __table_args__ = (
@@ -204,7 +213,7 @@ class ShadowDecisionLog(SQLModel, table=True):
 
 
 class Outcome(SQLModel, table=True):
-    """What a decision was worth, booked once its trade has closed. Evidence: insert-only."""
+    """The result of a decision's simulated trade, booked once the trade has closed."""
 
     __table_args__ = (
         UniqueConstraint("strategy_name", "version", "symbol", "timestamp", name="uq_outcome"),
@@ -227,7 +236,7 @@ class Outcome(SQLModel, table=True):
 
 
 class EquityMark(SQLModel, table=True):
-    """The change of a version's marked-to-market R over one candle, open trades included. Evidence: insert-only."""
+    """The change of a version's marked-to-market R over one candle, open trades included."""
 
     __tablename__ = "equity_mark"
     strategy_name: str = Field(primary_key=True)
@@ -238,7 +247,7 @@ class EquityMark(SQLModel, table=True):
 
 
 class ComparisonReport(SQLModel, table=True):
-    """One nightly comparison, as it was seen. Evidence: insert-only."""
+    """The report of one nightly comparison."""
 
     __tablename__ = "comparison_report"
     __table_args__ = (
@@ -257,18 +266,26 @@ class ComparisonReport(SQLModel, table=True):
     strategy_name: str = Field(foreign_key="strategy.name")
     shadow_version: str
     active_version: str
-    symbol: str = ""  # "" is all symbols: NULLs would not be unique
+    symbol: str = ""  # "" means all symbols, because NULLs would not be unique
     period_start: datetime = Field(sa_column=_time())
     period_end: datetime = Field(sa_column=_time())
     report: dict[str, Any] = Field(sa_column=_json())
     created_at: datetime = Field(sa_column=_time())
 
 
+# Rollouts and what their gates read
+
+
 _OPEN = "NOT " + _one_of("state", sorted(ENDED))
 
 
 class Rollout(SQLModel, table=True):
-    """One canary's journey under a frozen plan. `generation` grows by one with each change of the row."""
+    """One canary's rollout under a frozen plan.
+
+    `state` is a `domain.ramp.State`. The tick moves it on, and an owner does by approve, pause, resume or rollback,
+    each through `store.rollouts.change_rollout`. A state in `domain.ramp.ENDED` is final and sets `ended_at`. A
+    strategy has at most one open rollout. Rollouts and their verdicts are kept when they have ended.
+    """
 
     __table_args__ = (
         ForeignKeyConstraint(
@@ -296,14 +313,14 @@ class Rollout(SQLModel, table=True):
     id: UUID = Field(default_factory=uuid4, primary_key=True)
     strategy_name: str
     version: str
-    control_version: str  # the active version it is measured against; after promotion, the one to reinstate
+    control_version: str  # the active version it is measured against, and the one to reinstate after promotion
     state: str
     stage_index: int = 0
-    generation: int = 1
+    generation: int = 1  # raised by one with each change, except the bookkeeping of a tick
     plan: dict[str, Any] = Field(sa_column=_json())
     started_at: datetime = Field(sa_column=_time())
     stage_entered_at: datetime = Field(sa_column=_time())
-    stage_extended_at: datetime = Field(sa_column=_time())  # the maximum stage time counts from here
+    stage_extended_at: datetime = Field(sa_column=_time())  # the time limit of the stage counts from here
     approved_stage: int | None = None
     blind_since: datetime | None = Field(default=None, sa_column=_time(nullable=True))
     promoted_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
@@ -313,7 +330,7 @@ class Rollout(SQLModel, table=True):
 
 
 class GateVerdict(SQLModel, table=True):
-    """What a gate said and why, written when it says something new. Evidence: insert-only."""
+    """A gate's verdict and its reason, written when either changes. Insert-only."""
 
     __tablename__ = "gate_verdict"
     __table_args__ = (
@@ -336,20 +353,20 @@ class GateVerdict(SQLModel, table=True):
 
 
 class RolloutBook(SQLModel, table=True):
-    """What a rollout's paired gates rest on: the pair's shadow history, and running totals of its booked slots.
+    """The input of a rollout's paired gates: the pair's shadow history and running totals of its booked slots.
 
-    The totals are a shortcut: they follow from `history` and the rows of `booked_slot`, to the same number.
+    The totals are a cache. Recomputed from `history` and the rows of `booked_slot` they are exactly equal.
     """
 
     __tablename__ = "rollout_book"
     rollout_id: UUID = Field(primary_key=True, foreign_key="rollout.id")
-    history: dict[str, Any] = Field(sa_column=_json())  # measured when the rollout started; frozen
+    history: dict[str, Any] = Field(sa_column=_json())  # measured when the rollout started, then frozen
     slots: int = 0
     totals: dict[str, Any] = Field(sa_column=_json())
 
 
 class BookedSlot(SQLModel, table=True):
-    """A closed slot, in the order in which a rollout booked it. Evidence: insert-only."""
+    """A closed slot, in the order in which a rollout booked it. Insert-only."""
 
     __tablename__ = "booked_slot"
     __table_args__ = (
@@ -370,7 +387,7 @@ class BookedSlot(SQLModel, table=True):
 
 
 class MetricSample(SQLModel, table=True):
-    """One answer of an external metric, or why there was none. Evidence: insert-only."""
+    """One sample of an external metric, or the reason why it could not be read. Insert-only."""
 
     __tablename__ = "metric_sample"
     __table_args__ = (
@@ -385,10 +402,13 @@ class MetricSample(SQLModel, table=True):
     problem: str = Field(default="", sa_column=Column(Text, nullable=False))
 
 
-class AuditEvent(SQLModel, table=True):
-    """Who changed what, when, from what to what, and why: one row a change. Evidence: insert-only.
+# Audit trail and alerts
 
-    The events of a strategy are a chain: `position` counts from 1, and `hash` covers every other column but `id`.
+
+class AuditEvent(SQLModel, table=True):
+    """One change of a strategy: who, when, why, and the state before and after. Insert-only.
+
+    The events of a strategy are a hash chain: `position` counts from 1, and `hash` covers every other column but `id`.
     """
 
     __tablename__ = "audit_event"
@@ -408,7 +428,7 @@ class AuditEvent(SQLModel, table=True):
     before: dict[str, Any] = Field(sa_column=_json())
     after: dict[str, Any] = Field(sa_column=_json())
     reason: str = Field(sa_column=Column(Text, nullable=False))
-    evidence: list[str] = Field(default_factory=list, sa_column=_json())  # ids of the rows that it rests on
+    evidence: list[str] = Field(default_factory=list, sa_column=_json())  # ids of the rows that the change is based on
     request_id: str = ""
     idempotency_key: str | None = None
     position: int
@@ -417,7 +437,7 @@ class AuditEvent(SQLModel, table=True):
 
 
 class AlertOutbox(SQLModel, table=True):
-    """An alert, written in the transaction of what it tells of; an acknowledgement alone is set later."""
+    """An alert, written in the transaction of the change it reports. Only the acknowledgement is set later."""
 
     __tablename__ = "alert_outbox"
     __table_args__ = (
@@ -442,27 +462,36 @@ class AlertOutbox(SQLModel, table=True):
 
 
 class AlertDelivery(SQLModel, table=True):
-    """How far an alert has come on one channel, which is named without its secrets."""
+    """The delivery of one alert on one channel. `channel` is the channel's address without secrets.
+
+    The state is in the times. `enlist` in `store.alerts` creates the row as due. A delivery pass claims it until
+    `claimed_until`, sends it, and sets `sent_at`, or `failed_at` with the next try. A claim that expires makes it due
+    again. It ends when `next_try_at` is empty: sent and not to be repeated, or given up. A critical alert is tried on
+    after `given_up_at`. An acknowledgement of the alert ends it too. The row is kept as the record of what was sent.
+    """
 
     __tablename__ = "alert_delivery"
     __table_args__ = (Index("ix_delivery_due", "channel", "next_try_at"),)
     alert_id: int = Field(primary_key=True, foreign_key="alert_outbox.id")
     channel: str = Field(primary_key=True)
-    number: int = 1  # the how-manieth time that it is told; a critical one is repeated
-    due_at: datetime = Field(sa_column=_time())  # since when this time is tried
-    next_try_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))  # None: nothing is left to do
+    number: int = 1  # 1 for the first message, higher for the repetitions of a critical alert
+    due_at: datetime = Field(sa_column=_time())  # when this message first became due
+    next_try_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))  # empty: done
     claimed_until: datetime | None = Field(default=None, sa_column=_time(nullable=True))
-    claimed_by: str = ""  # the pass that tries it
-    attempts: int = 0  # in all, counted when they begin
-    failures: int = 0  # since it was last taken
+    claimed_by: str = ""  # the delivery pass that holds the claim
+    attempts: int = 0  # in total, counted when they begin
+    failures: int = 0  # since the channel last accepted it
     sent_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
     failed_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
     given_up_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
     last_error: str = Field(default="", sa_column=Column(Text, nullable=False))
 
 
+# What the platform reports
+
+
 class PlatformUser(SQLModel, table=True):
-    """One user of the platform, as its directory has had him since *loaded_at*."""
+    """A user of the platform, as last loaded from its user directory."""
 
     __tablename__ = "platform_user"
     __table_args__ = (CheckConstraint("capital >= 0", name="ck_capital"),)
@@ -472,9 +501,10 @@ class PlatformUser(SQLModel, table=True):
 
 
 class LiveTrade(SQLModel, table=True):
-    """What the broker reports of one user's trade, under the platform's own trade id. Evidence: insert-only.
+    """The broker's report on one user's trade, under the platform's trade id. Insert-only.
 
-    A trade has up to two rows: `open`, then `closed`; an order that failed has one.
+    `state` comes from the report. A trade has a row `open` and later a row `closed`. A failed order has one row
+    `failed`. All rows are kept.
     """
 
     __tablename__ = "live_trade"
@@ -500,41 +530,47 @@ class LiveTrade(SQLModel, table=True):
             postgresql_where=text("misrouted"),
         ),
     )
-    id: int | None = Field(default=None, primary_key=True)  # rises in the order of arrival
+    id: int | None = Field(default=None, primary_key=True)  # in the order of arrival
     trade_id: str
     state: str
     user_id: str
     strategy_name: str
     version: str
     symbol: str
-    opened_at: datetime = Field(sa_column=_time())  # of an order that failed: when it was tried
-    candle_s: int = Field(sa_type=BigInteger)  # its open, in seconds since 1970; of one longer than an hour, the hour
+    opened_at: datetime = Field(sa_column=_time())  # of a failed order: when it was placed
+    candle_s: int = Field(sa_type=BigInteger)  # its open time in Unix seconds, or the hour for longer candles
     closed_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
-    pnl: float | None = None  # in price units, as outcomes have it; any other will do for R, which is pnl / risk
+    pnl: float | None = None  # in price units as in `outcome`. R = pnl / risk is right in any unit
     risk: float | None = None  # distance from entry to stop, in the same unit
     error: str = Field(default="", sa_column=Column(Text, nullable=False))
     latency_ms: float | None = None  # from the signal to the fill
-    canary_bp: int  # share of users that routing sent to the canary when it was opened
-    misrouted: bool  # its version is not what routing gave this user then
+    canary_bp: int  # share of users routed to the canary when the trade was opened
+    misrouted: bool  # the version is not the one that routing gave this user then
     ingested_at: datetime = Field(sa_column=_time())
 
 
+# Idempotency
+
+
 class ApiAnswer(SQLModel, table=True):
-    """The first answer to a wish that came under an idempotency key, to be given again when the wish comes again."""
+    """The first response to a request with an idempotency key. A repeated request gets the same response."""
 
     __tablename__ = "api_answer"
     actor: str = Field(primary_key=True)
     idempotency_key: str = Field(primary_key=True)
-    digest: str  # sha256 of the request: another one under the same key is not this wish
-    strategies: list[str] = Field(sa_column=_json())  # that the wish was about
+    digest: str  # sha256 of the request. A different request under the same key is refused
+    strategies: list[str] = Field(sa_column=_json())  # that the request concerns
     status: int
     headers: dict[str, Any] = Field(sa_column=_json())
     body: str = Field(sa_column=Column(Text, nullable=False))
     answered_at: datetime = Field(sa_column=_time(index=True))
 
 
+# Running counts for metrics
+
+
 class DecisionTally(SQLModel, table=True):
-    """What one version has said on one symbol, ever, and the newest candle that it was asked about."""
+    """All decisions of one version on one symbol, counted, and the newest candle it was asked about."""
 
     __tablename__ = "decision_tally"
     strategy_name: str = Field(primary_key=True)
@@ -544,11 +580,11 @@ class DecisionTally(SQLModel, table=True):
     sell: int = Field(sa_type=BigInteger)
     hold: int = Field(sa_type=BigInteger)
     error: int = Field(sa_type=BigInteger)
-    newest_candle_s: int = Field(sa_type=BigInteger)  # its open, in seconds since 1970
+    newest_candle_s: int = Field(sa_type=BigInteger)  # open time in Unix seconds
 
 
 class Counted(StrEnum):
-    """What rows of `tally` count, each with what its `name` and `detail` are."""
+    """What a row of `tally` counts. The comments give the meaning of `name` and `detail`."""
 
     ACTIVATION = "activation"  # version
     ERROR = "error"  # version, kind of error
@@ -557,9 +593,9 @@ class Counted(StrEnum):
 
 
 class Tally(SQLModel, table=True):
-    """How often something has happened to a strategy, ever.
+    """How often something has happened to a strategy in total.
 
-    Each row is one strategy's alone: a change of one strategy must never wait for that of another.
+    A row belongs to one strategy, so that a change of one strategy does not wait for a change of another.
     """
 
     strategy_name: str = Field(primary_key=True)
@@ -570,9 +606,9 @@ class Tally(SQLModel, table=True):
 
 
 class DirectoryTally(SQLModel, table=True):
-    """How many of the directory's users lie below each bucket under a salt; there is none before one is loaded."""
+    """How many users of the directory lie below each bucket under a salt. Empty until a directory is loaded."""
 
     __tablename__ = "directory_tally"
     salt: str = Field(primary_key=True)
     users: int
-    below: bytes  # 10,001 big-endian numbers of four bytes: users below bucket 0, 1, … 10,000
+    below: bytes  # 10,001 big-endian uint32: users below bucket 0, 1, … 10,000

@@ -1,4 +1,4 @@
-"""The platform's users, as its directory has them; replaced by what is loaded, never changed by anything else."""
+"""The platform's user directory. Each load replaces the previous one."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,16 +12,16 @@ from strategy_core.store.tables import DirectoryTally, PlatformUser
 
 
 def hold_directory(session: Session) -> None:
-    """Keep the directory from being loaded, and counted, by anybody else until the transaction ends; all may read it.
+    """Block other loads and counts of the directory until the transaction ends. Reads continue.
 
-    SQLite has one writer at a time anyway.
+    On SQLite there is only one writer at a time.
     """
     if _dialect(session) == "postgresql":
         session.connection().execute(sa.text("LOCK TABLE platform_user IN SHARE ROW EXCLUSIVE MODE"))
 
 
 def read_users(session: Session) -> dict[str, float | None]:
-    """Return every user's capital; None where it is not known."""
+    """Return capital by user (None: unknown)."""
     rows = session.connection().execute(sa.select(col(PlatformUser.user_id), col(PlatformUser.capital)))
     return dict(rows.tuples().all())
 
@@ -47,7 +47,7 @@ def is_counted(session: Session, salt: str) -> bool:
 
 
 def keep_counts(session: Session, counts: Mapping[str, tuple[int, bytes]]) -> None:
-    """Put (users, users below each bucket) in the place of what stands under each salt."""
+    """Replace the stored (users, users below each bucket) of each salt."""
     if not counts:
         return
     insert = postgresql.insert if _dialect(session) == "postgresql" else sqlite.insert

@@ -1,4 +1,4 @@
-"""Strategies and their versions: found, locked, added, moved. Whoever changes a strategy locks its row first."""
+"""Strategies, their versions and their routing. Every change of a strategy locks its row first."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -12,7 +12,7 @@ from sqlmodel import Session, col, select
 from strategy_core.domain.errors import LostRace, NoActiveVersion, UnknownStrategy, UnknownVersion
 from strategy_core.domain.lifecycle import Status, check_move
 from strategy_core.domain.routing import Routing
-from strategy_core.store.engine import give_way_when_stuck, insert_if_new
+from strategy_core.store.engine import cancel_when_idle, insert_if_new
 from strategy_core.store.tables import CanaryConfig, StrategyRow, StrategyVersion
 
 _SERVES = and_(
@@ -35,21 +35,21 @@ _ROUTING = (
 
 
 def create_strategy(session: Session, name: str, *, salt: str, scoring: dict[str, Any], now: datetime) -> None:
-    """Add the strategy unless it is there; what it was created with stays."""
+    """Create the strategy unless it exists. An existing one keeps its salt and scoring."""
     insert_if_new(session, StrategyRow, [{"name": name, "salt": salt, "scoring": scoring, "created_at": now}])
 
 
 def lock_strategy(session: Session, name: str, if_generation: int | None = None) -> StrategyRow:
-    """Return the strategy, held until the transaction ends: changes of one strategy happen one after another.
+    """Lock the strategy until the transaction ends, and return it. Changes of one strategy are serialized this way.
 
     Args:
-        if_generation: the generation that the caller's wish rests on; any, unless given.
+        if_generation: the generation on which the caller's decision is based, if it is to be checked.
 
     Raises:
-        UnknownStrategy: there is none of that name.
-        LostRace: it is of another generation.
+        UnknownStrategy: there is no strategy of that name.
+        LostRace: the strategy has another generation.
     """
-    give_way_when_stuck(session)
+    cancel_when_idle(session)
     latest = (
         select(StrategyRow).where(StrategyRow.name == name).with_for_update().execution_options(populate_existing=True)
     )
@@ -73,7 +73,7 @@ def strategy_names(session: Session) -> Sequence[str]:
 
 
 def salts(session: Session) -> Sequence[str]:
-    """Return every salt that users are told apart by."""
+    """Return every salt in use for user bucketing."""
     return session.exec(select(StrategyRow.salt).distinct().order_by(StrategyRow.salt)).all()
 
 
@@ -92,7 +92,7 @@ def get_version(session: Session, strategy_name: str, version: str) -> StrategyV
 def list_versions(
     session: Session, strategy_name: str | None = None, status: Status | None = None
 ) -> Sequence[StrategyVersion]:
-    """Return versions, oldest first, of one strategy or of all, in one status or in any."""
+    """Return versions by strategy, oldest first."""
     query = select(StrategyVersion).order_by(
         StrategyVersion.strategy_name, col(StrategyVersion.created_at), StrategyVersion.version
     )
@@ -104,7 +104,7 @@ def list_versions(
 
 
 def with_status(session: Session, strategy_name: str, status: Status) -> StrategyVersion | None:
-    """Return the strategy's active or canary version; there is at most one of each."""
+    """Return the strategy's active or canary version. There is at most one of each."""
     return session.exec(
         select(StrategyVersion).where(StrategyVersion.strategy_name == strategy_name, StrategyVersion.status == status)
     ).one_or_none()
@@ -119,7 +119,7 @@ def active_version(session: Session, strategy_name: str) -> StrategyVersion:
 
 
 def routing(session: Session, strategy_name: str) -> Routing:
-    """Return what routing obeys now, by one statement, so that no promotion falls in between.
+    """Return the strategy's routing, read in one query and therefore consistent.
 
     Raises:
         UnknownStrategy, NoActiveVersion
@@ -132,7 +132,7 @@ def routing(session: Session, strategy_name: str) -> Routing:
 
 
 def all_routing(session: Session) -> dict[str, Routing | None]:
-    """Return what routing obeys now, by strategy; None where no version is active."""
+    """Return the routing of all strategies by name (None: no active version)."""
     return _routings(session.execute(_ROUTING).all())
 
 
@@ -150,7 +150,7 @@ def _routings(rows: Sequence[Any]) -> dict[str, Routing | None]:
 
 
 def previously_active(session: Session, strategy_name: str) -> StrategyVersion | None:
-    """Return the version that was active before the present one: the newest retired one that once was."""
+    """Return the previously active version: the retired one with the latest activation, not quarantined."""
     return session.exec(
         select(StrategyVersion)
         .where(
@@ -169,10 +169,10 @@ def add_version(session: Session, version: StrategyVersion) -> None:
 
 
 def move(session: Session, version: StrategyVersion, target: Status, now: datetime) -> None:
-    """Give *version* the status *target* and stamp the time; flushed at once, since one-active is checked by statement.
+    """Set the status of *version* and its time, and flush, because the one-active index is checked per statement.
 
     Raises:
-        IllegalTransition: *target* may not follow its status.
+        IllegalTransition: *target* is not allowed after the current status.
     """
     check_move(Status(version.status), target)
     activated_at = _after_all_others(session, version.strategy_name, now) if target is Status.ACTIVE else None
@@ -186,7 +186,7 @@ def move(session: Session, version: StrategyVersion, target: Status, now: dateti
 
 
 def _after_all_others(session: Session, strategy_name: str, now: datetime) -> datetime:
-    """Return *now*, or the next moment after the newest activation: once the clock ran ahead, the order must hold."""
+    """Return *now*, or a microsecond after the newest activation if the clock was set back since."""
     newest = session.exec(
         select(func.max(StrategyVersion.activated_at)).where(StrategyVersion.strategy_name == strategy_name)
     ).one()

@@ -63,7 +63,7 @@ def rows() -> Iterator[list[Row]]:
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """Tell of no alert that is sent: the table is what shall be read."""
+    """Silence the log of sent alerts."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     yield
     structlog.reset_defaults()

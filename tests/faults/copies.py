@@ -1,4 +1,4 @@
-"""Databases that begin alike: one is prepared, and every fault gets a copy of it; both databases, one way to ask."""
+"""Copies of a prepared database, one per fault, on SQLite and PostgreSQL."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ Prepare = Callable[[Engine], None]
 
 @dataclass(frozen=True)
 class Copy:
-    """A database as it was prepared, an engine for what is going to die, and one for whoever comes after.
+    """A copy of the prepared database, with one engine for the killed operation and one for the time after.
 
     Every copy has the address of the one before it, and their engines are those: to compile each statement anew would
     take most of a fault's time. No connection goes from one copy to the next.

@@ -65,7 +65,7 @@ def one_active(engine: Engine, *_: Picture) -> object:
 
 
 def canary_as_its_rollout(engine: Engine, *_: Picture) -> object:
-    """Who is routed to the canary is what the open rollout's stage says; without a canary nobody is."""
+    """The share of users on the canary is that of the open rollout's stage, and 0 without a canary."""
     wrong = []
     with reading(engine) as session:
         for name in versions.strategy_names(session):
@@ -120,9 +120,7 @@ def _tallies(session: Session) -> Counter[tuple[str, ...]]:
         }
     )
     for row in session.execute(select(*Tally.__table__.c)).all():  # type: ignore[attr-defined]
-        named = (
-            (row.name, row.detail) if row.what != Counted.ROLLBACK else ("", "")
-        )  # the trail does not tell the cause
+        named = (row.name, row.detail) if row.what != Counted.ROLLBACK else ("", "")  # the cause is not in the trail
         counted[row.what, row.strategy_name, *named] += row.total
     return +counted
 
@@ -169,7 +167,7 @@ def book_as_its_slots(engine: Engine, *_: Picture) -> object:
 
 
 def ended_is_over(engine: Engine, *_: Picture) -> object:
-    """A rollout that has ended has its time and leaves nobody on its way; one that is open has none."""
+    """A rollout has an end time exactly if it has ended, and an ended one routes no user to its canary."""
     with reading(engine) as session:
         found = rollouts.list_rollouts(session)
     return [one.state for one in found if (State(one.state) in ENDED) is (one.ended_at is None)]
@@ -182,7 +180,7 @@ def alerts_by_key(engine: Engine, *_: Picture) -> object:
 
 
 def database_sound(engine: Engine, *_: Picture) -> object:
-    """Foreign keys lead somewhere, and SQLite's file is one; PostgreSQL checks the first itself, at each statement."""
+    """Foreign keys are valid and SQLite's file is intact. PostgreSQL checks foreign keys at each statement."""
     if engine.dialect.name != "sqlite":
         return None
     with engine.connect() as connection:

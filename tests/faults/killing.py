@@ -18,12 +18,12 @@ _PAGE = 5_000  # bytes: a page of SQLite in its log
 
 
 class Killed(BaseException):
-    """What a killed process looks like from inside: nothing catches it."""
+    """The process is killed. A BaseException, so that it is not caught."""
 
 
 @contextmanager
 def boundaries(engine: Engine, at: At) -> Iterator[list[str]]:
-    """Call *at* at each boundary of the block, counted from 1; the list holds the names so far.
+    """Call *at* at each boundary of the block, counted from 1. The list holds the names so far.
 
     Once *at* has raised Killed the process is dead: its connection is cut, as a kernel does for the dead, nothing is
     rolled back, and each later statement raises again.

@@ -17,7 +17,7 @@ from tests.faults.killing import Killed, boundaries, full_at, losing_at, raising
 from tests.faults.operations import NOW, OPERATIONS, World
 from tests.services.outbox import ids
 
-_FORKS = multiprocessing.get_context("forkserver")  # imports once; its children have no threads, locks nor connections
+_FORKS = multiprocessing.get_context("forkserver")  # imports once, children inherit no threads or locks
 _FORKS.set_forkserver_preload(["tests.faults.running"])
 
 
@@ -40,7 +40,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Whole:
-    """A run that nothing disturbs: its boundaries, and the database before it and after each of its commits."""
+    """An undisturbed run: its boundaries, and the database before it and after each commit."""
 
     points: list[str]
     states: list[Picture]
@@ -73,7 +73,7 @@ class Fault(StrEnum):
 
 
 def faulted(copies: Copies, name: str, points: Sequence[int], world: World, whole: Whole, fault: Fault) -> Row:
-    """Let the fault befall the operation at each of *points*, on a database of its own each time; then do it again."""
+    """Apply the fault to the operation at each of *points*, each time on a new copy, and run it again."""
     row = Row(name, copies.database, fault, len(whole.points))
     for point in points:
         at = f"{fault} {whole.points[point - 1]} ({point})"
@@ -88,10 +88,10 @@ def faulted(copies: Copies, name: str, points: Sequence[int], world: World, whol
 
 
 def restart(engine: Engine, name: str, world: World, whole: Whole, row: Row, at: str, *, exact: bool = True) -> None:
-    """Look at what a fault has left, do the work again, and look whether all stands as if nothing had happened.
+    """Check what a fault has left, repeat the work, and check that the result is that of an undisturbed run.
 
     Args:
-        exact: else it is told of what happened, and only who serves whom has to be the same.
+        exact: whether all rows must be the same, or only the routing.
     """
     operation = OPERATIONS[name]
     found = picture(engine)
@@ -100,7 +100,7 @@ def restart(engine: Engine, name: str, world: World, whole: Whole, row: Row, at:
         row.checked([] if found in whole.states else ["half done", *differences(whole.states[0], found)], at, 1)
     try:
         operation.act(engine, world, NOW + operation.again_after)
-    except (Refused, NotFound):  # it was done before the kill, and whoever asks again is told
+    except (Refused, NotFound):  # it was done before the kill, and a repetition is refused
         row.checked([] if found == whole.states[-1] else ["refused, though it was not done"], at, 1)
     after = picture(engine)
     row.checked(violations(engine, whole.states[0], after), f"{at}, restarted", len(INVARIANTS))
@@ -128,7 +128,7 @@ def _really_killed(copy: Copy, name: str, point: int, world: World) -> bool:
 
 
 def _lost(copy: Copy, name: str, point: int, world: World) -> bool:
-    """Lose a connection; the operation goes on by itself, or says that the database could not be had."""
+    """Lose a connection. The operation recovers, or fails with a database error."""
     with boundaries(copy.dying, losing_at(point)) as passed:
         try:
             OPERATIONS[name].act(copy.dying, world, NOW)
@@ -138,7 +138,7 @@ def _lost(copy: Copy, name: str, point: int, world: World) -> bool:
 
 
 def _full(copy: Copy, name: str, point: int, world: World) -> bool:
-    """Leave no room; the operation needs none, or says that there is none."""
+    """Fill the disk. The operation succeeds without space, or fails with a database error."""
     with full_at(point) as at, boundaries(copy.dying, at) as passed:
         try:
             OPERATIONS[name].act(copy.dying, world, NOW)

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of a test's own, which dies as by a power cut, and comes back when it is told to."""
+"""A PostgreSQL server for one test, which can be stopped as by a power cut and started again."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ class Server:
         template.dispose()
 
     def die(self) -> None:
-        """Stop in immediate mode: nothing is finished, and no client is heard any more."""
+        """Stop in immediate mode, without finishing or answering clients."""
         pid = self._server.get_pid()
         assert pid is not None
         os.kill(pid, signal.SIGQUIT)
@@ -45,7 +45,7 @@ class Server:
         self._server.ensure_postgres_running()
 
     def die_for(self, seconds: float) -> Timer:
-        """Die, and come back by itself; the timer ends when it is there again."""
+        """Stop and restart the server. The timer ends when it is up again."""
         self.die()
         timer = Timer(seconds, self.come_back)
         timer.start()

@@ -1,4 +1,4 @@
-"""PostgreSQL dies amid a transaction, and is away for a while: told in a line, nothing half done, and on it goes."""
+"""PostgreSQL dies during a transaction and returns: one line of error, no partial change, and work goes on."""
 
 import time
 from collections.abc import Iterator
@@ -100,7 +100,7 @@ def test_while_the_database_is_away_people_read_one_line_and_users_stay_where_th
 def test_the_server_dies_amid_any_work(
     server: Server, own_copies: PostgresqlCopies, world: World, rows: list[Row], name: str
 ) -> None:
-    """It is back after half a second; what has not gone on by itself then is done again."""
+    """The server is back after half a second. Work that has failed by then is repeated."""
     whole = run_whole(own_copies, name, world)
     commits = [at for at, boundary in enumerate(whole.points, start=1) if boundary.endswith("COMMIT")]
     row = Row(name, "PostgreSQL", _COLUMN, len(whole.points))

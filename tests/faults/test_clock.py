@@ -1,4 +1,4 @@
-"""The clock jumps by hours, either way, or is put to another time of the year: it hurts nobody, and hides no harm."""
+"""Jumps of the clock by hours, in both directions, and daylight saving harm no user and hide no harm."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -59,7 +59,7 @@ def look(engine: Engine, market: SyntheticSource, now: datetime, *, decided: dat
 def test_a_clock_that_jumps_ahead_rolls_nobody_back_and_the_true_time_is_seen_again(
     engine: Engine, market: SyntheticSource, ahead: timedelta
 ) -> None:
-    """Blind for longer than the limit it is at once, by the clock; but blindness counts from when it was first seen."""
+    """By the clock it is blind for longer than the limit at once, but blindness counts from its first tick."""
     ramp(engine)
     assert look(engine, market, MONDAY + HOUR).step is Step.HOLD
 
@@ -104,7 +104,7 @@ def test_what_a_gate_says_now_outranks_what_it_said_of_an_hour_that_was_wrong(
 def test_two_hours_ahead_a_stage_is_left_two_hours_early_at_most_and_never_blind(
     engine: Engine, market: SyntheticSource
 ) -> None:
-    """Beyond the candles that may be late nothing is seen; so no jump, however far, makes a stage shorter than that."""
+    """Without candles a gate is blind, so that a jump of any size does not shorten a stage."""
     ramp(engine)
     near, far = MONDAY + STAGE - JUMP, MONDAY + STAGE - 5 * HOUR
     look(engine, market, far - HOUR)
@@ -236,7 +236,7 @@ def test_runs_to_and_fro_leave_the_log_of_runs_in_order(engine: Engine, world: W
 def test_a_night_in_which_clocks_are_put_is_like_any_other(
     engine: Engine, market: SyntheticSource, zone: str, midnight: str
 ) -> None:
-    """What people call the hour is nothing to a rollout: each is ticked once, and none is missed or seen twice."""
+    """Local time does not matter: each hour is ticked exactly once."""
     first = datetime.fromisoformat(midnight).replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
     ramp(engine)
 

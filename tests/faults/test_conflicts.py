@@ -1,4 +1,4 @@
-"""Two at once, and a database that goes away: what it undoes is done again by itself; a rollback tries the longest."""
+"""Concurrent changes and a lost database: the use case is retried, a rollback for longest."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -51,7 +51,7 @@ def with_settings(url: str, **settings: str) -> Iterator[Engine]:
 
 @contextmanager
 def other(url: str, *statements: str) -> Iterator[Connection]:
-    """Yield a connection amid a transaction of somebody else, who is never the one whom a deadlock ends."""
+    """Yield a connection in another transaction, which PostgreSQL does not choose as the victim of a deadlock."""
     with with_settings(url, deadlock_timeout="1h") as engine, engine.connect() as connection:
         for statement in statements:
             connection.execute(text(statement))
@@ -64,12 +64,12 @@ def in_a_deadlock(url: str, work: Callable[[Engine], object], first: str, second
         with other(url, first) as connection:
             done = thread.submit(work, engine)
             until_somebody_waits(engine, unless=done)
-            connection.execute(text(second))  # comes back when the other side was undone
+            connection.execute(text(second))  # returns when the other transaction was cancelled
             connection.rollback()
         return done.result()
 
 
-def test_a_rollback_that_met_a_deadlock_is_done_again(postgresql_url: str) -> None:
+def test_a_rollback_is_retried_after_a_deadlock(postgresql_url: str) -> None:
     engine = open_database(postgresql_url)
     ramped(engine)
 
@@ -99,7 +99,7 @@ def test_a_tick_that_met_a_deadlock_takes_its_step(postgresql_url: str, market: 
 
 
 def test_decisions_that_met_a_deadlock_are_logged_once(postgresql_url: str) -> None:
-    """Two runs of the same candles, of which one writes them in another order than this release does."""
+    """Two runs write the same candles, the other one in an order that this release does not use."""
     engine = open_database(postgresql_url)
     pair(engine)
     rows = [decision_row("1", MONDAY + hour * HOUR) for hour in range(2)]
@@ -120,8 +120,8 @@ def test_decisions_that_met_a_deadlock_are_logged_once(postgresql_url: str) -> N
     engine.dispose()
 
 
-def test_without_another_try_a_deadlock_is_the_end(postgresql_url: str) -> None:
-    """What the tests above provoke is the real one."""
+def test_without_a_retry_a_deadlock_fails_the_work(postgresql_url: str) -> None:
+    """The tests above provoke a real deadlock."""
     engine = open_database(postgresql_url)
     ramped(engine)
 
@@ -138,8 +138,8 @@ def test_without_another_try_a_deadlock_is_the_end(postgresql_url: str) -> None:
     engine.dispose()
 
 
-def test_a_rollback_that_could_not_be_serialized_is_done_again(postgresql_url: str) -> None:
-    """Whoever sets a stricter isolation for the whole database gets the same rollback."""
+def test_a_rollback_is_retried_after_a_serialization_failure(postgresql_url: str) -> None:
+    """A stricter isolation level for the whole database does not change the rollback."""
     engine = open_database(postgresql_url)
     ramped(engine)
 
@@ -147,15 +147,15 @@ def test_a_rollback_that_could_not_be_serialized_is_done_again(postgresql_url: s
         with ThreadPoolExecutor(1) as thread, other(postgresql_url, OTHER) as connection:
             done = thread.submit(roll_back, mine, Command(OWNER, NOW, "news"), strategy_name="fib_rsi")
             until_somebody_waits(engine, unless=done)
-            connection.commit()  # what the rollback has waited for is not what it has read
+            connection.commit()  # the row changed after the rollback read it
         assert done.result() == "2"
 
     assert standing(engine) == ROLLED_BACK
     engine.dispose()
 
 
-def test_an_answer_to_a_commit_that_is_lost_is_looked_up(postgresql_url: str) -> None:
-    """It was kept: nothing is done twice, and what is returned can be read."""
+def test_a_lost_answer_to_a_commit_is_looked_up(postgresql_url: str) -> None:
+    """The change was committed: it is not repeated, and the returned rows can be read."""
     engine = open_database(postgresql_url)
     ramped(engine)
 
@@ -172,10 +172,10 @@ def test_an_answer_to_a_commit_that_is_lost_is_looked_up(postgresql_url: str) ->
     engine.dispose()
 
 
-def test_whoever_cannot_look_it_up_says_so(postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_commit_result_is_reported(postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = open_database(postgresql_url)
     ramped(engine)
-    monkeypatch.setattr("strategy_core.store.engine._SETTLED_WITHIN_S", 0.0)
+    monkeypatch.setattr("strategy_core.store.engine._COMMIT_CHECK_WITHIN_S", 0.0)
 
     with (
         pytest.raises(Unsettled, match=r"may or may not have been saved .* read the current state before you repeat it"),
@@ -189,7 +189,7 @@ def test_whoever_cannot_look_it_up_says_so(postgresql_url: str, monkeypatch: pyt
 
 @contextmanager
 def writing(url: str) -> Iterator[Connection]:
-    """Yield a connection that holds SQLite's one place for a writer."""
+    """Yield a connection that holds SQLite's write lock."""
     engine = open_database(url)
     with engine.connect() as connection:
         connection.exec_driver_sql("ROLLBACK")
@@ -198,7 +198,7 @@ def writing(url: str) -> Iterator[Connection]:
     engine.dispose()
 
 
-def test_work_is_tried_as_often_and_as_long_as_it_is_worth(sqlite_url: str) -> None:
+def test_work_gets_its_number_of_tries_after_its_time(sqlite_url: str) -> None:
     engine = open_database(f"{sqlite_url}?timeout=0.01")
     tries: list[float] = []
 
@@ -216,8 +216,28 @@ def test_work_is_tried_as_often_and_as_long_as_it_is_worth(sqlite_url: str) -> N
     engine.dispose()
 
 
+def test_work_is_tried_during_its_time_after_its_number_of_tries(sqlite_url: str) -> None:
+    engine = open_database(f"{sqlite_url}?timeout=0.01")
+    tries: list[float] = []
+
+    with writing(sqlite_url) as other_writer:
+
+        @retry_transient(RetryPolicy(tries=1, seconds=60.0))
+        def write() -> None:
+            tries.append(time.monotonic())
+            if len(tries) == 3:
+                other_writer.exec_driver_sql("ROLLBACK")
+            with transaction(engine) as session:
+                session.execute(text("DELETE FROM api_answer"))
+
+        write()
+
+    assert len(tries) == 3
+    engine.dispose()
+
+
 def test_a_rollback_outlasts_a_writer_that_holds_sqlite(sqlite_url: str) -> None:
-    """Longer than a statement waits for its turn."""
+    """The writer holds the lock longer than a statement waits for it."""
     engine = open_database(f"{sqlite_url}?timeout=0.05")
     ramped(engine)
 
@@ -231,7 +251,7 @@ def test_a_rollback_outlasts_a_writer_that_holds_sqlite(sqlite_url: str) -> None
     engine.dispose()
 
 
-def test_what_will_not_pass_is_not_tried_again(engine: Engine) -> None:
+def test_a_lasting_error_is_not_retried(engine: Engine) -> None:
     put_version(engine, "1", Status.ACTIVE, at=MONDAY - DAY)
     tries: list[int] = []
 

@@ -1,4 +1,4 @@
-"""Killed at any boundary of any operation, and started again: all stands as if nothing had happened.
+"""A kill at any boundary of any operation, and a repetition, give the result of an undisturbed run.
 
 `-m long -s` kills at every boundary, by a raise and by SIGKILL, and prints the table of
 docs/explanation/benchmarks.md.
@@ -60,7 +60,7 @@ def test_a_process_that_is_really_killed_leaves_nothing_half_done(copies: Copies
 def test_a_lost_connection_undoes_or_keeps_a_change_and_which_is_found_out(
     postgresql_copies: PostgresqlCopies, world: World, name: str
 ) -> None:
-    """The answer to a commit that is lost on its way says nothing: the trail does."""
+    """When the answer to a commit is lost, the trail shows whether it was committed."""
     whole = run_whole(postgresql_copies, name, world)
     commits = [at for at, boundary in enumerate(whole.points, start=1) if boundary.endswith("COMMIT")]
 
@@ -84,7 +84,7 @@ def test_on_a_full_disk_nothing_is_half_written_and_it_goes_on_when_there_is_roo
 
 
 def test_work_that_is_done_in_parts_is_seen(copies: Copies, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the harness is worth: users are moved in one transaction, and the trail is told in another."""
+    """A faulty operation is detected: it moves users in one transaction and writes the trail in another."""
 
     def careless(engine: Engine, *_: object) -> None:
         with transaction(engine) as session:

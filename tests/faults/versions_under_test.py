@@ -14,7 +14,7 @@ class Minutes(BaseModel):
 
 
 class Minutely:
-    """Signals on each candle whose minute is a multiple of `every`; may fail from a moment on."""
+    """Signals on each candle whose minute is a multiple of `every`, and may fail from a given time on."""
 
     Params = Minutes
 

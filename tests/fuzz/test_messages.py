@@ -13,7 +13,7 @@ from strategy_core.domain.errors import Invalid, RoutingUnavailable, Untrusted
 from strategy_core.domain.routing import BUCKETS
 from strategy_core.domain.strategy import Action, Decision
 from strategy_core.isolation import protocol
-from strategy_core.isolation.client import _described, _rows
+from strategy_core.isolation.client import _answers_in, _description_in
 from strategy_core.isolation.process import Died
 from strategy_core.observe.prometheus import Prometheus
 from strategy_core.router.http import HttpSource
@@ -83,9 +83,11 @@ def test_a_workers_line_is_what_was_agreed_or_its_end(text: bytes) -> None:
     with suppress(protocol.ProtocolError, Died, Invalid, Untrusted):
         key, value = protocol.message_in(text)
         if key == "rows":
-            assert all(each.decision is None or protocol.loggable(each.decision) for each in _rows(key, value, 500))
+            assert all(
+                each.decision is None or protocol.loggable(each.decision) for each in _answers_in(key, value, 500)
+            )
         elif key == "breach":
             assert protocol.one_line(value).isprintable()
         else:
-            described = _described(key, value, "x:Y")
+            described = _description_in(key, value, "x:Y")
             json.dumps(described.config, ensure_ascii=False, allow_nan=False).encode()

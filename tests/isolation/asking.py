@@ -1,4 +1,4 @@
-"""How tests of misbehaviour ask: for a trick between two decisions without one."""
+"""Ask a version for a trick between two honest decisions."""
 
 import pandas as pd
 
@@ -7,7 +7,7 @@ from strategy_core.isolation.protocol import Answer
 
 
 def between_honest_ones(version: IsolatedStrategy, candles: pd.DataFrame, trick: str) -> Answer:
-    """Ask for the trick between two decisions without one, which must come out well; return the trick's answer."""
+    """Ask for the trick between two honest decisions, which must succeed, and return the trick's answer."""
     asks = [DecisionRequest(symbol, "1h", candles, [20], 5) for symbol in ("GOLD", trick, "GOLD")]
     (before,), (answer,), (after,) = version.decide(asks)
 

@@ -1,4 +1,4 @@
-"""A version that means harm, imported by workers alone; the symbol of an ask chooses what it does."""
+"""A hostile version, imported by workers only. The symbol of a request chooses the attack."""
 
 import contextlib
 import ctypes
@@ -32,7 +32,7 @@ class Nothing(BaseModel):
 
 
 class Endless(Mapping[str, int]):
-    """Features that never end."""
+    """Endless features."""
 
     def __getitem__(self, name: str) -> int:
         return 1
@@ -45,7 +45,7 @@ class Endless(Mapping[str, int]):
 
 
 class Hostile:
-    """Buys; on a symbol that names one of its attacks, tries that first."""
+    """Buys. On a symbol that names an attack, tries that first."""
 
     Params = Nothing
     warmup_bars = 5

@@ -1,4 +1,4 @@
-"""Versions that misbehave, imported by workers alone. The symbol of an ask chooses the trick, the config its target."""
+"""Versions that misbehave, imported by workers only. The symbol of a request chooses the trick."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,7 @@ class Target(BaseModel):
 
 
 class Tricks:
-    """Buys; on a symbol that names one of its tricks, does that first."""
+    """Buys. On a symbol that names a trick, does that first."""
 
     Params = Target
     warmup_bars = 5
@@ -210,7 +210,7 @@ TRICKS: dict[str, Callable[[Path], Any]] = {
     "forged": _private_pipe(b'{"rows":[["",null,["buy",7,{},""],1.0]]}\n'),
     "another message": _private_pipe(b'{"ready":1}\n'),
     "endless line": lambda _: _private_pipe(b"x" * 9_000_000)(Path()),
-    # never answers
+    # does not answer
     "sleep": lambda _: time.sleep(3600),
     "swallow and sleep": _breach_then_sleep,
     # may

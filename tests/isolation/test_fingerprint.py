@@ -1,4 +1,4 @@
-"""The same build has the same fingerprint everywhere; any other build has another, and its parts say why."""
+"""The same build has the same fingerprint everywhere, and a different build differs in named parts."""
 
 import gc
 import os
@@ -121,9 +121,9 @@ def test_a_missing_model_file_and_a_config_that_is_no_json_are_refused(package: 
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("pipe", "model file .*pipe is no file"),
-        ("/dev/zero", "model file /dev/zero is no file"),
-        (".", "model file .* is no file"),
+        ("pipe", "model file .*pipe is not a regular file"),
+        ("/dev/zero", "model file /dev/zero is not a regular file"),
+        (".", "model file .* is not a regular file"),
         ("a\0b", "model file .* cannot be read: embedded null"),
         ("a\ud800b", "model file .* cannot be read: .*surrogates not allowed"),
     ],
@@ -147,7 +147,7 @@ def test_code_that_nests_too_deep_to_be_read_is_refused(package: Path, code: str
 
 
 def test_builds_are_told_by_many_threads_at_once(package: Path) -> None:
-    """Versions are asked side by side; a parser that other threads upset would refuse a build that is as it was."""
+    """Fingerprints are taken in threads. A parser that interferes would refuse an unchanged build."""
     (package / "levels.py").write_text("\n".join(f"def f{i}(x):\n    return (x + {i}) * 2" for i in range(200)))
     usual = gc.get_threshold()
 

@@ -1,4 +1,4 @@
-"""What each audit event means, event by event; that the armed hook stops them is held by the workers' tests."""
+"""Which audit events the guard refuses. The workers' tests check that the armed hook stops them."""
 
 import os
 from pathlib import Path

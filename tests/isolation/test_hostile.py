@@ -1,4 +1,4 @@
-"""A version that means harm is stopped in bounded time and memory, and no other version's decisions change by it."""
+"""A hostile version is stopped in bounded time and memory, and does not affect other versions' decisions."""
 
 import resource
 from collections.abc import Iterator
@@ -14,19 +14,19 @@ from strategy_core.isolation.forkserver import fork_server
 from strategy_core.isolation.protocol import Answer
 
 HERE = "tests.isolation.hostile_versions"
-AT_ONCE_S, IN_THE_END_S = 1.0, 60.0  # the deadline of attacks that never end, and of those that do
-MORE_MB = 300  # that the product itself may take at most, whatever is printed, flooded and hoarded
+AT_ONCE_S, IN_THE_END_S = 1.0, 60.0  # deadlines of endless attacks and of the others
+MORE_MB = 300  # limit for the product itself during all attacks
 ENDING = {
     "hoard": ("died", "ran out of memory"),
     "hoard shared memory": ("raised", "Cannot allocate memory"),
     "fork on and on": ("breach", "process: os.fork"),
     "close the pipes": ("died", "its worker"),
-    "flood with breaches": ("breach", "again; then its worker sent what was not asked for"),
+    "flood with breaches": ("breach", "again; then its worker sent an unexpected message"),
     "alarm": ("died", "was killed by signal 14"),
     "many threads": ("raised", "can't start new thread"),
     "recurse in C": ("died", "was killed by signal 11"),
-    "replace the wire": ("died", "sent what was not agreed"),
-    "large features": ("invalid", "a text may have 500 characters"),
+    "replace the wire": ("died", "violated the protocol"),
+    "large features": ("invalid", "a text may have at most 500 characters"),
     "write its own memory": ("breach", "open for writing: /proc/self/mem"),
     "write shared memory": ("breach", "open for writing: /dev/shm/rollout"),
 }
@@ -49,7 +49,7 @@ def healthy() -> Iterator[IsolatedStrategy]:
 
 
 def attacked(hostile: IsolatedStrategy, healthy: IsolatedStrategy, candles: pd.DataFrame, attack: str) -> list[Answer]:
-    """Ask the hostile version, while a healthy one is asked beside it; return the attack's answer and the next one."""
+    """Ask the hostile version beside a healthy one, and return the attack's answer and the next one."""
     asks = [DecisionRequest(symbol, "1h", candles, [20], 5) for symbol in (attack, "GOLD")]
     with ThreadPoolExecutor(2) as threads:
         others = threads.submit(healthy.decide, [DecisionRequest("GOLD", "1h", candles, range(4, 400), 5)])
@@ -105,7 +105,7 @@ def test_native_code_neither_forks_nor_outlives_nor_debugs_its_parent(
 def test_a_version_that_floods_while_it_loads_is_refused() -> None:
     with (
         IsolatedStrategy(f"{HERE}:FloodsOnLoad", {}) as isolated,
-        pytest.raises(StrategyFailed, match="sent what was not agreed"),
+        pytest.raises(StrategyFailed, match="violated the protocol"),
     ):
         isolated.describe()
 

@@ -1,4 +1,4 @@
-"""A version in its worker: what it is shown, its deadlines, its loading, and its end."""
+"""A version in its worker: its input, deadlines, loading and end."""
 
 import os
 from datetime import timedelta
@@ -92,7 +92,7 @@ def test_a_version_that_always_hangs_does_not_stall_a_catch_up(candles: pd.DataF
 
     assert [answer.kind for answer in answers] == [""] * 4 + ["deadline"] * 396
     assert answers[6].error == "no answer within 0.2 s"
-    assert answers[7].error == "not asked: 3 workers failed in this run, the last one so: no answer within 0.2 s"
+    assert answers[7].error == "not asked: 3 workers failed in this run, the last one with: no answer within 0.2 s"
     assert answers[7] == answers[-1]
 
 
@@ -214,7 +214,7 @@ def test_an_async_engine_is_taken_by_entry_point_or_ready_made(candles: pd.DataF
 
 
 def test_an_engine_that_cannot_be_sent_asks_for_an_entry_point() -> None:
-    with pytest.raises(InvalidEntryPoint, match=r"cannot be sent to a worker .*; give an entry point"):
+    with pytest.raises(InvalidEntryPoint, match=r"cannot be sent to a worker .*: give an entry point"):
         IsolatedStrategy("engine", {}, engine=lambda: None)
 
 

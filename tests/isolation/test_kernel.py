@@ -1,4 +1,4 @@
-"""The system-call filter as the kernel would run it, for both processor families, whichever one the tests run on."""
+"""The system-call filter, interpreted as the kernel would, for both processor families."""
 
 import os
 
@@ -21,7 +21,7 @@ OWN_PID = 4321
 
 
 def run(calls: Calls, number: int, *arguments: int, arch: int | None = None) -> int:
-    """Interpret the filter for one system call; return its verdict."""
+    """Interpret the filter for one system call and return its verdict."""
     data = {0: number, 4: calls.audit_arch if arch is None else arch}
     data |= {ARGUMENTS_AT + 8 * i: value for i, value in enumerate(arguments)}
     steps = _filter(calls, OWN_PID)

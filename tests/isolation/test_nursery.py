@@ -1,4 +1,4 @@
-"""Workers come quickly, know nothing, and never outlive the process that asked for them."""
+"""The fork server starts workers with a clean environment, and workers end with their parent."""
 
 import errno
 import os
@@ -29,11 +29,11 @@ def test_the_environment_of_workers_is_made_not_inherited(monkeypatch: pytest.Mo
     assert "secret" not in "".join(given.values())
 
 
-def test_workers_of_one_process_come_from_one_nursery() -> None:
+def test_workers_of_one_process_share_a_fork_server() -> None:
     assert fork_server() is fork_server()
 
 
-def test_a_nursery_that_was_killed_is_replaced(candles: pd.DataFrame) -> None:
+def test_a_killed_fork_server_is_replaced(candles: pd.DataFrame) -> None:
     ask = DecisionRequest("GOLD", "1h", candles, [20], 5)
     with IsolatedStrategy(f"{UNDER_TEST}:Tricks", {}) as isolated:
         ((before,),) = isolated.decide([ask])
@@ -46,8 +46,8 @@ def test_a_nursery_that_was_killed_is_replaced(candles: pd.DataFrame) -> None:
     assert fork_server() is not gone
 
 
-def test_a_nursery_that_answers_late_is_replaced_and_its_answer_read_by_nobody() -> None:
-    """Taken for the answer to the next request, an exit code of -9 would be a worker's id: that kills a group."""
+def test_a_fork_server_that_answers_late_is_replaced() -> None:
+    """An exit code of -9 taken for the next worker's id would make the parent kill a process group."""
     late = fork_server()
     late._popen.send_signal(signal.SIGSTOP)
     late._socket.settimeout(0.05)
@@ -59,13 +59,13 @@ def test_a_nursery_that_answers_late_is_replaced_and_its_answer_read_by_nobody()
     assert fork_server() is not late
 
 
-def test_a_nursery_that_cannot_be_started_is_a_worker_that_died_and_keeps_no_pipe(
+def test_a_fork_server_that_cannot_start_leaves_no_pipe_open(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refused() -> NoReturn:
         raise OSError(errno.EAGAIN, "no more processes")
 
-    monkeypatch.setattr(process, "nursery", refused)
+    monkeypatch.setattr(process, "fork_server", refused)
     before = set(Path("/proc/self/fd").iterdir())
 
     with pytest.raises(process.Died, match="no worker could be started"):
@@ -75,7 +75,7 @@ def test_a_nursery_that_cannot_be_started_is_a_worker_that_died_and_keeps_no_pip
 
 
 def test_two_workers_do_not_share_their_luck(candles: pd.DataFrame) -> None:
-    """They are forks of one process, whose random numbers they would all draw."""
+    """Forks of one process would draw the same random numbers."""
     asks = [DecisionRequest("luck", "1h", candles, [20], 5)]
     drawn = []
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Every way a version can misbehave is one answer, and the next decision is still fine."""
+"""Each misbehaviour of a version is one answer, and the next decision is right."""
 
 from pathlib import Path
 
@@ -24,9 +24,9 @@ NONSENSE = {
     "nan feature": "feature 'rsi' is nan",
     "frame feature": "feature 'frame' is DataFrame",
     "features of no kind": "features is int, not a dict",
-    "many features": "101 features; allowed: 100 at most",
-    "long text": "'text': a text may have 500 characters",
-    "half a character": "'text': a text may have 500 characters of valid Unicode",
+    "many features": "101 features; allowed: at most 100",
+    "long text": "'text': a text may have at most 500 characters",
+    "half a character": "'text': a text may have at most 500 characters of valid Unicode",
     "huge number": "feature 'n' does not fit 64 bits",
     "reason of no kind": "reason is int, not str",
 }
@@ -41,10 +41,10 @@ DEATHS = {
     "_exit": "ended with exit code 3",
     "crash": "was killed by signal 11",
     "memory": "ran out of memory",
-    "garbage": "sent what was not agreed: not JSON",
-    "forged": "sent what was not agreed: not an answer: confidence 7 is not within 0..1",
-    "another message": "sent what was not asked for",
-    "endless line": "sent a line without end",
+    "garbage": "violated the protocol: not JSON",
+    "forged": "violated the protocol: not an answer: confidence 7 is not within 0..1",
+    "another message": "sent an unexpected message",
+    "endless line": "sent an endless line",
 }
 NATIVE = ["native write", "native mkdir", "native unlink", "native socket", "native fork", "native kill"]
 
@@ -98,7 +98,7 @@ def test_a_dead_or_lying_worker_is_replaced(
 def test_native_code_meets_the_kernel(
     version: IsolatedStrategy, candles: pd.DataFrame, outside: Path, trick: str
 ) -> None:
-    """The audit hook does not see it; the system-call filter answers "not permitted" (errno 1)."""
+    """The audit hook does not see it, but the system-call filter answers "not permitted" (errno 1)."""
     answer = between_honest_ones(version, candles, trick)
 
     assert answer.decision is not None

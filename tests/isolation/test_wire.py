@@ -1,4 +1,4 @@
-"""What a worker may say: exactly an answer, or it is not believed."""
+"""Messages of a worker: exactly an answer, otherwise a protocol error."""
 
 import io
 from typing import Any

@@ -1,4 +1,4 @@
-"""The worker's own logic, called here; that it holds in a process under guard is test_isolated's."""
+"""The worker's logic, called in this process. `test_isolated` checks it in a worker process."""
 
 import os
 import pickle
@@ -14,7 +14,15 @@ from strategy_core.domain.errors import InvalidConfig, InvalidEntryPoint, Strate
 from strategy_core.isolation import protocol
 from strategy_core.isolation.protocol import Answer, Question
 from strategy_core.isolation.sandbox import Guard, Refusal
-from strategy_core.isolation.worker import AHEAD, LoadedVersion, Pipes, _loaded, _ready, _refused, raised_line
+from strategy_core.isolation.worker import (
+    AHEAD,
+    LoadedVersion,
+    Pipes,
+    _load,
+    _load_and_report,
+    _load_error,
+    raised_line,
+)
 from tests.isolation.conftest import UNDER_TEST
 from tests.isolation.strategies_under_test import Engine
 
@@ -25,7 +33,7 @@ def guard() -> Guard:
 
 
 def version_of(entry_point: str, config: dict[str, Any], guard: Guard) -> LoadedVersion:
-    return _loaded({"entry_point": entry_point, "config": config}, [], guard)
+    return _load({"entry_point": entry_point, "config": config}, [], guard)
 
 
 def question(
@@ -107,7 +115,7 @@ def test_a_fault_of_decide_many(guard: Guard, candles: pd.DataFrame, symbol: str
         ("nan", "invalid", "confidence nan is not within 0..1"),
         ("features of no kind", "invalid", "features is int, not a dict"),
         ("reason of no kind", "invalid", "reason is int, not str"),
-        ("many features", "invalid", "101 features; allowed: 100 at most"),
+        ("many features", "invalid", "101 features; allowed: at most 100"),
         ("SystemExit", "raised", "SystemExit: 0"),
         ("KeyboardInterrupt", "raised", "KeyboardInterrupt ("),
         ("unreadable", "raised", "_Unreadable: (its text cannot be read)"),
@@ -134,7 +142,7 @@ def test_a_try_turns_even_a_good_answer_into_a_breach(guard: Guard, candles: pd.
 
 
 def test_a_ready_engine_needs_no_config(guard: Guard) -> None:
-    version = _loaded({"entry_point": "engine", "config": {"n": 1}}, [pickle.dumps(Engine(1.0))], guard)
+    version = _load({"entry_point": "engine", "config": {"n": 1}}, [pickle.dumps(Engine(1.0))], guard)
 
     assert version.description() == {"config": {}, "warmup_bars": 3, "vectorised": False, "model_files": []}
 
@@ -160,7 +168,7 @@ def test_model_files_are_described_by_their_whole_path(guard: Guard) -> None:
 def test_a_refusal_travels_by_name_and_facts(
     raised: BaseException | None, tried: list[str], refused: list[Any] | None
 ) -> None:
-    assert _refused(raised, tried) == refused
+    assert _load_error(raised, tried) == refused
 
 
 def test_an_exception_is_one_line_with_its_place() -> None:
@@ -181,7 +189,7 @@ def test_frames_and_lines_go_through_the_pipes(guard: Guard) -> None:
 
     start = pipes.read_frame()
     assert start is not None
-    version = _ready(*start, guard, pipes)
+    version = _load_and_report(*start, guard, pipes)
     key, description = protocol.message_in(os.read(from_it, 10_000))
 
     assert key == "ready"

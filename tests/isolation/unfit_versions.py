@@ -1,4 +1,4 @@
-"""Versions that the registration gate must refuse, each for one fault that replays hide and live trading shows."""
+"""Versions that vetting must refuse, each for one fault that replays hide and live trading shows."""
 
 import random
 from typing import Any
@@ -22,7 +22,7 @@ def side(value: float, **features: float) -> Decision:
 
 
 class Honest:
-    """Follows the last candle; every fault below is one step away from it."""
+    """Follows the last candle. Each version below adds one fault."""
 
     Params = NoParams
     warmup_bars = 20
@@ -32,7 +32,7 @@ class Honest:
 
 
 class PeeksAhead(Honest):
-    """Its decide is honest; its decide_many, which a replay is scored by, knows the next close."""
+    """Its decide is honest, but its decide_many, which replays use, knows the next close."""
 
     def decide_many(self, candles: pd.DataFrame, params: NoParams, context: Context) -> list[Decision]:
         moves = candles["close"].diff().shift(-1).fillna(0.0).to_numpy()
@@ -51,7 +51,7 @@ class PeeksAtNothingYet(Honest):
 
 
 class Remembers(Honest):
-    """Trades only when the last thing it said was something else."""
+    """Trades only when its last decision was another one."""
 
     def __init__(self) -> None:
         self._last: Action | None = None
@@ -68,7 +68,7 @@ class Gambles(Honest):
 
 
 class WarmsUpTooLittle(Honest):
-    """Wilder's RSI(14) on the 30 candles it asks for; on more it is another number."""
+    """Wilder's RSI(14) on the 30 candles it asks for. On more candles it has another value."""
 
     warmup_bars = 30
 

@@ -27,11 +27,11 @@ class OneOnly(WorkerPool):
     lendings = 0
 
     @contextmanager
-    def lent(self, version: StrategyVersion) -> Iterator[IsolatedStrategy]:
+    def borrow(self, version: StrategyVersion) -> Iterator[IsolatedStrategy]:
         self.lendings += 1
         if self.lendings > 1:
             raise StrategyFailed("out of memory")
-        with super().lent(version) as worker:
+        with super().borrow(version) as worker:
             yield worker
 
 

@@ -27,7 +27,7 @@ _OF_A_STRATEGY = ("strategy_version", "shadow_decision_log", "outcome", "equity_
 _OF_A_ROLLOUT = ("rollout", "gate_verdict", "booked_slot", "metric_sample")
 
 
-_USERS = [f"u{number}" for number in range(80) if bucket_of(f"u{number}", "") >= BUCKETS // 2]  # none of the canary's
+_USERS = [f"u{number}" for number in range(80) if bucket_of(f"u{number}", "") >= BUCKETS // 2]  # not the canary's
 
 
 def market() -> SyntheticSource:
@@ -35,7 +35,7 @@ def market() -> SyntheticSource:
 
 
 def put_crowd(engine: Engine) -> None:
-    """Let a rollout run for ten days after thirty in shadow; then give others the same rows under other names."""
+    """Run a rollout for ten days after thirty in shadow, then copy its rows under other names."""
     maintain(engine, now=START)
     put_version(engine, "1", Status.ACTIVE, at=START)
     for version in ("2", "3"):
@@ -86,7 +86,7 @@ def _trade(number: int, at: datetime) -> dict[str, Any]:
 def _give_others_the_same(engine: Engine) -> None:
     on_postgresql = engine.dialect.name == "postgresql"
     number = "lpad(to_hex(column1), 2, '0')" if on_postgresql else "printf('%02x', column1)"
-    another = (  # of another kind than any that is there, and told from the others of its kind by its end
+    another = (  # of a new kind, with a unique end
         f"(overlay(substr({{0}}::text, 1, 34) PLACING 'a' FROM 15) || {number})::uuid"
         if on_postgresql
         else f"substr({{0}}, 1, 12) || 'a' || substr({{0}}, 14, 17) || {number}"
@@ -112,7 +112,7 @@ def _give_others_the_same(engine: Engine) -> None:
         copy("alert_outbox", name | {"dedupe_key": "dedupe_key || '-' || column1", "rollout_id": "NULL"})
         if on_postgresql:  # SQLite's triggers let in only what follows, and its plans do not ask for sizes
             copy("audit_event", name | {"rollout_id": "NULL", "idempotency_key": "NULL"})
-        if on_postgresql:  # SQLite is never told of sizes: no part of the product does
+        if on_postgresql:  # SQLite is not analyzed, as in the product
             connection.execute(text("ANALYZE"))
 
 

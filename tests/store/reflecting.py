@@ -1,4 +1,4 @@
-"""What the schema of a database differs by from the models; its partitions belong to their tables."""
+"""Differences between a database's schema and the models. Partitions belong to their tables."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _PARTITIONS = "SELECT relname FROM pg_class WHERE relispartition AND relnamespac
 
 
 def differences(engine: Engine) -> list[Any]:
-    """Return what a migration would have to do; an outcome's foreign key stands in each partition on PostgreSQL."""
+    """Return what a migration would have to do. On PostgreSQL each partition has the foreign key of outcomes."""
     on_postgresql = engine.dialect.name == "postgresql"
     with engine.connect() as connection:
         partitions = set(connection.execute(text(_PARTITIONS)).scalars()) if on_postgresql else set()

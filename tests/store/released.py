@@ -1,7 +1,7 @@
-"""Databases that each release's own code has lived in, kept as rows; `python -m tests.store.released` keeps one more.
+"""Databases written by the code of earlier releases, as rows. `python -m tests.store.released` adds this release.
 
 A release lives in its database for five weeks of daily candles: an active version, a rollout that was rolled back, one
-that is open, trades, alerts, answers. What is kept is every row, as SQLite had it; it is loaded into either database.
+that is open, trades, alerts, answers. All rows are kept as SQLite had them, and are loaded into either database.
 """
 
 import gzip

@@ -1,4 +1,4 @@
-"""The trail is written once: the database refuses what would edit it, fork it, or tell of one wish twice."""
+"""The audit trail is append-only: the database refuses edits, forks and repeated requests."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -38,7 +38,7 @@ def known(engine: Engine) -> Engine:
 
 
 def note(engine: Engine, *, actor: Actor = OWNER, **facts: Any) -> None:
-    """Record a change of nothing."""
+    """Record an event without a change."""
     with transaction(engine) as session:
         versions.lock_strategy(session, "fib_rsi")
         told: dict[str, Any] = {"before": {}, "after": {}, "reason": "", **facts}
@@ -119,7 +119,7 @@ def test_an_event_that_does_not_follow_the_newest_is_refused(known: Engine, chan
 
 
 def test_writers_at_once_make_one_chain(known: Engine) -> None:
-    """Each locks the strategy's row first, so none of them sees a newest event that is the newest no more."""
+    """Each locks the strategy's row first, so that all of them see the newest event."""
     together = Barrier(WRITERS)
 
     def write(writer: int) -> None:
@@ -137,7 +137,7 @@ def test_writers_at_once_make_one_chain(known: Engine) -> None:
 
 
 def test_writers_that_lock_nothing_make_no_fork(known: Engine) -> None:
-    """The database holds the chain together whatever the code does: all but one of them are refused."""
+    """The database protects the chain also from faulty code: only one of them succeeds."""
     together = Barrier(WRITERS)
 
     def write(writer: int) -> bool:

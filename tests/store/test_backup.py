@@ -1,4 +1,4 @@
-"""A dump holds one moment, whole; what is restored from it is as guarded as before, and goes on."""
+"""A dump is consistent, and a database restored from it has all guards and can be used."""
 
 import sqlite3
 import threading
@@ -138,7 +138,7 @@ def test_a_database_that_is_not_empty_is_never_restored_over(lived_in: Engine, t
     roll_back(lived_in, Command(OWNER, MONDAY + DAY, "harm"), strategy_name="fib_rsi")
     before = contents(lived_in)
 
-    with pytest.raises(BackupRefused, match="restored into an empty database alone"):
+    with pytest.raises(BackupRefused, match="can only be restored into an empty database"):
         restore(lived_in, tmp_path / "kept")
 
     assert contents(lived_in) == before
@@ -149,7 +149,7 @@ def test_a_dump_is_never_replaced_and_is_for_its_owners_eyes(lived_in: Engine, t
     dump(lived_in, file)
     before = file.read_bytes()
 
-    with pytest.raises(BackupRefused, match="no dump is ever replaced"):
+    with pytest.raises(BackupRefused, match="a dump does not replace it"):
         dump(lived_in, file)
 
     assert file.read_bytes() == before
@@ -158,11 +158,11 @@ def test_a_dump_is_never_replaced_and_is_for_its_owners_eyes(lived_in: Engine, t
 
 
 def test_what_a_killed_dump_left_is_named_and_kept(lived_in: Engine, tmp_path: Path) -> None:
-    """Nobody can tell it from what another dump is writing right now."""
+    """It may be the file that another dump is writing."""
     part = tmp_path / "kept.part"
     part.write_bytes(b"half")
 
-    with pytest.raises(BackupRefused, match=r"kept\.part.*if none runs, delete it"):
+    with pytest.raises(BackupRefused, match=r"kept\.part.*if none is running, delete it"):
         dump(lived_in, tmp_path / "kept")
 
     assert part.read_bytes() == b"half"
@@ -185,7 +185,7 @@ def test_what_is_no_dump_leaves_the_database_empty(lived_in: Engine, empty: Engi
 
 
 def test_a_database_of_others_is_no_dump_and_takes_no_place(tmp_path: Path) -> None:
-    """SQLite takes a file of nothing for a database, and any other software's for one as well."""
+    """SQLite accepts empty files and databases of other software."""
     (tmp_path / "nothing").touch()
     with closing(sqlite3.connect(tmp_path / "other")) as connection:
         connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
@@ -193,7 +193,7 @@ def test_a_database_of_others_is_no_dump_and_takes_no_place(tmp_path: Path) -> N
         connection.commit()
 
     for file in ("nothing", "other"):
-        with pytest.raises(BackupRefused, match="holds no database of this release"):
+        with pytest.raises(BackupRefused, match="it is not a database of this release"):
             restore(open_database(f"sqlite:///{tmp_path / 'new.db'}"), tmp_path / file)
 
     assert sorted(each.name for each in tmp_path.iterdir()) == ["nothing", "other"]
@@ -238,20 +238,20 @@ def test_a_password_is_in_no_list_of_processes(
 def test_a_missing_client_is_named(postgresql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    with pytest.raises(BackupRefused, match="pg_dump: it is not on the path: install PostgreSQL's client"):
+    with pytest.raises(BackupRefused, match="pg_dump: it is not on the PATH: install PostgreSQL's client programs"):
         dump(open_database(postgresql_url), tmp_path / "kept")
 
 
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
-        ("DROP TRIGGER refuse_delete_outcome ON outcome", "trigger refuse_delete_outcome is not there"),
+        ("DROP TRIGGER refuse_delete_outcome ON outcome", "trigger refuse_delete_outcome is missing"),
         ("ALTER TABLE outcome DISABLE TRIGGER refuse_truncate_outcome", "trigger refuse_truncate_outcome is disabled"),
-        ("DROP TRIGGER tell_strategy ON strategy", "trigger tell_strategy is not there"),
-        ("DROP INDEX one_active_per_strategy", "index one_active_per_strategy is not there"),
+        ("DROP TRIGGER tell_strategy ON strategy", "trigger tell_strategy is missing"),
+        ("DROP INDEX one_active_per_strategy", "index one_active_per_strategy is missing"),
         (
             "SELECT setval('audit_event_id_seq', 1, false)",
-            "sequence public.audit_event_id_seq is behind its table, which has 1",
+            "sequence public.audit_event_id_seq is behind its table, whose highest id is 1",
         ),
     ],
 )
@@ -278,9 +278,9 @@ def test_what_a_careless_hand_took_from_sqlite_is_named(sqlite_url: str, capsys:
 
     said = capsys.readouterr().out.splitlines()
     assert sorted(said[:3]) == [
-        "index one_active_per_strategy is not there",
-        "trigger refuse_delete_outcome is not there",
-        "trigger refuse_update_outcome is not the one of this release",
+        "index one_active_per_strategy is missing",
+        "trigger refuse_delete_outcome is missing",
+        "trigger refuse_update_outcome differs from this release",
     ]
     assert said[-1].endswith("NOT whole")
 

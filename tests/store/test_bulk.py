@@ -1,4 +1,4 @@
-"""Evidence written in bulk: what is new is written and counted once, as it was given, and nothing else is."""
+"""Bulk inserts write and count new rows exactly once and skip the others."""
 
 import json
 import math
@@ -54,7 +54,7 @@ def oldest_first(rows: Sequence[dict[str, Any]]) -> list[UUID]:
 
 @pytest.mark.parametrize("there", [0, 1, 3_000, 5_500, 6_000], ids=lambda there: f"{there} of 6000 there")
 def test_what_is_new_is_written_and_named_the_oldest_first(log: Engine, there: int) -> None:
-    """By more than one statement; of the rows that are there already the first is the oldest, or the newest."""
+    """With more than one statement. The existing rows are the oldest or the newest."""
     rows = minutes(0, 3_000)
     kept = [*sorted(rows, key=lambda row: row["timestamp"])][:there]
     put_decisions(log, *({**row, "reason": "was first"} for row in kept))
@@ -210,7 +210,7 @@ def test_marks_and_outcomes_are_counted_when_they_are_new(log: Engine) -> None:
 
 
 def test_rows_are_sent_as_one_statement_that_others_see(log: Engine) -> None:
-    """Whoever watches an engine's statements, or makes one fail, sees the bulk ones as he sees any other."""
+    """Event listeners see bulk statements like any others."""
     seen: list[str] = []
 
     @event.listens_for(log, "before_cursor_execute")

@@ -41,7 +41,7 @@ UPGRADE = [sys.executable, "-m", "strategy_core.cli", "db", "upgrade", "--databa
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def new_url(request: pytest.FixtureRequest, tmp_path: Path, postgresql: Engine) -> Iterator[str]:
-    """The address of a database without a table; of SQLite, of none yet."""
+    """The address of an empty database, on SQLite of a missing file."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'new.db'}"
         return
@@ -144,7 +144,7 @@ def test_an_upgrade_that_is_stuck_is_undone(new_postgresql: Engine, monkeypatch:
 def test_an_upgrade_waits_for_who_writes_and_counts_what_he_wrote(
     new_postgresql: Engine, done: Sequence[str], to_do: Sequence[str]
 ) -> None:
-    """Whatever tables he has, and has still to come to: else PostgreSQL undoes one of the two, maybe the rollback."""
+    """With any lock held: otherwise a deadlock could cancel the rollback."""
     upgrade(new_postgresql, "v0005")
     put_version(new_postgresql, "1")
 

@@ -1,4 +1,4 @@
-"""On PostgreSQL evidence stands in months, each guarded as the whole; a write is never refused for want of a month."""
+"""Monthly partitions on PostgreSQL have all guards, and rows without a month are accepted."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -133,7 +133,7 @@ def test_an_outcome_needs_its_decision_of_the_same_candle(engine: Engine) -> Non
     [
         (
             "DROP TRIGGER refuse_truncate_outcome ON outcome_default",
-            "trigger refuse_truncate_outcome of outcome_default is not there",
+            "trigger refuse_truncate_outcome of outcome_default is missing",
         ),
         (
             "ALTER TABLE equity_mark_default DISABLE TRIGGER refuse_delete_equity_mark",
@@ -141,11 +141,11 @@ def test_an_outcome_needs_its_decision_of_the_same_candle(engine: Engine) -> Non
         ),
         (
             "DROP TABLE outcome_default",
-            "partition outcome_default is not there, which takes what no month is there for",
+            "partition outcome_default is missing, which takes the rows without a month",
         ),
         (
             "CREATE TABLE mine PARTITION OF equity_mark FOR VALUES FROM ('2099-01-01') TO ('2099-02-01')",
-            "trigger refuse_truncate_equity_mark of mine is not there",
+            "trigger refuse_truncate_equity_mark of mine is missing",
         ),
     ],
 )

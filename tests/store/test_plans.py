@@ -1,4 +1,4 @@
-"""What the product asks of its logs it finds by an index, on both databases; what reads a whole log is named here."""
+"""Queries on the logs use an index on both databases, with the exceptions named here."""
 
 import json
 import re
@@ -107,7 +107,7 @@ def _scans_on_sqlite(connection: Connection, statement: str, parameters: Any, _l
 
 
 def test_what_is_asked_of_a_log_is_found_by_an_index(crowd: Engine, asked: Asked, endpoint: Endpoint) -> None:
-    """What runs every minute, then what owners look at; the rollback comes last, since it ends what is looked at."""
+    """The work of every minute, then owners' queries. The rollback is last, because it ends the rollout."""
     channel = channel_to(endpoint)
     source = market()
 

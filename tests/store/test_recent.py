@@ -1,4 +1,4 @@
-"""What was decided last, of all symbols at once, is what each symbol's own rows say."""
+"""The newest rows of all symbols in one query are those of each symbol."""
 
 from sqlalchemy import Engine
 

@@ -1,4 +1,4 @@
-"""A database that an earlier release lived in: upgraded to this one it has lost nothing, is guarded, and goes on."""
+"""A database of an earlier release, upgraded to this one, keeps its rows, has all guards and can be used."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -46,7 +46,7 @@ def contents(engine: Engine, rows: Rows) -> dict[str, list[str]]:
 
 
 def known(table: str, rows: list[dict[str, object]]) -> list[str]:
-    changed = {("alert_outbox", "sent_at"), ("rollout", "plan")}  # dropped by v0005; given other gates by v0002
+    changed = {("alert_outbox", "sent_at"), ("rollout", "plan")}  # dropped by v0005, or with other gates since v0002
     return [f'"{name}"' for name in rows[0] if (table, name) not in changed]
 
 

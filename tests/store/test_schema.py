@@ -1,4 +1,4 @@
-"""The database refuses what must not happen, whatever the code does; the same on SQLite and PostgreSQL."""
+"""Constraints and triggers refuse invalid rows, equally on SQLite and PostgreSQL."""
 
 from datetime import datetime, timedelta, timezone
 from typing import Any

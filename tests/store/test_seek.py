@@ -1,4 +1,4 @@
-"""What a tick reads of a version is the same however it is found, and SQLite looks at nothing that is older."""
+"""Queries of a tick return the same rows on both query paths, and on SQLite they skip older rows."""
 
 from datetime import timedelta
 from typing import Any
@@ -38,7 +38,7 @@ def log(engine: Engine) -> Engine:
 @pytest.mark.parametrize("since", [MONDAY - DAY, MONDAY + 9 * HOUR, MONDAY + 3 * DAY, MONDAY + 90 * DAY])
 @pytest.mark.parametrize(
     "queries",
-    [evidence._NEWEST_SPOKEN, evidence._COUNTED, evidence._SLOTS, outcomes._MARKS],
+    [evidence._NEWEST_DECIDED, evidence._COUNTED, evidence._SLOTS, outcomes._MARKS],
     ids=["spoken", "counted", "slots", "marks"],
 )
 def test_symbol_by_symbol_is_the_same(log: Engine, queries: dict[str, Any], since: Any) -> None:

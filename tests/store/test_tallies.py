@@ -43,7 +43,7 @@ def log(engine: Engine) -> Engine:
 
 
 def told(engine: Engine) -> dict[tuple[str, str], tuple[Counter[str], int]]:
-    """Return, by version and symbol, how often what was said, and the newest candle, as the tallies have it."""
+    """Return the stored counts and the newest candle by version and symbol."""
     with reading(engine) as session:
         rows = session.execute(select(*DecisionTally.__table__.c)).all()  # type: ignore[attr-defined]
     return {
@@ -102,7 +102,7 @@ def test_counts_follow_from_the_log_however_runs_come(
             for version, symbol, hour, kind, buys in said
         ]
         start.wait()
-        for version in VERSIONS:  # one transaction each, as runs that take turns have it; then all again in one
+        for version in VERSIONS:  # one transaction each, as in alternating runs, then all again in one
             put_decisions(log, *(row for row in rows if row["version"] == version))
         with transaction(log) as session:
             for version in VERSIONS:

@@ -135,7 +135,7 @@ def test_a_plan_stays_frozen_after_the_upgrade(first_release: Engine) -> None:
 
 
 def test_what_a_gate_of_before_said_last_keeps_nobody_from_approving(first_release: Engine) -> None:
-    """It will never speak again: an approval that waits for it would wait for ever."""
+    """It has no more verdicts, so an approval must not wait for it."""
     with transaction(first_release) as session:
         session.connection().execute(
             text(
