@@ -1,6 +1,6 @@
-"""A server of metrics for a Prometheus, in a process of its own: it needs no token, and listens where it is told alone.
+"""HTTP server for Prometheus scrapes, without a token, in a separate process.
 
-Scrapes come one after another: what a scraper asks for too often must not take the database from a tick.
+Scrapes run one after another, so that a scraper cannot take the database away from a tick.
 """
 
 import signal
@@ -17,19 +17,19 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from strategy_core.observe.metrics import TEXT, exposition, wanted
+from strategy_core.observe.metrics import PLAIN_TEXT, exposition
 from strategy_core.store.engine import failure
 
 PATH = "/metrics"
-_PATIENCE_S = 10.0  # with a client that sends nothing, or takes nothing; and with the scrape before
+_PATIENCE_S = 10.0  # for a silent client, and for the previous scrape
 
 log = structlog.get_logger(__name__)
 
 
 class Exporter(ThreadingHTTPServer):
-    """Answers `GET /metrics` until it is shut down; *clock* tells the platform's time."""
+    """Answers `GET /metrics` until it is shut down. *clock* returns the platform's time."""
 
-    daemon_threads = False  # what is being answered when it ends is answered
+    daemon_threads = False  # finish running scrapes at shutdown
     allow_reuse_address = True
 
     def __init__(self, engine: Engine, clock: Callable[[], datetime], *, host: str, port: int) -> None:
@@ -46,18 +46,18 @@ class Exporter(ThreadingHTTPServer):
         host, port = self.address
         return f"http://{f'[{host}]' if ':' in host else host}:{port}{PATH}"
 
-    def answer(self, media_type: str) -> tuple[int, bytes]:
-        """Return the status and the body of a scrape; one that cannot read the database is refused, and never empty."""
-        if not self._turn.acquire(timeout=_PATIENCE_S):  # else a database that hangs would gather them without end
-            return 503, b"another scrape has not been answered yet\n"
+    def scrape(self, accept: str) -> tuple[int, bytes, str]:
+        """Return status, body and content type. A database that cannot be read is a 503, not an empty page."""
+        if not self._turn.acquire(timeout=_PATIENCE_S):  # scrapes must not pile up on a database that hangs
+            return 503, b"the previous scrape is still running\n", PLAIN_TEXT
         try:
-            return 200, exposition(self._engine, now=self._clock(), media_type=media_type)
+            return 200, *exposition(self._engine, now=self._clock(), accept=accept)
         except DBAPIError as error:
             log.warning("exporter.database", error=failure(error))
-            return 503, f"{failure(error)}\n".encode()
-        except Exception:  # whatever it was: the next scrape is answered
+            return 503, f"{failure(error)}\n".encode(), PLAIN_TEXT
+        except Exception:  # keep serving: the next scrape may succeed
             log.exception("exporter.failed")
-            return 500, b"these numbers could not be made; the log says why\n"
+            return 500, b"the metrics could not be collected. See the exporter's log.\n", PLAIN_TEXT
         finally:
             self._turn.release()
 
@@ -71,13 +71,11 @@ class _Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "rollout", ""
 
     def do_GET(self) -> None:
-        media_type, status, body = TEXT, 404, f"numbers are at {PATH}\n".encode()
+        status, body, content_type = 404, f"the metrics are at {PATH}\n".encode(), PLAIN_TEXT
         if urlsplit(self.path).path == PATH:
-            asked = wanted(self.headers.get("Accept", ""))
-            status, body = self.server.answer(asked)
-            media_type = asked if status == 200 else TEXT
+            status, body, content_type = self.server.scrape(self.headers.get("Accept", ""))
         self.send_response(status)
-        self.send_header("Content-Type", media_type)
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("X-Content-Type-Options", "nosniff")
         self.end_headers()
@@ -87,15 +85,15 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815  the standard library's name
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the standard library's name
-        """Say nothing: a line for each scrape would hide all others."""
+        """Drop access lines: one per scrape would hide all other lines."""
 
 
 def serve(engine: Engine, clock: Callable[[], datetime], *, host: str, port: int) -> None:
-    """Serve until SIGTERM or SIGINT; what is being answered then is answered."""
+    """Serve until SIGTERM or SIGINT, then finish running scrapes."""
     with Exporter(engine, clock, host=host, port=port) as exporter:
 
         def end(_signal: int, _frame: FrameType | None) -> None:
-            threading.Thread(target=exporter.shutdown).start()  # it waits for the loop that this handler interrupts
+            threading.Thread(target=exporter.shutdown).start()  # it waits for the interrupted loop
 
         before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
         try:

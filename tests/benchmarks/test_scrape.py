@@ -128,7 +128,7 @@ def _scraped(engine: Engine) -> tuple[list[tuple[float, float]], str]:
     exposition(engine, now=NOW)  # connections and plans
     for _ in range(SCRAPES):
         began, worked = time.perf_counter(), time.process_time()
-        page = exposition(engine, now=NOW)
+        page, _ = exposition(engine, now=NOW)
         times.append((time.perf_counter() - began, time.process_time() - worked))
     return times, page.decode()
 

@@ -19,4 +19,5 @@ def samples(text: str) -> dict[str, float]:
 
 
 def scrape(engine: Engine, *, now: datetime, strategies: Collection[str] | None = None) -> dict[str, float]:
-    return samples(exposition(engine, strategies, now=now).decode())
+    body, _ = exposition(engine, strategies, now=now)
+    return samples(body.decode())

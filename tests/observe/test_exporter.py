@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 
 from strategy_core.cli import main
 from strategy_core.observe.exporter import Exporter
-from strategy_core.observe.metrics import NAMES, OPENMETRICS, TEXT
+from strategy_core.observe.metrics import NAMES, OPENMETRICS, PLAIN_TEXT
 from strategy_core.store.engine import open_database
 from tests.builders import HOUR, MONDAY, decision_row, put_decisions, put_version
 from tests.observe.scraping import samples
@@ -47,7 +47,7 @@ def test_a_scraper_gets_what_stands_in_the_database_now(engine: Engine) -> None:
 
     said = "shadow_decisions_total decision=buy strategy=fib_rsi symbol=GOLD version=1"
     assert (samples(first.text)[said], samples(second.text)[said]) == (1, 2)
-    assert first.headers["content-type"] == TEXT
+    assert first.headers["content-type"] == PLAIN_TEXT
 
 
 def test_openmetrics_is_spoken_to_whom_it_is_asked_for(engine: Engine) -> None:
@@ -57,7 +57,7 @@ def test_openmetrics_is_spoken_to_whom_it_is_asked_for(engine: Engine) -> None:
             exporter.url, headers={"Accept": "application/openmetrics-text;version=1.0.0;q=0.8,*/*;q=0.1"}
         )
 
-    assert answer.headers["content-type"] == OPENMETRICS
+    assert answer.headers["content-type"].startswith(OPENMETRICS)
     families = list(as_openmetrics(answer.text))  # type: ignore[no-untyped-call]
     assert {f"{one.name}_total" if one.type == "counter" else one.name for one in families} == NAMES
 

@@ -185,7 +185,7 @@ def test_the_newest_report_and_the_shadows_fidelity(ramped: Engine, market: Synt
 
 
 def test_every_name_is_exported_with_or_without_samples(engine: Engine) -> None:
-    page = exposition(engine, now=MONDAY).decode()
+    page = exposition(engine, now=MONDAY)[0].decode()
 
     assert {line.split()[2] for line in page.splitlines() if line.startswith("# TYPE")} == NAMES
 
@@ -194,12 +194,12 @@ def test_a_token_of_one_strategy_sees_that_alone(ramped: Engine, market: Synthet
     put_version(ramped, "9", strategy_name="ppo_gold", symbols=("SILVER",))
     tick(ramped, market, now=NOW)
 
-    mine = exposition(ramped, ["ppo_gold"], now=NOW).decode()
+    mine = exposition(ramped, ["ppo_gold"], now=NOW)[0].decode()
 
     assert 'strategy="ppo_gold"' in mine
     assert "fib_rsi" not in mine
     assert "GOLD" not in mine.replace("ppo_gold", "")
-    assert exposition(ramped, [], now=NOW).decode().count('strategy="') == 0
+    assert exposition(ramped, [], now=NOW)[0].decode().count('strategy="') == 0
 
 
 def test_ages_are_never_below_zero_where_a_replay_begins_anew(ramped: Engine, market: SyntheticSource) -> None:
@@ -269,7 +269,7 @@ def test_a_name_that_tries_to_be_another_series_stays_a_name(engine: Engine) -> 
     hostile = 'x"} 1\nalerts_unacknowledged{severity="critical"} 99 #\\'
     put_version(engine, "1", strategy_name=hostile)
 
-    found: Any = exposition(engine, now=MONDAY + timedelta(hours=1)).decode()
+    found: Any = exposition(engine, now=MONDAY + timedelta(hours=1))[0].decode()
 
     assert found.count("\nalerts_unacknowledged{") == 3
     assert scrape(engine, now=MONDAY)["alerts_unacknowledged severity=critical"] == 0

@@ -63,7 +63,7 @@ def test_ticks_that_stopped_are_told_of_though_the_last_lies_ahead(ramped: Engin
     watch_ticks(ramped, now=MONDAY + HOUR, overdue=OVERDUE)
 
     assert len(overdue_alerts(ramped)) == 1
-    metrics = exposition(ramped, now=MONDAY + 2 * DAY).decode()
+    metrics = exposition(ramped, now=MONDAY + 2 * DAY)[0].decode()
     assert 'rollout_tick_age_seconds{strategy="fib_rsi",version="2"} 86400' in metrics
 
 

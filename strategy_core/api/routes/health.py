@@ -5,7 +5,7 @@ from fastapi import APIRouter, Request, Response
 from strategy_core.api.dependencies import Backend, Requested
 from strategy_core.api.routes import PREFIX, guarded
 from strategy_core.api.schemas import ResponseModel
-from strategy_core.observe.metrics import OPENMETRICS, TEXT, exposition, wanted
+from strategy_core.observe.metrics import OPENMETRICS, PLAIN_TEXT, exposition
 from strategy_core.store.engine import check_schema
 
 router = APIRouter()
@@ -25,12 +25,12 @@ def health(request: Request) -> Health:
     return Health(status="ok")
 
 
-@_guarded.get("/metrics", response_class=Response, responses={200: {"content": {TEXT: {}, OPENMETRICS: {}}}})
+@_guarded.get("/metrics", response_class=Response, responses={200: {"content": {PLAIN_TEXT: {}, OPENMETRICS: {}}}})
 def metrics(ask: Requested, request: Request) -> Response:
     """Return what stands in the database as Prometheus has it; as OpenMetrics, if `Accept` names that."""
-    media_type = wanted(request.headers.get("accept", ""))
-    found = exposition(ask.engine, ask.lists().names, now=ask.now, media_type=media_type)
-    return Response(found, media_type=media_type)
+    accept = request.headers.get("accept", "")
+    body, content_type = exposition(ask.engine, ask.lists().names, now=ask.now, accept=accept)
+    return Response(body, media_type=content_type)
 
 
 router.include_router(_open)
