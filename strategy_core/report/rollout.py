@@ -85,7 +85,7 @@ def progress_markdown(progress: Progress, *, footer: str = "") -> str:
 
 
 def change_markdown(event: AuditEvent, *, footer: str = "") -> str:
-    """Return what one audit event changed, by whom and why.
+    """Return what one audit event changed, its actor and its reason.
 
     Args:
         footer: trusted Markdown for the end.
@@ -110,7 +110,7 @@ def change_markdown(event: AuditEvent, *, footer: str = "") -> str:
 
 
 def rollback_markdown(rollback: RollbackFacts) -> str:
-    """Return why a version was rolled back, whom it reached, what it cost, and what to do next."""
+    """Return why a version was rolled back, the users it reached, its cost, and the next steps."""
     return sections(
         f"# {plain(rollback.event.strategy_name)} {plain(rollback.event.version)} was rolled back",
         _rollback_sections(rollback),
@@ -129,7 +129,7 @@ def rollout_markdown(report: RolloutReport) -> str:
     if rollback:
         reasons = [
             "## Why it was rolled back",
-            _lower_headings(_rollback_sections(rollback, with_cost=False, wide=True)),
+            _rollback_sections(rollback, embedded=True),
         ]
         reach = []
         next_steps = [_after_rollback(rollback), shell_block(_rollback_commands(rollback))]
@@ -154,7 +154,7 @@ def rollout_markdown(report: RolloutReport) -> str:
         equity_chart(report.equity, canary, control, start=start, end=end),
         day_charts(report.days, report.usual_unlike),
         *(["## Live trades", _live_table(live)] if live else []),
-        *(["## Latest nightly comparison", _lower_headings(comparison_markdown(nightly))] if nightly else []),
+        *(["## Latest nightly comparison", comparison_markdown(nightly, level=3)] if nightly else []),
         "## Change history",
         _change_table(report.changes),
         "## Next steps",
@@ -240,18 +240,24 @@ def _progress_commands(rollout: Rollout) -> list[str]:
             return [f"rollout rollback {strategy} --version {version} {WHY}", report]
 
 
-def _rollback_sections(rollback: RollbackFacts, *, with_cost: bool = True, wide: bool = False) -> str:
-    """Return the rollback report without its headline and the next steps."""
+def _rollback_sections(rollback: RollbackFacts, *, embedded: bool = False) -> str:
+    """Return the rollback report without its headline and the next steps.
+
+    Args:
+        embedded: in the full report, which shows the cost itself.
+    """
     event, served = rollback.event, rollback.served
+    heading = "###" if embedded else "##"
+    cost = None if embedded else rollback.cost
     return sections(
         _rollback_facts(rollback),
-        "## Gate verdicts",
-        _gate_table(rollback.verdicts, wide=wide),
-        "## Users reached",
+        f"{heading} Gate verdicts",
+        _gate_table(rollback.verdicts, wide=embedded),
+        f"{heading} Users reached",
         _served_table(served, rollback.directory),
         _share_chart(served, start=served[0].since, end=event.at, ended="rolled back") if served else "",
-        *(["## Cost", _cost_table(rollback.cost, event.version, "its control")] if rollback.cost and with_cost else []),
-        "## Latest evidence",
+        *([f"{heading} Cost", _cost_table(cost, event.version, "the control")] if cost else []),
+        f"{heading} Latest evidence",
         _evidence_tables(rollback),
     ).rstrip()
 
@@ -479,8 +485,3 @@ def _state_value(field: str, state: Mapping[str, Any]) -> str:
             return f"{str(name).replace('_', ' ')}, stage {stage + 1}"
         case _, value:
             return str(value)
-
-
-def _lower_headings(markdown: str) -> str:
-    """Move all headings one level down. Only headings start with `#`, because `plain` escapes it."""
-    return "\n".join(f"#{line}" if line.startswith("#") else line for line in markdown.splitlines())

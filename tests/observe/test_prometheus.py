@@ -131,7 +131,7 @@ def test_many_queries_run_concurrently(endpoint: Endpoint) -> None:
     endpoint.delay_s = 0.05
     queries = [f"up{i}" for i in range(40)]
 
-    assert Prometheus(endpoint.url).ask(queries) == dict.fromkeys(queries, QueryResult(1.5))
+    assert Prometheus(endpoint.url).query(queries) == dict.fromkeys(queries, QueryResult(1.5))
 
 
 def test_the_header_is_sent_and_shown_nowhere(endpoint: Endpoint, caplog: pytest.LogCaptureFixture) -> None:
