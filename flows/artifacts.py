@@ -127,7 +127,7 @@ def _show_event(client: SyncPrefectClient, engine: Engine, event: AuditEvent, no
         links.append(link_to(_show_rollback(client, read_rollback(engine, event=event)), "Why, and what it cost"))
     key = key_of("change", event.strategy_name)
     words = f"{event.strategy_name} {event.version}: {event.action.replace('_', ' ')} by {event.actor}"
-    _create(client, key, change_markdown(event, also=" · ".join(links)), words)
+    _create(client, key, change_markdown(event, footer=" · ".join(links)), words)
     _prune(client, key)
 
 
@@ -143,7 +143,7 @@ def _show_progress(client: SyncPrefectClient, progress: Progress, known: Known) 
     """Write over the rollout's artifact, or make it where there is none yet."""
     rollout = progress.status.rollout
     key = key_of("rollout", rollout.strategy_name, rollout.version)
-    text = progress_markdown(progress, also=" · ".join(_links(rollout)))
+    text = progress_markdown(progress, footer=" · ".join(_links(rollout)))
     state = rollout.state.replace("_", " ")
     words = f"{rollout.strategy_name} {rollout.version}: {state} at {progress.percent:g} % of users"
     if key in known:

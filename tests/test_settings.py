@@ -65,7 +65,7 @@ def test_what_is_set_is_what_the_prometheus_gets(
     prometheus = read_settings().open_prometheus()
 
     assert (prometheus.url, prometheus.timeout) == (endpoint.url, 7.5)
-    assert prometheus.ask(["up"])["up"].value == 1.5
+    assert prometheus.query(["up"])["up"].value == 1.5
     assert endpoint.asked[0][0] == "/api/v1/query"
     assert endpoint.asked[0][2][name] == sent
 

@@ -1,1 +1,1 @@
-"""Reports as people read them: facts that services have read, as Markdown, pictures and one HTML page."""
+"""Reports for people: facts from the services as Markdown, SVG charts and HTML pages."""

@@ -1,192 +1,43 @@
-"""What pictures are made of: a canvas, lines, words and axes, as SVG that needs no other file; never what is drawn."""
+"""Charts as self-contained SVG: equity, divergence, paired difference, evidence of harm, users, calibration."""
 
-from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 from math import ceil, floor, log10
 from xml.etree import ElementTree as ET
 
-import numpy as np
-import pandas as pd
-
-from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.calibration import CONFIDENCE, Calibration
 from strategy_core.domain.comparison import Comparison
 from strategy_core.services.history import Day, ServedSpan
 from strategy_core.services.reports import HarmPath
 
+Ticks = Sequence[tuple[float, str]]  # values on an axis and their labels
+Style = Mapping[str, str]  # SVG attributes, with `_` for `-`
+Interval = tuple[str, float, float | None, float | None, str]  # name, value, low, high, note
+
 INK, GRID, SOFT = "#222222", "#dddddd", "#666666"
 BLUE, ORANGE, RED, GREEN = "#1b4f9c", "#b3470b", "#b01020", "#2a7a3b"
-WIDTH = 880
-_LONGEST_TITLE, _LONGEST_NAME = 100, 40  # characters: what there is room for
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """Where on a picture values stand: the area that curves are in, and the two scales, which give pixels."""
-
-    svg: ET.Element
-    left: float
-    right: float
-    top: float
-    bottom: float
-    across: Callable[[Sequence[datetime] | pd.DatetimeIndex], FloatArray]
-    up: Callable[[Sequence[float] | FloatArray], FloatArray]
-
-    def curve(
-        self, times: Sequence[datetime] | pd.DatetimeIndex, values: Sequence[float] | FloatArray, **look: str
-    ) -> None:
-        """Draw a line through the points."""
-        points = _points(self.across(times), self.up(values))
-        ET.SubElement(self.svg, "polyline", {"points": points, "fill": "none", "stroke-linejoin": "round", **look})
-
-    def band(self, times: Sequence[datetime], low: Sequence[float], high: Sequence[float], **look: str) -> None:
-        """Fill what lies between two curves over the same times."""
-        x = self.across(times)
-        there, back = _points(x, self.up(high)), _points(x[::-1], self.up(low)[::-1])
-        ET.SubElement(self.svg, "polygon", {"points": f"{there} {back}", "stroke": "none", **look})
-
-    def level(self, value: float, words: str, **look: str) -> None:
-        """Draw a line across the whole area, and write what it means above its right end."""
-        (y,) = self.up([value])
-        line(self.svg, self.left, y, self.right, y, **look)
-        text(self.svg, self.right - 4, y - 5, words, anchor="end", size=12, fill=look.get("stroke", INK))
-
-
-def time_frame(
-    title: str,
-    start: datetime,
-    end: datetime,
-    *,
-    height: int,
-    ticks: FloatArray,
-    shown: Callable[[float], str],
-    unit: str,
-    head: int = 44,
-) -> Frame:
-    """Return a picture with a time axis and a value axis, on which nothing is drawn yet.
-
-    Args:
-        ticks: round values, ascending, that span all that will be drawn; at least two.
-        shown: how a tick is written.
-        unit: what the values are.
-        head: pixels above the area, for the title and a legend.
-    """
-    svg = canvas(WIDTH, height)
-    left, right, top, bottom = 70.0, WIDTH - 50.0, float(head), height - 60.0
-    seconds = max((end - start).total_seconds(), 1.0)
-
-    def across(times: Sequence[datetime] | pd.DatetimeIndex) -> FloatArray:
-        passed = (pd.DatetimeIndex(list(times)) - pd.Timestamp(start)) / pd.Timedelta(seconds=seconds)
-        share: FloatArray = passed.to_numpy(dtype=np.float64)
-        return left + share * (right - left)
-
-    def up(values: Sequence[float] | FloatArray) -> FloatArray:
-        share: FloatArray = (np.asarray(values, np.float64) - ticks[0]) / (ticks[-1] - ticks[0])
-        return bottom - share * (bottom - top)
-
-    text(svg, left, 24, _cut(title, _LONGEST_TITLE), size=15)
-    frame = Frame(svg, left, right, top, bottom, across, up)
-    for tick, y in zip(ticks, up(ticks), strict=True):
-        line(svg, left, y, right, y, stroke=INK if tick == 0 else GRID)
-        text(svg, left - 8, y + 4, shown(float(tick)), anchor="end")
-    label = text(svg, 18, (top + bottom) / 2, unit, anchor="middle")
-    label.set("transform", f"rotate(-90 18 {(top + bottom) / 2:.1f})")
-    _times_axis(frame, start, end)
-    return frame
-
-
-def legend(frame: Frame, y: float, entries: Sequence[tuple[str, dict[str, str]]]) -> None:
-    """Say, beside a piece of each line, what it is; the entries share the width."""
-    room = (frame.right - frame.left) / max(2, len(entries))
-    for place, (name, look) in enumerate(entries):
-        left = frame.left + place * room
-        line(frame.svg, left, y - 4, left + 42, y - 4, **look)
-        text(frame.svg, left + 50, y, _cut(name, _LONGEST_NAME))
-
-
-def picture(svg: ET.Element) -> str:
-    return ET.tostring(svg, encoding="unicode")
-
-
-def as_image(svg: str, words: str) -> str:
-    """Return Markdown that shows the picture itself, no file needed; *words* of ours stand for it if need be."""
-    return f"![{words}](data:image/svg+xml;base64,{b64encode(svg.encode()).decode()})"
-
-
-def canvas(width: int, height: int) -> ET.Element:
-    """Return an empty white picture of that many pixels."""
-    svg = ET.Element(
-        "svg",
-        {
-            "xmlns": "http://www.w3.org/2000/svg",
-            "viewBox": f"0 0 {width} {height}",
-            "width": str(width),
-            "height": str(height),
-            "font-family": "sans-serif",
-            "font-size": "13",
-            "fill": INK,
-        },
-    )
-    ET.SubElement(svg, "rect", {"width": "100%", "height": "100%", "fill": "#ffffff"})
-    return svg
-
-
-def line(svg: ET.Element, x1: float, y1: float, x2: float, y2: float, **look: str) -> None:
-    ends = {name: f"{value:.1f}" for name, value in zip(("x1", "y1", "x2", "y2"), (x1, y1, x2, y2), strict=True)}
-    ET.SubElement(svg, "line", ends | look)
-
-
-def text(
-    svg: ET.Element, x: float, y: float, words: str, *, anchor: str = "start", size: int = 13, fill: str = INK
-) -> ET.Element:
-    place = {"x": f"{x:.1f}", "y": f"{y:.1f}", "text-anchor": anchor, "font-size": str(size)}
-    label = ET.SubElement(svg, "text", place if fill == INK else place | {"fill": fill})
-    label.text = "".join(char if char.isprintable() else " " for char in words)  # XML has no control characters
-    return label
-
-
-def round_ticks(low: float, high: float) -> FloatArray:
-    """Return about five round values, 0 among them, that span *low* to *high*; low <= 0 <= high."""
-    rough = (high - low or 1.0) / 5  # of nothing but zeros any scale will do
-    size = 10.0 ** np.floor(np.log10(rough))
-    step = size * next(multiple for multiple in (1, 2, 5, 10) if size * multiple >= rough * 0.999)
-    first, last = np.floor(low / step), max(np.ceil(high / step), 1)
-    ticks: FloatArray = np.arange(first, last + 1) * step
-    return ticks
-
-
-def decimals_of(ticks: FloatArray) -> int:
-    """Return how many decimals tell neighbouring ticks apart."""
-    return max(0, int(np.ceil(-np.log10(ticks[1] - ticks[0]) - 1e-6)))
-
-
-def _times_axis(frame: Frame, start: datetime, end: datetime) -> None:
-    times = pd.date_range(start, max(end, start + pd.Timedelta(seconds=1)), periods=6)
-    form = "%Y-%m-%d" if times[1] - times[0] >= pd.Timedelta(days=1) else "%m-%d %H:%M"
-    for time, x in zip(times, frame.across(times), strict=True):
-        line(frame.svg, x, frame.bottom, x, frame.bottom + 5, stroke=INK)
-        text(frame.svg, x, frame.bottom + 21, time.strftime(form), anchor="middle")
-    text(frame.svg, (frame.left + frame.right) / 2, frame.bottom + 44, "UTC", anchor="middle", size=12)
-
-
-def _points(x: FloatArray, y: FloatArray) -> str:
-    return " ".join(f"{right:.1f},{down:.1f}" for right, down in zip(x, y, strict=True))
-
-
-def _cut(words: str, most: int) -> str:
-    return words if len(words) <= most else f"{words[: most - 1]}…"
-
-
-MOST_POINTS = 800  # of a curve: more than there are pixels for
-_LOOKS = (  # told apart without colour too
-    {"stroke": BLUE, "stroke-width": "2.2"},
-    {"stroke": ORANGE, "stroke-width": "2.2", "stroke-dasharray": "7 4"},
+LINE_STYLES: tuple[Style, ...] = (  # each has its own dashes, because some readers see no colours
+    {"stroke": BLUE, "stroke_width": "2.2"},
+    {"stroke": ORANGE, "stroke_width": "2.2", "stroke_dasharray": "7 4"},
+    {"stroke": GREEN, "stroke_width": "2.2", "stroke_dasharray": "2 3"},
+    {"stroke": "#7a2a7a", "stroke_width": "2.2", "stroke_dasharray": "10 3 2 3"},
+    {"stroke": SOFT, "stroke_width": "2.2", "stroke_dasharray": "6 2 2 2 2 2"},
+    {"stroke": "#b8860b", "stroke_width": "2.2", "stroke_dasharray": "14 4"},
+    {"stroke": "#00767a", "stroke_width": "2.2", "stroke_dasharray": "5 2"},
 )
-_LOW, _HIGH = 250, 340  # pixels
-_LABEL = 44.0  # pixels that `100 %` takes, and some air
+_HOLD: Style = {"stroke": ORANGE, "stroke_width": "2", "stroke_dasharray": "7 4"}
+_ROLLBACK: Style = {"stroke": RED, "stroke_width": "2"}
+
+MOST_POINTS = 800  # per curve: about one per pixel
+TOLERATED = 0.01  # share of healthy ramps that a plan may roll back
+WIDTH, _CALIBRATION_WIDTH = 880, 960  # pixels, like all sizes below
+_LEFT = 70.0
+_LOW, _MIDDLE, _HIGH = 250, 280, 340
+_HEAD, _FOOT, _CURVES, _ROW = 70, 60, 300, 30
+_LABEL_WIDTH = 44.0
+_LONGEST_TITLE, _LONGEST_NAME = 100, 40  # characters
 _DAY = timedelta(days=1)
 
 
@@ -195,283 +46,386 @@ class Curve:
     """Values over time.
 
     Attributes:
-        name: in the legend.
-        times: ascending; shape (points,), at least one.
-        values: cumulative R; shape (points,), finite.
+        name: shown in the legend.
+        times: ascending, at least one.
+        values: cumulative R at each of the times, finite.
     """
 
     name: str
-    times: pd.DatetimeIndex
-    values: FloatArray
+    times: Sequence[datetime]
+    values: Sequence[float]
 
 
 def equity_svg(title: str, canary: Curve, control: Curve, *, start: datetime, end: datetime) -> str:
-    """Return a picture of the two curves over [start, end]: the canary's line whole, the other's dashed.
+    """Return both equity curves over [start, end]: the canary's line is solid, the control's is dashed.
 
-    Of a curve with more than `MOST_POINTS` as many are drawn, evenly spread, first and last among them.
+    At most `MOST_POINTS` of each curve are drawn, evenly spaced. The first and the last are always drawn.
     """
-    lows, highs = zip(*((curve.values.min(), curve.values.max()) for curve in (canary, control)), strict=True)
-    ticks = round_ticks(min(0.0, *lows), max(0.0, *highs))
-    decimals = decimals_of(ticks)
-    unit = "cumulative R, marked to market"
-    frame = time_frame(
-        title, start, end, height=_HIGH, ticks=ticks, shown=lambda tick: f"{tick:.{decimals}f}", unit=unit, head=66
-    )
-    legend(
-        frame,
-        50,
-        [
-            (f"{each.name}: {each.values[-1]:+.2f} R", look)
-            for each, look in zip((canary, control), _LOOKS, strict=True)
-        ],
-    )
-    for curve, look in zip((canary, control), _LOOKS, strict=True):
-        kept = np.unique(np.linspace(0, len(curve.values) - 1, MOST_POINTS).round().astype(int))
-        frame.curve(curve.times[kept], curve.values[kept], **look)
-    return picture(frame.svg)
+    curves = list(zip((canary, control), LINE_STYLES, strict=False))
+    ticks = label_ticks(round_ticks([*canary.values, *control.values]))
+    plot = _time_plot(title, start, end, height=_HIGH, ticks=ticks, unit="cumulative R, marked to market", top=66)
+    for place, (curve, style) in enumerate(curves):
+        x = plot.left + place * (plot.right - plot.left) / 2
+        _draw_key(plot.svg, x, 50, f"{curve.name}: {curve.values[-1]:+.2f} R", style)
+    for curve, style in curves:
+        last = len(curve.values) - 1
+        drawn = sorted({round(number * last / (MOST_POINTS - 1)) for number in range(MOST_POINTS)})
+        plot.curve([(curve.times[place].timestamp(), curve.values[place]) for place in drawn], style)
+    return render(plot.svg)
 
 
-def divergence_svg(title: str, days: Sequence[Day], usual: float | None) -> str:
-    """Return bars, one a day: on which share of its slots the two said different things; *usual* is the shadow's."""
-    start, end = days[0].day, days[-1].day + _DAY
-    ticks = np.linspace(0.0, 1.0, 5)
-    frame = time_frame(
-        title, start, end, height=_LOW, ticks=ticks, shown=lambda tick: f"{tick:.0%}", unit="slots unlike"
-    )
-    edges = frame.across([each.day for each in days]), frame.across([each.day + _DAY for each in days])
-    tops = frame.up([each.unlike / each.slots for each in days])
-    for left, right, top in zip(*edges, tops, strict=True):
-        gap = min(2.0, (right - left) / 5)
-        bar = {"x": left + gap / 2, "y": top, "width": right - left - gap, "height": frame.bottom - top}
-        ET.SubElement(frame.svg, "rect", {name: f"{value:.1f}" for name, value in bar.items()} | {"fill": BLUE})
-    if usual is not None:
-        frame.level(usual, f"in shadow {usual:.0%}", stroke=ORANGE, **{"stroke-dasharray": "7 4", "stroke-width": "2"})
-    return picture(frame.svg)
+def divergence_svg(title: str, days: Sequence[Day], shadow_share: float | None) -> str:
+    """Return one bar per day: the share of its slots on which the versions differ.
+
+    Args:
+        shadow_share: the share on which they differed in shadow, drawn as a dashed line.
+    """
+    ticks = [(share, f"{share:.0%}") for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    plot = _time_plot(title, days[0].day, days[-1].day + _DAY, height=_LOW, ticks=ticks, unit="share of slots")
+    for day in days:
+        plot.bar(day.day.timestamp(), (day.day + _DAY).timestamp(), day.unlike / day.slots, gap=2.0, fill=BLUE)
+    if shadow_share is not None:
+        plot.level(shadow_share, f"in shadow {shadow_share:.0%}", _HOLD)
+    return render(plot.svg)
 
 
 def difference_svg(title: str, days: Sequence[Day]) -> str:
-    """Return the difference in R per slot to the end of each day, and its 95 % interval as a band."""
-    known = [each for each in days if each.low is not None and each.high is not None]
-    reach = [value for each in known[min(5, len(known) // 2) :] for value in (each.low, each.high) if value is not None]
-    means = [each.mean for each in days]
-    ticks = round_ticks(min(0.0, *means, *reach), max(0.0, *means, *reach))
-    decimals = decimals_of(ticks)
-    frame = time_frame(
-        title,
-        days[0].day,
-        days[-1].day + _DAY,
-        height=_LOW,
-        ticks=ticks,
-        shown=lambda tick: f"{tick:.{decimals}f}",
-        unit="R per slot",
-    )
-    ends = [each.day + _DAY for each in known]
-    low, high = (
-        np.clip([value or 0.0 for value in side], ticks[0], ticks[-1])
-        for side in ([each.low for each in known], [each.high for each in known])
-    )
-    if known:
-        frame.band(ends, low.tolist(), high.tolist(), fill=BLUE, **{"fill-opacity": "0.18"})
-    frame.curve([each.day + _DAY for each in days], means, **_LOOKS[0])
-    return picture(frame.svg)
+    """Return the difference in R per slot up to the end of each day, and its 95 % interval as a band."""
+    bounds = [((day.day + _DAY).timestamp(), day.low, day.high) for day in days]
+    band = [(time, low, high) for time, low, high in bounds if low is not None and high is not None]
+    # the first intervals are so wide that they would flatten the curve: they are cut off at the edges
+    later = [value for _, low, high in band[min(5, len(band) // 2) :] for value in (low, high)]
+    ticks = round_ticks([*(day.mean for day in days), *later])
+    plot = _time_plot(title, days[0].day, days[-1].day + _DAY, height=_LOW, ticks=label_ticks(ticks), unit="R per slot")
+    if band:
+        low_edge = [(time, max(low, ticks[0])) for time, low, _ in band]
+        high_edge = [(time, min(high, ticks[-1])) for time, _, high in band]
+        plot.area([*high_edge, *reversed(low_edge)], fill=BLUE, fill_opacity="0.18")
+    plot.curve([((day.day + _DAY).timestamp(), day.mean) for day in days], LINE_STYLES[0])
+    return render(plot.svg)
 
 
 def regimes_svg(title: str, by_regime: Mapping[str, Comparison]) -> str:
-    """Return the difference in R per slot of each regime, with its 95 % interval, one below the other."""
-    shown = {name: one for name, one in sorted(by_regime.items()) if one.difference.mean is not None}
-    spans = [(one.difference.mean or 0.0, one.difference.low, one.difference.high) for one in shown.values()]
-    values = [value for span in spans for value in span if value is not None] or [0.0]
-    ticks = round_ticks(min(0.0, *values, 0.0), max(0.0, *values, 0.0))
-    left, right, top, row = 200.0, WIDTH - 190.0, 50.0, 30
-    bottom = top + row * len(shown)
-    svg = canvas(WIDTH, int(bottom) + 60)
-    text(svg, 70, 24, title, size=15)
-
-    def across(value: float) -> float:
-        return left + float((value - ticks[0]) / (ticks[-1] - ticks[0])) * (right - left)
-
-    decimals = decimals_of(ticks)
-    for tick in ticks.tolist():
-        line(svg, across(tick), top, across(tick), bottom, stroke=INK if tick == 0 else GRID)
-        text(svg, across(tick), bottom + 20, f"{tick:.{decimals}f}", anchor="middle")
-    text(svg, (left + right) / 2, bottom + 42, "R per slot", anchor="middle", size=12)
-    for place, ((name, one), (mean, low, high)) in enumerate(zip(shown.items(), spans, strict=True)):
-        y = top + (place + 0.5) * row
-        text(svg, left - 10, y + 4, name.replace("_vol", " volatility").replace("/", ", "), anchor="end")
-        if low is not None and high is not None:
-            line(svg, across(low), y, across(high), y, stroke=BLUE, **{"stroke-width": "3"})
-        ET.SubElement(svg, "circle", {"cx": f"{across(mean):.1f}", "cy": f"{y:.1f}", "r": "5", "fill": BLUE})
-        text(svg, right + 14, y + 4, f"{mean:+.3f} R, {one.difference.n} slots", size=12)
-    return picture(svg)
+    """Return the difference in R per slot of each regime with its 95 % interval, one regime per row."""
+    rows: list[Interval] = [
+        (
+            name.replace("_vol", " volatility").replace("/", ", "),
+            regime.difference.mean,
+            regime.difference.low,
+            regime.difference.high,
+            f"{regime.difference.mean:+.3f} R, {regime.difference.n} slots",
+        )
+        for name, regime in sorted(by_regime.items())
+        if regime.difference.mean is not None
+    ]
+    ticks = round_ticks(value for _, *values, _ in rows for value in values if isinstance(value, float))
+    bottom = 50.0 + _ROW * len(rows)
+    svg = canvas(WIDTH, int(bottom) + _FOOT)
+    _draw_title(svg, title)
+    plot = Plot(svg, Scale(ticks[0], ticks[-1], 200.0, WIDTH - 190.0), Scale(0, max(1, len(rows)), 50.0, bottom))
+    plot.x_axis(label_ticks(ticks), "R per slot", grid=True)
+    plot.intervals(rows)
+    return render(svg)
 
 
 def harm_svg(title: str, path: HarmPath, *, start: datetime, end: datetime) -> str:
-    """Return the e-process over time on a scale of powers of ten, against where it holds and where it rolls back."""
+    """Return the e-process over time on a logarithmic scale, with its limits for a hold and for a rollback."""
     lowest, highest = floor(min(0.0, *path.log_e)), ceil(max(path.limit, *path.log_e) + 0.2)
     step = max(1, ceil((highest - lowest) / 6))
-    ticks = np.arange(floor(lowest / step) * step, highest + step, step, dtype=np.float64)
-    frame = time_frame(title, start, end, height=_LOW + 30, ticks=ticks, shown=_power, unit="E, evidence of harm")
-    thick = {"stroke-width": "2"}
-    frame.level(path.limit, f"rolled back from {10**path.limit:.0f}", stroke=RED, **thick)
-    frame.level(
-        path.freeze_at, f"held from {10**path.freeze_at:g}", stroke=ORANGE, **thick, **{"stroke-dasharray": "7 4"}
-    )
-    times, values = _steps([start, *path.at], [0.0, *path.log_e], end)
-    frame.curve(times, values, **_LOOKS[0])
-    return picture(frame.svg)
+    powers = range(floor(lowest / step) * step, highest + step, step)
+    ticks = [(float(power), f"{10.0**power:g}" if -3 <= power <= 5 else f"1e{power}") for power in powers]
+    plot = _time_plot(title, start, end, height=_MIDDLE, ticks=ticks, unit="E, evidence of harm")
+    plot.level(path.limit, f"rollback at {10**path.limit:.0f}", _ROLLBACK)
+    plot.level(path.freeze_at, f"hold at {10**path.freeze_at:g}", _HOLD)
+    values = [(at.timestamp(), log_e) for at, log_e in zip(path.at, path.log_e, strict=True)]
+    plot.curve(_stepped([(start.timestamp(), 0.0), *values], end.timestamp()), LINE_STYLES[0])
+    return render(plot.svg)
 
 
 def share_svg(title: str, shares: Sequence[ServedSpan], *, start: datetime, end: datetime, ended: str = "") -> str:
-    """Return the share of users over time, from all that were *served*; *ended* says how it did, at its end."""
-    ticks = np.linspace(0.0, 100.0, 5)
-    frame = time_frame(title, start, end, height=_LOW, ticks=ticks, shown=lambda tick: f"{tick:g} %", unit="of users")
-    for one in shares:
-        since, until = frame.across([one.since, one.until])
-        (top,) = frame.up([one.percent])
-        area = {"x": since, "y": top, "width": max(1.0, until - since), "height": frame.bottom - top}
-        ET.SubElement(
-            frame.svg,
-            "rect",
-            {name: f"{value:.1f}" for name, value in area.items()} | {"fill": BLUE, "fill-opacity": "0.25"},
-        )
-        line(frame.svg, since, top, max(until, since + 1), top, **_LOOKS[0])
-    edges = frame.across([one.since for one in shares]), frame.across([one.until for one in shares])
-    for place in _apart(*edges):
-        (top,) = frame.up([shares[place].percent])
-        text(frame.svg, edges[0][place] + 3, max(top - 5, frame.top + 12), f"{shares[place].percent:g} %", size=12)
+    """Return the share of users over time.
+
+    Args:
+        ended: how the rollout ended, written beside a line at *end*. Empty for no line.
+    """
+    ticks = [(percent, f"{percent:g} %") for percent in (0.0, 25.0, 50.0, 75.0, 100.0)]
+    plot = _time_plot(title, start, end, height=_LOW, ticks=ticks, unit="share of users")
+    for span in shares:
+        since, until = span.since.timestamp(), span.until.timestamp()
+        plot.bar(since, until, span.percent, fill=BLUE, fill_opacity="0.25")
+        left, top = plot.x(since), plot.y(span.percent)
+        draw_line(plot.svg, left, top, max(left + 1.0, plot.x(until)), top, **LINE_STYLES[0])
+    edges = [(plot.x(span.since.timestamp()), plot.x(span.until.timestamp())) for span in shares]
+    for place in _labelled_spans(edges):
+        y = max(plot.y(shares[place].percent) - 5, plot.top + 12)
+        draw_text(plot.svg, edges[place][0] + 3, y, f"{shares[place].percent:g} %", size=12)
     if ended:
-        (x,) = frame.across([end])
-        line(frame.svg, x, frame.top, x, frame.bottom, stroke=RED, **{"stroke-width": "3"})
-        text(frame.svg, x - 6, frame.top + 12, ended, anchor="end", size=12, fill=RED)
-    return picture(frame.svg)
-
-
-def _apart(left: FloatArray, right: FloatArray) -> list[int]:
-    """Return which of the spans can have a label of their own: the widest first, none upon another."""
-    chosen: list[int] = []
-    for place in np.argsort(left - right).tolist():
-        if all(abs(left[place] - left[other]) >= _LABEL for other in chosen):
-            chosen.append(place)
-    return chosen
-
-
-def _steps(times: Sequence[datetime], values: Sequence[float], end: datetime) -> tuple[list[datetime], list[float]]:
-    """Return the corners of a curve whose values stand until the next, the last one until *end*."""
-    corners = [(times[0], values[0])]
-    for at, value in zip(times[1:], values[1:], strict=True):
-        corners += [(at, corners[-1][1]), (at, value)]
-    corners.append((max(end, corners[-1][0]), corners[-1][1]))
-    return [at for at, _ in corners], [value for _, value in corners]
-
-
-def _power(log10: float) -> str:
-    if log10 < -3 or log10 > 5:
-        return f"1e{log10:.0f}"
-    return f"{10**log10:g}"
-
-
-TOLERATED = 0.01  # of healthy ramps rolled back
-
-_WIDTH, _LEFT, _RIGHT = 960, 230, 800
-_ROW, _PLOT, _HEAD, _FOOT = 26, 300, 70, 60
-_CALIBRATION_STYLES = (  # told apart without colour too
-    ("#1b4f9c", ""),
-    ("#b3470b", "7 4"),
-    ("#2a7a3b", "2 3"),
-    ("#7a2a7a", "10 3 2 3"),
-    ("#777777", "6 2 2 2 2 2"),
-    ("#b8860b", "14 4"),
-    ("#00767a", "5 2"),
-)
+        x = plot.x(end.timestamp())
+        draw_line(plot.svg, x, plot.top, x, plot.bottom, stroke=RED, stroke_width="3")
+        draw_text(plot.svg, x - 6, plot.top + 12, ended, anchor="end", size=12, fill=RED)
+    return render(plot.svg)
 
 
 def calibration_svg(title: str, calibrations: Sequence[Calibration]) -> str:
-    """Return a picture of the harmful scenarios' rollbacks over slots and of the healthy ones' share, as are given."""
-    harmful = [one for one in calibrations if not one.healthy]
-    healthy = [one for one in calibrations if one.healthy]
-    upper = _HEAD + _PLOT + _FOOT if harmful else 0
-    svg = canvas(_WIDTH, upper + (_HEAD + _ROW * len(healthy) + _FOOT if healthy else 0))
-    text(svg, 20, 24, title, size=15)
+    """Return how soon harmful scenarios are rolled back, and how often healthy ones are, one panel for each kind."""
+    harmful = [calibration for calibration in calibrations if not calibration.healthy]
+    healthy = [calibration for calibration in calibrations if calibration.healthy]
+    upper = _HEAD + _CURVES + _FOOT if harmful else 0
+    lower = _HEAD + _ROW * len(healthy) + _FOOT if healthy else 0
+    svg = canvas(_CALIBRATION_WIDTH, upper + lower)
+    _draw_title(svg, title)
     if harmful:
         _draw_harmful(svg, harmful)
     if healthy:
         _draw_healthy(svg, healthy, upper)
-    return ET.tostring(svg, encoding="unicode")
+    return render(svg)
 
 
 def _draw_harmful(svg: ET.Element, harmful: Sequence[Calibration]) -> None:
-    """Draw, of each scenario, the share rolled back by each slot since its fault; slots on a scale of powers of ten."""
-    left, bottom = 70, _HEAD + _PLOT
-    decades = max(1, ceil(log10(max([10, *(one.delays[-1] for one in harmful if one.delays)]))))
+    """Draw for each scenario the share of ramps rolled back, over slots on a logarithmic scale."""
+    decades = max(1, ceil(log10(max([10, *(each.delays[-1] for each in harmful if each.delays)]))))
+    plot = Plot(svg, Scale(0, decades, _LEFT, 680.0), Scale(0.0, 1.0, float(_HEAD + _CURVES), float(_HEAD)))
+    draw_text(svg, plot.left, 54, "harmful canaries: share rolled back, by slots since the fault began")
+    plot.y_axis([(share, f"{share:.0%}") for share in (0.0, 0.25, 0.5, 0.75, 1.0)])
+    plot.x_axis(
+        [(power, f"{10**power:,}") for power in range(decades + 1)], "slots (a short vertical line marks the bound)"
+    )
+    for place, each in enumerate(harmful):
+        style = LINE_STYLES[place % len(LINE_STYLES)]
+        counted = each.ramps - each.before_fault
+        shares = [(log10(max(delay, 1)), number / counted) for number, delay in enumerate(each.delays, start=1)]
+        plot.curve(_without_small_steps(_stepped([(0.0, 0.0), *shares], decades), 1 / _CURVES), style)
+        if each.bound_slots is not None and each.bound_slots <= 10**decades:
+            x = plot.x(log10(max(each.bound_slots, 1.0)))
+            draw_line(svg, x, plot.y(0.43), x, plot.y(0.57), stroke=style["stroke"], stroke_width="4")
+        _draw_key(svg, 700, _HEAD + 14 + place * 36, each.scenario, style, note=_delay_note(each))
 
-    def across(slots: float) -> float:
-        return left + log10(max(slots, 1.0)) / decades * (_RIGHT - 120 - left)
 
-    def up(share: float) -> float:
-        return bottom - share * _PLOT
-
-    text(svg, left, 54, "harmful canaries: share rolled back by slots since the fault began")
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        line(svg, left, up(share), across(10**decades), up(share), stroke=INK if share == 0 else GRID)
-        text(svg, left - 8, up(share) + 4, f"{share:.0%}", anchor="end")
-    for power in range(decades + 1):
-        line(svg, across(10**power), bottom, across(10**power), bottom + 5, stroke=INK)
-        text(svg, across(10**power), bottom + 21, f"{10**power:,}", anchor="middle")
-    text(svg, (left + across(10**decades)) / 2, bottom + 42, "slots; a short upright line: the bound", anchor="middle")
-    for place, (one, (colour, dashes)) in enumerate(zip(harmful, _repeated(len(harmful)), strict=True)):
-        look = {"stroke": colour, "stroke-width": "2.2", "stroke-dasharray": dashes or "none"}
-        counted = one.ramps - one.before_fault
-        steps = [(1.0, 0.0)]
-        for count, delay in enumerate(one.delays, start=1):
-            steps += [(delay, steps[-1][1]), (delay, count / counted)]
-        steps.append((10**decades, steps[-1][1]))
-        points = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in _thinned(steps))
-        ET.SubElement(svg, "polyline", {"points": points, "fill": "none", "stroke-linejoin": "round", **look})
-        if one.bound_slots is not None and one.bound_slots <= 10**decades:
-            x = across(one.bound_slots)
-            line(svg, x, up(0.43), x, up(0.57), stroke=colour, **{"stroke-width": "4"})
-        y = _HEAD + 10 + place * 36
-        line(svg, _RIGHT - 100, y, _RIGHT - 60, y, **look)
-        text(svg, _RIGHT - 52, y + 4, one.scenario)
-        text(svg, _RIGHT - 52, y + 19, _told(one), size=11)
+def _delay_note(calibration: Calibration) -> str:
+    median, bound = calibration.median_slots, calibration.bound_slots
+    note = "median not reached" if median is None else f"median {median:,.0f} slots"
+    return note if bound is None else f"{note}, bound {bound:,.0f}"
 
 
 def _draw_healthy(svg: ET.Element, healthy: Sequence[Calibration], top: int) -> None:
-    """Draw each scenario's share rolled back as a dot, and a line up to its limit; against what is tolerated."""
-    first, bottom = top + _HEAD, top + _HEAD + _ROW * len(healthy)
-    ticks: list[float] = round_ticks(0.0, max(2 * TOLERATED, *(one.rolled_back_limit for one in healthy))).tolist()
-
-    def across(share: float) -> float:
-        return _LEFT + share / ticks[-1] * (_RIGHT - _LEFT)
-
-    text(svg, 70, top + 40, f"healthy canaries: share rolled back, and its upper {CONFIDENCE:.0%} limit")
-    for share in ticks:
-        line(svg, across(share), first, across(share), bottom, stroke=GRID)
-        text(svg, across(share), bottom + 18, f"{100 * share:.3g}%", anchor="middle")
-    line(svg, across(TOLERATED), first - 6, across(TOLERATED), bottom, stroke="#b3470b", **{"stroke-dasharray": "7 4"})
-    text(svg, across(TOLERATED), first - 10, f"{TOLERATED:.0%}", anchor="middle")
-    for place, one in enumerate(healthy):
-        y = first + (place + 0.5) * _ROW
-        text(svg, _LEFT - 10, y + 4, one.scenario, anchor="end")
-        line(svg, across(one.rolled_back), y, across(one.rolled_back_limit), y, stroke=INK, **{"stroke-width": "2"})
-        ET.SubElement(svg, "circle", {"cx": f"{across(one.rolled_back):.1f}", "cy": f"{y:.1f}", "r": "4"})
-        limit = f"{one.rolled_back:.2%}, at most {one.rolled_back_limit:.2%}"
-        text(svg, _RIGHT + 10, y + 4, limit, size=11)
-
-
-def _told(one: Calibration) -> str:
-    half = "half never" if one.median_slots is None else f"half by {one.median_slots:,.0f}"
-    return half if one.bound_slots is None else f"{half}; the bound is {one.bound_slots:,.0f}"
+    """Draw for each scenario the share rolled back as a dot with a line up to its limit, and the tolerated share."""
+    ticks = round_ticks([2 * TOLERATED, *(each.rolled_back_limit for each in healthy)])
+    first = float(top + _HEAD)
+    plot = Plot(
+        svg, Scale(ticks[0], ticks[-1], 230.0, 800.0), Scale(0, len(healthy), first, first + _ROW * len(healthy))
+    )
+    draw_text(svg, _LEFT, top + 40, f"healthy canaries: share rolled back, and its upper {CONFIDENCE:.0%} limit")
+    plot.x_axis([(share, f"{100 * share:.3g}%") for share in ticks], "share of ramps", grid=True)
+    x = plot.x(TOLERATED)
+    draw_line(svg, x, first - 6, x, plot.bottom, **_HOLD)
+    draw_text(svg, x, first - 10, f"{TOLERATED:.0%}", anchor="middle")
+    plot.intervals(
+        (
+            each.scenario,
+            each.rolled_back,
+            each.rolled_back,
+            each.rolled_back_limit,
+            f"{each.rolled_back:.2%}, at most {each.rolled_back_limit:.2%}",
+        )
+        for each in healthy
+    )
 
 
-def _repeated(count: int) -> list[tuple[str, str]]:
-    return [_CALIBRATION_STYLES[n % len(_CALIBRATION_STYLES)] for n in range(count)]
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Linear scale: the value *low* is at pixel *start*, the value *high* at pixel *end*."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
-def _thinned(steps: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Leave out what moves a curve by less than a pixel's share upwards."""
-    kept = [steps[0]]
-    for before, after in pairwise(steps):
-        if after[1] - kept[-1][1] >= 1 / _PLOT:
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """The area of a chart between its axes. Times on the x scale are POSIX timestamps."""
+
+    svg: ET.Element
+    x: Scale
+    y: Scale
+
+    @property
+    def left(self) -> float:
+        return self.x.start
+
+    @property
+    def right(self) -> float:
+        return self.x.end
+
+    @property
+    def top(self) -> float:
+        return min(self.y.start, self.y.end)
+
+    @property
+    def bottom(self) -> float:
+        return max(self.y.start, self.y.end)
+
+    def x_axis(self, ticks: Ticks, label: str, *, grid: bool = False) -> None:
+        for value, name in ticks:
+            x = self.x(value)
+            if grid:
+                draw_line(self.svg, x, self.top, x, self.bottom, stroke=INK if value == 0 else GRID)
+            else:
+                draw_line(self.svg, x, self.bottom, x, self.bottom + 5, stroke=INK)
+            draw_text(self.svg, x, self.bottom + 21, name, anchor="middle")
+        draw_text(self.svg, (self.left + self.right) / 2, self.bottom + 44, label, anchor="middle", size=12)
+
+    def y_axis(self, ticks: Ticks, label: str = "") -> None:
+        for value, name in ticks:
+            y = self.y(value)
+            draw_line(self.svg, self.left, y, self.right, y, stroke=INK if value == 0 else GRID)
+            draw_text(self.svg, self.left - 8, y + 4, name, anchor="end")
+        middle = (self.top + self.bottom) / 2
+        draw_text(self.svg, 18, middle, label, anchor="middle").set("transform", f"rotate(-90 18 {middle:.1f})")
+
+    def curve(self, points: Iterable[tuple[float, float]], style: Style) -> None:
+        draw(self.svg, "polyline", points=self._pixels(points), fill="none", stroke_linejoin="round", **style)
+
+    def area(self, corners: Iterable[tuple[float, float]], **style: str) -> None:
+        draw(self.svg, "polygon", points=self._pixels(corners), stroke="none", **style)
+
+    def bar(self, start: float, end: float, value: float, *, gap: float = 0.0, **style: str) -> None:
+        """Draw a bar up to *value*, at least a pixel wide, with up to *gap* pixels to the next one."""
+        left, right, top = self.x(start), self.x(end), self.y(value)
+        gap = min(gap, (right - left) / 5)
+        width = max(1.0, right - left - gap)
+        draw(self.svg, "rect", x=left + gap / 2, y=top, width=width, height=self.bottom - top, **style)
+
+    def level(self, value: float, label: str, style: Style) -> None:
+        """Draw a horizontal line across the area, with its label above the right end."""
+        y = self.y(value)
+        draw_line(self.svg, self.left, y, self.right, y, **style)
+        draw_text(self.svg, self.right - 4, y - 5, label, anchor="end", size=12, fill=style["stroke"])
+
+    def intervals(self, rows: Iterable[Interval]) -> None:
+        """Draw one row each: the name, a dot at the value, a line over its interval, and the note."""
+        for number, (name, value, low, high, note) in enumerate(rows):
+            y = self.y(number + 0.5)
+            draw_text(self.svg, self.left - 10, y + 4, name, anchor="end")
+            if low is not None and high is not None:
+                draw_line(self.svg, self.x(low), y, self.x(high), y, stroke=BLUE, stroke_width="3")
+            draw(self.svg, "circle", cx=self.x(value), cy=y, r="5", fill=BLUE)
+            draw_text(self.svg, self.right + 14, y + 4, note, size=12)
+
+    def _pixels(self, points: Iterable[tuple[float, float]]) -> str:
+        return " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
+
+
+def _time_plot(
+    title: str, start: datetime, end: datetime, *, height: int, ticks: Ticks, unit: str, top: int = 44
+) -> Plot:
+    """Return an empty chart with a time axis and a value axis that spans the *ticks*.
+
+    Args:
+        top: pixels above the plot area, for the title and a legend.
+    """
+    svg = canvas(WIDTH, height)
+    _draw_title(svg, title)
+    end = max(end, start + timedelta(seconds=1))
+    x = Scale(start.timestamp(), end.timestamp(), _LEFT, WIDTH - 50.0)
+    plot = Plot(svg, x, Scale(ticks[0][0], ticks[-1][0], height - 60.0, float(top)))
+    plot.y_axis(ticks, unit)
+    times = [start + (end - start) * number / 5 for number in range(6)]
+    time_format = "%Y-%m-%d" if times[1] - times[0] >= _DAY else "%m-%d %H:%M"
+    plot.x_axis([(time.timestamp(), time.strftime(time_format)) for time in times], "UTC")
+    return plot
+
+
+def round_ticks(values: Iterable[float]) -> list[float]:
+    """Return about five evenly spaced round numbers that span zero and all *values*."""
+    spanned = [0.0, *values]
+    low, high = min(spanned), max(spanned)
+    least_step = (high - low or 1.0) / 5
+    power = 10.0 ** floor(log10(least_step))
+    step = power * next(multiple for multiple in (1, 2, 5, 10) if power * multiple >= least_step * 0.999)
+    return [number * step for number in range(floor(low / step), max(ceil(high / step), 1) + 1)]
+
+
+def label_ticks(ticks: Sequence[float]) -> Ticks:
+    """Return the ticks with labels that have as many decimals as the step between them needs."""
+    decimals = max(0, ceil(-log10(ticks[1] - ticks[0]) - 1e-6))
+    return [(tick, f"{tick:.{decimals}f}") for tick in ticks]
+
+
+def _stepped(points: Sequence[tuple[float, float]], end: float) -> list[tuple[float, float]]:
+    """Return the corners of a step curve: each value holds until the next point, the last one until *end*."""
+    corners = [points[0]]
+    for x, value in points[1:]:
+        corners += [(x, corners[-1][1]), (x, value)]
+    return [*corners, (max(end, corners[-1][0]), corners[-1][1])]
+
+
+def _without_small_steps(corners: Sequence[tuple[float, float]], least: float) -> list[tuple[float, float]]:
+    """Return a rising step curve with steps of less than *least* merged into the next ones."""
+    kept = [corners[0]]
+    for before, after in pairwise(corners):
+        if after[1] - kept[-1][1] >= least:
             kept += [(before[0], kept[-1][1]), after]
-    return [*kept, steps[-1]]
+    return [*kept, corners[-1]]
+
+
+def _labelled_spans(edges: Sequence[tuple[float, float]]) -> list[int]:
+    """Return the positions of the spans that get a label: wide spans first, without overlapping labels."""
+    chosen: list[int] = []
+    for place in sorted(range(len(edges)), key=lambda place: edges[place][0] - edges[place][1]):
+        if all(abs(edges[place][0] - edges[other][0]) >= _LABEL_WIDTH for other in chosen):
+            chosen.append(place)
+    return chosen
+
+
+def _draw_title(svg: ET.Element, title: str) -> None:
+    draw_text(svg, _LEFT, 24, _shortened(title, _LONGEST_TITLE), size=15)
+
+
+def _draw_key(svg: ET.Element, x: float, y: float, name: str, style: Style, *, note: str = "") -> None:
+    """Draw one entry of a legend: a sample of the line, its name, and a note below."""
+    draw_line(svg, x, y - 4, x + 42, y - 4, **style)
+    draw_text(svg, x + 50, y, _shortened(name, _LONGEST_NAME))
+    if note:
+        draw_text(svg, x + 50, y + 15, note, size=11)
+
+
+def _shortened(words: str, longest: int) -> str:
+    return words if len(words) <= longest else f"{words[: longest - 1]}…"
+
+
+def canvas(width: int, height: int) -> ET.Element:
+    """Return an empty white SVG, sizes in pixels."""
+    svg = ET.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "viewBox": f"0 0 {width} {height}"})
+    for name, value in {"width": str(width), "height": str(height), "font-family": "sans-serif", "fill": INK}.items():
+        svg.set(name, value)
+    draw(svg, "rect", width="100%", height="100%", fill="#ffffff")
+    return svg
+
+
+def draw(svg: ET.Element, shape: str, **attributes: str | float) -> ET.Element:
+    """Add an SVG element. `_` in attribute names stands for `-`, and numbers are pixels."""
+    written = {
+        name.replace("_", "-"): value if isinstance(value, str) else f"{value:.1f}"
+        for name, value in attributes.items()
+    }
+    return ET.SubElement(svg, shape, written)
+
+
+def draw_line(svg: ET.Element, x1: float, y1: float, x2: float, y2: float, **style: str) -> None:
+    draw(svg, "line", x1=x1, y1=y1, x2=x2, y2=y2, **style)
+
+
+def draw_text(
+    svg: ET.Element, x: float, y: float, words: str, *, anchor: str = "start", size: int = 13, fill: str = INK
+) -> ET.Element:
+    label = draw(svg, "text", x=x, y=y, text_anchor=anchor, font_size=str(size), fill=fill)
+    label.text = "".join(char if char.isprintable() else " " for char in words)  # XML allows no control characters
+    return label
+
+
+def render(svg: ET.Element) -> str:
+    return ET.tostring(svg, encoding="unicode")

@@ -1,68 +1,102 @@
-"""A stored comparison of two versions as people read it: tables, equity, divergence by day, difference, regimes."""
+"""Markdown reports of stored comparisons: figures, equity, divergence by day, agreement, regimes."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from strategy_core.domain.comparison import Comparison
-from strategy_core.domain.performance import Performance
 from strategy_core.domain.strategy import Action
-from strategy_core.report import markdown
-from strategy_core.report.charts import as_image, regimes_svg
-from strategy_core.report.markdown import Markdown, plain, sections, table
-from strategy_core.services.history import ComparisonCurves
+from strategy_core.report.charts import Curve, difference_svg, divergence_svg, equity_svg, regimes_svg
+from strategy_core.report.markdown import EMPTY, Markdown, image, plain, sections, signed, table
+from strategy_core.services.history import ComparisonCurves, Day, Equity
+
+_DIFFERENCE = "R per slot, difference (95 %)"
 
 
-def comparisons_markdown(found: Sequence[ComparisonCurves]) -> str:
-    """Return a night's comparisons: all of them in one table, then each by itself."""
-    columns = ["strategy", "version", "active", "slots", "divergence", "R per slot, difference (95 %)", "win rates"]
-    rows = [
-        (
-            one.report.strategy_name,
-            one.report.shadow_version,
-            one.report.active_version,
-            measured.slots,
-            _percents(measured.divergence_rate),
-            _difference(measured),
-            Markdown(f"{_share(measured.shadow.win_rate)} against {_share(measured.active.win_rate)}"),
+def comparisons_markdown(comparisons: Sequence[ComparisonCurves]) -> str:
+    """Return the comparisons of one night: a summary table, then each comparison in full."""
+    rows = []
+    for each in comparisons:
+        measured = _measured(each)
+        win_rates = Markdown(f"{_share(measured.shadow.win_rate)} against {_share(measured.active.win_rate)}")
+        rows.append(
+            (
+                each.report.strategy_name,
+                each.report.shadow_version,
+                each.report.active_version,
+                measured.slots,
+                _percents(measured.divergence_rate),
+                _difference(measured),
+                win_rates,
+            )
         )
-        for one, measured in ((one, _measured(one)) for one in found)
-    ]
-    title = "# Versions against the active ones"
-    return sections(title, table(columns, rows), *(comparison_markdown(one, level=2) for one in found))
+    columns = ["strategy", "version", "active", "slots", "divergence", _DIFFERENCE, "win rates"]
+    return sections(
+        "# Comparison with the active versions",
+        table(columns, rows),
+        *(comparison_markdown(each, level=2) for each in comparisons),
+    )
 
 
-def comparison_markdown(found: ComparisonCurves, *, level: int = 1) -> str:
-    """Return one comparison; *level* is of its headline."""
-    report, measured = found.report, _measured(found)
+def comparison_markdown(comparison: ComparisonCurves, *, level: int = 1) -> str:
+    """Return one comparison. *level* is the level of its heading."""
+    report, measured = comparison.report, _measured(comparison)
     shadow, active = report.shadow_version, report.active_version
-    name = f"{plain(report.strategy_name)}: {plain(shadow)} against {plain(active)}"
     period = f"{report.period_start:%Y-%m-%d %H:%M} to {report.period_end:%Y-%m-%d %H:%M} UTC"
     symbols = ", ".join(plain(symbol) for symbol in measured.symbols) or "no symbol"
-    sub = "#" * (level + 1)
+    subheading = "#" * (level + 1)
     return sections(
-        f"{'#' * level} {name}",
-        f"{period}, {symbols}: {measured.candles_compared:,} candles that both decided, {measured.candles_excluded:,} "
-        f"others; {measured.slots:,} slots, of which {measured.pending_slots:,} are still open.",
-        _arms(measured, shadow, active),
-        f"Difference, {plain(shadow)} - {plain(active)}: {_difference(measured)} R per slot, in day clusters. "
-        f"They differ on {_percents(measured.divergence_rate)} of actionable candles, "
-        f"{_percents(measured.divergence_rate_all_candles)} of all.",
-        markdown.equity_picture(found.equity, shadow, active, start=report.period_start, end=report.period_end),
-        markdown.day_pictures(found.days, None),
-        f"{sub} What each said",
-        _agreement(measured, shadow, active),
-        *([f"{sub} By regime", _regimes(measured)] if measured.by_regime else []),
+        f"{'#' * level} {plain(report.strategy_name)}: {plain(shadow)} against {plain(active)}",
+        f"{period}, {symbols}: {measured.candles_compared:,} candles decided by both versions, "
+        f"{measured.candles_excluded:,} excluded. {measured.slots:,} slots, {measured.pending_slots:,} still open.",
+        _performance_table(measured, shadow, active),
+        f"Difference, {plain(shadow)} - {plain(active)}: {_difference(measured)} R per slot, clustered by day. "
+        f"The decisions differ on {_percents(measured.divergence_rate)} of actionable candles "
+        f"and on {_percents(measured.divergence_rate_all_candles)} of all candles.",
+        equity_chart(comparison.equity, shadow, active, start=report.period_start, end=report.period_end),
+        day_charts(comparison.days),
+        f"{subheading} Agreement",
+        _agreement_table(measured, shadow, active),
+        *([f"{subheading} By regime", _regimes(measured)] if measured.by_regime else []),
     ).rstrip()
 
 
-def _measured(found: ComparisonCurves) -> Comparison:
-    return Comparison.model_validate(found.report.report)
+def equity_chart(equity: Equity, canary: str, control: str, *, start: datetime, end: datetime) -> str:
+    curves = Curve(canary, equity.at, equity.canary), Curve(control, equity.at, equity.control)
+    svg = equity_svg("Equity of both versions", *curves, start=start, end=max(end, equity.at[-1]))
+    return image(svg, "equity of both versions")
 
 
-def _arms(measured: Comparison, shadow: str, active: str) -> str:
-    columns = ["version", "signals", "trades", "win rate", "R a trade", "profit factor", "average PnL", "drawdown"]
+def day_charts(days: Sequence[Day], shadow_share: float | None = None) -> str:
+    """Return the charts of divergence and difference by day, or an empty text without days.
+
+    Args:
+        shadow_share: the share of slots on which the versions differed in shadow.
+    """
+    if not days:
+        return ""
+    divergence = divergence_svg("Divergence by day: share of slots on which the versions differ", days, shadow_share)
+    difference = difference_svg("Paired difference to date, with its 95 % interval", days)
+    return sections(image(divergence, "divergence"), image(difference, "paired difference")).rstrip()
+
+
+def _measured(comparison: ComparisonCurves) -> Comparison:
+    return Comparison.model_validate(comparison.report.report)
+
+
+def _performance_table(measured: Comparison, shadow: str, active: str) -> str:
+    columns = ["version", "signals", "trades", "win rate", "R per trade", "profit factor", "average PnL", "drawdown"]
     rows = [
-        (name, signals, done.trades, Markdown(_share(done.win_rate)), markdown.signed(done.expectancy, 3), *_rest(done))
-        for name, signals, done in (
+        (
+            version,
+            signals,
+            performance.trades,
+            Markdown(_share(performance.win_rate)),
+            signed(performance.expectancy, 3),
+            performance.profit_factor,
+            performance.average_pnl,
+            Markdown(_share(performance.max_drawdown)),
+        )
+        for version, signals, performance in (
             (shadow, measured.shadow_signal_count, measured.shadow),
             (active, measured.active_signal_count, measured.active),
         )
@@ -70,37 +104,33 @@ def _arms(measured: Comparison, shadow: str, active: str) -> str:
     return table(columns, rows)
 
 
-def _rest(done: Performance) -> tuple[object, ...]:
-    return done.profit_factor, done.average_pnl, Markdown(_share(done.max_drawdown))
-
-
-def _agreement(measured: Comparison, shadow: str, active: str) -> str:
+def _agreement_table(measured: Comparison, shadow: str, active: str) -> str:
     columns = [f"{plain(shadow)} ↓, {plain(active)} →", *(action.value for action in Action)]
-    return table(columns, [(one.value, *(measured.agreement[one][other] for other in Action)) for one in Action])
+    return table(columns, [(row.value, *(measured.agreement[row][column] for column in Action)) for row in Action])
 
 
 def _regimes(measured: Comparison) -> str:
     rows = [
-        (name, one.candles_compared, one.slots, _percents(one.divergence_rate), _difference(one))
-        for name, one in sorted(measured.by_regime.items())
+        (name, regime.candles_compared, regime.slots, _percents(regime.divergence_rate), _difference(regime))
+        for name, regime in sorted(measured.by_regime.items())
     ]
-    picture = regimes_svg("Paired difference by regime, with its 95 % interval", measured.by_regime)
+    svg = regimes_svg("Paired difference by regime, with its 95 % interval", measured.by_regime)
     return sections(
-        table(["regime", "candles", "slots", "divergence", "R per slot, difference (95 %)"], rows),
-        as_image(picture, "paired difference by regime"),
+        table(["regime", "candles", "slots", "divergence", _DIFFERENCE], rows),
+        image(svg, "paired difference by regime"),
     ).rstrip()
 
 
 def _difference(measured: Comparison) -> Markdown:
     mean, low, high = measured.difference.mean, measured.difference.low, measured.difference.high
     if mean is None:
-        return Markdown("–")
+        return Markdown(EMPTY)
     return Markdown(f"{mean:+.3f}" + (f" ({low:+.3f} to {high:+.3f})" if low is not None and high is not None else ""))
 
 
 def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
+    return EMPTY if value is None else f"{value:.1%}"
 
 
 def _percents(value: float | None) -> Markdown:
-    return Markdown("–" if value is None else f"{value:.1f} %")
+    return Markdown(EMPTY if value is None else f"{value:.1f} %")

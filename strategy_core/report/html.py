@@ -1,4 +1,4 @@
-"""One self-contained HTML file from Markdown of ours: no script, no address elsewhere, legible on paper too."""
+"""Self-contained HTML pages from our Markdown: no scripts, no external resources, readable on screen and on paper."""
 
 import re
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ from html import escape
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-_OURS = re.compile(r"data:image/svg\+xml;base64,[A-Za-z0-9+/=]+")
+_EMBEDDED_SVG = re.compile(r"data:image/svg\+xml;base64,[A-Za-z0-9+/=]+")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d")
-_FENCED_OFF = ("link", "autolink", "html_inline", "html_block", "reference")  # reports hold none of these
+_DISABLED_RULES = ("link", "autolink", "html_inline", "html_block", "reference")  # reports do not use them
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-HEADERS = {"Content-Security-Policy": _POLICY}  # what a server says beside the page, too
+HEADERS = {"Content-Security-Policy": _POLICY}  # for servers that send the page
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2228; --soft: #59636e; --paper: #fff; --rule: #d5dae0; --shade: #f4f6f8; }
 @media (prefers-color-scheme: dark) {
@@ -51,7 +51,7 @@ code { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace
 
 
 def html_page(title: str, markdown: str) -> str:
-    """Return the page; *title* is plain text."""
+    """Return *markdown* as a page. *title* is plain text."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -63,14 +63,14 @@ def html_page(title: str, markdown: str) -> str:
 
 @cache
 def _renderer() -> MarkdownIt:
-    made = MarkdownIt("commonmark", {"html": False}).enable("table").disable(list(_FENCED_OFF))
-    made.validateLink = lambda url: _OURS.fullmatch(url) is not None  # type: ignore[method-assign]
-    made.add_render_rule("text", _text)
-    made.add_render_rule("table_open", lambda *_: '<div class="wide"><table>\n')
-    made.add_render_rule("table_close", lambda *_: "</table></div>\n")
-    return made
+    renderer = MarkdownIt("commonmark", {"html": False}).enable("table").disable(list(_DISABLED_RULES))
+    renderer.validateLink = lambda url: _EMBEDDED_SVG.fullmatch(url) is not None  # type: ignore[method-assign]
+    renderer.add_render_rule("text", _render_text)
+    renderer.add_render_rule("table_open", lambda *_: '<div class="wide"><table>\n')
+    renderer.add_render_rule("table_close", lambda *_: "</table></div>\n")
+    return renderer
 
 
-def _text(_renderer: object, tokens: Sequence[Token], place: int, *_: object) -> str:
-    """Return words, their times marked as such, which keeps each on one line."""
-    return _TIME.sub(r"<time>\g<0></time>", escape(tokens[place].content))
+def _render_text(_renderer: object, tokens: Sequence[Token], position: int, *_: object) -> str:
+    """Escape text, and mark times so that they stay on one line."""
+    return _TIME.sub(r"<time>\g<0></time>", escape(tokens[position].content))

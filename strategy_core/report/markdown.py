@@ -1,46 +1,49 @@
-"""Markdown that people's and versions' words cannot break out of; it knows nothing of rollouts.
+"""Markdown building blocks that keep foreign text inert.
 
-What people wrote reaches it as plain text and leaves it as text: no mark-up, no link, no image, no HTML, on one line.
+Names, reasons and errors come from people and versions. They stay plain text on one line, without markup, links, images
+or HTML.
 """
 
 import re
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from shlex import quote
 from unicodedata import bidirectional
 
-import numpy as np
-import pandas as pd
-
 from strategy_core.domain.alerts import clipped
-from strategy_core.domain.gates.base import Verdict, format_duration
-from strategy_core.report.charts import Curve, as_image, difference_svg, divergence_svg, equity_svg, harm_svg, share_svg
-from strategy_core.services.history import Day, Equity, ServedSpan
-from strategy_core.services.reports import HarmPath, RollbackCost
-from strategy_core.store.tables import GateVerdict
 
-NOTHING = "–"
-_MARKUP = re.compile(r"([!-/:-@\[-`{-~])")  # all of ASCII's punctuation: any of it may be escaped, wherever it stands
+EMPTY = "–"
+_PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")  # all of ASCII's: Markdown allows a backslash before any of it
+_BACKTICKS = re.compile(r"`+")
 _RIGHT_TO_LEFT = ("R", "AL")
-_ISOLATE, _POP = "\u2068", "\u2069"
-_ZERO = 1e-12  # what sums of floats leave of nothing
-_RUNS = re.compile(r"`+")
+_ISOLATE, _END_ISOLATE = "\u2068", "\u2069"
+_ZERO = 1e-12  # smaller values are rounding errors of float sums
+
+
+class Markdown(str):
+    """Trusted Markdown, which `cell` does not escape."""
+
+    __slots__ = ()
 
 
 def plain(words: str) -> str:
-    """Return *words* as Markdown that shows them as they are, on one line, clipped where they are very long."""
-    return _isolated(_MARKUP.sub(r"\\\1", clipped(words)))
+    """Return *words* as Markdown that shows them unchanged on one line. Very long text is clipped."""
+    escaped = _PUNCTUATION.sub(r"\\\1", clipped(words))
+    if any(bidirectional(char) in _RIGHT_TO_LEFT for char in words):
+        return f"{_ISOLATE}{escaped}{_END_ISOLATE}"  # or it would reorder the text around it
+    return escaped
 
 
-def cell(value: object, shown: Callable[[str], str] = plain) -> str:
-    """Return *value* as people read it: times to the minute in UTC, numbers to four digits, nothing as a dash.
+def cell(value: object, escape: Callable[[str], str] = plain) -> str:
+    """Format *value* for people: times to the minute in UTC, numbers to four digits, missing values as a dash.
 
     Args:
-        shown: what becomes of text, so that it can do no harm where it is read.
+        escape: makes text safe for the place where it is shown.
     """
     match value:
         case None | "":
-            return NOTHING
+            return EMPTY
         case bool():
             return "yes" if value else "no"
         case datetime():
@@ -52,174 +55,9 @@ def cell(value: object, shown: Callable[[str], str] = plain) -> str:
         case Markdown():
             return str(value)
         case list() | tuple():
-            return ", ".join(cell(each, shown) for each in value) or NOTHING
+            return ", ".join(cell(each, escape) for each in value) or EMPTY
         case _:
-            return shown(str(value))
-
-
-class Markdown(str):
-    """Text that is Markdown of ours already, to be put into a table as it stands."""
-
-    __slots__ = ()
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table; numbers stand at the right where a column has nothing else."""
-    made = [list(row) for row in rows]
-    numbers = [
-        all(value is None or isinstance(value, int | float) for value in column) for column in zip(*made, strict=True)
-    ] or [False] * len(columns)
-    lines = [list(columns), ["---:" if number else "---" for number in numbers]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [*lines, *([cell(value) for value in row] for row in made)])
-
-
-def facts(pairs: Iterable[tuple[str, object]]) -> str:
-    """Return names and values, a pair a line, without those that are None; a list, whose long lines are wrapped."""
-    return "\n".join(f"- **{name}:** {cell(value)}" for name, value in pairs if value is not None)
-
-
-def points(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {plain(line)}" for line in lines)
-
-
-def commands(lines: Iterable[str]) -> str:
-    """Return commands for a shell, to be copied."""
-    inside = [clipped(line) for line in lines]
-    longest = max((len(run) for line in inside for run in _RUNS.findall(line)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return "\n".join([f"{fence}sh", *inside, fence])
-
-
-def argument(name: str) -> str:
-    """Return *name* as one word of a shell's command."""
-    return quote(clipped(name))
-
-
-def sections(*parts: str) -> str:
-    """Return the parts that are not empty, a blank line between each two."""
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _isolated(words: str) -> str:
-    """Keep words that run from right to left from moving what stands beside them."""
-    if any(bidirectional(char) in _RIGHT_TO_LEFT for char in words):
-        return f"{_ISOLATE}{words}{_POP}"
-    return words
-
-
-_BAD = (Verdict.BREACH, Verdict.FAIL, Verdict.BLIND)
-
-
-def gates(
-    said: Sequence[GateVerdict], since: Callable[[str], datetime | None] | None = None, *, wide: bool = False
-) -> str:
-    """Return what each gate says, in the order given.
-
-    Args:
-        since: tells when a gate began to say so; else it is told when it said so.
-        wide: put the reasons into the table: Prefect's pages wrap no line there, and would cut them off.
-    """
-    if not said:
-        return "No gate has spoken yet."
-    columns = ["gate", "verdict", "value", "limit", "interval", "n", "since" if since else "at", "why"]
-    rows = [
-        (
-            row.gate,
-            verdict(row),
-            row.value,
-            row.limit,
-            interval(row.low, row.high),
-            row.n,
-            since(row.gate) if since else row.ticked_at,
-            row.reason,
-        )
-        for row in said
-    ]
-    if wide:
-        return table(columns, rows)
-    narrow = table(columns[:-1], [row[:-1] for row in rows])
-    return f"{narrow}\n\n{facts([(plain(row.gate), row.reason) for row in said])}"
-
-
-def verdict(row: GateVerdict) -> Markdown:
-    word = f"**{row.verdict}**" if row.verdict in _BAD else row.verdict
-    return Markdown(word if row.armed else f"{word} (no vote)")
-
-
-def interval(low: float | None, high: float | None) -> Markdown | None:
-    if low is None and high is None:
-        return None
-    if low is None or high is None:
-        return Markdown(f"at least {low:.4g}" if low is not None else f"at most {high:.4g}")
-    return Markdown(f"{low:.4g} to {high:.4g}")
-
-
-def users(count: int | None, directory: int | None) -> str:
-    """Return how many users that is; nothing where no directory is loaded."""
-    return "" if count is None or directory is None else f"{count:,} of {directory:,} users"
-
-
-def reached(shares: Sequence[ServedSpan], directory: int | None) -> str:
-    """Return a table of which share of users got the version, from when to when."""
-    if not shares:
-        return "It served nobody."
-    columns = ["from", "to", "for", "percent"]
-    rows = [(one.since, one.until, format_duration(one.until - one.since), percent(one.percent)) for one in shares]
-    if directory is None:
-        return table(columns, rows)
-    counts = [one.users for one in shares]
-    return table([*columns, "users", "of all"], [(*row, n, directory) for row, n in zip(rows, counts, strict=True)])
-
-
-def share_picture(shares: Sequence[ServedSpan], *, start: datetime, end: datetime, ended: str = "") -> str:
-    if not shares or end <= start:
-        return ""
-    return as_image(share_svg("Share of users over time", shares, start=start, end=end, ended=ended), "share of users")
-
-
-def harm_picture(path: HarmPath | None, *, start: datetime, end: datetime) -> str:
-    if path is None:
-        return ""
-    svg = harm_svg("Evidence of harm over time", path, start=start, end=max(end, path.at[-1]))
-    return as_image(svg, "evidence of harm")
-
-
-def cost(found: RollbackCost, canary: str, control: str) -> str:
-    """Return what a user who copied one version got, and what one who copied the other did."""
-    if found.slots == 0:
-        return "No slot has closed: nothing was gained or lost that could be counted."
-    difference = found.canary_r - found.control_r
-    told_of = table(
-        ["slots", "R of a user of " + plain(canary), "R of a user of " + plain(control), "difference"],
-        [(found.slots, signed(found.canary_r), signed(found.control_r), signed(difference))],
-    )
-    note = (
-        "R is the risk of one trade. A user is one who copied every signal since the rollout began; both are counted "
-        "over the same closed slots, by the strategy's scoring rule."
-    )
-    return sections(told_of, note).rstrip()
-
-
-def equity_picture(equity: Equity, canary: str, control: str, *, start: datetime, end: datetime) -> str:
-    times = pd.DatetimeIndex(list(equity.at))
-    curves = [
-        Curve(name, times, np.array(values, np.float64))
-        for name, values in ((canary, equity.canary), (control, equity.control))
-    ]
-    svg = equity_svg("Equity of both versions", *curves, start=start, end=max(end, equity.at[-1]))
-    return as_image(svg, "equity of both versions")
-
-
-def day_pictures(days: Sequence[Day], usual: float | None) -> str:
-    """Return both pictures of slots by day; nothing without a slot."""
-    if not days:
-        return ""
-    return sections(
-        as_image(
-            divergence_svg("Divergence by day: share of slots on which the two differ", days, usual), "divergence"
-        ),
-        as_image(difference_svg("Paired difference to date, with its 95 % interval", days), "paired difference"),
-    ).rstrip()
+            return escape(str(value))
 
 
 def percent(value: float) -> Markdown:
@@ -228,3 +66,46 @@ def percent(value: float) -> Markdown:
 
 def signed(value: float | None, digits: int = 2) -> Markdown | None:
     return None if value is None else Markdown(f"{value:+.{digits}f}")
+
+
+def sections(*parts: str) -> str:
+    """Join the parts that are not empty, with a blank line between them."""
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table. Columns that hold only numbers are aligned to the right."""
+    values = [list(row) for row in rows]
+    numeric = [
+        all(value is None or isinstance(value, int | float) for value in column) for column in zip(*values, strict=True)
+    ] or [False] * len(columns)
+    lines = [list(columns), ["---:" if number else "---" for number in numeric]]
+    lines += [[cell(value) for value in row] for row in values]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def fact_list(facts: Iterable[tuple[str, object]]) -> str:
+    """Return one line per fact, without missing values. Unlike table cells, long lines wrap."""
+    return "\n".join(f"- **{name}:** {cell(value)}" for name, value in facts if value is not None)
+
+
+def bullet_list(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {plain(line)}" for line in lines)
+
+
+def shell_block(commands: Iterable[str]) -> str:
+    """Return shell commands as a block that can be copied."""
+    lines = [clipped(command) for command in commands]
+    longest = max((len(run) for line in lines for run in _BACKTICKS.findall(line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return "\n".join([f"{fence}sh", *lines, fence])
+
+
+def shell_argument(name: str) -> str:
+    """Quote *name* as one argument of a shell command."""
+    return quote(clipped(name))
+
+
+def image(svg: str, alt: str) -> str:
+    """Embed an SVG. *alt* is trusted text."""
+    return f"![{alt}](data:image/svg+xml;base64,{b64encode(svg.encode()).decode()})"

@@ -1,398 +1,487 @@
-"""The whole report of one rollout as Markdown, from which its page is made; it decides nothing."""
+"""Markdown reports of rollouts: plan preview, progress, change, rollback, and the full report."""
 
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from strategy_core.domain.alerts import WHY
-from strategy_core.domain.gates.base import format_duration
+from strategy_core.domain.gates.base import Verdict, format_duration
 from strategy_core.domain.preview import ESTIMATE, Audience, Preview
 from strategy_core.domain.ramp import ENDED, State
-from strategy_core.report import markdown
-from strategy_core.report import markdown as markdown_report
-from strategy_core.report.comparison import comparison_markdown
-from strategy_core.report.markdown import Markdown, argument, commands, facts, plain, points, sections, table
+from strategy_core.report.charts import harm_svg, share_svg
+from strategy_core.report.comparison import comparison_markdown, day_charts, equity_chart
+from strategy_core.report.markdown import (
+    Markdown,
+    bullet_list,
+    fact_list,
+    image,
+    percent,
+    plain,
+    sections,
+    shell_argument,
+    shell_block,
+    signed,
+    table,
+)
+from strategy_core.services.history import ServedSpan
 from strategy_core.services.live_trades import LiveSummary
-from strategy_core.services.reports import Progress, RollbackFacts, RolloutReport
-from strategy_core.store.tables import AuditEvent, Rollout
+from strategy_core.services.reports import HarmPath, Progress, RollbackCost, RollbackFacts, RolloutReport
+from strategy_core.store.tables import AuditEvent, GateVerdict, Rollout
 
-_FACTS = {"active": "active version", "canary": "canary", "percent": "users of the canary", "rollout": "rollout"}
+_STATE_FIELDS = {
+    "active": "active version",
+    "canary": "canary",
+    "percent": "users of the canary",
+    "rollout": "rollout",
+}
+_BOLD_VERDICTS = (Verdict.BREACH, Verdict.FAIL, Verdict.BLIND)
+_SIDES = {1: "buy", -1: "sell"}
 
 
-def change_markdown(event: AuditEvent, *, also: str = "") -> str:
-    """Return what an audit event says; *also* is Markdown that stands at its end."""
-    name = f"{plain(event.strategy_name)} {plain(event.version)}"
+def preview_markdown(preview: Preview, audience: Audience) -> str:
+    """Return the verdict on a plan, one row per stage, and the overlap with canaries of other strategies."""
+    base = f"shares of users are {ESTIMATE}" if audience.estimated else f"of {audience.users:,} users"
+    columns = ["stage", "users", "share", "capital", "slots needed", "days expected", "note"]
+    rows = [
+        (
+            percent(stage.percent),
+            reached.users,
+            Markdown(f"{reached.share:.2%}"),
+            None if reached.capital is None else Markdown(f"{reached.capital:,.0f}"),
+            stage.slots_needed,
+            None if stage.days_expected is None else Markdown(f"{stage.days_expected:.1f}"),
+            "longer than its maximum time" if stage.underpowered and stage.days_expected is not None else None,
+        )
+        for stage, reached in zip(preview.stages, audience.stages, strict=True)
+    ]
+    overlaps = [
+        f"- also in the {percent(overlap.percent)} canary of {plain(overlap.strategy_name)} {plain(overlap.version)}: "
+        + " → ".join(f"{share:.2%}" for share in overlap.shares)
+        + " of users"
+        for overlap in audience.overlaps
+    ]
+    return sections(f"**{plain(preview.verdict)}**, {base}", table(columns, rows), "\n".join(overlaps))
+
+
+def progress_markdown(progress: Progress, *, footer: str = "") -> str:
+    """Return where a rollout stands: facts, gates, charts and the commands to run next.
+
+    Args:
+        footer: trusted Markdown for the end.
+    """
+    rollout = progress.status.rollout
     return sections(
-        f"# {name}: {plain(event.action.replace('_', ' '))}",
-        facts(
+        f"# {_headline(progress)}",
+        _progress_facts(progress),
+        _requirements(progress),
+        "## Gates",
+        _gate_table(progress.status.verdicts, progress.status.since.get),
+        _harm_chart(progress.harm, start=rollout.started_at, end=progress.at),
+        _share_chart(progress.served, start=rollout.started_at, end=progress.at, ended=_ended_as(rollout)),
+        "## Next steps",
+        shell_block(_progress_commands(rollout)),
+        footer,
+    )
+
+
+def change_markdown(event: AuditEvent, *, footer: str = "") -> str:
+    """Return what one audit event changed, its actor and its reason.
+
+    Args:
+        footer: trusted Markdown for the end.
+    """
+    rows = [
+        (name, Markdown(before), Markdown(before if before == after else f"**{after}**"))
+        for name, before, after in _state_fields(event)
+    ]
+    return sections(
+        f"# {plain(event.strategy_name)} {plain(event.version)}: {plain(event.action.replace('_', ' '))}",
+        fact_list(
             [
                 ("by", f"{event.actor} ({event.role}, {event.source})"),
                 ("at", event.at),
-                ("why", event.reason or "no reason was given"),
+                ("reason", event.reason or "no reason given"),
                 ("generation", event.position),
             ]
         ),
-        table(["what", "before", "after"], changes(event)),
-        also,
+        table(["what", "before", "after"], rows),
+        footer,
     )
 
 
-def changes(event: AuditEvent) -> list[tuple[str, object, object]]:
-    """Return each fact before and after, what has changed in bold."""
-    return [
-        (said, *_pair(_value(name, event.before), _value(name, event.after)))
-        for name, said in _FACTS.items()
-        if name in event.before or name in event.after
-    ]
-
-
-def _pair(before: str, after: str) -> tuple[Markdown, Markdown]:
-    old, new = Markdown(plain(before)), plain(after)
-    return old, Markdown(new if before == after else f"**{new}**")
-
-
-def _value(name: str, facts_of: Mapping[str, Any]) -> str:
-    value = facts_of.get(name)
-    match name, value:
-        case _, None:
-            return "none"
-        case "percent", int() | float():
-            return f"{value:g} %"
-        case "rollout", {"state": state, "stage": int(stage)}:
-            return f"{str(state).replace('_', ' ')}, stage {stage + 1}"
-        case _:
-            return str(value)
-
-
-def preview_markdown(found: Preview, reached: Audience) -> str:
-    """Return the verdict on a plan, a row per stage, and what other canaries share of its users."""
-    counted = f"shares of users are {ESTIMATE}" if reached.estimated else f"of {reached.users:,} users"
-    columns = ["stage", "users", "share", "capital", "slots needed", "days expected", ""]
-    rows = [
-        (
-            Markdown(f"{stage.percent:g} %"),
-            who.users,
-            Markdown(f"{who.share:.2%}"),
-            None if who.capital is None else Markdown(f"{who.capital:,.0f}"),
-            stage.slots_needed,
-            None if stage.days_expected is None else Markdown(f"{stage.days_expected:.1f}"),
-            "too long" if stage.underpowered and stage.days_expected is not None else "",
-        )
-        for stage, who in zip(found.stages, reached.stages, strict=True)
-    ]
-    shared = [
-        f"- also in the {each.percent:g} % canary of {plain(each.strategy_name)} {plain(each.version)}: "
-        + " → ".join(f"{share:.2%}" for share in each.shares)
-        + " of users"
-        for each in reached.overlaps
-    ]
-    return sections(f"**{plain(found.verdict)}**; {counted}", table(columns, rows), "\n".join(shared))
-
-
-def headline(progress: Progress) -> str:
-    """Return, as Markdown, what stands above everything else."""
-    rollout = progress.status.rollout
-    name = f"{plain(rollout.strategy_name)} {plain(rollout.version)} against {plain(rollout.control_version)}"
-    state = rollout.state.replace("_", " ")
-    return (
-        f"{name}: {state}" if State(rollout.state) in ENDED else f"{name}: {state} at {progress.percent:g} % of users"
-    )
-
-
-def progress_markdown(progress: Progress, *, also: str = "") -> str:
-    """Return the whole of it; *also* is Markdown that stands at its end."""
-    rollout = progress.status.rollout
+def rollback_markdown(rollback: RollbackFacts) -> str:
+    """Return why a version was rolled back, the users it reached, its cost, and the next steps."""
     return sections(
-        f"# {headline(progress)}",
-        standing(progress),
-        needs(progress),
-        "## Gates",
-        gates(progress),
-        markdown.harm_picture(progress.harm, start=rollout.started_at, end=progress.at),
-        markdown.share_picture(progress.served, start=rollout.started_at, end=progress.at, ended=_ended(rollout)),
-        "## What an owner can do",
-        commands(progress_commands(rollout)),
-        also,
+        f"# {plain(rollback.event.strategy_name)} {plain(rollback.event.version)} was rolled back",
+        _rollback_sections(rollback),
+        "## Next steps",
+        _after_rollback(rollback),
+        shell_block(_rollback_commands(rollback)),
     )
 
 
-def standing(progress: Progress) -> str:
-    """Return where it stands, a fact a line."""
+def rollout_markdown(report: RolloutReport) -> str:
+    """Return the full report of a rollout, the most urgent facts first."""
+    progress, rollback = report.progress, report.rolled_back
+    rollout = progress.status.rollout
+    canary, control = rollout.version, rollout.control_version
+    start, end = rollout.started_at, progress.at
+    if rollback:
+        reasons = [
+            "## Why it was rolled back",
+            _rollback_sections(rollback, embedded=True),
+        ]
+        reach = []
+        next_steps = [_after_rollback(rollback), shell_block(_rollback_commands(rollback))]
+    else:
+        reasons = ["## Gates", _gate_table(progress.status.verdicts, progress.status.since.get, wide=True)]
+        reach = [
+            "## Users reached",
+            _served_table(progress.served, progress.directory),
+            _share_chart(progress.served, start=start, end=end),
+        ]
+        next_steps = [shell_block(_progress_commands(rollout))]
+    live, nightly = progress.status.live, report.comparison
+    return sections(
+        f"# {_headline(progress)}",
+        _progress_facts(progress),
+        _requirements(progress),
+        *reasons,
+        *(["## Evidence of harm", _harm_chart(progress.harm, start=start, end=end)] if progress.harm else []),
+        *reach,
+        "## Cost" if rollback else "## Results",
+        _cost_table(report.cost, canary, control),
+        equity_chart(report.equity, canary, control, start=start, end=end),
+        day_charts(report.days, report.usual_unlike),
+        *(["## Live trades", _live_table(live)] if live else []),
+        *(["## Latest nightly comparison", comparison_markdown(nightly, level=3)] if nightly else []),
+        "## Change history",
+        _change_table(report.changes),
+        "## Next steps",
+        *next_steps,
+        f"Rollout {rollout.id}, as of {end:%Y-%m-%d %H:%M} UTC. For the same data as JSON: "
+        f"`rollout report {shell_argument(str(rollout.id))} --json`",
+    )
+
+
+def page_title(report: RolloutReport) -> str:
+    """Return the title of the full report, as plain text."""
+    rollout = report.progress.status.rollout
+    return f"{rollout.strategy_name} {rollout.version} against {rollout.control_version}: {rollout.state}"
+
+
+def _headline(progress: Progress) -> str:
+    rollout = progress.status.rollout
+    versions = f"{plain(rollout.strategy_name)} {plain(rollout.version)} against {plain(rollout.control_version)}"
+    users = "" if State(rollout.state) in ENDED else f" at {percent(progress.percent)} of users"
+    return f"{versions}: {rollout.state.replace('_', ' ')}{users}"
+
+
+def _progress_facts(progress: Progress) -> str:
     rollout, outlook = progress.status.rollout, progress.status.outlook
-    users = markdown.users(progress.users, progress.directory)
-    return facts(
+    started_by = f" by {progress.started_by}" if progress.started_by else ""
+    return fact_list(
         [
-            ("stages", stages(progress)),
-            ("users", f"{progress.percent:g} %" + (f", {users}" if users else "")),
+            ("stages", _stage_list(progress)),
+            ("users", _user_share(progress.percent, progress.users, progress.directory)),
             ("in this stage since", rollout.stage_entered_at),
-            ("minimum time left", _left(outlook.minimum_left)),
-            ("maximum time left", _left(outlook.maximum_left)),
+            ("minimum time left", _time_left(outlook.minimum_left)),
+            ("maximum time left", _time_left(outlook.maximum_left)),
             ("blind since", rollout.blind_since),
             ("promoted", rollout.promoted_at),
-            ("started", _started(progress)),
+            ("started", f"{rollout.started_at:%Y-%m-%d %H:%M}{started_by}"),
             ("ended", rollout.ended_at),
             ("last tick", rollout.last_tick_at),
-            ("why it stands so", rollout.reason or None),
+            ("reason", rollout.reason or None),
         ]
     )
 
 
-def needs(progress: Progress) -> str:
-    lines = progress.status.outlook.needs
-    return sections("**Before it goes on:**", points(lines)).rstrip() if lines else ""
+def _stage_list(progress: Progress) -> Markdown:
+    current, stages = progress.status.rollout.stage_index, progress.status.stages
+    percents = [f"**{stage:g}**" if number == current else f"{stage:g}" for number, stage in enumerate(stages)]
+    return Markdown(f"{' → '.join(percents)} % (stage {current + 1} of {len(percents)})")
 
 
-def gates(progress: Progress, *, wide: bool = False) -> str:
-    return markdown.gates(progress.status.verdicts, progress.status.since.get, wide=wide)
-
-
-def stages(progress: Progress) -> Markdown:
-    """Return the plan's percents, the present one bold."""
-    at = progress.status.rollout.stage_index
-    percents = [
-        f"**{percent:g}**" if at == place else f"{percent:g}" for place, percent in enumerate(_stage_percents(progress))
-    ]
-    return Markdown(f"{' → '.join(percents)} % (stage {at + 1} of {len(percents)})")
-
-
-def progress_commands(rollout: Rollout) -> list[str]:
-    """Return the commands that act on it now, the likeliest first."""
-    strategy = argument(rollout.strategy_name)
-    undo, look = f"rollout rollback {strategy} {WHY}", f"rollout report {rollout.id}"
-    match State(rollout.state):
-        case State.AWAITING_APPROVAL:
-            return [f"rollout approve {strategy} {WHY}", undo, look]
-        case State.AWAITING_DECISION:
-            return [*(f"rollout decide {strategy} {choice} {WHY}" for choice in ("extend", "advance")), undo, look]
-        case State.PAUSED:
-            return [f"rollout resume {strategy} {WHY}", undo, look]
-        case State.RUNNING:
-            pause = [] if rollout.promoted_at else [f"rollout pause {strategy} {WHY}"]
-            return [undo, *pause, look]
-        case State.ROLLED_BACK | State.ABORTED:
-            return [look, f"rollout verdicts {strategy} --rollout {rollout.id}"]
-        case State.COMPLETED:
-            return [f"rollout rollback {strategy} --version {argument(rollout.version)} {WHY}", look]
-
-
-def _stage_percents(progress: Progress) -> tuple[float, ...]:
-    return progress.status.stages
-
-
-def _started(progress: Progress) -> str:
-    by = f" by {progress.started_by}" if progress.started_by else ""
-    return f"{progress.status.rollout.started_at:%Y-%m-%d %H:%M}{by}"
-
-
-def _left(span: timedelta | None) -> str | None:
-    if span is None:
+def _time_left(left: timedelta | None) -> str | None:
+    if left is None:
         return None
-    return format_duration(span) if span else "none"
+    return format_duration(left) if left else "none"
 
 
-def _ended(rollout: Rollout) -> str:
+def _requirements(progress: Progress) -> str:
+    lines = progress.status.outlook.needs
+    return f"**Required for the next step:**\n\n{bullet_list(lines)}" if lines else ""
+
+
+def _ended_as(rollout: Rollout) -> str:
     return rollout.state.replace("_", " ") if rollout.state in (State.ROLLED_BACK, State.ABORTED) else ""
 
 
-def rollback_markdown(found: RollbackFacts, *, also: str = "") -> str:
-    """Return the whole of it; *also* is Markdown that stands at its end."""
-    event = found.event
-    return sections(
-        f"# {plain(event.strategy_name)} {plain(event.version)} was rolled back",
-        rollback_sections(found),
-        "## What next",
-        next_words(found),
-        commands(rollback_commands(found)),
-        also,
-    )
+def _progress_commands(rollout: Rollout) -> list[str]:
+    """Return the commands that fit the rollout's state, the most likely one first."""
+    strategy = shell_argument(rollout.strategy_name)
+    rollback, report = f"rollout rollback {strategy} {WHY}", f"rollout report {rollout.id}"
+    match State(rollout.state):
+        case State.AWAITING_APPROVAL:
+            return [f"rollout approve {strategy} {WHY}", rollback, report]
+        case State.AWAITING_DECISION:
+            decisions = [f"rollout decide {strategy} {decision} {WHY}" for decision in ("extend", "advance")]
+            return [*decisions, rollback, report]
+        case State.PAUSED:
+            return [f"rollout resume {strategy} {WHY}", rollback, report]
+        case State.RUNNING:
+            pause = [] if rollout.promoted_at else [f"rollout pause {strategy} {WHY}"]
+            return [rollback, *pause, report]
+        case State.ROLLED_BACK | State.ABORTED:
+            return [report, f"rollout verdicts {strategy} --rollout {rollout.id}"]
+        case State.COMPLETED:
+            version = shell_argument(rollout.version)
+            return [f"rollout rollback {strategy} --version {version} {WHY}", report]
 
 
-def rollback_sections(found: RollbackFacts, *, with_cost: bool = True, wide: bool = False) -> str:
-    """Return it without the headline and what comes next."""
+def _rollback_sections(rollback: RollbackFacts, *, embedded: bool = False) -> str:
+    """Return the rollback report without its headline and the next steps.
+
+    Args:
+        embedded: in the full report, which shows the cost itself.
+    """
+    event, served = rollback.event, rollback.served
+    heading = "###" if embedded else "##"
+    cost = None if embedded else rollback.cost
     return sections(
-        _seen(found),
-        "## What every gate said",
-        markdown.gates(found.verdicts, wide=wide) if found.verdicts else "No gate had spoken.",
-        "## Whom it had reached",
-        markdown.reached(found.served, found.directory),
-        _picture(found),
-        *(["## What it cost", _cost(found)] if found.cost and with_cost else []),
-        "## The newest rows it rests on",
-        _rows(found),
+        _rollback_facts(rollback),
+        f"{heading} Gate verdicts",
+        _gate_table(rollback.verdicts, wide=embedded),
+        f"{heading} Users reached",
+        _served_table(served, rollback.directory),
+        _share_chart(served, start=served[0].since, end=event.at, ended="rolled back") if served else "",
+        *([f"{heading} Cost", _cost_table(cost, event.version, "the control")] if cost else []),
+        f"{heading} Latest evidence",
+        _evidence_tables(rollback),
     ).rstrip()
 
 
-def next_words(found: RollbackFacts) -> str:
-    version, active = plain(found.event.version), found.now_active
-    serves = f"{plain(active)} serves every user who has no canary. " if active else ""
+def _rollback_facts(rollback: RollbackFacts) -> str:
+    event, gate, served = rollback.event, rollback.gate, rollback.served
+    facts: list[tuple[str, object]] = [
+        ("at", event.at),
+        ("by", f"{event.actor} ({event.source})"),
+        ("reason", event.reason),
+    ]
+    if gate is not None:
+        facts += [
+            ("gate", Markdown(f"{plain(gate.gate)}: **{gate.verdict}**")),
+            ("value", gate.value),
+            ("limit", gate.limit),
+            ("interval", _interval(gate.low, gate.high)),
+            ("n", gate.n),
+        ]
+    exposed_for = sum((span.until - span.since for span in served), timedelta())
+    last = served[-1] if served else None
+    facts += [
+        (
+            "users before the rollback",
+            _user_share(last.percent, last.users, rollback.directory) if last else "no users",
+        ),
+        ("exposed for", format_duration(exposed_for) if served else None),
+        ("active version now", rollback.now_active),
+        ("request", event.request_id or None),
+    ]
+    return fact_list(facts)
+
+
+def _evidence_tables(rollback: RollbackFacts) -> str:
+    """Return the latest slots and decisions, and the ids of the verdicts that the audit event cites."""
+    slots = [
+        (
+            slot.timestamp,
+            slot.symbol,
+            _SIDES.get(slot.canary_side, "hold"),
+            signed(slot.canary_r),
+            _SIDES.get(slot.active_side, "hold"),
+            signed(slot.active_r),
+            signed(slot.canary_r - slot.active_r),
+        )
+        for slot in rollback.slots
+    ]
+    decisions = [
+        (row.timestamp, row.symbol, row.decision, f"{row.error_kind}: {row.error}" if row.error else row.reason)
+        for row in rollback.decisions
+    ]
+    verdicts = [(row.gate, str(row.id), row.ticked_at) for row in rollback.verdicts] if rollback.event.evidence else []
+    slot_columns = ["candle", "symbol", "canary", "canary R", "control", "control R", "difference"]
+    return sections(
+        *(["**Latest booked slots**", table(slot_columns, slots)] if slots else []),
+        *(["**Latest decisions**", table(["candle", "symbol", "decision", "reason"], decisions)] if decisions else []),
+        *(["**Verdicts in the audit event**", table(["gate", "id", "at"], verdicts)] if verdicts else []),
+    ).rstrip()
+
+
+def _after_rollback(rollback: RollbackFacts) -> str:
+    version, active = plain(rollback.event.version), rollback.now_active
+    serving = f"Version {plain(active)} serves all users outside a canary. " if active else ""
     return (
-        f"{serves}{version} is quarantined: it is ramped again only with a reason that overrides this. Its mended "
-        "successor is registered as a version of its own."
+        f"{serving}Version {version} is quarantined: a new rollout of it needs an override reason. "
+        "Register the corrected strategy as a new version."
     )
 
 
-def rollback_commands(found: RollbackFacts) -> list[str]:
-    """Return the commands that act next, the likeliest first."""
-    event = found.event
-    strategy, version = argument(event.strategy_name), argument(event.version)
-    look = [f"rollout report {event.rollout_id}", f"rollout verdicts {strategy} --rollout {event.rollout_id}"]
+def _rollback_commands(rollback: RollbackFacts) -> list[str]:
+    """Return the commands to run next, the most likely one first."""
+    event = rollback.event
+    strategy, version = shell_argument(event.strategy_name), shell_argument(event.version)
+    if event.rollout_id:
+        inspect = [f"rollout report {event.rollout_id}", f"rollout verdicts {strategy} --rollout {event.rollout_id}"]
+    else:
+        inspect = [f"rollout audit log {strategy}"]
     return [
-        *(look if event.rollout_id else [f"rollout audit log {strategy}"]),
+        *inspect,
         f'rollout start {strategy} {version} --override-reason "..." {WHY}',
         f"rollout retire {strategy} {version} {WHY}",
     ]
 
 
-def _seen(found: RollbackFacts) -> str:
-    event, gate = found.event, found.gate
-    last = found.served[-1] if found.served else None
-    seen: list[tuple[str, object]] = [
-        ("when", event.at),
-        ("by", f"{event.actor} ({event.source})"),
-        ("why", event.reason),
-    ]
-    if gate is not None:
-        seen += [
-            ("gate", Markdown(f"{plain(gate.gate)}: **{gate.verdict}**")),
-            ("value", gate.value),
-            ("limit", gate.limit),
-            ("interval", markdown.interval(gate.low, gate.high)),
-            ("n", gate.n),
-        ]
-    users = markdown.users(last.users, found.directory) if last else ""
-    seen += [
-        ("users at that time", f"{last.percent:g} %" + (f", {users}" if users else "") if last else "nobody"),
+def _gate_table(
+    verdicts: Sequence[GateVerdict], since: Callable[[str], datetime | None] | None = None, *, wide: bool = False
+) -> str:
+    """Return the verdicts in the given order.
+
+    Args:
+        since: returns when a gate first gave its current verdict. Without it the time of each verdict is shown.
+        wide: put reasons into the table. Prefect's pages do not wrap table cells, so there they form a list below.
+    """
+    if not verdicts:
+        return "No gate has given a verdict."
+    columns = ["gate", "verdict", "value", "limit", "interval", "n", "since" if since else "at", "reason"]
+    rows = [
         (
-            "exposed for",
-            format_duration(sum((one.until - one.since for one in found.served), timedelta())) if last else None,
-        ),
-        ("active now", found.now_active),
-    ]
-    if event.request_id:
-        seen.append(("request", event.request_id))
-    return facts(seen)
-
-
-def _picture(found: RollbackFacts) -> str:
-    if not found.served:
-        return ""
-    return markdown.share_picture(found.served, start=found.served[0].since, end=found.event.at, ended="rolled back")
-
-
-def _cost(found: RollbackFacts) -> str:
-    assert found.cost is not None
-    return markdown.cost(found.cost, found.event.version, "its control")
-
-
-def _rows(found: RollbackFacts) -> str:
-    slots = [
-        (
-            slot.timestamp,
-            slot.symbol,
-            _side(slot.canary_side),
-            markdown.signed(slot.canary_r),
-            _side(slot.active_side),
-            markdown.signed(slot.active_r),
-            markdown.signed(slot.canary_r - slot.active_r),
+            row.gate,
+            _verdict(row),
+            row.value,
+            row.limit,
+            _interval(row.low, row.high),
+            row.n,
+            since(row.gate) if since else row.ticked_at,
+            row.reason,
         )
-        for slot in found.slots
+        for row in verdicts
     ]
-    said = [
-        (row.timestamp, row.symbol, row.decision, f"{row.error_kind}: {row.error}" if row.error else row.reason)
-        for row in found.decisions
+    if wide:
+        return table(columns, rows)
+    narrow = table(columns[:-1], [row[:-1] for row in rows])
+    return f"{narrow}\n\n{fact_list([(plain(row.gate), row.reason) for row in verdicts])}"
+
+
+def _verdict(row: GateVerdict) -> Markdown:
+    verdict = f"**{row.verdict}**" if row.verdict in _BOLD_VERDICTS else row.verdict
+    return Markdown(verdict if row.armed else f"{verdict} (no vote)")
+
+
+def _interval(low: float | None, high: float | None) -> Markdown | None:
+    if low is None and high is None:
+        return None
+    if low is None or high is None:
+        return Markdown(f"at least {low:.4g}" if low is not None else f"at most {high:.4g}")
+    return Markdown(f"{low:.4g} to {high:.4g}")
+
+
+def _user_share(share: float, users: int | None, directory: int | None) -> str:
+    """Return the share in percent, and how many users it is when a user directory is loaded."""
+    counted = "" if users is None or directory is None else f", {users:,} of {directory:,} users"
+    return f"{percent(share)}{counted}"
+
+
+def _served_table(shares: Sequence[ServedSpan], directory: int | None) -> str:
+    if not shares:
+        return "It served no users."
+    columns = ["from", "to", "duration", "percent"]
+    rows = [
+        (span.since, span.until, format_duration(span.until - span.since), percent(span.percent)) for span in shares
     ]
-    ids = [(row.gate, str(row.id), row.ticked_at) for row in found.verdicts] if found.event.evidence else []
-    return sections(
-        "**Slots that were booked last**" if slots else "",
-        table(["candle", "symbol", "it", "R", "control", "its R", "difference"], slots) if slots else "",
-        "**What it decided last**" if said else "",
-        table(["candle", "symbol", "decision", "reason"], said) if said else "",
-        "**Verdicts that the audit event names**" if ids else "",
-        table(["gate", "id", "at"], ids) if ids else "",
-    ).rstrip()
+    if directory is None:
+        return table(columns, rows)
+    counted = [(*row, span.users, directory) for row, span in zip(rows, shares, strict=True)]
+    return table([*columns, "users", "of all"], counted)
 
 
-def _side(side: int) -> str:
-    return {1: "buy", -1: "sell"}.get(side, "hold")
+def _share_chart(shares: Sequence[ServedSpan], *, start: datetime, end: datetime, ended: str = "") -> str:
+    if not shares or end <= start:
+        return ""
+    svg = share_svg("Share of users over time", shares, start=start, end=end, ended=ended)
+    return image(svg, "share of users")
 
 
-def title(report: RolloutReport) -> str:
-    """Return the page's title, as plain text."""
-    rollout = report.progress.status.rollout
-    return f"{rollout.strategy_name} {rollout.version} against {rollout.control_version}: {rollout.state}"
+def _harm_chart(path: HarmPath | None, *, start: datetime, end: datetime) -> str:
+    if path is None:
+        return ""
+    svg = harm_svg("Evidence of harm over time", path, start=start, end=max(end, path.at[-1]))
+    return image(svg, "evidence of harm")
 
 
-def rollout_markdown(report: RolloutReport) -> str:
-    """Return everything: what an owner must know first stands first."""
-    going = report.progress
-    rollout = going.status.rollout
-    canary, control = rollout.version, rollout.control_version
-    start, end = rollout.started_at, going.at
-    undone = report.rolled_back
-    return sections(
-        f"# {headline(going)}",
-        standing(going),
-        needs(going),
-        *(
-            ["## Why it was rolled back", _lowered(rollback_sections(undone, with_cost=False, wide=True))]
-            if undone
-            else []
-        ),
-        *([] if undone else ["## Gates", gates(going, wide=True)]),
-        "## Evidence of harm" if going.harm else "",
-        markdown_report.harm_picture(going.harm, start=start, end=end),
-        *([] if undone else ["## Whom it has reached", markdown_report.reached(going.served, going.directory)]),
-        "" if undone else markdown_report.share_picture(going.served, start=start, end=end),
-        "## What it cost" if undone else "## What it came to",
-        markdown_report.cost(report.cost, canary, control),
-        markdown_report.equity_picture(report.equity, canary, control, start=start, end=end),
-        markdown_report.day_pictures(report.days, report.usual_unlike),
-        *(["## What users' trades came to", _live(going.status.live)] if going.status.live else []),
-        *(
-            ["## The newest nightly comparison", _lowered(comparison_markdown(report.comparison))]
-            if report.comparison
-            else []
-        ),
-        "## What was changed",
-        _changes(report),
-        "## What next",
-        next_words(undone) if undone else "",
-        commands(rollback_commands(undone) if undone else progress_commands(rollout)),
-        f"Rollout {rollout.id}, as of {end:%Y-%m-%d %H:%M} UTC. The same as data: "
-        f"`rollout report {argument(str(rollout.id))} --json`",
+def _cost_table(cost: RollbackCost, canary: str, control: str) -> str:
+    """Return what a user gained or lost with each of the two versions."""
+    if cost.slots == 0:
+        return "No slot has closed yet, so there are no results."
+    columns = ["slots", f"R with {plain(canary)}", f"R with {plain(control)}", "difference"]
+    row = (cost.slots, signed(cost.canary_r), signed(cost.control_r), signed(cost.canary_r - cost.control_r))
+    note = (
+        "R is the risk of one trade. The table is for a user who copied every signal since the rollout began. Both "
+        "versions are counted over the same closed slots, by the strategy's scoring rule."
     )
+    return sections(table(columns, [row]), note).rstrip()
 
 
-def _lowered(markdown: str) -> str:
-    """Return *markdown* with its headlines a level lower; a line of people's words never begins with a bare #."""
-    return "\n".join(f"#{line}" if line.startswith("#") else line for line in markdown.splitlines())
-
-
-def _live(live: Mapping[str, LiveSummary]) -> str:
-    columns = ["version", "from", "trades", "win rate", "average PnL", "R a trade", "drawdown", "fidelity"]
+def _live_table(live: Mapping[str, LiveSummary]) -> str:
+    columns = ["version", "from", "trades", "win rate", "average PnL", "R per trade", "drawdown", "fidelity"]
     rows: list[tuple[object, ...]] = []
     for version, summary in live.items():
         fidelity = None if summary.fidelity is None else summary.fidelity.concordance
-        for source, done in (("users", summary.live), ("shadow", summary.shadow)):
-            trades = summary.trades if source == "users" else done.trades
-            measured = (done.win_rate, done.average_pnl, done.expectancy, done.max_drawdown)
-            rows.append((version, source, trades, *measured, fidelity if source == "users" else None))
+        for source, performance in (("users", summary.live), ("shadow", summary.shadow)):
+            rows.append(
+                (
+                    version,
+                    source,
+                    summary.trades if source == "users" else performance.trades,
+                    performance.win_rate,
+                    performance.average_pnl,
+                    performance.expectancy,
+                    performance.max_drawdown,
+                    fidelity if source == "users" else None,
+                )
+            )
     return table(columns, rows)
 
 
-def _changes(report: RolloutReport) -> str:
-    rows = [
-        (
-            event.at,
-            f"{event.actor} ({event.source})",
-            event.action.replace("_", " "),
-            Markdown(
-                "; ".join(
-                    f"{plain(said)} {before} → {after}" for said, before, after in changes(event) if before != after
-                )
-            ),
-            event.reason,
-        )
-        for event in report.changes
+def _change_table(events: Sequence[AuditEvent]) -> str:
+    if not events:
+        return "No changes are recorded."
+    rows = []
+    for event in events:
+        changed = [
+            f"{plain(name)} {before} → **{after}**" for name, before, after in _state_fields(event) if before != after
+        ]
+        action = event.action.replace("_", " ")
+        rows.append((event.at, f"{event.actor} ({event.source})", action, Markdown("; ".join(changed)), event.reason))
+    return table(["at", "by", "action", "changed", "reason"], rows)
+
+
+def _state_fields(event: AuditEvent) -> list[tuple[str, str, str]]:
+    """Return the name of each recorded field, with its value before and after as Markdown."""
+    return [
+        (name, plain(_state_value(field, event.before)), plain(_state_value(field, event.after)))
+        for field, name in _STATE_FIELDS.items()
+        if field in event.before or field in event.after
     ]
-    return table(["at", "by", "action", "what", "why"], rows) if rows else "Nothing was written down of it."
+
+
+def _state_value(field: str, state: Mapping[str, Any]) -> str:
+    match field, state.get(field):
+        case _, None:
+            return "none"
+        case "percent", int() | float() as value:
+            return f"{value:g} %"
+        case "rollout", {"state": name, "stage": int(stage)}:
+            return f"{str(name).replace('_', ' ')}, stage {stage + 1}"
+        case _, value:
+            return str(value)

@@ -52,7 +52,7 @@ def sample_metrics(engine: Engine, prometheus: Prometheus, *, now: datetime) -> 
         for gate in _metric_gates(rollout)
         if abs(now - newest.get((rollout.id, gate.name), LONG_AGO)) >= SPACING
     ]
-    answers = prometheus.ask(query for *_, query in asked)
+    answers = prometheus.query(query for *_, query in asked)
     sampled = [
         Sampled(rollout.id, rollout.strategy_name, rollout.version, gate.name, answer.value, answer.problem)
         for rollout, gate, query in asked

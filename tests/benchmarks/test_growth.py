@@ -22,8 +22,7 @@ from strategy_core.domain.ramp import Step
 from strategy_core.isolation.pool import WorkerPool
 from strategy_core.market.synthetic import INSTRUMENTS, SyntheticSource
 from strategy_core.observe.metrics import exposition
-from strategy_core.report.charts import BLUE, GREEN, GRID, INK, ORANGE, RED, SOFT, canvas, line, picture
-from strategy_core.report.charts import text as words
+from strategy_core.report.charts import BLUE, GREEN, GRID, INK, ORANGE, RED, SOFT, canvas, draw_line, draw_text, render
 from strategy_core.services.compare import compare_versions, period
 from strategy_core.services.rollouts import start_rollout
 from strategy_core.services.shadow import run_shadow
@@ -200,16 +199,16 @@ def _drawn(title: str, took: dict[str, list[float]]) -> str:
         return bottom - (math.log10(ms) - low) / (high - low) * (bottom - top)
 
     places = [left + place / (len(LENGTHS) - 1) * (right - left) for place in range(len(LENGTHS))]
-    words(svg, left, 24, f"{title}: milliseconds, by decisions in the log", size=15)
+    draw_text(svg, left, 24, f"{title}: milliseconds, by decisions in the log", size=15)
     for power in range(low, high + 1):
-        line(svg, left, up(10.0**power), right, up(10.0**power), stroke=GRID)
-        words(svg, left - 8, up(10.0**power) + 4, f"{10.0**power:g}", anchor="end")
+        draw_line(svg, left, up(10.0**power), right, up(10.0**power), stroke=GRID)
+        draw_text(svg, left - 8, up(10.0**power) + 4, f"{10.0**power:g}", anchor="end")
     for x, length in zip(places, LENGTHS, strict=True):
-        words(svg, x, bottom + 22, f"{length:,}", anchor="middle")
-    line(svg, left, bottom, right, max(top, bottom - 2 / (high - low) * (bottom - top)), stroke=GRID)
+        draw_text(svg, x, bottom + 22, f"{length:,}", anchor="middle")
+    draw_line(svg, left, bottom, right, max(top, bottom - 2 / (high - low) * (bottom - top)), stroke=GRID)
     for place, (name, times) in enumerate(took.items()):
         points = " ".join(f"{x:.1f},{up(ms):.1f}" for x, ms in zip(places, times, strict=True))
         look = {"fill": "none", "stroke": COLOURS[place], "stroke-width": "2"}
         ET.SubElement(svg, "polyline", {"points": points, **look})
-        words(svg, right + 20, top + 20 + 24 * place, name, fill=COLOURS[place])
-    return picture(svg)
+        draw_text(svg, right + 20, top + 20 + 24 * place, name, fill=COLOURS[place])
+    return render(svg)

@@ -100,9 +100,9 @@ def test_the_picture_shows_each_scenario_its_bound_and_what_is_tolerated(rollout
     assert set(names) <= set(shown)
     assert "1%" in shown
     assert "0.00%, at most 52.71%" in shown
-    assert any(word.startswith("half by ") and "the bound is " in word for word in shown)
-    assert any(word.startswith("half by ") and "the bound is " not in word for word in shown)
-    assert any(word.startswith("half never") for word in shown)
+    assert any(word.startswith("median ") and " slots, bound " in word for word in shown)
+    assert any(word.startswith("median ") and word.endswith(" slots") for word in shown)
+    assert any(word.startswith("median not reached") for word in shown)
     curves = list(ET.parse(file).getroot().iter(f"{SVG}polyline"))
     assert len(curves) == 3
     for curve in curves:

@@ -69,7 +69,7 @@ def test_an_answer_of_routing_is_whole_or_none(endpoint: Endpoint, body: bytes) 
 def test_an_answer_of_prometheus_is_a_finite_number_or_a_line(endpoint: Endpoint, body: bytes) -> None:
     endpoint.body = body
 
-    (answer,) = Prometheus(endpoint.url).ask(["up"]).values()
+    (answer,) = Prometheus(endpoint.url).query(["up"]).values()
 
     assert (answer.value is None) == bool(answer.problem)
     assert answer.value is None or math.isfinite(answer.value)

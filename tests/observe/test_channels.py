@@ -1,4 +1,4 @@
-"""Alert channels: what is taken, what is not and why; and that no secret of an address is ever told."""
+"""Alert channels report why a message failed, and do not show the secrets in an address."""
 
 import json
 import logging
@@ -44,11 +44,11 @@ def names(urls: str) -> list[tuple[str, str]]:
         ("loud=json://a", [("unreadable", "info")]),
     ],
 )
-def test_addresses_are_read_with_the_severity_that_each_begins_with(urls: str, found: list[tuple[str, str]]) -> None:
+def test_addresses_are_read_with_their_severity(urls: str, found: list[tuple[str, str]]) -> None:
     assert names(urls) == found
 
 
-def test_a_channel_keeps_its_name_and_shows_nothing_of_its_address() -> None:
+def test_a_name_is_stable_and_hides_the_address() -> None:
     one, same, another = (AppriseChannel(SecretStr(url), scheme="json") for url in ("json://a", "json://a", "json://b"))
 
     assert one.name == same.name == "json-163de059"
@@ -56,7 +56,7 @@ def test_a_channel_keeps_its_name_and_shows_nothing_of_its_address() -> None:
     assert repr(one) == "Channel(json-163de059, info+)"
 
 
-def test_a_message_comes_as_it_was_written(endpoint: Endpoint) -> None:
+def test_a_message_arrives_unchanged(endpoint: Endpoint) -> None:
     assert AppriseChannel(SecretStr(url_of(endpoint)), scheme="json").send(MESSAGE, Severity.CRITICAL) == ""
 
     (posted,) = endpoint.posted
@@ -67,17 +67,17 @@ def test_a_message_comes_as_it_was_written(endpoint: Endpoint) -> None:
     ("url", "problem"),
     [
         ("json://127.0.0.1:1/x", "cannot be reached"),
-        ("nothing://of/the/kind", "apprise does not know this address"),
-        ("slack://nonsense", "apprise does not know this address"),
-        ("no address at all", "apprise does not know this address"),
+        ("nothing://of/the/kind", "apprise does not support this address"),
+        ("slack://nonsense", "apprise does not support this address"),
+        ("no address at all", "apprise does not support this address"),
     ],
 )
-def test_why_a_message_was_not_taken_is_told_in_a_line(url: str, problem: str) -> None:
+def test_a_failed_message_has_a_problem_in_one_line(url: str, problem: str) -> None:
     assert AppriseChannel(SecretStr(url), scheme="x").send(MESSAGE, Severity.INFO) == problem
 
 
-def test_a_server_that_sends_elsewhere_is_not_followed(endpoint: Endpoint) -> None:
-    """A message is for the server that the owner named, and for no other."""
+def test_a_redirect_is_not_followed(endpoint: Endpoint) -> None:
+    """Messages go only to the server that the owner configured."""
     endpoint.status = 302
     endpoint.headers = {"Location": f"{endpoint.url}/elsewhere"}
 
@@ -86,10 +86,10 @@ def test_a_server_that_sends_elsewhere_is_not_followed(endpoint: Endpoint) -> No
     assert endpoint.asked == []
 
 
-def test_no_secret_of_an_address_is_told_anywhere(
+def test_secrets_in_addresses_appear_nowhere(
     engine: Engine, endpoint: Endpoint, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Not in logs, however loud they are set; not in rows, results, names or errors."""
+    """They are in no log at any level, and in no row, result, name or error."""
     caplog.set_level(logging.DEBUG)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG))
     port = endpoint.url.rpartition(":")[2]
@@ -114,19 +114,19 @@ def test_no_secret_of_an_address_is_told_anywhere(
     assert {each.problem for each in tried[0]} >= {
         "HTTP 500",
         "cannot be reached",
-        "apprise does not know this address",
+        "apprise does not support this address",
     }
     assert any(entry["event"] == "alert.given_up" for entry in logs)
     assert len(endpoint.posted) == 4
     printed = capfd.readouterr()
-    told = [repr(tried), repr(channels), json.dumps(logs, default=str), caplog.text, printed.out, printed.err]
+    outputs = [repr(tried), repr(channels), json.dumps(logs, default=str), caplog.text, printed.out, printed.err]
     with engine.connect() as connection:
         for table in ("alert_outbox", "alert_delivery"):
-            told += [repr(connection.execute(text(f"SELECT * FROM {table}")).all())]
-    assert SECRET not in "".join(told)
+            outputs += [repr(connection.execute(text(f"SELECT * FROM {table}")).all())]
+    assert SECRET not in "".join(outputs)
 
 
-def test_settings_hold_the_addresses_and_never_show_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_hide_the_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROLLOUT_ALERT_URLS", f"critical=json://ana:{SECRET}@127.0.0.1")
     monkeypatch.setenv("ROLLOUT_ALERT_REPEAT_MINUTES", "5")
     settings = read_settings()
@@ -138,7 +138,7 @@ def test_settings_hold_the_addresses_and_never_show_them(monkeypatch: pytest.Mon
     assert SECRET not in repr(settings) + settings.model_dump_json()
 
 
-def test_without_what_sends_them_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_apprise_the_error_names_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
 
     assert read_channels(None) == []

@@ -1,4 +1,4 @@
-"""Reports read back: the tables and pictures of their Markdown, and what a page's HTML is made of."""
+"""Parsers for reports in tests: tables and charts in Markdown, tags and text in HTML."""
 
 import re
 from base64 import b64decode
@@ -18,7 +18,7 @@ def words(svg: ET.Element) -> set[str]:
 
 
 def tables(markdown: str) -> list[list[dict[str, str]]]:
-    """Return each table as its rows, by the names of its columns."""
+    """Return the rows of each table, with cells by column name."""
     found: list[list[list[str]]] = []
     before = ""
     for line in markdown.splitlines():
@@ -31,7 +31,7 @@ def tables(markdown: str) -> list[list[dict[str, str]]]:
 
 
 class Page(HTMLParser):
-    """A page's tags, the attributes of each, and all that is to be read in it."""
+    """The tags, attributes and text of an HTML page."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from strategy_core.api.routes.rollouts import RolloutDetail, VerdictResponse, de
 from strategy_core.api.schemas import ResponseModel
 from strategy_core.domain.comparison import Comparison
 from strategy_core.report.html import HEADERS, html_page
-from strategy_core.report.rollout import rollout_markdown, title
+from strategy_core.report.rollout import page_title, rollout_markdown
 from strategy_core.services import queries, reports
 from strategy_core.services.history import ComparisonCurves
 
@@ -140,7 +140,7 @@ def show_report(ask: Requested, rollout_id: UUID, response: Response) -> Rollout
 def show_report_page(ask: Requested, rollout_id: UUID) -> Response:
     """Show the same as one HTML page, which needs no other file and runs nothing."""
     found, generation = _read(ask, rollout_id)
-    page = html_page(title(found), rollout_markdown(found))
+    page = html_page(page_title(found), rollout_markdown(found))
     return HTMLResponse(page, headers={**HEADERS, "ETag": f'"{generation}"'})
 
 

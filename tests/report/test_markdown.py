@@ -1,4 +1,4 @@
-"""What people and versions wrote is shown as they wrote it, and is nothing but text: in Markdown, and in its HTML."""
+"""Text from people and versions is shown unchanged and stays text, in Markdown and in HTML."""
 
 from datetime import UTC, datetime
 
@@ -6,7 +6,17 @@ import pytest
 from markdown_it import MarkdownIt
 
 from strategy_core.report.html import html_page
-from strategy_core.report.markdown import Markdown, argument, cell, commands, facts, plain, points, sections, table
+from strategy_core.report.markdown import (
+    Markdown,
+    bullet_list,
+    cell,
+    fact_list,
+    plain,
+    sections,
+    shell_argument,
+    shell_block,
+    table,
+)
 from tests.report.reading import Page, tables
 
 HOSTILE = [
@@ -30,24 +40,24 @@ OURS |= {"div", "table", "thead", "tbody", "tr", "th", "td", "strong"}
 
 
 def everywhere(words: str) -> str:
-    """Return Markdown that has the words in each place that people's words may stand in."""
+    """Return Markdown with *words* in every place where foreign text may appear."""
     return sections(
         f"# {plain(words)}",
-        facts([("why", words)]),
+        fact_list([("why", words)]),
         table(["who", "why"], [(words, words), ("ana", 7)]),
-        points([words]),
-        commands([f"rollout rollback {argument(words)} --reason x"]),
+        bullet_list([words]),
+        shell_block([f"rollout rollback {shell_argument(words)} --reason x"]),
         f"A sentence with {plain(words)} in it.",
     )
 
 
 def seen(words: str) -> str:
-    """Return the words as a reader has them: on one line, without what cannot be printed."""
+    """Return *words* as a reader sees them: on one line, without unprintable characters."""
     return " ".join("".join(char if char.isprintable() else " " for char in words).split())
 
 
 @pytest.mark.parametrize("words", HOSTILE, ids=range(len(HOSTILE)))
-def test_no_words_become_markup(words: str) -> None:
+def test_text_does_not_become_markup(words: str) -> None:
     page = Page(html_page(words, everywhere(words)))
 
     assert set(page.tags) <= OURS
@@ -64,27 +74,27 @@ def test_no_words_become_markup(words: str) -> None:
 
 
 @pytest.mark.parametrize("words", HOSTILE, ids=range(len(HOSTILE)))
-def test_a_reader_of_markdown_that_allows_html_finds_none(words: str) -> None:
-    """Prefect's pages have a reader of their own, which takes HTML for HTML."""
+def test_text_does_not_become_html_where_markdown_allows_it(words: str) -> None:
+    """Prefect's pages render Markdown themselves, with HTML allowed."""
     html = MarkdownIt("default", {"html": True}).render(everywhere(words))
 
     assert set(Page(html).tags) <= OURS
 
 
 @pytest.mark.parametrize("words", HOSTILE, ids=range(len(HOSTILE)))
-def test_no_words_add_a_cell_or_a_row(words: str) -> None:
+def test_text_does_not_add_a_cell_or_a_row(words: str) -> None:
     (rows,) = tables(table(["who", "why"], [(words, words), ("ana", "x")]))
 
     assert [set(row) for row in rows] == [{"who", "why"}] * 2
     assert rows[1] == {"who": "ana", "why": "x"}
 
 
-def test_words_that_run_from_right_to_left_move_nothing_beside_them() -> None:
+def test_right_to_left_text_is_isolated() -> None:
     assert plain("\u05e9\u05dc\u05d5\u05dd") == "\u2068\u05e9\u05dc\u05d5\u05dd\u2069"
     assert plain("shalom") == "shalom"
 
 
-def test_very_long_words_are_clipped() -> None:
+def test_very_long_text_is_clipped() -> None:
     assert len(plain("x" * 100_000)) < 1_000
 
 
@@ -102,10 +112,10 @@ def test_very_long_words_are_clipped() -> None:
         ("fib_rsi", "fib\\_rsi"),
     ],
 )
-def test_a_value_is_shown_as_people_read_it(value: object, shown: str) -> None:
+def test_a_value_is_formatted_for_people(value: object, shown: str) -> None:
     assert cell(value) == shown
 
 
-def test_numbers_stand_at_the_right_and_nothing_else_does() -> None:
+def test_only_columns_of_numbers_are_aligned_to_the_right() -> None:
     assert table(["a", "b", "c"], [(1, "x", None), (2.5, "y", 3)]).splitlines()[1] == "| ---: | --- | ---: |"
     assert table(["a"], []).splitlines() == ["| a |", "| --- |"]

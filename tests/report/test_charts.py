@@ -1,18 +1,30 @@
-"""The pictures of a rollout: every figure in its place, and levels where the plan has them."""
+"""Charts show each value at the right position, and the limits of the plan."""
 
 from datetime import UTC, datetime, timedelta
 from xml.etree import ElementTree as ET
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from strategy_core.domain.comparison import Comparison
-from strategy_core.report.charts import difference_svg, divergence_svg, harm_svg, regimes_svg, share_svg
+from strategy_core.report.charts import (
+    MOST_POINTS,
+    Curve,
+    difference_svg,
+    divergence_svg,
+    equity_svg,
+    harm_svg,
+    regimes_svg,
+    share_svg,
+)
 from strategy_core.services.history import Day, ServedSpan
 from strategy_core.services.reports import HarmPath
 from tests.report.reading import words
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
 DAY = timedelta(days=1)
+END = START + 30 * DAY
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -22,18 +34,84 @@ def day(number: int, *, unlike: int = 1, mean: float = 0.1, reach: float | None 
 
 
 def ticks(svg: ET.Element) -> dict[str, float]:
-    """Return where the value axis has what, in pixels from above."""
+    """Return the labels of the value axis and their positions, in pixels from the top."""
     labels = (each for each in svg.iter(f"{SVG}text") if each.attrib["text-anchor"] == "end")
     return {each.text or "": float(each.attrib["y"]) - 4 for each in labels}
 
 
-def corners(svg: ET.Element) -> list[tuple[float, float]]:
-    (curve,) = svg.iter(f"{SVG}polyline")
-    pairs = (pair.split(",") for pair in curve.attrib["points"].split())
+def points(line: ET.Element) -> list[tuple[float, float]]:
+    pairs = (pair.split(",") for pair in line.attrib["points"].split())
     return [(float(x), float(y)) for x, y in pairs]
 
 
-def test_harm_stands_on_a_scale_of_powers_of_ten_and_steps() -> None:
+def corners(svg: ET.Element) -> list[tuple[float, float]]:
+    (line,) = svg.iter(f"{SVG}polyline")
+    return points(line)
+
+
+def curve(*values: float, name: str = "shadow v2") -> Curve:
+    return Curve(name, list(pd.date_range(START, END, periods=len(values))), values)
+
+
+def equity(shadow: Curve, active: Curve, title: str = "fib_rsi", *, end: datetime = END) -> ET.Element:
+    return ET.fromstring(equity_svg(title, shadow, active, start=START, end=end))
+
+
+def test_each_equity_value_is_at_its_position_on_the_scale() -> None:
+    svg = equity(curve(0.0, 4.0, -2.0), curve(0.0, 1.0))
+
+    shadow, active = (points(line) for line in svg.iter(f"{SVG}polyline"))
+    ticks = {label.text: float(label.attrib["y"]) - 4 for label in svg.iter(f"{SVG}text")}
+    assert [y for _, y in shadow] == [ticks["0"], ticks["4"], ticks["-2"]]
+    assert active[0] == shadow[0]
+    assert active[-1][0] == shadow[-1][0] == 2 * shadow[1][0] - shadow[0][0]
+
+
+def test_equity_curves_differ_in_dashes_and_the_legend_names_them() -> None:
+    svg = equity(curve(0.0, 4.0), curve(0.0, -1.5, name="active v1"))
+
+    shadow, active = svg.iter(f"{SVG}polyline")
+    assert "stroke-dasharray" not in shadow.attrib
+    assert "stroke-dasharray" in active.attrib
+    assert {"shadow v2: +4.00 R", "active v1: -1.50 R", "UTC"} <= words(svg)
+
+
+def test_names_are_escaped() -> None:
+    svg = equity(curve(0.0, name="</svg><script>"), curve(0.0), "a & <b>")
+
+    assert {"a & <b>", "</svg><script>: +0.00 R"} <= words(svg)
+    assert not list(svg.iter(f"{SVG}script"))
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_ends() -> None:
+    svg = equity(curve(*np.linspace(0, 5, 5000)), curve(0.0))
+
+    shadow, _ = (points(line) for line in svg.iter(f"{SVG}polyline"))
+    short = points(next(equity(curve(0.0, 5.0), curve(0.0)).iter(f"{SVG}polyline")))
+    assert len(shadow) == MOST_POINTS
+    assert [shadow[0], shadow[-1]] == short
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.0, {"0.0", "0.2"}),
+        (0.004, {"0.000", "0.001", "0.004"}),
+        (-0.35, {"-0.4", "0.0", "0.1"}),
+        (730.0, {"0", "200", "800"}),
+    ],
+)
+def test_ticks_are_round_and_span_zero_and_every_value(value: float, shown: set[str]) -> None:
+    assert shown <= words(equity(curve(0.0, value), curve(0.0)))
+
+
+def test_a_short_period_shows_hours() -> None:
+    shown = words(equity(curve(0.0), curve(0.0), end=START + timedelta(days=1)))
+
+    assert {"03-02 00:00", "03-03 00:00"} <= shown
+
+
+def test_evidence_of_harm_is_a_step_curve_on_a_logarithmic_scale() -> None:
     path = HarmPath((START + DAY, START + 2 * DAY), (1.0, 3.0), limit=2.0969, freeze_at=1.0)
 
     svg = ET.fromstring(harm_svg("Harm", path, start=START, end=START + 4 * DAY))
@@ -41,13 +119,13 @@ def test_harm_stands_on_a_scale_of_powers_of_ten_and_steps() -> None:
     scale = ticks(svg)
     heights = [y for _, y in corners(svg)]
     assert heights[0] == scale["1"], "E begins at 1"
-    assert heights[1:3] == [scale["1"], scale["10"]], "a value stands until the next"
+    assert heights[1:3] == [scale["1"], scale["10"]], "a value holds until the next"
     assert heights[-1] == heights[-2] == scale["1000"]
-    assert {"rolled back from 125", "held from 10"} <= words(svg)
+    assert {"rollback at 125", "hold at 10"} <= words(svg)
 
 
 @pytest.mark.parametrize("log_e", [0.0, -40.0, 60.0])
-def test_harm_of_any_size_has_a_scale_that_can_be_read(log_e: float) -> None:
+def test_evidence_of_harm_has_a_readable_scale_at_any_size(log_e: float) -> None:
     path = HarmPath((START + DAY,), (log_e,), limit=2.0969, freeze_at=1.0)
 
     svg = ET.fromstring(harm_svg("Harm", path, start=START, end=START + 4 * DAY))
@@ -56,7 +134,7 @@ def test_harm_of_any_size_has_a_scale_that_can_be_read(log_e: float) -> None:
     assert all(0 < y < 300 for _, y in corners(svg))
 
 
-def test_divergence_is_a_bar_a_day_beside_the_shadows_share() -> None:
+def test_divergence_is_one_bar_per_day_with_the_shadow_share_as_a_line() -> None:
     svg = ET.fromstring(divergence_svg("Divergence", [day(0, unlike=4), day(1, unlike=0), day(3, unlike=2)], 0.25))
 
     bars = [each for each in svg.iter(f"{SVG}rect") if "x" in each.attrib]
@@ -77,13 +155,13 @@ def test_the_difference_has_a_band_from_the_second_day_on() -> None:
     assert len(corners(svg)) == 3
 
 
-def test_one_day_alone_has_no_interval_to_draw() -> None:
+def test_a_single_day_has_no_band() -> None:
     svg = ET.fromstring(difference_svg("Difference", [day(0, reach=None)]))
 
     assert list(svg.iter(f"{SVG}polygon")) == []
 
 
-def test_the_share_of_users_steps_and_says_how_it_ended() -> None:
+def test_the_share_of_users_has_steps_and_its_end() -> None:
     shares = [ServedSpan(START, START + DAY, 5.0), ServedSpan(START + DAY, START + 3 * DAY, 100.0)]
 
     svg = ET.fromstring(share_svg("Users", shares, start=START, end=START + 3 * DAY, ended="rolled back"))
@@ -93,7 +171,7 @@ def test_the_share_of_users_steps_and_says_how_it_ended() -> None:
     assert {"5 %", "100 %", "rolled back"} <= words(svg)
 
 
-def test_steps_that_are_too_close_share_no_label() -> None:
+def test_steps_that_are_too_close_get_no_overlapping_labels() -> None:
     minute = timedelta(minutes=1)
     shares = [ServedSpan(START + n * minute, START + (n + 1) * minute, float(n + 1)) for n in range(30)]
     shares.append(ServedSpan(START + 30 * minute, START + 60 * DAY, 40.0))
@@ -104,7 +182,7 @@ def test_steps_that_are_too_close_share_no_label() -> None:
     assert "40 %" in words(svg)
 
 
-def test_regimes_stand_below_each_other_with_their_intervals() -> None:
+def test_each_regime_is_a_row_with_its_interval() -> None:
     arm = dict.fromkeys(("win_rate", "average_pnl", "expectancy", "profit_factor", "max_drawdown"))
     one = {
         "symbols": ["GOLD"],
