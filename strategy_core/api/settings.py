@@ -89,9 +89,7 @@ class ApiSettings(BaseSettings):
         if url.username or url.password or url.fragment:
             raise ValueError("an address without a password or fragment")
         if url.scheme != "https" and not is_loopback(url.host or ""):
-            raise ValueError(
-                "an https address; http is allowed only to this machine, or keys could be forged"
-            )
+            raise ValueError("an https address; http is allowed only to this machine, or keys could be forged")
         return url
 
     @field_validator("algorithms", mode="before")

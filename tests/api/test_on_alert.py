@@ -138,14 +138,14 @@ def test_a_key_of_a_careless_proxy_changes_nothing(api: Api, engine: Engine, wor
 def test_what_failed_is_told_again_and_then_done(api: Api, world: World) -> None:
     """503 makes Alertmanager repeat the whole; what was done is not done again."""
     api("PATCH", "/rollout", json={"strategy_name": "ppo_gold", "version": "2", "rollout_percent": 5})
-    turns = StrategyBulkhead(at_once=1, patience_s=0)
-    api.app.state.backend = replace(api.app.state.backend, rollback_turns=turns)
-    turns.take("ppo_gold")
+    bulkhead = StrategyBulkhead(slots=1, patience_s=0)
+    api.app.state.backend = replace(api.app.state.backend, rollback_bulkhead=bulkhead)
+    bulkhead.acquire("ppo_gold")
     late = NOW + HOUR
 
     first = post(api, alarm("ppo_gold", fired=late), alarm("fib_rsi", fired=late))
     meanwhile = canaries(api)
-    turns.give_back("ppo_gold")
+    bulkhead.release("ppo_gold")
     second = post(api, alarm("ppo_gold", fired=late), alarm("fib_rsi", fired=late))
 
     assert "1 of 2" in refused(first, 503)["detail"]
