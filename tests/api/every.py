@@ -47,8 +47,10 @@ def fields(problem: dict[str, Any]) -> list[str]:
 
 
 def operations(api: Api) -> dict[str, dict[str, Any]]:
+    """Return the operations of the API by id, without deprecated aliases."""
     found = {}
     for path, methods in api.app.openapi()["paths"].items():
         for method, operation in methods.items():
-            found[operation["operationId"]] = {**operation, "method": method.upper(), "path": path}
+            if not operation.get("deprecated"):
+                found[operation["operationId"]] = {**operation, "method": method.upper(), "path": path}
     return found

@@ -10,10 +10,11 @@ import pytest
 from sqlalchemy import Engine, text
 
 from strategy_core.api.dependencies import StrategyBulkhead
+from strategy_core.api.routes import PREFIX
 from strategy_core.services.versions import activate_version
 from strategy_core.settings import Settings
 from strategy_core.store.engine import open_database
-from tests.alertmanager import FIRED, alarm
+from tests.alertmanager import FIRED, alarm, notified
 from tests.api.asking import FEED, Api, World, put_world
 from tests.api.every import refused
 from tests.api.firing import MINUTE, canaries, outcomes, post, restart, rollbacks
@@ -33,6 +34,16 @@ def test_a_firing_alert_takes_users_off_and_says_why(api: Api, engine: Engine, w
         f"(fingerprint {answer['fingerprint']}, http://monitoring.example/graph?g0.expr=loss+%3E+2)"
     )
     assert response.headers["etag"] == f'"{event.position}"'
+
+
+def test_the_old_path_rolls_back_too_and_is_marked_as_deprecated(api: Api, world: World) -> None:
+    response = api.post("/rollbacks", notified(alarm("fib_rsi")))
+
+    paths = api.app.openapi()["paths"]
+    assert outcomes(response) == ["rolled_back"]
+    assert canaries(api) == {}
+    assert paths[f"{PREFIX}/rollbacks"]["post"]["deprecated"] is True
+    assert "deprecated" not in paths[f"{PREFIX}/alertmanager"]["post"]
 
 
 @pytest.mark.parametrize(

@@ -181,10 +181,10 @@ def acknowledge(
     return AcknowledgedResponse.model_validate(found)
 
 
-@_webhook.post("/alertmanager", summary="Receive an Alertmanager notification and roll back")
 @_webhook.post(
     "/rollbacks", name="roll_back_on_alerts_old_path", deprecated=True, summary="Old path of POST /alertmanager"
 )
+@_webhook.post("/alertmanager", summary="Receive an Alertmanager notification and roll back")
 def roll_back_on_alerts(ask: Requested, notification: AlertmanagerNotification) -> AlertmanagerResponse:
     """Roll back the versions that the firing alerts of an Alertmanager notification name.
 

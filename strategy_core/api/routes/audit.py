@@ -114,7 +114,9 @@ def list_events(
 
 @router.get("/audit/state", summary="Show who served users at a moment")
 def show_state(
-    ask: Requested, strategy_name: Annotated[StrategyName, Query(description="Name of the strategy.")], at: Annotated[Time, Query(description="The moment, as ISO 8601 with an offset from UTC.")]
+    ask: Requested,
+    strategy_name: Annotated[StrategyName, Query(description="Name of the strategy.")],
+    at: Annotated[Time, Query(description="The moment.")],
 ) -> StateAtResponse:
     """Show which versions served users at a moment, and the changes that led to it."""
     return StateAtResponse.model_validate(state_at(ask.engine, ask.reads(strategy_name), at))
@@ -125,8 +127,6 @@ def verify(
     ask: Requested,
     strategy_name: Annotated[StrategyName | None, Query(description="Only this strategy.")] = None,
     known_head: Annotated[list[Head] | None, Query(max_length=100, description="Heads you stored earlier.")] = None,
-        list[Head] | None, Query(max_length=100, description="Heads that you stored earlier.")
-    ] = None,
 ) -> VerificationResponse:
     """Recompute all hashes and report where a trail was tampered with. Default: all strategies."""
     ask.principal.check(strategy_name)
