@@ -99,7 +99,11 @@ def test_development_takes_a_secret_that_everybody_knows(put: Any) -> None:
         ({"PUBLIC_KEY": "ana"}, "PUBLIC_KEY = '***'", "a public key as PEM text, or @FILE that contains it"),
         ({"PUBLIC_KEY": "@nowhere.pem"}, "PUBLIC_KEY = '***'", "a readable @FILE (No such file or directory)"),
         ({"PUBLIC_KEY": "@"}, "PUBLIC_KEY = '***'", "a readable @FILE (Is a directory)"),
-        ({"PUBLIC_KEY": private_pem(ec_key())}, "PUBLIC_KEY = '***'", "the public half of the key pair, not a private key"),
+        (
+            {"PUBLIC_KEY": private_pem(ec_key())},
+            "PUBLIC_KEY = '***'",
+            "the public half of the key pair, not a private key",
+        ),
         (
             {"PUBLIC_KEY": public_pem(rsa_key("short", 1024))},
             "PUBLIC_KEY = '***'",
@@ -117,7 +121,11 @@ def test_development_takes_a_secret_that_everybody_knows(put: Any) -> None:
         ),
         ({"JWKS_URL": "id.example/keys"}, "JWKS_URL = '***'", "Input should be a valid URL"),
         ({"JWKS_URL": "ftp://id.example"}, "JWKS_URL = '***'", "URL scheme should be 'http' or 'https'"),
-        ({"JWKS_URL": "http://id.example/keys"}, "JWKS_URL = '***'", "an https address; http is allowed only to this machine"),
+        (
+            {"JWKS_URL": "http://id.example/keys"},
+            "JWKS_URL = '***'",
+            "an https address; http is allowed only to this machine",
+        ),
         ({"JWKS_URL": "http://127.0.0.1.evil.example"}, "JWKS_URL = '***'", "an https address"),
         ({"JWKS_URL": "http://10.0.0.1/keys"}, "JWKS_URL = '***'", "an https address"),
         ({"JWKS_URL": f"https://ana:{SECRET}@id.example"}, "JWKS_URL = '***'", "without a password or fragment"),

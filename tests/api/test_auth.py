@@ -107,7 +107,10 @@ def test_a_header_that_carries_no_token_is_refused(header: str | None, why: str)
         (raw(b"{}", payload()), "it is not signed with HS256 (alg)"),
         (jwt.encode(claims(), SECRET * 2, algorithm="HS512"), "it is not signed with HS256 (alg)"),
         (raw(b'{"alg":"HS256","crit":["exp"],"exp":1}', payload()), "it is not a JWT"),
-        (raw(b'{"alg":"HS256","crit":["b64"],"b64":true}', payload()), "it requires an extension that is not supported (crit)"),
+        (
+            raw(b'{"alg":"HS256","crit":["b64"],"b64":true}', payload()),
+            "it requires an extension that is not supported (crit)",
+        ),
         (raw(b'{"alg":"HS256","crit":["b64"],"b64":false}', payload()), "it is not a JWT"),
         (raw(b'{"alg":"HS256","b64":false}', payload()), "it is not a JWT"),
         (raw(b'{"alg":"HS256","kid":7}', payload()), "it is not a JWT"),
