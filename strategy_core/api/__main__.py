@@ -1,4 +1,4 @@
-"""`python -m strategy_core.api`: the server in one process, by the settings of the environment alone."""
+"""`python -m strategy_core.api`: run the server in one process, with settings from the environment only."""
 
 import sys
 
@@ -8,7 +8,7 @@ from strategy_core.domain.errors import RolloutError
 
 
 def main() -> int:
-    """Serve until a signal ends it, and return the exit code; a refusal is one line on standard error."""
+    """Serve until a signal stops the server, and return the exit code. Errors are one line on standard error."""
     try:
         serve(read_api_settings())
     except RolloutError as error:

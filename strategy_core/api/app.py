@@ -1,4 +1,4 @@
-"""The application: routes, refusals, and what stands behind them; what the endpoints do is theirs to say."""
+"""The application: its routes, its OpenAPI document and the server that runs it."""
 
 import os
 from collections.abc import AsyncIterator, Callable
@@ -38,44 +38,95 @@ from strategy_core.observe import configure_logs
 from strategy_core.services.database import check_schema, failure
 from strategy_core.settings import Settings, read_settings
 
-_ABOUT = """Replace a copied trading strategy by a better version of itself without hurting the users who copy it.
+THREADS = 200  # most of them wait for a slot, so a rollback still finds a free thread
+_APPLICATION = "strategy_core.api.app:application"
+_GRACE_S = 30  # for requests in progress when the server stops
 
-Every answer carries `X-Request-Id`, which may be given and stands in the audit trail. Answers about one strategy carry
-its generation as `ETag`; a change with `If-Match` is refused with 412 once the strategy is of another one. A POST with
-an `Idempotency-Key` may be sent again: it is answered again with `Idempotency-Replayed: true`, and is not done again.
-A refusal changed nothing, and is not kept: under the same key it is tried anew. A rollback is never refused for being
-late, nor for a key that came with another request before."""
+_ABOUT = """Replace a copied trading strategy with a better version without hurting the users who copy it.
+
+**Request ids.** Every answer has an `X-Request-Id`. You may send your own. It is recorded in the audit trail.
+
+**Conditional changes.** Answers about one strategy have its generation as `ETag`. Send it as `If-Match` with a change,
+and the change is refused with 412 if the strategy was changed in the meantime.
+
+**Safe retries.** Send a POST with an `Idempotency-Key`, and you may repeat it: you get the first answer again, with
+`Idempotency-Replayed: true`, and nothing is done twice. A refused request changes nothing and is not remembered, so
+the same key tries again.
+
+**Rollbacks** are never refused because of an outdated `ETag` or a key that was used for another request."""
 
 _REFUSALS = {
-    401: "No valid token.",
-    403: "The token may not do this.",
-    404: "What was named does not exist.",
-    409: "It exists, but this is not allowed now; or it was done already.",
-    412: "The strategy is of another generation than `If-Match` says.",
+    401: "The token is missing or not valid.",
+    403: "The token does not allow this.",
+    404: "The named object does not exist.",
+    409: "Not allowed in the current state, or already done.",
+    412: "The strategy has another generation than `If-Match`.",
     413: "The body is too large.",
     415: "The body is not sent as application/json.",
-    422: "The input is wrong; `errors` names the fields.",
-    429: "Too many tokens of this client were not accepted.",
-    503: "The database, or the feed, cannot be had now.",
+    422: "The input is not valid. `errors` lists the fields.",
+    429: "This client sent too many tokens that are not valid.",
+    503: "The database, the feed or the key server is not available, or the API is busy.",
 }
 _NO_TOKEN = ("/healthz",)
 _NEVER_404 = ("/healthz", "/metrics", "/routing")
 
+log = structlog.get_logger(__name__)
+
+
+def create_app(
+    engine: Engine,
+    settings: Settings,
+    authenticator: Authenticator,
+    *,
+    clock: Callable[[], datetime] | None = None,
+    with_docs: bool = False,
+) -> FastAPI:
+    """Return the application for a database, settings and an authenticator.
+
+    Args:
+        clock: returns the market's time. Default: the clock of the settings.
+        with_docs: serve /docs, a page to try the API. For development only.
+    """
+    make = FastAPIOffline if with_docs else FastAPI
+    app = make(
+        title="Strategy rollout",
+        version="1.0.0",
+        openapi_url="/openapi.json",
+        docs_url="/docs" if with_docs else None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+        lifespan=_lifespan,
+    )
+    app.state.backend = Backend(engine, settings, authenticator, clock or settings.now)
+    for part in (versions, canary, rollouts, reports, evidence, routing, audit, alerts, health):
+        app.include_router(part.router)
+    add_handlers(app)
+    describe(app)
+    app.add_middleware(AccessLog)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
+    to_thread.current_default_thread_limiter().total_tokens = THREADS
+    yield
+
 
 def describe(app: FastAPI) -> None:
-    """Let *app* describe itself completely; the description is made once."""
+    """Let *app* return the complete OpenAPI document. It is built once, on the first request."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _completed(app)
+            app.openapi_schema = _openapi(app)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _completed(app: FastAPI) -> dict[str, Any]:
-    found = get_openapi(title=app.title, version=app.version, description=_ABOUT, routes=app.routes)
-    parts = found.setdefault("components", {})
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(title=app.title, version=app.version, description=_ABOUT, routes=app.routes)
+    parts = document.setdefault("components", {})
     schemas = parts.setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
@@ -83,14 +134,13 @@ def _completed(app: FastAPI) -> dict[str, Any]:
     schemas.update(problem.pop("$defs"))
     schemas["Problem"] = problem
     parts["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
-    for path, operations in found["paths"].items():
-        short = path.removeprefix(PREFIX)
+    for path, operations in document["paths"].items():
         for operation in operations.values():
-            _complete(operation, short)
-    return found
+            _add_refusals(operation, path.removeprefix(PREFIX))
+    return document
 
 
-def _complete(operation: dict[str, Any], path: str) -> None:
+def _add_refusals(operation: dict[str, Any], path: str) -> None:
     statuses = {503}
     if path not in _NO_TOKEN:
         operation["security"] = [{"bearer": []}]
@@ -104,65 +154,15 @@ def _complete(operation: dict[str, Any], path: str) -> None:
         statuses |= {409, 413, 415}
     if any(each["name"] == "If-Match" for each in parameters):
         statuses.add(412)
-    answers = operation["responses"]
     for status in sorted(statuses):
-        answers[str(status)] = {
+        operation["responses"][str(status)] = {
             "description": _REFUSALS[status],
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
 
 
-THREADS = 200  # most wait, without a connection, for their turn; a rollback must find one that does not
-
-
-def create_app(
-    engine: Engine,
-    settings: Settings,
-    authenticator: Authenticator,
-    *,
-    clock: Callable[[], datetime] | None = None,
-    with_docs: bool = False,
-) -> FastAPI:
-    """Return the application on a database, a feed and whoever tells tokens apart.
-
-    Args:
-        clock: tells the market's time; the settings', unless given.
-        with_docs: serve /docs, a page to try the API from: for development alone.
-    """
-    make = FastAPIOffline if with_docs else FastAPI
-    app = make(
-        title="Strategy rollout",
-        version="1.0.0",
-        openapi_url="/openapi.json",
-        docs_url="/docs" if with_docs else None,
-        redoc_url=None,
-        redirect_slashes=False,
-        generate_unique_id_function=lambda route: route.name,
-        lifespan=_started,
-    )
-    app.state.backend = Backend(engine, settings, authenticator, clock or settings.now)
-    for part in (versions, canary, rollouts, reports, evidence, routing, audit, alerts, health):
-        app.include_router(part.router)
-    add_handlers(app)
-    describe(app)
-    app.add_middleware(AccessLog)
-    return app
-
-
-@asynccontextmanager
-async def _started(_: FastAPI) -> AsyncIterator[None]:
-    to_thread.current_default_thread_limiter().total_tokens = THREADS
-    yield
-
-
-_APPLICATION = "strategy_core.api.app:application"
-_GRACE_S = 30  # for requests that are being answered when the server is told to end
-
-log = structlog.get_logger(__name__)
-
-
 def application() -> FastAPI:
-    """Return the application of this environment; each process makes its own."""
+    """Return the application for the settings in the environment. Each worker process calls this."""
     configure_logs()
     settings, api = read_settings(), read_api_settings()
     authenticator = Authenticator(api, api.open_keys(), Failures())
@@ -172,12 +172,12 @@ def application() -> FastAPI:
 
 
 def serve(api: ApiSettings, *, workers: int = 1) -> None:
-    """Serve until a signal ends it.
+    """Serve until a signal stops the server.
 
-    A database that is away does not keep it from starting: it answers 503 until that is back.
+    The server also starts without a database, and answers 503 until the database is available.
 
     Raises:
-        SchemaOutdated: the database is of another release, so that nothing could be answered.
+        SchemaOutdated: the database has the schema of another release.
     """
     configure_logs()
     engine = read_settings().open_engine()

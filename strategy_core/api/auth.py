@@ -1,6 +1,6 @@
-"""Who asks, by a signed token, and what they may do; what they then do is the services' business.
+"""Bearer tokens: verify them into a Principal, and issue them.
 
-A web framework has no place here: an Authorization header goes in, and a Principal or a typed error comes out.
+This module does not use the web framework: an Authorization header goes in, a Principal or a typed error comes out.
 """
 
 import re
@@ -28,13 +28,16 @@ ROLES = ("owner", "admin")
 READ, WRITE = "read", "write"  # words of the claim `scope`
 
 LONGEST_TOKEN = 8_192  # characters
-LONGEST_NAME = 128  # characters: it stands in the audit trail
+LONGEST_NAME = 128  # characters, as in the audit trail
+MOST_HOURS = 30 * 24  # lifetime of an issued token
+
+SigningKey = RSAPrivateKey | EllipticCurvePrivateKey | bytes
 
 _BEARER = re.compile(r"bearer ([\w-]+\.[\w-]+\.[\w-]+)", re.ASCII | re.IGNORECASE)
 _LAST_MOMENT = 253_402_300_799  # seconds: the end of the year 9999
-_IPV6_HOST = 64  # bits: whoever has one such address has all of its network's
+_IPV6_HOST = 64  # bits: a client with one IPv6 address usually controls its whole /64 network
 _REASONS: Mapping[type[jwt.PyJWTError], str] = {
-    jwt.InvalidSignatureError: "its signature does not fit",
+    jwt.InvalidSignatureError: "its signature is not valid",
     jwt.InvalidAudienceError: "it is meant for another audience (aud)",
     jwt.InvalidIssuerError: "it comes from another issuer (iss)",
 }
@@ -42,14 +45,14 @@ _REASONS: Mapping[type[jwt.PyJWTError], str] = {
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks, as a valid token says.
+    """The user or program that a valid token identifies.
 
     Attributes:
-        name: what the audit trail will say.
+        name: the actor in the audit trail (`sub`).
         role: owner or admin.
-        strategies: those that the token is limited to; None: all.
-        read_only: the token changes nothing, as a Router's or a scraper's.
-        token_id: the token's own (`jti`); empty when it has none.
+        strategies: the strategies that the token may use; all if it is not limited.
+        read_only: the token may not change anything, for example a Router's or a scraper's token.
+        token_id: the token's id (`jti`), or empty.
     """
 
     name: str
@@ -59,30 +62,30 @@ class Principal:
     token_id: str = ""
 
     def check(self, strategy_name: str | None) -> None:
-        """Raise Forbidden unless the token reaches this strategy; None: what concerns all of them."""
+        """Raise Forbidden unless the token may use this strategy, or all strategies if no name is given."""
         if self.strategies is None or strategy_name in self.strategies:
             return
         asked = "all strategies" if strategy_name is None else f"strategy {strategy_name!r}"
         allowed = ", ".join(sorted(self.strategies)) or "none"
-        raise Forbidden(self.name, f"the token does not reach {asked}; allowed: {allowed}")
+        raise Forbidden(self.name, f"the token does not cover {asked}; allowed: {allowed}")
 
     def check_change(self, strategy_name: str | None) -> None:
-        """Raise Forbidden unless the token may change this strategy; None: what concerns all of them."""
+        """Raise Forbidden unless the token may change this strategy, or all strategies if no name is given."""
         self.check_changes()
         self.check(strategy_name)
 
     def check_changes(self) -> None:
         """Raise Forbidden unless the token may change anything."""
         if self.read_only:
-            raise Forbidden(self.name, "the token may read only (scope)")
+            raise Forbidden(self.name, "the token is read-only (scope)")
 
 
 class Failures:
-    """How often each client's token was not accepted lately; what is kept is bounded, whoever asks how often.
+    """Rate limit for rejected tokens, per client and in bounded memory.
 
     Args:
-        limit: so many within *window* are answered, further ones refused.
-        clients: so many are kept in mind; of more, those that failed longest ago are forgotten.
+        limit: number of failures per *window*. Further failures raise TooManyFailures.
+        clients: number of clients to remember. Beyond it, the client whose last failure is oldest is dropped.
     """
 
     def __init__(self, *, limit: int = 20, window: timedelta = timedelta(seconds=60), clients: int = 10_000) -> None:
@@ -93,12 +96,12 @@ class Failures:
         self._lock = Lock()
 
     def count(self, client: str, now: datetime) -> None:
-        """Count a failure of *client*, an address; else raise TooManyFailures."""
+        """Count a failure of the address *client*, or raise TooManyFailures."""
         name = _network(client)
         with self._lock:
             failed = self._seen.setdefault(name, deque())
             while failed and not timedelta(0) <= now - failed[0] < self._window:
-                failed.popleft()  # also those of a clock that was put back
+                failed.popleft()  # also failures in the future, after the clock was set back
             if len(failed) >= self._limit:
                 raise TooManyFailures(max(1, ceil((failed[0] + self._window - now).total_seconds())))
             failed.append(now)
@@ -108,10 +111,10 @@ class Failures:
 
 
 class Authenticator:
-    """Makes a Principal of an Authorization header.
+    """Turns an Authorization header into a Principal.
 
     Args:
-        clock: tells the real time, also where a feed is replayed: tokens expire in the world of who issues them.
+        clock: returns the real time, also when a feed is replayed, because the issuer uses real time.
     """
 
     def __init__(
@@ -127,16 +130,17 @@ class Authenticator:
         self._clock = clock
 
     def authenticate(self, authorization_header: str | None, client: str) -> Principal:
-        """Return who asks from the address *client*.
+        """Return the principal of a request from the address *client*.
 
         Raises:
-            InvalidToken, TooManyFailures: the token is none that is accepted here; a client's many, one after another.
-            Forbidden: it is, but its role may do nothing here.
-            KeysUnavailable: nobody can say.
+            InvalidToken: the token is missing or not valid.
+            TooManyFailures: this client sent too many tokens that are not valid.
+            Forbidden: the token is valid, but has no role that may use this API.
+            KeysUnavailable: the keys to verify it with could not be fetched.
         """
         now = self._clock()
-        # The token comes first and the limit after it, for what has failed: behind one proxy with an attacker an owner
-        # must be able to roll back, however many tokens failed there.
+        # Check the token first and apply the limit only to failures: an owner behind the same proxy as an attacker
+        # must still be able to roll back.
         try:
             return self._principal(authorization_header, now)
         except InvalidToken:
@@ -146,7 +150,7 @@ class Authenticator:
     def _principal(self, header: str | None, now: datetime) -> Principal:
         claims = self._claims(_bearer(header), now)
         self._check_times(claims, now)
-        name, role = _line(claims, "sub"), claims.get("role")
+        name, role = _text_claim(claims, "sub"), claims.get("role")
         if role not in ROLES:
             asked = "the token has no role" if role is None else f"the token's role is {role!r:.40}"
             raise Forbidden(name, f"{asked}; allowed: {' or '.join(ROLES)}")
@@ -155,20 +159,20 @@ class Authenticator:
             role=role,
             strategies=_strategies(claims),
             read_only=_read_only(claims),
-            token_id=_line(claims, "jti") if "jti" in claims else "",
+            token_id=_text_claim(claims, "jti") if "jti" in claims else "",
         )
 
     def _claims(self, token: str, now: datetime) -> dict[str, Any]:
-        """Return what the token says, which whoever holds the key has signed for this audience."""
+        """Return the claims of a token that is signed for this audience. Its times are not checked yet."""
         try:
             header = jwt.get_unverified_header(token)
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             _refuse("it is not a JWT")
         algorithm, key_id = header.get("alg"), header.get("kid")
         if not isinstance(algorithm, str) or algorithm not in self._keys.algorithms:
-            _refuse(f"it is not signed by {' or '.join(self._keys.algorithms)} (alg)")
+            _refuse(f"it is not signed with {' or '.join(self._keys.algorithms)} (alg)")
         if "crit" in header:
-            _refuse("it demands what is not known here (crit)")
+            _refuse("it requires an extension that is not supported (crit)")
         key = self._keys.find(algorithm, key_id, now)
         try:
             return jwt.decode(
@@ -179,10 +183,10 @@ class Authenticator:
                 issuer=self._settings.issuer,
                 options={
                     "require": ["exp", "sub", "aud", *(["iss"] if self._settings.issuer else [])],
-                    "verify_exp": False,  # below, by the clock that was given
+                    "verify_exp": False,  # `_check_times` uses the given clock
                     "verify_nbf": False,
                     "verify_iat": False,
-                    "verify_sub": False,  # below, together with what a name may be
+                    "verify_sub": False,  # `_text_claim` checks type and characters
                     "verify_jti": False,
                 },
             )
@@ -198,20 +202,20 @@ class Authenticator:
             _refuse(f"it expired at {datetime.fromtimestamp(expires, UTC):%Y-%m-%d %H:%M:%S} UTC (exp)")
         for name in ("nbf", "iat"):
             if name in claims and (begins := _seconds(claims, name)) > present + leeway:
-                _refuse(f"it is valid from {datetime.fromtimestamp(begins, UTC):%Y-%m-%d %H:%M:%S} UTC on ({name})")
+                _refuse(f"it is not valid before {datetime.fromtimestamp(begins, UTC):%Y-%m-%d %H:%M:%S} UTC ({name})")
 
 
 def check_name(name: object) -> bool:
-    """Return whether *name* can stand in an audit trail: a line of visible characters, not too long."""
+    """Return whether *name* may appear in the audit trail: one line of 1 to 128 printable characters."""
     return isinstance(name, str) and 0 < len(name) <= LONGEST_NAME and name.isprintable() and name == name.strip()
 
 
 def _bearer(header: str | None) -> str:
     if header is None:
-        _refuse("there is none; send: Authorization: Bearer TOKEN")
+        _refuse("it is missing; send: Authorization: Bearer TOKEN")
     scheme, _, token = header.partition(" ")
     if scheme.lower() != "bearer":
-        _refuse("it is not sent as: Authorization: Bearer TOKEN")
+        _refuse("it must be sent as: Authorization: Bearer TOKEN")
     if len(token) > LONGEST_TOKEN:
         _refuse(f"it is longer than {LONGEST_TOKEN} characters")
     found = _BEARER.fullmatch(header)
@@ -223,14 +227,14 @@ def _bearer(header: str | None) -> str:
 def _seconds(claims: Mapping[str, Any], name: str) -> float:
     value = claims[name]
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LAST_MOMENT:
-        _refuse(f"its {name} is not a time")  # NaN compares to nothing
+        _refuse(f"its {name} is not a time")  # NaN fails the comparison too
     return float(value)
 
 
-def _line(claims: Mapping[str, Any], name: str) -> str:
+def _text_claim(claims: Mapping[str, Any], name: str) -> str:
     value = claims[name]
     if not check_name(value):
-        _refuse(f"its {name} is not a line of 1 to {LONGEST_NAME} visible characters")
+        _refuse(f"its {name} is not 1 to {LONGEST_NAME} printable characters")
     return str(value)
 
 
@@ -246,13 +250,13 @@ def _strategies(claims: Mapping[str, Any]) -> frozenset[str] | None:
 def _read_only(claims: Mapping[str, Any]) -> bool:
     scope = claims.get("scope", "")
     if not isinstance(scope, str):
-        _refuse("its scope is not a text")
+        _refuse("its scope is not a string")
     words = scope.split()
     return READ in words and WRITE not in words
 
 
 def _network(client: str) -> str:
-    """Return what stands for a client: its address, or of IPv6 its network, all of which is one client's."""
+    """Return the name under which failures are counted: the IPv4 address, or the IPv6 network."""
     try:
         address = ip_address(client)
     except ValueError:
@@ -268,11 +272,6 @@ def _refuse(why: str) -> NoReturn:
     raise InvalidToken(why) from None
 
 
-MOST_HOURS = 30 * 24
-
-SigningKey = RSAPrivateKey | EllipticCurvePrivateKey | bytes
-
-
 def issue_token(
     settings: ApiSettings,
     *,
@@ -284,18 +283,19 @@ def issue_token(
     private_key: str | None = None,
     now: datetime,
 ) -> tuple[str, dict[str, Any]]:
-    """Return a token that a server with these settings accepts, and what it says.
+    """Return a token that a server with these settings accepts, and its claims.
 
     Args:
-        strategies: the only ones that it reaches; all, unless given.
-        private_key: PEM text; needed where the settings hold a public key, which must be its other half.
+        hours: lifetime, above 0 and at most MOST_HOURS.
+        strategies: limit the token to these. Default: all strategies.
+        private_key: PEM text. Required if the settings hold a public key, and must belong to it.
         now: the real time.
 
     Raises:
         InvalidName, InvalidSetting
     """
     if not check_name(name):
-        raise InvalidName("name", name, f"1 to {LONGEST_NAME} visible characters")
+        raise InvalidName("name", name, f"1 to {LONGEST_NAME} printable characters")
     if role not in ROLES:
         raise InvalidName("role", role, " or ".join(ROLES))
     if not 0 < hours <= MOST_HOURS:
@@ -317,24 +317,26 @@ def issue_token(
         claims["scope"] = READ
     token = jwt.encode(claims, key, algorithm=settings.algorithms[0])
     if len(token) > LONGEST_TOKEN:
-        raise InvalidSetting("strategies", len(claims["strategies"]), f"fewer: the token is above {LONGEST_TOKEN} long")
+        allowed = f"fewer: the token has more than {LONGEST_TOKEN} characters"
+        raise InvalidSetting("strategies", len(claims["strategies"]), allowed)
     return token, claims
 
 
 def _signing_key(settings: ApiSettings, private_key: str | None) -> SigningKey:
     if settings.secret is not None:
         if private_key is not None:
-            raise InvalidSetting("--private-key", "***", "only with ROLLOUT_API_PUBLIC_KEY; here a secret signs")
+            allowed = "only with ROLLOUT_API_PUBLIC_KEY; this installation signs with a secret"
+            raise InvalidSetting("--private-key", "***", allowed)
         return settings.secret.get_secret_value().encode()
     if settings.public_key is None:
-        raise InvalidSetting("ROLLOUT_API_JWKS_URL", "***", "tokens of that identity provider; none is made here")
+        raise InvalidSetting("ROLLOUT_API_JWKS_URL", "***", "tokens from that identity provider only")
     if private_key is None:
-        raise InvalidSetting("--private-key", None, "the file with the other half of ROLLOUT_API_PUBLIC_KEY")
+        raise InvalidSetting("--private-key", None, "the file with the private key of ROLLOUT_API_PUBLIC_KEY")
     try:
         key = load_pem_private_key(private_key.encode(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: it is encrypted
-        raise InvalidSetting("--private-key", "***", "a private key as PEM, not encrypted") from None
+        raise InvalidSetting("--private-key", "***", "a private key as unencrypted PEM") from None
     wanted = read_public_key(settings.public_key).public_numbers()
     if not isinstance(key, RSAPrivateKey | EllipticCurvePrivateKey) or key.public_key().public_numbers() != wanted:
-        raise InvalidSetting("--private-key", "***", "the other half of ROLLOUT_API_PUBLIC_KEY")
+        raise InvalidSetting("--private-key", "***", "the private key that belongs to ROLLOUT_API_PUBLIC_KEY")
     return key

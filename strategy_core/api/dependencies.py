@@ -1,7 +1,8 @@
-"""Who waits for a strategy's lock, and who waits without a connection until it is his turn; never who goes first.
+"""Dependencies of the endpoints: the backend, the request's context, and limits on requests that wait.
 
-A change waits in the database until the one before it is through. Where that one is stuck, so are all that follow, and
-each would hold a connection: soon there would be none left to roll back another strategy by.
+A change waits in the database until earlier changes of its strategy are done. If one of them hangs, all later ones
+would each hold a connection, and no connection would be left to roll back another strategy. So at most three requests
+per strategy wait in the database, and the others wait without a connection.
 """
 
 import re
@@ -26,56 +27,63 @@ from strategy_core.market.source import CandleSource
 from strategy_core.services.queries import Scope
 from strategy_core.settings import Settings
 
-AT_ONCE = 3  # of one strategy, each holding a connection
-PATIENCE_S = 30.0
+Result = TypeVar("Result")
+
+WAITING_PER_STRATEGY = 3  # each of them holds a connection
+PATIENCE_S = 30.0  # how long a request waits for its slot
+HEAVY_AT_ONCE = 4  # of the threads that answer; the others stay free for changes, also for rollbacks
+
+_GENERATION = re.compile(r'"(\d{1,18})"')
 
 
 class StrategyBulkhead:
-    """Lets *at_once* requests of a name go on, and keeps the others waiting, for *patience_s* at most."""
+    """Lets *slots* requests per strategy continue. Others wait at most *patience_s* seconds."""
 
-    def __init__(self, at_once: int = AT_ONCE, patience_s: float = PATIENCE_S) -> None:
-        self._at_once = at_once
+    def __init__(self, slots: int = WAITING_PER_STRATEGY, patience_s: float = PATIENCE_S) -> None:
+        self._slots = slots
         self._patience_s = patience_s
-        self._taken: Counter[str] = Counter()
-        self._given_back = Condition()
+        self._used: Counter[str] = Counter()
+        self._released = Condition()
 
-    def take(self, name: str) -> None:
-        """Return when it is this request's turn; else raise HTTPException 503."""
-        with self._given_back:
-            if not self._given_back.wait_for(lambda: self._taken[name] < self._at_once, self._patience_s):
-                raise HTTPException(503, f"others wait for {name!r} already; see who holds it, or ask again")
-            self._taken[name] += 1
+    def acquire(self, name: str) -> None:
+        """Wait for a slot. Raises HTTPException 503 when the wait is over without one."""
+        with self._released:
+            if not self._released.wait_for(lambda: self._used[name] < self._slots, self._patience_s):
+                raise HTTPException(
+                    503, f"other requests are waiting for {name!r}; find out which one holds its lock, or try again"
+                )
+            self._used[name] += 1
 
-    def give_back(self, name: str) -> None:
-        with self._given_back:
-            self._taken[name] -= 1
-            if not self._taken[name]:
-                del self._taken[name]  # names come from outside: those that nobody waits for are forgotten
-            self._given_back.notify_all()
-
-
-Done = TypeVar("Done")
-
-HEAVY_AT_ONCE = 4  # of the threads that answer; the others are left to changes, a rollback among them
-_GENERATION = re.compile(r'"(\d{1,18})"')
+    def release(self, name: str) -> None:
+        """Give the slot to the next request."""
+        with self._released:
+            self._used[name] -= 1
+            if not self._used[name]:
+                del self._used[name]  # names come from clients: keep only those in use
+            self._released.notify_all()
 
 
 @dataclass(frozen=True)
 class Backend:
-    """What stands behind the API; *clock* tells the market's time, which a replay may have moved."""
+    """What the endpoints work with: database, settings, tokens and limits.
+
+    Attributes:
+        clock: returns the market's time, which differs from real time in a replay.
+        heavy: limits requests that take long.
+        change_bulkhead: limits waiting changes.
+        rollback_bulkhead: limits waiting rollbacks, separately, so that no other change delays a rollback.
+    """
 
     engine: Engine
     settings: Settings
     authenticator: Authenticator
     clock: Callable[[], datetime]
     heavy: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(HEAVY_AT_ONCE))
-    turns: StrategyBulkhead = field(default_factory=StrategyBulkhead)  # of changes
-    rollback_turns: StrategyBulkhead = field(
-        default_factory=StrategyBulkhead
-    )  # their own: no other change goes before a rollback
+    change_bulkhead: StrategyBulkhead = field(default_factory=StrategyBulkhead)
+    rollback_bulkhead: StrategyBulkhead = field(default_factory=StrategyBulkhead)
 
     def candles(self, now: datetime) -> CandleSource:
-        """Return the feed; else raise EvidenceUnavailable: that it cannot be had is not the client's fault."""
+        """Return the feed. If it cannot be opened, raise EvidenceUnavailable, since that is not the client's fault."""
         try:
             return self.settings.open_candles(now)
         except Invalid as error:
@@ -85,7 +93,7 @@ class Backend:
 
 
 class RequestContext:
-    """One request of a known principal."""
+    """One authenticated request: who sent it, when, and which strategies it may use."""
 
     def __init__(self, request: Request) -> None:
         self._state = request.state
@@ -95,66 +103,66 @@ class RequestContext:
         self.now: datetime = request.state.now
 
     def reads(self, strategy_name: str) -> str:
-        """Return *strategy_name*, which the token reaches; else raise Forbidden."""
+        """Return *strategy_name* if the token covers it, else raise Forbidden."""
         self.principal.check(strategy_name)
         return strategy_name
 
     def lists(self, strategy_name: str | None = None) -> Scope:
-        """Return what a listing may show: the named strategy, which the token must reach, or all that it reaches."""
+        """Return what a listing may show: the named strategy, or all strategies that the token covers."""
         if strategy_name is not None:
             self.reads(strategy_name)
         return Scope(strategy_name, self.principal.strategies)
 
     def changes(self, *strategies: str) -> Actor:
-        """Return who changes these strategies, as the audit trail will name him.
+        """Return the actor of a change of these strategies, after waiting for a slot.
 
         Raises:
-            Forbidden: the token may not.
-            InvalidName: the idempotency key stood on another wish before.
+            Forbidden: the token may not change them.
+            InvalidName: the idempotency key was used for another request before.
         """
         actor = self._actor(*strategies)
         self._state.changed = sorted(set(strategies))
         if self._state.reused_key is not None:
-            raise InvalidName("new idempotency key", self._state.reused_key, "one that no other request has had")
-        if not self._state.heavy:  # those are few already, and long before they come to the lock
-            self._wait(self.backend.turns, strategies[0])
+            raise InvalidName("new idempotency key", self._state.reused_key, "one that no other request has used")
+        if not self._state.heavy:  # heavy requests are limited already, and take the lock only at their end
+            self._acquire(self.backend.change_bulkhead, strategies[0])
         return actor
 
-    def rolls_back(self, strategy_name: str, roll_back: Callable[[Actor], Done]) -> Done:
-        """Roll back, whatever was done under the idempotency key before: a key must never keep users on a version.
+    def rolls_back(self, strategy_name: str, roll_back: Callable[[Actor], Result]) -> Result:
+        """Roll back, even if the idempotency key was used before: a key must not keep users on a version.
 
-        What is rolled back already is not rolled back twice: the service finds nothing to do then, and says so.
+        The service itself refuses to roll back twice.
         """
         actor = self._actor(strategy_name)
         self._state.changed = [strategy_name]
-        self._wait(self.backend.rollback_turns, strategy_name)
+        self._acquire(self.backend.rollback_bulkhead, strategy_name)
         try:
             return roll_back(actor)
         except AlreadyDone:
             return roll_back(replace(actor, idempotency_key=None))
 
     def acknowledges(self, strategy_name: str | None) -> Actor:
-        """Return who knows of an alert of this strategy, or of all: it waits for no turn, since nothing is changed."""
+        """Return the actor who acknowledges an alert. It needs no slot, because no strategy is changed."""
         self.principal.check_change(strategy_name)
         return self._actor()
 
-    def rolls_back_beside_others(self, strategy_name: str, key: str, roll_back: Callable[[Actor], Done]) -> Done:
-        """Roll back one of the strategies that this request names, in a thread of its own; *key* makes it once."""
+    def rolls_back_beside_others(self, strategy_name: str, key: str, roll_back: Callable[[Actor], Result]) -> Result:
+        """Roll back one of several strategies of this request, in the calling thread. *key* prevents a second time."""
         actor = replace(self._actor(strategy_name), idempotency_key=key)
-        turns = self.backend.rollback_turns
-        turns.take(strategy_name)
+        bulkhead = self.backend.rollback_bulkhead
+        bulkhead.acquire(strategy_name)
         try:
             return roll_back(actor)
         finally:
-            turns.give_back(strategy_name)
+            bulkhead.release(strategy_name)
 
     def has_changed(self, strategies: Iterable[str]) -> None:
-        """Note what the answer's generation is of."""
+        """Record which strategies were changed, for the answer's ETag."""
         self._state.changed = sorted(set(strategies))
 
-    def _wait(self, turns: StrategyBulkhead, strategy_name: str) -> None:
-        turns.take(strategy_name)
-        self._state.turn = turns, strategy_name  # `guard` gives it back
+    def _acquire(self, bulkhead: StrategyBulkhead, strategy_name: str) -> None:
+        bulkhead.acquire(strategy_name)
+        self._state.slot = bulkhead, strategy_name  # `requests.GuardedRoute` releases it
 
     def _actor(self, *strategies: str) -> Actor:
         for strategy_name in strategies:
@@ -168,7 +176,7 @@ class RequestContext:
         )
 
 
-async def _asking(request: Request) -> RequestContext:
+async def _context(request: Request) -> RequestContext:
     return RequestContext(request)
 
 
@@ -178,7 +186,8 @@ async def _if_match(
         Header(
             alias="If-Match",
             max_length=64,
-            description='The `ETag` that this wish rests on, as `"7"`, or `*`; 412 if it is another by now.',
+            description='Change the strategy only if this is its current `ETag`, such as `"7"`, otherwise answer 412. '
+            "`*` accepts any.",
             examples=['"7"'],
         ),
     ] = None,
@@ -200,8 +209,8 @@ async def _idempotency_key(
             pattern=VISIBLE,
             min_length=1,
             max_length=255,
-            description="Your own name for this wish: sent again under it within 24 hours, it is answered again, not "
-            "done again.",
+            description="A unique name for this request. If you repeat the request with the same key within 24 hours, "
+            "you get the first answer again and nothing is done twice.",
             examples=["7f9c2ba4-e88f-4a3c-9d7b-6a1f0d6f3c11"],
         ),
     ] = None,
@@ -214,8 +223,8 @@ async def _any_key(
         str | None,
         Header(
             alias="Idempotency-Key",
-            description="Your own name for this rollback. One that is none is passed over: it must not keep users on a "
-            "version.",
+            description="A unique name for this rollback, so that a repeated request is not done twice. An invalid key "
+            "is ignored, because it must not delay a rollback.",
         ),
     ] = None,
 ) -> str | None:
@@ -223,10 +232,10 @@ async def _any_key(
 
 
 async def _heavy(request: Request) -> AsyncIterator[None]:
-    """Refuse a question that takes long while several others are being answered."""
+    """Refuse a slow request while HEAVY_AT_ONCE others are in progress."""
     heavy: BoundedSemaphore = request.app.state.backend.heavy
     if not heavy.acquire(blocking=False):
-        raise HTTPException(503, f"{HEAVY_AT_ONCE} questions that take long are being answered; ask again")
+        raise HTTPException(503, f"{HEAVY_AT_ONCE} slow requests are in progress; try again")
     request.state.heavy = True
     try:
         yield
@@ -234,8 +243,8 @@ async def _heavy(request: Request) -> AsyncIterator[None]:
         heavy.release()
 
 
-Requested = Annotated[RequestContext, Depends(_asking)]
+Requested = Annotated[RequestContext, Depends(_context)]
 IfMatch = Annotated[int | None, Depends(_if_match)]
 KEYED = Depends(_idempotency_key)
-KEYED_IF_IT_CAN = Depends(_any_key)
+KEYED_IF_VALID = Depends(_any_key)
 HEAVY = Depends(_heavy)

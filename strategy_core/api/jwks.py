@@ -1,4 +1,4 @@
-"""Where the keys come from that tokens are verified with: one that is set, or an address that publishes them."""
+"""Keys that verify tokens: a configured key, or the JWK set that an identity provider publishes."""
 
 import json
 from collections.abc import Mapping
@@ -13,8 +13,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from jwt.algorithms import ECAlgorithm, RSAAlgorithm
-from jwt.exceptions import PyJWTError
+from jwt import PyJWK, PyJWTError
 
 from strategy_core.domain.errors import InvalidToken, KeysUnavailable
 
@@ -24,40 +23,44 @@ ASYMMETRIC = ("RS256", "ES256")
 PublicKey = RSAPublicKey | EllipticCurvePublicKey
 VerifyKey = PublicKey | bytes
 
-REFRESH = timedelta(minutes=5)  # how old the published keys may be before they are fetched again
-AGAIN = timedelta(minutes=1)  # between two fetches for a key that is not among the known, or after a failure
-FIRST = timedelta(seconds=5)  # between two fetches as long as no key is known at all
+REFRESH = timedelta(minutes=5)  # maximum age of the published keys
+AGAIN = timedelta(minutes=1)  # between two fetches for an unknown key, or after a failure
+FIRST = timedelta(seconds=5)  # between two fetches while no key is known
 
 _RSA_BITS = 2048
-_LARGEST = 1_000_000  # bytes of published keys
-_WAITING = 4  # tokens of unknown keys that wait for a fetch at once: made-up ones must not hold every thread
+_LARGEST = 1_000_000  # bytes of the JWK set
+_WAITING = 4  # tokens with unknown keys that wait for a fetch: forged tokens must not block every thread
 
 log = structlog.get_logger(__name__)
 
 
 class _NoKeys(Exception):
-    """Nothing was published; the text says why, after "the server of keys"."""
+    """The key server published no usable keys. The message completes "the key server ..."."""
 
 
 class Keys(Protocol):
-    """Verification keys; `algorithms` are those that a token may be signed by, whatever it says itself."""
+    """Verification keys.
+
+    Attributes:
+        algorithms: the only ones that are accepted. A token's own header cannot add one.
+    """
 
     algorithms: tuple[str, ...]
 
     def find(self, algorithm: str, key_id: str | None, now: datetime) -> VerifyKey:
-        """Return the key of a token with these words in its header.
+        """Return the key for a token with this `alg` and `kid`.
 
         Raises:
             InvalidToken: there is no such key.
-            KeysUnavailable: nobody can say now.
+            KeysUnavailable: the keys could not be fetched.
         """
 
     def refresh(self, now: datetime) -> None:
-        """Get to know the keys, and wait for them; a server that starts so need not wait at its first token."""
+        """Fetch the keys and wait for them, so that the first token does not have to wait."""
 
 
 class FixedKey:
-    """One key, which is set; what a token says of its key's id is nothing to it."""
+    """One configured key. The token's key id is ignored."""
 
     def __init__(self, key: VerifyKey, algorithms: tuple[str, ...]) -> None:
         self.algorithms = algorithms
@@ -67,19 +70,19 @@ class FixedKey:
         return self._key
 
     def refresh(self, now: datetime) -> None:
-        """Know the key as before."""
+        """Do nothing: the key is fixed."""
 
 
 class RemoteKeys:
     """The keys that an identity provider publishes as a JWK set.
 
-    They are fetched beside the requests, and while their server is down the last known ones stay in use: to roll back
-    must not need an identity provider.
+    A background thread fetches them. While the key server is down, the last known keys stay in use: a rollback must
+    not depend on an identity provider.
 
     Args:
-        url: of the JWK set; redirects are not followed.
-        timeout: in seconds, for a whole answer.
-        patience: in seconds, how long a token whose key is known waits for fresh keys; a rollback must not wait long.
+        url: address of the JWK set. Redirects are not followed.
+        timeout: seconds for a whole answer.
+        patience: seconds that a token with a known key waits for fresh keys. Keep it short: a rollback may be waiting.
     """
 
     def __init__(self, url: str, algorithms: tuple[str, ...], *, timeout: float = 5.0, patience: float = 1.0) -> None:
@@ -90,31 +93,31 @@ class RemoteKeys:
         self._lock = Lock()
         self._known: Mapping[tuple[str, str | None], PublicKey] = {}
         self._asked_at: datetime | None = None
-        self._problem = ""  # of the newest fetch
-        self._fetched = Event()  # the newest fetch is over
+        self._problem = ""  # of the latest fetch
+        self._fetched = Event()  # set when the latest fetch is over
         self._places = BoundedSemaphore(_WAITING)
 
     def find(self, algorithm: str, key_id: str | None, now: datetime) -> VerifyKey:
         key = self._pick(algorithm, key_id)
         started = self._fetch_if_due(now, missing=key is None)
         if key is None:
-            self._wait_in_turn()
-        elif started:  # who comes meanwhile, with a known key, does not wait at all
+            self._wait_for_fetch()
+        elif started:  # later requests with a known key do not wait
             self._fetched.wait(self.patience)
         key = self._pick(algorithm, key_id)
         if key is not None:
             return key
         if not self._fetched.is_set() or self._problem:
-            raise KeysUnavailable(f"the server of keys {self._problem or 'has not answered yet'}")
-        raise InvalidToken("its key is not among the published ones" if key_id else "it does not name its key (kid)")
+            raise KeysUnavailable(f"the key server {self._problem or 'has not answered yet'}")
+        raise InvalidToken("its key is not among the published keys" if key_id else "it does not name its key (kid)")
 
     def refresh(self, now: datetime) -> None:
-        """Fetch the keys and wait until that is over; it may have failed."""
+        """Fetch the keys and wait until the fetch ends, successful or not."""
         with self._lock:
             self._fetch(now)
         self._fetched.wait(self.timeout + self.patience)
 
-    def _wait_in_turn(self) -> None:
+    def _wait_for_fetch(self) -> None:
         if self._fetched.is_set() or not self._places.acquire(blocking=False):
             return
         try:
@@ -126,49 +129,49 @@ class RemoteKeys:
         known = self._known
         if key_id is not None:
             return known.get((algorithm, key_id))
-        fitting = [key for (own, _), key in known.items() if own == algorithm]
-        return fitting[0] if len(fitting) == 1 else None
+        candidates = [key for (own, _), key in known.items() if own == algorithm]
+        return candidates[0] if len(candidates) == 1 else None
 
     def _fetch_if_due(self, now: datetime, *, missing: bool) -> bool:
         with self._lock:
             wait = FIRST if not self._known else AGAIN if missing or self._problem else REFRESH
             if self._asked_at is not None and timedelta(0) <= now - self._asked_at < wait:
-                return False  # a clock that was put back makes a fetch due: a key must not be missing for that long
+                return False  # if the clock was set back, fetch now rather than miss a new key until it catches up
             self._fetch(now)
             return True
 
     def _fetch(self, now: datetime) -> None:
         self._asked_at = now
-        self._fetched = over = Event()
-        Thread(target=self._take, args=(over,), name="keys", daemon=True).start()
+        self._fetched = done = Event()
+        Thread(target=self._update, args=(done,), name="keys", daemon=True).start()
 
-    def _take(self, over: Event) -> None:
+    def _update(self, done: Event) -> None:
         known: Mapping[tuple[str, str | None], PublicKey] = {}
         try:
-            known = _read_set(self._ask(), self.algorithms)
-            problem = "" if known else f"publishes none for {' or '.join(self.algorithms)}"
+            known = _parse_key_set(self._download(), self.algorithms)
+            problem = "" if known else f"publishes no key for {' or '.join(self.algorithms)}"
         except httpx.TimeoutException:
             problem = f"gave no answer within {self.timeout:g} s"
         except httpx.ConnectError:
             problem = "cannot be reached"
         except httpx.HTTPError as error:
             problem = f"gave no answer: {type(error).__name__}"
-        except _NoKeys as none:
-            problem = str(none)
+        except _NoKeys as error:
+            problem = str(error)
         except (ValueError, RecursionError):
-            problem = "answered with what is no JSON"
-        except Exception as error:  # noqa: BLE001  the thread's end: whoever waits must hear of it
+            problem = "did not answer with JSON"
+        except Exception as error:  # noqa: BLE001  end of the thread: waiting requests need the cause
             problem = f"gave no answer: {type(error).__name__}"
         with self._lock:
-            if self._fetched is over:  # a newer fetch knows better
+            if self._fetched is done:  # else a newer fetch has started
                 self._known = known or self._known
                 self._problem = problem
         if problem:
             log.warning("keys.not_fetched", problem=problem, known=len(self._known))
-        over.set()
+        done.set()
 
-    def _ask(self) -> bytes:
-        """Return the answer's body; httpx itself limits each read alone, so that a trickle would never end."""
+    def _download(self) -> bytes:
+        """Return the answer's body. httpx limits only single reads, so a slow trickle needs its own deadline."""
         deadline = monotonic() + self.timeout
         body = b""
         with httpx.Client(timeout=self.timeout) as client, client.stream("GET", self.url) as response:
@@ -184,13 +187,17 @@ class RemoteKeys:
 
 
 def read_public_key(pem: str) -> PublicKey:
-    """Return the key of a PEM text, of a kind that signs tokens; else raise ValueError, which does not quote it."""
+    """Return the RSA or EC key of a PEM text.
+
+    Raises:
+        ValueError: with what is allowed. It does not quote the text.
+    """
     if "PRIVATE KEY" in pem:
-        raise ValueError("the public half of the key pair; a private key must not be here")
+        raise ValueError("the public half of the key pair, not a private key")
     try:
         key = load_pem_public_key(pem.encode())
     except (ValueError, UnsupportedAlgorithm):
-        raise ValueError("a public key as PEM text, or @FILE with it") from None
+        raise ValueError("a public key as PEM text, or @FILE that contains it") from None
     if not isinstance(key, RSAPublicKey | EllipticCurvePublicKey) or not _strong(key):
         raise ValueError(f"an RSA key of at least {_RSA_BITS} bits, or an EC key on P-256")
     return key
@@ -204,38 +211,34 @@ def _strong(key: PublicKey) -> bool:
     return key.key_size >= _RSA_BITS if isinstance(key, RSAPublicKey) else isinstance(key.curve, SECP256R1)
 
 
-def _read_set(body: bytes, algorithms: tuple[str, ...]) -> dict[tuple[str, str | None], PublicKey]:
-    """Return the keys of a JWK set that can verify tokens here, by algorithm and id; others are passed over."""
+def _parse_key_set(body: bytes, algorithms: tuple[str, ...]) -> dict[tuple[str, str | None], PublicKey]:
+    """Return the keys of a JWK set by algorithm and key id, without those that cannot verify tokens here."""
     answer = json.loads(body)
     if not isinstance(answer, dict) or not isinstance(answer.get("keys"), list):
-        raise _NoKeys("answered with what is no JWK set")
+        raise _NoKeys("did not answer with a JWK set")
     found: dict[tuple[str, str | None], PublicKey] = {}
     for jwk in answer["keys"]:
-        key = _read_jwk(jwk) if isinstance(jwk, dict) else None
-        if key is None or algorithm_of(key) not in algorithms or not _meant_for(jwk, algorithm_of(key)):
-            continue
-        found.setdefault((algorithm_of(key), jwk.get("kid")), key)
+        key = _parse_jwk(jwk) if isinstance(jwk, dict) and _may_verify(jwk) else None
+        if key is not None and key.algorithm_name in algorithms:
+            found.setdefault((key.algorithm_name, key.key_id), key.key)
     return found
 
 
-def _read_jwk(jwk: dict[str, Any]) -> PublicKey | None:
-    """Return an RSA or EC key; a shared secret, or a private key, has no place in what is published."""
-    kind = jwk.get("kty")
-    if kind not in ("RSA", "EC") or "d" in jwk:
-        return None
+def _parse_jwk(jwk: dict[str, Any]) -> PyJWK | None:
+    """Return a strong public RSA or EC key. Secrets and private keys must not be published, so they are ignored."""
     try:
-        key = RSAAlgorithm.from_jwk(jwk) if kind == "RSA" else ECAlgorithm.from_jwk(jwk)
-    except (PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, OverflowError):
+        parsed = PyJWK(jwk)
+    except (PyJWTError, UnsupportedAlgorithm, TypeError, ValueError, OverflowError):
         return None
-    return key if isinstance(key, RSAPublicKey | EllipticCurvePublicKey) and _strong(key) else None
+    key = parsed.key
+    return parsed if isinstance(key, RSAPublicKey | EllipticCurvePublicKey) and _strong(key) else None
 
 
-def _meant_for(jwk: dict[str, Any], algorithm: str) -> bool:
-    """Return whether a key's own words allow that it verifies signatures by *algorithm*."""
+def _may_verify(jwk: dict[str, Any]) -> bool:
+    """Return whether `use` and `key_ops` allow the key to verify signatures, and `kid` can be looked up."""
     operations = jwk.get("key_ops", ["verify"])
     return (
-        jwk.get("alg", algorithm) == algorithm
-        and jwk.get("use", "sig") == "sig"
+        jwk.get("use", "sig") == "sig"
         and isinstance(operations, list)
         and "verify" in operations
         and isinstance(jwk.get("kid"), str | None)

@@ -1,4 +1,4 @@
-"""The outermost layer: the request's id, its line in the log, safe headers, and the last resort when code fails."""
+"""The outermost ASGI layer: request id, access log, security headers, and the answer to unexpected errors."""
 
 import re
 from time import perf_counter
@@ -18,13 +18,13 @@ _SAFE = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
 }
-_WITH_SCRIPTS = ("/docs",)  # of development alone
+_WITH_SCRIPTS = ("/docs",)  # served in development only
 
 log = structlog.get_logger(__name__)
 
 
 class AccessLog:
-    """Wraps the application; HEAD is answered as GET is, without the body."""
+    """Wraps the application. It answers HEAD like GET, without the body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -59,7 +59,7 @@ class AccessLog:
             await self.app(scope, receive, answer)
         except Exception:
             log.exception("api.failed", method=method, path=scope["path"])
-            if status:  # the answer is under way: only the connection can tell that it broke
+            if status:  # the answer has begun, so the error can only break the connection
                 raise
             await unexpected(request)(scope, receive, answer)
         finally:

@@ -1,4 +1,4 @@
-"""Cursors: where a page ended, as text that clients hand back and need not read."""
+"""Pagination cursors: the position where a page ended, as opaque text."""
 
 import base64
 import binascii
@@ -35,16 +35,16 @@ def number(value: Any) -> int:
 
 
 def write_cursor(*key: str | int | UUID | datetime) -> str:
-    """Return the cursor of the item whose key this is."""
+    """Return the cursor for the item with this sort key."""
     plain = [part.isoformat() if isinstance(part, datetime) else part for part in key]
     return base64.urlsafe_b64encode(json.dumps(plain, default=str, separators=(",", ":")).encode()).decode().rstrip("=")
 
 
 def read_cursor(cursor: str | None, *parts: Callable[[Any], Any]) -> Any:
-    """Return the key as a tuple of these *parts*; None without a cursor.
+    """Return the sort key in *cursor* as a tuple, each part read by one of *parts*, or None without a cursor.
 
     Raises:
-        InvalidName: no page gave it.
+        InvalidName: the cursor is not from this listing.
     """
     if cursor is None:
         return None
@@ -52,13 +52,17 @@ def read_cursor(cursor: str | None, *parts: Callable[[Any], Any]) -> Any:
         plain = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
         return tuple(read(value) for read, value in zip(parts, list(plain), strict=True))
     except (ValueError, TypeError, RecursionError, binascii.Error, Invalid):
-        raise InvalidName("cursor", cursor[:40], "`next_cursor` of a page of this listing") from None
+        raise InvalidName("cursor", cursor[:40], "the `next_cursor` of a page of this listing") from None
 
 
 def next_cursor(
     items: Sequence[Any], limit: int, key: Callable[[Any], Sequence[Any]]
 ) -> tuple[Sequence[Any], str | None]:
-    """Return the items of the page, of which one more than *limit* was read, and the cursor of the next one."""
+    """Return the first *limit* items and the cursor of the next page.
+
+    Args:
+        items: up to *limit* + 1 of them. The extra one shows that there is a next page.
+    """
     if len(items) <= limit:
         return items, None
     return items[:limit], write_cursor(*key(items[limit - 1]))

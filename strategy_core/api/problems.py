@@ -1,4 +1,4 @@
-"""What a client is told when something is refused, as RFC 9457 has it; never an internal of this software."""
+"""Errors as problem documents (RFC 9457), without internal details."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -50,7 +50,7 @@ RETRY_S = 5  # after a 503
 
 log = structlog.get_logger(__name__)
 
-_STATUS: tuple[tuple[type[RolloutError], int], ...] = (  # the first that fits
+_STATUS: tuple[tuple[type[RolloutError], int], ...] = (  # the first match counts
     (InvalidToken, 401),
     (TooManyFailures, 429),
     (Denied, 403),
@@ -59,7 +59,7 @@ _STATUS: tuple[tuple[type[RolloutError], int], ...] = (  # the first that fits
     (KeysUnavailable, 503),
     (Unsettled, 503),
     (EvidenceUnavailable, 503),
-    (InvalidCandles, 503),  # the feed's, not the client's
+    (InvalidCandles, 503),  # the feed's fault, not the client's
     (MissingExtra, 503),
     (StrategyFailed, 422),
     (IsolationBreach, 422),
@@ -75,7 +75,7 @@ _TITLES = {
     415: "Not JSON",
     503: "Busy",
 }
-_FIELDS = {  # what `InvalidName` calls it -> the field
+_FIELDS = {  # `InvalidName.what` -> the field
     "strategy name": "strategy_name",
     "user id": "user_id",
     "symbol": "symbols",
@@ -84,8 +84,8 @@ _FIELDS = {  # what `InvalidName` calls it -> the field
     "new idempotency key": "Idempotency-Key",
 }
 _NOT_READY = ("42P01", "42703")  # PostgreSQL: no such table, no such column
-_WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_FIELDS_OF_LINE = re.compile(r"([\w.\[\]-]+(?:, [\w.]+)*): (.*)", re.DOTALL)
+_WORD_BREAK = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_FIELDS_AND_PROBLEM = re.compile(r"([\w.\[\]-]+(?:, [\w.]+)*): (.*)", re.DOTALL)
 
 
 class ProblemAnswer(Response):
@@ -103,7 +103,13 @@ def problem(
     errors: Iterable[tuple[str, str]] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Return the problem document; *facts* become extension members, *errors* are (field, problem)."""
+    """Return the problem document as a response.
+
+    Args:
+        kind: last part of the `type`.
+        facts: extension members.
+        errors: pairs of field and problem.
+    """
     document = {
         **(facts or {}),
         "type": f"/problems/{kind}",
@@ -113,36 +119,36 @@ def problem(
         "instance": request.url.path,
     }
     if errors is not None:
-        document["errors"] = [{"field": field, "problem": said} for field, said in errors]
-    more = dict(headers or {})
+        document["errors"] = [{"field": field, "problem": reason} for field, reason in errors]
+    all_headers = dict(headers or {})
     if status == 503:
-        more.setdefault("Retry-After", str(RETRY_S))
-    return ProblemAnswer(to_json(document, inf_nan_mode="null", fallback=str), status, headers=more)
+        all_headers.setdefault("Retry-After", str(RETRY_S))
+    return ProblemAnswer(to_json(document, inf_nan_mode="null", fallback=str), status, headers=all_headers)
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Let *app* answer whatever is refused with a problem document."""
-    app.add_exception_handler(RolloutError, _refused)
-    app.add_exception_handler(RequestValidationError, _not_valid)
-    app.add_exception_handler(HTTPException, _by_protocol)
-    app.add_exception_handler(DBAPIError, _database)
-    app.add_exception_handler(NoConnection, _database)
+    """Let *app* answer errors with problem documents."""
+    app.add_exception_handler(RolloutError, _handle_refusal)
+    app.add_exception_handler(RequestValidationError, _handle_validation)
+    app.add_exception_handler(HTTPException, _handle_http)
+    app.add_exception_handler(DBAPIError, _handle_database)
+    app.add_exception_handler(NoConnection, _handle_database)
 
 
 def unexpected(request: Request) -> Response:
-    """Return what is told of a fault of this software: nothing but that there was one."""
-    detail = "a fault of this software; its log names the request by X-Request-Id"
+    """Return the answer to an unexpected error. Details are only in the log."""
+    detail = "an unexpected error; search the server's log for this X-Request-Id"
     return problem(request, kind="internal-error", title="Internal error", status=500, detail=detail)
 
 
 def status_of(error: RolloutError, *, on_condition: bool = False) -> int:
-    """Return the status of *error*; a race that was lost *on_condition* of If-Match is 412."""
+    """Return the HTTP status of *error*. A lost race is 412 if the request had an If-Match (*on_condition*)."""
     if isinstance(error, LostRace) and on_condition:
         return 412
     return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _handle_refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, RolloutError)
     if isinstance(error, UnknownStrategy):
         error = within_reach(error, request.state.principal.strategies)
@@ -153,53 +159,52 @@ async def _refused(request: Request, error: Exception) -> Response:
         headers["WWW-Authenticate"] = f'Bearer realm="strategy-rollout"{given}'
     if isinstance(error, TooManyFailures):
         headers["Retry-After"] = str(error.retry_after_s)
-    name = type(error).__name__
-    secret = isinstance(error, SchemaOutdated)  # its facts are where the database is
-    words = _WORDS.sub(" ", name)
+    secret = isinstance(error, SchemaOutdated)  # its facts contain the database's address
+    words = _WORD_BREAK.sub(" ", type(error).__name__)
     return problem(
         request,
         kind=words.lower().replace(" ", "-"),
         title=words.capitalize(),
         status=status,
-        detail="the database is not of this release's schema" if secret else str(error),
+        detail="the database schema is not the one of this release" if secret else str(error),
         facts={} if secret else vars(error),
-        errors=list(_fields(error)) if status == 422 else None,
+        errors=list(_field_problems(error)) if status == 422 else None,
         headers=headers,
     )
 
 
 def within_reach(error: UnknownStrategy, reached: Collection[str] | None) -> UnknownStrategy:
-    """Return *error* without the names of strategies that the token does not reach; None: it reaches all."""
+    """Return *error* without the names of strategies outside *reached*, if the token is limited to some."""
     if reached is None:
         return error
     return UnknownStrategy(error.strategy_name, [name for name in error.known if name in reached])
 
 
-async def _not_valid(request: Request, error: Exception) -> Response:
+async def _handle_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    errors = [(_named(each["loc"]), str(each["msg"]).removeprefix("Value error, ")) for each in error.errors()]
+    errors = [(_dotted(each["loc"]), str(each["msg"]).removeprefix("Value error, ")) for each in error.errors()]
     return invalid(request, errors)
 
 
 def invalid(request: Request, errors: list[tuple[str, str]]) -> Response:
-    """Return the problem of a request whose fields are not what they must be."""
-    field, said = errors[0]
+    """Return the answer to a request with fields that are not valid: pairs of field and problem."""
+    field, reason = errors[0]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return problem(
         request,
         kind="invalid-request",
         title="Invalid request",
         status=422,
-        detail=f"{field}: {said}{more}",
+        detail=f"{field}: {reason}{more}",
         errors=errors[:100],
     )
 
 
-async def _by_protocol(request: Request, error: Exception) -> Response:
+async def _handle_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
     if error.status_code == 405:
-        headers["Allow"] = ", ".join(_allowed(request))
+        headers["Allow"] = ", ".join(_allowed_methods(request))
         if request.method == "OPTIONS":
             return Response(status_code=204, headers=headers)
     title = _TITLES.get(error.status_code, "Refused")
@@ -208,16 +213,16 @@ async def _by_protocol(request: Request, error: Exception) -> Response:
     return problem(request, kind=kind, title=title, status=error.status_code, detail=detail, headers=headers)
 
 
-def _allowed(request: Request) -> list[str]:
-    """Return the methods of this path, which may stand on several routes."""
+def _allowed_methods(request: Request) -> list[str]:
+    """Return the methods of this path over all routes."""
     paths = request.app.openapi()["paths"]
     known: dict[str, Any] = next((paths[path] for path in paths if compile_path(path)[0].match(request.url.path)), {})
-    methods = {method.upper() for method in known} or {"GET"}  # what is not described: the description itself
+    methods = {method.upper() for method in known} or {"GET"}  # paths outside the document, such as /openapi.json
     return sorted(methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set()))
 
 
-async def _database(request: Request, error: Exception) -> Response:
-    """Answer 503 while the database is away or not ready; anything else that it refuses is a fault."""
+async def _handle_database(request: Request, error: Exception) -> Response:
+    """Answer 503 while the database is not available or not migrated. Other database errors are raised."""
     away = isinstance(error, OperationalError | InterfaceError | NoConnection)
     state = getattr(getattr(error, "orig", None), "sqlstate", None)
     if not away and state not in _NOT_READY and not getattr(error, "connection_invalidated", False):
@@ -228,11 +233,11 @@ async def _database(request: Request, error: Exception) -> Response:
         kind="database-unavailable",
         title="Database unavailable",
         status=503,
-        detail="the database cannot be had now; nothing was changed, unless it broke off while it answered",
+        detail="the database is not available; nothing was changed, unless the connection broke during the commit",
     )
 
 
-def _fields(error: RolloutError) -> Iterable[tuple[str, str]]:
+def _field_problems(error: RolloutError) -> Iterable[tuple[str, str]]:
     match error:
         case InvalidPercent():
             yield "rollout_percent", str(error)
@@ -261,13 +266,13 @@ def _fields(error: RolloutError) -> Iterable[tuple[str, str]]:
 
 
 def _prefixed(prefix: str, line: str) -> list[tuple[str, str]]:
-    """Return the fields that a line of an error names, `a, b: why`, with what is wrong there."""
-    found = _FIELDS_OF_LINE.fullmatch(line)
+    """Return the fields that a line such as `a, b: why` names, each with its problem."""
+    found = _FIELDS_AND_PROBLEM.fullmatch(line)
     if found is None or found[1] == prefix:
         return [(prefix, found[2] if found else line)]
     return [(f"{prefix}.{field}", found[2]) for field in found[1].split(", ")]
 
 
-def _named(location: tuple[int | str, ...]) -> str:
+def _dotted(location: tuple[int | str, ...]) -> str:
     where, *path = location
     return ".".join(str(part) for part in path) or str(where)

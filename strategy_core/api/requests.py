@@ -1,4 +1,4 @@
-"""What a request's body may be before anybody reads a field of it: small, JSON, flat, and storable as it stands."""
+"""Authenticated routes: token check, body rules, idempotency keys and the ETag of a change."""
 
 import json
 import math
@@ -26,13 +26,92 @@ from strategy_core.domain.parsing import each_name_once
 from strategy_core.services import queries
 from strategy_core.store.tables import ApiAnswer
 
-LARGEST = 5_000_000  # bytes
-DEEPEST = 20  # levels
+LARGEST = 5_000_000  # bytes of a body
+DEEPEST = 20  # levels of nesting
 LARGEST_NUMBER = 2**63 - 1
+KEEP = timedelta(hours=24)  # answers under an idempotency key
+VISIBLE = r"^[!-~]{1,255}$"  # what an idempotency key may be
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+log = structlog.get_logger(__name__)
+
+
+class GuardedRoute(APIRoute):
+    """A route that needs a token. What it finds out is in `request.state`, for `dependencies.RequestContext`."""
+
+    webhook = False
+
+    def get_route_handler(self) -> Handler:
+        handler = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            return await _handle_guarded(request, handler, webhook=self.webhook)
+
+        return guarded
+
+
+class WebhookRoute(GuardedRoute):
+    """A route for a body that another program defines: it may contain any text, and idempotency keys are ignored."""
+
+    webhook = True
+
+
+async def _handle_guarded(request: Request, handler: Handler, *, webhook: bool) -> Response:
+    backend, state = request.app.state.backend, request.state
+    client = request.client.host if request.client else ""
+    token = request.headers.get("authorization")
+    state.principal = await run_in_threadpool(backend.authenticator.authenticate, token, client)
+    structlog.contextvars.bind_contextvars(actor=state.principal.name)
+    state.now, state.changed, state.reused_key = backend.clock(), [], None
+    state.heavy, state.slot = False, None
+    if request.method not in ("POST", "PATCH"):
+        return await handler(request)
+    request = bounded(request)
+    body = await request.body()
+    try:
+        await run_in_threadpool(check_body, request.headers.get("content-type", ""), body, any_text=webhook)
+    except BadBody as error:
+        return invalid(request, [(error.field, error.why)])
+    identified = None if webhook else _identify(request, body)
+    state.idempotency_key = identified.key if identified else None
+    if identified is not None:
+        return await _answer_once(request, identified, handler)
+    return await _answer(request, handler)
+
+
+async def _answer(request: Request, handler: Handler) -> Response:
+    """Return the handler's response, with the new generation as ETag if one strategy was changed."""
+    try:
+        response = await handler(request)
+    finally:
+        if request.state.slot is not None:
+            bulkhead, strategy_name = request.state.slot
+            bulkhead.release(strategy_name)
+    if len(request.state.changed) == 1 and response.status_code < 300 and "ETag" not in response.headers:
+        generation = await run_in_threadpool(_new_generation, request)
+        if generation is not None:
+            response.headers["ETag"] = f'"{generation}"'
+    return response
+
+
+def _new_generation(request: Request) -> int | None:
+    """Return the generation that this request created. The change stands even if the generation cannot be read."""
+    (strategy_name,) = request.state.changed
+    try:
+        return queries.generation_of(
+            request.app.state.backend.engine,
+            strategy_name=strategy_name,
+            actor=request.state.principal.name,
+            request_id=request.state.request_id,
+        )
+    except SQLAlchemyError as error:
+        log.warning("api.generation_not_read", error=type(error).__name__)
+        return None
 
 
 class BadBody(Exception):
-    """A body that no field can be read from; *field* is where, as far as that can be said."""
+    """A body whose fields cannot be read. *field* is the position as far as it is known, else `body`."""
 
     def __init__(self, field: str, why: str) -> None:
         self.field = field
@@ -41,7 +120,7 @@ class BadBody(Exception):
 
 
 def bounded(request: Request) -> Request:
-    """Return the request, whose body cannot be read any more once it has become too large."""
+    """Return the request, limited to LARGEST bytes of body: reading more raises HTTPException 413."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > LARGEST:
         raise _too_large()
@@ -49,10 +128,14 @@ def bounded(request: Request) -> Request:
 
 
 def check_body(content_type: str, body: bytes, *, any_text: bool = False) -> None:
-    """Raise HTTPException 415, or BadBody, unless *body* is JSON that can be read and stored.
+    """Check that *body* is JSON that can be read and stored.
 
     Args:
-        any_text: pass over characters that no text can hold, since whoever reads the body replaces them.
+        any_text: accept characters that the database cannot store, because the reader replaces them.
+
+    Raises:
+        HTTPException: 415, the content type is not JSON.
+        BadBody: with the field and the reason.
     """
     if not body:
         return
@@ -61,7 +144,7 @@ def check_body(content_type: str, body: bytes, *, any_text: bool = False) -> Non
         raise HTTPException(415, "a body must be sent as application/json")
     try:
         found = json.loads(
-            body.decode("utf-8"), object_pairs_hook=each_name_once, parse_constant=_no_number, parse_int=_whole
+            body.decode("utf-8"), object_pairs_hook=each_name_once, parse_constant=_not_finite, parse_int=_bounded_int
         )
     except UnicodeDecodeError:
         raise BadBody("body", "is not UTF-8") from None
@@ -71,20 +154,20 @@ def check_body(content_type: str, body: bytes, *, any_text: bool = False) -> Non
         raise BadBody("body", f"is not JSON: {error.msg} at character {error.pos}") from None
     except ValueError as error:
         raise BadBody("body", str(error)) from None
-    _check(found, any_text)
+    _check_values(found, any_text)
 
 
-def _check(found: Any, any_text: bool) -> None:
+def _check_values(found: Any, any_text: bool) -> None:
     if problem := _problem(found, any_text):
         raise BadBody("body", problem)
-    waiting: list[tuple[tuple[str | int, ...], Any]] = [((), found)]  # containers: values are millions
+    waiting: list[tuple[tuple[str | int, ...], Any]] = [((), found)]  # containers only: there may be millions of values
     while waiting:
         path, value = waiting.pop()
         if len(path) > DEEPEST:
-            raise BadBody(_named(path), f"is nested deeper than {DEEPEST} levels")
+            raise BadBody(_dotted(path), f"is nested deeper than {DEEPEST} levels")
         if isinstance(value, dict):
             if wrong := next((name for name in value if not any_text and UNSTORABLE.search(name)), None):
-                raise BadBody(_named(path), f"has a name that no text can hold: {wrong!a}")
+                raise BadBody(_dotted(path), f"has a name with a character that cannot be stored: {wrong!a}")
             within: Iterable[tuple[str | int, Any]] = value.items()
         else:
             within = enumerate(value if isinstance(value, list) else ())
@@ -92,13 +175,13 @@ def _check(found: Any, any_text: bool) -> None:
             if isinstance(each, dict | list):
                 waiting.append(((*path, part), each))
             elif problem := _problem(each, any_text):
-                raise BadBody(_named((*path, part)), problem)
+                raise BadBody(_dotted((*path, part)), problem)
 
 
 def _problem(value: Any, any_text: bool) -> str | None:
     match value:
         case str() if not any_text and UNSTORABLE.search(value):
-            return "holds a character that no text can hold: NUL, or half of a pair"
+            return "has a character that cannot be stored: NUL or an unpaired surrogate"
         case int() if abs(value) > LARGEST_NUMBER:
             return "is a number beyond 64 bits"
         case float() if not math.isfinite(value):
@@ -106,15 +189,15 @@ def _problem(value: Any, any_text: bool) -> str | None:
     return None
 
 
-def _named(path: tuple[str | int, ...]) -> str:
+def _dotted(path: tuple[str | int, ...]) -> str:
     return ".".join(str(part) for part in path) or "body"
 
 
-def _whole(text: str) -> int:
-    return int(text) if len(text) < 40 else LARGEST_NUMBER + 1  # refused where it stands, by `_check`
+def _bounded_int(text: str) -> int:
+    return int(text) if len(text) < 40 else LARGEST_NUMBER + 1  # `_check_values` refuses it with its position
 
 
-def _no_number(text: str) -> float:
+def _not_finite(text: str) -> float:
     return math.nan if text == "NaN" else math.inf
 
 
@@ -136,15 +219,9 @@ def _too_large() -> HTTPException:
     return HTTPException(413, f"a body has at most {LARGEST} bytes")
 
 
-KEEP = timedelta(hours=24)
-VISIBLE = r"^[!-~]{1,255}$"
-
-log = structlog.get_logger(__name__)
-
-
 @dataclass(frozen=True, slots=True)
 class IdempotentRequest:
-    """A request that carries a key; *digest* tells it from another one under the same key."""
+    """A request with an idempotency key. *digest* covers method, path, query and body."""
 
     actor: str
     key: str
@@ -154,39 +231,40 @@ class IdempotentRequest:
 def idempotent_request(
     actor: str, key: str | None, method: str, path: str, query: bytes, body: bytes
 ) -> IdempotentRequest | None:
-    """Return the wish; None without a key, or with one that validation will refuse."""
+    """Return the identified request, if it has a key that is valid."""
     if key is None or re.fullmatch(VISIBLE, key) is None:
         return None
     digest = sha256(b"\n".join([method.encode(), path.encode(), query, body]))
     return IdempotentRequest(actor, key, digest.hexdigest())
 
 
-def recall_answer(engine: Engine, wish: IdempotentRequest, now: datetime) -> ApiAnswer | None:
-    """Return what stands under the wish's key, of this wish or of another one.
+def recall_answer(engine: Engine, identified: IdempotentRequest, now: datetime) -> ApiAnswer | None:
+    """Return the stored answer under the key, of this request or of another one.
 
-    A store of answers that cannot be read keeps nobody from his wish: the audit trail still refuses a second one.
+    If stored answers cannot be read, the request goes on: the audit trail still refuses to do it twice.
     """
     try:
-        return queries.find_stored_answer(engine, wish.actor, wish.key, since=now - KEEP)
+        return queries.find_stored_answer(engine, identified.actor, identified.key, since=now - KEEP)
     except SQLAlchemyError as error:
         log.warning("api.answer_not_read", error=type(error).__name__)
         return None
 
 
 def replay_answer(answer: ApiAnswer) -> Response:
+    """Return the stored answer as a response."""
     headers = {**answer.headers, "Idempotency-Replayed": "true"}
     return Response(answer.body, answer.status, headers=headers, media_type="application/json")
 
 
 def keep_answer(
-    engine: Engine, wish: IdempotentRequest, response: Response, strategies: list[str], now: datetime
+    engine: Engine, identified: IdempotentRequest, response: Response, strategies: list[str], now: datetime
 ) -> None:
-    """Keep the answer; when that fails, what was wished is done all the same, and the answer goes out."""
+    """Store the answer. A failure is only logged, because the change itself is already done."""
     headers = {name: response.headers[name] for name in ("ETag", "Location") if name in response.headers}
     row = {
-        "actor": wish.actor,
-        "idempotency_key": wish.key,
-        "digest": wish.digest,
+        "actor": identified.actor,
+        "idempotency_key": identified.key,
+        "digest": identified.digest,
         "strategies": strategies,
         "status": response.status_code,
         "headers": headers,
@@ -195,57 +273,11 @@ def keep_answer(
     }
     try:
         queries.store_answer(engine, row, forget_before=now - KEEP)
-    except Exception as error:  # noqa: BLE001  a rollback that is done must not be answered with a failure
+    except Exception as error:  # noqa: BLE001  a completed rollback must not be answered with an error
         log.warning("api.answer_not_kept", error=type(error).__name__)
 
 
-Answer = Callable[[Request], Coroutine[Any, Any, Response]]
-
-
-class Guarded(APIRoute):
-    """A route that needs a token; what it found out stands in `request.state`, see `deps.Ask`."""
-
-    foreign = False
-
-    def get_route_handler(self) -> Answer:
-        answer = super().get_route_handler()
-
-        async def guarded(request: Request) -> Response:
-            return await _guarded(request, answer, foreign=self.foreign)
-
-        return guarded
-
-
-class Foreign(Guarded):
-    """A route whose body another program makes by its own rules: any text may stand in it, and no key names a wish."""
-
-    foreign = True
-
-
-async def _guarded(request: Request, answer: Answer, *, foreign: bool) -> Response:
-    backend, state = request.app.state.backend, request.state
-    client = request.client.host if request.client else ""
-    token = request.headers.get("authorization")
-    state.principal = await run_in_threadpool(backend.authenticator.authenticate, token, client)
-    structlog.contextvars.bind_contextvars(actor=state.principal.name)
-    state.now, state.changed, state.reused_key = backend.clock(), [], None
-    state.heavy, state.turn = False, None
-    if request.method not in ("POST", "PATCH"):
-        return await answer(request)
-    request = bounded(request)
-    body = await request.body()
-    try:
-        await run_in_threadpool(check_body, request.headers.get("content-type", ""), body, any_text=foreign)
-    except BadBody as error:
-        return invalid(request, [(error.field, error.why)])
-    wish = None if foreign else _wish(request, body)
-    state.idempotency_key = wish.key if wish else None
-    if wish is not None:
-        return await _once(request, wish, answer)
-    return await _answered(request, answer)
-
-
-def _wish(request: Request, body: bytes) -> IdempotentRequest | None:
+def _identify(request: Request, body: bytes) -> IdempotentRequest | None:
     if request.method != "POST":
         return None
     key = request.headers.get("idempotency-key")
@@ -253,71 +285,42 @@ def _wish(request: Request, body: bytes) -> IdempotentRequest | None:
     return idempotent_request(name, key, request.method, request.url.path, request.scope["query_string"], body)
 
 
-async def _once(request: Request, wish: IdempotentRequest, answer: Answer) -> Response:
-    """Give the first answer again, or answer and keep that, unless nothing was changed."""
+async def _answer_once(request: Request, identified: IdempotentRequest, handler: Handler) -> Response:
+    """Replay the first answer to this request, or answer it and store the answer if something was changed."""
     engine, state = request.app.state.backend.engine, request.state
-    asked_at = datetime.now(UTC)  # answers age in the clients' world, not in a market that is replayed
-    first = await run_in_threadpool(recall_answer, engine, wish, asked_at)
-    if first is not None and first.digest == wish.digest and not await run_in_threadpool(_undone, request, first):
+    asked_at = datetime.now(UTC)  # real time: stored answers expire for clients, not for a replayed market
+    first = await run_in_threadpool(recall_answer, engine, identified, asked_at)
+    if first is not None and first.digest == identified.digest and not await run_in_threadpool(_undone, request, first):
         return _replay(request, first)
-    if first is not None:  # `Ask.changes` refuses it; a rollback goes ahead without the key
-        state.reused_key, state.idempotency_key = wish.key, None
-        return await _answered(request, answer)
+    if first is not None:  # `RequestContext.changes` refuses the request; a rollback goes ahead without the key
+        state.reused_key, state.idempotency_key = identified.key, None
+        return await _answer(request, handler)
     try:
-        response = await _answered(request, answer)
+        response = await _answer(request, handler)
     except RolloutError:
-        first = await run_in_threadpool(recall_answer, engine, wish, asked_at)
-        if first is None or first.digest != wish.digest:
+        first = await run_in_threadpool(recall_answer, engine, identified, asked_at)
+        if first is None or first.digest != identified.digest:
             raise
-        return _replay(request, first)  # the same wish came twice at once, and the other was first
+        return _replay(request, first)  # the same request arrived twice at the same time
     if state.changed and response.status_code < 300:
-        await run_in_threadpool(keep_answer, engine, wish, response, state.changed, asked_at)
+        await run_in_threadpool(keep_answer, engine, identified, response, state.changed, asked_at)
     return response
 
 
 def _undone(request: Request, first: ApiAnswer) -> bool:
-    """Return whether the version that a rollback took users off serves some again: then its answer is true no more."""
-    if not request.url.path.endswith("/strategy/rollback"):  # that of a rollout means this one alone, which has ended
+    """Return whether the version of a stored rollback answer serves users again, so that the answer is outdated."""
+    if not request.url.path.endswith("/strategy/rollback"):  # the rollback of one rollout ends that rollout for good
         return False
-    told = json.loads(first.body)
+    answer = json.loads(first.body)
     try:
-        routing = queries.read_routing(request.app.state.backend.engine).get(told["strategy_name"])
+        routing = queries.read_routing(request.app.state.backend.engine).get(answer["strategy_name"])
     except SQLAlchemyError as error:
         log.warning("api.routing_not_read", error=type(error).__name__)
         return True
-    return routing is not None and told["version"] in (routing.active, routing.canary)
+    return routing is not None and answer["version"] in (routing.active, routing.canary)
 
 
 def _replay(request: Request, first: ApiAnswer) -> Response:
     for strategy_name in first.strategies:
         request.state.principal.check_change(strategy_name)
     return replay_answer(first)
-
-
-async def _answered(request: Request, answer: Answer) -> Response:
-    try:
-        response = await answer(request)
-    finally:
-        if request.state.turn is not None:
-            turns, strategy_name = request.state.turn
-            turns.give_back(strategy_name)
-    if len(request.state.changed) == 1 and response.status_code < 300 and "ETag" not in response.headers:
-        generation = await run_in_threadpool(_generation, request)
-        if generation is not None:
-            response.headers["ETag"] = f'"{generation}"'
-    return response
-
-
-def _generation(request: Request) -> int | None:
-    """Return the generation that this request has made; it is done, whether that can be told or not."""
-    (strategy_name,) = request.state.changed
-    try:
-        return queries.generation_of(
-            request.app.state.backend.engine,
-            strategy_name=strategy_name,
-            actor=request.state.principal.name,
-            request_id=request.state.request_id,
-        )
-    except SQLAlchemyError as error:
-        log.warning("api.generation_not_read", error=type(error).__name__)
-        return None

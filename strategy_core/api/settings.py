@@ -1,4 +1,4 @@
-"""What an installation sets for its API, by environment: where it listens, and whose tokens it accepts."""
+"""API settings from the environment: where the server listens and which tokens it accepts."""
 
 from ipaddress import ip_address
 from pathlib import Path
@@ -11,34 +11,34 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from strategy_core.api.jwks import ASYMMETRIC, SYMMETRIC, FixedKey, Keys, RemoteKeys, algorithm_of, read_public_key
 from strategy_core.domain.errors import InvalidSetting
 
-DEVELOPMENT_SECRET = "development-only-secret-that-everybody-knows"  # noqa: S105  what its name says
+DEVELOPMENT_SECRET = "development-only-secret-that-everybody-knows"  # noqa: S105  accepted on this machine only
 AUDIENCE = "strategy-rollout"
 
 _PREFIX = "ROLLOUT_API_"
 _SECRET_BYTES = 32  # RFC 7518, section 3.2: as long as the digest
-_HIDDEN = ("secret", "public_key", "jwks_url")  # what is wrong with them may be the secret in them
+_HIDDEN = ("secret", "public_key", "jwks_url")  # an invalid value may contain a secret
 _NEEDED = (
     f"a secret of at least {_SECRET_BYTES} bytes here, or a key in {_PREFIX}PUBLIC_KEY or {_PREFIX}JWKS_URL; "
-    f"to try it out on this machine alone: {_PREFIX}DEVELOPMENT=1"
+    f"to try the API on this machine only: {_PREFIX}DEVELOPMENT=1"
 )
 
 
 class ApiSettings(BaseSettings):
-    """Read from the environment: `ROLLOUT_API_SECRET`, `ROLLOUT_API_PORT`, …
+    """Settings from the environment: `ROLLOUT_API_SECRET`, `ROLLOUT_API_PORT`, …
 
-    Exactly one of *secret*, *public_key* and *jwks_url* says whose tokens are accepted; *development* stands for it.
+    Set exactly one of *secret*, *public_key* and *jwks_url*, or *development* instead.
 
     Attributes:
-        host, port: where the server listens; port 0 is any free one.
-        secret: shared with whoever makes the tokens, for HS256; at least 32 bytes; never shown.
-        public_key: of whoever makes the tokens, for RS256 or ES256: PEM text, or `@FILE` with it.
+        host, port: where the server listens. Port 0 picks a free port.
+        secret: shared with the token issuer, for HS256. At least 32 bytes.
+        public_key: of the token issuer, for RS256 or ES256: PEM text, or `@FILE` that contains it.
         jwks_url: where an identity provider publishes its keys.
-        algorithms: what tokens may be signed by, as `RS256,ES256`; those of the key, unless given.
-        issuer: what a token's `iss` must be; any, unless given.
-        audience: what a token's `aud` must be, or hold.
-        leeway_s: by how much the clocks of issuer and server may differ; without any, a clock that is a second late
-            would refuse each new token, also that of a rollback.
-        development: accept tokens by a secret that everybody knows, on this machine alone.
+        algorithms: accepted signature algorithms, such as `RS256,ES256`. Default: those of the key.
+        issuer: required `iss` of a token. Default: any.
+        audience: required `aud` of a token.
+        leeway_s: accepted clock difference between issuer and server, in seconds. With 0, a server clock that is
+            one second late refuses every new token, also for a rollback.
+        development: accept tokens signed with a publicly known secret, on this machine only.
     """
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore", hide_input_in_errors=True)
@@ -61,47 +61,45 @@ class ApiSettings(BaseSettings):
             return None
         key = secret.get_secret_value().encode()
         if len(key) < _SECRET_BYTES:
-            raise ValueError(f"at least {_SECRET_BYTES} bytes, as of: openssl rand -base64 {_SECRET_BYTES}")
+            raise ValueError(f"at least {_SECRET_BYTES} bytes, for example from: openssl rand -base64 {_SECRET_BYTES}")
         try:
             jwt.get_algorithm_by_name(SYMMETRIC).prepare_key(key)
-        except jwt.InvalidKeyError:  # PyJWT signs by no text that looks like a key of another kind
-            raise ValueError(
-                f"a shared secret; a public key goes to {_PREFIX}PUBLIC_KEY, a private one nowhere"
-            ) from None
+        except jwt.InvalidKeyError:  # PyJWT refuses a secret that looks like a PEM or SSH key
+            raise ValueError(f"a shared secret; set a public key in {_PREFIX}PUBLIC_KEY") from None
         return secret
 
     @field_validator("public_key")
     @classmethod
-    def _public(cls, key: str | None) -> str | None:
+    def _load_public_key(cls, key: str | None) -> str | None:
         if key is None:
             return None
         if key.startswith("@"):
             try:
                 key = Path(key[1:]).read_text(encoding="ascii", errors="replace")
             except OSError as error:
-                raise ValueError(f"@FILE that can be read ({error.strerror})") from None
+                raise ValueError(f"a readable @FILE ({error.strerror})") from None
         read_public_key(key)
         return key
 
     @field_validator("jwks_url")
     @classmethod
-    def _safe_address(cls, url: AnyHttpUrl | None) -> AnyHttpUrl | None:
+    def _check_url(cls, url: AnyHttpUrl | None) -> AnyHttpUrl | None:
         if url is None:
             return None
         if url.username or url.password or url.fragment:
             raise ValueError("an address without a password or fragment")
         if url.scheme != "https" and not is_loopback(url.host or ""):
-            raise ValueError("an https address; http to this machine alone, since whoever changes keys makes tokens")
+            raise ValueError("an https address; http is allowed only to this machine, or keys could be forged")
         return url
 
     @field_validator("algorithms", mode="before")
     @classmethod
-    def _listed(cls, given: Any) -> Any:
+    def _split_algorithms(cls, given: Any) -> Any:
         return tuple(dict.fromkeys(each.strip() for each in given.split(","))) if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def _one_key(self) -> "ApiSettings":
-        """Raise InvalidSetting unless exactly one key is set, and every algorithm is one of its."""
+        """Raise InvalidSetting unless exactly one key is set and all algorithms fit it."""
         named = {name: value for name in _HIDDEN if (value := getattr(self, name)) is not None}
         if self.development:
             self._check_development(list(named))
@@ -110,9 +108,9 @@ class ApiSettings(BaseSettings):
             raise InvalidSetting(f"{_PREFIX}SECRET", None, _NEEDED)
         elif len(named) > 1:
             *others, last = [f"{_PREFIX}{name.upper()}" for name in named]
-            raise InvalidSetting(last, "***", f"only without {' and '.join(others)}: one key alone says who may enter")
+            raise InvalidSetting(last, "***", f"only without {' and '.join(others)}: set exactly one key")
         elif self.secret is not None and self.secret.get_secret_value() == DEVELOPMENT_SECRET:
-            raise InvalidSetting(f"{_PREFIX}SECRET", "***", "a secret of your own, not the one for development")
+            raise InvalidSetting(f"{_PREFIX}SECRET", "***", "your own secret, not the development secret")
         possible = self._possible()
         if not self.algorithms:
             self.algorithms = possible  # type: ignore[assignment]
@@ -121,7 +119,7 @@ class ApiSettings(BaseSettings):
         return self
 
     def open_keys(self) -> Keys:
-        """Return the keys that tokens are verified with; those of an address are fetched later."""
+        """Return the keys that verify tokens. A JWK set is fetched later."""
         if self.jwks_url is not None:
             return RemoteKeys(str(self.jwks_url), self.algorithms)
         if self.public_key is not None:
@@ -130,7 +128,7 @@ class ApiSettings(BaseSettings):
         return FixedKey(self.secret.get_secret_value().encode(), self.algorithms)
 
     def _possible(self) -> tuple[str, ...]:
-        """Return what the key can stand for; never HS256 beside another: then a public key would sign tokens."""
+        """Return the algorithms of the key. HS256 is not mixed with others, or a public key could sign tokens."""
         if self.secret is not None:
             return (SYMMETRIC,)
         return ASYMMETRIC if self.public_key is None else (algorithm_of(read_public_key(self.public_key)),)
@@ -138,14 +136,14 @@ class ApiSettings(BaseSettings):
     def _check_development(self, named: list[str]) -> None:
         if named:
             others = " and ".join(f"{_PREFIX}{name.upper()}" for name in named)
-            raise InvalidSetting(f"{_PREFIX}DEVELOPMENT", True, f"only without {others}: it brings its own secret")
+            raise InvalidSetting(f"{_PREFIX}DEVELOPMENT", True, f"only without {others}: it has a built-in secret")
         if not is_loopback(self.host):
-            allowed = f"127.0.0.1, ::1 or localhost with {_PREFIX}DEVELOPMENT, whose secret everybody knows"
+            allowed = f"127.0.0.1, ::1 or localhost with {_PREFIX}DEVELOPMENT, because its secret is public"
             raise InvalidSetting(f"{_PREFIX}HOST", self.host, allowed)
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether *host* is this machine, and nobody else can mean it."""
+    """Return whether *host* is a loopback address, or `localhost`."""
     try:
         return host == "localhost" or ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -153,7 +151,7 @@ def is_loopback(host: str) -> bool:
 
 
 def read_api_settings() -> ApiSettings:
-    """Return the API's settings of the environment; else raise InvalidSetting naming the variable."""
+    """Return the API's settings from the environment. A bad value raises InvalidSetting with the variable's name."""
     try:
         return ApiSettings()
     except ValidationError as error:

@@ -1,1 +1,1 @@
-"""Where candles come from and when markets are open; never what is decided on them."""
+"""Candle sources, and the hours when markets are open."""

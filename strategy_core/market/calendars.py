@@ -1,4 +1,4 @@
-"""When a market is open, so that silence can be told from a closed market; never what is traded in it."""
+"""Trading calendars: when a market is open, by weekly session and holidays."""
 
 import re
 from collections.abc import Mapping
@@ -31,7 +31,12 @@ from strategy_core.domain.arrays import BoolArray, IntArray
 from strategy_core.domain.errors import InvalidSetting
 from strategy_core.domain.lifecycle import utc
 
-ALL_SESSION = 0  # closed from its first hour, the evening before
+NEW_YORK = ZoneInfo("America/New_York")
+_HOUR = timedelta(hours=1)
+_EDGE = timedelta(minutes=5)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FRIDAY, _SATURDAY, _SUNDAY = 4, 5, 6
+ALL_SESSION = 0  # the whole session is closed, from the evening before
 NOON = 12
 _LAST_HOUR = 17  # New York time, at which every session ends
 
@@ -56,31 +61,31 @@ _EARLY = (
 _ENTRY = re.compile(r"(\d{4}-\d{2}-\d{2})(?:[ T](\d{2}:\d{2}))?")
 _ALLOWED = (
     "dates such as 2026-12-26 (closed) or 2026-12-24 13:45 (closed from then on, New York time, 17:00 at the latest), "
-    "with commas or lines between them; or the path of a file of them"
+    "separated by commas or lines, or the path of a file with such dates"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Holidays:
-    """The days of the rules above, and those that an owner lists beside them.
+    """The holidays of the built-in rules, and those that an owner adds.
 
     Attributes:
-        listed: by day, the hour in New York from which it is closed; ALL_SESSION is the whole session.
+        listed: by day, the hour in New York from which the market is closed, or ALL_SESSION.
     """
 
     listed: Mapping[date, int] = field(default_factory=lambda: MappingProxyType({}))
 
     def closed_from(self, day: date) -> int | None:
-        """Return the hour from which the session that ends on *day* may be closed; None when it is a day as any."""
+        """Return the hour from which the session that ends on *day* is closed, or None on a normal day."""
         hours = [each[day] for each in (self.listed, _by_rule(day.year)) if day in each]
         return min(hours, default=None)
 
 
 def read_holidays(text: str) -> Holidays:
-    """Return the holidays that *text*, or the file it names, lists; in a file `#` begins a remark.
+    """Return the holidays in *text*, or in the file that it names. In a file, `#` starts a comment.
 
     Raises:
-        InvalidSetting: an entry is no day, or there is no such file.
+        InvalidSetting: an entry is not a date, or the file cannot be read.
     """
     if not _ENTRY.match(text.strip()):
         try:
@@ -101,41 +106,36 @@ def _entry(written: str) -> tuple[date, int]:
         raise InvalidSetting("ROLLOUT_HOLIDAYS", written, _ALLOWED) from None
     if closes > time(_LAST_HOUR):
         raise InvalidSetting("ROLLOUT_HOLIDAYS", written, _ALLOWED)
-    return day, closes.hour  # the hour in which it closes may have no candle
+    return day, closes.hour  # rounded down: there may be no candle in the hour in which it closes
 
 
 @lru_cache(maxsize=256)
 def _by_rule(year: int) -> Mapping[date, int]:
-    first, last = datetime(year, 1, 1), datetime(year, 12, 31)  # noqa: DTZ001  days, as the rules want them
+    first, last = datetime(year, 1, 1), datetime(year, 12, 31)  # noqa: DTZ001  pandas' rules take dates without a time zone
     found = {moment.date(): NOON for rule in _EARLY for moment in rule.dates(first, last)}
     found |= {moment.date(): ALL_SESSION for rule in _CLOSED for moment in rule.dates(first, last)}
     return MappingProxyType(found)
 
 
-NEW_YORK = ZoneInfo("America/New_York")
-_HOUR = timedelta(hours=1)
-_EDGE = timedelta(minutes=5)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FRIDAY, _SATURDAY, _SUNDAY = 4, 5, 6
-
-
 class Calendar(Protocol):
+    """The trading hours of a market."""
+
     def is_open(self, moment: datetime) -> bool: ...
 
     def open_candles(self, opens: pd.DatetimeIndex, delta: timedelta) -> BoolArray:
-        """Return, for each candle that opens at *opens* and lasts *delta*, whether the market is open in any of it."""
+        """Return for each candle of length *delta* whether the market is open at some time during it."""
         ...
 
     def last_open_candle(self, now: datetime, delta: timedelta, grid: datetime = _EPOCH) -> datetime:
-        """Return when the newest candle that has closed by *now*, with the market open in any of it, opened.
+        """Return the open time of the newest candle that has closed by *now* and had the market open.
 
-        Candles open at *grid*, and at whole multiples of *delta* before and after it.
+        Candles open at *grid* and at whole multiples of *delta* before and after it.
         """
         ...
 
 
 class AlwaysOpen:
-    """A market that never closes."""
+    """A market that is always open."""
 
     def is_open(self, moment: datetime) -> bool:
         utc(moment)
@@ -149,12 +149,12 @@ class AlwaysOpen:
 
 
 class WeeklySession:
-    """Metals: from Sunday 18:00 to Friday 17:00 New York time, closed daily from 17:00 to 18:00, and on *holidays*.
+    """Metals: open from Sunday 18:00 to Friday 17:00 New York time, closed daily from 17:00 to 18:00 and on holidays.
 
-    The UTC hours follow New York's summer time.
+    The hours in UTC follow New York's daylight saving time.
 
     Args:
-        holidays: None for a market without any that keeps its hours to the minute, such as a made-up one.
+        holidays: leave it out for a synthetic market, which has no holidays and opens and closes on the minute.
     """
 
     def __init__(self, holidays: Holidays | None = None) -> None:
@@ -165,7 +165,7 @@ class WeeklySession:
 
     def open_candles(self, opens: pd.DatetimeIndex, delta: timedelta) -> BoolArray:
         in_any = np.zeros(len(opens), dtype=bool)
-        for hour in range(max(1, delta // _HOUR)):  # the session turns on whole hours only
+        for hour in range(max(1, delta // _HOUR)):  # sessions begin and end on whole hours
             in_any |= self._in_session(opens + hour * _HOUR)
         if self._holidays is not None and delta < _HOUR:
             in_any &= ~_at_an_edge(opens, delta)
@@ -173,7 +173,7 @@ class WeeklySession:
 
     def last_open_candle(self, now: datetime, delta: timedelta, grid: datetime = _EPOCH) -> datetime:
         newest, days = _newest_closed(now, delta, grid), 4  # longer than any weekend
-        while True:  # holidays are listed one by one: some day before them is none
+        while True:  # ends, because the number of listed holidays is finite
             opens = pd.date_range(newest - timedelta(days=days), newest, freq=delta)
             in_session = self.open_candles(opens, delta)
             if in_session.any():
@@ -190,10 +190,10 @@ class WeeklySession:
         return in_session
 
     def _closed_from(self, local: pd.DatetimeIndex) -> IntArray:
-        """Return, for each moment, the hour of its own day from which its session is closed; 24 when it is not."""
+        """Return for each moment the hour of its day from which its session is closed, or 24 if it is open."""
         assert self._holidays is not None
         wall_clock = local.tz_localize(None)
-        sessions = (wall_clock + 6 * _HOUR).normalize()  # from 18:00 on, the session is the next day's
+        sessions = (wall_clock + 6 * _HOUR).normalize()  # from 18:00 on, the session belongs to the next day
         days, which = np.unique(sessions.to_numpy(), return_inverse=True)
         found = [self._holidays.closed_from(pd.Timestamp(day).date()) for day in days]
         closed_from = np.array([24 if hour is None else hour for hour in found], dtype=np.int64)[which]
@@ -205,9 +205,9 @@ CALENDARS: Mapping[str, Calendar] = {"metals": WeeklySession(Holidays()), "alway
 
 
 def _at_an_edge(opens: pd.DatetimeIndex, delta: timedelta) -> BoolArray:
-    """Return which candles lie within _EDGE of a session's end or beginning, where brokers pause already or still.
+    """Return which candles lie within _EDGE of the start or end of a session, when brokers may be closed.
 
-    One missing minute before the weekend would else be two days of blindness.
+    Without this, one missing minute before the weekend would blind the gates for two days.
     """
     local = opens.tz_convert(NEW_YORK)
     clock = (local.hour * 60 + local.minute).to_numpy() * timedelta(minutes=1)

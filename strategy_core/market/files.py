@@ -1,4 +1,4 @@
-"""Candles from CSV and Parquet files: what they hold, checked; never a file written, never a candle made up."""
+"""Candles from CSV and Parquet files."""
 
 import warnings
 import zlib
@@ -19,11 +19,11 @@ SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
 
 class FileSource:
-    """The candles of one file, or of a folder with one file a symbol, whose stem is the symbol.
+    """The candles of one file, or of a folder with one file per symbol, named after the symbol.
 
-    A file is read, checked and logged when its symbol is first asked for, and held: to see a file that has grown, open
-    it again. Up to its last row a file knows its own gaps and holidays. Past it, `expected_at` is what the calendar
-    expects, so that a feed that stopped is missed; without a calendar the data simply end, and it is the last row.
+    A file is read and checked on first use and then kept in memory. Open the source again to see a file that has grown.
+    Up to its last row, a file shows its own gaps and holidays. After it, `expected_at` follows the calendar, so that a
+    stopped feed is noticed. Without a calendar, the last row is the newest expected candle.
     """
 
     def __init__(
@@ -35,17 +35,17 @@ class FileSource:
         now: datetime | None = None,
         calendar: Calendar | None = None,
     ) -> None:
-        """Find the files; *symbol* names a single file's symbol, or picks one out of a folder.
+        """Find the files, without reading them.
 
         Args:
             path: a .csv, .csv.gz or .parquet file, or a folder of them.
-            timeframe: of every file.
-            symbol: see above.
-            now: the moment of opening, when the files may end in a candle that is still being made: it is dropped.
-            calendar: of the market, when the files are a feed that should go on; None for a replay, whose data end.
+            timeframe: timeframe of every file.
+            symbol: name of a single file's symbol, or the only symbol to use from a folder.
+            now: time of opening. A last candle that has not closed by then is dropped.
+            calendar: trading hours, if the files are a feed that continues. Leave it out for a replay.
 
         Raises:
-            InvalidCandles: no such path, or nothing in it that can be read.
+            InvalidCandles: the path does not exist or has no candle files.
         """
         timeframe_delta(timeframe)
         self.name = str(path)
@@ -61,16 +61,16 @@ class FileSource:
     def candles(
         self, symbol: str, *, closed_by: datetime, since: datetime | None = None, bars: int | None = None
     ) -> pd.DataFrame:
-        return window(self._of(symbol), self.timeframe, closed_by=closed_by, since=since, bars=bars)
+        return window(self._load(symbol), self.timeframe, closed_by=closed_by, since=since, bars=bars)
 
     def expected_at(self, symbol: str, now: datetime) -> datetime | None:
-        candles = self._of(symbol)
+        candles = self._load(symbol)
         newest = newest_open(candles, self.timeframe, now)
         if self._calendar is None or newest is None or newest < candles.index[-1]:
             return newest
         return max(newest, self._calendar.last_open_candle(now, timeframe_delta(self.timeframe), newest))
 
-    def _of(self, symbol: str) -> pd.DataFrame:
+    def _load(self, symbol: str) -> pd.DataFrame:
         if symbol not in self._paths:
             raise UnknownSymbol(symbol, self._paths)
         if symbol not in self._candles:
@@ -79,10 +79,10 @@ class FileSource:
 
 
 def read_candles(path: Path, *, timeframe: str, now: datetime | None = None) -> pd.DataFrame:
-    """Return the checked candles of one file; log how many there are, the gaps, and each kind of repair.
+    """Return the checked candles of one file. Logs their number, gaps and repairs.
 
     Raises:
-        InvalidCandles: with the file and, where one row is at fault, its number (a CSV's header line is row 1).
+        InvalidCandles: with the file and, if known, the row (the header line of a CSV is row 1).
         MissingExtra: the file is Parquet and pyarrow is not installed.
     """
     parquet = path.name.endswith(".parquet")
@@ -105,7 +105,7 @@ def _paths_by_symbol(path: Path, symbol: str | None) -> dict[str, Path]:
         if not file.name.endswith(SUFFIXES):
             continue
         if _stem(file) in found:
-            raise InvalidCandles(str(path), f"two files of {_stem(file)}: {found[_stem(file)].name} and {file.name}")
+            raise InvalidCandles(str(path), f"two files for {_stem(file)}: {found[_stem(file)].name} and {file.name}")
         found[_stem(file)] = file
     if not found:
         raise InvalidCandles(str(path), f"no files of candles in this folder; allowed: {', '.join(SUFFIXES)}")
@@ -123,8 +123,8 @@ def _stem(path: Path) -> str:
 def _csv(path: Path) -> pd.DataFrame:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # fields beyond the header would be lost
-            # empty lines are kept as rows of nothing: skipped, they would shift the numbers of the rows after them
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # else extra fields are silently dropped
+            # keep empty lines: without them, the row numbers in error messages would be wrong
             return pd.read_csv(path, index_col=False, skip_blank_lines=False, low_memory=False)
     except pd.errors.EmptyDataError:
         raise InvalidCandles(str(path), "has no candles: the file is empty") from None
@@ -136,7 +136,7 @@ def _csv(path: Path) -> pd.DataFrame:
         raise InvalidCandles(str(path), f"is not CSV: {problem}", int(line[1]) if line else None) from None
     except UnicodeDecodeError as error:
         raise InvalidCandles(str(path), f"is not UTF-8 text: {error.reason}") from None
-    except (OSError, EOFError, zlib.error) as error:  # a broken or cut .gz among them
+    except (OSError, EOFError, zlib.error) as error:  # also a damaged or truncated .gz
         raise InvalidCandles(str(path), f"cannot be read: {error}") from None
 
 
@@ -145,6 +145,6 @@ def _parquet(path: Path) -> pd.DataFrame:
         return pd.read_parquet(path, engine="pyarrow")
     except ImportError:
         raise MissingExtra(f"reading {path}", "parquet") from None
-    except Exception as error:  # noqa: BLE001  a damaged file makes pyarrow and pandas raise whatever they stumble on
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise InvalidCandles(str(path), f"is not Parquet: {said[:200]}") from None
+    except Exception as error:  # noqa: BLE001  pyarrow and pandas raise many types for a damaged file
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InvalidCandles(str(path), f"is not Parquet: {reason[:200]}") from None

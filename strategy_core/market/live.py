@@ -1,19 +1,18 @@
-"""The candles of a server as one snapshot: fetched no further back than asked for, checked, and kept; never decided on.
+"""Live feeds: a snapshot of a server's candles, fetched page by page and kept in memory.
 
-What a snapshot has once told it tells again, whatever the server says meanwhile; the next snapshot asks anew, so that a
-candle which the vendor has revised is seen by its window's hash, as it is in a file.
+Candles that a snapshot has returned do not change while it is open. The next snapshot fetches them again, so that a
+candle which the vendor has revised shows up in the hash of its window, as with a file.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import count
-from time import sleep
-from typing import Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
 import structlog
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, stop_any
 
 from strategy_core.domain.candles import PRICES, checked_candles, count_closed, timeframe_delta
 from strategy_core.domain.errors import EvidenceUnavailable, FeedUnavailable, RolloutError, UnknownSymbol
@@ -24,53 +23,65 @@ from strategy_core.market.source import log_repairs, window
 T = TypeVar("T")
 
 TRIES = 3
-LONGEST_WAIT_S = 15.0  # runs come once a minute: one that waits longer only keeps the next one waiting
+LONGEST_WAIT_S = 15.0  # candle runs start once a minute, so a longer wait would only delay the next run
+BEGINNING = datetime(1678, 1, 1, tzinfo=UTC)  # pandas has no earlier candles
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # on the grid of every timeframe
+
+log = structlog.get_logger(__name__)
 
 
 class TransientError(Exception):
-    """There is no answer now, and the text says why; *after_s* is how long the server asks to be left alone."""
+    """A request failed for now. *after_s* is the wait that the server asks for, in seconds."""
 
     def __init__(self, why: str, after_s: float = 0.0) -> None:
         super().__init__(why)
         self.after_s = after_s
 
 
-def ask_again(ask: Callable[[], T], *, feed: str, wait_s: float) -> T:
-    """Return what *ask* does, which is tried again while it raises Passing.
+def ask_with_retries(ask: Callable[[], T], *, feed: str, wait_s: float) -> T:
+    """Return the result of *ask*, which is called again after a TransientError.
 
     Args:
-        feed: what the error is to name.
-        wait_s: before the second try; twice that before the third.
+        feed: name of the feed for the error message.
+        wait_s: seconds before the second try, and half of the wait before the third.
 
     Raises:
-        FeedUnavailable: the last try failed too, or the server asks for a longer wait than LONGEST_WAIT_S.
+        FeedUnavailable: the last try failed, or the server asks for a longer wait than LONGEST_WAIT_S.
     """
-    for tried in count(1):
-        try:
-            return ask()
-        except TransientError as passing:
-            wait = max(passing.after_s, wait_s * 2 ** (tried - 1))
-            if tried == TRIES:
-                raise FeedUnavailable(f"{feed}: {passing} (asked {tried} times)") from None
-            if wait > LONGEST_WAIT_S:
-                raise FeedUnavailable(f"{feed}: {passing} (it asks to wait {wait:g} s)") from None
-        sleep(wait)
-    raise AssertionError("count() ends never")
+
+    def wait(state: RetryCallState) -> float:
+        return max(_transient(state).after_s, wait_s * 2 ** (state.attempt_number - 1))
+
+    def too_long(state: RetryCallState) -> bool:
+        return state.upcoming_sleep > LONGEST_WAIT_S
+
+    def give_up(state: RetryCallState) -> NoReturn:
+        tried = state.attempt_number
+        why = f"asked {tried} times" if tried == TRIES else f"it asks to wait {state.upcoming_sleep:g} s"
+        raise FeedUnavailable(f"{feed}: {_transient(state)} ({why})") from None
+
+    retrying = Retrying(
+        retry=retry_if_exception_type(TransientError),
+        stop=stop_any(stop_after_attempt(TRIES), too_long),
+        wait=wait,
+        retry_error_callback=give_up,
+    )
+    return retrying(ask)
 
 
-log = structlog.get_logger(__name__)
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # on the grid of every timeframe
-BEGINNING = datetime(1678, 1, 1, tzinfo=UTC)  # before which there can be no candle
+def _transient(state: RetryCallState) -> TransientError:
+    error = state.outcome.exception() if state.outcome is not None else None
+    assert isinstance(error, TransientError)
+    return error
 
 
 @dataclass(frozen=True, slots=True)
 class CandlePage:
-    """Part of a history.
+    """One page of an instrument's history.
 
     Attributes:
-        rows: as `checked_candles` takes them; some may be newer than asked for.
-        since: all candles from then on are among the rows; None: as far back as the rows go.
+        rows: input for `checked_candles`. Some may be newer than requested.
+        since: the rows are complete from this time on. Default: from the oldest row on.
     """
 
     rows: pd.DataFrame
@@ -78,10 +89,10 @@ class CandlePage:
 
 
 class Vendor(Protocol):
-    """Who is asked for candles of one timeframe.
+    """A server with candles of one timeframe.
 
     Attributes:
-        most: candles of one page.
+        most: largest number of candles on a page.
     """
 
     @property
@@ -94,33 +105,33 @@ class Vendor(Protocol):
     def most(self) -> int: ...
 
     def page(self, instrument: str, *, before: datetime, count: int) -> CandlePage:
-        """Return the closed candles that opened in the last *count* slots, or are the last *count*, before *before*.
+        """Return closed candles before *before*: the last *count*, or those of the last *count* slots.
 
         *before* is the open time of a candle, and not in the future.
 
         Raises:
-            FeedUnavailable: it gives no answer, whichever instrument it is asked for.
-            EvidenceUnavailable: it gives none of this instrument.
+            FeedUnavailable: the server does not answer, for any instrument.
+            EvidenceUnavailable: the server has no answer for this instrument.
         """
         ...
 
 
 class LiveSource:
-    """What a vendor knew of some instruments when the source was opened.
+    """A vendor's candles of some instruments at the time of opening.
 
-    A tick asks only what is expected, and that the calendar answers: no rollback ever waits for a vendor's server.
-    Once the server has failed as a whole it is not asked again: what cannot be had now is had by the next snapshot,
-    and a run over many symbols does not wait for each of them.
+    A tick only needs `expected_at`, which the calendar answers, so a rollback does not wait for a vendor's server.
+    After the server has failed as a whole, this snapshot does not ask it again, so that a run over many symbols does
+    not wait once per symbol. The next snapshot tries again.
     """
 
     def __init__(self, vendor: Vendor, instruments: Mapping[str, str], *, now: datetime, calendar: Calendar) -> None:
-        """Open a snapshot; nothing is fetched yet.
+        """Open a snapshot. Candles are fetched later, when they are needed.
 
         Args:
-            vendor: who is asked.
+            vendor: the server to ask.
             instruments: the vendor's names, by symbol.
-            now: the moment of opening; no candle that closes later is served.
-            calendar: of the market: when candles are expected.
+            now: time of opening. Candles that close later are not returned.
+            calendar: trading hours, which decide when candles are expected.
         """
         self.name = vendor.name
         self.timeframe = vendor.timeframe
@@ -129,10 +140,8 @@ class LiveSource:
         self._now = utc(now, "now")
         self._calendar = calendar
         self._delta = timeframe_delta(vendor.timeframe)
-        self._in_the_making = (
-            _EPOCH + (self._now - _EPOCH) // self._delta * self._delta
-        )  # candles before it have closed
-        self._held: dict[str, _Held] = {}
+        self._open_candle = _EPOCH + (self._now - _EPOCH) // self._delta * self._delta  # earlier candles have closed
+        self._fetched: dict[str, _Fetched] = {}
         self._failed: dict[str, RolloutError] = {}
         self._down: FeedUnavailable | None = None
 
@@ -144,10 +153,10 @@ class LiveSource:
     ) -> pd.DataFrame:
         known_by = min(utc(closed_by, "closed_by"), self._now)
         since = None if since is None else utc(since, "since")
-        held = self._reaching(symbol, known_by, since, bars)
+        fetched = self._fetch_for(symbol, known_by, since, bars)
         if bars != 0:
-            self._check_silence(symbol, held, since or BEGINNING)
-        return window(held.candles, self.timeframe, closed_by=known_by, since=since, bars=bars)
+            self._check_silence(symbol, fetched, since or BEGINNING)
+        return window(fetched.candles, self.timeframe, closed_by=known_by, since=since, bars=bars)
 
     def expected_at(self, symbol: str, now: datetime) -> datetime | None:
         self._instrument(symbol)
@@ -158,73 +167,73 @@ class LiveSource:
             raise UnknownSymbol(symbol, self._instruments)
         return self._instruments[symbol]
 
-    def _reaching(self, symbol: str, known_by: datetime, since: datetime | None, bars: int | None) -> "_Held":
-        """Return what is held of *symbol*, after fetching what is missing of the question."""
+    def _fetch_for(self, symbol: str, known_by: datetime, since: datetime | None, bars: int | None) -> "_Fetched":
+        """Return the candles of *symbol*, after fetching those that these arguments need."""
         instrument = self._instrument(symbol)
-        held = self._held.get(symbol) or _Held(_nothing(), self._in_the_making)
-        while missing := self._missing(held, known_by, since, bars):
+        fetched = self._fetched.get(symbol) or _Fetched(_no_candles(), self._open_candle)
+        while missing := self._missing(fetched, known_by, since, bars):
             if problem := self._down or self._failed.get(symbol):
                 raise problem
             try:
-                held = self._further(instrument, held, min(missing, self._vendor.most))
+                fetched = self._fetch_page(instrument, fetched, min(missing, self._vendor.most))
             except FeedUnavailable as error:
                 self._down = error
                 raise
             except RolloutError as error:
                 self._failed[symbol] = error
                 raise
-            self._held[symbol] = held
-        return held
+            self._fetched[symbol] = fetched
+        return fetched
 
-    def _missing(self, held: "_Held", known_by: datetime, since: datetime | None, bars: int | None) -> int:
-        """Return how many candles before the oldest that is held are still needed, at most."""
-        if held.since <= (since or BEGINNING):
+    def _missing(self, fetched: "_Fetched", known_by: datetime, since: datetime | None, bars: int | None) -> int:
+        """Return the largest number of candles that are still needed before the oldest one."""
+        if fetched.since <= (since or BEGINNING):
             return 0
-        most = self._vendor.most if since is None else -((since - held.since) // self._delta)
+        most = self._vendor.most if since is None else -((since - fetched.since) // self._delta)
         if bars is None:
             return most
-        needed = bars - count_closed(held.candles, known_by, self.timeframe)
+        needed = bars - count_closed(fetched.candles, known_by, self.timeframe)
         if needed <= 0:
             return 0
-        needed += max(timedelta(0), held.since - known_by) // self._delta  # what lies between is not asked for
+        needed += max(timedelta(0), fetched.since - known_by) // self._delta  # candles in between do not count
         return needed if since is None else min(most, needed)
 
-    def _further(self, instrument: str, held: "_Held", count: int) -> "_Held":
-        page = self._vendor.page(instrument, before=held.since, count=count)
+    def _fetch_page(self, instrument: str, fetched: "_Fetched", count: int) -> "_Fetched":
+        page = self._vendor.page(instrument, before=fetched.since, count=count)
         source = f"{self.name} {instrument}"
-        older = _nothing()
+        older = _no_candles()
         if not page.rows.empty:
             checked = checked_candles(page.rows, timeframe=self.timeframe, source=source, now=self._now, sparse=True)
             log_repairs(source, checked.repairs)
-            older = checked.candles[checked.candles.index < pd.Timestamp(held.since)]  # what was told stays as told
+            older = checked.candles[checked.candles.index < pd.Timestamp(fetched.since)]  # keep known candles unchanged
         log.debug("candles.fetched", source=source, candles=len(older), asked=count)
         if page.since is not None:
             since = page.since
         elif len(older):
             since = pd.DatetimeIndex(older.index)[0].to_pydatetime()
-        elif len(page.rows) <= 1:  # the edge may be told twice
+        elif len(page.rows) <= 1:  # the vendor may repeat the oldest known candle
             since = BEGINNING
         else:
-            raise EvidenceUnavailable(f"{source}: asked for candles before {held.since}, it told later ones alone")
-        together = [part for part in (older, held.candles) if not part.empty]
-        return _Held(pd.concat(together) if together else held.candles, since)
+            raise EvidenceUnavailable(f"{source}: asked for candles before {fetched.since}, but got only later ones")
+        parts = [part for part in (older, fetched.candles) if not part.empty]
+        return _Fetched(pd.concat(parts) if parts else fetched.candles, since)
 
-    def _check_silence(self, symbol: str, held: "_Held", since: datetime) -> None:
-        """Refuse to say that there were no candles, when none at all is known and the market was open."""
-        if held.candles.empty and self._calendar.last_open_candle(self._now - self._delta, self._delta) >= since:
+    def _check_silence(self, symbol: str, fetched: "_Fetched", since: datetime) -> None:
+        """Raise EvidenceUnavailable if there are no candles at all although the market was open."""
+        if fetched.candles.empty and self._calendar.last_open_candle(self._now - self._delta, self._delta) >= since:
             raise EvidenceUnavailable(
                 f"{self.name}: no candles of {symbol} ({self._instruments[symbol]}), although its market was open"
             )
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _Fetched:
     """All candles that opened from *since* on and had closed when the snapshot was opened."""
 
     candles: pd.DataFrame
     since: datetime
 
 
-def _nothing() -> pd.DataFrame:
+def _no_candles() -> pd.DataFrame:
     times = pd.DatetimeIndex([], dtype="datetime64[ns, UTC]", name="timestamp")
     return pd.DataFrame({name: np.empty(0) for name in (*PRICES, "volume")}, index=times)

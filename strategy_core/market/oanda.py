@@ -1,7 +1,7 @@
-"""Candles of OANDA's v20 API: one page of one instrument as it was told; never an order, never a secret shown.
+"""OANDA's v20 API as a vendor of candles.
 
-Days and longer candles are asked for aligned to midnight UTC, not to New York's evening as OANDA does by itself, so
-that no candle's hours change with summer time.
+Daily candles are requested aligned to midnight UTC. OANDA's default is the evening in New York, which would shift the
+candles with daylight saving time.
 
 Source: OANDA v20 REST API, "Instrument Endpoints", GET /v3/instruments/{instrument}/candles.
 """
@@ -22,20 +22,19 @@ from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 from strategy_core.domain.candles import COLUMNS, PRICES
 from strategy_core.domain.errors import EvidenceUnavailable, FeedUnavailable
 from strategy_core.domain.lifecycle import utc
-from strategy_core.market.live import CandlePage, TransientError, ask_again
+from strategy_core.market.live import CandlePage, TransientError, ask_with_retries
 
 Account = Literal["practice", "live"]
 Price = Literal["M", "MBA"]
 HOSTS: Mapping[Account, str] = MappingProxyType(
     {"practice": "https://api-fxpractice.oanda.com", "live": "https://api-fxtrade.oanda.com"}
 )
-MOST = 4_999  # candles of a page; the server allows one more
+MOST = 4_999  # candles on a page, one less than the server's limit: see `page`
 GRANULARITIES = MappingProxyType(
     {"1m": "M1", "5m": "M5", "15m": "M15", "30m": "M30", "1h": "H1", "2h": "H2", "4h": "H4", "1d": "D"}
 )
-_LARGEST = 10_000_000  # bytes of an answer: 5000 candles with their sides are two
-_LONGEST = 200  # characters of what a server says of its error
-_BUSY = 429
+_LARGEST = 10_000_000  # bytes of an answer; 5000 candles with bid and ask take about two million
+_LONGEST = 200  # characters of an error message
 
 
 class _Prices(BaseModel):
@@ -43,10 +42,10 @@ class _Prices(BaseModel):
 
     o: str
     h: str
-    l: str  # noqa: E741  as OANDA calls it
+    l: str  # noqa: E741  OANDA's name
     c: str
 
-    def told(self) -> tuple[str, str, str, str]:
+    def values(self) -> tuple[str, str, str, str]:
         return self.o, self.h, self.l, self.c
 
 
@@ -69,16 +68,20 @@ class _Candles(BaseModel):
     candles: list[_Candle]
 
 
+class _Refusal(BaseModel):
+    errorMessage: str  # noqa: N815  OANDA's name
+
+
 class Oanda:
-    """A vendor as `market.live` asks it. Redirects are not followed: the token is for the named server alone.
+    """A vendor for `market.live`. Redirects are not followed, because the token is for the named server only.
 
     Args:
-        url: of the server, such as one of HOSTS.
-        token: of an OANDA account; reading candles moves no money, but a token may.
+        url: address of the server, such as one of HOSTS.
+        token: token of an OANDA account. It can also be used to trade, so it must stay secret.
         timeframe: a name in GRANULARITIES.
-        price: M for mid candles alone, MBA with their bid and ask sides.
-        timeout: in seconds, for one whole answer.
-        wait_s: before a second try.
+        price: M for mid candles, MBA for mid, bid and ask candles.
+        timeout: seconds for one whole answer.
+        wait_s: seconds before the second try.
     """
 
     most = MOST
@@ -102,14 +105,14 @@ class Oanda:
             "granularity": GRANULARITIES[self.timeframe],
             "price": self._price,
             "to": utc(before).isoformat().replace("+00:00", "Z"),
-            "count": str(min(count, MOST) + 1),  # should the one that opens then be told too
+            "count": str(min(count, MOST) + 1),  # the answer may include the candle that opens at `to`
             "smooth": "false",
             "alignmentTimezone": "UTC",
             "dailyAlignment": "0",
         }
-        answer = ask_again(lambda: self._answer(instrument, asked), feed=self.name, wait_s=self._wait_s)
+        answer = ask_with_retries(lambda: self._answer(instrument, asked), feed=self.name, wait_s=self._wait_s)
         if (answer.instrument, answer.granularity) != (instrument, asked["granularity"]):
-            raise self._none(instrument, f"answered with {answer.instrument} {answer.granularity}")
+            raise self._unavailable(instrument, f"answered with {answer.instrument} {answer.granularity}")
         return CandlePage(self._rows(instrument, [candle for candle in answer.candles if candle.complete]))
 
     def _answer(self, instrument: str, asked: Mapping[str, str]) -> _Candles:
@@ -117,7 +120,7 @@ class Oanda:
             response, body = self._fetch(f"{self._url}/v3/instruments/{instrument}/candles", asked)
         except httpx.TimeoutException:
             raise TransientError(f"no answer within {self._timeout:g} s") from None
-        except httpx.HTTPError as error:  # its text may quote what was sent
+        except httpx.HTTPError as error:  # its message may contain the token
             raise TransientError(f"no answer: {type(error).__name__}") from None
         if response.status_code != httpx.codes.OK:
             raise self._refusal(instrument, response, body)
@@ -125,13 +128,13 @@ class Oanda:
             return _Candles.model_validate_json(body)
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            if first["type"] == "json_invalid":  # cut on its way, or from somebody in between
+            if first["type"] == "json_invalid":  # truncated, or from a proxy
                 raise TransientError("the answer is not JSON") from None
             where = ".".join(str(part) for part in first["loc"])
-            raise self._none(instrument, f"the answer is not OANDA's: {where}: {first['msg']}") from None
+            raise self._unavailable(instrument, f"the answer is not OANDA's: {where}: {first['msg']}") from None
 
     def _fetch(self, url: str, asked: Mapping[str, str]) -> tuple[httpx.Response, bytes]:
-        """Return the answer and its body; httpx itself limits each read alone, so that a trickle would never end."""
+        """Return the answer and its body. httpx limits only single reads, so a slow trickle needs its own deadline."""
         deadline = monotonic() + self._timeout
         body = bytearray()
         with self._client.stream("GET", url, params=asked) as response:
@@ -144,53 +147,49 @@ class Oanda:
             return response, bytes(body)
 
     def _refusal(self, instrument: str, response: httpx.Response, body: bytes) -> Exception:
-        status, said = response.status_code, self._said(body)
-        if status == _BUSY or status >= httpx.codes.INTERNAL_SERVER_ERROR:
-            return TransientError(f"HTTP {status}{said}", _seconds(response.headers))
-        if status == httpx.codes.BAD_REQUEST and "Time is in the future" in said:  # a candle closed by our clock alone
-            return TransientError(f"this machine's clock is ahead of the server's{said}")
+        status, reason = response.status_code, self._reason(body)
+        if status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR:
+            return TransientError(f"HTTP {status}{reason}", _retry_after(response.headers))
+        if status == httpx.codes.BAD_REQUEST and "Time is in the future" in reason:  # only our clock is that far
+            return TransientError(f"this machine's clock is ahead of the server's{reason}")
         if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-            return FeedUnavailable(f"{self.name}: refuses ROLLOUT_OANDA_TOKEN: HTTP {status}{said}")
-        return self._none(instrument, f"HTTP {status}{said}")
+            return FeedUnavailable(f"{self.name}: refuses ROLLOUT_OANDA_TOKEN: HTTP {status}{reason}")
+        return self._unavailable(instrument, f"HTTP {status}{reason}")
 
-    def _said(self, body: bytes) -> str:
-        """Return what the server says of its error, as a line without the token, which it may echo."""
+    def _reason(self, body: bytes) -> str:
+        """Return the server's error message as one line, without the token, which it may repeat."""
         try:
-            said = _Refusal.model_validate_json(body).errorMessage
+            reason = _Refusal.model_validate_json(body).errorMessage
         except ValidationError:
             return ""
-        said = said.replace(self._token.get_secret_value(), "***")
-        return ": " + "".join(char if char.isprintable() else " " for char in said)[:_LONGEST]
+        reason = reason.replace(self._token.get_secret_value(), "***")
+        return ": " + "".join(char if char.isprintable() else " " for char in reason)[:_LONGEST]
 
     def _rows(self, instrument: str, candles: Sequence[_Candle]) -> pd.DataFrame:
-        told: list[tuple[str | float, ...]] = []
+        rows: list[tuple[str | float, ...]] = []
         for candle in candles:
-            row: tuple[str | float, ...] = (candle.time, *candle.mid.told(), candle.volume)
+            row: tuple[str | float, ...] = (candle.time, *candle.mid.values(), candle.volume)
             if self._price == "MBA":
                 if candle.bid is None or candle.ask is None:
-                    raise self._none(instrument, f"the answer is not OANDA's: no bid or ask at {candle.time}")
-                row += (*candle.bid.told(), *candle.ask.told())
-            told.append(row)
+                    raise self._unavailable(instrument, f"the answer is not OANDA's: no bid or ask at {candle.time}")
+                row += (*candle.bid.values(), *candle.ask.values())
+            rows.append(row)
         columns = COLUMNS if self._price == "MBA" else (*PRICES, "volume")
-        return pd.DataFrame(told, columns=["timestamp", *columns])
+        return pd.DataFrame(rows, columns=["timestamp", *columns])
 
-    def _none(self, instrument: str, why: str) -> EvidenceUnavailable:
+    def _unavailable(self, instrument: str, why: str) -> EvidenceUnavailable:
         return EvidenceUnavailable(f"{self.name} {instrument}: {why}")
 
 
-class _Refusal(BaseModel):
-    errorMessage: str  # noqa: N815  as OANDA calls it
-
-
-def _seconds(headers: httpx.Headers) -> float:
-    """Return for how long the server asks to be left alone; 0 when it does not say."""
-    told = headers.get("Retry-After", "0")
+def _retry_after(headers: httpx.Headers) -> float:
+    """Return the wait that the server asks for, in seconds, or 0."""
+    value = headers.get("Retry-After", "0")
     try:
-        return max(0.0, float(told))
+        return max(0.0, float(value))
     except ValueError:
         pass
-    try:  # a date, by the server's own clock
-        wait = parsedate_to_datetime(told) - parsedate_to_datetime(headers.get("Date", ""))
+    try:  # a date, by the server's clock
+        wait = parsedate_to_datetime(value) - parsedate_to_datetime(headers.get("Date", ""))
     except (ValueError, TypeError):
         return 0.0
     return max(0.0, wait.total_seconds())

@@ -1,4 +1,4 @@
-"""From a feed, written as one string, to the source of candles it names; never a candle read."""
+"""Open the candle source that a feed string names."""
 
 import re
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from strategy_core.market.oanda import HOSTS, Account, Oanda, Price
 from strategy_core.market.source import CandleSource
 from strategy_core.market.synthetic import DAYS, FIRST_CANDLE, INSTRUMENTS, SyntheticSource
 
-OANDA, CCXT = "oanda", "ccxt"
+OANDA, CCXT, SYNTHETIC = "oanda", "ccxt", "synthetic"
 LIVE = (OANDA, CCXT)
 _INSTRUMENT = {OANDA: re.compile(r"[A-Z0-9]+_[A-Z0-9]+"), CCXT: re.compile(r"[A-Za-z0-9]+/[A-Za-z0-9:._/-]+")}
 _EXAMPLE = {OANDA: "oanda:GOLD=XAU_USD,SILVER=XAG_USD?account=practice", CCXT: "ccxt:binance:BTC=BTC/USDT,ETH=ETH/USDT"}
@@ -30,12 +30,12 @@ Options = TypeVar("Options", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class FeedAccess:
-    """What a live feed needs beside its name.
+    """Access to the server of a live feed.
 
     Attributes:
-        oanda_token: of an OANDA account.
-        oanda_url: instead of OANDA's own hosts.
-        timeout: for one answer, in seconds.
+        oanda_token: token of an OANDA account.
+        oanda_url: address to use instead of OANDA's hosts.
+        timeout: seconds for one answer.
     """
 
     oanda_token: SecretStr | None = None
@@ -54,19 +54,80 @@ class _NoOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class _SyntheticOptions(BaseModel):
+    """Options after the `?` of a synthetic feed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    seed: int = 7
+    symbols: int = Field(default=10, ge=1, le=len(INSTRUMENTS))
+    start: date = FIRST_CANDLE.date()
+    days: int = DAYS
+
+
+def open_source(
+    feed: str,
+    *,
+    symbol: str | None = None,
+    timeframe: str = "1h",
+    now: datetime | None = None,
+    calendar: Calendar | None = None,
+    access: FeedAccess = FeedAccess(),
+) -> CandleSource:
+    """Return the source that *feed* names.
+
+    A feed is one of:
+        `synthetic:GOLD?seed=7&symbols=10&start=2024-01-01&days=730`: made-up candles. Everything after the first word
+            is optional. `symbols` is the number of instruments, the named one first.
+        `oanda:GOLD=XAU_USD,XAG_USD?account=practice`: OANDA. Options: `account=live`, `price=M` for mid prices only.
+        `ccxt:binance:BTC=BTC/USDT`: a crypto exchange.
+        the path of a .csv, .csv.gz or .parquet file, or of a folder with one file per symbol.
+
+    Args:
+        symbol: use only this symbol. For a single file, it names the file's symbol.
+        timeframe: timeframe of the candles.
+        now: time of opening. A candle that has not closed by then is left out. Required for a live feed.
+        calendar: trading hours, required for a live feed. With it, a file is expected to continue after its last row.
+            A synthetic feed ignores it.
+        access: access to the server of a live feed.
+
+    Raises:
+        InvalidSetting, UnknownSymbol, InvalidCandles, InvalidTimeframe, MissingExtra.
+    """
+    try:
+        spec = urlsplit(feed)
+    except ValueError as error:
+        raise InvalidSetting("feed", feed, f"synthetic:…, or the path of a file or folder ({error})") from None
+    kind, name = (spec.scheme, spec.path) if spec.scheme else (spec.path, "")
+    if kind == SYNTHETIC:
+        return _synthetic(name, spec.query, symbol, timeframe)
+    if kind in LIVE:
+        if now is None or calendar is None:
+            raise InvalidSetting("feed", feed, "synthetic:…, or files: a replay cannot use a live feed")
+        return open_live(
+            kind, name, spec.query, symbol=symbol, timeframe=timeframe, now=now, calendar=calendar, access=access
+        )
+    return FileSource(feed, timeframe=timeframe, symbol=symbol, now=now, calendar=calendar)
+
+
 def is_around_the_clock(feed: str) -> bool:
-    """Return whether what *feed* names trades without a pause, as far as its name can say."""
+    """Return whether *feed* is a market that trades around the clock, judged by its name."""
     return feed.startswith(f"{CCXT}:")
 
 
-def read_options(model: type[Options], query: str) -> Options:
-    """Return what follows the `?` of a feed; else raise InvalidSetting naming the option."""
-    try:
-        return model.model_validate(dict(parse_qsl(query, keep_blank_values=True)))
-    except ValidationError as error:
-        first = error.errors()[0]
-        allowed = f"{', '.join(model.model_fields) or 'none'} ({first['msg']})"
-        raise InvalidSetting(f"feed option {first['loc'][0]}", first["input"], allowed) from None
+def _synthetic(name: str, query: str, symbol: str | None, timeframe: str) -> SyntheticSource:
+    options = read_options(_SyntheticOptions, query)
+    named = symbol or name or next(iter(INSTRUMENTS))
+    if named not in INSTRUMENTS:
+        raise UnknownSymbol(named, INSTRUMENTS)
+    others = [other for other in INSTRUMENTS if other != named]
+    return SyntheticSource(
+        (named,) if symbol else (named, *others[: options.symbols - 1]),
+        seed=options.seed,
+        timeframe=timeframe,
+        start=datetime.combine(options.start, time(), UTC),
+        days=options.days,
+    )
 
 
 def open_live(
@@ -80,7 +141,13 @@ def open_live(
     calendar: Calendar,
     access: FeedAccess,
 ) -> LiveSource:
-    """Return the snapshot at *now* of the feed of that kind, one of LIVE; *symbol* picks one of its symbols.
+    """Return a snapshot at *now* of a live feed.
+
+    Args:
+        kind: one of LIVE.
+        name: the part of the feed between kind and `?`.
+        query: the part after `?`.
+        symbol: use only this symbol of the feed.
 
     Raises:
         InvalidSetting, UnknownSymbol, InvalidTimeframe, MissingExtra.
@@ -101,15 +168,16 @@ def open_live(
 
 def _oanda(options: _OandaOptions, timeframe: str, access: FeedAccess) -> Oanda:
     if access.oanda_token is None:
-        raise InvalidSetting("ROLLOUT_OANDA_TOKEN", None, "the token of an OANDA account, which the feed needs")
+        raise InvalidSetting("ROLLOUT_OANDA_TOKEN", None, "the token of an OANDA account")
     url = access.oanda_url or HOSTS[options.account]
     return Oanda(url, access.oanda_token, timeframe=timeframe, price=options.price, timeout=access.timeout)
 
 
 def _instruments(kind: str, listed: str, symbol: str | None) -> Mapping[str, str]:
-    """Return the vendor's names by symbol: `GOLD=XAU_USD`, or an instrument alone, whose symbol is its name.
+    """Return the vendor's names by symbol.
 
-    What a symbol cannot hold becomes a dash: `BTC/USDT` is served as `BTC-USDT`.
+    An entry is `GOLD=XAU_USD`, or an instrument without a symbol. Its symbol is then its name, with a dash for each
+    character that a symbol cannot have: `BTC/USDT` becomes `BTC-USDT`.
     """
     found: dict[str, str] = {}
     for entry in listed.split(","):
@@ -118,7 +186,7 @@ def _instruments(kind: str, listed: str, symbol: str | None) -> Mapping[str, str
         if not _INSTRUMENT[kind].fullmatch(instrument) or not _SYMBOL.fullmatch(named):
             raise InvalidSetting("feed instrument", entry, f"as in {_EXAMPLE[kind]}")
         if named in found:
-            raise InvalidSetting("feed instrument", entry, f"each symbol once; {named} is {found[named]} already")
+            raise InvalidSetting("feed instrument", entry, f"each symbol once; {named} is already {found[named]}")
         found[named] = instrument
     if symbol is None:
         return found
@@ -127,72 +195,11 @@ def _instruments(kind: str, listed: str, symbol: str | None) -> Mapping[str, str
     return {symbol: found[symbol]}
 
 
-SYNTHETIC = "synthetic"
-
-
-def open_source(
-    feed: str,
-    *,
-    symbol: str | None = None,
-    timeframe: str = "1h",
-    now: datetime | None = None,
-    calendar: Calendar | None = None,
-    access: FeedAccess = FeedAccess(),
-) -> CandleSource:
-    """Return the source that *feed* names.
-
-    Args:
-        feed: `synthetic:GOLD?seed=7&symbols=10&start=2024-01-01&days=730`, all but its first word optional: the
-            instrument named, and others after it, `symbols` in all; or `oanda:GOLD=XAU_USD,XAG_USD?account=practice`,
-            with `account=live`, and `price=M` for mid prices alone; or `ccxt:binance:BTC=BTC/USDT`; or the path of a
-            .csv, .csv.gz or .parquet file, or of a folder of them, one a symbol.
-        symbol: serve this one alone; a single file's symbol is otherwise its stem.
-        timeframe: of the candles.
-        now: the moment of opening, when the feed may end in a candle that is still being made.
-        calendar: when a file should go on: its candles are missed past its end as well. None: the data end there. A
-            synthetic feed ends after its days, whatever the calendar.
-        access: to the server of a live feed, which needs *now* and *calendar* too.
-
-    Raises:
-        InvalidSetting, UnknownSymbol, InvalidCandles, InvalidTimeframe, MissingExtra.
-    """
+def read_options(model: type[Options], query: str) -> Options:
+    """Return the options after the `?` of a feed. A bad option raises InvalidSetting with its name."""
     try:
-        spec = urlsplit(feed)
-    except ValueError as error:
-        raise InvalidSetting("feed", feed, f"synthetic:…, or the path of a file or folder ({error})") from None
-    kind, name = (spec.scheme, spec.path) if spec.scheme else (spec.path, "")
-    if kind == SYNTHETIC:
-        return _synthetic(name, spec.query, symbol, timeframe)
-    if kind in LIVE:
-        if now is None or calendar is None:
-            raise InvalidSetting("feed", feed, "synthetic:…, or files, where the past is played: a server is of today")
-        return open_live(
-            kind, name, spec.query, symbol=symbol, timeframe=timeframe, now=now, calendar=calendar, access=access
-        )
-    return FileSource(feed, timeframe=timeframe, symbol=symbol, now=now, calendar=calendar)
-
-
-class _Options(BaseModel):
-    """What may follow the `?` of a synthetic feed."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    seed: int = 7
-    symbols: int = Field(default=10, ge=1, le=len(INSTRUMENTS))
-    start: date = FIRST_CANDLE.date()
-    days: int = DAYS
-
-
-def _synthetic(name: str, query: str, symbol: str | None, timeframe: str) -> SyntheticSource:
-    options = read_options(_Options, query)
-    named = symbol or name or next(iter(INSTRUMENTS))
-    if named not in INSTRUMENTS:
-        raise UnknownSymbol(named, INSTRUMENTS)
-    others = [other for other in INSTRUMENTS if other != named]
-    return SyntheticSource(
-        (named,) if symbol else (named, *others[: options.symbols - 1]),
-        seed=options.seed,
-        timeframe=timeframe,
-        start=datetime.combine(options.start, time(), UTC),
-        days=options.days,
-    )
+        return model.model_validate(dict(parse_qsl(query, keep_blank_values=True)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        allowed = f"{', '.join(model.model_fields) or 'none'} ({first['msg']})"
+        raise InvalidSetting(f"feed option {first['loc'][0]}", first["input"], allowed) from None

@@ -1,4 +1,4 @@
-"""What the rollout asks of a source of candles; never how one reads or makes them."""
+"""The CandleSource protocol, and sources that stand in for another: an absent feed and a replay."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,10 +15,10 @@ log = structlog.get_logger(__name__)
 
 
 class CandleSource(Protocol):
-    """Candles of one timeframe for some symbols, as `domain.candles` describes them.
+    """Candles of one timeframe for some symbols, in the format of `domain.candles`.
 
-    A source is a snapshot: the same question gets the same candles for as long as it is open. What it knows beyond
-    `closed_by` it keeps to itself. The frames are the caller's own.
+    A source is a snapshot: while it is open, the same call returns the same candles. It does not return candles that
+    close after `closed_by`. Callers may modify the returned frames.
     """
 
     @property
@@ -32,25 +32,25 @@ class CandleSource(Protocol):
     def candles(
         self, symbol: str, *, closed_by: datetime, since: datetime | None = None, bars: int | None = None
     ) -> pd.DataFrame:
-        """Return the candles that closed by *closed_by*, in time order; none is an empty frame.
+        """Return the candles that closed by *closed_by*, oldest first. The frame may be empty.
 
         Args:
-            symbol: one of `symbols()`; else UnknownSymbol.
-            closed_by: the last moment known.
-            since: leave out candles that opened earlier.
-            bars: the last so many of these.
+            symbol: one of `symbols()`. Others raise UnknownSymbol.
+            closed_by: latest close time.
+            since: earliest open time.
+            bars: return only the last *bars* of these candles.
         """
         ...
 
     def expected_at(self, symbol: str, now: datetime) -> datetime | None:
-        """Return the open time of the newest candle that should be there by *now*; None before the first."""
+        """Return the open time of the newest candle that should exist by *now*, or None before the first one."""
         ...
 
 
 def window(
     candles: pd.DataFrame, timeframe: str, *, closed_by: datetime, since: datetime | None, bars: int | None
 ) -> pd.DataFrame:
-    """Return a copy of the part of *candles* that `CandleSource.candles` is asked for."""
+    """Return a copy of the part of *candles* that `CandleSource.candles` has to return for these arguments."""
     stop = count_closed(candles, closed_by, timeframe)
     start = 0 if since is None else int(candles.index.searchsorted(pd.Timestamp(utc(since, "since"))))
     if bars is not None:
@@ -59,12 +59,13 @@ def window(
 
 
 def newest_open(candles: pd.DataFrame, timeframe: str, now: datetime) -> datetime | None:
-    """Return when the newest of *candles* that has closed by *now* opened; None when none has."""
+    """Return the open time of the newest of *candles* that has closed by *now*, if there is one."""
     closed = count_closed(candles, now, timeframe)
     return pd.DatetimeIndex(candles.index)[closed - 1].to_pydatetime() if closed else None
 
 
 def log_repairs(source: str, repairs: Repairs) -> None:
+    """Log a warning if candles were repaired."""
     if repairs:
         log.warning(
             "candles.repaired",
@@ -76,10 +77,10 @@ def log_repairs(source: str, repairs: Repairs) -> None:
 
 
 class AbsentSource:
-    """Stands for a feed that could not be opened. To a rollout it is blindness, which ends in a rollback, not a pass.
+    """Stands in for a feed that could not be opened, so that gates are blind and the rollout can still roll back.
 
     Args:
-        why: raised at every question.
+        why: the error that every method raises.
     """
 
     def __init__(self, name: str, timeframe: str, why: RolloutError) -> None:
@@ -104,12 +105,12 @@ class AbsentSource:
 
 @dataclass(frozen=True, slots=True)
 class ReplayClock:
-    """Simulated time as a pure function of real time: every process that has these three facts tells the same time.
+    """Simulated time as a pure function of real time, so that all processes of a replay agree.
 
     Attributes:
-        started_at: the real moment at which the replay began.
-        replay_from: what the simulated clock showed at that moment.
-        speed: simulated seconds in a real second; 3600 plays an hourly candle a second.
+        started_at: real time at which the replay began.
+        replay_from: simulated time at that moment.
+        speed: simulated seconds per real second. With 3600, an hourly candle takes one second.
     """
 
     started_at: datetime
@@ -123,28 +124,27 @@ class ReplayClock:
             raise InvalidSetting("speed", self.speed, "above 0, at most 1000000")
 
     def now(self, real_now: datetime) -> datetime:
-        """Return the simulated time at *real_now*; before the start it stands still.
+        """Return the simulated time at *real_now*. Before the start it is *replay_from*.
 
         Raises:
-            InvalidSetting: the speed has led beyond the times that candles can have.
+            InvalidSetting: the simulated time is outside the range that candles can have.
         """
         elapsed = max(utc(real_now, "real_now") - utc(self.started_at), timedelta(0))
         try:
             return utc(utc(self.replay_from) + elapsed * self.speed)
         except (OverflowError, TimeOutOfRange):
-            allowed = f"one at which {elapsed} after {self.replay_from.isoformat()} is not out of range"
+            allowed = f"a speed at which {elapsed} after {self.replay_from.isoformat()} is in range"
             raise InvalidSetting("replay_speed", self.speed, allowed) from None
 
 
 class ReplaySource:
-    """Another source's candles, of which none is shown that closes after *now*, whatever is asked.
+    """Another source's candles up to the simulated time *now*.
 
-    Past the end of the other source it expects what that source expects: of a file opened without a calendar, as for a
-    replay it should be, the last row.
+    Open a file for a replay without a calendar: then the last row is the newest expected candle.
     """
 
     def __init__(self, source: CandleSource, now: datetime) -> None:
-        """Stop *source* at the simulated time *now*, such as `clock.now(real_now)`."""
+        """Limit *source* to the simulated time *now*, such as `clock.now(real_now)`."""
         self.name = f"replay of {source.name}"
         self.timeframe = source.timeframe
         self._source = source

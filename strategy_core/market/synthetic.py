@@ -1,19 +1,19 @@
-"""A made-up market of metals and energy, for demonstrations and tests; never evidence about a real one.
+"""A synthetic market of metals and energy, for demonstrations and tests only.
 
-What it imitates: sessions in New York time, busy and calm regimes shared by all symbols, shocks with heavy tails of
-which a part is common, an hour-of-day pattern, weekend gaps, spreads that widen when it is quiet.
+It imitates sessions in New York time, busy and calm regimes shared by all symbols, heavy-tailed shocks with a common
+part, an hour-of-day pattern, weekend gaps, and wider spreads in quiet hours.
 
-What it makes easier than a real market, on purpose: the price swings. While a symbol's regime is `swinging`, a shock is
-followed by six candles of the same direction and a dozen back, so that a strategy which trades against exhaustion has
-a modest edge; while it is `lagging`, the swing is the other way round, and that strategy loses. Regimes are Markov
-chains nobody is told of. `fib_rsi` as it comes wins some 56 % of its trades here, at 0.13 R each, and makes about one
-every two days a symbol.
+On purpose, it is easier to trade than a real market, because prices swing. While a symbol's regime is `swinging`, a
+shock is followed by six candles in the same direction and twelve back, which gives a small edge to a strategy that
+trades against exhaustion. While it is `lagging`, the swing is reversed, and that strategy loses. Regimes are hidden
+Markov chains. With its default parameters, `fib_rsi` wins about 56 % of its trades here, at 0.13 R per trade, and
+makes about one trade per symbol every two days.
 
     log close = log base price + sum of (shocks + gaps) + swing
     swing     = 2 fade cos(2π / cycle) × last swing - fade² × the one before + regime × shock
 
-The whole world from its start is drawn at once, each ingredient from its own random stream in the order of time: any
-part of it is the same whatever is asked, however long the world is and whichever symbols stand beside it.
+All candles from the start are drawn at once, each ingredient from its own random stream in time order. So a candle
+does not depend on the request, the length of the market or the other symbols.
 """
 
 import zlib
@@ -42,9 +42,9 @@ _BUSY_LASTS = (120.0, 50.0)  # candles on average
 _SWING = (0.25, -0.1)  # swinging and lagging: how much of a shock starts a swing
 _SWING_LASTS = (300.0, 100.0)
 _CYCLE = 24  # candles from crest to crest
-_FADE = 0.95  # of a swing's height that is left a candle later
+_FADE = 0.95  # fraction of a swing's height that is left one candle later
 _GAP = 0.5  # volatility of a closed hour, as a share of an open one
-_HOURLY = np.concatenate(  # volatility by hour in New York: London and New York are loud, the evening is quiet
+_HOURLY = np.concatenate(  # volatility by hour in New York: high in London and New York hours, low in the evening
     [np.full(3, 0.8), np.full(5, 1.05), np.full(4, 1.4), np.full(4, 0.95), np.full(4, 0.65), np.full(4, 0.85)]
 )
 _QUIET = np.where(np.isin(np.arange(24), (16, 18, 19)), 3.0, np.where(np.arange(24) > 19, 1.4, 1.0))  # spread by hour
@@ -52,14 +52,14 @@ _QUIET = np.where(np.isin(np.arange(24), (16, 18, 19)), 3.0, np.where(np.arange(
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """What is made up about one instrument.
+    """Parameters of one synthetic instrument.
 
     Attributes:
-        price: where it starts.
-        decimals: it is quoted in.
-        volatility: standard deviation of an hour's move, as a fraction of the price.
-        spread: usual ask minus bid, as a fraction of the price.
-        loading: correlation of its shocks with the common ones.
+        price: first price.
+        decimals: number of decimals in quotes.
+        volatility: standard deviation of an hourly move, as a fraction of the price.
+        spread: typical ask minus bid, as a fraction of the price.
+        loading: correlation of its shocks with the common shocks.
     """
 
     price: float
@@ -86,10 +86,10 @@ INSTRUMENTS = {
 
 
 class SyntheticSource:
-    """Candles with bid and ask sides of up to twelve made-up instruments, which end after *days*.
+    """Candles with bid and ask prices of up to twelve synthetic instruments, for *days* days.
 
-    One (seed, timeframe, start, symbol) is one history on every machine. Another timeframe is another history, not the
-    same one seen in other steps.
+    Seed, timeframe, start and symbol determine the history, on every machine. Another timeframe is a different
+    history, not the same one in other steps.
     """
 
     def __init__(
@@ -126,19 +126,19 @@ class SyntheticSource:
     def candles(
         self, symbol: str, *, closed_by: datetime, since: datetime | None = None, bars: int | None = None
     ) -> pd.DataFrame:
-        return window(self._of(symbol), self.timeframe, closed_by=closed_by, since=since, bars=bars)
+        return window(self._draw_once(symbol), self.timeframe, closed_by=closed_by, since=since, bars=bars)
 
     def expected_at(self, symbol: str, now: datetime) -> datetime | None:
-        return newest_open(self._of(symbol), self.timeframe, now)
+        return newest_open(self._draw_once(symbol), self.timeframe, now)
 
-    def _of(self, symbol: str) -> pd.DataFrame:
+    def _draw_once(self, symbol: str) -> pd.DataFrame:
         if symbol not in self._symbols:
             raise UnknownSymbol(symbol, self._symbols)
         if symbol not in self._candles:
-            self._candles[symbol] = self._drawn(symbol)
+            self._candles[symbol] = self._draw(symbol)
         return self._candles[symbol]
 
-    def _drawn(self, symbol: str) -> pd.DataFrame:
+    def _draw(self, symbol: str) -> pd.DataFrame:
         instrument = INSTRUMENTS[symbol]
         world = self._world
         size = len(world.opens)
@@ -171,7 +171,7 @@ class SyntheticSource:
 
 @dataclass(frozen=True, slots=True)
 class _World:
-    """What the symbols share; arrays of one shape, (candles,)."""
+    """What all symbols share. All arrays have the shape (candles,)."""
 
     opens: pd.DatetimeIndex
     shocks: FloatArray
@@ -186,21 +186,21 @@ def _shocks(stream: np.random.Generator, size: int) -> FloatArray:
 
 
 def _swing(pushes: FloatArray) -> FloatArray:
-    """Return where a damped spring is that is pushed; a loop, since to import SciPy's filters takes half a second."""
+    """Return the position of a damped spring after each push. A loop, because importing SciPy's filters is slow."""
     near, far = float(-2 * _FADE * np.cos(2 * np.pi / _CYCLE)), _FADE**2
-    places = []
+    positions = []
     kept = next_kept = 0.0
     for push in pushes.tolist():
-        place = push + kept
-        kept, next_kept = next_kept - near * place, -far * place  # the order of rounding is the filter's: golden
-        places.append(place)
-    return np.array(places)
+        position = push + kept
+        kept, next_kept = next_kept - near * position, -far * position  # keep the rounding order: golden tests
+        positions.append(position)
+    return np.array(positions)
 
 
 def _by_regime(
     stream: np.random.Generator, size: int, values: tuple[float, float], lasts: tuple[float, float]
 ) -> FloatArray:
-    """Return one of the two *values* for each candle: a Markov chain whose states last so many candles on average."""
+    """Return one of the two *values* for each candle: a Markov chain whose states last *lasts* candles on average."""
     changes = np.cumsum(stream.geometric(1 / np.resize(lasts, size)))
     return np.where(np.searchsorted(changes, np.arange(size), side="right") % 2 == 0, *values)
 
@@ -208,10 +208,10 @@ def _by_regime(
 def _extremes(
     stream: np.random.Generator, opened: FloatArray, close: FloatArray, scale: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Return the highest and lowest point of a Brownian path from *opened* to *close*, each by its exact law.
+    """Return the highest and lowest point of a Brownian path from *opened* to *close*, each by its exact distribution.
 
-    Source: the maximum of a Brownian bridge, P(max > h) = exp(-2 (h - open)(h - close) / scale²); the two are drawn
-    independently of each other, which they are not in truth.
+    Source: the maximum of a Brownian bridge, P(max > h) = exp(-2 (h - open)(h - close) / scale²). As a simplification,
+    the two are drawn independently of each other.
     """
     up, down = -2.0 * scale * scale * np.log1p(-stream.random((len(opened), 2)).T)
     middle, square = (opened + close) / 2, (close - opened) ** 2
@@ -227,7 +227,7 @@ def _quoted(
     spread: FloatArray,
     volume: FloatArray,
 ) -> pd.DataFrame:
-    """Return the candles in the instrument's decimals, which also hides the last bit where processors differ."""
+    """Return the candles, rounded to the instrument's decimals, so that all processors give the same values."""
     decimals = instrument.decimals
     tick = 10.0**-decimals
     mid = {name: np.round(instrument.price * np.exp(log), decimals) for name, log in zip(PRICES, logs, strict=True)}

@@ -1,1 +1,1 @@
-"""Routing in the platform's own process: answers from memory, and never waits for a database or a network."""
+"""Routing in the platform's own process: answers from memory, without waiting for a database or a network."""

@@ -1,4 +1,4 @@
-"""Routing from the platform's API: asked twice a second, answered in full only when something has changed."""
+"""Routing from the platform's API, which is polled twice a second and answers in full only after a change."""
 
 from threading import Event
 from time import monotonic
@@ -8,15 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from strategy_core.domain.errors import InvalidPercent, RoutingUnavailable
 from strategy_core.domain.routing import Routing, basis_points
-from strategy_core.router.source import Found
+from strategy_core.router.source import AllRouting
 
 PATH = "/api/v1/strategy/routing"
-_ASK_S = 0.5
+_POLL_S = 0.5
 _ANSWER_S = 3.0
 _LARGEST = 10_000_000  # bytes of an answer
 
 
-class _Row(BaseModel):
+class _StrategyRouting(BaseModel):
     model_config = ConfigDict(strict=True)
 
     strategy_name: str = Field(min_length=1)
@@ -34,35 +34,35 @@ class _Row(BaseModel):
 
 
 class _Answer(BaseModel):
-    strategies: list[_Row]
+    strategies: list[_StrategyRouting]
 
 
 class HttpSource:
-    """Asks `GET {url}/api/v1/strategy/routing`. Redirects are not followed: the token is for that server alone."""
+    """Polls `GET {url}/api/v1/strategy/routing`. Redirects are not followed: the token is for that server only."""
 
     def __init__(self, url: str, token: str | None) -> None:
         self.address = url
         self._token = token
         self._client: httpx.Client | None = None
-        self._etag: str | None = None  # of what was taken last
+        self._etag: str | None = None  # of the last accepted answer
 
-    def read(self) -> Found | None:
+    def read(self) -> AllRouting | None:
         try:
-            status, etag, body = self._ask()
+            status, etag, body = self._request()
         except httpx.TimeoutException:
             raise RoutingUnavailable(self.address, f"no answer within {_ANSWER_S:g} s") from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:  # its text may quote what was sent
+        except (httpx.HTTPError, httpx.InvalidURL) as error:  # its message may contain the token
             raise RoutingUnavailable(self.address, f"no answer: {type(error).__name__}") from None
         if status == httpx.codes.NOT_MODIFIED and self._etag is not None:
             return None
         if status != httpx.codes.OK:
             raise RoutingUnavailable(self.address, _refusal(status))
-        found = self._found(body)
+        found = self._parse(body)
         self._etag = etag
         return found
 
     def wait(self, stop: Event) -> None:
-        stop.wait(_ASK_S)
+        stop.wait(_POLL_S)
 
     def close(self) -> None:
         client, self._client, self._etag = self._client, None, None
@@ -70,16 +70,16 @@ class HttpSource:
             client.close()
 
     def before_fork(self) -> None:
-        """Nothing to do: what is open may stay open."""
+        """No action: an open socket may stay open."""
 
     def after_fork_in_parent(self) -> None:
-        """Nothing was stopped."""
+        """No action is needed."""
 
     def after_fork_in_child(self) -> None:
-        """Nothing to do: a socket that nobody uses harms nobody."""
+        """No action: the copied socket is not used."""
 
-    def _ask(self) -> tuple[int, str | None, bytes]:
-        """Return status, ETag and body, within one deadline: httpx itself limits each read alone."""
+    def _request(self) -> tuple[int, str | None, bytes]:
+        """Return status, ETag and body within one deadline. httpx limits only single reads."""
         if self._client is None:
             headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
             self._client = httpx.Client(headers={"Cache-Control": "no-cache", **headers}, timeout=_ANSWER_S)
@@ -93,7 +93,7 @@ class HttpSource:
                     raise httpx.ReadTimeout("too long")
             return response.status_code, response.headers.get("ETag"), body
 
-    def _found(self, body: bytes) -> Found:
+    def _parse(self, body: bytes) -> AllRouting:
         try:
             return {row.strategy_name: row.routing() for row in _Answer.model_validate_json(body).strategies}
         except (ValidationError, InvalidPercent):

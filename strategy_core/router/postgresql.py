@@ -1,4 +1,4 @@
-"""Routing from PostgreSQL: read when a change is notified, and again every few seconds whatever is heard."""
+"""Routing from PostgreSQL, which is read after a notification and every two seconds."""
 
 import os
 import selectors
@@ -14,15 +14,15 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
 from strategy_core.domain.errors import RoutingUnavailable
-from strategy_core.router.source import Found
+from strategy_core.router.source import AllRouting
 from strategy_core.store import versions
 from strategy_core.store.engine import failure
 
-CHANNEL = "rollout_strategy"  # a trigger on `strategy` notifies it
-_HEARTBEAT_S = 2.0  # between two reads: what a pooler keeps from us, or a network loses, is seen then
+CHANNEL = "rollout_strategy"  # a trigger on the table `strategy` notifies it
+_HEARTBEAT_S = 2.0  # between two reads, in case a pooler or the network loses a notification
 _ANSWER_S = 5.0
-_SLICE_S = 0.25  # how soon a wait ends that is told to stop
-_CONNECTION = {  # a link that swallows everything must be noticed; what the address says goes before
+_SLICE_S = 0.25  # how soon a wait notices that it must stop
+_CONNECTION = {  # defaults that detect a dead connection
     "connect_timeout": 3,
     "keepalives_idle": 5,
     "keepalives_interval": 2,
@@ -33,7 +33,7 @@ _CONNECTION = {  # a link that swallows everything must be noticed; what the add
 
 
 class _Bounded(psycopg.Connection[Any]):
-    """A connection on which nothing takes longer than `_ANSWER_S`: the server may hang with the network alive."""
+    """A connection with a timeout of `_ANSWER_S` for every answer, because a server can hang on a healthy network."""
 
     def wait(self, gen: Generator[Any, Any, Any], *_: Any, **__: Any) -> Any:
         deadline = monotonic() + _ANSWER_S
@@ -45,14 +45,14 @@ class _Bounded(psycopg.Connection[Any]):
                     wanted = gen.send(gen_ready)
         except StopIteration as done:
             return done.value
-        self.pgconn.finish()  # else closing it would wait for the answer once more
+        self.pgconn.finish()  # else close() would wait for the answer again
         raise psycopg.OperationalError(f"no answer within {_ANSWER_S:g} s")
 
 
 class PostgresqlSource:
-    """Listens on one connection of its own, which it also reads by.
+    """Listens and reads on one connection.
 
-    A pooler that lends connections by transaction passes no notifications on: changes then come by the heartbeat.
+    Behind a pooler in transaction mode there are no notifications, so changes are seen by the heartbeat.
     """
 
     def __init__(self, url: URL) -> None:
@@ -65,11 +65,11 @@ class PostgresqlSource:
         self._driver: psycopg.Connection[Any] | None = None
         self._notified = False
 
-    def read(self) -> Found | None:
+    def read(self) -> AllRouting | None:
         try:
             if self._connection is None:
                 self._connection = self._engine.connect()
-                self._connection.exec_driver_sql(f"LISTEN {CHANNEL}")  # before the read: nothing falls in between
+                self._connection.exec_driver_sql(f"LISTEN {CHANNEL}")  # before the read, so that no change is missed
             self._notified = False
             with Session(self._connection) as session:
                 return versions.all_routing(session)
@@ -79,7 +79,7 @@ class PostgresqlSource:
     def wait(self, stop: Event) -> None:
         deadline = monotonic() + _HEARTBEAT_S
         try:
-            while not (self._heard() or stop.is_set()) and (left := deadline - monotonic()) > 0:
+            while not (self._has_notification() or stop.is_set()) and (left := deadline - monotonic()) > 0:
                 self._listen(min(left, _SLICE_S))
         except psycopg.Error as error:
             raise RoutingUnavailable(self.address, " ".join(str(error).split())) from error
@@ -92,19 +92,20 @@ class PostgresqlSource:
                 connection.close()
 
     def before_fork(self) -> None:
-        """Nothing to do: what is open may stay open."""
+        """No action: an open connection may stay open."""
 
     def after_fork_in_parent(self) -> None:
-        """Nothing was stopped."""
+        """No action is needed."""
 
     def after_fork_in_child(self) -> None:
+        """Replace the copied socket, without closing the parent's connection."""
         if self._driver is not None and not self._driver.closed:
             nowhere = os.open(os.devnull, os.O_RDWR)
-            os.dup2(nowhere, self._driver.pgconn.socket)  # or the server would see this connection until the child ends
+            os.dup2(nowhere, self._driver.pgconn.socket)  # else the connection stays open until the child ends
             os.close(nowhere)
 
-    def _heard(self) -> bool:
-        """Tell whether a notification has come, with an answer or without."""
+    def _has_notification(self) -> bool:
+        """Return whether a notification has arrived, also one together with an answer."""
         while self._driver is not None and self._driver.pgconn.notifies() is not None:
             self._notified = True
         return self._notified
@@ -116,15 +117,15 @@ class PostgresqlSource:
     def _connect(self) -> psycopg.Connection[Any]:
         arguments, options = self._engine.dialect.create_connect_args(self._url)
         self._driver = _Bounded.connect(*arguments, **{**_CONNECTION, **options}, autocommit=True)
-        self._driver.add_notify_handler(self._note)
+        self._driver.add_notify_handler(self._set_notified)
         return self._driver
 
-    def _note(self, _: psycopg.Notify) -> None:
+    def _set_notified(self, _: psycopg.Notify) -> None:
         self._notified = True
 
 
 def _ready(socket: int, wanted: int, seconds: float) -> Any:
-    """Return what *socket* is ready for, of what is wanted; 0 when *seconds* went by."""
+    """Return the events of *wanted* that *socket* is ready for, or 0 after *seconds*."""
     with selectors.DefaultSelector() as selector:
         selector.register(socket, wanted)
         found = selector.select(seconds)

@@ -1,4 +1,4 @@
-"""Which version a user gets, told by the platform's own process from memory; it never waits for anything to answer."""
+"""Router: answers in memory which version a user gets, with routing that a background thread keeps current."""
 
 import asyncio
 import os
@@ -22,36 +22,41 @@ from strategy_core.domain.errors import (
     UnknownStrategy,
 )
 from strategy_core.domain.routing import Routing, as_percent, bucket_of, buckets_of, refused_user
-from strategy_core.router.source import Found, Source
-from strategy_core.router.sources import open_source
+from strategy_core.router.source import AllRouting, Source
+from strategy_core.router.sources import open_routing_source
 from strategy_core.services.queries import Route
+
+MAX_AGE_S = 60.0
+_BATCH = 20_000  # users, so that their hashes fit into the processor's cache
+_FIRST_S, _LONGEST_S = 0.05, 1.0  # wait between two tries, which also delays a rollback
+_JOIN_S = 10.0  # longer than any source takes for one step
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class RouterEntry(Routing):
-    """One strategy's routing; *admitted* are the users whom this router has sent to this canary."""
+    """One strategy's routing, with the users that this router has sent to its canary (*admitted*)."""
 
     admitted: set[str] = field(default_factory=set, compare=False)
 
 
 class Table:
-    """All strategies' routing: replaced whole by one thread, read by any number without a lock.
+    """The routing of all strategies. One thread replaces it as a whole, so that readers need no lock.
 
     Args:
-        max_age_s: how old its last confirmation may be; older, it is stale, and a canary admits nobody new.
-        clock: seconds, monotonic.
+        max_age_s: after this many seconds without confirmation, the table is stale and canaries admit no new users.
+        clock: monotonic, in seconds.
     """
 
-    __slots__ = ("_told", "clock", "confirmed_at", "max_age_s", "served")
+    __slots__ = ("_warned", "clock", "confirmed_at", "max_age_s", "served")
 
     def __init__(self, max_age_s: float, clock: Callable[[], float]) -> None:
         self.max_age_s = max_age_s
         self.clock = clock
         self.served: Mapping[str, RouterEntry | None] = {}
         self.confirmed_at = clock()
-        self._told = False
+        self._warned = False
 
     @property
     def age(self) -> float:
@@ -61,26 +66,29 @@ class Table:
     def stale(self) -> bool:
         return self.clock() - self.confirmed_at > self.max_age_s
 
-    def take(self, found: Found | None, began: float) -> None:
-        """Obey *found*, or what is known already when that is None; *began* is when the reading of it did.
+    def update(self, found: AllRouting | None, began: float) -> None:
+        """Replace the table by *found*, or confirm it if *found* is None.
 
-        A generation below the known one is obeyed as well: a backup was restored, or a replica took over, and the
-        database is the truth for everybody else. It is told, since a change, a rollback perhaps, may have been lost.
+        A generation below the known one is accepted too: after a backup was restored or a replica took over, all
+        others use that database as well. It is logged, because a change, such as a rollback, may have been lost.
+
+        Args:
+            began: when the read began, by the clock.
         """
         if found is not None:
-            self.served = {name: self._served(name, routing) for name, routing in found.items()}
+            self.served = {name: self._entry(name, routing) for name, routing in found.items()}
         self.confirmed_at = began
-        if self._told:
-            self._told = False
+        if self._warned:
+            self._warned = False
             log.info("router.refreshed")
 
-    def missed(self, source: str, cause: str) -> None:
-        """Tell, once, that this has become stale."""
-        if self.stale and not self._told:
-            self._told = True
+    def warn_if_stale(self, source: str, cause: str) -> None:
+        """Log once that the table has become stale."""
+        if self.stale and not self._warned:
+            self._warned = True
             log.warning("router.stale", source=source, cause=cause, age_s=round(self.age, 1))
 
-    def _served(self, name: str, routing: Routing | None) -> RouterEntry | None:
+    def _entry(self, name: str, routing: Routing | None) -> RouterEntry | None:
         if routing is None:
             return None
         known = self.served.get(name)
@@ -95,14 +103,10 @@ class Table:
         )
 
 
-_FIRST_S, _LONGEST_S = 0.05, 1.0  # between two tries; a rollback waits for the next one
-_JOIN_S = 10.0  # longer than any source takes for one step
-
-
 class Refresher:
-    """Reads the source, waits until it may have changed, reads again; after a failure it tries anew, ever slower.
+    """A thread that reads the source again and again into a table, with growing waits after failures.
 
-    It knows the table and the source, never the router: a router that nobody refers to any more can end it.
+    It has no reference to the router, so that a router without references is collected, which ends the thread.
     """
 
     def __init__(self, source: Source, table: Table) -> None:
@@ -112,7 +116,7 @@ class Refresher:
         self._thread = Thread(target=self._run, name="router", daemon=True)
 
     def load(self) -> None:
-        """Read once, in the calling thread; else raise RoutingUnavailable."""
+        """Read once in the calling thread. Raises RoutingUnavailable."""
         try:
             self._read()
         except RoutingUnavailable:
@@ -123,13 +127,13 @@ class Refresher:
         self._thread.start()
 
     def end(self) -> None:
-        """Stop, and return when the source is closed."""
+        """Stop the thread and wait until it has closed the source."""
         self.stop.set()
         self._thread.join(_JOIN_S)
 
     def _read(self) -> None:
-        began = self._table.clock()  # before: what changes while it is read is not confirmed by it
-        self._table.take(self.source.read(), began)
+        began = self._table.clock()  # before the read, because it may miss later changes
+        self._table.update(self.source.read(), began)
 
     def _run(self) -> None:
         pause = _FIRST_S
@@ -139,33 +143,29 @@ class Refresher:
                     self._read()
                     pause = _FIRST_S
                     self.source.wait(self.stop)
-                except Exception as error:  # noqa: BLE001  whatever it was: a thread that ended would miss every rollback
+                except Exception as error:  # noqa: BLE001  if the thread ended, it would miss every rollback
                     cause = error.cause if isinstance(error, RoutingUnavailable) else type(error).__name__
-                    self._table.missed(self.source.address, cause)
+                    self._table.warn_if_stale(self.source.address, cause)
                     self.source.close()
-                    self.stop.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311  so that routers don't storm together
+                    self.stop.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311  jitter, so that not all routers retry at once
                     pause = min(2 * pause, _LONGEST_S)
         finally:
             self.source.close()
 
 
-MAX_AGE_S = 60.0
-_AT_ONCE = 20_000  # users: their hashes fit the processor's cache
-
-
 class Router:
-    """Routing of all strategies, kept current by a thread of its own; for any number of threads, or an event loop.
+    """The routing of all strategies, kept current by a background thread. Safe for threads and event loops.
 
     Args:
-        database_url: `postgresql://…` or `sqlite:///FILE`; or else
-        api_url: where the platform's API answers, as `https://HOST`.
-        token: for the API; it needs to read only.
-        max_age_s: a canary admits nobody new when routing could not be confirmed for longer. Users whom this router
-            has sent to it stay: a lost connection takes nobody to and fro.
-        clock: seconds, monotonic.
+        database_url: `postgresql://…` or `sqlite:///FILE`. Give either this or *api_url*.
+        api_url: address of the platform's API, such as `https://HOST`.
+        token: token for the API. A read-only token is enough.
+        max_age_s: if routing was not confirmed for this many seconds, canaries admit no new users. Users that this
+            router has already sent to the canary stay on it, so that a lost connection does not switch their version.
+        clock: monotonic, in seconds.
 
     Raises:
-        InvalidSetting: not one address, or not a valid one.
+        InvalidSetting: the address is missing, given twice or not valid.
         RoutingUnavailable: the first read failed.
     """
 
@@ -180,17 +180,17 @@ class Router:
     ) -> None:
         if not max_age_s > 0:
             raise InvalidSetting("max_age_s", max_age_s, "seconds, more than 0")
-        self._open: Callable[[], Source] = open_source(database_url, api_url, token)
+        self._open: Callable[[], Source] = open_routing_source(database_url, api_url, token)
         self._table = Table(max_age_s, clock)
         self._closed = False
-        self._refresh(Refresher(self._open(), self._table), load=True)
+        self._start(Refresher(self._open(), self._table), load=True)
         _ROUTERS.add(self)
 
     def version_for(self, user_id: str, strategy_name: str) -> str:
-        """Return the version that *user_id* gets of *strategy_name* now; from memory, in about a microsecond.
+        """Return the version that *user_id* gets now. Takes about a microsecond.
 
         Raises:
-            InvalidName: *user_id* is empty, or is not text that can be encoded.
+            InvalidName: *user_id* is empty or cannot be encoded as UTF-8.
             UnknownStrategy, NoActiveVersion, RouterClosed
         """
         table = self._table
@@ -199,7 +199,7 @@ class Router:
             if served is None or not user_id:
                 raise self._refusal(user_id, strategy_name)
             if not served.percent_bp:
-                user_id.encode()  # refused alike, canary or not
+                user_id.encode()  # refuse invalid ids also without a canary
                 return served.active
             if bucket_of(user_id, served.salt) >= served.percent_bp:
                 return served.active
@@ -209,26 +209,26 @@ class Router:
             served.admitted.add(user_id)
         elif user_id not in served.admitted:
             return served.active
-        return served.canary  # type: ignore[return-value]  # nobody's bucket is below the percent of no canary
+        return served.canary  # type: ignore[return-value]  # set, because percent_bp is above 0
 
     def assign(self, user_ids: Iterable[str], strategy_name: str) -> list[str]:
-        """Return `version_for` of each user, in their order; all by the routing of one moment.
+        """Return `version_for` each user, in the same order and all with the same routing.
 
-        It keeps the processor busy, about a second for a million users: in an event loop, give it to a thread.
+        A million users take about a second of CPU time. In an event loop, call this in a thread.
         """
-        served = self._served(strategy_name)
+        served = self._entry(strategy_name)
         users = user_ids if isinstance(user_ids, list) else list(user_ids)
         self._check(users, strategy_name)
         if not served.percent_bp:
             return [served.active] * len(users)
         assigned: list[str] = []
-        for start in range(0, len(users), _AT_ONCE):
-            assigned += self._assigned(users[start : start + _AT_ONCE], served)
+        for start in range(0, len(users), _BATCH):
+            assigned += self._assign_batch(users[start : start + _BATCH], served)
         return assigned
 
     def explain(self, user_id: str, strategy_name: str) -> Route:
-        """Return what `version_for` would, with the reason; it admits nobody."""
-        served = self._served(strategy_name)
+        """Return the version that `version_for` would return, with the reason. Does not admit the user."""
+        served = self._entry(strategy_name)
         self._check([user_id], strategy_name)
         bucket, stale = bucket_of(user_id, served.salt), self._table.stale
         version = served.version_of(bucket)
@@ -247,20 +247,20 @@ class Router:
         )
 
     def generation(self, strategy_name: str) -> int:
-        """Return the generation of the strategy that this router obeys."""
-        return self._served(strategy_name).generation
+        """Return the strategy's generation in this router."""
+        return self._entry(strategy_name).generation
 
     def age(self) -> float:
-        """Return for how many seconds routing has not been confirmed."""
+        """Return the seconds since routing was last confirmed."""
         return self._table.age
 
     @property
     def stale(self) -> bool:
-        """Whether that is longer than `max_age_s`: canaries admit nobody new."""
+        """Whether the age is above `max_age_s`, so that canaries admit no new users."""
         return self._table.stale
 
     def close(self) -> None:
-        """End the thread and give the connection back; asked again, it raises RouterClosed rather than grow old."""
+        """Stop the thread and close the connection. Later calls raise RouterClosed."""
         self._closed = True
         _ROUTERS.discard(self)
         self._finalizer.detach()
@@ -281,20 +281,20 @@ class Router:
     ) -> None:
         await asyncio.to_thread(self.close)
 
-    def _refresh(self, refresher: Refresher, *, load: bool) -> None:
+    def _start(self, refresher: Refresher, *, load: bool) -> None:
         if load:
             refresher.load()
         self._refresher = refresher
-        self._finalizer = weakref.finalize(self, refresher.stop.set)  # nobody refers to this router: its thread ends
+        self._finalizer = weakref.finalize(self, refresher.stop.set)  # ends the thread with the router
         refresher.start()
 
-    def _served(self, strategy_name: str) -> RouterEntry:
+    def _entry(self, strategy_name: str) -> RouterEntry:
         served = self._table.served.get(strategy_name)
         if served is None:
             raise self._refusal("-", strategy_name)
         return served
 
-    def _assigned(self, users: list[str], served: RouterEntry) -> list[str]:
+    def _assign_batch(self, users: list[str], served: RouterEntry) -> list[str]:
         inside = (buckets_of(users, served.salt) < served.percent_bp).tolist()
         if self._table.stale:
             inside = [within and user in served.admitted for user, within in zip(users, inside, strict=True)]
@@ -313,7 +313,7 @@ class Router:
         raise next(filter(None, (refused_user(user) for user in users)))
 
     def _refusal(self, user_id: str, strategy_name: str) -> Exception:
-        """Return why there is no answer; only when there is none."""
+        """Return the reason why there is no answer."""
         if self._closed:
             return RouterClosed()
         if strategy_name not in self._table.served:
@@ -322,8 +322,8 @@ class Router:
 
 
 _ROUTERS: weakref.WeakSet[Router] = weakref.WeakSet()
-_LEFT_TO_PARENTS: list[Source] = []  # kept in a child, so that nothing closes what its parent uses
-_forking = Lock()  # one fork after another
+_LEFT_TO_PARENTS: list[Source] = []  # keeps references in a child, so that it does not close its parent's connections
+_forking = Lock()  # serializes forks
 _forked: list[Router] = []
 
 
@@ -342,12 +342,12 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    """Give each router a thread and a connection of this process; until it has read, it answers as its parent did."""
+    """Start a thread with a new connection for each router. Until its first read, it answers as its parent did."""
     for router in _forked:
         router._refresher.source.after_fork_in_child()
         _LEFT_TO_PARENTS.append(router._refresher.source)
         router._finalizer.detach()
-        router._refresh(Refresher(router._open(), router._table), load=False)
+        router._start(Refresher(router._open(), router._table), load=False)
     _forked.clear()
     _forking.release()
 

@@ -1,4 +1,4 @@
-"""Where a router reads routing from: one thread's own, bounded in time, and never shared with a forked child."""
+"""The Source protocol: what a router reads routing from."""
 
 from collections.abc import Mapping
 from threading import Event
@@ -6,40 +6,40 @@ from typing import Protocol
 
 from strategy_core.domain.routing import Routing
 
-Found = Mapping[str, Routing | None]  # by strategy; None where no version is active
+AllRouting = Mapping[str, Routing | None]  # by strategy name, or None if no version is active
 
 
 class Source(Protocol):
-    """One place that tells all routing; it connects when it is read, and again after `close`.
+    """A source of all routing, used by one thread. It connects on the first read, and again after `close`.
 
     Attributes:
-        address: what a log may name it by; no secret.
+        address: its name in logs, without secrets.
     """
 
     address: str
 
-    def read(self) -> Found | None:
-        """Return all routing as it stands now; None when it still is what the last read returned.
+    def read(self) -> AllRouting | None:
+        """Return all current routing, or None if it has not changed since the last read.
 
         Raises:
-            RoutingUnavailable: it cannot be had within a few seconds; `close` comes next, then another try.
+            RoutingUnavailable: there is no answer within a few seconds. The caller then calls `close` and tries again.
         """
 
     def wait(self, stop: Event) -> None:
-        """Return when something may have changed, when it is time to look again, or soon after *stop* is set.
+        """Wait until routing may have changed, until the next read is due, or until soon after *stop* is set.
 
         Raises:
-            RoutingUnavailable: the connection was lost meanwhile.
+            RoutingUnavailable: the connection was lost.
         """
 
     def close(self) -> None:
-        """Give back what is open; the next read begins anew."""
+        """Close the connection. The next read opens a new one."""
 
     def before_fork(self) -> None:
-        """Make this process fit to be forked; called by another thread than reads."""
+        """Prepare for a fork. Called by another thread than `read`."""
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Continue after a fork."""
 
     def after_fork_in_child(self) -> None:
-        """Let go of what is the parent's, without harm to it: the child has a source of its own."""
+        """Release the copied connection without harm to the parent. The child gets its own source."""

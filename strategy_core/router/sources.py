@@ -1,4 +1,4 @@
-"""How a router's source is named: one address, checked before anything is read; its secrets are told to nobody."""
+"""Choose and check a router's source by its address."""
 
 import re
 from collections.abc import Callable
@@ -11,21 +11,22 @@ from strategy_core.domain.errors import InvalidSetting
 from strategy_core.router.source import Source
 
 _TOKEN = re.compile(r"[!-~]+")
-_ADDRESS = "an address alone, such as https://HOST; the token is given apart"
+_ADDRESS = "an address without a token, such as https://HOST"
 
 
-def open_source(database_url: str | None, api_url: str | None, token: str | None) -> Callable[[], Source]:
-    """Return what makes the source, one for each process; nothing is connected yet.
+def open_routing_source(database_url: str | None, api_url: str | None, token: str | None) -> Callable[[], Source]:
+    """Return a factory of the source, for one call per process. It does not connect yet.
 
     Raises:
-        InvalidSetting: not exactly one address, or one that is not valid. MissingExtra: PostgreSQL without its driver.
+        InvalidSetting: there is not exactly one address, or it is not valid.
+        MissingExtra: the PostgreSQL driver is not installed.
     """
     if (database_url is None) == (api_url is None):
-        raise InvalidSetting("Router", "both" if api_url else "neither", "one of database_url and api_url")
-    return _of_api(api_url, token) if api_url is not None else _of_database(database_url or "")
+        raise InvalidSetting("Router", "both" if api_url else "neither", "exactly one of database_url and api_url")
+    return _api_source(api_url, token) if api_url is not None else _database_source(database_url or "")
 
 
-def _of_api(url: str, token: str | None) -> Callable[[], Source]:
+def _api_source(url: str, token: str | None) -> Callable[[], Source]:
     from strategy_core.router.http import HttpSource
 
     try:
@@ -35,11 +36,11 @@ def _of_api(url: str, token: str | None) -> Callable[[], Source]:
     if parsed.username or parsed.password or parsed.query or parsed.fragment:
         raise InvalidSetting("api_url", "***", _ADDRESS)
     if token is not None and not _TOKEN.fullmatch(token):
-        raise InvalidSetting("token", "***", "plain characters without a space")
+        raise InvalidSetting("token", "***", "visible ASCII characters without a space")
     return partial(HttpSource, str(parsed).rstrip("/"), token)
 
 
-def _of_database(url: str) -> Callable[[], Source]:
+def _database_source(url: str) -> Callable[[], Source]:
     from strategy_core.store.engine import open_database
 
     parsed = open_database(url).url

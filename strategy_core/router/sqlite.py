@@ -1,4 +1,4 @@
-"""Routing from a file of SQLite: a cheap look several times a second, a full read only when something was committed."""
+"""Routing from an SQLite file, which is checked five times a second and read only after a commit."""
 
 import sqlite3
 from contextlib import suppress
@@ -11,18 +11,18 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
 from strategy_core.domain.errors import RoutingUnavailable
-from strategy_core.router.source import Found
+from strategy_core.router.source import AllRouting
 from strategy_core.store import versions
 from strategy_core.store.engine import failure
 
-_LOOK_S = 0.2
+_CHECK_S = 0.2
 _BUSY_S = 1.0
 
 
 class SqliteSource:
-    """Reads *file* without ever writing to it, or creating it.
+    """Reads *file* without writing to it or creating it.
 
-    It is closed while the process forks: SQLite forbids to carry an open file into a child, even unused.
+    The file is closed while the process forks, because SQLite does not allow an open connection in a child.
     """
 
     def __init__(self, file: Path) -> None:
@@ -34,9 +34,9 @@ class SqliteSource:
         self._connection: Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._lock = Lock()
-        self._seen: int | None = None  # PRAGMA data_version, which means nothing to another connection
+        self._seen: int | None = None  # PRAGMA data_version, valid for one connection only
 
-    def read(self) -> Found | None:
+    def read(self) -> AllRouting | None:
         with self._lock:
             try:
                 return self._read()
@@ -44,7 +44,7 @@ class SqliteSource:
                 raise RoutingUnavailable(self.address, failure(error)) from error
 
     def wait(self, stop: Event) -> None:
-        stop.wait(_LOOK_S)
+        stop.wait(_CHECK_S)
 
     def close(self) -> None:
         with self._lock:
@@ -60,18 +60,18 @@ class SqliteSource:
     def after_fork_in_child(self) -> None:
         self._lock = Lock()
 
-    def _read(self) -> Found | None:
-        identity = self._identified()
-        if self._connection is None or identity != self._identity:  # replaced: by a restored backup, say
+    def _read(self) -> AllRouting | None:
+        identity = self._file_identity()
+        if self._connection is None or identity != self._identity:  # the file was replaced, for example by a backup
             self._close()
-            self._identity = identity  # as it was before it is opened: replaced in between, it is opened again
+            self._identity = identity  # read before opening, so that a replacement in between is noticed
             self._connection = self._engine.connect()
         data_version = self._connection.exec_driver_sql("PRAGMA data_version").scalar_one()
         if data_version == self._seen:
             return None
         with Session(self._connection) as session:
             found = versions.all_routing(session)
-        self._seen = data_version  # as it was before: what was committed meanwhile is read next time
+        self._seen = data_version  # read before the query, so that a commit in between is noticed
         return found
 
     def _close(self) -> None:
@@ -80,7 +80,7 @@ class SqliteSource:
             with suppress(DBAPIError):
                 connection.close()
 
-    def _identified(self) -> tuple[int, int]:
+    def _file_identity(self) -> tuple[int, int]:
         try:
             found = self._file.stat()
         except OSError as error:

@@ -236,7 +236,7 @@ SAMPLES: dict[str, Sample] = {
     "verify": Sample("GET", "/audit/verify", params=BY_NAME),
     "list_alerts": Sample("GET", "/alerts", params=BY_NAME),
     "acknowledge": Sample("POST", "/alerts/{alert}/acknowledge", WHY, changes="fib_rsi"),
-    "roll_back_on_alerts": Sample("POST", "/rollbacks", notified(alarm("fib_rsi")), changes="fib_rsi"),
+    "roll_back_on_alerts": Sample("POST", "/alertmanager", notified(alarm("fib_rsi")), changes="fib_rsi"),
     "health": Sample("GET", "/healthz"),
     "metrics": Sample("GET", "/metrics"),
 }

@@ -14,7 +14,7 @@ CHANGES = {name: sample for name, sample in SAMPLES.items() if sample.changes}
 ABOUT_ONE = {
     name: sample
     for name, sample in GUARDED.items()
-    if name not in ("read_routing", "metrics")  # of all strategies: they leave out what the token does not reach
+    if name not in ("read_routing", "metrics")  # of all strategies: they leave out what the token does not cover
 }
 NO_CHANGE_OF_A_STRATEGY = ("report_outcomes", "acknowledge")  # evidence, and what an owner knows of
 ROLLBACKS = ("roll_back_rollout", "roll_back_strategy", "roll_back_on_alerts")
@@ -47,8 +47,10 @@ def fields(problem: dict[str, Any]) -> list[str]:
 
 
 def operations(api: Api) -> dict[str, dict[str, Any]]:
+    """Return the operations of the API by id, without deprecated aliases."""
     found = {}
     for path, methods in api.app.openapi()["paths"].items():
         for method, operation in methods.items():
-            found[operation["operationId"]] = {**operation, "method": method.upper(), "path": path}
+            if not operation.get("deprecated"):
+                found[operation["operationId"]] = {**operation, "method": method.upper(), "path": path}
     return found

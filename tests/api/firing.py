@@ -21,7 +21,7 @@ MINUTE = timedelta(minutes=1)
 
 def post(api: Api, *alerts: Any, **more: Any) -> Any:
     headers = {"Content-Type": "application/json", **more.pop("headers", {})}
-    return api("POST", "/rollbacks", content=json.dumps(notified(*alerts)).encode(), headers=headers, **more)
+    return api("POST", "/alertmanager", content=json.dumps(notified(*alerts)).encode(), headers=headers, **more)
 
 
 def outcomes(response: Any) -> list[str]:

@@ -34,7 +34,7 @@ def test_without_a_key_nothing_starts(put: Any) -> None:
 
     assert str(refused.value) == (
         "ROLLOUT_API_SECRET = None is not valid; allowed: a secret of at least 32 bytes here, or a key in "
-        "ROLLOUT_API_PUBLIC_KEY or ROLLOUT_API_JWKS_URL; to try it out on this machine alone: ROLLOUT_API_DEVELOPMENT=1"
+        "ROLLOUT_API_PUBLIC_KEY or ROLLOUT_API_JWKS_URL; to try the API on this machine only: ROLLOUT_API_DEVELOPMENT=1"
     )
 
 
@@ -90,16 +90,20 @@ def test_development_takes_a_secret_that_everybody_knows(put: Any) -> None:
 @pytest.mark.parametrize(
     ("variables", "named", "said"),
     [
-        ({"SECRET": ""}, "SECRET = '***'", "at least 32 bytes, as of: openssl rand -base64 32"),
+        ({"SECRET": ""}, "SECRET = '***'", "at least 32 bytes, for example from: openssl rand -base64 32"),
         ({"SECRET": "x" * 31}, "SECRET = '***'", "at least 32 bytes"),
-        ({"SECRET": SSH}, "SECRET = '***'", "a shared secret; a public key goes to ROLLOUT_API_PUBLIC_KEY"),
-        ({"SECRET": public_pem(ec_key())}, "SECRET = '***'", "a shared secret; a public key goes to"),
-        ({"SECRET": DEVELOPMENT_SECRET}, "SECRET = '***'", "a secret of your own, not the one for development"),
-        ({"PUBLIC_KEY": ""}, "PUBLIC_KEY = '***'", "a public key as PEM text, or @FILE with it"),
-        ({"PUBLIC_KEY": "ana"}, "PUBLIC_KEY = '***'", "a public key as PEM text, or @FILE with it"),
-        ({"PUBLIC_KEY": "@nowhere.pem"}, "PUBLIC_KEY = '***'", "@FILE that can be read (No such file or directory)"),
-        ({"PUBLIC_KEY": "@"}, "PUBLIC_KEY = '***'", "@FILE that can be read (Is a directory)"),
-        ({"PUBLIC_KEY": private_pem(ec_key())}, "PUBLIC_KEY = '***'", "a private key must not be here"),
+        ({"SECRET": SSH}, "SECRET = '***'", "a shared secret; set a public key in ROLLOUT_API_PUBLIC_KEY"),
+        ({"SECRET": public_pem(ec_key())}, "SECRET = '***'", "a shared secret; set a public key in"),
+        ({"SECRET": DEVELOPMENT_SECRET}, "SECRET = '***'", "your own secret, not the development secret"),
+        ({"PUBLIC_KEY": ""}, "PUBLIC_KEY = '***'", "a public key as PEM text, or @FILE that contains it"),
+        ({"PUBLIC_KEY": "ana"}, "PUBLIC_KEY = '***'", "a public key as PEM text, or @FILE that contains it"),
+        ({"PUBLIC_KEY": "@nowhere.pem"}, "PUBLIC_KEY = '***'", "a readable @FILE (No such file or directory)"),
+        ({"PUBLIC_KEY": "@"}, "PUBLIC_KEY = '***'", "a readable @FILE (Is a directory)"),
+        (
+            {"PUBLIC_KEY": private_pem(ec_key())},
+            "PUBLIC_KEY = '***'",
+            "the public half of the key pair, not a private key",
+        ),
         (
             {"PUBLIC_KEY": public_pem(rsa_key("short", 1024))},
             "PUBLIC_KEY = '***'",
@@ -117,7 +121,11 @@ def test_development_takes_a_secret_that_everybody_knows(put: Any) -> None:
         ),
         ({"JWKS_URL": "id.example/keys"}, "JWKS_URL = '***'", "Input should be a valid URL"),
         ({"JWKS_URL": "ftp://id.example"}, "JWKS_URL = '***'", "URL scheme should be 'http' or 'https'"),
-        ({"JWKS_URL": "http://id.example/keys"}, "JWKS_URL = '***'", "an https address; http to this machine alone"),
+        (
+            {"JWKS_URL": "http://id.example/keys"},
+            "JWKS_URL = '***'",
+            "an https address; http is allowed only to this machine",
+        ),
         ({"JWKS_URL": "http://127.0.0.1.evil.example"}, "JWKS_URL = '***'", "an https address"),
         ({"JWKS_URL": "http://10.0.0.1/keys"}, "JWKS_URL = '***'", "an https address"),
         ({"JWKS_URL": f"https://ana:{SECRET}@id.example"}, "JWKS_URL = '***'", "without a password or fragment"),
@@ -125,7 +133,7 @@ def test_development_takes_a_secret_that_everybody_knows(put: Any) -> None:
         (
             {"SECRET": SECRET, "PUBLIC_KEY": public_pem(ec_key())},
             "PUBLIC_KEY = '***'",
-            "only without ROLLOUT_API_SECRET: one key alone says who may enter",
+            "only without ROLLOUT_API_SECRET: set exactly one key",
         ),
         ({"SECRET": SECRET, "ALGORITHMS": "RS256"}, "ALGORITHMS = 'RS256'", "allowed: HS256"),
         ({"SECRET": SECRET, "ALGORITHMS": "HS256,RS256"}, "ALGORITHMS = 'HS256,RS256'", "allowed: HS256"),

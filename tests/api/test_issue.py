@@ -15,7 +15,7 @@ from tests.api.signing import NOW, SECRET
     ("wish", "said"),
     [
         ({"name": "ana", "role": "user"}, "'user' is not a role; allowed: owner or admin"),
-        ({"name": " ana"}, "' ana' is not a name; allowed: 1 to 128 visible characters"),
+        ({"name": " ana"}, "' ana' is not a name; allowed: 1 to 128 printable characters"),
         ({"name": "ana", "hours": -1}, "hours = -1 is not valid; allowed: above 0, at most 720"),
     ],
 )

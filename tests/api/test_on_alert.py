@@ -11,10 +11,11 @@ from sqlalchemy import Engine, text
 
 from strategy_core.api.dependencies import StrategyBulkhead
 from strategy_core.domain.audit import Command
+from strategy_core.api.routes import PREFIX
 from strategy_core.services.versions import activate_version
 from strategy_core.settings import Settings
 from strategy_core.store.engine import open_database
-from tests.alertmanager import FIRED, alarm
+from tests.alertmanager import FIRED, alarm, notified
 from tests.api.asking import FEED, Api, World, put_world
 from tests.api.every import refused
 from tests.api.firing import MINUTE, canaries, outcomes, post, restart, rollbacks
@@ -34,6 +35,16 @@ def test_a_firing_alert_takes_users_off_and_says_why(api: Api, engine: Engine, w
         f"(fingerprint {answer['fingerprint']}, http://monitoring.example/graph?g0.expr=loss+%3E+2)"
     )
     assert response.headers["etag"] == f'"{event.position}"'
+
+
+def test_the_old_path_rolls_back_too_and_is_marked_as_deprecated(api: Api, world: World) -> None:
+    response = api.post("/rollbacks", notified(alarm("fib_rsi")))
+
+    paths = api.app.openapi()["paths"]
+    assert outcomes(response) == ["rolled_back"]
+    assert canaries(api) == {}
+    assert paths[f"{PREFIX}/rollbacks"]["post"]["deprecated"] is True
+    assert "deprecated" not in paths[f"{PREFIX}/alertmanager"]["post"]
 
 
 @pytest.mark.parametrize(
@@ -139,14 +150,14 @@ def test_a_key_of_a_careless_proxy_changes_nothing(api: Api, engine: Engine, wor
 def test_what_failed_is_told_again_and_then_done(api: Api, world: World) -> None:
     """503 makes Alertmanager repeat the whole; what was done is not done again."""
     api("PATCH", "/rollout", json={"strategy_name": "ppo_gold", "version": "2", "rollout_percent": 5})
-    turns = StrategyBulkhead(at_once=1, patience_s=0)
-    api.app.state.backend = replace(api.app.state.backend, rollback_turns=turns)
-    turns.take("ppo_gold")
+    bulkhead = StrategyBulkhead(slots=1, patience_s=0)
+    api.app.state.backend = replace(api.app.state.backend, rollback_bulkhead=bulkhead)
+    bulkhead.acquire("ppo_gold")
     late = NOW + HOUR
 
     first = post(api, alarm("ppo_gold", fired=late), alarm("fib_rsi", fired=late))
     meanwhile = canaries(api)
-    turns.give_back("ppo_gold")
+    bulkhead.release("ppo_gold")
     second = post(api, alarm("ppo_gold", fired=late), alarm("fib_rsi", fired=late))
 
     assert "1 of 2" in refused(first, 503)["detail"]

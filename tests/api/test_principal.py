@@ -32,10 +32,10 @@ def test_a_token_reaches_its_strategies_alone() -> None:
 
     for check in (limited.check, limited.check_change):
         with pytest.raises(
-            Forbidden, match="'ana' may not: the token does not reach strategy 'gold'; allowed: ema, fib"
+            Forbidden, match="'ana' may not: the token does not cover strategy 'gold'; allowed: ema, fib"
         ):
             check("gold")
-        with pytest.raises(Forbidden, match="does not reach all strategies"):
+        with pytest.raises(Forbidden, match="does not cover all strategies"):
             check(None)
     with pytest.raises(Forbidden, match="allowed: none"):
         Principal("ana", "owner", frozenset()).check("fib_rsi")
@@ -53,5 +53,5 @@ def test_a_read_only_token_reads_and_changes_nothing() -> None:
     router = Principal("router", "owner", frozenset({"fib_rsi"}), read_only=True)
     router.check("fib_rsi")
 
-    with pytest.raises(Forbidden, match=r"'router' may not: the token may read only \(scope\)"):
+    with pytest.raises(Forbidden, match=r"'router' may not: the token is read-only \(scope\)"):
         router.check_change("fib_rsi")

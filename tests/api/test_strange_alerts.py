@@ -104,12 +104,12 @@ def test_what_an_alert_says_is_kept_as_one_line_of_its_own_length(api: Api, engi
 
 
 def test_what_was_left_off_a_notification_is_told(api: Api, world: World) -> None:
-    response = api.post("/rollbacks", notified(alarm("fib_rsi"), truncatedAlerts=3))
+    response = api.post("/alertmanager", notified(alarm("fib_rsi"), truncatedAlerts=3))
 
     assert (outcomes(response), response.json()["truncated"]) == (["rolled_back"], 3)
 
 
 def test_a_format_that_has_grown_is_read_all_the_same(api: Api, world: World) -> None:
-    response = api.post("/rollbacks", notified({**alarm("fib_rsi"), "silenceURL": ""}, version="5", orgId=1))
+    response = api.post("/alertmanager", notified({**alarm("fib_rsi"), "silenceURL": ""}, version="5", orgId=1))
 
     assert outcomes(response) == ["rolled_back"]

@@ -38,20 +38,20 @@ def test_a_stuck_strategy_holds_up_no_rollback_of_another(postgresql_url: str, w
 
 
 def test_a_turn_comes_when_another_is_given_back() -> None:
-    turns, begun, had = StrategyBulkhead(at_once=1), Event(), Event()
-    turns.take("gold")
+    bulkhead, begun, had = StrategyBulkhead(slots=1), Event(), Event()
+    bulkhead.acquire("gold")
 
     def follow() -> None:
         begun.set()
-        turns.take("gold")
+        bulkhead.acquire("gold")
         had.set()
 
     with ThreadPoolExecutor(1) as pool:
         followed = pool.submit(follow)
         begun.wait()
-        turns.take("silver")
+        bulkhead.acquire("silver")
         early = had.is_set()
-        turns.give_back("gold")
+        bulkhead.release("gold")
         followed.result()
 
     assert not early
@@ -59,10 +59,10 @@ def test_a_turn_comes_when_another_is_given_back() -> None:
 
 
 def test_who_has_waited_long_enough_is_told_to_ask_again() -> None:
-    turns = StrategyBulkhead(at_once=1, patience_s=0)
-    turns.take("gold")
+    bulkhead = StrategyBulkhead(slots=1, patience_s=0)
+    bulkhead.acquire("gold")
 
     with pytest.raises(HTTPException) as told:
-        turns.take("gold")
+        bulkhead.acquire("gold")
 
     assert told.value.status_code == 503

@@ -100,7 +100,7 @@ def test_only_an_alert_that_is_labelled_for_it_is_sent_where_it_rolls_back() -> 
 
     assert route["matchers"] == [f'{ACTION}="{ROLLBACK}"']
     assert route["continue"] is True
-    assert webhook["url"] == f"http://127.0.0.1:{ApiSettings.model_fields['port'].default}{PREFIX}/rollbacks"
+    assert webhook["url"] == f"http://127.0.0.1:{ApiSettings.model_fields['port'].default}{PREFIX}/alertmanager"
     assert (webhook["send_resolved"], webhook["max_alerts"]) == (False, 0)
     assert labelled == ["RolloutUnprotected"]
     assert all({"strategy", "version"} <= grouped(rule["expr"]) for rule in rules() if rule["alert"] in labelled)

@@ -201,7 +201,7 @@ def write_alertmanager(folder: Path, api: str, owners: str, token: str) -> Path:
     for route in (config["route"], *config["route"]["routes"]):
         route |= {"group_wait": "0s", "group_interval": "1s"}
     (webhook,) = config["receivers"][0]["webhook_configs"]
-    webhook["url"] = f"{api}{PREFIX}/rollbacks"
+    webhook["url"] = f"{api}{PREFIX}/alertmanager"
     webhook["http_config"]["authorization"]["credentials_file"] = "writer.token"
     config["receivers"][1]["webhook_configs"] = [{"url": owners, "send_resolved": True}]
     (folder / "alertmanager.yml").write_text(yaml.safe_dump(config))

@@ -125,7 +125,7 @@ def test_a_clock_behind_the_exchanges_serves_nothing_that_has_not_closed_by_it(m
 def test_what_ccxt_cannot_be_asked_is_refused_before_anything_is(market: Market) -> None:
     exchange = binance(market)
 
-    with pytest.raises(InvalidSetting, match="feed exchange = 'nasdaq' is not valid; allowed: what ccxt knows"):
+    with pytest.raises(InvalidSetting, match="feed exchange = 'nasdaq' is not valid; allowed: an exchange of ccxt"):
         open_ccxt("nasdaq", timeout=1.0)
     with pytest.raises(InvalidTimeframe, match="'90m' is not a timeframe"):
         CcxtVendor(exchange, timeframe="90m")
@@ -133,7 +133,7 @@ def test_what_ccxt_cannot_be_asked_is_refused_before_anything_is(market: Market)
     with pytest.raises(InvalidTimeframe, match="'1h' is not a timeframe; allowed: 1d"):
         CcxtVendor(exchange, timeframe="1h")
     exchange.has["fetchOHLCV"] = "emulated"
-    with pytest.raises(InvalidSetting, match="one that serves candles"):
+    with pytest.raises(InvalidSetting, match="an exchange that serves candles"):
         CcxtVendor(exchange, timeframe="1d")
 
 

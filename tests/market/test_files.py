@@ -174,7 +174,7 @@ def test_what_is_no_source_is_refused(gold: Path, tmp_path: Path) -> None:
         FileSource(tmp_path / "empty")
     with pytest.raises(InvalidCandles, match=r"notes\.txt: is not a file of candles; allowed: "):
         FileSource(tmp_path / "notes.txt")
-    with pytest.raises(InvalidCandles, match=r"two files of GOLD: GOLD\.csv and GOLD\.csv\.gz"):
+    with pytest.raises(InvalidCandles, match=r"two files for GOLD: GOLD\.csv and GOLD\.csv\.gz"):
         FileSource(tmp_path)
     with pytest.raises(InvalidTimeframe):
         FileSource(gold, timeframe="1w")

@@ -225,5 +225,5 @@ def test_a_server_that_does_not_go_back_is_not_asked_for_ever(market: Market) ->
     asked = {"count": "5", "to": NOW.isoformat(), "price": "M", "granularity": "H1"}
     market.for_good = BadDay(200, json.dumps(market.oanda("XAU_USD", asked)[1]).encode())
 
-    with pytest.raises(EvidenceUnavailable, match=r"asked for candles before .* it told later ones alone"):
+    with pytest.raises(EvidenceUnavailable, match=r"asked for candles before .* but got only later ones"):
         opened(market, sides=False).candles("GOLD", closed_by=NOW, bars=10)

@@ -69,7 +69,7 @@ def test_it_obeys_what_routing_is(user: str, percent_bp: int, salt: str) -> None
     routing = Routing("1", "2", percent_bp, salt, 7)
     router = Router.__new__(Router)
     router._table = Table(60, time.monotonic)
-    router._table.take({"fib_rsi": routing}, time.monotonic())
+    router._table.update({"fib_rsi": routing}, time.monotonic())
 
     version = routing.version_of(bucket_of(user, salt))
 
@@ -130,8 +130,8 @@ def test_asking_why_admits_nobody(canary: Engine, database_url: str) -> None:
 @pytest.mark.parametrize(
     ("addresses", "refusal"),
     [
-        ({}, "one of database_url and api_url"),
-        ({"database_url": "sqlite:///x.db", "api_url": "http://h"}, "one of database_url and api_url"),
+        ({}, "exactly one of database_url and api_url"),
+        ({"database_url": "sqlite:///x.db", "api_url": "http://h"}, "exactly one of database_url and api_url"),
         ({"database_url": "mysql://h/x"}, "sqlite:///FILE or postgresql"),
         ({"database_url": "sqlite://"}, "a file"),
         ({"api_url": "ftp://h"}, "https://HOST"),

@@ -154,11 +154,11 @@ ONE = Routing("1", "2", 2_500, "", 7)
 )
 def test_who_was_admitted_is_remembered_for_as_long_as_the_canary_lasts(next_: Routing | None, kept: bool) -> None:
     table = Table(60, Clock())
-    table.take({"fib_rsi": ONE}, 0)
+    table.update({"fib_rsi": ONE}, 0)
     _admitted(table).add("user_1")
 
-    table.take({"fib_rsi": next_}, 0)
-    table.take({"fib_rsi": ONE}, 0)
+    table.update({"fib_rsi": next_}, 0)
+    table.update({"fib_rsi": ONE}, 0)
 
     assert ("user_1" in _admitted(table)) is kept
 
@@ -175,7 +175,7 @@ def test_what_changes_while_it_is_read_is_not_confirmed_by_that(clock: Clock) ->
     began = clock()
     clock.seconds += 5
 
-    table.take({"fib_rsi": ONE}, began)
+    table.update({"fib_rsi": ONE}, began)
 
     assert table.age == 5
 

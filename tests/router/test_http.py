@@ -24,7 +24,7 @@ def database_url(sqlite_url: str) -> str:
 
 @pytest.fixture
 def api(endpoint: Endpoint, canary: Engine, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
-    monkeypatch.setattr(http, "_ASK_S", 0.01)
+    monkeypatch.setattr(http, "_POLL_S", 0.01)
     endpoint.body = routing_answer(canary)
     return endpoint
 

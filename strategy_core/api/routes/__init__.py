@@ -1,17 +1,17 @@
-"""The endpoints, by noun: each checks what the token reaches, calls one service, and gives its result a form."""
+"""The endpoints, one module per resource: each checks the token, calls one service and shapes its result."""
 
 from fastapi import APIRouter
 
-from strategy_core.api.requests import Foreign, Guarded
+from strategy_core.api.requests import GuardedRoute, WebhookRoute
 
 PREFIX = "/api/v1/strategy"
 
 
-def guarded(tag: str) -> APIRouter:
-    """Return a router whose every route needs a token."""
-    return APIRouter(prefix=PREFIX, tags=[tag], route_class=Guarded)
+def guarded_router(tag: str) -> APIRouter:
+    """Return a router whose routes need a token."""
+    return APIRouter(prefix=PREFIX, tags=[tag], route_class=GuardedRoute)
 
 
-def foreign(tag: str) -> APIRouter:
-    """Return a router whose every route needs a token, and takes what another program sends by its own rules."""
-    return APIRouter(prefix=PREFIX, tags=[tag], route_class=Foreign)
+def webhook_router(tag: str) -> APIRouter:
+    """Return a router whose routes need a token and accept bodies that another program defines."""
+    return APIRouter(prefix=PREFIX, tags=[tag], route_class=WebhookRoute)

@@ -1,4 +1,4 @@
-"""Alerts: told to owners, listed and acknowledged; and told by the platform's own monitoring, to roll back."""
+"""Alerts: list and acknowledge them, and roll back when Alertmanager's webhook asks for it."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,64 +18,71 @@ from starlette.exceptions import HTTPException
 from strategy_core.api.dependencies import RequestContext, Requested
 from strategy_core.api.pagination import next_cursor, number, read_cursor
 from strategy_core.api.problems import status_of, within_reach
-from strategy_core.api.routes import foreign, guarded
-from strategy_core.api.schemas import Cursor, Explained, Limit, Page, ResponseModel, StrategyName
+from strategy_core.api.routes import guarded_router, webhook_router
+from strategy_core.api.schemas import Cursor, Limit, Page, RequiredReason, ResponseModel, StrategyName
 from strategy_core.domain.alerts import (
     CLOCKS_DIFFER,
+    FiringAlert,
     RollbackRequest,
     Severity,
     read_firing_alert,
     read_rollback_request,
 )
-from strategy_core.domain.alerts import FiringAlert as Sent
 from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import RolloutError, UnknownStrategy
 from strategy_core.services import alerts, queries
 from strategy_core.services.rollback import roll_back_on_alert
 
 LARGEST_ID = 2**31 - 1
+STRATEGIES_AT_ONCE = 16  # of one notification: a rollback that waits must not delay those of other strategies
+
+log = structlog.get_logger(__name__)
 
 
 class Delivery(ResponseModel):
-    """How far an alert has come on one channel."""
+    """Delivery of one alert to one channel."""
 
-    channel: str
-    number: int = Field(description="The how-manieth time that it is told; a critical one is repeated.")
-    attempts: int
-    failures: int = Field(description="Since the channel last took it.")
-    sent_at: datetime | None
-    failed_at: datetime | None
-    last_error: str
+    channel: str = Field(description="Name of the channel.")
+    number: int = Field(description="Number of this delivery, from 1. A critical alert is sent again as a reminder.")
+    attempts: int = Field(description="Number of attempts to send it.")
+    failures: int = Field(description="Failed attempts in a row. 0 after a success.")
+    sent_at: datetime | None = Field(description="When the channel accepted it. Null if it has not yet.")
+    failed_at: datetime | None = Field(description="When the last attempt failed.")
+    last_error: str = Field(description="Error of the last failed attempt, or empty.")
 
 
 class AlertResponse(ResponseModel):
-    id: int
-    at: datetime
-    severity: Severity
-    kind: str
-    strategy_name: str = Field(description="Empty where it concerns all of them.")
-    rollout_id: UUID | None
-    text: str
-    facts: dict[str, Any]
-    acknowledged_at: datetime | None
-    acknowledged_by: str
-    acknowledged_because: str
-    deliveries: list[Delivery]
+    """An alert that was raised for the owners."""
+
+    id: int = Field(description="Id of the alert.")
+    at: datetime = Field(description="When it was raised.")
+    severity: Severity = Field(description="How urgent it is.")
+    kind: str = Field(description="What happened, as a word for programs.")
+    strategy_name: str = Field(description="The strategy. Empty if the alert concerns all strategies.")
+    rollout_id: UUID | None = Field(description="The rollout, if the alert concerns one.")
+    text: str = Field(description="The message.")
+    facts: dict[str, Any] = Field(description="The values behind the message.")
+    acknowledged_at: datetime | None = Field(description="When an owner acknowledged it.")
+    acknowledged_by: str = Field(description="Who acknowledged it, or empty.")
+    acknowledged_because: str = Field(description="The reason that was given, or empty.")
+    deliveries: list[Delivery] = Field(description="Deliveries per channel.")
 
 
-class Acknowledgement(Explained):
-    """Nobody is told of the alert any more, an owner knows."""
+class Acknowledgement(RequiredReason):
+    """Acknowledge an alert, so that it is not sent again."""
 
 
-class Acknowledged(ResponseModel):
-    id: int
-    acknowledged_at: datetime
-    acknowledged_by: str
-    acknowledged_because: str
+class AcknowledgedResponse(ResponseModel):
+    """An acknowledged alert."""
+
+    id: int = Field(description="Id of the alert.")
+    acknowledged_at: datetime = Field(description="When it was acknowledged.")
+    acknowledged_by: str = Field(description="Who acknowledged it first.")
+    acknowledged_because: str = Field(description="The reason of the first acknowledgement.")
 
 
-class Answered(StrEnum):
-    """What became of an alert of a notification."""
+class AlertOutcome(StrEnum):
+    """What was done for one alert of a notification."""
 
     ROLLED_BACK = "rolled_back"
     CAME_AGAIN = "came_again"
@@ -86,59 +93,63 @@ class Answered(StrEnum):
     FAILED = "failed"
 
 
-class Notification(BaseModel):
-    """What Alertmanager posts to a webhook, version 4 of its format; whatever is not known here is passed over.
+class AlertmanagerNotification(BaseModel):
+    """An Alertmanager webhook notification (format version 4). Unknown fields are ignored.
 
-    It is read alert by alert, so that one of them that cannot be read keeps no other from rolling back.
+    Each alert is read separately, so that an unreadable one does not stop the rollbacks of others.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     alerts: Annotated[
         list[Any],
-        WithJsonSchema({"type": "array", "items": Sent.model_json_schema()}),
+        WithJsonSchema({"type": "array", "items": FiringAlert.model_json_schema()}),
         Field(
-            description="Those that fire with the label `rollout_action` of the value `rollback` take users off the "
-            "version that their labels `strategy` and `version` name, or whichever is on its way; others do nothing."
+            description="A firing alert with the label `rollout_action=rollback` rolls back the version in its labels "
+            "`strategy` and `version`. Without `version`, it rolls back the current rollout or canary. Other alerts do "
+            "nothing."
         ),
     ]
     truncated_alerts: Annotated[Any, WithJsonSchema({"type": "integer"})] = Field(
-        default=0, alias="truncatedAlerts", description="How many were left off: they roll nothing back."
+        default=0,
+        alias="truncatedAlerts",
+        description="Number of alerts that Alertmanager left out. They cannot roll back.",
     )
 
 
-class AlertAnswer(ResponseModel):
-    alertname: str
-    fingerprint: str
-    strategy_name: str | None
-    version: str | None = Field(description="The version that no user gets any more.")
-    outcome: Answered
-    detail: str = Field(description="Why it was refused, or failed.")
+class AlertResult(ResponseModel):
+    """What was done for one alert."""
+
+    alertname: str = Field(description="The alert's name.")
+    fingerprint: str = Field(description="Alertmanager's fingerprint of the alert.")
+    strategy_name: str | None = Field(description="The label `strategy`, if there is one.")
+    version: str | None = Field(description="The version that was rolled back.")
+    outcome: AlertOutcome = Field(description="What was done.")
+    detail: str = Field(description="Why it was refused or failed. Otherwise empty.")
 
 
-class NotificationAnswer(ResponseModel):
-    alerts: list[AlertAnswer]
-    truncated: int
+class AlertmanagerResponse(ResponseModel):
+    """What was done for each alert of a notification."""
 
+    alerts: list[AlertResult] = Field(description="First the alerts that ask for a rollback, then the others.")
+    truncated: int = Field(description="Number of alerts that Alertmanager left out.")
 
-AT_ONCE = 16  # strategies of one notification: one whose rollback waits keeps no other's waiting
 
 router = APIRouter()
-_own = guarded("alerts")
-_foreign = foreign("alerts")
-log = structlog.get_logger(__name__)
+_guarded = guarded_router("alerts")
+_webhook = webhook_router("alerts")
 
 
-@_own.get("/alerts")
+@_guarded.get("/alerts", summary="List alerts")
 def list_alerts(
     ask: Requested,
-    strategy_name: Annotated[StrategyName | None, Query()] = None,
-    severity: Annotated[Severity | None, Query(description="Only those of this severity.")] = None,
-    unacknowledged: Annotated[bool, Query(description="Only those that no owner has acknowledged.")] = False,
-    cursor: Annotated[Cursor, Query()] = None,
-    limit: Annotated[Limit, Query()] = 50,
+    strategy_name: Annotated[StrategyName | None, Query(description="Only this strategy.")] = None,
+    severity: Annotated[Severity | None, Query(description="Only alerts of this severity.")] = None,
+    unacknowledged: Annotated[bool, Query(description="Only alerts that are not acknowledged.")] = False,
+    cursor: Cursor = None,
+    limit: Limit = 50,
 ) -> Page[AlertResponse]:
-    """List what owners were told, newest first, with how far it has come on each channel."""
+    """List alerts, newest first, with their deliveries per channel."""
     (before_id,) = read_cursor(cursor, number) or (None,)
     found = queries.list_alerts(
         ask.engine,
@@ -158,65 +169,77 @@ def list_alerts(
     return Page[AlertResponse](items=shown, next_cursor=following)
 
 
-@_own.post("/alerts/{alert_id}/acknowledge")
+@_guarded.post("/alerts/{alert_id}/acknowledge", summary="Acknowledge an alert")
 def acknowledge(
-    ask: Requested, alert_id: Annotated[int, Path(ge=1, le=LARGEST_ID)], wish: Acknowledgement
-) -> Acknowledged:
-    """Have nobody told of an alert any more; the first who says so is kept."""
+    ask: Requested,
+    alert_id: Annotated[int, Path(ge=1, le=LARGEST_ID, description="Id of the alert.")],
+    wish: Acknowledgement,
+) -> AcknowledgedResponse:
+    """Acknowledge an alert, so that it is not sent again. The first acknowledgement is kept."""
     strategy_name = queries.find_alert(ask.engine, alert_id).strategy_name
     actor = ask.acknowledges(strategy_name or None)
     (found,) = alerts.acknowledge(ask.engine, Command(actor, ask.now, wish.reason), [alert_id])
-    return Acknowledged.model_validate(found)
+    return AcknowledgedResponse.model_validate(found)
 
 
-@_foreign.post("/rollbacks")
-def roll_back_on_alerts(ask: Requested, told: Notification) -> NotificationAnswer:
-    """Roll back what the firing alerts of an Alertmanager's notification name, each strategy by itself.
+@_webhook.post(
+    "/rollbacks", name="roll_back_on_alerts_old_path", deprecated=True, summary="Old path of POST /alertmanager"
+)
+@_webhook.post("/alertmanager", summary="Receive an Alertmanager notification and roll back")
+def roll_back_on_alerts(ask: Requested, notification: AlertmanagerNotification) -> AlertmanagerResponse:
+    """Roll back the versions that the firing alerts of an Alertmanager notification name.
 
-    Told again, a firing does nothing again, and it takes nobody off what began after it. 503 if any of them could not
-    be acted on now: Alertmanager then tells all of them again. 200 otherwise, unless every one that asks was refused:
-    then the refusal of the first. Others were rolled back whatever became of one.
+    Strategies are rolled back independently of each other. A repeated notification is not acted on twice, and an alert
+    does not roll back what started after it began to fire.
+
+    Answers 503 if a rollback failed for now, so that Alertmanager sends the notification again. If all alerts that ask
+    for a rollback are refused, answers with the first refusal. Answers 200 otherwise.
     """
     ask.principal.check_changes()
-    sent = [read_firing_alert(each) for each in told.alerts]
-    tried = _rolled_back(ask, [each for each in sent if each.asks])
-    truncated = told.truncated_alerts if type(told.truncated_alerts) is int else 0
-    for each in tried:
-        log.info("alert.acted_on", **each.answer.model_dump(mode="json"))
+    sent = [read_firing_alert(each) for each in notification.alerts]
+    attempts = _roll_back_each(ask, [each for each in sent if each.asks])
+    truncated = notification.truncated_alerts if type(notification.truncated_alerts) is int else 0
+    for each in attempts:
+        log.info("alert.acted_on", **each.result.model_dump(mode="json"))
     if truncated:
         log.warning("alert.truncated", alerts=truncated)
-    failed = [each.answer for each in tried if each.answer.outcome is Answered.FAILED]
+    failed = [each.result for each in attempts if each.result.outcome is AlertOutcome.FAILED]
     if failed:
         raise HTTPException(
-            503, f"{len(failed)} of {len(tried)} alerts wait: {failed[0].detail}; tell all of them again"
+            503, f"{len(failed)} of {len(attempts)} alerts failed: {failed[0].detail}; send the notification again"
         )
-    refused = [each.error for each in tried if each.error is not None]
-    if refused and len(refused) == len(tried):
+    refused = [each.error for each in attempts if each.error is not None]
+    if refused and len(refused) == len(attempts):
         raise refused[0]
-    ask.has_changed(each.answer.strategy_name or "" for each in tried if each.answer.version is not None)
-    left = [_answer(each, Answered.NOT_ASKED) for each in sent if not each.asks]
-    return NotificationAnswer(alerts=[*(each.answer for each in tried), *left], truncated=truncated)
+    ask.has_changed(each.result.strategy_name or "" for each in attempts if each.result.version is not None)
+    others = [_result(each, AlertOutcome.NOT_ASKED) for each in sent if not each.asks]
+    return AlertmanagerResponse(alerts=[*(each.result for each in attempts), *others], truncated=truncated)
 
 
 @dataclass(frozen=True, slots=True)
-class _Tried:
-    answer: AlertAnswer
+class _Attempt:
+    """A rollback that an alert asked for. *error* is set if it was refused."""
+
+    result: AlertResult
     error: RolloutError | None = None
 
 
-def _rolled_back(ask: RequestContext, asking: Sequence[Sent]) -> list[_Tried]:
-    """Act on the alerts that ask for it: those of one strategy in turn, those of two at once."""
-    by_strategy: dict[str, list[Sent]] = defaultdict(list)
+def _roll_back_each(ask: RequestContext, asking: Sequence[FiringAlert]) -> list[_Attempt]:
+    """Act on the alerts: one after another within a strategy, at the same time for different strategies."""
+    by_strategy: dict[str, list[FiringAlert]] = defaultdict(list)
     for each in asking:
         by_strategy[each.labels.get("strategy", "")].append(each)
     if not by_strategy:
         return []
-    with ThreadPoolExecutor(min(AT_ONCE, len(by_strategy)), thread_name_prefix="rollbacks") as threads:
-        passes = [threads.submit(lambda these: [_try(ask, each) for each in these], g) for g in by_strategy.values()]
+    with ThreadPoolExecutor(min(STRATEGIES_AT_ONCE, len(by_strategy)), thread_name_prefix="rollbacks") as threads:
+        passes = [
+            threads.submit(lambda group: [_roll_back_one(ask, each) for each in group], group)
+            for group in by_strategy.values()
+        ]
     return [each for one in passes for each in one.result()]
 
 
-def _try(ask: RequestContext, alert: Sent) -> _Tried:
+def _roll_back_one(ask: RequestContext, alert: FiringAlert) -> _Attempt:
     try:
         firing = read_rollback_request(alert)
         outcome, version = ask.rolls_back_beside_others(
@@ -228,26 +251,26 @@ def _try(ask: RequestContext, alert: Sent) -> _Tried:
         )
     except UnknownStrategy as error:
         known = within_reach(error, ask.principal.strategies)
-        return _Tried(_answer(alert, Answered.REFUSED, str(known)), known)
+        return _Attempt(_result(alert, AlertOutcome.REFUSED, str(known)), known)
     except RolloutError as error:
         if status_of(error) >= 500:
-            return _Tried(_answer(alert, Answered.FAILED, str(error)))
-        return _Tried(_answer(alert, Answered.REFUSED, str(error)), error)
-    except HTTPException as error:  # no turn came
-        return _Tried(_answer(alert, Answered.FAILED, error.detail))
+            return _Attempt(_result(alert, AlertOutcome.FAILED, str(error)))
+        return _Attempt(_result(alert, AlertOutcome.REFUSED, str(error)), error)
+    except HTTPException as error:  # the bulkhead stayed full
+        return _Attempt(_result(alert, AlertOutcome.FAILED, error.detail))
     except SQLAlchemyError as error:
         log.warning("alert.not_acted_on", error=type(error).__name__)
-        return _Tried(_answer(alert, Answered.FAILED, "the database cannot be had now"))
-    return _Tried(_answer(alert, Answered(outcome.value), version=version))
+        return _Attempt(_result(alert, AlertOutcome.FAILED, "the database is not available"))
+    return _Attempt(_result(alert, AlertOutcome(outcome.value), version=version))
 
 
 def _fired_at(ask: RequestContext, firing: RollbackRequest) -> datetime:
-    """Return when it began to fire by the market's clock, as late as the difference of two real ones may make it."""
+    """Return when the alert began to fire, in market time. Allows for the difference between the two clocks."""
     return ask.backend.settings.at(min(firing.since, datetime.now(UTC)) + CLOCKS_DIFFER)
 
 
-def _answer(alert: Sent, outcome: Answered, detail: str = "", *, version: str | None = None) -> AlertAnswer:
-    return AlertAnswer(
+def _result(alert: FiringAlert, outcome: AlertOutcome, detail: str = "", *, version: str | None = None) -> AlertResult:
+    return AlertResult(
         alertname=alert.name,
         fingerprint=alert.identity,
         strategy_name=alert.labels.get("strategy"),
@@ -257,5 +280,5 @@ def _answer(alert: Sent, outcome: Answered, detail: str = "", *, version: str | 
     )
 
 
-router.include_router(_own)
-router.include_router(_foreign)
+router.include_router(_guarded)
+router.include_router(_webhook)

@@ -1,4 +1,4 @@
-"""The audit trail: who changed what, what stood at a moment, and whether it is whole."""
+"""The audit trail: list changes, reconstruct the state at a moment, and verify the hash chain."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -9,84 +9,90 @@ from pydantic import Field
 
 from strategy_core.api.dependencies import HEAVY, Requested
 from strategy_core.api.pagination import next_cursor, number, read_cursor
-from strategy_core.api.routes import guarded
+from strategy_core.api.routes import guarded_router
 from strategy_core.api.schemas import PRINTED, Cursor, Limit, Page, ResponseModel, StrategyName, Time
 from strategy_core.services.audit import read_events, state_at, verify_trail
 
 
 class AuditEventResponse(ResponseModel):
-    """One change: who, when, what, from what to what, and why."""
+    """One change: who changed what, when and why."""
 
-    id: int
-    position: int = Field(description="In the trail of its strategy, from 1; the generation that the change made.")
-    at: datetime
-    actor: str
-    role: str
-    source: str = Field(description="Where the wish came in: sdk, cli, api or flow.")
-    action: str
-    strategy_name: str
-    version: str
-    rollout_id: UUID | None
-    before: dict[str, Any]
-    after: dict[str, Any]
-    reason: str
-    evidence: list[str] = Field(description="Ids of the rows that it rests on.")
-    request_id: str
-    idempotency_key: str | None
-    previous_hash: str
-    hash: str
+    id: int = Field(description="Id of the event.")
+    position: int = Field(description="Position in the strategy's trail, from 1. Equals the strategy's new generation.")
+    at: datetime = Field(description="When it was changed.")
+    actor: str = Field(description="Who changed it.")
+    role: str = Field(description="The actor's role.")
+    source: str = Field(description="Where the request came from: sdk, cli, api or flow.")
+    action: str = Field(description="What was done.")
+    strategy_name: str = Field(description="Name of the strategy.")
+    version: str = Field(description="Name of the version, or empty.")
+    rollout_id: UUID | None = Field(description="The rollout, if it concerns one.")
+    before: dict[str, Any] = Field(description="The facts before the change.")
+    after: dict[str, Any] = Field(description="The facts after the change.")
+    reason: str = Field(description="Why it was done.")
+    evidence: list[str] = Field(description="Ids of the rows that the decision is based on.")
+    request_id: str = Field(description="The `X-Request-Id` of the request.")
+    idempotency_key: str | None = Field(description="The idempotency key of the request.")
+    previous_hash: str = Field(description="Hash of the previous event in this trail.")
+    hash: str = Field(description="SHA-256 of this event and the previous hash.")
 
 
 class StateAtResponse(ResponseModel):
-    """Who served whom at a moment, from the trail alone."""
+    """Which versions served users at a moment, reconstructed from the audit trail."""
 
-    strategy_name: str
-    at: datetime
-    active: str | None
-    canary: str | None
-    percent: float
-    rollout: dict[str, Any] | None
-    event: AuditEventResponse = Field(description="The newest change at that moment.")
-    made_by: dict[str, AuditEventResponse] = Field(description="By fact, the change that had made it so.")
+    strategy_name: str = Field(description="Name of the strategy.")
+    at: datetime = Field(description="The moment.")
+    active: str | None = Field(description="The active version.")
+    canary: str | None = Field(description="The canary version.")
+    percent: float = Field(description="The canary's share of users, in percent.")
+    rollout: dict[str, Any] | None = Field(description="The rollout that was running.")
+    event: AuditEventResponse = Field(description="The last change before that moment.")
+    made_by: dict[str, AuditEventResponse] = Field(description="For each fact, the change that set it.")
 
 
 class BreakResponse(ResponseModel):
-    position: int
-    problem: str
+    """A place where the hash chain does not hold."""
+
+    position: int = Field(description="Position of the event in the trail, from 1.")
+    problem: str = Field(description="What is wrong there.")
 
 
 class TrailResponse(ResponseModel):
-    strategy_name: str
-    count: int
-    head: str = Field(description="The newest event's hash: note it elsewhere, and ask for it as `known_head` later.")
-    breaks: list[BreakResponse]
+    """The audit trail of one strategy."""
+
+    strategy_name: str = Field(description="Name of the strategy.")
+    count: int = Field(description="Number of events.")
+    head: str = Field(description="Hash of the newest event. Store it elsewhere, and check it later as `known_head`.")
+    breaks: list[BreakResponse] = Field(description="Where the chain does not hold. Empty if it does.")
 
 
 class VerificationResponse(ResponseModel):
-    holds: bool
-    trails: list[TrailResponse]
-    missing: list[str] = Field(description="Known heads that stand in no trail any more.")
+    """The result of a verification."""
+
+    holds: bool = Field(description="Whether all trails and known heads are unchanged.")
+    trails: list[TrailResponse] = Field(description="The result for each strategy.")
+    missing: list[str] = Field(description="Known heads that are no longer in any trail.")
 
 
-router = guarded("audit")
-
-Word = Annotated[str | None, Query(max_length=200, pattern=PRINTED)]
+Word = Annotated[str | None, Query(max_length=200, pattern=PRINTED, description="Only events with this value.")]
 Head = Annotated[str, Query(pattern="^[0-9a-fA-F]{64}$")]
 
+router = guarded_router("audit")
 
-@router.get("/audit")
+
+@router.get("/audit", summary="List audit events")
 def list_events(
     ask: Requested,
-    strategy_name: Annotated[StrategyName | None, Query()] = None,
-    rollout_id: UUID | None = None,
+    strategy_name: Annotated[StrategyName | None, Query(description="Only this strategy.")] = None,
+    rollout_id: Annotated[UUID | None, Query(description="Only events of this rollout.")] = None,
     actor: Word = None,
     action: Word = None,
-    since: Annotated[Time | None, Query()] = None,
-    until: Annotated[Time | None, Query(description="Excluded.")] = None,
-    cursor: Annotated[Cursor, Query()] = None,
-    limit: Annotated[Limit, Query()] = 100,
+    since: Annotated[Time | None, Query(description="From this moment, inclusive.")] = None,
+    until: Annotated[Time | None, Query(description="Until this moment, exclusive.")] = None,
+    cursor: Cursor = None,
+    limit: Limit = 100,
 ) -> Page[AuditEventResponse]:
-    """List changes, oldest first; of one strategy none ever appears behind a cursor that was given."""
+    """List changes, oldest first. Within one strategy, new events always come after an existing cursor."""
     (after_id,) = read_cursor(cursor, number) or (None,)
     found = read_events(
         ask.engine,
@@ -106,20 +112,22 @@ def list_events(
     )
 
 
-@router.get("/audit/state")
+@router.get("/audit/state", summary="Show who served users at a moment")
 def show_state(
-    ask: Requested, strategy_name: Annotated[StrategyName, Query()], at: Annotated[Time, Query()]
+    ask: Requested,
+    strategy_name: Annotated[StrategyName, Query(description="Name of the strategy.")],
+    at: Annotated[Time, Query(description="The moment.")],
 ) -> StateAtResponse:
-    """Say who served whom at a moment, and which changes had made it so."""
+    """Show which versions served users at a moment, and the changes that led to it."""
     return StateAtResponse.model_validate(state_at(ask.engine, ask.reads(strategy_name), at))
 
 
-@router.get("/audit/verify", dependencies=[HEAVY])
+@router.get("/audit/verify", dependencies=[HEAVY], summary="Verify the audit trail")
 def verify(
     ask: Requested,
-    strategy_name: Annotated[StrategyName | None, Query()] = None,
-    known_head: Annotated[list[Head] | None, Query(max_length=100, description="Hashes noted earlier.")] = None,
+    strategy_name: Annotated[StrategyName | None, Query(description="Only this strategy.")] = None,
+    known_head: Annotated[list[Head] | None, Query(max_length=100, description="Heads you stored earlier.")] = None,
 ) -> VerificationResponse:
-    """Compute every hash anew, and say where the trail was changed by another hand; unless named, of all strategies."""
+    """Recompute all hashes and report where a trail was tampered with. Default: all strategies."""
     ask.principal.check(strategy_name)
     return VerificationResponse.model_validate(verify_trail(ask.engine, strategy_name, known_head or ()))

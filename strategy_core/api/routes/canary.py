@@ -1,4 +1,4 @@
-"""The canary: which it is, and its share of users set by hand."""
+"""The canary: list canaries, and set a canary's share of users by hand."""
 
 from datetime import datetime
 from typing import Annotated
@@ -7,7 +7,7 @@ from fastapi import Query, Response
 from pydantic import Field
 
 from strategy_core.api.dependencies import IfMatch, Requested
-from strategy_core.api.routes import guarded
+from strategy_core.api.routes import guarded_router
 from strategy_core.api.schemas import OverrideReason, Reason, RequestModel, ResponseModel, StrategyName, VersionName
 from strategy_core.domain.audit import Command
 from strategy_core.domain.plan import Percent
@@ -15,14 +15,14 @@ from strategy_core.services import queries
 from strategy_core.services.canary import set_share
 
 
-class Share(RequestModel):
-    """Which version shall be the canary of how many users; by hand, without a plan and without gates."""
+class CanaryShare(RequestModel):
+    """Set a canary's share of users by hand, without a plan and gates."""
 
     strategy_name: StrategyName
     version: VersionName
     rollout_percent: Percent = Field(
         strict=True,
-        description="Of users: 0 to 100, two decimals at most.",
+        description="Share of users in percent: 0 to 100, with at most two decimals.",
         examples=[5, 12.5],
         json_schema_extra={"multipleOf": 0.01},
     )
@@ -31,51 +31,33 @@ class Share(RequestModel):
 
 
 class Canary(ResponseModel):
-    strategy_name: str
-    version: str
-    rollout_percent: float = Field(description="Of users.")
-    salt: str
-    started_at: datetime = Field(description="Since when it has been the canary.")
+    """A canary and its share of users."""
+
+    strategy_name: str = Field(description="Name of the strategy.")
+    version: str = Field(description="Name of the canary version.")
+    rollout_percent: float = Field(description="Share of users, in percent.")
+    salt: str = Field(description="The strategy's routing salt.")
+    started_at: datetime = Field(description="When the version became the canary.")
 
 
-class StandingCanary(Canary):
-    generation: int = Field(description="Of the strategy: it grows by one with each change.")
+class CurrentCanary(Canary):
+    """A canary with the generation of its strategy."""
+
+    generation: int = Field(description="The strategy's generation. Each change increases it by one.")
 
 
 class Canaries(ResponseModel):
-    items: list[StandingCanary]
+    """The current canaries."""
+
+    items: list[CurrentCanary] = Field(description="At most one per strategy.")
 
 
-class RouteResponse(ResponseModel):
-    user_id: str
-    strategy_name: str
-    version: str
-    bucket: int = Field(ge=0, le=9_999, description="Where the user lies among all, 0 to 9999.")
-    percent: float = Field(description="The canary's share of users.")
-    in_canary: bool
-    generation: int
-    why: str = Field(examples=["bucket 59.88 >= canary percent 5.00"])
+router = guarded_router("canary")
 
 
-class StrategyRouting(ResponseModel):
-    strategy_name: str
-    active: str | None = Field(description="Who serves everybody else; null: nobody can be routed.")
-    canary: str | None
-    rollout_percent: float
-    salt: str
-    generation: int
-
-
-class Routings(ResponseModel):
-    strategies: list[StrategyRouting]
-
-
-router = guarded("canary")
-
-
-@router.patch("/rollout")
-def set_rollout_percent(ask: Requested, wish: Share, if_match: IfMatch) -> Canary:
-    """Make a version the canary of a share of users by hand, or set the share of the canary that it is."""
+@router.patch("/rollout", summary="Set a canary's share of users by hand")
+def set_rollout_percent(ask: Requested, wish: CanaryShare, if_match: IfMatch) -> Canary:
+    """Make a version the canary, or change the share of the current canary, by hand."""
     found = set_share(
         ask.engine,
         Command(
@@ -93,14 +75,16 @@ def set_rollout_percent(ask: Requested, wish: Share, if_match: IfMatch) -> Canar
     return Canary.model_validate(found)
 
 
-@router.get("/canary")
+@router.get("/canary", summary="List canaries")
 def list_canaries(
-    ask: Requested, response: Response, strategy_name: Annotated[StrategyName | None, Query()] = None
+    ask: Requested,
+    response: Response,
+    strategy_name: Annotated[StrategyName | None, Query(description="Only this strategy.")] = None,
 ) -> Canaries:
-    """List the canaries of now; of a strategy that is named, its canary."""
+    """List the current canaries, or the canary of one strategy."""
     found = queries.list_canaries(ask.engine, ask.lists(strategy_name))
     items = [
-        StandingCanary(**Canary.model_validate(canary).model_dump(), generation=generation)
+        CurrentCanary(**Canary.model_validate(canary).model_dump(), generation=generation)
         for canary, generation in found
     ]
     if strategy_name is not None:

@@ -1,4 +1,4 @@
-"""What versions said and what it was worth: decisions, comparisons, and the platform's own trades."""
+"""Evidence: decisions of versions, comparisons of two versions, and reported user trades."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ from pydantic import Field
 
 from strategy_core.api.dependencies import HEAVY, KEYED, Requested
 from strategy_core.api.pagination import moment, next_cursor, read_cursor, text
-from strategy_core.api.routes import guarded
+from strategy_core.api.routes import guarded_router
 from strategy_core.api.schemas import (
     Cursor,
     Limit,
@@ -30,64 +30,72 @@ from strategy_core.services.live_trades import ingest_reports
 MOST_TRADES = 10_000
 
 
-class Comparing(RequestModel):
-    """Two versions over the same candles: of the last *days*, or of [start, end)."""
+class ComparisonRequest(RequestModel):
+    """Compare two versions over the last *days*, or from *start* to *end*."""
 
     strategy_name: StrategyName
     shadow_version: VersionName
-    active_version: VersionName | None = Field(default=None, description="The active one, unless given.")
-    symbol: Symbol | None = Field(default=None, description="All that both decide on, unless given.")
-    days: float | None = Field(default=None, gt=0, le=36_500, description="30, unless given; not with `start`.")
-    start: Time | None = None
-    end: Time | None = Field(default=None, description="Excluded; now, unless given.")
-    by_regime: bool = Field(default=False, description="Tell the candles apart by volatility and trend as well.")
+    active_version: VersionName | None = Field(
+        default=None, description="Version to compare with. Default: the active version."
+    )
+    symbol: Symbol | None = Field(default=None, description="Only this symbol. Default: all symbols of both versions.")
+    days: float | None = Field(
+        default=None, gt=0, le=36_500, description="Period in days until now. Default: 30. Not together with `start`."
+    )
+    start: Time | None = Field(default=None, description="Start of the period, inclusive.")
+    end: Time | None = Field(default=None, description="End of the period, exclusive. Default: now.")
+    by_regime: bool = Field(default=False, description="Also compare by volatility and trend regime.")
 
 
 class DecisionResponse(ResponseModel):
-    id: UUID
-    strategy_name: str
-    version: str
-    symbol: str
-    timestamp: datetime = Field(description="The candle's open time.")
-    decision: str = Field(description="buy, sell, hold; or error, when the version gave none.")
-    confidence: float
-    features: dict[str, Any]
-    reason: str
+    """A version's decision on one candle."""
+
+    id: UUID = Field(description="Id of the decision.")
+    strategy_name: str = Field(description="Name of the strategy.")
+    version: str = Field(description="Name of the version.")
+    symbol: str = Field(description="Symbol of the feed.")
+    timestamp: datetime = Field(description="Open time of the candle.")
+    decision: str = Field(description="buy, sell, hold, or error if the version failed.")
+    confidence: float = Field(description="The version's confidence, 0 to 1.")
+    features: dict[str, Any] = Field(description="The indicator values behind the decision.")
+    reason: str = Field(description="The version's explanation.")
     role: str = Field(description="The version's status at that time.")
-    window_hash: str = Field(description="Of the candles that it saw.")
-    duration_ms: float
-    error_kind: str
-    error: str | None
-    logged_at: datetime
+    window_hash: str = Field(description="Hash of the candles that the version saw.")
+    duration_ms: float = Field(description="How long the decision took, in milliseconds.")
+    error_kind: str = Field(description="Kind of failure, or empty.")
+    error: str | None = Field(description="Message of the failure.")
+    logged_at: datetime = Field(description="When the decision was stored.")
 
 
-class Outcomes(RequestModel):
-    """What the broker reports of users' trades; the same report may come any number of times."""
+class TradeReports(RequestModel):
+    """Users' trades as the broker reports them. Sending a report again does no harm."""
 
-    trades: list[TradeReport] = Field(min_length=1, max_length=MOST_TRADES)
+    trades: list[TradeReport] = Field(min_length=1, max_length=MOST_TRADES, description="One report per trade.")
 
 
 class IngestedResponse(ResponseModel):
-    new: int
-    known: int = Field(description="Reports that had been taken in before.")
-    misrouted: int = Field(description="Trades of users whom routing gave another version.")
+    """What was stored."""
+
+    new: int = Field(description="Number of new reports.")
+    known: int = Field(description="Number of reports that were stored before.")
+    misrouted: int = Field(description="Number of trades with another version than routing gave the user.")
 
 
-router = guarded("evidence")
+router = guarded_router("evidence")
 
 
-@router.get("/decisions")
+@router.get("/decisions", summary="List decisions")
 def list_decisions(
     ask: Requested,
-    strategy_name: Annotated[StrategyName, Query()],
-    version: Annotated[VersionName | None, Query()] = None,
-    symbol: Annotated[Symbol | None, Query()] = None,
-    start: Annotated[Time | None, Query()] = None,
-    end: Annotated[Time | None, Query(description="Excluded.")] = None,
-    cursor: Annotated[Cursor, Query()] = None,
-    limit: Annotated[Limit, Query()] = 100,
+    strategy_name: Annotated[StrategyName, Query(description="Name of the strategy.")],
+    version: Annotated[VersionName | None, Query(description="Only this version.")] = None,
+    symbol: Annotated[Symbol | None, Query(description="Only this symbol.")] = None,
+    start: Annotated[Time | None, Query(description="Candles from this open time, inclusive.")] = None,
+    end: Annotated[Time | None, Query(description="Candles until this open time, exclusive.")] = None,
+    cursor: Cursor = None,
+    limit: Limit = 100,
 ) -> Page[DecisionResponse]:
-    """List what versions said on candles of [start, end): by version and symbol, oldest first."""
+    """List decisions by version and symbol, oldest first."""
     found = queries.list_decisions(
         ask.engine,
         strategy_name=ask.reads(strategy_name),
@@ -102,9 +110,9 @@ def list_decisions(
     return Page[DecisionResponse](items=[DecisionResponse.model_validate(row) for row in items], next_cursor=following)
 
 
-@router.post("/shadow-comparison", dependencies=[KEYED, HEAVY])
-def compare(ask: Requested, wish: Comparing) -> Comparison:
-    """Set a version against the active one over the same candles: what they said, and what it was worth."""
+@router.post("/shadow-comparison", dependencies=[KEYED, HEAVY], summary="Compare a version with the active one")
+def compare(ask: Requested, wish: ComparisonRequest) -> Comparison:
+    """Compare decisions and results of two versions over the same candles. Changes nothing."""
     ask.reads(wish.strategy_name)
     return compare_versions(
         ask.engine,
@@ -117,8 +125,8 @@ def compare(ask: Requested, wish: Comparing) -> Comparison:
     )
 
 
-@router.post("/outcomes", dependencies=[KEYED, HEAVY])
-def report_outcomes(ask: Requested, wish: Outcomes) -> IngestedResponse:
-    """Take in what users' trades came to, whole or not at all; the same report twice is one."""
+@router.post("/outcomes", dependencies=[KEYED, HEAVY], summary="Report users' trades")
+def report_outcomes(ask: Requested, wish: TradeReports) -> IngestedResponse:
+    """Store results of users' trades, all or none of them. A repeated report counts once."""
     ask.changes(*{trade.strategy_name for trade in wish.trades})
     return IngestedResponse.model_validate(ingest_reports(ask.engine, wish.trades, now=ask.now))

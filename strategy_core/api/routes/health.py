@@ -1,33 +1,41 @@
-"""Whether the API can work, and numbers for a Prometheus."""
+"""Health check and Prometheus metrics."""
 
 from fastapi import APIRouter, Request, Response
+from pydantic import Field
 
 from strategy_core.api.dependencies import Backend, Requested
-from strategy_core.api.routes import PREFIX, guarded
+from strategy_core.api.routes import PREFIX, guarded_router
 from strategy_core.api.schemas import ResponseModel
 from strategy_core.observe.metrics import OPENMETRICS, PLAIN_TEXT, exposition
 from strategy_core.services.database import check_schema
 
 router = APIRouter()
 _open = APIRouter(prefix=PREFIX, tags=["health"])
-_guarded = guarded("health")
+_guarded = guarded_router("health")
 
 
 class Health(ResponseModel):
-    status: str
+    """The API is healthy."""
+
+    status: str = Field(description="Always `ok`.")
 
 
-@_open.get("/healthz")
+@_open.get("/healthz", summary="Check the API's health")
 def health(request: Request) -> Health:
-    """Say whether the database can be had and is of this release's schema; needs no token."""
+    """Check that the database is available and has this release's schema. Needs no token."""
     backend: Backend = request.app.state.backend
     check_schema(backend.engine)
     return Health(status="ok")
 
 
-@_guarded.get("/metrics", response_class=Response, responses={200: {"content": {PLAIN_TEXT: {}, OPENMETRICS: {}}}})
+@_guarded.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {PLAIN_TEXT: {}, OPENMETRICS: {}}}},
+    summary="Return metrics for Prometheus",
+)
 def metrics(ask: Requested, request: Request) -> Response:
-    """Return what stands in the database as Prometheus has it; as OpenMetrics, if `Accept` names that."""
+    """Return metrics of the strategies that the token covers, as Prometheus text, or as OpenMetrics on request."""
     accept = request.headers.get("accept", "")
     body, content_type = exposition(ask.engine, ask.lists().names, now=ask.now, accept=accept)
     return Response(body, media_type=content_type)

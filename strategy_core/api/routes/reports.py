@@ -1,4 +1,4 @@
-"""A rollout's report: as data for programs, and as one page for people."""
+"""The report of a rollout, as JSON and as an HTML page."""
 
 from datetime import datetime
 from uuid import UUID
@@ -8,11 +8,11 @@ from fastapi.responses import HTMLResponse
 from pydantic import Field
 
 from strategy_core.api.dependencies import HEAVY, RequestContext, Requested
-from strategy_core.api.routes import guarded
+from strategy_core.api.routes import guarded_router
 from strategy_core.api.routes.audit import AuditEventResponse
 from strategy_core.api.routes.evidence import DecisionResponse
 from strategy_core.api.routes.rollouts import RolloutDetail, VerdictResponse, detail
-from strategy_core.api.schemas import ResponseModel
+from strategy_core.api.schemas import ResponseModel, RolloutId
 from strategy_core.domain.comparison import Comparison
 from strategy_core.report.html import HEADERS, html_page
 from strategy_core.report.rollout import page_title, rollout_markdown
@@ -21,110 +21,120 @@ from strategy_core.services.history import ComparisonCurves
 
 
 class ServedResponse(ResponseModel):
-    """The version's share of users over one span of time."""
+    """The version's share of users during a period."""
 
-    since: datetime
-    until: datetime
-    percent: float
-    users: int | None = Field(description="Of the directory; null where none is loaded.")
+    since: datetime = Field(description="Start of the period.")
+    until: datetime = Field(description="End of the period.")
+    percent: float = Field(description="Share of users, in percent.")
+    users: int | None = Field(description="Number of users, from the user directory. Null if no directory is loaded.")
 
 
 class HarmPathResponse(ResponseModel):
-    """The e-process of harm over time, as log10 E; each value stands until the next."""
+    """The e-process of harm over time, as log10 E. Each value holds until the next."""
 
-    at: list[datetime]
-    log_e: list[float]
-    limit: float = Field(description="It is rolled back from there on.")
-    freeze_at: float = Field(description="Its stage is held from there on.")
+    at: list[datetime] = Field(description="Time of each value.")
+    log_e: list[float] = Field(description="log10 E.")
+    limit: float = Field(description="log10 E at which the rollout is rolled back.")
+    freeze_at: float = Field(description="log10 E at which the stage is held.")
 
 
 class CostResponse(ResponseModel):
-    slots: int
+    """What the rollout has cost or gained a user, in R."""
+
+    slots: int = Field(description="Number of closed slots.")
     canary_r: float = Field(description="R of a user who copied every signal of the canary, over these slots.")
-    control_r: float = Field(description="R of one who copied its control.")
+    control_r: float = Field(description="R of a user who copied every signal of the control, over these slots.")
 
 
 class EquityResponse(ResponseModel):
-    """Cumulative R of both versions at the same candles, marked to market; some of a long rollout's."""
+    """Cumulative R of both versions at the same candles, marked to market. Long rollouts are thinned out."""
 
-    at: list[datetime]
-    canary: list[float]
-    control: list[float]
+    at: list[datetime] = Field(description="Time of each value.")
+    canary: list[float] = Field(description="Cumulative R of the canary.")
+    control: list[float] = Field(description="Cumulative R of the control.")
 
 
 class DayResponse(ResponseModel):
-    day: datetime = Field(description="Its midnight, UTC; days without a closed slot are left out.")
-    slots: int
-    unlike: int = Field(description="Slots on which the two said different things.")
-    canary_r: float
-    control_r: float
-    mean: float = Field(description="Canary's R - control's R per slot, over all days to the end of this one.")
-    low: float | None = Field(description="Of its 95 % interval; null on the first day.")
-    high: float | None
+    """Both versions on one day."""
+
+    day: datetime = Field(description="Midnight UTC at the start of the day. Days without a closed slot are left out.")
+    slots: int = Field(description="Number of slots that closed on this day.")
+    unlike: int = Field(description="Number of slots on which the versions decided differently.")
+    canary_r: float = Field(description="R of the canary on this day.")
+    control_r: float = Field(description="R of the control on this day.")
+    mean: float = Field(description="Mean difference in R per slot (canary - control), up to the end of this day.")
+    low: float | None = Field(description="Lower end of its 95 % interval, in R. Null on the first day.")
+    high: float | None = Field(description="Upper end of its 95 % interval, in R. Null on the first day.")
 
 
 class Slot(ResponseModel):
-    position: int = Field(description="In the order in which the rollout booked them, from 0.")
-    symbol: str
-    timestamp: datetime = Field(description="The candle's open time.")
-    closed_at: datetime
-    booked_at: datetime
-    canary_r: float
-    active_r: float
-    canary_side: int = Field(description="1 buy, -1 sell, 0 hold.")
-    active_side: int
+    """One candle of one symbol on which both versions decided."""
+
+    position: int = Field(description="Order in which the rollout recorded it, from 0.")
+    symbol: str = Field(description="Symbol of the feed.")
+    timestamp: datetime = Field(description="Open time of the candle.")
+    closed_at: datetime = Field(description="When both results were final.")
+    booked_at: datetime = Field(description="When the rollout recorded it.")
+    canary_r: float = Field(description="Result of the canary, in R.")
+    active_r: float = Field(description="Result of the control, in R.")
+    canary_side: int = Field(description="Decision of the canary: 1 buy, -1 sell, 0 hold.")
+    active_side: int = Field(description="Decision of the control: 1 buy, -1 sell, 0 hold.")
 
 
 class RollbackReportResponse(ResponseModel):
-    """Why users were taken off, on which rows that rests, and whom it had reached."""
+    """Why the version was rolled back, the rows behind the decision, and how many users it had served."""
 
-    event: AuditEventResponse
-    gate: VerdictResponse | None = Field(description="The verdict that decided; null when a person did.")
-    verdicts: list[VerdictResponse] = Field(description="What every gate said, the worst first.")
-    slots: list[Slot] = Field(description="Booked last, newest first.")
-    decisions: list[DecisionResponse] = Field(description="Of the version before that moment, newest first.")
-    served: list[ServedResponse]
-    directory: int | None = Field(description="Users in the directory; null where none is loaded.")
-    now_active: str | None = Field(description="Who serves users since.")
-    cost: CostResponse | None
+    event: AuditEventResponse = Field(description="The rollback in the audit trail.")
+    gate: VerdictResponse | None = Field(description="The deciding verdict. Null if a person decided.")
+    verdicts: list[VerdictResponse] = Field(description="The verdicts of all gates, worst first.")
+    slots: list[Slot] = Field(description="The last slots, newest first.")
+    decisions: list[DecisionResponse] = Field(description="The version's last decisions before it, newest first.")
+    served: list[ServedResponse] = Field(description="The version's share of users over time.")
+    directory: int | None = Field(description="Number of users in the directory. Null if no directory is loaded.")
+    now_active: str | None = Field(description="The version that serves users since then.")
+    cost: CostResponse | None = Field(description="What the rollout cost or gained until then.")
 
 
 class NightlyComparison(ResponseModel):
-    shadow_version: str
-    active_version: str
-    period_start: datetime
-    period_end: datetime
-    created_at: datetime
-    comparison: Comparison
-    equity: EquityResponse
-    days: list[DayResponse]
+    """A stored nightly comparison."""
+
+    shadow_version: str = Field(description="The compared version.")
+    active_version: str = Field(description="The active version at that time.")
+    period_start: datetime = Field(description="Start of the period, inclusive.")
+    period_end: datetime = Field(description="End of the period, exclusive.")
+    created_at: datetime = Field(description="When it was calculated.")
+    comparison: Comparison = Field(description="The comparison.")
+    equity: EquityResponse = Field(description="Cumulative R over the period.")
+    days: list[DayResponse] = Field(description="Both versions by day.")
 
 
 class RolloutReportResponse(ResponseModel):
-    id: UUID
-    at: datetime = Field(description="The moment of the report; of its end, if the rollout has ended.")
-    rollout: RolloutDetail
-    started_by: str | None
-    percent: float = Field(description="Of users who get its version at that moment.")
-    users: int | None = Field(description="So many of the directory; null where none is loaded.")
-    directory: int | None
-    served: list[ServedResponse] = Field(description="Whom it has served, by share and time.")
-    harm: HarmPathResponse | None
-    cost: CostResponse
-    equity: EquityResponse
-    days: list[DayResponse]
-    usual_unlike: float | None = Field(description="Share of slots on which the two differed in shadow.")
-    comparison: NightlyComparison | None = Field(description="The newest nightly one of the two.")
-    changes: list[AuditEventResponse] = Field(description="The newest of its audit events, oldest first.")
-    rolled_back: RollbackReportResponse | None
+    """The report of one rollout."""
+
+    id: UUID = Field(description="Id of the rollout.")
+    at: datetime = Field(description="Time of the report, or the end of the rollout.")
+    rollout: RolloutDetail = Field(description="The rollout's status.")
+    started_by: str | None = Field(description="Who started it.")
+    percent: float = Field(description="Share of users who get the version at that time, in percent.")
+    users: int | None = Field(description="Number of these users. Null if no directory is loaded.")
+    directory: int | None = Field(description="Number of users in the directory. Null if no directory is loaded.")
+    served: list[ServedResponse] = Field(description="The version's share of users over time.")
+    harm: HarmPathResponse | None = Field(description="Evidence of harm over time.")
+    cost: CostResponse = Field(description="What the rollout has cost or gained.")
+    equity: EquityResponse = Field(description="Cumulative R over the rollout.")
+    days: list[DayResponse] = Field(description="Both versions by day.")
+    usual_unlike: float | None = Field(description="Share of slots (0 to 1) on which the versions differed in shadow.")
+    comparison: NightlyComparison | None = Field(description="The newest nightly comparison of the two versions.")
+    changes: list[AuditEventResponse] = Field(description="The newest audit events of the rollout, oldest first.")
+    rolled_back: RollbackReportResponse | None = Field(description="The rollback, if there was one.")
 
 
-router = guarded("rollouts")
+router = guarded_router("rollouts")
 
 
-@router.get("/rollouts/{rollout_id}/report", dependencies=[HEAVY])
-def show_report(ask: Requested, rollout_id: UUID, response: Response) -> RolloutReportResponse:
-    """Show all that is told of a rollout: how it goes, whom it reached, what it came to, why it was rolled back."""
+@router.get("/rollouts/{rollout_id}/report", dependencies=[HEAVY], summary="Show a rollout's report as JSON")
+def show_report(ask: Requested, rollout_id: RolloutId, response: Response) -> RolloutReportResponse:
+    """Return the status, the users it reached, the results, and why it was rolled back."""
     found, generation = _read(ask, rollout_id)
     response.headers["ETag"] = f'"{generation}"'
     going = found.progress
@@ -136,9 +146,14 @@ def show_report(ask: Requested, rollout_id: UUID, response: Response) -> Rollout
     return RolloutReportResponse.model_validate(about | now | rest, from_attributes=True)
 
 
-@router.get("/rollouts/{rollout_id}/report.html", response_class=HTMLResponse, dependencies=[HEAVY])
-def show_report_page(ask: Requested, rollout_id: UUID) -> Response:
-    """Show the same as one HTML page, which needs no other file and runs nothing."""
+@router.get(
+    "/rollouts/{rollout_id}/report.html",
+    response_class=HTMLResponse,
+    dependencies=[HEAVY],
+    summary="Show a rollout's report as HTML",
+)
+def show_report_page(ask: Requested, rollout_id: RolloutId) -> Response:
+    """Return the report as one HTML page without scripts and other files."""
     found, generation = _read(ask, rollout_id)
     page = html_page(page_title(found), rollout_markdown(found))
     return HTMLResponse(page, headers={**HEADERS, "ETag": f'"{generation}"'})

@@ -1,4 +1,4 @@
-"""Rollouts: planned, started, watched, answered by their owner, and rolled back."""
+"""Rollouts: preview, start, inspect, decide and roll back."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -8,20 +8,21 @@ from uuid import UUID
 from fastapi import Query, Response
 from pydantic import Field
 
-from strategy_core.api.dependencies import HEAVY, KEYED, KEYED_IF_IT_CAN, IfMatch, RequestContext, Requested
+from strategy_core.api.dependencies import HEAVY, KEYED, KEYED_IF_VALID, IfMatch, RequestContext, Requested
 from strategy_core.api.pagination import identity, moment, next_cursor, read_cursor
-from strategy_core.api.routes import PREFIX, guarded
+from strategy_core.api.routes import PREFIX, guarded_router
 from strategy_core.api.schemas import (
     Cursor,
-    Explained,
     Limit,
-    NeededReason,
+    OptionalReason,
     OverrideReason,
     Page,
     Reason,
-    Reasoned,
     RequestModel,
+    RequiredReason,
+    RequiredReasonText,
     ResponseModel,
+    RolloutId,
     StrategyName,
     VersionName,
 )
@@ -37,113 +38,139 @@ from strategy_core.services.rollouts import Choice, show_plan, start_rollout
 from strategy_core.services.status import RolloutStatus
 
 
-class Planned(RequestModel):
+class PlanRequest(RequestModel):
+    """Preview a rollout plan."""
+
     strategy_name: StrategyName
     version: VersionName
-    plan: Plan = Field(default_factory=Plan, description="Frozen at the start; the usual one, unless given.")
+    plan: Plan = Field(default_factory=Plan, description="Fixed when the rollout starts. Default: the standard plan.")
 
 
-class Start(Planned):
+class StartRequest(PlanRequest):
+    """Start a rollout."""
+
     reason: Reason = ""
     override_reason: OverrideReason = ""
 
 
-class DecideRequest(Explained):
-    choice: Choice = Field(description="The stage's maximum time anew, the next stage, or users off it now.")
+class DecideRequest(RequiredReason):
+    """Decide how a waiting rollout continues."""
+
+    choice: Choice = Field(
+        description="extend: restart the stage's time limit. advance: go to the next stage. rollback: roll back now."
+    )
 
 
 class Rollback(RequestModel):
-    """Take users off a version, now; it is never refused for being late, and so takes no `If-Match`."""
+    """Roll back a version now. There is no `If-Match`, because a rollback is not refused for being late."""
 
     strategy_name: StrategyName
     version: VersionName | None = Field(
         default=None,
-        description="The version users shall be taken off: the rollout's or the canary, unless given. An activation is "
-        "undone only when its version is named.",
+        description="The version to roll back. Default: the version of the current rollout, or the canary. To undo an "
+        "activation, name its version.",
     )
-    reason: NeededReason
+    reason: RequiredReasonText
 
 
 class RolledBackResponse(ResponseModel):
-    strategy_name: str
-    version: str = Field(description="The version that no user gets any more.")
+    """A completed rollback."""
+
+    strategy_name: str = Field(description="Name of the strategy.")
+    version: str = Field(description="The version that was rolled back. It serves no users now.")
 
 
 class RolloutResponse(ResponseModel):
-    id: UUID
-    strategy_name: str
-    version: str
-    control_version: str = Field(description="The version that it is measured against.")
-    state: State
-    stage_index: int
-    started_at: datetime
-    stage_entered_at: datetime
-    stage_extended_at: datetime
-    approved_stage: int | None
-    blind_since: datetime | None
-    promoted_at: datetime | None
-    ended_at: datetime | None
-    last_tick_at: datetime | None
-    reason: str
+    """A rollout."""
+
+    id: UUID = Field(description="Id of the rollout.")
+    strategy_name: str = Field(description="Name of the strategy.")
+    version: str = Field(description="The version that is rolled out.")
+    control_version: str = Field(description="The version that it is compared with.")
+    state: State = Field(description="State of the rollout.")
+    stage_index: int = Field(description="Index of the current stage, from 0.")
+    started_at: datetime = Field(description="When it started.")
+    stage_entered_at: datetime = Field(description="When the current stage began.")
+    stage_extended_at: datetime = Field(description="When the stage's time limit was last restarted.")
+    approved_stage: int | None = Field(description="Index of the highest stage that an owner has approved.")
+    blind_since: datetime | None = Field(description="Since when metrics have been unavailable.")
+    promoted_at: datetime | None = Field(description="When the version became active.")
+    ended_at: datetime | None = Field(description="When the rollout ended.")
+    last_tick_at: datetime | None = Field(description="When it was last evaluated.")
+    reason: str = Field(description="Reason of the last change.")
 
 
 class VerdictResponse(ResponseModel):
-    id: UUID
-    gate: str
-    verdict: str
-    armed: bool = Field(description="Whether it has a vote; else it is recorded only.")
-    reason: str
-    value: float | None
-    limit: float | None
-    low: float | None
-    high: float | None
-    n: int
-    stage_index: int
-    ticked_at: datetime
+    """A gate's verdict at one tick."""
+
+    id: UUID = Field(description="Id of the verdict.")
+    gate: str = Field(description="Name of the gate.")
+    verdict: str = Field(description="The verdict.")
+    armed: bool = Field(description="Whether the verdict counts. If not, it is only recorded.")
+    reason: str = Field(description="Why the gate came to this verdict.")
+    value: float | None = Field(description="The measured value, in the gate's unit.")
+    limit: float | None = Field(description="The limit, in the gate's unit.")
+    low: float | None = Field(description="Lower end of the confidence interval, in the gate's unit.")
+    high: float | None = Field(description="Upper end of the confidence interval, in the gate's unit.")
+    n: int = Field(description="Number of observations.")
+    stage_index: int = Field(description="Index of the stage, from 0.")
+    ticked_at: datetime = Field(description="Time of the tick.")
 
 
-class StandingVerdict(VerdictResponse):
-    since: datetime = Field(description="When the gate began to say this verdict without a break.")
+class CurrentVerdict(VerdictResponse):
+    """A gate's newest verdict."""
+
+    since: datetime = Field(description="Since when the gate has had this verdict without interruption.")
 
 
 class FidelityResponse(ResponseModel):
-    concordance: float = Field(description="1 when shadow and live agree, 0 when they are unrelated.")
-    n: int
-    live_r: float
-    shadow_r: float
+    """How well users' trades match the shadow results."""
+
+    concordance: float = Field(description="Concordance: 1 if live and shadow agree, 0 if they are unrelated.")
+    n: int = Field(description="Number of matched trades.")
+    live_r: float = Field(description="Result of users' trades, in R.")
+    shadow_r: float = Field(description="Result of the shadow decisions, in R.")
 
 
 class LiveResult(ResponseModel):
-    live: Performance
-    shadow: Performance
-    fidelity: FidelityResponse | None
-    trades: int
+    """Results of users' trades and of the shadow decisions."""
+
+    live: Performance = Field(description="Performance of users' trades.")
+    shadow: Performance = Field(description="Performance of the shadow decisions.")
+    fidelity: FidelityResponse | None = Field(description="How well the two match.")
+    trades: int = Field(description="Number of users' trades.")
 
 
 class RolloutDetail(RolloutResponse):
-    plan: dict[str, Any] = Field(description="As it was frozen at the start.")
-    stages: list[float] = Field(description="Percents of the plan.")
-    verdicts: list[StandingVerdict] = Field(description="Each gate's newest, the worst first.")
-    needs: list[str] = Field(description="What must happen before it goes on, the most urgent first.")
-    minimum_left_s: float | None = Field(description="Of the stage's minimum time, or of the bake.")
-    maximum_left_s: float | None = Field(description="Until a stage without an answer is put to the owner.")
-    live: dict[str, LiveResult] = Field(description="By version: what users' trades came to, beside the shadow's.")
+    """A rollout with its plan, verdicts and outlook."""
+
+    plan: dict[str, Any] = Field(description="The plan, as fixed at the start.")
+    stages: list[float] = Field(description="Share of users in each stage, in percent.")
+    verdicts: list[CurrentVerdict] = Field(description="The newest verdict of each gate, worst first.")
+    needs: list[str] = Field(description="What must happen before the rollout continues, most urgent first.")
+    minimum_left_s: float | None = Field(
+        description="Seconds left of the stage's minimum time, or of the observation after promotion."
+    )
+    maximum_left_s: float | None = Field(description="Seconds until an undecided stage asks the owner to decide.")
+    live: dict[str, LiveResult] = Field(description="Results of users' trades, by version.")
 
 
 class PlanPreview(ResponseModel):
-    preview: Preview
-    underpowered: bool
-    verdict: str = Field(description="Whether the plan can come to an answer, in a line.")
-    audience: Audience
-    estimated: bool = Field(description="Whether users are not counted, since no directory of them is loaded.")
+    """What a plan would take and which users it would reach."""
+
+    preview: Preview = Field(description="Duration and statistical power of the plan.")
+    underpowered: bool = Field(description="Whether the plan is too short to detect the difference.")
+    verdict: str = Field(description="One line that explains whether the plan can reach a conclusion.")
+    audience: Audience = Field(description="The users that each stage reaches.")
+    estimated: bool = Field(description="Whether the numbers of users are estimates, because no directory is loaded.")
 
 
-router = guarded("rollouts")
+router = guarded_router("rollouts")
 
 
-@router.post("/rollouts", status_code=201, dependencies=[KEYED])
-def start(ask: Requested, wish: Start, if_match: IfMatch, response: Response) -> RolloutResponse:
-    """Start a rollout: the version becomes the canary, at the first stage of the plan."""
+@router.post("/rollouts", status_code=201, dependencies=[KEYED], summary="Start a rollout")
+def start(ask: Requested, wish: StartRequest, if_match: IfMatch, response: Response) -> RolloutResponse:
+    """Start a rollout. The version becomes the canary in the first stage of the plan."""
     found = start_rollout(
         ask.engine,
         Command(
@@ -161,11 +188,11 @@ def start(ask: Requested, wish: Start, if_match: IfMatch, response: Response) ->
     return RolloutResponse.model_validate(found)
 
 
-@router.post("/rollouts/plan", dependencies=[KEYED, HEAVY])
-def preview_rollout(ask: Requested, wish: Planned) -> PlanPreview:
-    """Show what a plan would take, and whom it would reach, before anything moves.
+@router.post("/rollouts/plan", dependencies=[KEYED, HEAVY], summary="Preview a rollout plan")
+def preview_rollout(ask: Requested, wish: PlanRequest) -> PlanPreview:
+    """Return how long a plan would take and which users it would reach. Changes nothing.
 
-    Of the canaries that share its users, those of strategies that the token reaches.
+    Overlaps with other canaries are listed only for strategies that the token covers.
     """
     ask.reads(wish.strategy_name)
     preview, audience = show_plan(
@@ -183,12 +210,12 @@ def preview_rollout(ask: Requested, wish: Planned) -> PlanPreview:
     )
 
 
-@router.get("/rollouts")
+@router.get("/rollouts", summary="List rollouts")
 def list_rollouts(
     ask: Requested,
-    strategy_name: Annotated[StrategyName | None, Query()] = None,
-    cursor: Annotated[Cursor, Query()] = None,
-    limit: Annotated[Limit, Query()] = 50,
+    strategy_name: Annotated[StrategyName | None, Query(description="Only this strategy.")] = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
 ) -> Page[RolloutResponse]:
     """List rollouts, newest first."""
     after = read_cursor(cursor, moment, identity)
@@ -197,50 +224,52 @@ def list_rollouts(
     return Page[RolloutResponse](items=[RolloutResponse.model_validate(row) for row in items], next_cursor=following)
 
 
-@router.get("/rollouts/{rollout_id}")
-def show_rollout(ask: Requested, rollout_id: UUID, response: Response) -> RolloutDetail:
-    """Show a rollout: its stage, what its gates say, and what it waits for."""
+@router.get("/rollouts/{rollout_id}", summary="Show a rollout")
+def show_rollout(ask: Requested, rollout_id: RolloutId, response: Response) -> RolloutDetail:
+    """Return a rollout with its stage, the verdicts of its gates, and what it waits for."""
     found, generation = queries.read_rollout(ask.engine, rollout_id, now=ask.now)
     ask.reads(found.rollout.strategy_name)
     response.headers["ETag"] = f'"{generation}"'
     return detail(found)
 
 
-@router.get("/rollouts/{rollout_id}/verdicts")
+@router.get("/rollouts/{rollout_id}/verdicts", summary="List a rollout's verdicts")
 def list_verdicts(
     ask: Requested,
-    rollout_id: UUID,
-    gate: Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]*$", description="Only this gate's.")] = None,
-    limit: Annotated[Limit, Query()] = 100,
+    rollout_id: RolloutId,
+    gate: Annotated[
+        str | None, Query(max_length=200, pattern=r"^[^\x00]*$", description="Only verdicts of this gate.")
+    ] = None,
+    limit: Limit = 100,
 ) -> list[VerdictResponse]:
-    """List what the gates said over time, oldest first: the newest so many, one each time something new was said."""
+    """List the newest verdicts, oldest first. A verdict that repeats the previous one is left out."""
     rollout = queries.find_rollout(ask.engine, rollout_id)
     ask.reads(rollout.strategy_name)
     found = read_verdicts(ask.engine, rollout.strategy_name, gate=gate, rollout_id=rollout_id, limit=limit)
     return [VerdictResponse.model_validate(row) for row in found.verdicts]
 
 
-@router.post("/rollouts/{rollout_id}/pause", dependencies=[KEYED])
-def pause(ask: Requested, rollout_id: UUID, wish: Reasoned, if_match: IfMatch) -> RolloutResponse:
-    """Keep a rollout where it is; every protection stays armed."""
-    return _told(ask, rollouts.pause, rollout_id, wish, if_match)
+@router.post("/rollouts/{rollout_id}/pause", dependencies=[KEYED], summary="Pause a rollout")
+def pause(ask: Requested, rollout_id: RolloutId, wish: OptionalReason, if_match: IfMatch) -> RolloutResponse:
+    """Pause a rollout at its current stage. All gates that protect users stay active."""
+    return _change_rollout(ask, rollouts.pause, rollout_id, wish, if_match)
 
 
-@router.post("/rollouts/{rollout_id}/resume", dependencies=[KEYED])
-def resume(ask: Requested, rollout_id: UUID, wish: Reasoned, if_match: IfMatch) -> RolloutResponse:
-    """Let a paused rollout go on, at its stage's percent."""
-    return _told(ask, rollouts.resume, rollout_id, wish, if_match)
+@router.post("/rollouts/{rollout_id}/resume", dependencies=[KEYED], summary="Resume a paused rollout")
+def resume(ask: Requested, rollout_id: RolloutId, wish: OptionalReason, if_match: IfMatch) -> RolloutResponse:
+    """Continue a paused rollout at the share of its stage."""
+    return _change_rollout(ask, rollouts.resume, rollout_id, wish, if_match)
 
 
-@router.post("/rollouts/{rollout_id}/approve", dependencies=[KEYED])
-def approve(ask: Requested, rollout_id: UUID, wish: Reasoned, if_match: IfMatch) -> RolloutResponse:
-    """Let a rollout enter the stage it waits for, at the next tick."""
-    return _told(ask, rollouts.approve, rollout_id, wish, if_match, four_eyes=ask.backend.settings.four_eyes)
+@router.post("/rollouts/{rollout_id}/approve", dependencies=[KEYED], summary="Approve a rollout's next stage")
+def approve(ask: Requested, rollout_id: RolloutId, wish: OptionalReason, if_match: IfMatch) -> RolloutResponse:
+    """Approve the next stage. The rollout enters it at the next tick."""
+    return _change_rollout(ask, rollouts.approve, rollout_id, wish, if_match, four_eyes=ask.backend.settings.four_eyes)
 
 
-@router.post("/rollouts/{rollout_id}/decide", dependencies=[KEYED])
-def decide(ask: Requested, rollout_id: UUID, wish: DecideRequest, if_match: IfMatch) -> RolloutResponse:
-    """Answer a rollout that waits for a decision; to roll back is heard in every state and generation."""
+@router.post("/rollouts/{rollout_id}/decide", dependencies=[KEYED], summary="Extend, advance or roll back a rollout")
+def decide(ask: Requested, rollout_id: RolloutId, wish: DecideRequest, if_match: IfMatch) -> RolloutResponse:
+    """Decide how a waiting rollout continues. The choice to roll back is accepted in every state and generation."""
     strategy_name = queries.find_rollout(ask.engine, rollout_id).strategy_name
 
     def decided(actor: Actor) -> RolloutResponse:
@@ -258,9 +287,9 @@ def decide(ask: Requested, rollout_id: UUID, wish: DecideRequest, if_match: IfMa
     return decided(ask.changes(strategy_name))
 
 
-@router.post("/rollouts/{rollout_id}/rollback", dependencies=[KEYED_IF_IT_CAN])
-def roll_back_rollout(ask: Requested, rollout_id: UUID, wish: Explained) -> RolledBackResponse:
-    """Take users off the version of this rollout, now, whatever its state; no `If-Match` delays it."""
+@router.post("/rollouts/{rollout_id}/rollback", dependencies=[KEYED_IF_VALID], summary="Roll back one rollout")
+def roll_back_rollout(ask: Requested, rollout_id: RolloutId, wish: RequiredReason) -> RolledBackResponse:
+    """Roll back this rollout now, in any state. There is no `If-Match`."""
     strategy_name = queries.find_rollout(ask.engine, rollout_id).strategy_name
     version = ask.rolls_back(
         strategy_name,
@@ -271,9 +300,9 @@ def roll_back_rollout(ask: Requested, rollout_id: UUID, wish: Explained) -> Roll
     return RolledBackResponse(strategy_name=strategy_name, version=version)
 
 
-@router.post("/rollback", dependencies=[KEYED_IF_IT_CAN])
+@router.post("/rollback", dependencies=[KEYED_IF_VALID], summary="Roll back a strategy")
 def roll_back_strategy(ask: Requested, wish: Rollback) -> RolledBackResponse:
-    """Take users off a version now: undo its rollout, its canary, or, named, its activation. Asks nothing."""
+    """Roll back the current rollout or canary now. If `version` is given, this can also undo its activation."""
     version = ask.rolls_back(
         wish.strategy_name,
         lambda actor: roll_back(
@@ -283,18 +312,18 @@ def roll_back_strategy(ask: Requested, wish: Rollback) -> RolledBackResponse:
     return RolledBackResponse(strategy_name=wish.strategy_name, version=version)
 
 
-def _told(
+def _change_rollout(
     ask: RequestContext,
-    say: Callable[..., object],
+    change: Callable[..., object],
     rollout_id: UUID,
-    wish: Reasoned,
+    wish: OptionalReason,
     if_generation: int | None,
     *,
     four_eyes: bool = False,
 ) -> RolloutResponse:
-    """Say something to the rollout of that id, and to no other one of its strategy."""
+    """Apply *change* to the rollout with this id only, also if its strategy has a newer one."""
     strategy_name = queries.find_rollout(ask.engine, rollout_id).strategy_name
-    found = say(
+    found = change(
         ask.engine,
         Command(ask.changes(strategy_name), ask.now, wish.reason, if_generation=if_generation, four_eyes=four_eyes),
         strategy_name=strategy_name,
@@ -304,7 +333,7 @@ def _told(
 
 
 def detail(found: RolloutStatus) -> RolloutDetail:
-    """Return a rollout's status as answers have it."""
+    """Return the response for a rollout's status."""
     left = found.outlook
     return RolloutDetail.model_validate(
         {
@@ -312,7 +341,7 @@ def detail(found: RolloutStatus) -> RolloutDetail:
             "plan": found.rollout.plan,
             "stages": found.stages,
             "verdicts": [
-                StandingVerdict(**VerdictResponse.model_validate(row).model_dump(), since=found.since[row.gate])
+                CurrentVerdict(**VerdictResponse.model_validate(row).model_dump(), since=found.since[row.gate])
                 for row in found.verdicts
             ],
             "needs": left.needs,

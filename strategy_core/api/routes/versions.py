@@ -1,4 +1,4 @@
-"""Versions: registered, listed, activated, retired."""
+"""Versions: register, list, activate and retire."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -7,20 +7,21 @@ from uuid import UUID
 from fastapi import Query, Response
 from pydantic import Field
 
-from strategy_core.api.dependencies import HEAVY, KEYED, IfMatch, Requested
+from strategy_core.api.dependencies import HEAVY, KEYED, IfMatch, RequestContext, Requested
 from strategy_core.api.pagination import moment, next_cursor, read_cursor, text
-from strategy_core.api.routes import PREFIX, guarded
+from strategy_core.api.routes import PREFIX, guarded_router
 from strategy_core.api.schemas import (
     Cursor,
     Limit,
+    OptionalReason,
     OverrideReason,
     Page,
     Reason,
-    Reasoned,
     RequestModel,
     ResponseModel,
     StrategyName,
     Symbol,
+    VersionId,
     VersionName,
 )
 from strategy_core.domain.audit import Command
@@ -32,74 +33,89 @@ from strategy_core.store.tables import StrategyVersion
 
 
 class Registration(RequestModel):
-    """A new version; it is vetted on the feed's candles and then kept, as it is, for ever."""
+    """Register a version. It cannot be changed later."""
 
     strategy_name: StrategyName
     version: VersionName
     config: dict[str, Any] = Field(
         default_factory=dict,
-        description="Of the strategy's own parameters; defaults are filled in, and a name that is none is refused.",
+        description="Parameters of the strategy. Missing ones get their defaults, and unknown ones are refused.",
         examples=[{"rsi_period": 14}],
     )
     entry_point: str | None = Field(
         default=None,
         max_length=200,
         pattern=r"^[^\x00-\x1f]+$",
-        description="A known strategy, or `package.module:Class`; the strategy's name, unless given.",
+        description="The code: a known strategy, or `package.module:Class`. Default: the strategy's name.",
         examples=["fib_rsi"],
     )
     symbols: list[Symbol] | None = Field(
-        default=None, min_length=1, max_length=500, description="All of the feed's, unless given.", examples=[["GOLD"]]
+        default=None,
+        min_length=1,
+        max_length=500,
+        description="Symbols to decide on. Default: all symbols of the feed.",
+        examples=[["GOLD"]],
     )
     timeframe: str | None = Field(
         default=None,
         max_length=8,
         pattern=r"^[0-9]+[A-Za-z]+$",
-        description="The feed's, unless given.",
+        description="Timeframe of the candles. Default: the feed's timeframe.",
         examples=["1h"],
     )
-    status: Status = Field(default=Status.SHADOW, description="What it may do from the start.")
+    status: Status = Field(default=Status.SHADOW, description="The version's first status.")
     scoring: ScoringRule | None = Field(
-        default=None, description="How its decisions become trades; fixed with the strategy's first version."
+        default=None, description="How decisions become trades. Set once, with the strategy's first version."
     )
     salt: str | None = Field(
-        default=None, max_length=200, description="Which users see its canaries; fixed with its first version."
+        default=None,
+        max_length=200,
+        description="Routing salt, which decides the users that see canaries. Set once, with the first version. Leave "
+        "it out for the default.",
     )
     reason: Reason = ""
 
 
-class Activation(Reasoned):
+class Activation(OptionalReason):
+    """Make a version the active one."""
+
     override_reason: OverrideReason = ""
 
 
 class VersionResponse(ResponseModel):
-    id: UUID
-    strategy_name: str
-    version: str
-    status: Status
-    entry_point: str
-    config: dict[str, Any]
-    symbols: list[str]
-    timeframe: str
-    warmup_bars: int = Field(description="Candles that it needs before its first decision.")
-    fingerprint: str = Field(description="sha256 of all that decides what it will say.")
-    created_at: datetime
-    activated_at: datetime | None
-    retired_at: datetime | None
-    quarantined_at: datetime | None = Field(description="When it was rolled back, and not been tried again since.")
+    """A registered version."""
+
+    id: UUID = Field(description="Id of the version.")
+    strategy_name: str = Field(description="Name of the strategy.")
+    version: str = Field(description="Name of the version.")
+    status: Status = Field(description="What it is used for now.")
+    entry_point: str = Field(description="The code: a known strategy, or `package.module:Class`.")
+    config: dict[str, Any] = Field(description="Parameters of the strategy, with defaults filled in.")
+    symbols: list[str] = Field(description="Symbols that it decides on.")
+    timeframe: str = Field(description="Timeframe of the candles.")
+    warmup_bars: int = Field(description="Number of candles that it needs before its first decision.")
+    fingerprint: str = Field(description="SHA-256 of everything that determines its decisions.")
+    created_at: datetime = Field(description="When it was registered.")
+    activated_at: datetime | None = Field(description="When it last became active.")
+    retired_at: datetime | None = Field(description="When it was retired.")
+    quarantined_at: datetime | None = Field(description="When it was rolled back. Null if it was used again since.")
 
 
 class VersionDetail(VersionResponse):
-    fingerprint_parts: dict[str, str]
-    registration_report: dict[str, Any] = Field(description="What vetting found: checks, signals exercised, warnings.")
+    """A version with the report of its registration."""
+
+    fingerprint_parts: dict[str, str] = Field(description="SHA-256 of each part of the fingerprint.")
+    registration_report: dict[str, Any] = Field(
+        description="Result of the validation: checks, exercised signals and warnings."
+    )
 
 
-router = guarded("versions")
+router = guarded_router("versions")
 
 
-@router.post("/versions", status_code=201, dependencies=[KEYED, HEAVY])
+@router.post("/versions", status_code=201, dependencies=[KEYED, HEAVY], summary="Register a version")
 def register(ask: Requested, wish: Registration, response: Response) -> VersionDetail:
-    """Vet a new version on the feed's candles and keep it, as it is, for ever."""
+    """Validate a version on the feed's candles and register it. A registered version is immutable."""
     actor = ask.changes(wish.strategy_name)
     source = ask.backend.candles(ask.now)
     found = register_version(
@@ -121,34 +137,34 @@ def register(ask: Requested, wish: Registration, response: Response) -> VersionD
     return VersionDetail.model_validate(found)
 
 
-@router.get("/versions")
+@router.get("/versions", summary="List versions")
 def list_versions(
     ask: Requested,
-    strategy_name: Annotated[StrategyName | None, Query()] = None,
-    status: Annotated[Status | None, Query(description="Only those of this status.")] = None,
-    cursor: Annotated[Cursor, Query()] = None,
-    limit: Annotated[Limit, Query()] = 50,
+    strategy_name: Annotated[StrategyName | None, Query(description="Only this strategy.")] = None,
+    status: Annotated[Status | None, Query(description="Only versions with this status.")] = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
 ) -> Page[VersionResponse]:
-    """List versions by strategy, oldest first."""
+    """List versions by strategy, oldest first within a strategy."""
     after = read_cursor(cursor, text, moment, text)
     found = queries.list_versions(ask.engine, ask.lists(strategy_name), status=status, after=after, limit=limit + 1)
     items, following = next_cursor(found, limit, lambda row: (row.strategy_name, row.created_at, row.version))
     return Page[VersionResponse](items=[VersionResponse.model_validate(row) for row in items], next_cursor=following)
 
 
-@router.get("/versions/{version_id}")
-def show_version(ask: Requested, version_id: UUID, response: Response) -> VersionDetail:
-    """Show a version with the report of its registration."""
+@router.get("/versions/{version_id}", summary="Show a version")
+def show_version(ask: Requested, version_id: VersionId, response: Response) -> VersionDetail:
+    """Return a version with the report of its registration."""
     found, generation = queries.find_version(ask.engine, version_id)
     ask.reads(found.strategy_name)
     response.headers["ETag"] = f'"{generation}"'
     return VersionDetail.model_validate(found)
 
 
-@router.post("/versions/{version_id}/activate", dependencies=[KEYED])
-def activate(ask: Requested, version_id: UUID, wish: Activation, if_match: IfMatch) -> VersionResponse:
-    """Make a version the active one and retire its predecessor, in one step."""
-    meant = _meant(ask, version_id)
+@router.post("/versions/{version_id}/activate", dependencies=[KEYED], summary="Activate a version")
+def activate(ask: Requested, version_id: VersionId, wish: Activation, if_match: IfMatch) -> VersionResponse:
+    """Make a version the active one and retire the previous active version, in one step."""
+    meant = _find_version(ask, version_id)
     found = versions.activate_version(
         ask.engine,
         Command(
@@ -165,10 +181,10 @@ def activate(ask: Requested, version_id: UUID, wish: Activation, if_match: IfMat
     return VersionResponse.model_validate(found)
 
 
-@router.post("/versions/{version_id}/retire", dependencies=[KEYED])
-def retire(ask: Requested, version_id: UUID, wish: Reasoned, if_match: IfMatch) -> VersionResponse:
-    """Retire a shadow version, or a canary that no rollout moves; it decides nothing more."""
-    meant = _meant(ask, version_id)
+@router.post("/versions/{version_id}/retire", dependencies=[KEYED], summary="Retire a version")
+def retire(ask: Requested, version_id: VersionId, wish: OptionalReason, if_match: IfMatch) -> VersionResponse:
+    """Retire a shadow version, or a canary without a rollout. A retired version makes no more decisions."""
+    meant = _find_version(ask, version_id)
     found = versions.retire_version(
         ask.engine,
         Command(ask.changes(meant.strategy_name), ask.now, wish.reason, if_generation=if_match),
@@ -178,6 +194,6 @@ def retire(ask: Requested, version_id: UUID, wish: Reasoned, if_match: IfMatch) 
     return VersionResponse.model_validate(found)
 
 
-def _meant(ask: Requested, version_id: UUID) -> StrategyVersion:
-    """Return the version of that id, whose name never changes."""
+def _find_version(ask: RequestContext, version_id: UUID) -> StrategyVersion:
+    """Return the version with this id."""
     return queries.find_version(ask.engine, version_id)[0]
