@@ -27,8 +27,8 @@ sys.dont_write_bytecode = False
 DATABASES = ["sqlite", "postgresql"]
 SQLITE_FIRST = ["sqlite", pytest.param("postgresql", marks=pytest.mark.full)]
 alike.share()
-# A crash of the machine, which no test causes, is all that these guard against; a killed process loses nothing.
 COMPILED: LRUCache[Any, Any] = LRUCache(5_000)
+# A crash of the machine, which no test causes, is all that these guard against; a killed process loses nothing.
 UNSAFE = ("fsync = off", "synchronous_commit = off", "full_page_writes = off")
 
 

@@ -25,6 +25,12 @@ ON_BOTH = {
 }
 
 
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest) -> str:
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "database_url" in metafunc.fixturenames:
         on_both = Path(metafunc.module.__file__).stem in ON_BOTH

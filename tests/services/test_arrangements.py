@@ -215,7 +215,7 @@ def test_a_version_that_hangs_costs_a_run_no_more_workers_however_many_serve_it(
 ) -> None:
     put(engine, "1", {"hours": 6}, status=Status.ACTIVE)
     put(engine, "2", {"how": "sleep", "after": MONDAY.isoformat()}, code="Failing")
-    with WorkerPool(deadline_s=0.3, at_once=3) as workers:
+    with WorkerPool(deadline_s=1.0, at_once=3) as workers:
         sound, hanging = run_shadow(engine, many, workers, now=MONDAY + 10 * HOUR)
 
     assert (sound.logged, sound.errors) == (50, 0)
