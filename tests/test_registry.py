@@ -1,4 +1,4 @@
-"""The names that scripts use, on both databases; and activation, raced."""
+"""VersionRegistry on both databases, and a race of activations."""
 
 import contextlib
 import threading
@@ -142,7 +142,7 @@ class Watcher:
 
 @pytest.mark.parametrize("versions", [2, 5, 8])
 def test_racing_activations_leave_one_active_at_every_moment(registry: VersionRegistry, versions: int) -> None:
-    """Eight threads, a reader that never stops looking, and an audit trail that must be one unbroken chain."""
+    """Eight threads, a reader that reads all the time, and an audit trail that must be one unbroken chain."""
     names = [str(n) for n in range(versions)]
     for name in names:
         put_version(registry.engine, name, Status.ACTIVE if name == "0" else Status.SHADOW)

@@ -1,4 +1,4 @@
-"""What a gate is shown when nothing is known yet: tests add the facts that they are about."""
+"""Empty evidence for gates, to which tests add facts."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

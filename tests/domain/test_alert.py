@@ -1,4 +1,4 @@
-"""What owners are told at night: every kind of alert, word for word, with the command that acts on it."""
+"""Alert messages: every kind, word for word, with the command that acts on it."""
 
 import re
 from pathlib import Path

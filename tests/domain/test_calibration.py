@@ -46,7 +46,7 @@ QUICK = plan_of(Harm(), NotWorse(minimum_days=2))
 
 @pytest.mark.parametrize("name", ["severe", "mild", "every_trade_loses", "goes_silent", "severe_from_day_10"])
 def test_a_rollback_is_dated_by_the_very_slot_that_made_it(name: str) -> None:
-    """The oracle looks at every slot, one by one; the ramp looks by the hour, with four slots in each."""
+    """The oracle judges every slot. The ramp ticks hourly, with four slots in each hour."""
     plan = plan_of(Harm(), maximum_stage_time=timedelta(days=90), percents=(100.0,), bake=timedelta(days=90))
     days = 20
     for number in range(3):
@@ -66,7 +66,7 @@ def test_a_rollback_is_dated_by_the_very_slot_that_made_it(name: str) -> None:
 
 
 def test_a_stage_that_freezes_is_dated_too() -> None:
-    """Seven wins lost make E pass 10, and five more 125; a healthy ramp freezes nothing."""
+    """Seven lost wins make E pass 10, and five more 125. A healthy ramp is not frozen."""
     harmed = run_ramp(QUICK, KNOWN, ramp_of(*every_hour(0, 60, LOST), faulty_from=0), days=4)
 
     assert harmed.frozen_after is not None
@@ -104,7 +104,7 @@ def test_a_larger_stake_makes_a_deeper_drawdown() -> None:
 
 
 def test_a_healthy_ramp_climbs_is_promoted_bakes_and_ends() -> None:
-    """Thirty slots on two days pass it; what becomes of the version after its bake is no matter of the rollout."""
+    """Thirty slots on two days pass it. The rollout ends with the bake."""
     healthy, after = every_hour(0, 60, SAME), every_hour(60, 96, LOST)
 
     result = run_ramp(QUICK, KNOWN, ramp_of(*healthy, *after), days=4)
@@ -151,7 +151,7 @@ def test_a_plan_may_roll_back_what_is_not_answered() -> None:
 
 
 def test_without_a_slot_nothing_is_promoted() -> None:
-    """Absence of evidence never advances a rollout."""
+    """Missing evidence does not advance a rollout."""
     assert run_ramp(Plan(), KNOWN, ramp_of(), days=3) == RampResult(slots=0)
 
 
@@ -214,5 +214,5 @@ class TestSummary:
     [(0, 2000, 1 - 0.05 ** (1 / 2000)), (0, 1, 0.95), (5, 100, 0.1023), (3, 3, 1.0)],
 )
 def test_the_upper_limit_is_clopper_and_pearsons(count: int, n: int, limit: float) -> None:
-    """Of none in n it is 1 - 0.05^(1/n); five in a hundred is the tables' 10.2 %."""
+    """For 0 in n it is 1 - 0.05^(1/n). For 5 in 100, tables have 10.2 %."""
     assert upper_limit(count, n) == pytest.approx(limit, abs=5e-4)

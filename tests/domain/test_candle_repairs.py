@@ -1,4 +1,4 @@
-"""What is mended in candles, and counted; what is near it and refused."""
+"""Repairs of candles: what is repaired and counted, and similar input that is refused."""
 
 from datetime import datetime, timedelta
 

@@ -75,7 +75,7 @@ def test_a_moved_or_missing_candle_changes_the_window_hash() -> None:
 
 
 def test_a_window_hash_never_changes() -> None:
-    """It is stored with every decision: another value would say that the vendor revised the candles."""
+    """It is stored with every decision. Another value would mean that the vendor revised the candles."""
     assert window_hash(hourly(3)) == "5d64700af6dbfbe4d2d9ebf96380a8743017f22e47abe9b61a43afcc92932c29"
     assert window_hash(hourly(3, sides=True)) == "1451f530946b016aebea1e514e39d13afbd7db46973424d6f926e9af067c4ce8"
     assert window_hash(hourly(3).iloc[:0]) == "ba963fd850b5a1a17f726aba922299e1bd9e1d6eca725c3504f316cf35f41a88"

@@ -1,4 +1,4 @@
-"""Good candles come back in one form; bad ones are refused by the row at fault."""
+"""Valid candles are returned in one form. Invalid ones are refused with the row."""
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal

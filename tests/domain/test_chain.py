@@ -1,4 +1,4 @@
-"""The chain is for ever: golden hashes here may never change, or every trail that was ever written breaks."""
+"""The hash chain. Do not change the golden hashes: every stored audit trail would break."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -75,7 +75,7 @@ def test_a_moment_is_one_in_every_zone() -> None:
 
 @pytest.mark.parametrize(("one", "other"), [(5, 5.0), (0, -0.0), (15 * 10**299, 1.5e300), (10**22, 1e22), ((1,), [1])])
 def test_what_databases_return_differently_is_the_same(one: Any, other: Any) -> None:
-    """PostgreSQL keeps JSON's numbers as digits and returns whole ones as such; SQLite keeps the text."""
+    """PostgreSQL returns whole JSON numbers as integers. SQLite keeps the text."""
     assert event_hash("", {"x": one}) == event_hash("", {"x": other})
 
 
@@ -154,7 +154,7 @@ def test_a_change_that_no_event_tells_of_is_found_after_the_last_one() -> None:
 
 
 def test_a_resume_of_an_earlier_release_is_no_break() -> None:
-    """Its percent before was told as it stood after; what was recorded stays as it is."""
+    """Its percent before the change was recorded as the one after it. Recorded events stay as they are."""
     links = chained({"after": {"percent": 5}}, {"action": "resume", "before": {"percent": 9}})
 
     assert broken(links, end=links[-1]) == []

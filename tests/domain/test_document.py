@@ -1,4 +1,4 @@
-"""A name that stands twice in a document has two values, and nobody knows which was meant."""
+"""A name that occurs twice in a JSON document is refused, because it has two values."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Each error is one line that says what was refused, with its fields as attributes and its family as exit code."""
+"""Errors: a message in one line, fields as attributes, an exit code per family, and pickling."""
 
 import inspect
 import pickle

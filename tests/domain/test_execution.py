@@ -1,4 +1,4 @@
-"""The gates on live orders: what each says, how rarely it wrongs a healthy rollout, and that it finds a sick one."""
+"""The gates on live orders: verdicts, the error rate on healthy rollouts, and the power on harmful ones."""
 
 from dataclasses import replace
 from typing import Any
@@ -105,7 +105,7 @@ def test_unless_the_plan_requires_them(gate: ExecutionGate) -> None:
     ids=["at the tolerated ratio", "accounts, outages and signals apart", "broken accounts alone", "tiny traffic"],
 )
 def test_healthy_orders_are_hardly_ever_called_sick(of: dict[str, Any]) -> None:
-    """At a tenfold error budget, so that 2,000 streams can tell; dependence of every kind that copying brings."""
+    """With a tenfold error budget, so that 2,000 streams suffice, and with all kinds of dependence from copying."""
     assert upper(alarms(OrderErrors(alpha=0.01), **of)) <= 0.01
 
 
@@ -153,7 +153,7 @@ def orders(*rows: tuple[int, int, bool, bool], share: float = 0.5) -> Orders:
 
 
 def test_a_users_second_error_says_nothing_new() -> None:
-    """A broken account fails again and again; within a day it counts once."""
+    """A broken account fails repeatedly. Within a day it counts once."""
     rows = [(0, 0, True, True), (0, 1, False, False), (1, 0, True, True), (1, 1, False, False)]
 
     once, twice = judged(OrderErrors(), orders=orders(*rows[:2])), judged(OrderErrors(), orders=orders(*rows))
@@ -199,7 +199,7 @@ def test_found_once_it_stays_found() -> None:
 
 
 def test_what_is_cut_only_lowers_the_evidence() -> None:
-    """A tick looks at the newest days alone when orders are too many; harm that goes on is found all the same."""
+    """With too many orders, a tick only judges the newest days. Continuing harm is still found."""
     sick = stream(1, users=2_000, rate=0.01, ratio=8)
     newest = replace(sick.where(sick.candle >= 2 * 86_400), cut=True)
 
@@ -222,7 +222,7 @@ def test_nothing_is_staked_twice_on_what_is_cut(days: int) -> None:
 
 
 def test_slow_is_measured_by_earlier_days_alone() -> None:
-    """On the first day nothing is slow: there is nothing to be slower than."""
+    """On the first day no fill is slow, because there is no reference yet."""
     first = stream(1, users=1_000, candles=PER_DAY, rate=0.005, ratio=50)
 
     found = judged(Latency(), orders=first)
@@ -231,7 +231,7 @@ def test_slow_is_measured_by_earlier_days_alone() -> None:
 
 
 def test_a_version_without_any_order_yet_holds_the_ramp() -> None:
-    """Its first signal may be to come; or its signals reach nobody."""
+    """Its first signal may still come, or its signals may not reach its users."""
     silent = orders(*((0, user, False, False) for user in range(500)), share=0.05)
 
     found = judged(SampleRatio(), orders=silent)
@@ -260,7 +260,7 @@ def test_one_user_on_a_wrong_version_is_a_breach() -> None:
 
 
 def test_the_verdict_follows_from_the_rows_alone() -> None:
-    """Whoever numbers users otherwise finds the same."""
+    """The numbering of users does not matter."""
     one = stream(3, rate=0.05)
 
     assert judged(OrderErrors(), orders=one) == judged(OrderErrors(), orders=replace(one, user=99 - one.user))

@@ -1,4 +1,4 @@
-"""Whether the shadow tells the truth: Lin's coefficient, and when it is doubted."""
+"""Fidelity of the shadow: Lin's coefficient, and the limit below which it is doubted."""
 
 import numpy as np
 import pytest

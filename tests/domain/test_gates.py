@@ -1,4 +1,4 @@
-"""What each gate says, at its limit and on either side of it."""
+"""The gates on the decision log, at their limits and on either side."""
 
 from datetime import timedelta
 
@@ -12,7 +12,7 @@ from tests.domain.facts import MARGINS, NOON, NOTHING, judged
 
 @pytest.mark.parametrize("gate", [Errors(), InvalidDecisions(), Silence()])
 def test_nothing_at_all_passes_no_gate(gate: Gate) -> None:
-    """Absence of evidence never advances a rollout."""
+    """Missing evidence does not advance a rollout."""
     assert judged(gate).verdict is Verdict.INSUFFICIENT
 
 

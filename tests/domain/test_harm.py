@@ -1,4 +1,4 @@
-"""The e-process of harm: what it may never do to a healthy canary, and what no restart may do to it."""
+"""The e-process of harm: its guarantee for healthy canaries, restarts, and golden values."""
 
 import json
 
@@ -42,7 +42,7 @@ def joined(*parts: Slots) -> Slots:
 def test_no_fair_game_makes_wealth(
     win_noise: float, effect: float, trade_r: float, one: tuple[float, float], other: tuple[float, float]
 ) -> None:
-    """The heart of it: when a fair coin says which arm is which, no slot raises E on average, whatever the pair."""
+    """The main guarantee: if a fair coin swaps the versions, no slot raises E on average, for any pair."""
     history = KNOWN.model_copy(update={"win_noise": win_noise, "design_effect_bound": effect, "trade_r": trade_r})
     expected = []
     for first, second in (one, other):
@@ -73,7 +73,7 @@ def test_one_that_falls_silent_is_found() -> None:
 
 
 def test_losses_that_grow_while_wins_stay_are_found() -> None:
-    """No win is lost, so the win bets see nothing: the R do."""
+    """No win is lost, so the win bets do not grow. The PnL bets do."""
     pairs = slots([(i // 10, -1.8 if i % 2 else 1.0, -1.0 if i % 2 else 1.0, 1, 1) for i in range(200)])
 
     assert run(pairs)[1][-1] > np.log(125)
@@ -137,7 +137,7 @@ def test_shares_of_the_wealth_add_up() -> None:
 def test_however_it_is_cut_and_stored_it_is_the_same(
     results: list[tuple[float, float]], a_day: int, data: st.DataObject
 ) -> None:
-    """A restart of any process changes no verdict: the state is stored, read back, and goes on as if never stopped."""
+    """A restart changes no verdict: the state is stored and restored exactly."""
     rows = [(i // a_day, c, a, int(c != 0), int(a != 0) or 1) for i, (c, a) in enumerate(results)]
     cut: int = data.draw(st.integers(0, len(rows)))
     whole, path = run(slots(rows))
@@ -154,7 +154,7 @@ GOLDEN = [0.39239878091021996, 0.38484364645862, -0.02440309162727733, -0.799460
 
 
 def test_golden_values() -> None:
-    """Verdicts of years ago must be recomputable: what is bet on a slot never changes unnoticed."""
+    """Old verdicts must be reproducible, so the bets must not change unnoticed."""
     pairs = slots([(0, -1.0, 1.0, -1, 1), (0, 1.0, 1.0, 1, 1), (1, 0.0, -1.0, 0, -1), (3, 2.0, -1.0, 1, 1)])
 
     assert run(pairs)[1] == pytest.approx(GOLDEN, abs=1e-12)

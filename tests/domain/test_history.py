@@ -1,4 +1,4 @@
-"""What the shadow history of a pair says: its noise, and how its slots hang together by day."""
+"""The shadow history of a pair: its noise, and the clustering of its slots by day."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def pairs(rows: int, a_day: int) -> Slots:
 def test_independent_slots_have_a_design_effect_of_one() -> None:
     effects = [design_effect(*noise(seed)) for seed in range(40)]
 
-    assert np.mean(effects) == pytest.approx(1.04, abs=0.04)  # never below 1, so a little above
+    assert np.mean(effects) == pytest.approx(1.04, abs=0.04)  # at least 1, so a little above on average
 
 
 def test_what_a_day_shares_raises_it_as_kish_says() -> None:

@@ -1,4 +1,4 @@
-"""Who routing says served a user, and the candle of a trade; reports are tried where they are taken in."""
+"""Live trades: the version that served a user, and the candle of a trade."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""An external metric: what its samples say, and what their absence says."""
+"""The gate on an external metric: verdicts with samples and without them."""
 
 import json
 import re
@@ -25,7 +25,7 @@ NAMES = {"strategy": "fib_rsi", "canary": "2.0.0", "active": "1.0.0"}
 
 
 def taken(*values: float | None, ago: timedelta = timedelta(0)) -> list[Sample]:
-    """Return samples a minute apart, the last of them *ago*; None is one without a value."""
+    """Return samples a minute apart, the last of them *ago*. None is a sample without a value."""
     times = [NOON - ago - MINUTE * i for i in range(len(values))][::-1]
     return [Sample(at, value, "" if value is not None else "HTTP 500") for at, value in zip(times, values, strict=True)]
 
@@ -52,7 +52,7 @@ def judged(samples: list[Sample], gate: MetricThreshold = GATE, **facts: Any) ->
 def test_samples_are_judged_by_the_newest_in_a_row(
     values: tuple[float | None, ...], verdict: Verdict, reason: str
 ) -> None:
-    """Blips that are hours apart never add up; a sample without a value neither breaks a row nor lengthens it."""
+    """Separate blips do not add up. A sample without a value neither ends a row nor extends it."""
     finding = judged(taken(*values))
 
     assert (finding.gate, finding.verdict, finding.reason) == ("metric:slippage", verdict, reason)
@@ -117,7 +117,7 @@ def test_another_gates_samples_are_nothing_to_it() -> None:
 
 @given(st.lists(st.one_of(st.none(), st.floats(-10, 10)), max_size=12), st.integers(0, 30))
 def test_absence_neither_passes_nor_fails(values: list[float | None], minutes: int) -> None:
-    """Whatever is left out of a history, what is left can only fail on values that were outside."""
+    """Any part of a history can only fail on values that were outside."""
     samples = taken(*values, ago=minutes * MINUTE)
     try:
         verdict = judged(samples).verdict

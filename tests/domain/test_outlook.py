@@ -1,4 +1,4 @@
-"""What an owner is told that a rollout waits for, against what its ruling then does."""
+"""The outlook of a rollout, compared with the ruling of the next tick."""
 
 from datetime import timedelta
 from typing import Any
@@ -144,7 +144,7 @@ def test_it_says_nothing_is_missing_exactly_when_the_ruling_goes_on(
     blind_hours: int | None,
     promoted: bool,
 ) -> None:
-    """What is told and what is done rest on two pieces of code: this holds them together."""
+    """Outlook and ruling are separate code, and this test keeps them consistent."""
     entered = NOON - timedelta(hours=hours)
     blind_since = None if blind_hours is None else NOON - timedelta(hours=blind_hours)
     place = at(

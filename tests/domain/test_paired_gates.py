@@ -1,4 +1,4 @@
-"""What the gates on slots say: proven harm, proven health, and the limits that no statistics talk away."""
+"""The gates on slots: harm, non-inferiority, divergence, and hard limits."""
 
 import math
 from dataclasses import replace
@@ -34,7 +34,7 @@ def paired(canary_r: list[float], active_r: list[float], *, a_day: int = 10) -> 
 
 @pytest.mark.parametrize("gate", [Harm(), NotWorse(), Divergence(), LosingStreak(), ExcessDrawdown()])
 def test_nothing_at_all_passes_no_gate(gate: Gate) -> None:
-    """Absence of evidence never advances a rollout."""
+    """Missing evidence does not advance a rollout."""
     assert judged(gate).verdict is Verdict.INSUFFICIENT
 
 

@@ -1,4 +1,4 @@
-"""By hand; `test_scoring_oracle` holds the same functions against an independent library."""
+"""Performance, computed by hand. `test_scoring_oracle` compares with an independent library."""
 
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ def test_a_high_win_rate_can_lose_money() -> None:
 
 
 def test_a_loss_from_the_start_is_a_drawdown() -> None:
-    """The start is a peak: an arm that never won anything is not flattered."""
+    """The start counts as a peak, for a version without any win."""
     assert max_drawdown(np.array([-5.0, 1.0]), 0.01) == pytest.approx(0.05)
     np.testing.assert_allclose(drawdown(equity(np.array([-5.0, 10.0, -3.0]), 0.01)), [0.05, 0, 0.03 / 1.05])
 

@@ -44,7 +44,7 @@ def test_a_pass_is_told_by_the_gate_that_measured_it() -> None:
 
 
 def test_a_bleeding_canary_rolls_back_even_while_it_dwells() -> None:
-    """Health outranks time: the dwell never delays a rollback."""
+    """Protection comes first: the minimum time does not delay a rollback."""
     ruling = decide(PLAN, at(entered=NOON), found(Verdict.PASS, Verdict.BREACH), NOON)
 
     assert ruling.step is Step.ROLL_BACK

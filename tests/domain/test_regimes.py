@@ -54,7 +54,7 @@ def test_labels_are_those_of_the_definition() -> None:
 @settings(max_examples=examples(30))
 @given(seed=st.integers(0, 1_000), end=st.integers(WARMUP_BARS, 500), start=st.integers(0, 100))
 def test_a_label_depends_on_its_own_window_alone(seed: int, end: int, start: int) -> None:
-    """Later candles change nothing earlier (no look-ahead), nor do earlier ones beyond the warm-up."""
+    """Later candles do not change earlier labels (no look-ahead), and neither do candles before the warm-up."""
     candles = walk(bars=520, seed=seed)
     whole = regimes(candles)
 
@@ -77,7 +77,7 @@ NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
     before=st.integers(0, 5),
 )
 def test_stretches_say_of_each_hour_what_its_candle_says(said: list[str | None], before: int) -> None:
-    """None is an hour without a candle; the period begins some candles before the first, or at it."""
+    """None is an hour without a candle. The period begins some candles before the first, or at it."""
     hours = [NOON + place * HOUR for place in range(len(said))]
     there = [place for place, label in enumerate(said) if label is not None]
     labels = pd.Series([said[place] for place in there], pd.DatetimeIndex([hours[place] for place in there], tz="UTC"))

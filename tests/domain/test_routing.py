@@ -1,4 +1,4 @@
-"""Routing is for ever: golden values here may never change, or every user is re-bucketed."""
+"""Routing. Do not change the golden values: every user would get another bucket."""
 
 from decimal import Decimal
 from hashlib import sha256
@@ -71,7 +71,7 @@ def test_shares_are_met_to_a_hundredth_of_a_percent() -> None:
 
 
 def test_two_salts_draw_independent_canaries() -> None:
-    """Without a salt the same tenth would carry every strategy's risk; with one, a tenth of the tenth does."""
+    """Without salts, every canary would have the same tenth of the users. With salts, 1 % is in both."""
     users = [f"user_{i}" for i in range(50_000)]
     both = sum(in_canary(user, 1_000, "fib_rsi") and in_canary(user, 1_000, "ppo_gold") for user in users)
 

@@ -1,4 +1,4 @@
-"""Known answers by hand, and the laws that hold for every market; the oracle has a file of its own."""
+"""Scoring: results computed by hand, and laws that hold for every market."""
 
 from typing import Any
 
@@ -228,7 +228,7 @@ def test_a_slice_with_enough_history_scores_the_same_bits_as_the_whole(
 @settings(max_examples=examples(60))
 @given(candles=markets(bars=60), rule=_RULES, data=st.data())
 def test_later_candles_change_no_closed_trade(candles: pd.DataFrame, rule: ScoringRule, data: st.DataObject) -> None:
-    """Booked once, an outcome stands; and after the horizon nothing is pending."""
+    """A booked outcome does not change, and after the horizon no trade is pending."""
     end = data.draw(st.integers(35, 60))
     positions = np.arange(end)
     sides = data.draw(_sides(end))

@@ -4,7 +4,7 @@ It enters a market order at the next open, fills stop and target within the entr
 candle touches both, and fills a gap at the open: as we do. Where it differs the tests keep to common ground:
 - It knows one price and a relative spread paid at entry. So the exit side's candles are its data, and the entry side is
   quoted as those × (1 ± spread): longs and shorts are replayed apart.
-- It refuses an order whose stop and target do not lie around the LAST CLOSE; such decisions are left out.
+- It refuses an order whose stop and target do not lie around the LAST CLOSE. Such decisions are left out.
 - It can close by order at the next open only. So a horizon exit is compared by the candle it was ordered in, at that
   candle's close.
 - It is given its stops and targets: it has neither an ATR, which `test_volatility` holds against TA-Lib, nor trades
@@ -76,7 +76,7 @@ class Market:
 
 @dataclass(frozen=True)
 class Replay:
-    """What the oracle said: its trades by the row decided at, those of them closed by the horizon, its statistics."""
+    """The results of the oracle: trades by row of the decision, trades closed by the horizon, and statistics."""
 
     trades: pd.DataFrame
     at_horizon: set[int]
@@ -181,7 +181,7 @@ def test_a_trades_marks_are_the_changes_of_the_oracles_equity(market: Market, de
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_metrics_are_the_oracles(seed: int) -> None:
-    """Its profit factor is one of returns; its drawdown is one of an equity that we are given as changes."""
+    """Its profit factor is of returns. Its drawdown is of an equity that is given as changes."""
     market = Market(walk(bars=300, seed=seed), 1, 0.0005, ScoringRule(atr_period=2, cost=0.25))
 
     stats = Replay.of(market, market.common_ground()[::7]).stats

@@ -42,7 +42,7 @@ def differences(drawn: list[Ramp]) -> FloatArray:
 
 
 def win_rate(drawn: list[Ramp], *, canary: bool = True) -> float:
-    """Return the share of wins among an arm's trades on the faulty slots, or on all where there are none."""
+    """Return the share of wins among the trades on the faulty slots, or on all without faulty ones."""
     won = traded = 0
     for ramp in drawn:
         chosen = ramp.faulty if ramp.faulty.any() else np.ones(len(ramp.slots), np.bool_)

@@ -1,4 +1,4 @@
-"""An export keeps what the trail said: exact as JSON, harmless as CSV."""
+"""Exports of the audit trail: exact as JSON, harmless as CSV."""
 
 import csv
 import json

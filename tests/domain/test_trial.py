@@ -1,4 +1,4 @@
-"""Trials: the same ramp for the same number, whatever else is run; a plan without what cannot be simulated."""
+"""Calibration cases: reproducible ramps, and plans reduced to the gates that can be simulated."""
 
 from dataclasses import replace
 
@@ -71,7 +71,7 @@ def test_a_bound_is_given_where_evidence_must_find_the_fault(pair: RecordedPair 
 
 
 def test_a_fault_that_leaves_no_trace_has_no_bound() -> None:
-    """Of trades that are all worth nothing no win can be lost."""
+    """If all trades are worth 0, no win can be lost."""
     nothing = replace(_SLOTS, canary_r=0 * _SLOTS.canary_r, active_r=0 * _SLOTS.active_r)
 
     assert trial("severe", replace(PAIR, slots=nothing)).bound(1) is None

@@ -53,7 +53,7 @@ def test_the_range_reaches_back_over_a_gap_to_the_previous_close() -> None:
 
     ranges = true_range(candles)
 
-    np.testing.assert_array_equal(ranges, [np.nan, 5, 10, 5])  # up from 10 to 15; down from 14 to 4; 8 to 3 within
+    np.testing.assert_array_equal(ranges, [np.nan, 5, 10, 5])  # up from 10 to 15, down from 14 to 4, 8 to 3 within
 
 
 def test_too_short_a_history_has_no_atr() -> None:

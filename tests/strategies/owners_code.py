@@ -44,7 +44,7 @@ def a_function() -> None: ...
 
 
 class Engine:
-    """Answers whatever it was told to answer."""
+    """Returns a given answer."""
 
     warmup_bars = 4
 

@@ -1,5 +1,8 @@
 """`decide_many` is `decide` on every window, RSI is TA-Lib's, and the rule is its own mirror image."""
 
+from hashlib import sha256
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from strategy_core.domain.strategy import Action, Context, Decision, checked_decision
+from strategy_core.strategies import fib_rsi
 from strategy_core.strategies.fib_rsi import FibRsi, FibRsiParams
 from tests.effort import examples
 
@@ -153,3 +157,20 @@ def test_too_few_candles_are_no_decisions() -> None:
 def test_a_config_out_of_bounds_is_refused(config: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         FibRsiParams.model_validate(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("fib_rsi.py", "a0a319c2c3add1ed8c9a8157532a4b6044501bb133ef23ea4a4f73632d551654"),
+        ("__init__.py", "82b6f33f8dc514d352a7022d8d1ee5c897c8c49bb1cab0838b857f4de2b972c9"),
+    ],
+)
+def test_the_source_of_fib_rsi_has_its_registered_bytes(name: str, digest: str) -> None:
+    """Both files are part of the fingerprint of every registered fib_rsi version.
+
+    After any change, even of a comment, those versions refuse to run and have to be registered as new ones.
+    """
+    source = Path(fib_rsi.__file__).with_name(name).read_bytes()
+
+    assert sha256(source).hexdigest() == digest

@@ -1,4 +1,4 @@
-"""An entry point becomes a strategy, or one error that says what would have been taken."""
+"""Loading: an entry point becomes a strategy, or an error that names what is allowed."""
 
 from datetime import UTC, datetime
 from typing import Any
