@@ -1,0 +1,41 @@
+"""A strategy with its config, and the commands that register it and give it to some users.
+
+    uv run rollout db upgrade
+    uv run rollout register breakout 1.0.0 --entry-point breakout:Breakout --symbols GOLD --status active --yes
+    uv run rollout register breakout 1.1.0 --entry-point breakout:Breakout --symbols GOLD --config '{"lookback": 30}'
+    uv run rollout canary breakout 1.1.0 60 --yes
+    uv run rollout route user_123 breakout
+
+Run them in this folder: the entry point is looked up there.
+"""
+
+import pandas as pd
+from pydantic import BaseModel, Field
+
+from strategy_core import Action, Context, Decision
+
+
+class Params(BaseModel):
+    """The config of a version: what `--config` sets."""
+
+    lookback: int = Field(default=20, ge=2, le=200)  # candles
+    entry: float = Field(default=0.0, ge=0.0, le=0.1)  # fraction of the high or low that the close must exceed
+
+
+class Breakout:
+    """Buy above the high of the last candles, sell below their low."""
+
+    Params = Params
+
+    def warmup_bars(self, params: Params) -> int:
+        return params.lookback + 1
+
+    def decide(self, candles: pd.DataFrame, params: Params, context: Context) -> Decision:
+        before, last = candles.iloc[-params.lookback - 1 : -1], float(candles["close"].iloc[-1])
+        high, low = float(before["high"].max()), float(before["low"].min())
+        seen = {"high": high, "low": low}
+        if last > high * (1 + params.entry):
+            return Decision(Action.BUY, confidence=0.6, features=seen, reason="above the range")
+        if last < low * (1 - params.entry):
+            return Decision(Action.SELL, confidence=0.6, features=seen, reason="below the range")
+        return Decision(Action.HOLD, features=seen)
