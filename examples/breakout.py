@@ -1,12 +1,13 @@
 """A strategy with its config, and the commands that register it and give it to some users.
 
+    export ROLLOUT_SYMBOL=GOLD
     uv run rollout db upgrade
-    uv run rollout register breakout 1.0.0 --entry-point breakout:Breakout --symbols GOLD --status active --yes
-    uv run rollout register breakout 1.1.0 --entry-point breakout:Breakout --symbols GOLD --config '{"lookback": 30}'
+    uv run rollout register breakout 1.0.0 --entry-point examples.breakout:Breakout --status active --yes
+    uv run rollout register breakout 1.1.0 --entry-point examples.breakout:Breakout --config '{"lookback": 30}'
     uv run rollout canary breakout 1.1.0 60 --yes
     uv run rollout route user_123 breakout
 
-Run them in this folder: the entry point is looked up there.
+The entry point is `package.module:Class`, as seen from the current folder.
 """
 
 import pandas as pd
