@@ -14,8 +14,9 @@ from pathlib import Path
 
 PRELOADED = (
     "alembic.command",
-    "scipy.stats",
     "strategy_core.registry",
+    "strategy_core.settings",
+    "strategy_core.shadow_executor",
     "strategy_core.router.router",
     "strategy_core.cli",
 )
