@@ -1,10 +1,8 @@
-"""A strategy with its config, and the commands that register it and give it to some users.
+"""A strategy with a config, and the commands that register it for all users.
 
     export ROLLOUT_SYMBOL=GOLD
     uv run rollout db upgrade
     uv run rollout register breakout 1.0.0 --entry-point examples.breakout:Breakout --status active --yes
-    uv run rollout register breakout 1.1.0 --entry-point examples.breakout:Breakout --config '{"lookback": 30}'
-    uv run rollout canary breakout 1.1.0 60 --yes
     uv run rollout route user_123 breakout
 
 The entry point is `package.module:Class`, as seen from the current folder.

@@ -113,8 +113,7 @@ def test_an_examples_own_commands_run(example: Path, uv: Path, quick: Path, tmp_
 
     (output,) = run(example, [Block("sh", "", "".join(commands), 3)], tmp_path, uv, quick).values()
 
-    assert "user_" in output or "2.0.0" in output
-    assert len(example.read_text().splitlines()) < 60
+    assert re.search(r"user_|gets", output)
 
 
 def unknown(call: str) -> str:
