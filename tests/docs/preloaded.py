@@ -31,6 +31,8 @@ def serve(address: str) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)
         listening.listen(BACKLOG)
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
         while True:
             caller, _ = listening.accept()
             with caller:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from typer.main import get_command
@@ -50,18 +51,17 @@ def uv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def quick() -> Iterator[Path]:
     """A folder for PATH whose `rollout` and `python` start in milliseconds."""
-    folder = tmp_path_factory.mktemp("quick")
-    socket = folder / "socket"
-    for command in ("rollout", "python"):
-        executable(folder / command, f'exec {sys.executable} -S {PRELOADED} {socket} {command} "$@"')
-    server = subprocess.Popen([sys.executable, PRELOADED, str(socket)], cwd=ROOT)
-    while not socket.exists():
-        assert server.poll() is None
-    yield folder
-    server.kill()
-    server.wait()
+    with TemporaryDirectory() as folder:  # pytest's own folders can be too long for a socket's address
+        socket = Path(folder, "socket")
+        for command in ("rollout", "python"):
+            executable(Path(folder, command), f'exec {sys.executable} -S {PRELOADED} {socket} {command} "$@"')
+        with subprocess.Popen([sys.executable, PRELOADED, socket], cwd=ROOT, stdout=subprocess.PIPE) as server:
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"ready\n"
+            yield Path(folder)
+            server.kill()
 
 
 def run(source: Path, commands: list[Block], folder: Path, *path: Path) -> dict[Block, str]:
@@ -135,6 +135,11 @@ def unknown(call: str) -> str:
             if word.partition("=")[0] not in options:
                 return word
     return ""
+
+
+@pytest.mark.parametrize("call", ["undo fib_rsi", "rollback fib_rsi --why late", "db upgrade --reason now"])
+def test_a_command_or_option_that_does_not_exist_is_found(call: str) -> None:
+    assert unknown(call)
 
 
 @pytest.mark.parametrize("page", [README, QUICKSTART, *HOW_TO], ids=name)
