@@ -1,0 +1,39 @@
+"""Read the fenced blocks of Markdown pages."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+QUICKSTART = ROOT / "docs" / "quickstart.md"
+HOW_TO = sorted((ROOT / "docs" / "how-to").glob("*.md"))
+FENCE = re.compile(r'^( *)```(\w+)(?: title="([^"]+)")?\n(.*?)^ *```$', re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    language: str
+    title: str  # the file that a python block is saved as
+    text: str
+    line: int  # of the first line of its text, from 1
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text()
+    return [
+        Block(found[2], found[3] or "", dedent(found[4]), text.count("\n", 0, found.start(4)) + 1)
+        for found in FENCE.finditer(text)
+    ]
+
+
+def code_of(page: Path) -> list[str]:
+    """Return each line of shell blocks and each code span in running text."""
+    shell = [block.text.replace("\\\n", "") for block in blocks(page) if block.language in ("sh", "console")]
+    spans = re.findall(r"`([^`]+)`", FENCE.sub("", page.read_text()))
+    return [line for text in shell for line in text.splitlines()] + [" ".join(span.split()) for span in spans]
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
