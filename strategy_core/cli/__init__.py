@@ -26,8 +26,8 @@ _PANELS = {  # of `rollout --help`: the commands of each, the most used first
     ),
     "Operate": ("api", "token", "deploy", "exporter"),
 }
-_EPILOG = """Settings are environment variables, for example ROLLOUT_DATABASE_URL (default sqlite:///rollout.db), ROLLOUT_FEED \
-(source of candles), ROLLOUT_SYMBOL, ROLLOUT_TIMEFRAME, ROLLOUT_PROMETHEUS_URL and ROLLOUT_ALERT_URLS.
+_EPILOG = """Settings are environment variables, for example ROLLOUT_DATABASE_URL (default sqlite:///rollout.db), \
+ROLLOUT_FEED (source of candles), ROLLOUT_SYMBOL, ROLLOUT_TIMEFRAME, ROLLOUT_PROMETHEUS_URL and ROLLOUT_ALERT_URLS.
 
 Exit codes: 0 success, 2 invalid input, 3 not permitted, 4 not found, 5 not allowed in the current state, \
 6 version's code refused, 130 interrupted, 1 any other error."""

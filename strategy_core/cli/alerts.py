@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from strategy_core.cli.context import Context, Limit, NeededReason, command
+from strategy_core.cli.context import AnyStrategy, Context, Limit, NeededReason, command
 from strategy_core.domain.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ commands = typer.Typer(help="List, acknowledge, deliver and test alerts.", no_ar
 @command(commands, "list")
 def list_alerts(
     shell: Context,
-    strategy: Annotated[str | None, typer.Argument(metavar="[STRATEGY]", help="Default: all strategies.")] = None,
+    strategy: AnyStrategy = None,
     limit: Limit = 50,
 ) -> None:
-    """List alerts with their acknowledgements and deliveries, and the state of the channels."""
+    """List alerts and the state of the channels."""
     from strategy_core.cli.output import table
     from strategy_core.services.alerts import read_alerts, read_channel_states
     from strategy_core.services.watchdog import watch_ticks
@@ -95,7 +95,7 @@ def ack(
 def try_out(
     shell: Context,
     channel: Annotated[
-        str | None, typer.Argument(metavar="[CHANNEL]", help="Name or URL scheme. Default: all channels.")
+        str | None, typer.Argument(metavar="CHANNEL", help="Name or URL scheme. Default: all channels.")
     ] = None,
 ) -> None:
     """Send a test message to the channels."""

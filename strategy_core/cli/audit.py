@@ -11,7 +11,7 @@ from uuid import UUID
 
 import typer
 
-from strategy_core.cli.context import Context, Limit, StrategyName, command, default_command, moment
+from strategy_core.cli.context import AnyStrategy, Context, Limit, StrategyName, command, default_command, moment
 from strategy_core.domain.errors import InvalidName
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 commands = typer.Typer(help="Show, verify and export the audit trail.")
 _HASH = re.compile(r"[0-9a-fA-F]{64}")
 
-AnyStrategy = Annotated[str | None, typer.Argument(metavar="[STRATEGY]", help="Default: all strategies.")]
 OfRollout = Annotated[UUID | None, typer.Option("--rollout", metavar="ID", help="Only changes of this rollout.")]
 By = Annotated[str | None, typer.Option("--by", metavar="NAME", help="Only changes by this person or flow.")]
 Action = Annotated[
@@ -62,7 +61,10 @@ def at(
     strategy: StrategyName,
     time: Annotated[str, typer.Argument(metavar="TIME", help="2026-01-31 or 2026-01-31T12:00Z.")],
 ) -> None:
-    """Show the versions and the rollout at a point in time, and the changes that led to it."""
+    """Show the state of a strategy at a point in time.
+
+    Each fact comes with the change that set it.
+    """
     from strategy_core.cli.output import table
     from strategy_core.services.audit import state_at
 
@@ -134,7 +136,7 @@ def export(
     format: Annotated[  # noqa: A002  the option's name
         Literal["jsonl", "csv"], typer.Option(help="jsonl can be verified later, csv is for spreadsheets.")
     ] = "jsonl",
-    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: standard output.")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Output file. Default: standard output.")] = None,
     rollout: OfRollout = None,
     by: By = None,
     action: Action = None,

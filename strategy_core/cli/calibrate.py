@@ -22,15 +22,15 @@ commands = typer.Typer()
 def calibrate(
     shell: Context,
     strategy: Annotated[
-        str | None, typer.Argument(metavar="[STRATEGY]", help="Sample its shadow history. Default: simulated markets.")
+        str | None, typer.Argument(metavar="STRATEGY", help="Sample its shadow history. Default: simulated markets.")
     ] = None,
     version: Annotated[
-        str | None, typer.Argument(metavar="[VERSION]", help="The version that would be the canary.")
+        str | None, typer.Argument(metavar="VERSION", help="The version that would be the canary.")
     ] = None,
     plan: PlanFile = None,
-    ramps: Annotated[int, typer.Option(min=1, help="Simulated rollouts per scenario.")] = 400,
-    days: Annotated[int, typer.Option(min=1, max=365, help="Maximum length of a simulated rollout.")] = 20,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed. The same seed gives the same result.")] = 1,
+    ramps: Annotated[int, typer.Option(metavar="N", min=1, help="Simulated rollouts per scenario.")] = 400,
+    days: Annotated[int, typer.Option(metavar="N", min=1, max=365, help="Maximum length of a rollout.")] = 20,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Random seed, for the same result again.")] = 1,
     scenario: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only this scenario. Can be repeated.")
     ] = None,

@@ -41,6 +41,7 @@ def _require_reason(reason: str) -> str:
 
 
 StrategyName = Annotated[str, typer.Argument(metavar="STRATEGY", help="Strategy name.")]
+AnyStrategy = Annotated[str | None, typer.Argument(metavar="STRATEGY", help="Strategy name. Default: all strategies.")]
 VersionName = Annotated[str, typer.Argument(metavar="VERSION", help="Version name.")]
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help=_REASON, callback=storable)]
 NeededReason = Annotated[str, typer.Option("--reason", metavar="TEXT", help=_REASON, callback=_require_reason)]
@@ -55,7 +56,7 @@ Override = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 Symbol = Annotated[str | None, typer.Option(metavar="NAME", help="Only this symbol.")]
-Limit = Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="Show only the newest entries.")]
+Limit = Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1_000_000, help="Show only the newest N.")]
 PlanFile = Annotated[
     Path | None, typer.Option("--plan", metavar="FILE", help="Rollout plan as JSON. Default: the standard plan.")
 ]
@@ -187,7 +188,8 @@ def _with_context(function: Callable[Concatenate[Context, P], None]) -> Callable
 
 def _set_signature(run: Callable[..., None], parameters: Sequence[inspect.Parameter], doc: str | None) -> None:
     """Set the parameters and the help text that Typer reads."""
-    run.__doc__ = doc
+    paragraphs = inspect.cleandoc(doc or "").split("\n\n")
+    run.__doc__ = "\n\n".join(" ".join(each.split()) for each in paragraphs)  # the terminal wraps the lines
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {each.name: each.annotation for each in parameters}
 

@@ -53,8 +53,9 @@ def maintain(
     shell: Context,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, without doing it.")] = False,
 ) -> None:
-    """Create upcoming monthly partitions and drop expired ones (PostgreSQL only).
+    """Create and drop monthly partitions (PostgreSQL only).
 
+    Creates the partitions of the coming months and drops expired ones.
     ROLLOUT_KEEP_DAYS sets when a partition expires. Partitions that an open rollout needs are kept.
     """
     from dataclasses import asdict
@@ -68,7 +69,10 @@ def maintain(
 
 @command(commands)
 def dump(shell: Context, file: Dump) -> None:
-    """Write a consistent copy of the database to a new file, while it is in use."""
+    """Write a consistent copy of the database to a new file.
+
+    The database can be in use meanwhile.
+    """
     from strategy_core.store.backup import dump as write
     from strategy_core.store.engine import address
 

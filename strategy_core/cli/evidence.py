@@ -58,7 +58,9 @@ def compare(
     shell: Context,
     strategy: StrategyName,
     version: VersionName,
-    days: Annotated[float | None, typer.Option(help="Length in days. Default: 30, if no --start is given.")] = None,
+    days: Annotated[
+        float | None, typer.Option(metavar="DAYS", help="Length in days. Default: 30, without --start.")
+    ] = None,
     start: Start = None,
     end: End = None,
     symbol: Symbol = None,

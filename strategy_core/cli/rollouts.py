@@ -208,7 +208,7 @@ def decide(
 ) -> None:
     """Decide about a rollout that awaits a decision.
 
-    `rollback` is accepted in every state.
+    The choice "rollback" is accepted in every state.
     """
     from strategy_core.services import rollouts
 

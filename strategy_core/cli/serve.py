@@ -20,11 +20,16 @@ Candles = Annotated[Path | None, typer.Option(metavar="FILE", help="CSV or Parqu
 @command(commands)
 def api(
     shell: Context,
-    host: Annotated[str | None, typer.Option(help="Listen address. Default: ROLLOUT_API_HOST, or 127.0.0.1.")] = None,
-    port: Annotated[
-        int | None, typer.Option(min=0, max=65_535, help="Default: ROLLOUT_API_PORT, or 8321. 0 picks a free port.")
+    host: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Listen address. Default: ROLLOUT_API_HOST, or 127.0.0.1.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Number of server processes.")] = 1,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT", min=0, max=65_535, help="Default: ROLLOUT_API_PORT, or 8321. 0 picks a free port."
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Number of server processes.")] = 1,
 ) -> None:
     """Serve the HTTP API.
 
@@ -46,8 +51,8 @@ def api(
 @command(commands)
 def exporter(
     shell: Context,
-    host: Annotated[str, typer.Option(help="Listen address. Clients need no token.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 picks a free port.")] = 9464,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Listen address. Clients need no token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="PORT", min=0, max=65_535, help="0 picks a free port.")] = 9464,
 ) -> None:
     """Serve /metrics for Prometheus.
 
@@ -91,9 +96,11 @@ def deploy(
 @command(commands)
 def token(
     shell: Context,
-    name: Annotated[str | None, typer.Option(help="Name in the audit trail. Default: your login name.")] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name in the audit trail. Default: your login name.")
+    ] = None,
     role: Annotated[Literal["owner", "admin"], typer.Option(help="Role of the holder.")] = "owner",
-    hours: Annotated[float, typer.Option(help="Lifetime in hours, at most 720.")] = 12,
+    hours: Annotated[float, typer.Option(metavar="HOURS", help="Lifetime in hours, at most 720.")] = 12,
     strategy: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Only this strategy. Can be repeated. Default: all strategies."),
@@ -160,9 +167,12 @@ def up(
     shell: Context,
     candles: Candles = None,
     symbol: Symbol = None,
-    speed: Annotated[float, typer.Option(help="Simulated seconds per second. 5760 is four days per minute.")] = 5760.0,
+    speed: Annotated[
+        float, typer.Option(metavar="FACTOR", help="Simulated seconds per second. 5760 is four days per minute.")
+    ] = 5760.0,
     port: Annotated[
-        int | None, typer.Option(min=1, max=65_535, help="Port of the Prefect UI. Default: a free port.")
+        int | None,
+        typer.Option(metavar="PORT", min=1, max=65_535, help="Port of the Prefect UI. Default: a free port."),
     ] = None,
     state: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for databases and logs.")] = Path(".rollout"),
 ) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import typer
 
-from strategy_core.cli.context import Context, Limit, StrategyName, command
+from strategy_core.cli.context import AnyStrategy, Context, Limit, StrategyName, command
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,7 +23,7 @@ _STDOUT = Path("-")
 @command(commands)
 def status(
     shell: Context,
-    strategy: Annotated[str | None, typer.Argument(metavar="[STRATEGY]", help="Default: all strategies.")] = None,
+    strategy: AnyStrategy = None,
 ) -> None:
     """Show versions, rollout, gates, next step and recent alerts."""
     from strategy_core.services.status import read_status
