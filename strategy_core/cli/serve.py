@@ -193,7 +193,7 @@ def up(
         speed=speed,
         port=port,
         state=state,
-        say=print_line,
+        echo=print_line,
     )
     raise typer.Exit(code)
 
