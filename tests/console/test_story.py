@@ -34,7 +34,7 @@ def test_an_owner_registers_starts_watches_approves_and_rolls_back(up: Up, page:
     form(page, up, "start-canary", {"Strategy": "seasonal", "Version": "v3", "Owner": "ana"})
     page.get_by_label("Reason (Optional)", exact=True).fill("as good in the backtest, and quicker")
     shoot("start-canary")
-    page.get_by_role("tab", name="A plan of your own").click()
+    page.get_by_role("tab", name="Custom plan").click()
     approve_before(page).fill("10")
     submit(page, up, "Completed", "seasonal v3 serves 5 % against v1")
     started = rollout(up)
@@ -53,7 +53,7 @@ def test_an_owner_registers_starts_watches_approves_and_rolls_back(up: Up, page:
     read(page, up, "rollout-seasonal-v3", "seasonal v3 against v1: running at ", unlike="running at 5 %")
 
     form(page, up, "rollback", {"Strategy": "seasonal", "Owner": "ana", "Reason": "users complain of late entries"})
-    submit(page, up, "Completed", "users of seasonal were taken off v3")
+    submit(page, up, "Completed", "seasonal v3 is rolled back, no user gets it")
     shoot("rollback-run")
     read(page, up, "rollout-seasonal-v3", "seasonal v3 against v1: rolled back")
     read(page, up, "rollback-seasonal-v3", "users complain of late entries")

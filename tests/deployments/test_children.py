@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deployments import processes
-from deployments.processes import Child
+from deployments.processes import Child, ChildEnded
 
 ROOT = Path(__file__).parents[2]
 PARENT = """

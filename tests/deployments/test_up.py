@@ -1,6 +1,6 @@
 """`rollout up` with a real Prefect server.
 
-The tests share one `up` and run in the order of its life. Each waits for what it asserts, up to minutes on a busy machine.
+The tests share one `up` and run in the order of its life. Each waits for what it asserts.
 """
 
 import os
