@@ -94,9 +94,7 @@ def keep_port(stack: ExitStack, wanted: int = 0) -> int:
     """
     for port in (wanted, *[0] * 8):
         with socket.socket() as probe:
-            probe.setsockopt(
-                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-            )  # as the servers do
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do
             kept = socket.socket(type=socket.SOCK_DGRAM)
             try:
                 probe.bind((HOST, port))

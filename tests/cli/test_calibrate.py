@@ -38,7 +38,7 @@ def test_healthy_and_harmful_canaries_are_told_apart(rollout: Rollout) -> None:
     lines = [line.split() for line in said.out.splitlines()]
     assert next(line for line in lines if "equivalent" in line)[:3] == ["equivalent", "0.00%", "52.71%"]
     assert next(line for line in lines if "severe" in line)[:4] == ["severe", "100.00%", "harm", "4"]
-    assert "\n4 ramps of 20 days each, seed 1.\nLeft out, " in said.out
+    assert "\n4 ramps of 20 days each, seed 1.\nNot simulated: " in said.out
 
 
 def test_a_program_gets_data_and_nothing_else(rollout: Rollout) -> None:
@@ -66,7 +66,7 @@ def test_gates_that_cannot_be_simulated_are_named(rollout: Rollout, tmp_path: Pa
 
     out = rollout("calibrate", "--plan", str(plan), "--ramps", "1", "--scenario", "severe").out
 
-    assert "Left out, for a simulation has no facts for them: metric:slippage.\n" in out
+    assert "Not simulated: metric:slippage.\n" in out
 
 
 def test_a_pairs_own_past_is_drawn_from_and_nothing_changes(rollout: Rollout, pair: Engine) -> None:
@@ -83,7 +83,7 @@ def test_a_pairs_own_past_is_drawn_from_and_nothing_changes(rollout: Rollout, pa
     ]
     assert (data["strategy_name"], data["version"]) == ("fib_rsi", "2")
     out = rollout("calibrate", "fib_rsi", "2", "--ramps", "1", "--scenario", "a_a").out
-    assert "Drawn from 36 slots on 12 days in shadow, design effect 3.00, assumed: too few days.\n" in out
+    assert "Sampled from 36 slots on 12 days in shadow, design effect 3.00, assumed: too few days.\n" in out
     assert contents(pair) == before
 
 

@@ -108,13 +108,13 @@ def at_a_terminal(database: Engine, *arguments: str, typed: bytes, prompt: bytes
     [
         (b"y\n", 0, "2", "fib_rsi 2 is active"),
         (b"n\n", 5, "1", "error: not confirmed, nothing was changed"),
-        (b"\x03", 130, "1", "interrupted: what was not finished was not changed"),
+        (b"\x03", 130, "1", "interrupted: no unfinished change was saved"),
     ],
 )
 def test_an_owner_is_asked_and_may_say_no(pair: Engine, typed: bytes, code: int, version: str, said: str) -> None:
     exited, shown = at_a_terminal(pair, "activate", "fib_rsi", "2", typed=typed)
 
-    assert "2 becomes the version that users of fib_rsi get. Go on? [y/N]" in shown
+    assert "2 becomes the version that users of fib_rsi get. Continue? [y/N]" in shown
     assert said in shown
     assert "Traceback" not in shown
     assert (exited, active(pair)) == (code, version)
@@ -128,7 +128,7 @@ def test_a_long_calibration_shows_how_far_it_is_and_ends_by_ctrl_c(sqlite_url: s
     exited, shown = at_a_terminal(engine, *arguments, typed=b"\x03", prompt=b"0/20000")
 
     assert exited == 130
-    assert "interrupted: what was not finished was not changed" in shown
+    assert "interrupted: no unfinished change was saved" in shown
     assert "Traceback" not in shown
     engine.dispose()
 
@@ -163,7 +163,7 @@ def test_ctrl_c_in_the_middle_changes_nothing_and_shows_no_traceback(postgresql_
         out, err = process.communicate(timeout=PATIENCE_S)
 
     assert (process.returncode, out) == (130, "")
-    assert err == "interrupted: what was not finished was not changed\n"
+    assert err == "interrupted: no unfinished change was saved\n"
     assert active(engine) == "1"
     engine.dispose()
 

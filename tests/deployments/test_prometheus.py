@@ -290,7 +290,7 @@ def test_an_alert_that_fires_is_resolved_by_the_rollback_that_it_asked_for(watch
         (event,) = session.exec(select(AuditEvent).where(AuditEvent.action == "roll_back")).all()
     assert (event.actor, event.source, event.version) == ("alertmanager", "api", "2")
     assert event.reason.startswith("alert RolloutUnprotected, firing since ")
-    assert "fib_rsi 2: unprotected for too long, users are taken off" in event.reason
+    assert "fib_rsi 2: unprotected for too long, it is rolled back" in event.reason
 
 
 def told(posted: list[Any]) -> set[tuple[str, str]]:

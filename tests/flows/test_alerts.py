@@ -75,7 +75,7 @@ def test_without_a_channel_it_says_so_and_still_watches(started: Engine, at: Clo
 
     state = deliver_alerts.fn()
 
-    assert state.message == "ROLLOUT_ALERT_URLS is not set: nobody is told"
+    assert state.message == "ROLLOUT_ALERT_URLS is not set: no alert is sent"
     assert "rollout.tick_overdue" in [alert.kind for alert in outbox(started)]
 
 
