@@ -50,13 +50,13 @@ EMPTY = {  # nothing was rolled back yet, nothing failed, and no user has traded
     "rollout-shadow: Rollbacks",
     "rollout-overview: Rollbacks by cause, 30 d A",
     "rollout-overview: Activations, 30 d A",
-    "rollout-overview: New verdicts A",
-    "rollout-operations: Alerts an hour A",
+    "rollout-overview: New verdicts per hour A",
+    "rollout-operations: Alerts per hour A",
     "rollout-operations: Alerts in 24 h A",
-    "rollout-operations: Alerts that wait, by channel A",
-    "rollout-operations: The oldest of them A",
+    "rollout-operations: Alerts waiting, by channel A",
+    "rollout-operations: Oldest waiting alert A",
     "rollout-shadow: Agreement of shadow and live results A",
-    "rollout-shadow: Errors an hour, by kind A",
+    "rollout-shadow: Errors per hour, by kind A",
     "rollout-shadow: Errors in 24 h, by kind A",
 }
 CHOSEN = {"strategy": "fib_rsi", "version": "2", "gate": "errors"}
