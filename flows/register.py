@@ -12,7 +12,7 @@ def register_version(
     version: Version,
     owner: Owner,
     symbols: Symbols,
-    config: Config = {},  # noqa: B006  never changed; a form shows it
+    config: Config = {},  # noqa: B006  not changed, and the form shows it
     entry_point: EntryPoint = "",
     timeframe: Timeframe = "1h",
     status: Status = lifecycle.Status.SHADOW,

@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. A refusal is one line on standard error, without a traceback."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # finds an owner's strategies; last, so that they shadow no other module
+        sys.path.append(here)  # finds an owner's strategies, after all installed modules
     try:
         code = typer.main.get_command(app)(given or ["--help"], prog_name="rollout", standalone_mode=False)
     except Exception as error:

@@ -36,8 +36,8 @@ def plan(
 ) -> None:
     """Preview a rollout: users, evidence and days needed per stage.
 
-    Shows how many users each stage reaches, how many slots (pairs of decisions) its gates need, how long that takes,
-    and whether the stage can collect enough of them.
+    Shows how many users each stage reaches, how many slots (candles with a signal) its gates need, how long that
+    takes, and whether the stage can collect enough of them.
     """
     from strategy_core.cli.output import table
     from strategy_core.domain.plan import read_plan

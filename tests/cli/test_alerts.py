@@ -1,4 +1,4 @@
-"""`rollout alerts`: what owners were told, deliver it, try a channel, and say that they know."""
+"""`rollout alerts`: list, deliver, test and acknowledge."""
 
 import pytest
 from sqlalchemy import Engine

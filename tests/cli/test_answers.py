@@ -173,7 +173,7 @@ def test_a_tick_without_a_feed_is_blind_and_notes_it(
 
 
 def test_a_rollout_that_cannot_be_ruled_on_fails_the_tick(rollout: Rollout, pair: Engine) -> None:
-    """A scheduler sees the exit code; the reason stands beside the rollouts that could be ruled on."""
+    """A scheduler sees the exit code, and the output has the reason beside the judged rollouts."""
     begun: dict[str, Any] = {"started_at": MONDAY, "stage_entered_at": MONDAY, "stage_extended_at": MONDAY}
     row = RolloutRow(
         strategy_name="fib_rsi", version="2", control_version="1", state="running", plan={"stages": []}, **begun

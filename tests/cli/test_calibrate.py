@@ -1,4 +1,4 @@
-"""`rollout calibrate` as people and programs get it: tables, data, a picture; and what it refuses."""
+"""`rollout calibrate`: tables, JSON, a chart, and refusals."""
 
 import json
 from pathlib import Path
@@ -123,7 +123,7 @@ def test_a_picture_of_one_kind_has_no_room_for_the_other(
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        ("fib_rsi", 2, "which version of fib_rsi? Give VERSION too, or neither."),
+        ("fib_rsi", 2, "VERSION of fib_rsi is missing. Give both, or neither."),
         ("fib_rsi 9", 4, "no version '9' of 'fib_rsi'; known versions: 1, 2"),
         ("nope 1", 4, "no strategy 'nope'; known strategies: fib_rsi"),
         ("--scenario sevre", 2, "'sevre' is not a scenario; allowed: identical, equivalent, independent, "),

@@ -1,4 +1,4 @@
-"""What an owner loads of the platform, and what a plan says by it."""
+"""Import live trades and users, and the plan that counts those users."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What an owner reads of a rollout: what it waits for, what its gates said until now, and what a metric answers."""
+"""`rollout status` and `verdicts`: the next step, verdicts over time, and metric values."""
 
 from datetime import timedelta
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The command as the shell starts it: quick to help, asking at a terminal, ended by Ctrl-C; real processes."""
+"""The command as a real process: fast help, confirmation at a terminal, Ctrl-C."""
 
 import os
 import pty
@@ -121,7 +121,7 @@ def test_an_owner_is_asked_and_may_say_no(pair: Engine, typed: bytes, code: int,
 
 
 def test_a_long_calibration_shows_how_far_it_is_and_ends_by_ctrl_c(sqlite_url: str) -> None:
-    """Its processes hear no Ctrl-C: none of them dies with a traceback of its own, none is left behind."""
+    """Its worker processes ignore Ctrl-C: they print no traceback and end with it."""
     engine = open_database(sqlite_url)
     arguments = ("calibrate", "--ramps", "20000", "--scenario", "equivalent")
 
@@ -178,7 +178,7 @@ def _children(pid: int) -> list[str]:
 
 
 def _runs(pid: str) -> bool:
-    """Say whether the process is there, and not a dead one that nobody has asked for yet."""
+    """Return whether the process runs and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
     except OSError:

@@ -1,4 +1,4 @@
-"""`rollout token`: what it prints is let in by a server with the same settings, and nothing else is printed."""
+"""`rollout token`: a server with the same settings accepts the token, which is the only output."""
 
 import sys
 from datetime import UTC, datetime

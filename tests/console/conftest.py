@@ -70,7 +70,7 @@ class Up:
 
 @pytest.fixture(scope="session")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """Start it as a newcomer does, in an empty folder with an empty home; twice as fast, to wait half as long."""
+    """Start it in an empty folder with an empty home, at twice the default speed."""
     home = tmp_path_factory.mktemp("home")
     output = home / "output.txt"
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "ROLLOUT_"))}

@@ -134,7 +134,7 @@ def see(page: Any, up: Up, address: str, words: str) -> None:
 
 
 def read(page: Any, up: Up, key: str, words: str, *, unlike: str = "") -> None:
-    """Open the newest artifact of a key until it says *words*, and *unlike* no more: it is written over by ticks."""
+    """Open the newest artifact of a key until it shows *words* without *unlike*. Ticks overwrite it."""
 
     def found() -> bool | None:
         page.goto(f"{up.ui}/v2/artifacts/key/{key}")
@@ -148,7 +148,7 @@ def read(page: Any, up: Up, key: str, words: str, *, unlike: str = "") -> None:
 
 
 def shows(page: Any, words: str, part: str = "body") -> bool:
-    """Say whether a part of the loaded page shows *words*, now or soon: what it shows may be an older state."""
+    """Return whether a part of the page shows *words* within a few seconds."""
     from playwright.sync_api import TimeoutError as TooSlow
 
     seen = "([part, words]) => document.querySelector(part)?.innerText.includes(words)"

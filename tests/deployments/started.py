@@ -118,6 +118,6 @@ KEPT = (
 
 
 def schedules(deployment: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return when it runs; an interval without an anchor is anchored to when it was applied."""
+    """Return the schedules, without anchors: the server adds one to an interval without it."""
     plain = [{"active": each["active"], **each["schedule"]} for each in deployment["schedules"]]
     return [{key: value for key, value in each.items() if key != "anchor_date"} for each in plain]

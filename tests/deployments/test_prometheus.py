@@ -43,7 +43,7 @@ from tests.services.ramping import days
 pytestmark = pytest.mark.machine_suite
 
 PATIENCE_S = 120.0
-EMPTY = {  # nothing was rolled back yet, nothing failed, and no user has traded
+EMPTY = {  # no rollbacks, failures or live trades yet
     "rollout-one: Rollbacks",
     "rollout-overview: Rollbacks",
     "rollout-operations: Rollbacks",
@@ -194,7 +194,7 @@ def write_prometheus(folder: Path, exporter: int, api: str, alertmanager: int) -
 
 
 def write_alertmanager(folder: Path, api: str, owners: str, token: str) -> Path:
-    """Write the shipped configuration for this test's addresses; its owners are told by a webhook too."""
+    """Write the shipped configuration with this test's addresses, and a webhook for owners."""
     (folder / "writer.token").write_text(f"{token}\n")
     config = read("alertmanager.yml")
     for route in (config["route"], *config["route"]["routes"]):
@@ -209,7 +209,7 @@ def write_alertmanager(folder: Path, api: str, owners: str, token: str) -> Path:
 
 @contextmanager
 def alerting(watched: Watched, owners: str, token: str) -> Iterator[None]:
-    """Run an Alertmanager that remembers nothing of another one, and rolls back with *token*."""
+    """Run a new Alertmanager that rolls back with *token*."""
     listen = f"127.0.0.1:{watched.alertmanager_port}"
     config = write_alertmanager(watched.folder, watched.api, owners, token)
     with program(
@@ -263,7 +263,7 @@ def test_prometheus_understands_every_expression_of_rules_and_dashboards(watched
 
 
 def test_a_rollback_that_the_api_refuses_is_told(watched: Watched) -> None:
-    """A token ends after a year, and nobody looks at Alertmanager's log."""
+    """A token expires, and only Alertmanager's log has the error."""
     undelivered = 'ALERTS{alertname="RolloutRollbackUndelivered",alertstate="firing"}'
     with serving() as owners, alerting(watched, owners.url, "of-another-secret"):
         wait_for(lambda: ("RolloutRollbackUndelivered", "firing") in told(owners.posted), "the owners are told")

@@ -106,7 +106,7 @@ def client(life: Life) -> Iterator[SyncPrefectClient]:
 
 
 def engines(group: int) -> list[int]:
-    """Return the processes of flow runs in the process group that serves them."""
+    """Return the processes of flow runs in a process group."""
     listed = subprocess.run(["ps", "-eo", "pid=,pgid=,args="], capture_output=True, text=True, check=True).stdout
     rows = [row.split(maxsplit=2) for row in listed.splitlines()]
     return [int(pid) for pid, pgid, args in rows if int(pgid) == group and "prefect.engine" in args]
@@ -122,9 +122,9 @@ def flow_run_of(engine: int) -> UUID:
 def test_a_killed_flow_run_is_marked_and_the_next_one_runs(
     life: Life, client: SyncPrefectClient, after_s: float
 ) -> None:
-    """Killed before it has begun, in its work, or after it has said how it ended."""
+    """Killed at its start, during its work, or after it reported its final state."""
     group = life.pid("flows")
-    before = set(engines(group))  # what has said how it ended is a process for a moment more
+    before = set(engines(group))  # a finished run stays a process for a moment
     engine = wait_for(lambda: next(iter(set(engines(group)) - before), None))
     run = flow_run_of(engine)
     time.sleep(after_s)
@@ -144,7 +144,7 @@ def a_run_dies_unseen(life: Life, client: SyncPrefectClient, served: Mapping[str
     def state() -> str:
         return str(client.read_flow_run(run.id).state_name)
 
-    with socket.create_server(("127.0.0.1", 0)) as deaf:  # a database that never answers: the run hangs
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # a database that does not answer: the run hangs
         database = f"postgresql://nobody@127.0.0.1:{deaf.getsockname()[1]}/none"
         begun = {"PREFECT_API_URL": life.url, "PREFECT__FLOW_RUN_ID": str(run.id), "ROLLOUT_DATABASE_URL": database}
         process = subprocess.Popen([sys.executable, "-m", "prefect.engine"], env=os.environ | begun)
@@ -154,7 +154,7 @@ def a_run_dies_unseen(life: Life, client: SyncPrefectClient, served: Mapping[str
     wait_for(lambda: True if state() == "Crashed" else None)
 
 
-def owners_are_told(life: Life, client: SyncPrefectClient, served: Mapping[str, UUID]) -> None:
+def owners_get_alerts(life: Life, client: SyncPrefectClient, served: Mapping[str, UUID]) -> None:
     """Here ticks come every 15 s."""
 
     def started() -> bool | None:
@@ -167,8 +167,8 @@ def owners_are_told(life: Life, client: SyncPrefectClient, served: Mapping[str, 
 
 @pytest.mark.parametrize(
     ("waits", "seconds", "comes_about"),
-    [("ZOMBIE_AFTER", 60, a_run_dies_unseen), ("ABSENT_AFTER", 10, owners_are_told)],
-    ids=["a run that died unseen is ended for want of a heartbeat", "owners are told when no tick completes"],
+    [("ZOMBIE_AFTER", 60, a_run_dies_unseen), ("ABSENT_AFTER", 10, owners_get_alerts)],
+    ids=["a run that died unseen is ended for want of a heartbeat", "owners get alerts when no tick completes"],
 )
 def test_what_no_longer_comes_is_seen_by_the_server(
     life: Life,
@@ -178,7 +178,7 @@ def test_what_no_longer_comes_is_seen_by_the_server(
     seconds: int,
     comes_about: Callable[[Life, SyncPrefectClient, Mapping[str, UUID]], None],
 ) -> None:
-    """By automations, which wait for minutes; here for less."""
+    """Automations see it, here after shorter waits."""
     served = life.served()
     before = getattr(automations, waits)
     monkeypatch.setattr(automations, waits, timedelta(seconds=seconds))
@@ -191,7 +191,7 @@ def test_what_no_longer_comes_is_seen_by_the_server(
 
 
 def test_nothing_was_done_twice(life: Life) -> None:
-    """The trail holds, no stage was entered twice, every alert came, and no two of one kind tell of the same."""
+    """The audit trail is intact, no stage was entered twice, and every alert was delivered and is unique."""
     life.ticks_on()
     with reading(life.engine) as session:
         events = list(audit.events(session))

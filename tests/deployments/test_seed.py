@@ -1,4 +1,4 @@
-"""Where a replay begins and goes on, and what of it is told; what `up` seeds is seen in test_up."""
+"""Start and continuation of a replay, and the activity feed. The seeded rollouts are tested in test_up."""
 
 from collections.abc import Iterator
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""prefect.yaml as it is served; that `prefect deploy` makes the same of it is shown on a server, in test_up."""
+"""prefect.yaml as served. test_up compares it with `prefect deploy` on a server."""
 
 import subprocess
 import sys

@@ -66,7 +66,7 @@ def served(api: httpx.Client) -> Mapping[str, Mapping[str, Any]]:
 def test_scheduled_ticks_and_shadow_runs_change_the_database(
     running: Up, api: httpx.Client, served: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """A server can look healthy while its scheduler never fires: only a run it made itself proves it."""
+    """A server can look healthy while its scheduler does not work: only a scheduled run proves it."""
     begin = datetime.strptime(running.prints(r"clock +([-0-9]+ [:0-9]+) UTC")[1] + "+0000", "%Y-%m-%d %H:%M%z")
     engine = open_database(f"sqlite:///{running.state / 'rollout.db'}")
 
@@ -198,7 +198,7 @@ def test_whoever_looks_at_the_metrics_needs_no_token(running: Up) -> None:
 def test_a_failed_gate_is_an_event_once_and_owners_are_told_at_once(
     api: httpx.Client, served: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """That of the seed: the first tick emits it, the automation does not wait for the minute; sent twice, it is one."""
+    """The first tick emits the event, the automation reacts at once, and a second emission changes no count."""
 
     def events(name: str) -> list[dict[str, Any]]:
         wanted = {"filter": {"event": {"name": [name]}}}

@@ -1,4 +1,4 @@
-"""Alerts from Prefect, on both databases: watched, delivered, and told in a line."""
+"""The alert flows, on both databases."""
 
 from datetime import timedelta
 
@@ -82,7 +82,7 @@ def test_without_a_channel_it_says_so_and_still_watches(started: Engine, at: Clo
 def test_in_a_replay_ticks_are_awaited_in_real_minutes(
     started: Engine, at: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four days pass there between two ticks, and none is overdue."""
+    """In a replay four days between two ticks are normal."""
     monkeypatch.setenv("ROLLOUT_REPLAY_SPEED", "5760")
     at(MONDAY + timedelta(days=4))
     deliver_alerts.fn()

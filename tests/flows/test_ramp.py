@@ -21,7 +21,7 @@ from strategy_core.store.tables import AuditEvent, Rollout
 from tests.builders import DAY, GOLD, HOUR, MONDAY, put_version
 from tests.flows.conftest import Clock
 
-LATE = MONDAY + 12 * HOUR  # half a day of candles is due by now, and none has been decided
+LATE = MONDAY + 12 * HOUR  # half a day of candles without decisions
 
 
 @pytest.fixture

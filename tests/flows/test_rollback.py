@@ -1,4 +1,4 @@
-"""An owner's promotion and rollback from Prefect, on both databases."""
+"""The flows that activate, retire and roll back, on both databases."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ def test_a_promotion_retires_the_predecessor_and_keeps_who_and_why(two: Engine) 
 
 
 def test_an_event_names_the_run_that_its_logs_are_kept_under(two: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prefect tells a run its id by the environment; outside a run there is none."""
+    """Prefect passes the run id in the environment. Outside a run it is empty."""
     activate.fn("fib_rsi", "v2", owner="ana", reason="agreed on Friday")
     monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "0a1b2c3d-0000-4000-8000-000000000001")
 

@@ -1,4 +1,4 @@
-"""The shadow run from Prefect: decisions are logged, then scored; a version that cannot be asked is named."""
+"""The shadow run from Prefect: decisions are logged and scored, and a failing version is named."""
 
 import pytest
 from sqlalchemy import Engine

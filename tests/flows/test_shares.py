@@ -1,4 +1,4 @@
-"""A candle run on a cluster of two workers, with Prefect between: it leaves the log that one process leaves."""
+"""A candle run on a Dask cluster of two workers gives the same log as one process."""
 
 import os
 import shutil
@@ -56,7 +56,7 @@ def registered(engine: Engine, at: Clock, monkeypatch: pytest.MonkeyPatch) -> En
 
 @pytest.fixture
 def cluster(registered: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCluster]:
-    """Two worker processes that find their settings in their environment, as those of other machines do."""
+    """Two worker processes with settings from their environment, like workers on other machines."""
     with (
         prefect_test_harness(server_startup_timeout=120),
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as cluster,  # type: ignore[no-untyped-call]
@@ -74,7 +74,7 @@ def logged(engine: Engine) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def misled(cluster: LocalCluster) -> Iterator[None]:
-    """A third worker, whose machine has no candles; Dask takes it for one like the others."""
+    """A third worker without candles, which Dask uses like the others."""
     command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address]
     worker = subprocess.Popen(
         [*command, "--nthreads", "1", "--no-dashboard", "--no-nanny"], env={**os.environ, "ROLLOUT_FEED": "/nowhere"}
