@@ -83,7 +83,7 @@ class Context:
         return settings.model_copy(update={"database_url": self.database_url})
 
     def tolerate_bad_settings(self) -> None:
-        """Use defaults for invalid settings, all but the database's: a rollback must work in spite of them."""
+        """Use defaults for invalid settings, except the database URL: a rollback must work in spite of them."""
         self._least = True
 
     @cached_property
