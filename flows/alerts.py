@@ -41,9 +41,9 @@ def acknowledge_alert(alerts: Alerts, owner: Owner, reason: Reason) -> str:
     """Acknowledge alerts, so that they are not sent again.
 
     Args:
-        alerts: alert ids, as in the messages, one per line.
-        owner: your name.
-        reason: what is being done. Stored with the alert.
+        alerts: Alert ids, as in the messages, one per line.
+        owner: Your name.
+        reason: What is being done. Stored with the alert.
     """
     with open_runtime() as runtime:
         known = acknowledge(runtime.engine, alerts, actor=owned_by(owner), reason=reason, now=runtime.now)

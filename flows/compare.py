@@ -19,7 +19,7 @@ def nightly_comparison(days: Days = 30) -> str:
     """Compare every shadow and canary with its active version, and store and show the reports.
 
     Args:
-        days: length of the compared period.
+        days: Length of the compared period.
     """
     with open_runtime() as runtime:
         reports = compare_all(runtime.engine, runtime.candles(), now=runtime.now, days=days)
@@ -36,10 +36,10 @@ def compare(strategy_name: Strategy, version: Version, days: Days = 30, symbol: 
     """Compare a version with the active one on the same candles, and show the report.
 
     Args:
-        strategy_name: strategy name.
-        version: the shadow version or canary.
-        days: length of the compared period, up to now.
-        symbol: only this symbol. Leave empty for all symbols that both versions trade.
+        strategy_name: Strategy name.
+        version: The shadow version or canary.
+        days: Length of the compared period, up to now.
+        symbol: Only this symbol. Leave empty for all symbols that both versions trade.
     """
     with open_runtime() as runtime:
         over = last_days(days, runtime.now)

@@ -30,9 +30,9 @@ def plan(strategy_name: Strategy, version: Version, plan: AnyPlan = DEFAULT) -> 
     """Preview a rollout: users, slots and days needed per stage, and overlaps with other canaries.
 
     Args:
-        strategy_name: strategy name.
-        version: the shadow version that would become the canary.
-        plan: the standard plan, or your own stages, gates and limits.
+        strategy_name: Strategy name.
+        version: The shadow version that would become the canary.
+        plan: The standard plan, or your own stages, gates and limits.
     """
     with open_runtime() as runtime:
         frozen = chosen_plan(plan)
@@ -94,12 +94,12 @@ def start_canary(
     days can pass between two runs.
 
     Args:
-        strategy_name: strategy name.
-        version: the shadow version that becomes the canary.
-        owner: your name.
-        reason: stored in the audit trail.
-        override_reason: reason for using a quarantined version again. Leave empty otherwise.
-        plan: the standard plan, or your own stages, gates and limits.
+        strategy_name: Strategy name.
+        version: The shadow version that becomes the canary.
+        owner: Your name.
+        reason: Stored in the audit trail.
+        override_reason: Reason for using a quarantined version again. Leave empty otherwise.
+        plan: The standard plan, or your own stages, gates and limits.
     """
     with open_runtime() as runtime:
         frozen = runtime.settings.in_replay(chosen_plan(plan))
@@ -121,10 +121,10 @@ def set_canary_percent(strategy_name: Strategy, percent: Percent, owner: Owner, 
     """Set the canary's percent by hand. Allowed without an open rollout, or while the rollout is paused.
 
     Args:
-        strategy_name: strategy name.
-        percent: percent of users, 0.00 to 100.00.
-        owner: your name.
-        reason: stored in the audit trail.
+        strategy_name: Strategy name.
+        percent: Percent of users, 0.00 to 100.00.
+        owner: Your name.
+        reason: Stored in the audit trail.
     """
     with open_runtime() as runtime:
         config = canary.update_canary_percent(
@@ -144,9 +144,9 @@ def approve_stage(strategy_name: Strategy, owner: Owner, reason: Remark = "") ->
     """Approve the next stage of a rollout. The next tick enters it if the gates still pass.
 
     Args:
-        strategy_name: strategy name.
-        owner: your name.
-        reason: stored in the audit trail.
+        strategy_name: Strategy name.
+        owner: Your name.
+        reason: Stored in the audit trail.
     """
     with open_runtime() as runtime:
         rollout = rollouts.approve(
@@ -165,11 +165,11 @@ def decide(strategy_name: Strategy, choice: Choice, owner: Owner, reason: Reason
     """Decide about a rollout whose stage ran out of time without a clear result.
 
     Args:
-        strategy_name: strategy name.
-        choice: extend restarts the stage's time limit, advance enters the next stage, rollback rolls back now. The
-            choice rollback is accepted in every state.
-        owner: your name.
-        reason: stored in the audit trail.
+        strategy_name: Strategy name.
+        choice: extend: restart the stage's time limit. advance: next stage. rollback: roll back now (accepted in every
+            state).
+        owner: Your name.
+        reason: Stored in the audit trail.
     """
     with open_runtime() as runtime:
         rollout = rollouts.decide_rollout(
@@ -189,9 +189,9 @@ def pause(strategy_name: Strategy, owner: Owner, reason: Remark = "") -> str:
     """Pause a rollout at its current percent. Its gates can still roll it back.
 
     Args:
-        strategy_name: strategy name.
-        owner: your name.
-        reason: stored in the audit trail.
+        strategy_name: Strategy name.
+        owner: Your name.
+        reason: Stored in the audit trail.
     """
     with open_runtime() as runtime:
         rollout = rollouts.pause(
@@ -205,9 +205,9 @@ def resume(strategy_name: Strategy, owner: Owner, reason: Remark = "") -> str:
     """Resume a paused rollout, at the percent of its stage.
 
     Args:
-        strategy_name: strategy name.
-        owner: your name.
-        reason: stored in the audit trail.
+        strategy_name: Strategy name.
+        owner: Your name.
+        reason: Stored in the audit trail.
     """
     with open_runtime() as runtime:
         rollout = rollouts.resume(

@@ -24,16 +24,16 @@ def register_version(
     It then decides in shadow. To send users to it, start a canary.
 
     Args:
-        strategy_name: strategy name. A new name creates a new strategy.
-        version: name of the new version.
-        owner: your name.
-        symbols: symbols that it trades, one per line.
-        config: configuration of the strategy, as JSON. {} means its defaults.
-        entry_point: built-in strategy, or package.module:Class. Leave empty to use the strategy name.
-        timeframe: timeframe of its candles. Must match the feed.
-        status: initial status. Use active only for the first version of a strategy.
-        salt: routing salt. Set once, with the first version. Leave empty for the default.
-        reason: stored in the audit trail.
+        strategy_name: Strategy name. A new name creates a new strategy.
+        version: Name of the new version.
+        owner: Your name.
+        symbols: Symbols that it trades, one per line.
+        config: Configuration of the strategy, as JSON. {} means its defaults.
+        entry_point: Built-in strategy, or package.module:Class. Leave empty to use the strategy name.
+        timeframe: Timeframe of its candles. Must match the feed.
+        status: Initial status. Use active only for the first version of a strategy.
+        salt: Routing salt. Set once, with the first version. Leave empty for the default.
+        reason: Stored in the audit trail.
     """
     with open_runtime() as runtime:
         registered = versions.register_version(

@@ -13,11 +13,11 @@ def activate(
     """Make a version active for all users and retire its predecessor. Ends an open rollout.
 
     Args:
-        strategy_name: strategy name.
-        version: the version that all users get.
-        owner: your name.
-        reason: stored in the audit trail.
-        override_reason: reason for using a quarantined version again. Leave empty otherwise.
+        strategy_name: Strategy name.
+        version: The version that all users get.
+        owner: Your name.
+        reason: Stored in the audit trail.
+        override_reason: Reason for using a quarantined version again. Leave empty otherwise.
     """
     with open_runtime() as runtime:
         activate_version(
@@ -40,10 +40,10 @@ def retire(strategy_name: Strategy, version: Version, owner: Owner, reason: Rema
     To retire the active version, activate another one.
 
     Args:
-        strategy_name: strategy name.
-        version: the version to retire.
-        owner: your name.
-        reason: stored in the audit trail.
+        strategy_name: Strategy name.
+        version: The version to retire.
+        owner: Your name.
+        reason: Stored in the audit trail.
     """
     with open_runtime() as runtime:
         retire_version(
@@ -65,10 +65,10 @@ def rollback(strategy_name: Strategy, owner: Owner, reason: Reason, version: Any
     Users return to the version that they had before.
 
     Args:
-        strategy_name: strategy name.
-        owner: your name.
-        reason: stored in the audit trail and shown in the alert.
-        version: version to roll back. Leave empty for the rollout or canary.
+        strategy_name: Strategy name.
+        owner: Your name.
+        reason: Stored in the audit trail and shown in the alert.
+        version: Version to roll back. Leave empty for the rollout or canary.
     """
     with open_runtime(tolerate_bad_settings=True) as runtime:
         taken_off = roll_back(
