@@ -60,6 +60,33 @@ Limit = Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1_000_000
 PlanFile = Annotated[
     Path | None, typer.Option("--plan", metavar="FILE", help="Rollout plan as JSON. Default: the standard plan.")
 ]
+_SHARED = [  # the options of every command
+    inspect.Parameter(
+        "database_url",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[
+            str | None,
+            typer.Option(
+                envvar="ROLLOUT_DATABASE_URL", metavar="URL", help="Database: sqlite:///FILE or postgresql://…"
+            ),
+        ],
+    ),
+    inspect.Parameter(
+        "as_json",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=False,
+        annotation=Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")],
+    ),
+    inspect.Parameter(
+        "actor",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[
+            str | None, typer.Option(metavar="NAME", help="Your name in the audit trail. Default: your login name.")
+        ],
+    ),
+]
 
 
 class Context:
@@ -239,32 +266,3 @@ def _system_user() -> str:
         return getpass.getuser()
     except (OSError, KeyError):  # in a container the user id may have no name
         return f"uid {os.getuid()}"
-
-
-_SHARED = [
-    inspect.Parameter(
-        "database_url",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[
-            str | None,
-            typer.Option(
-                envvar="ROLLOUT_DATABASE_URL", metavar="URL", help="Database: sqlite:///FILE or postgresql://…"
-            ),
-        ],
-    ),
-    inspect.Parameter(
-        "as_json",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=False,
-        annotation=Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")],
-    ),
-    inspect.Parameter(
-        "actor",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[
-            str | None, typer.Option(metavar="NAME", help="Your name in the audit trail. Default: your login name.")
-        ],
-    ),
-]
