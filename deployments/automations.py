@@ -1,4 +1,4 @@
-"""What the Prefect server does by itself: automations kept by name, which leave every other automation alone."""
+"""Automations of the Prefect server, created and updated by name. Other automations are not changed."""
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -13,20 +13,23 @@ from prefect.events.schemas.events import ResourceSpecification
 
 from flows.events import GATE_FAILED
 
-HEARTBEAT_S = 30  # Prefect's least; said to every run, served or in a worker
-ZOMBIE_AFTER = timedelta(minutes=4)  # longer than Prefect's own heartbeat of 180 s: no healthy run is given up
+HEARTBEAT_S = 30  # Prefect's minimum, set for served runs and for workers
+ZOMBIE_AFTER = timedelta(minutes=4)  # longer than Prefect's default heartbeat of 180 s
 ABSENT_AFTER = timedelta(minutes=10)
-_ALIVE = {"prefect.flow-run.Running", "prefect.flow-run.heartbeat"}  # it may be killed before its first heartbeat
+_ALIVE = {
+    "prefect.flow-run.Running",
+    "prefect.flow-run.heartbeat",
+}  # a run can end before its first heartbeat
 _FINAL = ("Completed", "Failed", "Cancelled", "Crashed")
 _RUNS = ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"})
 
 
 def automations(deployments: Mapping[str, UUID]) -> list[AutomationCore]:
-    """Return what is wanted, given the deployments' ids by their names; less where one is not there."""
+    """Return the automations for these deployments, given as name and id. Missing deployments get no automation."""
     wanted = [
         AutomationCore(
             name="rollout: end runs without a heartbeat",
-            description="A run whose process was killed is marked as crashed, which frees its place for the next one.",
+            description="Marks a run whose process was killed as crashed. This frees its slot for the next run.",
             trigger=EventTrigger(
                 posture=Posture.Proactive,
                 after=_ALIVE,
@@ -36,36 +39,36 @@ def automations(deployments: Mapping[str, UUID]) -> list[AutomationCore]:
                 for_each={"prefect.resource.id"},
                 within=ZOMBIE_AFTER,
             ),
-            actions=[ChangeFlowRunState(state=StateType.CRASHED, message="No heartbeat: its process is gone.")],
+            actions=[ChangeFlowRunState(state=StateType.CRASHED, message="No heartbeat: its process has ended.")],
         )
     ]
     if "deliver-alerts" not in deployments:
         return wanted
-    tell = RunDeployment(source="selected", deployment_id=deployments["deliver-alerts"])
+    deliver = RunDeployment(source="selected", deployment_id=deployments["deliver-alerts"])
     wanted.append(
         AutomationCore(
             name="rollout: tell owners of a failed gate at once",
-            description="Delivers alerts as soon as a gate has failed, without waiting for the minute.",
+            description="Delivers alerts as soon as a gate fails, without waiting for the schedule.",
             trigger=EventTrigger(
                 posture=Posture.Reactive,
                 expect={GATE_FAILED},
                 match=ResourceSpecification({"prefect.resource.id": "rollout.*"}),
             ),
-            actions=[tell],
+            actions=[deliver],
         )
     )
     watched = {"shadow-run": "no shadow run", "ramp-tick": "no tick"}
     return wanted + [
-        _absence(f"rollout: tell owners that {what} completes", deployments[name], tell)
+        _absence(f"rollout: tell owners that {what} completes", deployments[name], deliver)
         for name, what in watched.items()
         if name in deployments
     ]
 
 
 def put(client: SyncPrefectClient, deployments: Mapping[str, UUID]) -> list[str]:
-    """Create or update what is wanted, and return what was done, a line each; nothing when all of it stood already.
+    """Create or update the automations, and return one line per change.
 
-    One that somebody has switched off stays off.
+    A disabled automation stays disabled.
     """
     done = []
     for wanted in automations(deployments):
@@ -73,17 +76,17 @@ def put(client: SyncPrefectClient, deployments: Mapping[str, UUID]) -> list[str]
         if not known:
             client.create_automation(wanted)
             done.append(f"created the automation {wanted.name!r}")
-        elif _said(known[0]) != _said(wanted):
+        elif _normalized(known[0]) != _normalized(wanted):
             client.update_automation(known[0].id, wanted.model_copy(update={"enabled": known[0].enabled}))
             done.append(f"updated the automation {wanted.name!r}")
     return done
 
 
-def _absence(name: str, deployment: UUID, tell: RunDeployment) -> AutomationCore:
+def _absence(name: str, deployment: UUID, deliver: RunDeployment) -> AutomationCore:
     completed = {"prefect.flow-run.Completed"}
     return AutomationCore(
         name=name,
-        description="It arms with the first completed run; the runs that deliver alerts look by themselves as well.",
+        description="Delivers alerts, which also checks for overdue runs. Active from the first completed run.",
         trigger=EventTrigger(
             posture=Posture.Proactive,
             after=completed,
@@ -92,7 +95,7 @@ def _absence(name: str, deployment: UUID, tell: RunDeployment) -> AutomationCore
             match_related=_related("deployment", f"prefect.deployment.{deployment}"),
             within=ABSENT_AFTER,
         ),
-        actions=[tell],
+        actions=[deliver],
     )
 
 
@@ -100,16 +103,16 @@ def _related(role: str, resource: str) -> ResourceSpecification:
     return ResourceSpecification({"prefect.resource.role": role, "prefect.resource.id": resource})
 
 
-def _said(automation: AutomationCore) -> dict[str, Any]:
-    """Return what an automation does, in one spelling: the server sorts no set, and lists what it was given once."""
-    said = automation.model_dump(mode="json", include={"description", "trigger", "actions"})
-    return {name: _plain(value) for name, value in said.items()}
+def _normalized(automation: AutomationCore) -> dict[str, Any]:
+    """Return what an automation does, with sorted lists: the server returns sets in any order."""
+    fields = automation.model_dump(mode="json", include={"description", "trigger", "actions"})
+    return {name: _sorted(value) for name, value in fields.items()}
 
 
-def _plain(value: Any) -> Any:
+def _sorted(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: _sorted(each) for key, each in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        plain = [_plain(each) for each in value]
+        plain = [_sorted(each) for each in value]
         return sorted(plain) if all(isinstance(each, str) for each in plain) else plain
     return value

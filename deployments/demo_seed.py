@@ -1,6 +1,6 @@
-"""What a newcomer finds: a version on its way, one that its gates soon undo, and a replay that goes on from there.
+"""Example rollouts for a new database of `rollout up`: a healthy one, and a faulty one that is soon rolled back.
 
-All of it happens through the services, on the candles before the replay begins; nothing is made up, and nothing waits.
+The services produce them from real candles before the start of the replay.
 """
 
 from dataclasses import dataclass
@@ -22,21 +22,21 @@ from strategy_core.services.shadow import run_shadow
 from strategy_core.services.tick import tick
 from strategy_core.services.versions import register_version
 
-HISTORY = 2_000  # candles before the first registration: what it is vetted on
-SHADOW = 1140  # candles in shadow before the rollouts start: how noisy a pair is, is measured on them
-RAMP = 132  # candles of the healthy rollout before the replay begins
-_LATER = 60  # candles of the faulty one: the replay's first ticks roll it back
-_ENDED = 10  # candles for which the faulty version's table has had no more thresholds by then
-_STEP = 12  # candles from tick to tick until then
-_FEW = 4  # symbols of the faulty pair: enough for its gates, and quickly vetted
+HISTORY = 2_000  # candles before the first registration, for its validation
+SHADOW = 1140  # candles in shadow before the rollouts start, to measure the noise of a pair
+RAMP = 132  # candles of the healthy rollout before the replay
+_LATER = 60  # candles of the faulty rollout before the replay: its first ticks roll it back
+_ENDED = 10  # candles since the faulty version's table ended, at the start of the replay
+_STEP = 12  # candles between two ticks
+_FEW = 4  # symbols of the faulty pair: enough for its gates, and fast to validate
 _ACTOR = Actor("rollout up", role="system", source="cli")
-_WHY = "so that there is something to see"
+_WHY = "example data"
 _FOREVER = datetime(2200, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """A strategy whose v1 is `fib_rsi` as it comes, the v2 that would replace it, and when that starts."""
+    """A strategy with v1 (`fib_rsi` with defaults), and the v2 of a rollout that starts at `started`."""
 
     strategy: str
     entry_point: str
@@ -46,9 +46,9 @@ class _Pair:
 
 
 def replay_span(engine: Engine, source: CandleSource) -> tuple[datetime, datetime]:
-    """Return the moments between which the replay plays: from where the database stands, to the last candle's close.
+    """Return start and end of the replay: from the newest entry of the database to the close of the last candle.
 
-    A new database begins behind what its seed needs of the feed, or in the feed's middle if it is shorter.
+    A new database starts after the candles that its examples need, or in the middle of a shorter feed.
     """
     candles = source.candles(source.symbols()[0], closed_by=_FOREVER)
     first = min(HISTORY + SHADOW + RAMP, len(candles) // 2)
@@ -58,17 +58,17 @@ def replay_span(engine: Engine, source: CandleSource) -> tuple[datetime, datetim
 
 
 def seed(engine: Engine, source: CandleSource, *, now: datetime, speed: float) -> bool:
-    """Bring two rollouts about, up to *now*, unless there are versions; say whether it did.
+    """Create two rollouts, up to *now*, unless the database has versions. Return whether it did.
 
-    `fib_rsi` v2 looks back a little further than v1, and is as good. `seasonal` v2 says what its active version says
-    until its table ends: then it chases the price, and the replay's first ticks take users off it.
+    `fib_rsi` v2 looks back a little further than v1 and is as good. `seasonal` v2 decides like v1 until its table ends.
+    Then it chases the price, and the first ticks of the replay roll it back.
     """
     if all_versions(engine):
         return False
     opened_at = source.candles(source.symbols()[0], closed_by=now).index
     registered, healthy, faulty, ended = (
         opened_at[-min(candles, len(opened_at) // share)].to_pydatetime()
-        for candles, share in ((SHADOW + RAMP, 2), (RAMP, 3), (_LATER, 4), (_ENDED, 5))  # a short feed's past is shared
+        for candles, share in ((SHADOW + RAMP, 2), (RAMP, 3), (_LATER, 4), (_ENDED, 5))  # less of a short feed
     )
     symbols, until = list(source.symbols()), {"fitted_until": ended.isoformat()}
     pairs = [
@@ -80,11 +80,11 @@ def seed(engine: Engine, source: CandleSource, *, now: datetime, speed: float) -
     with WorkerPool() as workers:
         moment = registered
         for pair, until_next in zip(pairs, (faulty, now), strict=True):
-            _let_pass(engine, source, workers, moment := max(moment, pair.started))
+            _run_until(engine, source, workers, moment := max(moment, pair.started))
             _start(engine, pair, source.timeframe, speed)
             while moment < until_next:
                 moment = min(moment + _STEP * timeframe_delta(source.timeframe), until_next)
-                _let_pass(engine, source, workers, moment)
+                _run_until(engine, source, workers, moment)
                 tick(engine, source, now=moment)
     return True
 
@@ -116,6 +116,6 @@ def _start(engine: Engine, pair: _Pair, timeframe: str, speed: float) -> None:
     )
 
 
-def _let_pass(engine: Engine, source: CandleSource, workers: WorkerPool, now: datetime) -> None:
+def _run_until(engine: Engine, source: CandleSource, workers: WorkerPool, now: datetime) -> None:
     run_shadow(engine, source, workers, now=now, catch_up=SHADOW + RAMP)
     score_outcomes(engine, source, now=now)

@@ -1,4 +1,4 @@
-"""`rollout deploy`: bring a Prefect server to what prefect.yaml and the automations say, and tell what that changed."""
+"""`rollout deploy`: create or update work pools, deployments and automations on a Prefect server."""
 
 import subprocess
 import sys
@@ -33,10 +33,10 @@ _KEPT = {
 
 
 def deploy(file: Path) -> list[str]:
-    """Create or update the work pool, the deployments and the automations; return what was done, a line each.
+    """Create or update work pools, deployments and automations. Return one line per change.
 
     Raises:
-        InvalidSetting: the file is no such file, no Prefect server answers, or it takes something not.
+        InvalidSetting: the file is invalid, the Prefect server does not answer, or it refuses a request.
     """
     wanted = read_deployments(file)
     url = PREFECT_API_URL.value()
@@ -53,7 +53,7 @@ def deploy(file: Path) -> list[str]:
                     done.append(f"{'updated' if name in before else 'created'} the deployment {name}")
             return done + automations.put(client, {name: each["id"] for name, each in after.items()})
     except httpx.HTTPError as error:
-        raise InvalidSetting("PREFECT_API_URL", url, f"a Prefect server that takes it: {_line(str(error))}") from None
+        raise InvalidSetting("PREFECT_API_URL", url, f"a server that accepts it: {_one_line(str(error))}") from None
 
 
 def _put_pools(client: SyncPrefectClient, names: Iterable[str]) -> list[str]:
@@ -68,15 +68,17 @@ def _put_pools(client: SyncPrefectClient, names: Iterable[str]) -> list[str]:
 
 
 def _prefect_deploy(file: Path) -> None:
-    """Have Prefect read the file: what it makes of it is what a worker gets, to the letter."""
+    """Deploy with Prefect's own command, so that workers get exactly what Prefect makes of the file."""
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  our own interpreter
     if run.returncode:
-        raise InvalidSetting("prefect.yaml", str(file), f"one that Prefect takes: {_line(run.stdout + run.stderr)}")
+        raise InvalidSetting(
+            "prefect.yaml", str(file), f"a file that Prefect accepts: {_one_line(run.stdout + run.stderr)}"
+        )
 
 
 def _deployed(client: SyncPrefectClient, wanted: Iterable[RunnerDeployment]) -> dict[str, dict[str, Any]]:
-    """Return what the server holds of these deployments, without what tells only when."""
+    """Return the deployments as the server has them, without timestamps."""
     found = {}
     for each in wanted:
         try:
@@ -90,5 +92,5 @@ def _deployed(client: SyncPrefectClient, wanted: Iterable[RunnerDeployment]) -> 
     return found
 
 
-def _line(text: str) -> str:
+def _one_line(text: str) -> str:
     return " ".join(text.split())[-500:]

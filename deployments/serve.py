@@ -1,4 +1,4 @@
-"""Serve every deployment of prefect.yaml in one process; `rollout deploy` reads the same file for workers."""
+"""Serve the deployments of prefect.yaml in one process. `rollout deploy` deploys the same file for workers."""
 
 import asyncio
 import contextlib
@@ -34,11 +34,11 @@ from deployments import automations, prefect_yaml
 from strategy_core.domain.errors import InvalidSetting
 
 LEFT_WITHIN_S = 10.0
-AT_ONCE = 12  # runs: where five scheduled ones take a minute each, a rollback must not wait for a place
+AT_ONCE = 12  # concurrent runs: a rollback must find a free slot beside the scheduled runs
 
 
 class _Entry(BaseModel):
-    """What is understood of prefect.yaml; a key that only `prefect deploy` would follow is refused, not passed over."""
+    """A part of prefect.yaml. Unknown keys are refused, because `prefect deploy` would use them."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -64,11 +64,12 @@ class WorkPoolEntry(_Entry):
 class DeploymentEntry(_Entry):
     name: str
     entrypoint: str
+    description: str | None = None  # default: the docstring of the flow
     tags: list[str]
     schedules: list[ScheduleEntry] = []
     parameters: dict[str, Any] = {}
     concurrency_limit: ConcurrencyLimitConfig | None = None
-    work_pool: WorkPoolEntry  # a served deployment has none
+    work_pool: WorkPoolEntry  # unused when served
 
 
 class _File(_Entry):
@@ -79,16 +80,16 @@ class _File(_Entry):
 
 
 def read_deployments(file: Path) -> list[RunnerDeployment]:
-    """Return the deployments that *file* describes, as `prefect deploy --all` would make them, but for the work pool.
+    """Return the deployments of *file*, as `prefect deploy --all` makes them, except for the work pool.
 
     Raises:
-        InvalidSetting: it is not such a file.
+        InvalidSetting: the file cannot be read or is invalid.
     """
     return [_deployment(entry) for entry in _read(file).deployments]
 
 
 def read_pools(file: Path) -> list[str]:
-    """Return the work pools that *file* names."""
+    """Return the names of the work pools in *file*."""
     return sorted({entry.work_pool.name for entry in _read(file).deployments})
 
 
@@ -104,19 +105,21 @@ def _deployment(entry: DeploymentEntry) -> RunnerDeployment:
     return RunnerDeployment.from_flow(
         flow,
         entry.name,
+        description=entry.description,
         schedules=[schedule.schedule() for schedule in entry.schedules],
         parameters=entry.parameters,
         tags=entry.tags,
         concurrency_limit=entry.concurrency_limit,
-        paused=False,  # they are paused while nobody serves them: a restart must say that they go on
-        entrypoint_type=EntrypointType.MODULE_PATH,  # the path form would load a twin of the module
+        paused=False,  # a deployment is paused while it is not served: resume it after a restart
+        entrypoint_type=EntrypointType.MODULE_PATH,  # a file path would load the module a second time
     )
 
 
 def end_abandoned(client: SyncPrefectClient, deployments: Collection[UUID]) -> int:
-    """Mark as crashed what is said to run of these deployments, and return how many; for whoever alone runs them.
+    """Mark the active runs of these deployments as crashed, and return how many.
 
-    Left by a process that was killed, such a run would keep its place, and the server would cancel every later one.
+    Call it only before the sole process that serves them starts its runs. A run that a killed process left behind would
+    keep its slot, and the server would cancel later runs.
     """
     active = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
     found = client.read_flow_runs(
@@ -124,16 +127,18 @@ def end_abandoned(client: SyncPrefectClient, deployments: Collection[UUID]) -> i
         deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=list(deployments))),
     )
     for run in found:
-        client.set_flow_run_state(run.id, Crashed(message="The process that ran it was killed."))
+        client.set_flow_run_state(run.id, Crashed(message="Its process was killed."))
     return len(found)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Serve the deployments of the file named, or of the project's own; `--alone` says that nobody else runs them."""
+    """Serve the deployments of a file, by default the packaged one. `--alone`: the server has no other runners."""
     files = [each for each in arguments if each != "--alone"]
     served = read_deployments(Path(files[0]) if files else prefect_yaml())
     runner = Runner(heartbeat_seconds=automations.HEARTBEAT_S, limit=AT_ONCE)
-    ids = {each.name: cast("UUID", runner.add_deployment(each)) for each in served}  # a coroutine in a loop alone
+    ids = {
+        each.name: cast("UUID", runner.add_deployment(each)) for each in served
+    }  # returns a coroutine only inside an event loop
     with get_client(sync_client=True) as client:
         if "--alone" in arguments:
             end_abandoned(client, ids.values())
@@ -144,10 +149,10 @@ def main(arguments: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def force_exit(within_s: float = LEFT_WITHIN_S) -> Iterator[None]:
-    """End this process soon after what is inside, whoever else still runs in it.
+    """End this process at most *within_s* seconds after the block, also if other threads still run.
 
-    A thread that Prefect's runner leaves behind now and then waits for ever for work, and the interpreter for it: what
-    was asked to end would stay, and what failed would not be started again.
+    Prefect's runner sometimes leaves a thread that waits for work. The interpreter would wait for it, and `rollout up`
+    would take a failed process for a running one.
     """
     code = 1
     try:

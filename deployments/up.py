@@ -5,12 +5,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -18,7 +17,7 @@ from sqlalchemy import Engine, make_url
 
 from deployments import prefect_yaml
 from deployments.demo_seed import replay_span, seed
-from deployments.processes import HOST, Child, ChildDied, Supervisor, keep_port, last_words
+from deployments.processes import HOST, Child, ChildEnded, keep_port
 from strategy_core.domain.errors import InvalidSetting, MissingExtra
 from strategy_core.market.open import open_source
 from strategy_core.market.source import ReplayClock
@@ -27,12 +26,12 @@ from strategy_core.services.queries import read_activity
 from strategy_core.settings import Settings, read_settings
 
 _HEALTHY_WITHIN_S = 180.0
-_LOOK_EVERY_S = 1.0
+_POLL_S = 1.0
 _API_PORT = 8321  # if it is free
 _METRICS_PORT = 9464  # if it is free
 _API_NEEDS = ("fastapi_offline", "jwt", "uvicorn")
 _API_KEYS = ("ROLLOUT_API_SECRET", "ROLLOUT_API_PUBLIC_KEY", "ROLLOUT_API_JWKS_URL")
-_LEASES = "prefect.server.concurrency.lease_storage.filesystem"  # in memory, a killed server forgets who runs
+_LEASES = "prefect.server.concurrency.lease_storage.filesystem"  # a restarted server must know which runs hold a slot
 _PRIVATE = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
 
 
@@ -44,24 +43,25 @@ def up(
     speed: float,
     port: int | None,
     state: Path,
-    say: Callable[[str], None] = print,
+    echo: Callable[[str], None] = print,
 ) -> int:
-    """Run everything until Ctrl-C or SIGTERM and return the exit code: 0 when asked to stop.
+    """Run everything until Ctrl-C or SIGTERM, and return the exit code.
 
-    A process that dies is started again, and that is said; one that dies again and again ends all of it, with exit code
-    1. A second start goes on where the first stopped. Schedules are those of prefect.yaml, or of a copy in *state*.
+    The exit code is 0 after Ctrl-C or SIGTERM, and 1 if a child process ended: the end of its log is printed, and the
+    others are stopped. The next start continues with the same database. Schedules come from prefect.yaml in *state*, or
+    from the packaged one.
 
     Args:
-        database_url: of the rollout's own database; a SQLite file in *state*, unless given, whatever the environment
-            says: a replayed market is not for a database that serves users.
-        feed, symbol: candles, as `market.open.open_source` takes them; the settings' feed, unless given.
-        speed: simulated seconds in a real second. Runs come once a minute: 5760 plays four days between two of them.
-        port: of the Prefect server; a free one, unless given. With PREFECT_API_URL set, that server is used.
-        state: folder of databases and logs, made if need be.
-        say: takes what an owner should read, line by line.
+        database_url: the platform's database. Default: a SQLite file in *state*. The environment is ignored on purpose:
+            a replayed market must not write to a database that serves users.
+        feed, symbol: candles, as for `market.open.open_source`. Default: the feed of the settings.
+        speed: simulated seconds per second. Runs start every minute: 5760 means four days between two runs.
+        port: port of the Prefect server. Default: a free one. With PREFECT_API_URL set, that server is used instead.
+        state: folder for databases and logs, created if missing.
+        echo: prints one line.
 
     Raises:
-        RolloutError: the feed, the database or an argument is not usable; nothing is left running.
+        RolloutError: the feed, the database or an argument cannot be used. No process is left running.
     """
     if importlib.util.find_spec("prefect") is None:
         raise MissingExtra("rollout up", "prefect")
@@ -69,11 +69,11 @@ def up(
     state.mkdir(parents=True, exist_ok=True)
     given = {"feed": feed, "symbol": symbol, "database_url": database_url or f"sqlite:///{state / 'rollout.db'}"}
     settings = read_settings().model_copy(update={name: value for name, value in given.items() if value is not None})
-    with _asked_to_stop() as asked, ExitStack() as stack:
+    with _stop_requested() as stop, ExitStack() as stack:
         try:
-            _run(settings, speed, port, state, asked, stack, say)
-        except ChildDied as died:
-            say(str(died))
+            _run(settings, speed, port, state, stop, stack, echo)
+        except ChildEnded as ended:
+            echo(str(ended))
             return 1
     return 0
 
@@ -83,75 +83,75 @@ def _run(
     speed: float,
     port: int | None,
     state: Path,
-    asked: threading.Event,
+    stop: threading.Event,
     stack: ExitStack,
-    say: Callable[[str], None],
+    echo: Callable[[str], None],
 ) -> None:
-    ReplayClock(datetime.now(UTC), datetime.now(UTC), speed)  # what is not usable is refused before anything is started
+    ReplayClock(datetime.now(UTC), datetime.now(UTC), speed)  # refuses a bad speed before anything is started
     engine = settings.open_engine()
     stack.callback(engine.dispose)
     upgrade(engine)
     source = open_source(settings.feed, symbol=settings.symbol, timeframe=settings.timeframe)
     start, end = replay_span(engine, source)
+    children: list[Child] = []
+
+    def start_child(name: str, module: list[str], environment: Mapping[str, str]) -> Child:
+        log = state / "logs" / f"{name.lower().replace(' ', '-')}.log"
+        child = Child(name, [sys.executable, "-m", *module], environment=environment, log=log)
+        stack.callback(child.stop)
+        children.append(child)
+        return child
+
     api_url, environment = os.environ.get("PREFECT_API_URL"), {**os.environ, **_PRIVATE}
-    supervisor, served_alone = Supervisor(say), []
-    stack.callback(supervisor.stop)
+    alone: list[str] = []
     if api_url is None:
         port = port or keep_port(stack)
         api_url, environment = f"http://{HOST}:{port}/api", _own_prefect(state, port)
-        server = _start(supervisor, "Prefect server", ["prefect", "server", "start"], environment, state)
-        say(f"Starting a Prefect server, pid {server.pid} …")
-        served_alone = ["--alone"]  # on a server of our own nobody else does
-    news = ActivityFeed(engine)
+        server = start_child("Prefect server", ["prefect", "server", "start"], environment)
+        echo(f"Starting a Prefect server, pid {server.pid} …")
+        alone = ["--alone"]  # this server has no other clients
+    activity = ActivityFeed(engine)
     if seed(engine, source, now=start, speed=speed):
-        say("A new database: two rollouts, replayed up to now. What happened, by the market's clock:")
-        news.tell(say)
-    health = f"{api_url}/health"
-    _wait_until_healthy(health, supervisor, asked)
-    if asked.is_set():
+        echo("New database with two example rollouts, replayed up to now. Their history, in market time:")
+        activity.print_new(echo)
+    _wait_until_healthy(api_url, children, stop)
+    if stop.is_set():
         return
     settings = settings.model_copy(
         update={"replay_from": start, "replay_started_at": datetime.now(UTC), "replay_speed": speed}
     )
-    environment = environment | {"PREFECT_API_URL": api_url, **_variables(settings)}  # not the server's
+    environment = environment | {"PREFECT_API_URL": api_url, **_variables(settings)}  # the server needs none of these
     file = state / "prefect.yaml" if (state / "prefect.yaml").exists() else prefect_yaml()
-    flows = ["deployments.serve", str(file), *served_alone]
-    _start(supervisor, "flows", flows, environment, state, may_start=lambda: _healthy(health))
+    start_child("flows", ["deployments.serve", str(file), *alone], environment)
     api = _api_environment(stack)
     if api:
-        _start(supervisor, "API", ["strategy_core.api"], environment | api, state)
+        start_child("API", ["strategy_core.api"], environment | api)
     metrics = keep_port(stack, _METRICS_PORT)
-    _start(supervisor, "metrics", ["strategy_core.cli", "exporter", "--port", str(metrics)], environment, state)
+    start_child("metrics", ["strategy_core.cli", "exporter", "--port", str(metrics)], environment)
     shown = make_url(settings.database_url).render_as_string(hide_password=True)
     for what, value in {
         "Prefect UI": api_url.removesuffix("/api"),
-        "API": _told_of_api(api),
-        "reports": f"{api_url.removesuffix('/api')}/v2/artifacts",  # to which no page of Prefect's leads
+        "API": _api_line(api),
+        "reports": f"{api_url.removesuffix('/api')}/v2/artifacts",  # no page of the Prefect UI links there
         "metrics": f"http://{HOST}:{metrics}/metrics",
         "database": shown,
         "candles": f"{source.name}: {', '.join(source.symbols())}",
-        "clock": f"{start:%Y-%m-%d %H:%M} UTC, {speed / 60:.4g} h a minute, candles until {end:%Y-%m-%d}",
+        "clock": f"{start:%Y-%m-%d %H:%M} UTC, {speed / 60:.4g} h per minute, candles until {end:%Y-%m-%d}",
         "schedules": str(file),
-        "running": ", ".join(f"{child.name} (pid {child.pid}, log {child.log})" for child in supervisor.children),
+        "running": ", ".join(f"{child.name} (pid {child.pid}, log {child.log})" for child in children),
     }.items():
-        say(f"{what:<12}{value}")
-    say(f"In another shell:  export ROLLOUT_DATABASE_URL='{shown}'; rollout status fib_rsi; rollout alerts list")
-    say("Ctrl-C stops all of it. What changes:")
-    while not asked.wait(_LOOK_EVERY_S):
-        supervisor.look()
-        news.tell(say)
-    say("Stopping …")
-
-
-def _start(
-    supervisor: Supervisor, name: str, module: list[str], environment: Mapping[str, str], state: Path, **how: Any
-) -> Child:
-    log = state / "logs" / f"{name.lower().replace(' ', '-')}.log"
-    return supervisor.start(name, [sys.executable, "-m", *module], environment=environment, log=log, **how)
+        echo(f"{what:<12}{value}")
+    echo(f"In another shell:  export ROLLOUT_DATABASE_URL='{shown}'; rollout status fib_rsi; rollout alerts list")
+    echo("Press Ctrl-C to stop. Changes and alerts, in market time:")
+    while not stop.wait(_POLL_S):
+        for child in children:
+            child.check()
+        activity.print_new(echo)
+    echo("Stopping …")
 
 
 def _own_prefect(state: Path, port: int) -> dict[str, str]:
-    """Return an environment in which Prefect knows this server alone, whatever the user's own Prefect is set to."""
+    """Return the environment for a private Prefect server, without the user's own PREFECT_ variables."""
     others = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     return {
         **others,
@@ -165,72 +165,76 @@ def _own_prefect(state: Path, port: int) -> dict[str, str]:
 
 
 def _variables(settings: Settings) -> dict[str, str]:
-    """Return the settings as the environment that a flow reads them from."""
+    """Return the settings as environment variables, for the flows."""
     prefix = settings.model_config["env_prefix"].upper()
-    inherited = {"prometheus_header", "oanda_token", "alert_urls"}  # there already; written out, they would be masked
+    inherited = {
+        "prometheus_header",
+        "oanda_token",
+        "alert_urls",
+    }  # inherited from the environment: a dump masks secrets
     values = settings.model_dump(mode="json", exclude_none=True, exclude=inherited)
     return {f"{prefix}{name.upper()}": str(value) for name, value in values.items()}
 
 
 def _api_environment(stack: ExitStack) -> dict[str, str]:
-    """Return what the API is told beside the environment: without a key of its owner's, that it is for development.
+    """Return the environment variables that the API needs, or an empty mapping if it is not installed.
 
-    Nothing, when it is not installed.
+    Without a key in the user's environment the API runs in development mode.
     """
     if any(importlib.util.find_spec(package) is None for package in _API_NEEDS):
         return {}
-    told = {
+    found = {
         "ROLLOUT_API_HOST": HOST,
         "ROLLOUT_API_PORT": os.environ.get("ROLLOUT_API_PORT") or str(keep_port(stack, _API_PORT)),
     }
-    return told if any(os.environ.get(key) for key in _API_KEYS) else told | {"ROLLOUT_API_DEVELOPMENT": "1"}
+    return found if any(os.environ.get(key) for key in _API_KEYS) else found | {"ROLLOUT_API_DEVELOPMENT": "1"}
 
 
-def _told_of_api(api: Mapping[str, str]) -> str:
+def _api_line(api: Mapping[str, str]) -> str:
     if not api:
         return "not installed: pip install 'strategy-rollout[api]'"
     url = f"http://{HOST}:{api['ROLLOUT_API_PORT']}"
-    token = "ROLLOUT_API_DEVELOPMENT=1 rollout token --name you" if "ROLLOUT_API_DEVELOPMENT" in api else "yours"
-    return f"{url}/docs, with a token: {token}"
+    token = "ROLLOUT_API_DEVELOPMENT=1 rollout token --name you" if "ROLLOUT_API_DEVELOPMENT" in api else "your own"
+    return f"{url}/docs, token: {token}"
 
 
-def _wait_until_healthy(url: str, supervisor: Supervisor, asked: threading.Event) -> None:
-    tries = int(_HEALTHY_WITHIN_S / _LOOK_EVERY_S)
-    for _ in range(tries):
-        supervisor.check()
-        if _healthy(url) or asked.wait(_LOOK_EVERY_S):
+def _wait_until_healthy(api_url: str, children: Sequence[Child], stop: threading.Event) -> None:
+    for _ in range(int(_HEALTHY_WITHIN_S / _POLL_S)):
+        for child in children:
+            child.check()
+        if _healthy(f"{api_url}/health") or stop.wait(_POLL_S):
             return
-    if supervisor.children:
-        raise ChildDied(last_words(supervisor.children[0], f"is not healthy after {_HEALTHY_WITHIN_S:g} s"))
-    raise InvalidSetting("PREFECT_API_URL", url.removesuffix("/health"), "the address of a Prefect server that answers")
+    if children:
+        raise ChildEnded(children[0].last_words(f"is not healthy after {_HEALTHY_WITHIN_S:g} s"))
+    raise InvalidSetting("PREFECT_API_URL", api_url, "the address of a running Prefect server")
 
 
 def _healthy(url: str) -> bool:
     try:
-        with urlopen(url, timeout=5) as answer:  # noqa: S310  our own server, or the one the owner named
+        with urlopen(url, timeout=5) as answer:  # noqa: S310  the URL is our own, or from PREFECT_API_URL
             return bool(answer.status == 200)
     except (URLError, OSError):
         return False
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
-    """Yield an event that is set by Ctrl-C or SIGTERM, which do nothing else meanwhile."""
-    asked = threading.Event()
+def _stop_requested() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C or SIGTERM sets, instead of their usual effect."""
+    stop = threading.Event()
 
-    def ask(_signal: int, _frame: FrameType | None) -> None:
-        asked.set()
+    def request(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 class ActivityFeed:
-    """What has happened since it was made, or since it was told last."""
+    """Prints changes and alerts as they appear in the database."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -238,16 +242,16 @@ class ActivityFeed:
         self._event = max((event.id or 0 for event in newest.events), default=0)
         self._alert = max((alert.id or 0 for alert in newest.alerts), default=0)
 
-    def tell(self, say: Callable[[str], None]) -> None:
-        """Say what is new, oldest first; an alert follows the change that raised it."""
+    def print_new(self, echo: Callable[[str], None]) -> None:
+        """Print what is new since the last call, oldest first. An alert follows the change that raised it."""
         found = read_activity(self._engine, after_event=self._event, after_alert=self._alert)
         events, alerts = found.events, found.alerts
         changes = [
             (event.at, 0, f"{event.strategy_name} {event.version}  {event.action.replace('_', ' ')}: {event.reason}")
             for event in events
         ]
-        told = [(alert.at, 1, f"alert {alert.id}, {alert.severity}: {alert.text}") for alert in alerts]
-        for at, _, line in sorted([*changes, *told], key=lambda each: each[:2]):
-            say(f"{at:%Y-%m-%d %H:%M}  {line.removesuffix(': ')}")
+        raised = [(alert.at, 1, f"alert {alert.id}, {alert.severity}: {alert.text}") for alert in alerts]
+        for at, _, line in sorted([*changes, *raised], key=lambda each: each[:2]):
+            echo(f"{at:%Y-%m-%d %H:%M}  {line.removesuffix(': ')}")
         self._event = max([self._event, *(event.id or 0 for event in events)])
         self._alert = max([self._alert, *(alert.id or 0 for alert in alerts)])

@@ -6,5 +6,5 @@ import os
 from strategy_core.isolation.forkserver import fork_server
 
 if "PREFECT__FLOW_RUN_ID" in os.environ:
-    with contextlib.suppress(OSError):  # the first worker tries again, and a version that cannot be asked is told of
+    with contextlib.suppress(OSError):  # the first worker starts it again, and reports it if that fails too
         fork_server()

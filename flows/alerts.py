@@ -1,4 +1,4 @@
-"""Look whether ticks, shadow runs and candles come, deliver every alert, and take note that an owner knows of some."""
+"""Flows that deliver and acknowledge alerts."""
 
 from prefect import flow
 
@@ -14,23 +14,23 @@ from strategy_core.services.watchdog import watch_feed, watch_shadow, watch_tick
 @flow(flow_run_name="deliver alerts")
 @one_line
 def deliver_alerts() -> str:
-    """Send alerts to the channels of ROLLOUT_ALERT_URLS, each by itself, and try again what was not taken.
+    """Send due alerts to the channels of ROLLOUT_ALERT_URLS, and retry failed deliveries.
 
-    A flow of its own, so that no tick waits for a channel. It fails at its end if some channel took no message, or a
-    setting is not valid.
+    Also checks for overdue ticks, overdue shadow runs and stale candles. The run fails if a delivery failed or a
+    setting is invalid, after all other alerts are sent.
     """
-    with open_runtime(database_alone=True) as runtime:
+    with open_runtime(tolerate_bad_settings=True) as runtime:
         settings = runtime.settings
         watch_ticks(runtime.engine, now=runtime.now, overdue=settings.tick_overdue)
         channels = settings.open_channels()
         every: list[AlertChannel] = [*channels, *events.channels()]
         tried = deliver(runtime.engine, every, now=runtime.now, pace=settings.alert_pace)
-        source = runtime.candles_if_any()  # last: a feed may take its time
+        source = runtime.candles_if_any()  # last: a feed can be slow
         watch_shadow(runtime.engine, source, now=runtime.now, overdue=settings.tick_overdue)
         watch_feed(runtime.engine, source, now=runtime.now)
     failed = [each for each in tried if each.problem]
     sent = [each for each in tried if not each.problem and each.channel != events.EventChannel.name]
-    line = f"{len(sent)} sent" if channels else "ROLLOUT_ALERT_URLS is not set: nobody is told"
+    line = f"{len(sent)} sent" if channels else "ROLLOUT_ALERT_URLS is not set: no alert is sent"
     problems = [*(f"{each.channel}: {each.problem}" for each in failed), *runtime.wrong]
     if problems:
         raise RolloutError("; ".join([line, *problems]))
@@ -39,12 +39,12 @@ def deliver_alerts() -> str:
 
 @owner_flow("acknowledge alerts {alerts}")
 def acknowledge_alert(alerts: Alerts, owner: Owner, reason: Reason) -> str:
-    """Acknowledge alerts: nobody is told of them any more, since an owner knows.
+    """Acknowledge alerts, so that they are not sent again.
 
     Args:
-        alerts: their numbers, as the messages have them, one a line.
-        owner: who knows.
-        reason: what is being done; it stays with the alert.
+        alerts: Alert ids, as in the messages, one per line.
+        owner: Your name.
+        reason: What is being done. Stored with the alert.
     """
     with open_runtime() as runtime:
         known = acknowledge(runtime.engine, Command(owned_by(owner), runtime.now, reason), alerts)

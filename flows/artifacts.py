@@ -1,7 +1,7 @@
-"""Reports where an owner sees them in Prefect: as artifacts, after all is done and committed; none ever fails a run.
+"""Reports as Prefect artifacts. They are written after all changes are committed, and errors are only logged.
 
-A rollout's progress is one artifact, written over at each tick: one a tick would fill Prefect's database. Requests go
-past the client's own methods, which would send each text as an event, too.
+The progress of a rollout is one artifact that each tick overwrites: one per tick would fill Prefect's database. The
+HTTP API is used directly, because the client's own methods send each text as an event too.
 """
 
 import time
@@ -30,20 +30,20 @@ from strategy_core.services.tick import TickResult
 from strategy_core.settings import least_settings
 from strategy_core.store.tables import AuditEvent, Rollout
 
-TOGETHER_S = 15.0  # for all that a run shows: the next tick begins a minute after this one did
-KEPT = 30  # nights and changes, by key
+TOGETHER_S = 15.0  # for all artifacts of a run: the next tick starts within a minute
+KEPT = 30  # artifacts kept per key
 _PATIENCE = httpx.Timeout(5.0, connect=1.0)
 _COMPARISONS = "nightly-comparison"
 
-Known = dict[str, tuple[str, str]]  # by key, the id of its newest artifact, and when that was last written
+Known = dict[str, tuple[str, str]]  # key -> id of its newest artifact, and its time of update
 
 log = structlog.get_logger(__name__)
 
 
 def key_of(kind: str, strategy_name: str, version: str = "") -> str:
-    """Return an artifact's key: lower case, digits and dashes alone, as Prefect has it.
+    """Return an artifact key: lower case letters, digits and dashes.
 
-    Names with other characters than `fib_rsi` and `2.0.0` have get a digest: no two of them may share a page.
+    Names with other characters than those of `fib_rsi` and `2.0.0` get a digest, so that keys stay unique.
     """
     plain = fullmatch(r"[a-z0-9_]+", strategy_name) and fullmatch(r"[a-z0-9.]*", version)
     name = "-".join(part for part in (strategy_name, version) if part)
@@ -53,16 +53,16 @@ def key_of(kind: str, strategy_name: str, version: str = "") -> str:
 
 
 def link_to(key: str, words: str, *, known: Known | None = None) -> str:
-    """Return a link, as Markdown, from one artifact's page to those of that key; to the newest if it is known.
+    """Return a Markdown link to the newest artifact of *key*, or to the list of its artifacts.
 
-    It names no server: whoever reads stays in the user interface, of two that Prefect has, and at the address they use.
+    The link is relative, so that it works in both Prefect user interfaces and at any address.
     """
     path = f"artifact/{known[key][0]}" if known and key in known else f"key/{key}"
     return f"[{words}](../{path})"
 
 
 def show_tick(engine: Engine, ticked: Sequence[TickResult], *, now: datetime) -> None:
-    """Show what a tick has left: a report of each rollback, and how each rollout goes, the oldest artifact first."""
+    """Write a report for each rollback, then the progress of each rollout, starting with the oldest artifact."""
     with _best_effort("tick") as client:
         if client is None or not ticked:
             return
@@ -82,7 +82,7 @@ def show_tick(engine: Engine, ticked: Sequence[TickResult], *, now: datetime) ->
 
 
 def show_change(strategy_name: str | None) -> None:
-    """Show what this run has changed of a strategy, if it has: from what to what, and the rollout that it is about."""
+    """Write a report of what this run changed of a strategy, and update its rollout's progress."""
     with _best_effort("change") as client:
         if client is None or strategy_name is None:
             return
@@ -97,7 +97,7 @@ def show_change(strategy_name: str | None) -> None:
 
 
 def show_comparisons(found: Sequence[ComparisonCurves]) -> None:
-    """Show a night's comparisons."""
+    """Write the report of the nightly comparisons."""
     with _best_effort("comparisons") as client:
         if client is not None and found:
             names = ", ".join(f"{one.report.strategy_name} {one.report.shadow_version}" for one in found)
@@ -106,7 +106,7 @@ def show_comparisons(found: Sequence[ComparisonCurves]) -> None:
 
 
 def show_page(key: str, text: str, words: str) -> str:
-    """Show what an owner has asked to see, and return where it is, to be said after the result; nothing if nowhere."""
+    """Write a page that an owner asked for, and return a suffix for the result line that names it."""
     with _best_effort("page") as client:
         if client is not None:
             _create(client, key, text, words)
@@ -140,7 +140,7 @@ def _show_rollback(client: SyncPrefectClient, found: RollbackFacts) -> str:
 
 
 def _show_progress(client: SyncPrefectClient, progress: Progress, known: Known) -> None:
-    """Write over the rollout's artifact, or make it where there is none yet."""
+    """Overwrite the artifact of the rollout, or create it."""
     rollout = progress.status.rollout
     key = key_of("rollout", rollout.strategy_name, rollout.version)
     text = progress_markdown(progress, footer=" · ".join(_links(rollout)))
@@ -172,7 +172,7 @@ def _create(client: SyncPrefectClient, key: str, text: str, words: str) -> None:
 
 
 def _newest(client: SyncPrefectClient, keys: list[str]) -> Known:
-    """Return what is known of those of the keys that have an artifact."""
+    """Return the newest artifact of each key that has one."""
     found: Known = {}
     for first in range(0, len(keys), KEPT):
         wanted = {"artifacts": {"key": {"any_": keys[first : first + KEPT]}}, "limit": KEPT}
@@ -182,7 +182,7 @@ def _newest(client: SyncPrefectClient, keys: list[str]) -> Known:
 
 
 def _prune(client: SyncPrefectClient, key: str) -> None:
-    """Delete what is older than the newest KEPT artifacts of a key."""
+    """Delete all but the newest KEPT artifacts of a key."""
     wanted: dict[str, Any] = {
         "artifacts": {"key": {"any_": [key]}},
         "sort": "CREATED_DESC",
@@ -194,13 +194,13 @@ def _prune(client: SyncPrefectClient, key: str) -> None:
 
 
 def _inert(words: str) -> str:
-    """Return *words* without what makes a link, an image or a tag: some of Prefect's pages take them for Markdown."""
+    """Remove characters of links, images and tags, because some Prefect pages render descriptions as Markdown."""
     return storable(words).translate(dict.fromkeys(map(ord, "[]<>`")))
 
 
 @contextmanager
 def _best_effort(what: str) -> Iterator[SyncPrefectClient | None]:
-    """Yield a client that does not wait long, or None outside of a server's runs; whatever fails is logged."""
+    """Yield a client with a short timeout, or None outside a flow run. Errors are only logged."""
     if not flow_run.id or not PREFECT_API_URL.value():
         yield None
         return
@@ -210,5 +210,5 @@ def _best_effort(what: str) -> Iterator[SyncPrefectClient | None]:
             get_client(httpx_settings={"timeout": _PATIENCE}, sync_client=True) as client,
         ):
             yield client
-    except Exception as error:  # noqa: BLE001  what was done is done, whether it can be shown or not
+    except Exception as error:  # noqa: BLE001  the change is committed and must not fail now
         log.warning("artifacts.not_shown", what=what, error=f"{type(error).__name__}: {error}")

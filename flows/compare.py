@@ -1,4 +1,4 @@
-"""Compare versions: on request, and every night for all strategies."""
+"""Flows that compare versions: on request, and every night for all strategies."""
 
 from prefect import flow
 
@@ -13,29 +13,29 @@ from strategy_core.services.history import read_curves
 @flow(flow_run_name="nightly comparison, {days} days")
 @one_line
 def nightly_comparison(days: Days = 30) -> str:
-    """Compare every shadow and canary with its active version, store the reports, and show them as an artifact.
+    """Compare every shadow and canary with its active version, and store and show the reports.
 
     Args:
-        days: how far back the comparison reaches.
+        days: Length of the compared period.
     """
     with open_runtime() as runtime:
         reports = compare_all(runtime.engine, runtime.candles(), now=runtime.now, days=days)
         curves = read_curves(runtime.engine, reports)
     if not reports:
-        return "nothing to compare: no shadow or canary beside an active version"
+        return "no comparison: no strategy has a shadow or canary beside an active version"
     show_comparisons(curves)
     return f"compared {', '.join(f'{each.strategy_name} {each.shadow_version}' for each in reports)}"
 
 
 @owner_flow("compare {strategy_name} {version}, {days} days")
 def compare(strategy_name: Strategy, version: Version, days: Days = 30, symbol: AnySymbol = "") -> str:
-    """Set a version against the active one over the same candles, and show the comparison as an artifact.
+    """Compare a version with the active one on the same candles, and show the report.
 
     Args:
-        strategy_name: the strategy.
-        version: the version in shadow, or the canary.
-        days: how far back the comparison reaches.
-        symbol: only this one; empty, all that both versions decide on.
+        strategy_name: Strategy name.
+        version: The shadow version or canary.
+        days: Length of the compared period, up to now.
+        symbol: Only this symbol. Leave empty for all symbols that both versions trade.
     """
     with open_runtime() as runtime:
         found, curves = compare_with_curves(

@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from prefect_dask.task_runners import DaskTaskRunner, PrefectDaskFuture
 
 LOCAL = "local"
-SHARES_S = 900.0  # for all shares: one that never ends holds up every later run
-CONNECT_S = 10.0  # to the scheduler: a cluster that is away must not make the run late
+SHARDS_TIMEOUT_S = 900.0  # for all shards together: a stuck one must not block later runs
+CONNECT_TIMEOUT_S = 10.0  # to the scheduler: without the cluster the run must still be in time
 
 
 @dataclass(frozen=True, slots=True)
 class ShardResult:
-    """What came of the shares, as if one run had done it all.
+    """The result of one shard, or of all shards merged.
 
     Attributes:
-        problems: why a share, or the cluster, failed; what is still undecided the next run catches up.
+        problems: why a shard or the cluster failed. The next run catches up on missing decisions.
     """
 
     runs: Sequence[ShadowRun]
@@ -40,7 +40,7 @@ class ShardResult:
 def run_local(
     runtime: Runtime, *, catch_up: int, symbols: Sequence[str] | None = None, at_once: int | None = None
 ) -> ShardResult:
-    """Run on this machine: all symbols, or a share of them."""
+    """Run on this machine, for all symbols or for *symbols*."""
     settings = runtime.settings
     with WorkerPool(deadline_s=settings.decision_deadline_s, at_once=at_once or settings.shadow_workers) as workers:
         source = runtime.candles()
@@ -49,9 +49,9 @@ def run_local(
 
 
 def run_on_dask(runtime: Runtime, *, catch_up: int) -> ShardResult:
-    """Run on the cluster that the settings name; here, if it cannot be reached: evidence must not wait for its mending.
+    """Run on the Dask cluster of the settings, or on this machine if the cluster cannot be reached.
 
-    A share that is lost with its worker, or late, is run here too: what both decide is logged once.
+    A shard that is late, or lost with its worker, is repeated on this machine. Each decision is logged once.
 
     Raises:
         MissingExtra: Dask is not installed.
@@ -65,22 +65,22 @@ def run_on_dask(runtime: Runtime, *, catch_up: int) -> ShardResult:
                 "catch_up": catch_up,
                 "at_once": 1 if address == LOCAL else None,
             }
-            shares = _shares(runtime, len(runner.client.nthreads()))
-            futures = [runner.submit(shadow_shard, {"symbols": symbols, **asked}) for symbols in shares]
-            deadline = time.monotonic() + SHARES_S
-            told = [_told(future, deadline) for future in futures]
-    except OSError as error:  # a timeout is one too
-        why = f"the Dask cluster at {address} cannot be reached, so this machine ran alone: {error}"
+            shards = _split_symbols(runtime, len(runner.client.nthreads()))
+            futures = [runner.submit(shadow_shard, {"symbols": symbols, **asked}) for symbols in shards]
+            deadline = time.monotonic() + SHARDS_TIMEOUT_S
+            results = [_shard_result(future, deadline) for future in futures]
+    except OSError as error:  # includes timeouts
+        why = f"the Dask cluster at {address} cannot be reached, ran on this machine instead: {error}"
         return replace(run_local(runtime, catch_up=catch_up), problems=[why])
     asked["at_once"] = None
-    lost = [symbol for symbols, (_, ended) in zip(shares, told, strict=True) if not ended for symbol in symbols]
-    here = [shadow_shard.fn(lost, **asked)] if lost else []
-    return merge_shards([*(share for share, _ in told), *here])
+    lost = [symbol for symbols, (_, ended) in zip(shards, results, strict=True) if not ended for symbol in symbols]
+    repeated = [shadow_shard.fn(lost, **asked)] if lost else []
+    return merge_shards([*(result for result, _ in results), *repeated])
 
 
-@task(name="shadow share")
+@task(name="shadow shard")
 def shadow_shard(symbols: list[str], now: datetime, catch_up: int, at_once: int | None) -> ShardResult:
-    """Run on some symbols, with the database, the feed and the workers of the machine that this comes to."""
+    """Run for some symbols, with the settings of the machine that executes it."""
     try:
         with open_runtime() as runtime:
             return run_local(replace(runtime, now=now), catch_up=catch_up, symbols=symbols, at_once=at_once)
@@ -90,11 +90,11 @@ def shadow_shard(symbols: list[str], now: datetime, catch_up: int, at_once: int 
         return ShardResult([], [failure(error)])
 
 
-def merge_shards(shares: Sequence[ShardResult]) -> ShardResult:
-    """Return the shares as one, versions in the order of the log."""
+def merge_shards(shards: Sequence[ShardResult]) -> ShardResult:
+    """Merge shards into one result, version by version."""
     by_version: dict[tuple[str, str, str], list[ShadowRun]] = {}
-    for share in shares:
-        for run in share.runs:
+    for shard in shards:
+        for run in shard.runs:
             by_version.setdefault((run.strategy_name, run.version, run.role), []).append(run)
     runs = [
         ShadowRun(
@@ -106,7 +106,7 @@ def merge_shards(shares: Sequence[ShardResult]) -> ShardResult:
         )
         for name, parts in by_version.items()
     ]
-    return ShardResult(runs, list(dict.fromkeys(problem for share in shares for problem in share.problems)))
+    return ShardResult(runs, list(dict.fromkeys(problem for shard in shards for problem in shard.problems)))
 
 
 def _runner(address: str, workers: int | None) -> "DaskTaskRunner":
@@ -115,26 +115,28 @@ def _runner(address: str, workers: int | None) -> "DaskTaskRunner":
     except ModuleNotFoundError:
         raise MissingExtra("a candle run on a Dask cluster", "dask") from None
     if address != LOCAL:
-        return DaskTaskRunner(address=address, client_kwargs={"timeout": CONNECT_S})
-    here = {"n_workers": workers or own_cores(), "threads_per_worker": 1, "dashboard_address": None}
-    return DaskTaskRunner(cluster_kwargs=here)
+        return DaskTaskRunner(address=address, client_kwargs={"timeout": CONNECT_TIMEOUT_S})
+    local = {"n_workers": workers or own_cores(), "threads_per_worker": 1, "dashboard_address": None}
+    return DaskTaskRunner(cluster_kwargs=local)
 
 
-def _shares(runtime: Runtime, count: int) -> list[list[str]]:
-    """Return as many shares as there are machines: all versions of a symbol are in one, so that no arm seems silent."""
+def _split_symbols(runtime: Runtime, count: int) -> list[list[str]]:
+    """Split the symbols into *count* groups, so that all versions decide on a symbol in the same shard."""
     if count == 0:
         raise ConnectionError("it has no workers")
     running = [version for version in all_versions(runtime.engine) if version.status != Status.RETIRED]
     symbols = sorted({symbol for version in running for symbol in version.symbols})
-    return [share for share in (symbols[start::count] for start in range(count)) if share]
+    return [group for group in (symbols[start::count] for start in range(count)) if group]
 
 
-def _told(future: "PrefectDaskFuture[ShardResult]", deadline: float) -> tuple[ShardResult, bool]:
-    """Return what a share says by *deadline* (monotonic seconds), and whether it has ended; else it is cancelled."""
+def _shard_result(future: "PrefectDaskFuture[ShardResult]", deadline: float) -> tuple[ShardResult, bool]:
+    """Return a shard's result, and whether it finished by *deadline* (monotonic seconds). A late one is cancelled."""
     future.wait(max(0.1, deadline - time.monotonic()))
     status = future.wrapped_future.status
     if status != "finished":
         future.wrapped_future.cancel()  # type: ignore[no-untyped-call]
-        return ShardResult([], [f"a share was lost with its worker, or late, and ran here: {status}"]), False
-    said = future.result(raise_on_failure=False)
-    return said if isinstance(said, ShardResult) else ShardResult([], [f"a share failed: {said}"]), True
+        return ShardResult(
+            [], [f"a shard was late or lost with its worker, and was repeated on this machine: {status}"]
+        ), False
+    result = future.result(raise_on_failure=False)
+    return result if isinstance(result, ShardResult) else ShardResult([], [f"a shard failed: {result}"]), True

@@ -1,6 +1,6 @@
-"""What was raised, told to Prefect as events: one more channel of the outbox, which nothing waits for or fails by.
+"""Alerts as Prefect events: one more alert channel. A failure here does not affect ticks or other channels.
 
-Emitted over HTTP: only an answered request says that the server has an event; Prefect's own emitter tells nobody.
+Events are sent over HTTP, because Prefect's own emitter gives no answer about whether the server received them.
 """
 
 import threading
@@ -22,7 +22,7 @@ from strategy_core.market.source import CandleSource
 from strategy_core.services.alerts import deliver
 from strategy_core.services.watchdog import watch_shadow
 
-NAMES: Mapping[str, str] = {  # of kinds that are told under another name; every other kind is its event's name
+NAMES: Mapping[str, str] = {  # event names that differ from the alert kind
     "rollout.advanced": "rollout.stage.advanced",
     "rollout.approval_lapsed": "rollout.held",
     "rollout.awaiting_decision": "rollout.held",
@@ -32,55 +32,57 @@ NAMES: Mapping[str, str] = {  # of kinds that are told under another name; every
 }
 GATE_FAILED = "rollout.gate.failed"
 PATIENCE_S = 3.0
-_IDS = UUID("5d0a5c37-6a55-5f0f-8d9b-6f6a7a3a1c52")  # never changed: an id made from another tells the server twice
+_IDS = UUID(
+    "5d0a5c37-6a55-5f0f-8d9b-6f6a7a3a1c52"
+)  # do not change: events sent twice are recognised by ids made from it
 _EVENTS = TypeAdapter(list[Event])
 log = structlog.get_logger()
 
 
 class EventChannel:
-    """Prefect, as a channel of alerts; made inside a flow run, whose settings it keeps."""
+    """An alert channel to the Prefect server of the current flow run."""
 
     name = "prefect"
     at_least = Severity.INFO
-    repeats = False  # a repetition is no new event
+    repeats = False  # a repeated alert is not a new event
 
     def __init__(self) -> None:
         self._context = copy_context()
         self._run = str(flow_run.id or "")
 
     def send(self, message: Message, severity: Severity) -> str:
-        """Return an empty text when the server has taken the events of this alert; else, in a line, why not."""
+        """Send the events of an alert. Return an empty text on success, or the reason of the failure."""
         if message.raised is None:
             return ""
         events = events_of(message.raised, message, self._run)
-        said: list[str] = []
-        thread = threading.Thread(  # a daemon: Prefect's client tries again and again, and nobody may wait for that
-            target=lambda: said.append(self._context.copy().run(_post, events)), daemon=True, name="prefect events"
+        answers: list[str] = []
+        thread = threading.Thread(  # a daemon thread: Prefect's client retries for a long time
+            target=lambda: answers.append(self._context.copy().run(_post, events)), daemon=True, name="prefect events"
         )
         thread.start()
         thread.join(PATIENCE_S)
-        return said[0] if said else f"no answer within {PATIENCE_S:g} s"
+        return answers[0] if answers else f"no answer within {PATIENCE_S:g} s"
 
 
 def channels() -> list[EventChannel]:
-    """Return the channel to the server that runs this flow; none outside of a flow run."""
+    """Return the event channel of the current flow run, or an empty list outside a flow run."""
     return [EventChannel()] if flow_run.id and PREFECT_API_URL.value() else []
 
 
 def follow_up(runtime: Runtime, source: CandleSource) -> None:
-    """Once a tick is committed: tell Prefect of what was raised, now, and look whether shadow runs come.
+    """After a tick: send its alerts to Prefect and check for overdue shadow runs.
 
-    It fails nothing: what is not told now is told by the next run that delivers alerts.
+    Errors are only logged. The next delivery sends what was not sent now.
     """
     try:
         deliver(runtime.engine, channels(), now=runtime.now, pace=runtime.settings.alert_pace)
         watch_shadow(runtime.engine, source, now=runtime.now, overdue=runtime.settings.tick_overdue)
-    except Exception as error:  # noqa: BLE001  the tick is done, and must not be told to have failed
+    except Exception as error:  # noqa: BLE001  the tick is committed and must not fail now
         log.warning("events.not_sent", error=type(error).__name__)
 
 
 def events_of(raised: Raised, message: Message, run: str = "") -> list[Event]:
-    """Return the events of an alert, each with the same id however often it is told."""
+    """Return the events of an alert. An alert that is sent again gives the same event ids."""
     names = [NAMES.get(raised.kind, raised.kind)]
     if raised.kind == "rollout.rolled_back" and raised.facts.get("gate"):
         names.insert(0, GATE_FAILED)
@@ -89,7 +91,7 @@ def events_of(raised: Raised, message: Message, run: str = "") -> list[Event]:
         "alert": raised.id,
         "kind": raised.kind,
         "severity": raised.severity.value,
-        "at": raised.at.isoformat(),  # the market's time; when it occurred is the real one, which triggers go by
+        "at": raised.at.isoformat(),  # market time. `occurred` is real time, which triggers need.
         "text": clipped(raised.text),
         "message": message.body,
         "command": message.action,
@@ -132,6 +134,6 @@ def _post(events: Sequence[Event]) -> str:
     try:
         with get_client(sync_client=True) as client:
             client._client.post("/events", content=body, headers=headers).raise_for_status()
-    except Exception as error:  # noqa: BLE001  whatever it is, Prefect's trouble is not the tick's
+    except Exception as error:  # noqa: BLE001  an error of Prefect must not fail the tick
         return f"failed: {type(error).__name__}"
     return ""

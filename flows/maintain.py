@@ -1,4 +1,4 @@
-"""Keep the database's months: made ahead, and dropped when they are old enough."""
+"""The flow that maintains monthly database partitions."""
 
 from prefect import flow
 
@@ -9,9 +9,10 @@ from strategy_core.services.maintenance import maintain, summary_lines
 @flow(flow_run_name="maintain the database")
 @one_line
 def maintain_database() -> str:
-    """Make the months ahead, and drop those that ROLLOUT_KEEP_DAYS lets go of and no running rollout needs.
+    """Create upcoming monthly partitions and drop expired ones (PostgreSQL only).
 
-    It needs the role that owns the tables. Nobody waits for it: what is in use is left for the next night.
+    ROLLOUT_KEEP_DAYS sets when a partition expires. The database role must own the tables. A partition that is in use
+    is left for the next night.
     """
     with open_runtime() as runtime:
         return "; ".join(summary_lines(maintain(runtime.engine, now=runtime.now, keep_days=runtime.settings.keep_days)))

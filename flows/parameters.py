@@ -1,7 +1,7 @@
-"""What a flow may be asked: types whose titles, bounds and choices Prefect's forms and API have. Services check again.
+"""Parameter types of the flows: titles, bounds and choices for Prefect's forms and API.
 
-Where the domain has words of its own for a bad value (a percent of 150), the bound stands in the schema alone: a value
-that slips past the API then fails with the domain's line. What a form leaves empty is an empty text, never null.
+Services check all values again. Where the domain has an error message for a bad value (a percent of 150), the bound is
+only in the schema, so that a value that passes the form fails with that message. An empty field is an empty text.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from strategy_core.services import rollouts
 
 
 def _titled(title: str) -> Any:
-    """Return what titles a field of a form, which Prefect would otherwise call by the name of the parameter."""
+    """Set the title of a form field. Without it Prefect shows the parameter name."""
     return Field(json_schema_extra={"title": title})
 
 
@@ -27,18 +27,18 @@ def _one_of(*choices: str) -> WithJsonSchema:
 _Name = Annotated[str, Field(min_length=1, max_length=64)]
 Strategy = Annotated[_Name, _titled("Strategy")]
 Version = Annotated[_Name, _titled("Version")]
-AnyVersion = Annotated[str, Field(max_length=64, pattern=r"^$|\S"), _titled("Version")]  # empty: none is named
+AnyVersion = Annotated[str, Field(max_length=64, pattern=r"^$|\S"), _titled("Version")]  # empty: not given
 Owner = Annotated[str, Field(min_length=1, max_length=64, pattern=r"\S"), _titled("Owner")]
 Reason = Annotated[str, Field(min_length=1, pattern=r"\S"), _titled("Reason")]
 Remark = Annotated[str, _titled("Reason")]
-OverrideReason = Annotated[  # empty: none is given; a blank one must lift no quarantine
+OverrideReason = Annotated[  # empty: not given. A blank text must not lift a quarantine.
     str, Field(pattern=r"^$|\S"), _titled("Override reason")
 ]
 Percent = Annotated[float, WithJsonSchema({"type": "number", "minimum": 0, "maximum": 100}), _titled("Percent")]
 Days = Annotated[float, Field(gt=0, le=3660), _titled("Days")]
 Candles = Annotated[int, Field(ge=1, le=100_000), _titled("Candles")]
 Symbols = Annotated[list[Annotated[_Name, _titled("Symbol")]], Field(min_length=1), _titled("Symbols")]
-AnySymbol = Annotated[str, Field(max_length=64), _titled("Symbol")]  # empty: all of them
+AnySymbol = Annotated[str, Field(max_length=64), _titled("Symbol")]  # empty: all symbols
 Config = Annotated[dict[str, Any], _titled("Config")]
 EntryPoint = Annotated[str, Field(max_length=256), _titled("Entry point")]
 Salt = Annotated[str, Field(max_length=64), _titled("Salt")]
@@ -52,7 +52,7 @@ DEFAULT: Literal["usual"] = "usual"
 if TYPE_CHECKING:
     AnyPlan = Literal["usual"] | Plan | Mapping[str, Any]
 else:
-    # A form cannot tell the kinds of gates in a list apart, and mixes their fields up: as JSON each is whole.
+    # Gates are JSON: a form would mix the fields of different gates in one list.
     _PlanForm = create_model(
         "PlanForm",
         __base__=Plan,
@@ -60,21 +60,21 @@ else:
             list[dict[str, Any]],
             Field(
                 default=Plan().model_dump(mode="json")["gates"],
-                description="what is watched, a gate an item, as JSON; docs/gates.md has what each does",
+                description="one gate per item, as JSON. The documentation describes each gate",
             ),
         ),
     )
-    # The usual one first: a form opens on what fits its default, and the fields of a plan fill several screens. It is
-    # read in the flow, so that a plan which no form would let through is refused in one line too.
+    # The standard plan comes first: a form opens on the first type, and the fields of a plan fill several screens.
+    # The flow parses a plan itself, so that a bad plan that passed the form is refused in one line.
     AnyPlan = Annotated[
-        Annotated[Literal["usual"], WithJsonSchema({"type": "string", "enum": [DEFAULT], "title": "The usual plan"})]
-        | Annotated[SkipValidation[_PlanForm], _titled("A plan of your own")],
+        Annotated[Literal["usual"], WithJsonSchema({"type": "string", "enum": [DEFAULT], "title": "Standard plan"})]
+        | Annotated[SkipValidation[_PlanForm], _titled("Custom plan")],
         _titled("Plan"),
     ]
 
 
 def chosen_plan(given: AnyPlan) -> Plan:
-    """Return the plan that was asked for, the usual one where none was; else raise InvalidPlan naming each field."""
+    """Return the given plan, or the standard one. Raises InvalidPlan with all invalid fields."""
     if isinstance(given, Plan):
         return given
     return Plan() if given == DEFAULT else read_plan(given)

@@ -1,4 +1,4 @@
-"""Move rollouts: the scheduled tick and metric samples, and the owner's forms."""
+"""Flows that move rollouts: the scheduled tick and metric samples, and the owners' forms."""
 
 from prefect import flow
 
@@ -28,12 +28,12 @@ from strategy_core.services.sample_metrics import sample_metrics
 
 @owner_flow("plan for {strategy_name} {version}")
 def plan(strategy_name: Strategy, version: Version, plan: AnyPlan = DEFAULT) -> str:
-    """Show what a rollout would take, and whom it would reach: users, slots and days by stage, and other canaries.
+    """Preview a rollout: users, slots and days needed per stage, and overlaps with other canaries.
 
     Args:
-        strategy_name: the strategy.
-        version: the version in shadow that would become the canary.
-        plan: the usual one; or stages, gates and limits of your own, which start from the usual ones.
+        strategy_name: Strategy name.
+        version: The shadow version that would become the canary.
+        plan: The standard plan, or your own stages, gates and limits.
     """
     with open_runtime() as runtime:
         frozen = chosen_plan(plan)
@@ -47,20 +47,37 @@ def plan(strategy_name: Strategy, version: Version, plan: AnyPlan = DEFAULT) -> 
 @flow(flow_run_name="tick")
 @one_line
 def ramp_tick() -> str:
-    """Read the evidence of every open rollout, and advance it, hold it or roll it back.
+    """Judge the evidence of every open rollout, and advance, hold or roll back each.
 
-    It runs without candles too: then it is blind, which holds a rollout and, at the plan's limit, rolls it back. It
-    fails at its end if some rollout could not be ruled on, or a setting is not valid; the others have been ruled on.
+    Without candles a rollout is blind: it is held, and rolled back at its plan's blind limit. The run fails if a
+    rollout could not be judged or a setting is invalid, after all other rollouts are judged.
     """
-    with open_runtime(database_alone=True) as runtime:
+    with open_runtime(tolerate_bad_settings=True) as runtime:
         source = runtime.candles_if_any()
         ticked = tick.tick(runtime.engine, source, now=runtime.now, actor=unattended())
         follow_up(runtime, source)
         show_tick(runtime.engine, ticked, now=runtime.now)
-    line = "; ".join([*(map(_told, ticked) if ticked else ["no rollout is open"]), *runtime.wrong])
+    line = "; ".join([*(map(_summary_line, ticked) if ticked else ["no rollout is open"]), *runtime.wrong])
     if runtime.wrong or any(each.error for each in ticked):
         raise RolloutError(line)
     return line
+
+
+@flow(flow_run_name="sample metrics")
+@one_line
+def sample_run() -> str:
+    """Take one sample for each metric gate of each open rollout.
+
+    The run fails if a metric has no value. Its gate is blind until it has one.
+    """
+    with open_runtime() as runtime:
+        sampled = sample_metrics(runtime.engine, runtime.settings.open_prometheus(), now=runtime.now)
+    line = "; ".join(
+        f"{each.strategy_name} {each.version} {each.gate}: {each.problem or f'{each.value:.6g}'}" for each in sampled
+    )
+    if any(each.problem for each in sampled):
+        raise RolloutError(line)
+    return line or "no open rollout has a metric gate"
 
 
 @owner_flow("start {strategy_name} {version}")
@@ -72,18 +89,18 @@ def start_canary(
     override_reason: OverrideReason = "",
     plan: AnyPlan = DEFAULT,
 ) -> str:
-    """Freeze a plan and send its first stage's share of users to a shadow version.
+    """Start a rollout: the version becomes the canary, at the first stage of the plan.
 
-    What it would take, and whom it would reach, is shown beforehand by `plan`. In a replay, which may play days between
-    two runs, the plan's limits of what is late and blind are widened to that.
+    Use the deployment `plan` for a preview. In a replay the limits for late and missing evidence are widened, because
+    days can pass between two runs.
 
     Args:
-        strategy_name: the strategy.
-        version: the version in shadow that becomes the canary.
-        owner: who starts it.
-        reason: for the audit trail.
-        override_reason: why a version that was rolled back may be ramped again; empty for any other.
-        plan: the usual one; or stages, gates and limits of your own, which start from the usual ones.
+        strategy_name: Strategy name.
+        version: The shadow version that becomes the canary.
+        owner: Your name.
+        reason: Stored in the audit trail.
+        override_reason: Reason for using a quarantined version again. Leave empty otherwise.
+        plan: The standard plan, or your own stages, gates and limits.
     """
     with open_runtime() as runtime:
         frozen = runtime.settings.in_replay(chosen_plan(plan))
@@ -99,13 +116,13 @@ def start_canary(
 
 @owner_flow("set the canary of {strategy_name} to {percent} %")
 def set_canary_percent(strategy_name: Strategy, percent: Percent, owner: Owner, reason: Remark = "") -> str:
-    """Set the canary's share of users by hand, where no rollout moves it or an owner has paused that.
+    """Set the canary's percent by hand. Allowed without an open rollout, or while the rollout is paused.
 
     Args:
-        strategy_name: the strategy.
-        percent: of users, 0.00 to 100.00.
-        owner: who sets it.
-        reason: for the audit trail.
+        strategy_name: Strategy name.
+        percent: Percent of users, 0.00 to 100.00.
+        owner: Your name.
+        reason: Stored in the audit trail.
     """
     with open_runtime() as runtime:
         config = canary.update_canary_percent(
@@ -119,12 +136,12 @@ def set_canary_percent(strategy_name: Strategy, percent: Percent, owner: Owner, 
 
 @owner_flow("approve {strategy_name}")
 def approve_stage(strategy_name: Strategy, owner: Owner, reason: Remark = "") -> str:
-    """Let a rollout enter the stage it waits for; the next tick takes the step, if every gate passes then too.
+    """Approve the next stage of a rollout. The next tick enters it if the gates still pass.
 
     Args:
-        strategy_name: the strategy whose rollout waits.
-        owner: who approves.
-        reason: for the audit trail.
+        strategy_name: Strategy name.
+        owner: Your name.
+        reason: Stored in the audit trail.
     """
     with open_runtime() as runtime:
         rollout = rollouts.approve(
@@ -137,14 +154,14 @@ def approve_stage(strategy_name: Strategy, owner: Owner, reason: Remark = "") ->
 
 @owner_flow("decide {strategy_name}: {choice}")
 def decide(strategy_name: Strategy, choice: Choice, owner: Owner, reason: Reason) -> str:
-    """Answer a rollout whose stage ended without an answer of its gates.
+    """Decide about a rollout whose stage ran out of time without a clear result.
 
     Args:
-        strategy_name: the strategy whose rollout waits.
-        choice: extend gives the stage its maximum time again, advance goes on without an answer, rollback takes users
-            off the canary, at once and in every state.
-        owner: who decides.
-        reason: why; it stays in the audit trail.
+        strategy_name: Strategy name.
+        choice: extend: restart the stage's time limit. advance: next stage. rollback: roll back now (accepted in every
+            state).
+        owner: Your name.
+        reason: Stored in the audit trail.
     """
     with open_runtime() as runtime:
         rollout = rollouts.decide_rollout(
@@ -158,12 +175,12 @@ def decide(strategy_name: Strategy, choice: Choice, owner: Owner, reason: Reason
 
 @owner_flow("pause {strategy_name}")
 def pause(strategy_name: Strategy, owner: Owner, reason: Remark = "") -> str:
-    """Keep a rollout at its percent; every protection stays armed.
+    """Pause a rollout at its current percent. Its gates can still roll it back.
 
     Args:
-        strategy_name: the strategy whose rollout runs.
-        owner: who pauses it.
-        reason: for the audit trail.
+        strategy_name: Strategy name.
+        owner: Your name.
+        reason: Stored in the audit trail.
     """
     with open_runtime() as runtime:
         rollout = rollouts.pause(
@@ -174,12 +191,12 @@ def pause(strategy_name: Strategy, owner: Owner, reason: Remark = "") -> str:
 
 @owner_flow("resume {strategy_name}")
 def resume(strategy_name: Strategy, owner: Owner, reason: Remark = "") -> str:
-    """Let a paused rollout go on, at its stage's percent.
+    """Resume a paused rollout, at the percent of its stage.
 
     Args:
-        strategy_name: the strategy whose rollout is paused.
-        owner: who resumes it.
-        reason: for the audit trail.
+        strategy_name: Strategy name.
+        owner: Your name.
+        reason: Stored in the audit trail.
     """
     with open_runtime() as runtime:
         rollout = rollouts.resume(
@@ -188,26 +205,8 @@ def resume(strategy_name: Strategy, owner: Owner, reason: Remark = "") -> str:
     return f"{strategy_name} {rollout.version} is {rollout.state}"
 
 
-def _told(ticked: tick.TickResult) -> str:
+def _summary_line(ticked: tick.TickResult) -> str:
     name = f"{ticked.strategy_name} {ticked.version}"
     if ticked.ruling is None:
-        return f"{name} could not be ruled on: {ticked.error}"
+        return f"{name} could not be judged: {ticked.error}"
     return f"{name}: {ticked.ruling.step.replace('_', ' ')}, {ticked.ruling.reason}"
-
-
-@flow(flow_run_name="sample metrics")
-@one_line
-def sample_run() -> str:
-    """Take one sample for each metric gate of each open rollout.
-
-    A flow of its own, so that no tick waits for an endpoint. It fails at its end if some metric gave no value; that
-    gate is blind until one does.
-    """
-    with open_runtime() as runtime:
-        sampled = sample_metrics(runtime.engine, runtime.settings.open_prometheus(), now=runtime.now)
-    line = "; ".join(
-        f"{each.strategy_name} {each.version} {each.gate}: {each.problem or f'{each.value:.6g}'}" for each in sampled
-    )
-    if any(each.problem for each in sampled):
-        raise RolloutError(line)
-    return line or "no open rollout has a metric gate"

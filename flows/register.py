@@ -1,4 +1,4 @@
-"""Register a version from Prefect: see `services.register`."""
+"""The flow that registers a version."""
 
 from flows.parameters import Config, EntryPoint, Owner, Remark, Salt, Status, Strategy, Symbols, Timeframe, Version
 from flows.runtime import open_runtime, owned_by, owner_flow
@@ -13,28 +13,28 @@ def register_version(
     version: Version,
     owner: Owner,
     symbols: Symbols,
-    config: Config = {},  # noqa: B006  never changed; a form shows it
+    config: Config = {},  # noqa: B006  not changed, and the form shows it
     entry_point: EntryPoint = "",
     timeframe: Timeframe = "1h",
     status: Status = lifecycle.Status.SHADOW,
     salt: Salt = "",
     reason: Remark = "",
 ) -> str:
-    """Vet a new version on the feed's newest candles and store it, never to be edited.
+    """Validate a new version on the newest candles and register it. A registered version is immutable.
 
-    It decides in shadow from then on; to send users to it, start a canary.
+    It then decides in shadow. To send users to it, start a canary.
 
     Args:
-        strategy_name: the strategy it is a version of; a new name makes a new strategy.
-        version: its name, new to the strategy.
-        owner: who registers it.
-        symbols: what it decides on, one a line.
-        config: settings of the strategy's own, as JSON; {} takes its defaults.
-        entry_point: a known strategy or package.module:Class; empty, the strategy's name.
-        timeframe: of its candles; the feed's.
-        status: shadow, unless there is nothing yet that could be harmed.
-        salt: of the strategy's routing, fixed with its first version; empty, whatever it has.
-        reason: for the audit trail.
+        strategy_name: Strategy name. A new name creates a new strategy.
+        version: Name of the new version.
+        owner: Your name.
+        symbols: Symbols that it trades, one per line.
+        config: Configuration of the strategy, as JSON. {} means its defaults.
+        entry_point: Built-in strategy, or package.module:Class. Leave empty to use the strategy name.
+        timeframe: Timeframe of its candles. Must match the feed.
+        status: Initial status. Use active only for the first version of a strategy.
+        salt: Routing salt. Set once, with the first version. Leave empty for the default.
+        reason: Stored in the audit trail.
     """
     with open_runtime() as runtime:
         registered = versions.register_version(

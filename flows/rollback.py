@@ -1,4 +1,4 @@
-"""What an owner does with a version without evidence: let it serve everybody, retire it, or take users off it."""
+"""Flows that activate, retire and roll back versions by hand."""
 
 from flows.parameters import AnyVersion, OverrideReason, Owner, Reason, Remark, Strategy, Version
 from flows.runtime import open_runtime, owned_by, owner_flow
@@ -7,18 +7,18 @@ from strategy_core.services.rollback import roll_back
 from strategy_core.services.versions import activate_version, retire_version
 
 
-@owner_flow("promote {strategy_name} {version}")
-def promote(
+@owner_flow("activate {strategy_name} {version}")
+def activate(
     strategy_name: Strategy, version: Version, owner: Owner, reason: Reason, override_reason: OverrideReason = ""
 ) -> str:
-    """Make a version the active one and retire its predecessor, in one step; an open rollout ends.
+    """Make a version active for all users and retire its predecessor. Ends an open rollout.
 
     Args:
-        strategy_name: the strategy.
-        version: the version that serves everybody from now on.
-        owner: who promotes it.
-        reason: why; it stays in the audit trail.
-        override_reason: why a version that was rolled back may serve again; empty for any other.
+        strategy_name: Strategy name.
+        version: The version that all users get.
+        owner: Your name.
+        reason: Stored in the audit trail.
+        override_reason: Reason for using a quarantined version again. Leave empty otherwise.
     """
     with open_runtime() as runtime:
         activate_version(
@@ -38,15 +38,15 @@ def promote(
 
 @owner_flow("retire {strategy_name} {version}")
 def retire(strategy_name: Strategy, version: Version, owner: Owner, reason: Remark = "") -> str:
-    """Retire a shadow version, or a canary that no rollout moves: it decides nothing more.
+    """Retire a shadow version, or a canary without an open rollout. It makes no more decisions.
 
-    The active version is retired by its successor alone: promote that.
+    To retire the active version, activate another one.
 
     Args:
-        strategy_name: the strategy.
-        version: the version that is no longer wanted.
-        owner: who retires it.
-        reason: for the audit trail.
+        strategy_name: Strategy name.
+        version: The version to retire.
+        owner: Your name.
+        reason: Stored in the audit trail.
     """
     with open_runtime() as runtime:
         retire_version(
@@ -57,21 +57,22 @@ def retire(strategy_name: Strategy, version: Version, owner: Owner, reason: Rema
 
 @owner_flow("roll {strategy_name} back")
 def rollback(strategy_name: Strategy, owner: Owner, reason: Reason, version: AnyVersion = "") -> str:
-    """Take users off a version, now: undo its rollout, else its canary, else, when it is named, its activation.
+    """Roll back now.
 
-    It asks for no evidence and waits for nothing. Users go back to the version they had before.
+    Ends the open rollout, or withdraws the canary. To undo the activation of the active version, name that version.
+    Users return to the version that they had before.
 
     Args:
-        strategy_name: the strategy.
-        owner: who rolls it back.
-        reason: why; it stays in the audit trail and in the alert.
-        version: the one to take users off; empty, the rollout's or the canary.
+        strategy_name: Strategy name.
+        owner: Your name.
+        reason: Stored in the audit trail and shown in the alert.
+        version: Version to roll back. Leave empty for the rollout or canary.
     """
-    with open_runtime(database_alone=True) as runtime:
+    with open_runtime(tolerate_bad_settings=True) as runtime:
         taken_off = roll_back(
             runtime.engine,
             Command(owned_by(owner), runtime.now, reason),
             strategy_name=strategy_name,
             version=version or None,
         )
-    return f"users of {strategy_name} were taken off {taken_off}"
+    return f"{strategy_name} {taken_off} is rolled back, no user gets it"

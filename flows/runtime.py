@@ -1,4 +1,4 @@
-"""What every flow opens, the owner's form, and the one line that ends a run."""
+"""Settings, database and clock of a flow run, and the decorators that end it with one line."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -29,10 +29,10 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """An open database, and the time at which the run began.
+    """Settings, an open database, and the start time of the run.
 
     Attributes:
-        wrong: the first setting that is not valid, if one is; each such stands on its usual value.
+        wrong: the first invalid setting, if any. Invalid settings have their default values.
     """
 
     settings: Settings
@@ -48,18 +48,21 @@ class Runtime:
 
 
 @contextmanager
-def open_runtime(*, database_alone: bool = False) -> Iterator[Runtime]:
-    """Yield what the environment's settings name; a database that is not up to date raises SchemaOutdated.
+def open_runtime(*, tolerate_bad_settings: bool = False) -> Iterator[Runtime]:
+    """Open what the settings in the environment name.
 
     Args:
-        database_alone: go on whatever other settings are not valid, as what takes users off a version must.
+        tolerate_bad_settings: use defaults for invalid settings. A rollback must work in spite of them.
+
+    Raises:
+        SchemaOutdated: the database schema is not up to date.
     """
     configure_logs()
     wrong: tuple[str, ...] = ()
     try:
         settings = read_settings()
     except InvalidSetting as error:
-        if not database_alone:
+        if not tolerate_bad_settings:
             raise
         settings, wrong = least_settings(), (str(error),)
     engine = settings.open_engine()
@@ -75,19 +78,19 @@ def owned_by(owner: str) -> Actor:
 
 
 def unattended() -> Actor:
-    """Return the ramp as this run's actor: nobody asked for the tick but the schedule."""
+    """Return the actor of a scheduled tick."""
     return replace(RAMP, request_id=_run())
 
 
 def _run() -> str:
-    """Return the flow run's id, under which Prefect keeps its logs; nothing outside a run. It asks no server."""
+    """Return the id of the flow run, or an empty text outside a run. Makes no request."""
     return str(flow_run.id or "")
 
 
 def one_line(work: Callable[P, str]) -> Callable[P, State[Any]]:
-    """End the run as completed with the line that *work* returns, or as failed with what was refused: no traceback.
+    """End the run as Completed with the line that *work* returns, or as Failed with the line of its error.
 
-    What it has changed of the strategy that it was asked about is shown as an artifact, once it is done.
+    Afterwards an artifact shows what the run changed.
     """
 
     @wraps(work)
@@ -105,7 +108,7 @@ def one_line(work: Callable[P, str]) -> Callable[P, State[Any]]:
 
 
 def owner_flow(run_name: str) -> Callable[[Callable[P, str]], Flow[P, State[Any]]]:
-    """Make a flow of *work*, described by what its docstring says before the arguments: these are described each."""
+    """Make a flow with a form. Its text and the descriptions of its fields come from the docstring of *work*."""
 
     def wrap(work: Callable[P, str]) -> Flow[P, State[Any]]:
         prose = (inspect.getdoc(work) or "").partition("\n\nArgs:")[0]

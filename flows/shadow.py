@@ -1,8 +1,8 @@
-"""Let every version decide on the newest candles, and book what earlier decisions were worth."""
+"""The flow that logs shadow decisions and records their outcomes."""
 
 from prefect import flow
 
-import flows._prestart  # noqa: F401  before what takes long to import
+import flows._prestart  # noqa: F401  before the slow imports
 from flows.dask import run_local, run_on_dask
 from flows.parameters import Candles
 from flows.runtime import one_line, open_runtime
@@ -14,26 +14,26 @@ from strategy_core.services.shadow import ShadowRun
 @flow(flow_run_name="shadow run")
 @one_line
 def shadow_run(catch_up: Candles = 1_000) -> str:
-    """Log one decision per version, symbol and closed candle, then book the outcomes that have closed since.
+    """Log one decision per version, symbol and closed candle, then record the outcomes of closed trades.
 
-    One flow for the two: booking reads what the decisions just wrote, and a run of its own would cost a process more a
-    minute. A version, or a share of the symbols, that could not be asked fails the run at its end, when the others are
-    logged and booked.
+    The run fails if a version or a group of symbols gave no decisions, after all others are logged.
 
     Args:
-        catch_up: how many missed candles are made up for, per version and symbol.
+        catch_up: maximum number of missed candles to process, per version and symbol.
     """
     with open_runtime() as runtime:
         run = run_on_dask if runtime.settings.shadow_dask else run_local
-        shared = run(runtime, catch_up=catch_up)
+        result = run(runtime, catch_up=catch_up)
         scored = score_outcomes(runtime.engine, runtime.candles(), now=runtime.now)
-    line = "; ".join([*map(_told, shared.runs), f"{scored.booked} outcomes booked, {scored.pending} trades open"])
-    if any(run.error for run in shared.runs) or shared.problems or scored.refused:
-        raise RolloutError("; ".join([line, *shared.problems, *scored.refused]))
+    line = "; ".join(
+        [*map(_summary_line, result.runs), f"{scored.booked} outcomes recorded, {scored.pending} trades open"]
+    )
+    if any(run.error for run in result.runs) or result.problems or scored.refused:
+        raise RolloutError("; ".join([line, *result.problems, *scored.refused]))
     return line
 
 
-def _told(run: ShadowRun) -> str:
+def _summary_line(run: ShadowRun) -> str:
     name = f"{run.strategy_name} {run.version} ({run.role})"
-    told = f"{name}: {run.logged} decisions, {run.signals} signals, {run.errors} errors"
-    return f"{told}; not asked: {run.error}" if run.error else told
+    counts = f"{name}: {run.logged} decisions, {run.signals} signals, {run.errors} errors"
+    return f"{counts}, failed: {run.error}" if run.error else counts

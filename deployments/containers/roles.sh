@@ -1,9 +1,9 @@
 #!/bin/sh
-# Runs once, on a new cluster: two databases, and for each just the roles that it needs.
-# rollout_owner  owns the tables: `rollout db upgrade | restore`; only it may drop a trigger
-# rollout        the flows, the API, owners in a shell: reads and writes rows, and cannot change what guards them
+# Runs once, on a new cluster: creates two databases, each with the roles that it needs.
+# rollout_owner  owns the tables: `rollout db upgrade | restore`; only it can drop a trigger
+# rollout        the flows, the API and the command line: reads and writes rows, cannot change tables or triggers
 # rollout_reader the exporter, routers, dumps: reads
-# prefect        owns Prefect's database, and sees no other
+# prefect        owns Prefect's database, with no access to the other one
 set -eu
 psql --no-psqlrc --set=ON_ERROR_STOP=1 --username="$POSTGRES_USER" --dbname="${POSTGRES_DB:-$POSTGRES_USER}" \
     --set=owner="$ROLLOUT_OWNER_PASSWORD" --set=app="$ROLLOUT_PASSWORD" \
@@ -20,7 +20,7 @@ GRANT CONNECT ON DATABASE rollout TO rollout, rollout_reader;
 ALTER SCHEMA public OWNER TO rollout_owner;
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 GRANT USAGE ON SCHEMA public TO rollout, rollout_reader;
--- for every table to come, none of which is there yet
+-- for all future tables
 ALTER DEFAULT PRIVILEGES FOR ROLE rollout_owner IN SCHEMA public GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO rollout;
 ALTER DEFAULT PRIVILEGES FOR ROLE rollout_owner IN SCHEMA public GRANT SELECT ON TABLES TO rollout_reader;
 ALTER DEFAULT PRIVILEGES FOR ROLE rollout_owner IN SCHEMA public GRANT SELECT, USAGE ON SEQUENCES TO rollout;

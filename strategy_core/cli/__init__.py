@@ -1,6 +1,6 @@
-"""The `rollout` command: what an owner says in a shell, put to the services; it holds no rule of its own.
+"""The `rollout` command line.
 
-Everything heavy is imported inside the commands: `rollout --help` and shell completion stay quick.
+Heavy modules are imported inside the commands, so that `rollout --help` and shell completion stay fast.
 """
 
 import sys
@@ -13,31 +13,48 @@ import typer
 from strategy_core.cli import alerts, audit, calibrate, database, evidence, rollouts, serve, status, versions
 from strategy_core.domain.errors import RolloutError
 
-_EPILOG = (
-    "Settings are read from the environment: ROLLOUT_DATABASE_URL (sqlite:///rollout.db), ROLLOUT_FEED (where candles "
-    "come from), ROLLOUT_SYMBOL, ROLLOUT_TIMEFRAME, ROLLOUT_PROMETHEUS_URL, ROLLOUT_ALERT_URLS. Exit codes: 0 done, "
-    "2 wrong input, 3 not permitted, 4 not found, 5 not allowed now, 6 a version's code may not run, 130 interrupted, "
-    "1 anything else."
-)
+_PANELS = {  # of `rollout --help`: the commands of each, the most used first
+    "Try it": ("demo", "up"),
+    "Versions": ("register", "list", "show", "activate", "retire"),
+    "Rollouts": (
+        *("status", "plan", "start", "approve", "decide", "rollback", "pause", "resume"),
+        *("tick", "canary", "percent", "route"),
+    ),
+    "Evidence": (
+        *("verdicts", "report", "compare", "decisions", "calibrate"),
+        *("shadow", "score", "sample", "outcomes", "users"),
+    ),
+    "Operate": ("api", "token", "deploy", "exporter"),
+}
+_EPILOG = """Settings are environment variables, for example ROLLOUT_DATABASE_URL (default sqlite:///rollout.db), \
+ROLLOUT_FEED (source of candles), ROLLOUT_SYMBOL, ROLLOUT_TIMEFRAME, ROLLOUT_PROMETHEUS_URL and ROLLOUT_ALERT_URLS.
+
+Exit codes: 0 success, 2 invalid input, 3 not permitted, 4 not found, 5 not allowed in the current state, \
+6 version's code refused, 130 interrupted, 1 any other error."""
 _Usage: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException: Typer's own, or in older ones Click's
 _INTERRUPTED = 130
 
 app = typer.Typer(
     name="rollout",
-    help="Replace a trading strategy by a better version of itself without hurting the users who copy it.",
+    help="Replace a trading strategy with a better version, without harm to the users who copy it.",
     epilog=_EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-_PARTS = (serve, versions, rollouts, calibrate, status, evidence)
-for part in _PARTS:
-    app.registered_commands += part.commands.registered_commands
-app.add_typer(alerts.commands, name="alerts")
-app.add_typer(audit.commands, name="audit")
-app.add_typer(database.commands, name="db")
+_MODULES = (versions, rollouts, status, evidence, calibrate, serve)
+_by_name = {each.name: each for module in _MODULES for each in module.commands.registered_commands}
+for _panel, _names in _PANELS.items():
+    for _name in _names:
+        _command = _by_name.pop(_name)
+        _command.rich_help_panel = _panel
+        app.registered_commands.append(_command)
+assert not _by_name, f"in no help panel: {sorted(map(str, _by_name))}"
+app.add_typer(alerts.commands, name="alerts", rich_help_panel="Operate")
+app.add_typer(audit.commands, name="audit", rich_help_panel="Operate")
+app.add_typer(database.commands, name="db", rich_help_panel="Operate")
 
 
-def _say_release(asked: bool) -> None:
+def _print_release(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
 
@@ -48,31 +65,31 @@ def _say_release(asked: bool) -> None:
 @app.callback()
 def _rollout(
     _version: Annotated[
-        bool, typer.Option("--version", help="Say which release this is.", callback=_say_release, is_eager=True)
+        bool, typer.Option("--version", help="Show the release and exit.", callback=_print_release, is_eager=True)
     ] = False,
 ) -> None: ...
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code; a refusal is one line on standard error, never a traceback."""
+    """Run the command line and return its exit code. A refusal is one line on standard error, without a traceback."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # where an owner's own strategies may lie; last, so that they replace nothing
+        sys.path.append(here)  # finds an owner's strategies, after all installed modules
     try:
         code = typer.main.get_command(app)(given or ["--help"], prog_name="rollout", standalone_mode=False)
     except Exception as error:
         refusal = _refusal(error)
-        if refusal is None:  # a fault of this software, whose traceback its developers need
+        if refusal is None:  # a bug: keep the traceback
             raise
         line, code = refusal
-        _say(f"error: {line}")
+        _print_error(f"error: {line}")
     if code == _INTERRUPTED:
-        _say("interrupted: what was not finished was not changed")
+        _print_error("interrupted: no unfinished change was saved")
     return int(code or 0)
 
 
 def _refusal(error: Exception) -> tuple[str, int] | None:
-    """Return what an owner is told of *error*, and the exit code; None when it is none of his."""
+    """Return the error line and exit code for an expected *error*, or None for a bug."""
     if isinstance(error, RolloutError):
         return str(error), error.exit_code
     if isinstance(error, typer.Abort):
@@ -92,6 +109,6 @@ def _refusal(error: Exception) -> tuple[str, int] | None:
     return None
 
 
-def _say(line: str) -> None:
-    encoding = sys.stderr.encoding or "utf-8"  # which need not have all that a file's name may hold
+def _print_error(line: str) -> None:
+    encoding = sys.stderr.encoding or "utf-8"  # may lack characters that a file name contains
     sys.stderr.write(" ".join(line.split()).encode(encoding, "backslashreplace").decode(encoding) + "\n")

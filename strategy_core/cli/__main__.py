@@ -1,4 +1,4 @@
-"""`python -m strategy_core.cli`: the `rollout` command where no script is on the path."""
+"""Run the `rollout` command as `python -m strategy_core.cli`."""
 
 import sys
 

@@ -1,11 +1,11 @@
-"""`rollout alerts list | deliver | ack | test`: what owners were told, are told now, and know of."""
+"""Commands that list, deliver, acknowledge and test alerts."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from strategy_core.cli.context import Context, Limit, NeededReason, command
+from strategy_core.cli.context import AnyStrategy, Context, Limit, NeededReason, command
 from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import MissingExtra
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
     from strategy_core.services.alerts import AlertStatus, Tried
 
-commands = typer.Typer(help="What owners are told, on which channels, and what they know of.", no_args_is_help=True)
+commands = typer.Typer(help="List, acknowledge, deliver and test alerts.", no_args_is_help=True)
 
 
 @command(commands, "list")
 def list_alerts(
     shell: Context,
-    strategy: Annotated[str | None, typer.Argument(metavar="[STRATEGY]", help="All, unless given.")] = None,
+    strategy: AnyStrategy = None,
     limit: Limit = 50,
 ) -> None:
-    """Show alerts, who has acknowledged them and which channels took them; and whether ticks come."""
+    """List alerts and the state of the channels."""
     from strategy_core.cli.output import table
     from strategy_core.services.alerts import read_alerts, read_channel_states
     from strategy_core.services.watchdog import watch_ticks
@@ -31,13 +31,13 @@ def list_alerts(
     engine = shell.engine
     watch_ticks(engine, now=shell.now, overdue=shell.settings.tick_overdue)
     found = read_alerts(engine, strategy, limit=limit)
-    missing = "ROLLOUT_ALERT_URLS is not set here: no channel"
+    missing = "ROLLOUT_ALERT_URLS is not set here: no channels"
     try:
         channels = shell.settings.open_channels()
-    except MissingExtra as error:  # what was told can be read without what tells it
+    except MissingExtra as error:  # listing needs no delivery package
         channels, missing = [], str(error)
     states = read_channel_states(engine, channels)
-    shown: list[Any] = ["no alert was raised yet"]
+    shown: list[Any] = ["no alerts yet"]
     if found:
         columns = ["id", "at", "severity", "what", "acknowledged", "sent"]
         shown = [table(columns, [_row(each) for each in found])]
@@ -63,7 +63,7 @@ def list_alerts(
 
 @command(commands)
 def deliver(shell: Context) -> None:
-    """Send what is due, once, as the schedule does every minute."""
+    """Send all due alerts once, as the schedule does every minute."""
     from strategy_core.services import alerts
     from strategy_core.services.watchdog import watch_ticks
 
@@ -71,16 +71,18 @@ def deliver(shell: Context) -> None:
     watch_ticks(shell.engine, now=shell.now, overdue=settings.tick_overdue)
     channels = settings.open_channels()
     tried = alerts.deliver(shell.engine, channels, now=shell.now, pace=settings.alert_pace)
-    _answer_tried(shell, tried, "nothing is due" if channels else "ROLLOUT_ALERT_URLS is not set: nobody is told")
+    _answer_tried(shell, tried, "nothing is due" if channels else "ROLLOUT_ALERT_URLS is not set: no alert is sent")
 
 
 @command(commands)
 def ack(
     shell: Context,
-    alert_ids: Annotated[list[int], typer.Argument(metavar="ID...", min=1, max=2**31 - 1, help="As the message says.")],
+    alert_ids: Annotated[
+        list[int], typer.Argument(metavar="ID...", min=1, max=2**31 - 1, help="Alert ids, as in the messages.")
+    ],
     reason: NeededReason,
 ) -> None:
-    """Acknowledge alerts: nobody is told of them any more, you know."""
+    """Acknowledge alerts, so that they are not sent again."""
     from strategy_core.services.alerts import acknowledge
 
     found = acknowledge(shell.engine, Command(shell.actor, shell.now, reason), alert_ids)
@@ -94,27 +96,27 @@ def ack(
 def try_out(
     shell: Context,
     channel: Annotated[
-        str | None, typer.Argument(metavar="[CHANNEL]", help="Its name or scheme; all, unless given.")
+        str | None, typer.Argument(metavar="CHANNEL", help="Name or URL scheme. Default: all channels.")
     ] = None,
 ) -> None:
-    """Send a test message now."""
+    """Send a test message to the channels."""
     from strategy_core.services.alerts import send_test
 
     tried = send_test(shell.settings.open_channels(), channel, now=shell.now)
     _answer_tried(shell, tried, "")
 
 
-def _answer_tried(shell: Context, tried: "Sequence[Tried]", nothing: str) -> None:
+def _answer_tried(shell: Context, tried: "Sequence[Tried]", if_empty: str) -> None:
     from strategy_core.cli.output import table
 
     rows = [(each.alert_id or None, each.channel, each.problem or "sent") for each in tried]
-    shell.answer([asdict(each) for each in tried], table(["alert", "channel", "result"], rows) if rows else nothing)
+    shell.answer([asdict(each) for each in tried], table(["alert", "channel", "result"], rows) if rows else if_empty)
     if any(each.problem for each in tried):
         raise typer.Exit(1)
 
 
 def _row(status: "AlertStatus") -> tuple[object, ...]:
     alert = status.alert
-    known = f"{alert.acknowledged_by}: {alert.acknowledged_because}" if alert.acknowledged_at else None
-    sent = [f"{each.channel}{'' if each.sent_at else f' (no: {each.last_error})'}" for each in status.deliveries]
-    return (alert.id, alert.at, alert.severity, alert.text, known, sent)
+    acknowledged = f"{alert.acknowledged_by}: {alert.acknowledged_because}" if alert.acknowledged_at else None
+    sent = [f"{each.channel}{'' if each.sent_at else f' (failed: {each.last_error})'}" for each in status.deliveries]
+    return (alert.id, alert.at, alert.severity, alert.text, acknowledged, sent)

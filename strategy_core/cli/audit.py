@@ -1,4 +1,4 @@
-"""`rollout audit log | at | rollout | verify | export`: who changed what, when and why, and whether that is all."""
+"""Commands that show, verify and export the audit trail."""
 
 import re
 import sys
@@ -11,27 +11,28 @@ from uuid import UUID
 
 import typer
 
-from strategy_core.cli.context import Context, Limit, StrategyName, command, default_command, moment
+from strategy_core.cli.context import AnyStrategy, Context, Limit, StrategyName, command, default_command, moment
 from strategy_core.domain.errors import InvalidName
 
 if TYPE_CHECKING:
     from strategy_core.services.audit import TimelineEntry, Verification
     from strategy_core.store.tables import AuditEvent
 
-commands = typer.Typer(help="Who changed what, when and why.")
+commands = typer.Typer(help="Show, verify and export the audit trail.")
 _HASH = re.compile(r"[0-9a-fA-F]{64}")
 
-AnyStrategy = Annotated[str | None, typer.Argument(metavar="[STRATEGY]", help="All, unless given.")]
-OfRollout = Annotated[UUID | None, typer.Option("--rollout", metavar="ID", help="Only of this rollout.")]
-By = Annotated[str | None, typer.Option("--by", metavar="NAME", help="Only what this person or flow did.")]
-Action = Annotated[str | None, typer.Option("--action", metavar="ACTION", help="Only this, such as roll_back.")]
-Since = Annotated[str | None, typer.Option("--since", metavar="TIME", help="From then on.")]
-Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before then.")]
+OfRollout = Annotated[UUID | None, typer.Option("--rollout", metavar="ID", help="Only changes of this rollout.")]
+By = Annotated[str | None, typer.Option("--by", metavar="NAME", help="Only changes by this person or flow.")]
+Action = Annotated[
+    str | None, typer.Option("--action", metavar="ACTION", help="Only this action, for example roll_back.")
+]
+Since = Annotated[str | None, typer.Option("--since", metavar="TIME", help="Only changes from this time on.")]
+Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Only changes before this time.")]
 
 
 @default_command(commands)
-def _log_of_all(shell: Context, limit: Limit = 50) -> None:
-    """Show who changed what, when and why."""
+def _log_by_default(shell: Context, limit: Limit = 50) -> None:
+    """Show, verify and export the audit trail: who changed what, when and why."""
     log(shell, limit=limit)
 
 
@@ -46,7 +47,7 @@ def log(
     until: Until = None,
     limit: Limit = 50,
 ) -> None:
-    """Show the changes that are asked for, the newest last."""
+    """Show changes, newest last."""
     from strategy_core.services.audit import read_events
 
     wanted = _wanted(strategy, rollout, by, action, since, until)
@@ -58,9 +59,12 @@ def log(
 def at(
     shell: Context,
     strategy: StrategyName,
-    time: Annotated[str, typer.Argument(metavar="TIME", help="2026-01-31, or 2026-01-31T12:00Z.")],
+    time: Annotated[str, typer.Argument(metavar="TIME", help="2026-01-31 or 2026-01-31T12:00Z.")],
 ) -> None:
-    """Show who served whom at a moment, and which changes had made it so."""
+    """Show the state of a strategy at a point in time.
+
+    Each fact comes with the change that set it.
+    """
     from strategy_core.cli.output import table
     from strategy_core.services.audit import state_at
 
@@ -80,18 +84,18 @@ def at(
 
 
 @command(commands)
-def rollout(shell: Context, rollout: Annotated[UUID, typer.Argument(metavar="ID", help="Of the rollout.")]) -> None:
-    """Show all that happened to a rollout: what its gates said, what was changed, and what was told to whom."""
+def rollout(shell: Context, rollout: Annotated[UUID, typer.Argument(metavar="ID", help="Rollout id.")]) -> None:
+    """Show the timeline of a rollout: verdicts, changes and alerts."""
     from strategy_core.cli.output import table
     from strategy_core.services.audit import about_rollout
 
-    found, happenings = about_rollout(shell.engine, rollout)
+    found, entries = about_rollout(shell.engine, rollout)
     title = f"{found.strategy_name} {found.version} against {found.control_version}: {found.state}"
     data = {
         "rollout": found.model_dump(mode="json"),
-        "happenings": [_happening(each) | {"row": each.told.model_dump(mode="json")} for each in happenings],
+        "happenings": [_timeline_row(each) | {"row": each.told.model_dump(mode="json")} for each in entries],
     }
-    rows = [tuple(_happening(each).values()) for each in happenings]
+    rows = [tuple(_timeline_row(each).values()) for each in entries]
     shell.answer(data, table(["at", "kind", "by", "what", "reason"], rows, title=title))
 
 
@@ -99,19 +103,25 @@ def rollout(shell: Context, rollout: Annotated[UUID, typer.Argument(metavar="ID"
 def verify(
     shell: Context,
     strategy: AnyStrategy = None,
-    head: Annotated[list[str] | None, typer.Option("--head", metavar="HASH", help="Noted earlier; may repeat.")] = None,
+    head: Annotated[
+        list[str] | None, typer.Option("--head", metavar="HASH", help="Hash noted earlier. Can be repeated.")
+    ] = None,
     export: Annotated[
-        Path | None, typer.Option("--export", metavar="FILE", help="JSON lines exported earlier; all must stand still.")
+        Path | None,
+        typer.Option("--export", metavar="FILE", help="Earlier JSON Lines export. All of its events must still exist."),
     ] = None,
 ) -> None:
-    """Compute every hash of the trail anew; exit code 1 if a chain does not hold, or lacks what was noted earlier."""
+    """Verify the hash chain of every strategy.
+
+    The exit code is 1 if a chain is broken, or if an event that was noted or exported earlier is missing.
+    """
     from strategy_core.domain.audit import noted_heads
     from strategy_core.services.audit import verify_trail
 
     heads = [_hash(each) for each in head or ()]
     engine = shell.engine
     if export is not None:
-        with export.open(encoding="utf-8", errors="replace") as lines:  # an export is ASCII: the rest is no event
+        with export.open(encoding="utf-8", errors="replace") as lines:  # an export is pure ASCII
             heads += noted_heads(lines, strategy)
     found = verify_trail(engine, strategy, heads)
     shell.answer({"holds": found.holds} | asdict(found), *_verdict(found))
@@ -124,16 +134,16 @@ def export(
     shell: Context,
     strategy: AnyStrategy = None,
     format: Annotated[  # noqa: A002  the option's name
-        Literal["jsonl", "csv"], typer.Option(help="jsonl can be verified later; csv is for spreadsheets.")
+        Literal["jsonl", "csv"], typer.Option(help="jsonl can be verified later, csv is for spreadsheets.")
     ] = "jsonl",
-    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Standard output, unless given.")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Output file. Default: standard output.")] = None,
     rollout: OfRollout = None,
     by: By = None,
     action: Action = None,
     since: Since = None,
     until: Until = None,
 ) -> None:
-    """Write the changes that are asked for, all columns of them, a line each."""
+    """Export changes with all columns, one per line."""
     from strategy_core.services.audit import ExportFormat
     from strategy_core.services.audit import export as lines_of
 
@@ -147,14 +157,14 @@ def export(
 
 
 def _hash(text: str) -> str:
-    """Return the hash that *text* is; else raise InvalidName: a slip of the pen is no tampering."""
+    """Return *text* if it is a hash, or raise InvalidName: a typing error must not look like tampering."""
     if not _HASH.fullmatch(text):
         raise InvalidName("hash of an audit event", text, "64 hexadecimal digits")
     return text
 
 
 def _write_whole(output: Path, lines: Iterable[str]) -> None:
-    """Write *lines* under another name first: what stands under the one asked for is an export to its last line."""
+    """Write to a temporary name first, so that *output* is complete or unchanged."""
     part = output.with_name(f"{output.name}.part")
     try:
         with part.open("w", encoding="utf-8", newline="") as file:
@@ -194,21 +204,21 @@ def _changes(events: Sequence["AuditEvent"]) -> Any:
         )
         for event in events
     ]
-    return table(columns, rows) if rows else "nothing was changed yet"
+    return table(columns, rows) if rows else "no changes yet"
 
 
-def _happening(happening: "TimelineEntry") -> dict[str, Any]:
+def _timeline_row(entry: "TimelineEntry") -> dict[str, Any]:
     from strategy_core.store.tables import AuditEvent, GateVerdict
 
-    told = happening.told
-    match told:
+    event = entry.told
+    match event:
         case GateVerdict():
-            kind, by, what, reason = "verdict", "", f"{told.gate}: {told.verdict}", told.reason
+            kind, by, what, reason = "verdict", "", f"{event.gate}: {event.verdict}", event.reason
         case AuditEvent():
-            kind, by, what, reason = "change", f"{told.actor} ({told.source})", told.action, told.reason
+            kind, by, what, reason = "change", f"{event.actor} ({event.source})", event.action, event.reason
         case _:
-            kind, by, what, reason = "alert", "", f"{told.severity}: {told.kind}", told.text
-    return {"at": happening.at, "kind": kind, "by": by, "what": what, "reason": reason}
+            kind, by, what, reason = "alert", "", f"{event.severity}: {event.kind}", event.text
+    return {"at": entry.at, "kind": kind, "by": by, "what": what, "reason": reason}
 
 
 def _verdict(found: "Verification") -> Iterable[str]:
@@ -216,11 +226,11 @@ def _verdict(found: "Verification") -> Iterable[str]:
         for each in trail.breaks:
             yield f"{trail.strategy_name}: event {each.position} {each.problem}"
         if not trail.breaks:
-            yield f"{trail.strategy_name}: {trail.count} events hold, the newest is {trail.head}"
+            yield f"{trail.strategy_name}: {trail.count} events verified, the newest is {trail.head}"
     for head in found.missing:
-        yield f"{head} was noted earlier, and stands in no chain any more: the trail was rewritten"
+        yield f"{head} was noted earlier and is in no chain now: the trail was rewritten"
     if not found.trails and not found.missing:
-        yield "nothing was changed yet"
+        yield "no changes yet"
 
 
 def _value(value: Mapping[str, Any] | str | float | None) -> object:

@@ -1,4 +1,4 @@
-"""`rollout calibrate`: what a plan's gates would do to healthy and to harmful canaries, before any user is touched."""
+"""The command that simulates how a plan's gates treat healthy and harmful canaries."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from strategy_core.cli.context import Context, command, read_json
+from strategy_core.cli.context import Context, PlanFile, command, read_json
 from strategy_core.domain.errors import InvalidPlan, InvalidSetting
 
 if TYPE_CHECKING:
@@ -21,22 +21,31 @@ commands = typer.Typer()
 @command(commands)
 def calibrate(
     shell: Context,
-    strategy: Annotated[str | None, typer.Argument(help="Draw from its shadow history; simulate, else.")] = None,
-    version: Annotated[str | None, typer.Argument(help="The version that would be the canary.")] = None,
-    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="The plan as JSON; the usual one, else.")] = None,
-    ramps: Annotated[int, typer.Option(min=1, help="Of each scenario.")] = 400,
-    days: Annotated[int, typer.Option(min=1, max=365, help="That a ramp lasts at most.")] = 20,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed, the same answer.")] = 1,
-    scenario: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this one; may be repeated.")] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw a picture as well.")] = None,
+    strategy: Annotated[
+        str | None, typer.Argument(metavar="STRATEGY", help="Sample its shadow history. Default: simulated markets.")
+    ] = None,
+    version: Annotated[
+        str | None, typer.Argument(metavar="VERSION", help="The version that would be the canary.")
+    ] = None,
+    plan: PlanFile = None,
+    ramps: Annotated[int, typer.Option(metavar="N", min=1, help="Simulated rollouts per scenario.")] = 400,
+    days: Annotated[int, typer.Option(metavar="N", min=1, max=365, help="Maximum length of a rollout.")] = 20,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Random seed, for the same result again.")] = 1,
+    scenario: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this scenario. Can be repeated.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Also draw a chart.")] = None,
 ) -> None:
-    """Simulate ramps through a plan's own gates: how often healthy canaries fall, how soon harmful ones do."""
+    """Simulate how often a plan's gates are wrong, and how fast.
+
+    Shows how often healthy canaries are rolled back, and after how many slots harmful ones are.
+    """
     from strategy_core.domain.plan import read_plan
     from strategy_core.report.charts import calibration_svg
     from strategy_core.services.calibrate import calibrate, read_pair
 
     if strategy is not None and version is None:
-        raise typer.BadParameter(f"which version of {strategy}? Give VERSION too, or neither.")
+        raise typer.BadParameter(f"VERSION of {strategy} is missing. Give both, or neither.")
     if plot is not None and not plot.parent.is_dir():
         raise InvalidSetting("plot", str(plot), "a file in a folder that exists")
     frozen = read_plan({} if plan is None else read_json(f"@{plan}", InvalidPlan))
@@ -48,18 +57,18 @@ def calibrate(
     with _progress() as done:
         found = calibrate(frozen, ramps=ramps, days=days, seed=seed, scenarios=scenario or (), pair=pair, done=done)
     if plot is not None:
-        of = "simulated markets" if pair is None else f"{strategy} {version}, drawn from its own shadow history"
+        of = "simulated markets" if pair is None else f"{strategy} {version}, sampled from its shadow history"
         title = f"{of}: {ramps:,} ramps of {days} days a scenario"
         plot.write_text(calibration_svg(title, found.scenarios), encoding="utf-8")
     data = found.model_dump(mode="json") | {"strategy_name": strategy, "version": version, "ramps": ramps}
-    said = [_healthy(found.scenarios), _harmful(found.scenarios), f"{ramps:,} ramps of {days} days each, seed {seed}."]
+    shown = [_healthy(found.scenarios), _harmful(found.scenarios), f"{ramps:,} ramps of {days} days each, seed {seed}."]
     if pair is not None:
         of = f"{pair.history.slots:,} slots on {pair.history.days} days in shadow"
         assumed = ", assumed: too few days" if pair.history.provisional else ""
-        said.append(f"Drawn from {of}, design effect {pair.history.design_effect:.2f}{assumed}.")
+        shown.append(f"Sampled from {of}, design effect {pair.history.design_effect:.2f}{assumed}.")
     if found.left_out:
-        said.append(f"Left out, for a simulation has no facts for them: {', '.join(found.left_out)}.")
-    shell.answer(data, *(each for each in said if each is not None))
+        shown.append(f"Not simulated: {', '.join(found.left_out)}.")
+    shell.answer(data, *(each for each in shown if each is not None))
 
 
 def _healthy(calibrations: "Sequence[Calibration]") -> "Table | None":
@@ -109,7 +118,7 @@ def _gates(one: "Calibration") -> str:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Show at a terminal, on standard error, how far it is; elsewhere nothing."""
+    """Show a progress bar on standard error, if that is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

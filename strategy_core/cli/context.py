@@ -1,4 +1,4 @@
-"""What every command has: its shared options, the settings and database behind them, and one way to answer."""
+"""Shared options, settings, database access and output of all commands."""
 
 import getpass
 import inspect
@@ -28,36 +28,69 @@ if TYPE_CHECKING:
     from strategy_core.settings import Settings
 
 P = ParamSpec("P")
-_PIPE_WIDTH = 200  # columns: what a table gets where no terminal says how wide it is
+_PIPE_WIDTH = 200  # columns of a table when the output is not a terminal
 _DAY = len("2026-01-31")
+_REASON = "Reason, stored in the audit trail."
 
 
-def _said(reason: str) -> str:
-    """Return *reason*, which answers for users' money; a blank one raises InvalidName."""
+def _require_reason(reason: str) -> str:
+    """Return *reason*, or raise InvalidName if it is blank."""
     if not reason.strip():
         raise InvalidName("reason", reason, "a text that is not blank")
     return storable(reason)
 
 
-StrategyName = Annotated[str, typer.Argument(metavar="STRATEGY", help="The strategy's name.")]
-VersionName = Annotated[str, typer.Argument(metavar="VERSION", help="One of its versions.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the audit trail.", callback=storable)]
-NeededReason = Annotated[str, typer.Option("--reason", help="Why; kept in the audit trail.", callback=_said)]
+StrategyName = Annotated[str, typer.Argument(metavar="STRATEGY", help="Strategy name.")]
+AnyStrategy = Annotated[str | None, typer.Argument(metavar="STRATEGY", help="Strategy name. Default: all strategies.")]
+VersionName = Annotated[str, typer.Argument(metavar="VERSION", help="Version name.")]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help=_REASON, callback=storable)]
+NeededReason = Annotated[str, typer.Option("--reason", metavar="TEXT", help=_REASON, callback=_require_reason)]
 Override = Annotated[
     str,
     typer.Option(
         "--override-reason",
-        help="Why a quarantined version may be tried again.",
-        callback=lambda text: text and _said(text),
+        metavar="TEXT",
+        help="Reason for using a quarantined version again.",
+        callback=lambda text: text and _require_reason(text),
     ),
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Symbol = Annotated[str | None, typer.Option(help="Only this symbol.")]
-Limit = Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="The newest so many.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+Symbol = Annotated[str | None, typer.Option(metavar="NAME", help="Only this symbol.")]
+Limit = Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1_000_000, help="Show only the newest N.")]
+PlanFile = Annotated[
+    Path | None, typer.Option("--plan", metavar="FILE", help="Rollout plan as JSON. Default: the standard plan.")
+]
+_SHARED = [  # the options of every command
+    inspect.Parameter(
+        "database_url",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[
+            str | None,
+            typer.Option(
+                envvar="ROLLOUT_DATABASE_URL", metavar="URL", help="Database: sqlite:///FILE or postgresql://…"
+            ),
+        ],
+    ),
+    inspect.Parameter(
+        "as_json",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=False,
+        annotation=Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")],
+    ),
+    inspect.Parameter(
+        "actor",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[
+            str | None, typer.Option(metavar="NAME", help="Your name in the audit trail. Default: your login name.")
+        ],
+    ),
+]
 
 
 class Context:
-    """One call of the command line."""
+    """Settings, database, clock and actor of one command."""
 
     def __init__(self, *, database_url: str | None, as_json: bool, actor: str | None) -> None:
         self.as_json = as_json
@@ -76,8 +109,8 @@ class Context:
             return settings
         return settings.model_copy(update={"database_url": self.database_url})
 
-    def need_the_database_alone(self) -> None:
-        """Go on whatever other settings are not valid: a rollback must not wait for the mending of one."""
+    def tolerate_bad_settings(self) -> None:
+        """Use defaults for invalid settings, except the database URL: a rollback must work in spite of them."""
         self._least = True
 
     @cached_property
@@ -86,12 +119,12 @@ class Context:
 
     @cached_property
     def database(self) -> "Engine":
-        """The database as it is, or is not yet."""
+        """The database, without a check of its schema."""
         return self.settings.open_engine()
 
     @cached_property
     def engine(self) -> "Engine":
-        """The database, whose schema is up to date; else raise SchemaOutdated."""
+        """The database, with an up-to-date schema. Raises SchemaOutdated if it is not."""
         from strategy_core.services.database import check_schema
 
         check_schema(self.database)
@@ -109,14 +142,14 @@ class Context:
         return Actor(self._actor or _system_user(), source="cli", request_id=uuid4().hex)
 
     def confirm(self, question: str, *, yes: bool) -> None:
-        """Ask an owner at a terminal, who may say no; elsewhere `--yes` must have been given."""
+        """Ask for confirmation at a terminal. Raises Unconfirmed if refused, or without a terminal and `--yes`."""
         if yes:
             return
-        if not sys.stdin.isatty() or not typer.confirm(f"{question}. Go on?", err=True):
+        if not sys.stdin.isatty() or not typer.confirm(f"{question}. Continue?", err=True):
             raise Unconfirmed(question)
 
     def answer(self, data: object, *shown: "RenderableType") -> None:
-        """Print *data* as JSON for a program, or *shown* for people."""
+        """Print *data* as JSON with `--json`, otherwise *shown*."""
         if self.as_json:
             from pydantic_core import to_json
 
@@ -133,16 +166,16 @@ class Context:
 def command(
     commands: typer.Typer, name: str | None = None, *, numbers: bool = False
 ) -> Callable[[Callable[Concatenate[Context, P], None]], Callable[Concatenate[Context, P], None]]:
-    """Make a command of a function: its parameters after the shell, and the options that all commands share.
+    """Register a function as a command, with its parameters after the context and the shared options.
 
     Args:
-        name: of the command; the function's, unless given.
-        numbers: whether an argument may be a number below zero, to be refused by what it means, not as an option.
+        name: the command's name. Default: the function's name.
+        numbers: accept negative numbers as arguments, so that they are refused as values and not as unknown options.
     """
 
     def register(function: Callable[Concatenate[Context, P], None]) -> Callable[Concatenate[Context, P], None]:
         settings = {"ignore_unknown_options": True} if numbers else {}
-        commands.command(name or function.__name__, context_settings=settings)(_in_a_shell(function))
+        commands.command(name or function.__name__, context_settings=settings)(_with_context(function))
         return function
 
     return register
@@ -151,24 +184,24 @@ def command(
 def default_command(
     commands: typer.Typer,
 ) -> Callable[[Callable[Concatenate[Context, P], None]], Callable[Concatenate[Context, P], None]]:
-    """Make a function what a group of commands does when none of them is named."""
+    """Register the function that runs when a command group is called without a command."""
 
     def register(function: Callable[Concatenate[Context, P], None]) -> Callable[Concatenate[Context, P], None]:
-        run = _in_a_shell(function)
+        run = _with_context(function)
 
-        def unless_named(context: typer.Context, **given: Any) -> None:
+        def run_without_command(context: typer.Context, **given: Any) -> None:
             if context.invoked_subcommand is None:
                 run(**given)
 
         here = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-        _take(unless_named, [here, *inspect.signature(run).parameters.values()], function.__doc__)
-        commands.callback(invoke_without_command=True)(unless_named)
+        _set_signature(run_without_command, [here, *inspect.signature(run).parameters.values()], function.__doc__)
+        commands.callback(invoke_without_command=True)(run_without_command)
         return function
 
     return register
 
 
-def _in_a_shell(function: Callable[Concatenate[Context, P], None]) -> Callable[..., None]:
+def _with_context(function: Callable[Concatenate[Context, P], None]) -> Callable[..., None]:
     def run(database_url: str | None, as_json: bool, actor: str | None, **given: Any) -> None:
         _check_text(database_url, actor, *given.values())
         shell = Context(database_url=database_url, as_json=as_json, actor=actor)
@@ -176,21 +209,22 @@ def _in_a_shell(function: Callable[Concatenate[Context, P], None]) -> Callable[.
             function(shell, **given)  # type: ignore[call-arg]
 
     own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-    _take(run, [*own, *_SHARED], function.__doc__)
+    _set_signature(run, [*own, *_SHARED], function.__doc__)
     return run
 
 
-def _take(run: Callable[..., None], parameters: Sequence[inspect.Parameter], doc: str | None) -> None:
-    """Give *run* the parameters and the help that Typer reads."""
-    run.__doc__ = doc
+def _set_signature(run: Callable[..., None], parameters: Sequence[inspect.Parameter], doc: str | None) -> None:
+    """Set the parameters and the help text that Typer reads."""
+    paragraphs = inspect.cleandoc(doc or "").split("\n\n")
+    run.__doc__ = "\n\n".join(" ".join(each.split()) for each in paragraphs)  # the terminal wraps the lines
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {each.name: each.annotation for each in parameters}
 
 
 def read_json(text: str, refuse: Callable[[list[str]], Invalid]) -> Mapping[str, Any]:
-    """Return the JSON object that *text* is, or that the file holds which it names as `@FILE`; else raise *refuse*.
+    """Parse a JSON object from *text*, or from a file given as `@FILE`. Raises *refuse* if it is not one.
 
-    NaN and Infinity are read as such: whoever validates the fields names the one that has it.
+    NaN and Infinity are accepted here: the validation of the fields refuses them by name.
     """
     try:
         found = json.loads(
@@ -202,12 +236,12 @@ def read_json(text: str, refuse: Callable[[list[str]], Invalid]) -> Mapping[str,
     except (ValueError, RecursionError) as error:
         raise refuse([f"not JSON: {error}"]) from None
     if not isinstance(found, dict):
-        raise refuse([f"a JSON object is needed, this is: {json.dumps(found)[:60]}"])
+        raise refuse([f"a JSON object is needed, got: {json.dumps(found)[:60]}"])
     return found
 
 
 def moment(text: str | None, what: str) -> datetime | None:
-    """Return a time given in a shell: ISO 8601 with its offset, or a day alone, which begins at midnight UTC."""
+    """Parse a time: ISO 8601 with an offset, or a day, which means midnight UTC."""
     if text is None:
         return None
     try:
@@ -218,9 +252,9 @@ def moment(text: str | None, what: str) -> datetime | None:
 
 
 def _check_text(*given: object) -> None:
-    """Raise InvalidName unless every text can be stored: a shell hands bytes that are not UTF-8 on as half characters.
+    """Raise InvalidName for text that is not valid UTF-8, which Python decodes to lone surrogates.
 
-    A path may hold such bytes: it is no text.
+    Paths are exempt: a file name can be any bytes.
     """
     for each in given:
         if isinstance(each, str) and any("\ud800" <= char <= "\udfff" for char in each):
@@ -230,30 +264,5 @@ def _check_text(*given: object) -> None:
 def _system_user() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError):  # a container may run under a number that has no name
+    except (OSError, KeyError):  # in a container the user id may have no name
         return f"uid {os.getuid()}"
-
-
-_SHARED = [
-    inspect.Parameter(
-        "database_url",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[
-            str | None,
-            typer.Option(envvar="ROLLOUT_DATABASE_URL", help="sqlite:///FILE or postgresql://…"),
-        ],
-    ),
-    inspect.Parameter(
-        "as_json",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=False,
-        annotation=Annotated[bool, typer.Option("--json", help="Answer with data, for programs.")],
-    ),
-    inspect.Parameter(
-        "actor",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[str | None, typer.Option(help="Who the audit trail names; you, unless given.")],
-    ),
-]

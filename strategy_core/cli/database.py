@@ -1,4 +1,4 @@
-"""`rollout db upgrade | check | maintain | dump | restore`: the database as a whole; no row by itself."""
+"""Commands that upgrade, check, maintain, dump and restore the database."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,14 +7,14 @@ import typer
 
 from strategy_core.cli.context import Context, command
 
-commands = typer.Typer(help="The database.")
+commands = typer.Typer(help="Upgrade, check, maintain, dump and restore the database.", no_args_is_help=True)
 
-Dump = Annotated[Path, typer.Argument(metavar="FILE", help="Of SQLite a database file, of PostgreSQL pg_dump's.")]
+Dump = Annotated[Path, typer.Argument(metavar="FILE", help="SQLite: a database file. PostgreSQL: a pg_dump file.")]
 
 
 @command(commands)
 def upgrade(shell: Context) -> None:
-    """Bring the schema up to date; does nothing when it is."""
+    """Upgrade the schema to this release."""
     from strategy_core.services.database import address, check_schema
     from strategy_core.services.database import upgrade as upgrade_schema
 
@@ -25,7 +25,10 @@ def upgrade(shell: Context) -> None:
 
 @command(commands)
 def check(shell: Context) -> None:
-    """Say whether the database is whole: schema, triggers, indexes, audit chains; exit code 1 when it is not."""
+    """Check schema, triggers, indexes and audit chains.
+
+    The exit code is 1 if the check fails.
+    """
     from dataclasses import asdict
 
     from strategy_core.services.database import address
@@ -47,9 +50,14 @@ def check(shell: Context) -> None:
 
 @command(commands)
 def maintain(
-    shell: Context, dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be done.")] = False
+    shell: Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, without doing it.")] = False,
 ) -> None:
-    """Make months ahead, and drop those that ROLLOUT_KEEP_DAYS lets go of and nothing needs; on PostgreSQL alone."""
+    """Create and drop monthly partitions (PostgreSQL only).
+
+    Creates the partitions of the coming months and drops expired ones.
+    ROLLOUT_KEEP_DAYS sets when a partition expires. Partitions that an open rollout needs are kept.
+    """
     from dataclasses import asdict
 
     from strategy_core.services.maintenance import maintain as maintain_database
@@ -61,7 +69,10 @@ def maintain(
 
 @command(commands)
 def dump(shell: Context, file: Dump) -> None:
-    """Write all that stands in the database to a new file, as of one moment, while everything goes on."""
+    """Write a consistent copy of the database to a new file.
+
+    The database can be in use meanwhile.
+    """
     from strategy_core.services.database import address
     from strategy_core.services.database import dump as write
 
@@ -74,12 +85,15 @@ def dump(shell: Context, file: Dump) -> None:
 
 @command(commands)
 def restore(shell: Context, file: Dump) -> None:
-    """Put a dump into an empty database, whole or not at all; then see: rollout db check."""
+    """Restore a dump into an empty database.
+
+    It is restored completely or not at all. Afterwards run: rollout db upgrade && rollout db check
+    """
     from strategy_core.services.database import address
     from strategy_core.services.database import restore as read
 
     revision, database = read(shell.database, file), address(shell.database)
     shell.answer(
         {"database": database, "revision": revision, "file": str(file)},
-        f"{database} holds what stands in {file}, schema {revision}; now: rollout db upgrade && rollout db check",
+        f"{database} is restored from {file}, schema {revision}. Next: rollout db upgrade && rollout db check",
     )

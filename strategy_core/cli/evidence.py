@@ -1,4 +1,4 @@
-"""`rollout shadow | score | compare | decisions`: what versions say, and what it is worth."""
+"""Commands that collect and show evidence: decisions, outcomes, comparisons, live trades and users."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from strategy_core.domain.comparison import Comparison, Interval
 
 commands = typer.Typer()
-Start = Annotated[str | None, typer.Option(help="Candles from then on: 2026-01-31, or 2026-01-31T12:00Z.")]
-End = Annotated[str | None, typer.Option(help="Candles before then; now, unless given.")]
+Start = Annotated[str | None, typer.Option(metavar="TIME", help="First candle: 2026-01-31 or 2026-01-31T12:00Z.")]
+End = Annotated[str | None, typer.Option(metavar="TIME", help="Only candles before this time. Default: now.")]
 
 
 @command(commands)
 def shadow(shell: Context) -> None:
-    """Let every version that is not retired decide on the candles that have closed."""
+    """Log the decisions of all versions on newly closed candles."""
     from dataclasses import asdict
 
     from strategy_core.cli.output import table
@@ -39,15 +39,15 @@ def shadow(shell: Context) -> None:
 
 @command(commands)
 def score(shell: Context) -> None:
-    """Book what decisions were worth whose trades have closed."""
+    """Record the outcomes of simulated trades that have closed."""
     from dataclasses import asdict
 
     from strategy_core.services.score import score_outcomes
 
     scored = score_outcomes(shell.engine, shell.candles(), now=shell.now)
     lost = f", {scored.lost} have no candle in the feed" if scored.lost else ""
-    told = f"{scored.booked} outcomes booked, {scored.pending} trades still open{lost}"
-    shell.answer(asdict(scored), told, *(f"not scored: {refused}" for refused in scored.refused))
+    summary = f"{scored.booked} outcomes recorded, {scored.pending} trades still open{lost}"
+    shell.answer(asdict(scored), summary, *(f"not scored: {refused}" for refused in scored.refused))
     if scored.refused:
         raise typer.Exit(1)
 
@@ -57,12 +57,14 @@ def compare(
     shell: Context,
     strategy: StrategyName,
     version: VersionName,
-    days: Annotated[float | None, typer.Option(help="The last so many; 30, unless a start is given.")] = None,
+    days: Annotated[
+        float | None, typer.Option(metavar="DAYS", help="Length in days. Default: 30, without --start.")
+    ] = None,
     start: Start = None,
     end: End = None,
     symbol: Symbol = None,
 ) -> None:
-    """Set a version against the active one over the same candles."""
+    """Compare a version with the active one on the same candles."""
     from strategy_core.services.compare import chosen_period, compare_versions
 
     over = chosen_period(days, moment(start, "--start"), moment(end, "--end"), shell.now)
@@ -75,7 +77,9 @@ def compare(
         source=shell.candles(),
     )
     data = {"start": over.start, "end": over.end, **found.model_dump(mode="json")}
-    shell.answer(data, f"{over.start:%Y-%m-%d %H:%M} to {over.end:%Y-%m-%d %H:%M} UTC", *_shown(found, version))
+    shell.answer(
+        data, f"{over.start:%Y-%m-%d %H:%M} to {over.end:%Y-%m-%d %H:%M} UTC", *_comparison_tables(found, version)
+    )
 
 
 @command(commands)
@@ -88,7 +92,7 @@ def decisions(
     end: End = None,
     limit: Limit = 20,
 ) -> None:
-    """Show what a version said on each candle."""
+    """Show the decisions of a version, candle by candle."""
     from strategy_core.cli.output import table
     from strategy_core.domain.lifecycle import utc
     from strategy_core.services.queries import newest_decisions
@@ -111,7 +115,42 @@ def decisions(
     shell.answer([d.model_dump(mode="json") for d in found], table(columns, rows) if rows else "no decisions yet")
 
 
-def _shown(found: "Comparison", version: str) -> list["RenderableType"]:
+@command(commands)
+def outcomes(
+    shell: Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV with one trade per line, or - for standard input.")],
+) -> None:
+    """Import live trades from a CSV file.
+
+    A trade that is already known is not counted twice. The documentation lists the columns.
+    """
+    from dataclasses import asdict
+
+    from strategy_core.services.live_trades import ingest_csv
+
+    done = ingest_csv(shell.engine, file, now=shell.now)
+    misrouted = f", {done.misrouted} from users on a wrong version" if done.misrouted else ""
+    shell.answer(asdict(done), f"{done.new} reports imported, {done.known} already known{misrouted}")
+
+
+@command(commands)
+def users(
+    shell: Context,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="CSV with user_id and capital, or - for standard input.")
+    ],
+) -> None:
+    """Replace the user list, by which plans count users."""
+    from dataclasses import asdict
+
+    from strategy_core.services.users import load_users_csv
+
+    done = load_users_csv(shell.engine, file, now=shell.now)
+    counts = f"{done.added} added, {done.removed} removed, {done.changed} with changed capital"
+    shell.answer(asdict(done), f"{done.users} users: {counts}")
+
+
+def _comparison_tables(found: "Comparison", version: str) -> list["RenderableType"]:
     from strategy_core.cli.output import facts_table, table
 
     known = {
@@ -141,33 +180,3 @@ def _interval(difference: "Interval") -> str:
         return "no closed slot"
     limits = "" if difference.low is None else f", 95 % interval {difference.low:+.3f} to {difference.high:+.3f}"
     return f"{difference.mean:+.3f} R a slot{limits} ({difference.n} slots on {difference.days} days)"
-
-
-@command(commands)
-def outcomes(
-    shell: Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, a trade a line; - is standard input.")],
-) -> None:
-    """Take in live trades; the same report twice is one. Columns: see README, "What the platform reports"."""
-    from dataclasses import asdict
-
-    from strategy_core.services.live_trades import ingest_csv
-
-    done = ingest_csv(shell.engine, file, now=shell.now)
-    told = f"{done.new} reports taken in, {done.known} known already"
-    shell.answer(asdict(done), told + (f"; {done.misrouted} of users on a wrong version" if done.misrouted else ""))
-
-
-@command(commands)
-def users(
-    shell: Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV of user_id and capital; - is standard input.")],
-) -> None:
-    """Replace the directory of the platform's users, which plans count by, with the file's."""
-    from dataclasses import asdict
-
-    from strategy_core.services.users import load_users_csv
-
-    done = load_users_csv(shell.engine, file, now=shell.now)
-    told = f"{done.users} users: {done.added} added, {done.removed} removed, {done.changed} with another capital"
-    shell.answer(asdict(done), told)

@@ -1,4 +1,4 @@
-"""How answers look to people: tables and cells for a terminal; never what is in them."""
+"""Tables, cells and sparklines for the terminal."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,14 +15,14 @@ _BARS = "▁▂▃▄▅▆▇█"
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> Table:
     made = Table(*columns, title=title, title_justify="left", box=SIMPLE)
     for column in made.columns:
-        column.overflow = "fold"  # an id or a reason cut short is of no use
+        column.overflow = "fold"  # a truncated id or reason is useless
     for row in rows:
         made.add_row(*(cell(value) for value in row))
     return made
 
 
 def facts_table(pairs: Mapping[str, object]) -> Table:
-    """Return a table of names and values, a pair a line."""
+    """Return a table with one name and value per line."""
     made = Table(box=None, show_header=False, pad_edge=False)
     made.add_column(style="bold")
     made.add_column(overflow="fold")
@@ -32,16 +32,16 @@ def facts_table(pairs: Mapping[str, object]) -> Table:
 
 
 def cell(value: object) -> str:
-    """Return *value* as reports have it, with text that steers no terminal."""
+    """Format *value* as in reports, without terminal control characters."""
     return markdown.cell(value, plain)
 
 
 def spark(times: Sequence[datetime], values: Sequence[float], *, width: int = 60) -> str:
-    """Draw *values* over time as a line of bars, each as high as the value that stood at its end.
+    """Draw *values* over time as a row of bars. Each bar shows the value at the end of its interval.
 
     Args:
-        times: of the values, ascending, at least one; each value stands until the next.
-        width: how many bars.
+        times: when each value began, ascending, at least one. A value holds until the next.
+        width: number of bars.
     """
     low, high = min(values), max(values)
     span = times[-1] - times[0]
@@ -52,5 +52,5 @@ def spark(times: Sequence[datetime], values: Sequence[float], *, width: int = 60
 
 
 def plain(words: str) -> str:
-    """Return *words* without what would steer a terminal: a version's error may hold anything."""
+    """Replace non-printable characters: the error text of a version can contain terminal control sequences."""
     return "".join(character if character.isprintable() else " " for character in words)

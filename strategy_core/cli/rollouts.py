@@ -1,6 +1,5 @@
-"""`rollout start | sample | tick | pause | resume | approve | decide | rollback`: a canary's journey and its owner."""
+"""Commands that plan, start, move and end rollouts and canaries."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -9,6 +8,7 @@ from strategy_core.cli.context import (
     Context,
     NeededReason,
     Override,
+    PlanFile,
     Reason,
     StrategyName,
     VersionName,
@@ -21,8 +21,11 @@ from strategy_core.domain.errors import InvalidPercent, InvalidPlan
 
 if TYPE_CHECKING:
     from strategy_core.domain.preview import Audience, Overlap
+    from strategy_core.store.tables import Rollout
 
 commands = typer.Typer()
+
+Percent = Annotated[str, typer.Argument(metavar="PERCENT", help="Percent of users, 0 to 100, at most two decimals.")]
 
 
 @command(commands)
@@ -30,9 +33,13 @@ def plan(
     shell: Context,
     strategy: StrategyName,
     version: VersionName,
-    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="The plan as JSON; the usual one, else.")] = None,
+    plan: PlanFile = None,
 ) -> None:
-    """Show whom each stage reaches, how many slots it needs, how long that takes, and whether they can suffice."""
+    """Preview a rollout: users, evidence and days needed per stage.
+
+    Shows how many users each stage reaches, how many slots (candles with a signal) its gates need, how long that
+    takes, and whether the stage can collect enough of them.
+    """
     from strategy_core.cli.output import table
     from strategy_core.domain.plan import read_plan
     from strategy_core.services.rollouts import preview_plan
@@ -61,31 +68,8 @@ def plan(
         "verdict": found.verdict,
         "audience": reached.model_dump(mode="json") | {"estimated": reached.estimated},
     }
-    told = [_counted(reached), *(_shared(overlap) for overlap in reached.overlaps), found.verdict]
-    shell.answer(data, table(columns, rows), *told)
-
-
-def _counted(reached: "Audience") -> str:
-    from strategy_core.domain.preview import ESTIMATE
-
-    if reached.estimated:
-        return f"shares of users are {ESTIMATE}"
-    unknown = f"; the capital of {reached.capital_unknown} is not known" if reached.capital_unknown else ""
-    return f"of {reached.users} users in the directory{unknown}"
-
-
-def _shared(overlap: "Overlap") -> str:
-    both = (
-        " → ".join(f"{share:.2%}" for share in overlap.shares) + " of users"
-        if overlap.users is None
-        else " → ".join(f"{users}" for users in overlap.users) + " users"
-    )
-    how = "has the same salt, so they are the same users" if overlap.same_salt else "expected, by other salts"
-    return f"also in the {overlap.percent:g} % canary of {overlap.strategy_name} {overlap.version}: {both} ({how})"
-
-
-if TYPE_CHECKING:
-    from strategy_core.store.tables import Rollout
+    lines = [_audience_line(reached), *(_overlap_line(overlap) for overlap in reached.overlaps), found.verdict]
+    shell.answer(data, table(columns, rows), *lines)
 
 
 @command(commands)
@@ -93,12 +77,12 @@ def start(
     shell: Context,
     strategy: StrategyName,
     version: VersionName,
-    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="The plan as JSON; the usual one, else.")] = None,
+    plan: PlanFile = None,
     reason: Reason = "",
     override_reason: Override = "",
     yes: Yes = False,
 ) -> None:
-    """Start a rollout: the version becomes the canary, at the first stage of the plan."""
+    """Start a rollout: the version becomes the canary."""
     from strategy_core.domain.gates.on_metrics import MetricThreshold
     from strategy_core.domain.plan import read_plan
     from strategy_core.services.rollouts import start_rollout
@@ -117,7 +101,7 @@ def start(
     notes = []
     if shell.settings.prometheus_url is None and any(isinstance(gate, MetricThreshold) for gate in frozen.gates):
         notes.append(
-            "ROLLOUT_PROMETHEUS_URL is not set here: metric gates are blind unless it is where they are sampled"
+            "ROLLOUT_PROMETHEUS_URL is not set here. Metric gates are blind unless it is set where samples are taken."
         )
     headline = f"{strategy} {version} started at {frozen.stages[0].percent:g} % of users"
     _answer_rollout(shell, rollout, headline, *notes)
@@ -125,14 +109,18 @@ def start(
 
 @command(commands)
 def tick(shell: Context) -> None:
-    """Rule once on every open rollout: advance, hold or roll back; without a feed it is blind, which holds at first."""
+    """Judge every open rollout once: advance, hold or roll back.
+
+    The schedule does this every minute. Without candles a rollout is blind: it is held, and rolled back at its plan's
+    blind limit.
+    """
     from dataclasses import asdict
 
     from strategy_core.cli.output import table
     from strategy_core.services.tick import tick as tick_all
     from strategy_core.settings import read_settings
 
-    shell.need_the_database_alone()
+    shell.tolerate_bad_settings()
     ticked = tick_all(shell.engine, shell.settings.candles_if_any(shell.now), now=shell.now, actor=shell.actor)
     rows = [
         (t.strategy_name, t.version, *((t.ruling.step, t.ruling.reason) if t.ruling else ("error", t.error)))
@@ -140,14 +128,14 @@ def tick(shell: Context) -> None:
     ]
     shown = table(["strategy", "version", "step", "reason"], rows) if rows else "no rollout is open"
     shell.answer([asdict(each) for each in ticked], shown)
-    read_settings()  # one that is not valid is told, after the rollouts have been ruled on
+    read_settings()  # report an invalid setting, but only after the tick
     if any(each.error for each in ticked):
         raise typer.Exit(1)
 
 
 @command(commands)
 def sample(shell: Context) -> None:
-    """Ask for the external metrics of open rollouts, once; their gates judge the answers at the next tick."""
+    """Sample the external metrics of open rollouts, for the next tick."""
     from dataclasses import asdict
 
     from strategy_core.cli.output import table
@@ -165,7 +153,10 @@ def sample(shell: Context) -> None:
 
 @command(commands)
 def pause(shell: Context, strategy: StrategyName, reason: Reason = "") -> None:
-    """Keep a rollout where it is; every protection stays armed."""
+    """Pause a rollout at its current percent.
+
+    Its gates can still roll it back.
+    """
     from strategy_core.services import rollouts
 
     rollout = rollouts.pause(shell.engine, Command(shell.actor, shell.now, reason), strategy_name=strategy)
@@ -174,16 +165,19 @@ def pause(shell: Context, strategy: StrategyName, reason: Reason = "") -> None:
 
 @command(commands)
 def resume(shell: Context, strategy: StrategyName, reason: Reason = "") -> None:
-    """Let a paused rollout go on, at its stage's percent."""
+    """Resume a paused rollout, at the percent of its stage."""
     from strategy_core.services import rollouts
 
     rollout = rollouts.resume(shell.engine, Command(shell.actor, shell.now, reason), strategy_name=strategy)
-    _answer_rollout(shell, rollout, f"{strategy} {rollout.version} goes on")
+    _answer_rollout(shell, rollout, f"{strategy} {rollout.version} is resumed")
 
 
 @command(commands)
 def approve(shell: Context, strategy: StrategyName, reason: Reason = "") -> None:
-    """Let a rollout enter the stage it waits for, at the next tick."""
+    """Approve the next stage of a rollout.
+
+    The next tick enters it if the gates still pass.
+    """
     from strategy_core.services import rollouts
 
     rollout = rollouts.approve(
@@ -191,7 +185,7 @@ def approve(shell: Context, strategy: StrategyName, reason: Reason = "") -> None
         Command(shell.actor, shell.now, reason, four_eyes=shell.settings.four_eyes),
         strategy_name=strategy,
     )
-    _answer_rollout(shell, rollout, f"{strategy} {rollout.version} is approved; the next tick advances it")
+    _answer_rollout(shell, rollout, f"{strategy} {rollout.version} is approved. The next tick advances it.")
 
 
 @command(commands)
@@ -200,22 +194,28 @@ def decide(
     strategy: StrategyName,
     choice: Annotated[
         Literal["extend", "advance", "rollback"],
-        typer.Argument(help="The maximum time anew, the next stage, or users off it now."),
+        typer.Argument(
+            metavar="CHOICE",
+            help="extend: restart the stage's time limit. advance: next stage. rollback: roll back now.",
+        ),
     ],
     reason: NeededReason,
 ) -> None:
-    """Answer a rollout that waits for a decision; to roll back is heard in every state."""
+    """Decide about a rollout that awaits a decision.
+
+    The choice "rollback" is accepted in every state.
+    """
     from strategy_core.services import rollouts
 
     if choice == "rollback":
-        shell.need_the_database_alone()
+        shell.tolerate_bad_settings()
     rollout = rollouts.decide_rollout(
         shell.engine,
         Command(shell.actor, shell.now, reason, four_eyes=shell.settings.four_eyes),
         strategy_name=strategy,
         choice=rollouts.Choice(choice),
     )
-    _answer_rollout(shell, rollout, f"{strategy} {rollout.version}: {choice}, as decided")
+    _answer_rollout(shell, rollout, f"{strategy} {rollout.version}: {choice} is decided")
 
 
 @command(commands)
@@ -224,25 +224,23 @@ def rollback(
     strategy: StrategyName,
     reason: NeededReason,
     version: Annotated[
-        str | None, typer.Option(help="Take users off this one; the active one is undone only when it is named.")
+        str | None,
+        typer.Option(metavar="VERSION", help="Version to roll back. Required to roll back an active version."),
     ] = None,
 ) -> None:
-    """Take users off a version now: undo its rollout, its canary, or, named, its activation. Asks nothing."""
+    """Roll back now, without confirmation.
+
+    Ends the open rollout, or withdraws the canary. With --version it also undoes the activation of that version.
+    Users return to the version that they had before.
+    """
     from strategy_core.services.rollback import roll_back
 
-    shell.need_the_database_alone()
+    shell.tolerate_bad_settings()
     taken_off = roll_back(
         shell.engine, Command(shell.actor, shell.now, reason), strategy_name=strategy, version=version
     )
     data = {"strategy_name": strategy, "version": taken_off}
-    shell.answer(data, f"{strategy} {taken_off} is rolled back; no user gets it")
-
-
-def _answer_rollout(shell: Context, rollout: "Rollout", *lines: str) -> None:
-    shell.answer(rollout.model_dump(mode="json"), *lines)
-
-
-Percent = Annotated[str, typer.Argument(metavar="PERCENT", help="Of users: 0 to 100, two decimals at most.")]
+    shell.answer(data, f"{strategy} {taken_off} is rolled back. No user gets it.")
 
 
 @command(commands, numbers=True)
@@ -255,7 +253,7 @@ def canary(
     override_reason: Override = "",
     yes: Yes = False,
 ) -> None:
-    """Send a share of users to a shadow version, outside any rollout."""
+    """Route a percent of users to a shadow version, without a rollout."""
     from strategy_core.services.canary import activate_canary
 
     share, engine = _percent(percent), shell.engine
@@ -273,7 +271,10 @@ def canary(
 
 @command(commands, numbers=True)
 def percent(shell: Context, strategy: StrategyName, percent: Percent, reason: Reason = "", yes: Yes = False) -> None:
-    """Set the canary's share of users by hand, while no rollout moves it or its rollout is paused."""
+    """Set the canary's percent by hand.
+
+    Allowed without an open rollout, or while the rollout is paused.
+    """
     from strategy_core.services.canary import update_canary_percent
 
     share, engine = _percent(percent), shell.engine
@@ -290,9 +291,9 @@ def percent(shell: Context, strategy: StrategyName, percent: Percent, reason: Re
 
 @command(commands)
 def route(
-    shell: Context, user: Annotated[str, typer.Argument(metavar="USER", help="A user's id.")], strategy: StrategyName
+    shell: Context, user: Annotated[str, typer.Argument(metavar="USER", help="User id.")], strategy: StrategyName
 ) -> None:
-    """Say which version a user gets now, and why."""
+    """Show which version a user gets now, and why."""
     from dataclasses import asdict
 
     from strategy_core.services.queries import route_user
@@ -301,8 +302,31 @@ def route(
     shell.answer(asdict(found) | {"why": found.why}, f"{user} gets {strategy} {found.version}: {found.why}")
 
 
+def _answer_rollout(shell: Context, rollout: "Rollout", *lines: str) -> None:
+    shell.answer(rollout.model_dump(mode="json"), *lines)
+
+
+def _audience_line(reached: "Audience") -> str:
+    from strategy_core.domain.preview import ESTIMATE
+
+    if reached.estimated:
+        return f"Shares of users are {ESTIMATE}."
+    unknown = f" The capital of {reached.capital_unknown} is unknown." if reached.capital_unknown else ""
+    return f"Based on {reached.users} users in the directory.{unknown}"
+
+
+def _overlap_line(overlap: "Overlap") -> str:
+    both = (
+        " → ".join(f"{share:.2%}" for share in overlap.shares) + " of users"
+        if overlap.users is None
+        else " → ".join(f"{users}" for users in overlap.users) + " users"
+    )
+    how = "same salt: the same users" if overlap.same_salt else "expected, salts differ"
+    return f"also in the {overlap.percent:g} % canary of {overlap.strategy_name} {overlap.version}: {both} ({how})"
+
+
 def _percent(text: str) -> float:
-    """Return the percent that *text* says, checked before anybody is asked to confirm it."""
+    """Parse and check a percent, before the confirmation asks about it."""
     try:
         found = float(text)
     except ValueError:

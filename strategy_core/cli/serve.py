@@ -1,4 +1,4 @@
-"""`rollout api`: the HTTP API, served until a signal ends it."""
+"""Commands that run servers and the demo, deploy the flows and issue tokens."""
 
 import logging
 import os
@@ -14,17 +14,31 @@ from strategy_core.domain.errors import InvalidSetting, MissingExtra
 
 commands = typer.Typer()
 
+Candles = Annotated[Path | None, typer.Option(metavar="FILE", help="CSV or Parquet file. Default: a synthetic market.")]
+
 
 @command(commands)
 def api(
     shell: Context,
-    host: Annotated[str | None, typer.Option(help="Where it listens; ROLLOUT_API_HOST, else this machine.")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="ROLLOUT_API_PORT, else 8321; 0: any.")] = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that answer.")] = 1,
+    host: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Listen address. Default: ROLLOUT_API_HOST, or 127.0.0.1.")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT", min=0, max=65_535, help="Default: ROLLOUT_API_PORT, or 8321. 0 picks a free port."
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Number of server processes.")] = 1,
 ) -> None:
-    """Serve the owner's HTTP API; whose tokens it accepts is set by ROLLOUT_API_SECRET, _PUBLIC_KEY or _JWKS_URL."""
+    """Serve the HTTP API.
+
+    Tokens are checked with ROLLOUT_API_SECRET, ROLLOUT_API_PUBLIC_KEY or ROLLOUT_API_JWKS_URL.
+    """
     given = {"ROLLOUT_API_HOST": host, "ROLLOUT_API_PORT": port, "ROLLOUT_DATABASE_URL": shell.database_url}
-    os.environ.update({name: str(value) for name, value in given.items() if value is not None})  # its processes read it
+    os.environ.update(
+        {name: str(value) for name, value in given.items() if value is not None}
+    )  # for the server processes
     try:
         from strategy_core.api.app import serve
         from strategy_core.api.settings import read_api_settings
@@ -37,10 +51,13 @@ def api(
 @command(commands)
 def exporter(
     shell: Context,
-    host: Annotated[str, typer.Option(help="Where it listens; it asks for no token.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any that is free.")] = 9464,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Listen address. Clients need no token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="PORT", min=0, max=65_535, help="0 picks a free port.")] = 9464,
 ) -> None:
-    """Serve /metrics for a Prometheus, which reads the database each time; docs/metrics.md tells every name."""
+    """Serve /metrics for Prometheus.
+
+    Each scrape reads the database. The documentation lists all metrics.
+    """
     from sqlalchemy.exc import DBAPIError
 
     from strategy_core.observe import configure_logs
@@ -49,7 +66,7 @@ def exporter(
 
     database = shell.database
     configure_logs()
-    with suppress(DBAPIError):  # away for now: scrapes are refused until it is back
+    with suppress(DBAPIError):  # no database yet: scrapes fail until it is there
         check_schema(database)
     serve(database, shell.settings.now, host=host, port=port)
 
@@ -58,10 +75,13 @@ def exporter(
 def deploy(
     shell: Context,
     file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A prefect.yaml of your own; the one that came along, else.")
+        Path | None, typer.Option(metavar="FILE", help="Your own prefect.yaml. Default: the packaged one.")
     ] = None,
 ) -> None:
-    """Create or update deployments, work pool and automations on the server of PREFECT_API_URL; yours stay."""
+    """Deploy the flows to the Prefect server at PREFECT_API_URL.
+
+    Creates or updates the work pool, deployments and automations. Others on that server are not changed.
+    """
     import importlib.util
 
     if importlib.util.find_spec("prefect") is None:
@@ -70,26 +90,30 @@ def deploy(
     from deployments.deploy import deploy as bring
 
     done = bring(file or prefect_yaml())
-    shell.answer({"done": done}, *(done or ["nothing changed: the server has all of it"]))
+    shell.answer({"done": done}, *(done or ["no changes: the server is up to date"]))
 
 
 @command(commands)
 def token(
     shell: Context,
-    name: Annotated[str | None, typer.Option(help="Who the audit trail will name; you, unless given.")] = None,
-    role: Annotated[Literal["owner", "admin"], typer.Option(help="What they are.")] = "owner",
-    hours: Annotated[float, typer.Option(help="How long it is valid, 720 at most.")] = 12,
-    strategy: Annotated[
-        list[str] | None, typer.Option(help="It reaches this strategy alone; more by repeating it; all, unless given.")
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name in the audit trail. Default: your login name.")
     ] = None,
-    read_only: Annotated[
-        bool, typer.Option("--read-only", help="It changes nothing: for Routers and scrapers.")
-    ] = False,
+    role: Annotated[Literal["owner", "admin"], typer.Option(help="Role of the holder.")] = "owner",
+    hours: Annotated[float, typer.Option(metavar="HOURS", help="Lifetime in hours, at most 720.")] = 12,
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this strategy. Can be repeated. Default: all strategies."),
+    ] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Allow no changes: for routers and scrapers.")] = False,
     private_key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="PEM: the other half of ROLLOUT_API_PUBLIC_KEY.")
+        Path | None, typer.Option(metavar="FILE", help="PEM key that belongs to ROLLOUT_API_PUBLIC_KEY.")
     ] = None,
 ) -> None:
-    """Make a token for the API, signed by ROLLOUT_API_SECRET, a private key, or ROLLOUT_API_DEVELOPMENT=1's secret."""
+    """Issue a token for the HTTP API.
+
+    It is signed with ROLLOUT_API_SECRET, with --private-key, or with the secret of ROLLOUT_API_DEVELOPMENT=1.
+    """
     from datetime import UTC, datetime
 
     try:
@@ -106,22 +130,12 @@ def token(
         strategies=strategy or (),
         read_only=read_only,
         private_key=None if private_key is None else _read(private_key),
-        now=datetime.now(UTC),  # never a replay's: the server that gets it lives in the real time
+        now=datetime.now(UTC),  # real time, also in a replay: the API server checks expiry by it
     )
     if shell.as_json:
         shell.answer({"token": made, "claims": claims})
     else:
         typer.echo(made)  # alone, for $(rollout token)
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="ascii", errors="replace")
-    except OSError as error:
-        raise InvalidSetting("--private-key", str(file), f"a file that can be read ({error.strerror})") from None
-
-
-Candles = Annotated[Path | None, typer.Option(metavar="FILE", help="CSV or Parquet; a synthetic market, else.")]
 
 
 @command(commands)
@@ -133,7 +147,10 @@ def demo(
         Path | None, typer.Option(metavar="FILE", help="Keep the SQLite database in this new file.")
     ] = None,
 ) -> None:
-    """Tell the whole story in one process on a simulated clock: shadow, ramp, promotion, automatic rollback."""
+    """Run the whole lifecycle once, on a simulated clock.
+
+    One version passes shadow and ramp and becomes active. The next one has a bug, and is rolled back.
+    """
     from rich.console import Console
 
     from strategy_core.demo import run_demo
@@ -150,16 +167,22 @@ def up(
     shell: Context,
     candles: Candles = None,
     symbol: Symbol = None,
-    speed: Annotated[float, typer.Option(help="Simulated seconds in a real one: 5760 is four days a minute.")] = 5760.0,
-    port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Of the Prefect UI; a free one, else.")] = None,
-    state: Annotated[Path, typer.Option(metavar="FOLDER", help="Databases and logs; made if need be.")] = Path(
-        ".rollout"
-    ),
+    speed: Annotated[
+        float, typer.Option(metavar="FACTOR", help="Simulated seconds per second. 5760 is four days per minute.")
+    ] = 5760.0,
+    port: Annotated[
+        int | None,
+        typer.Option(metavar="PORT", min=1, max=65_535, help="Port of the Prefect UI. Default: a free port."),
+    ] = None,
+    state: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for databases and logs.")] = Path(".rollout"),
 ) -> None:
-    """Start a Prefect server, the flows on their schedules and a replayed market; Ctrl-C stops them all."""
+    """Run Prefect, the flows, the API and a replayed market.
+
+    Ctrl-C stops all of them. The next start continues where this one stopped.
+    """
     from deployments.up import up as bring_up
 
-    def say(line: str) -> None:
+    def print_line(line: str) -> None:
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
@@ -170,6 +193,13 @@ def up(
         speed=speed,
         port=port,
         state=state,
-        say=say,
+        echo=print_line,
     )
     raise typer.Exit(code)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii", errors="replace")
+    except OSError as error:
+        raise InvalidSetting("--private-key", str(file), f"a readable file ({error.strerror})") from None

@@ -1,4 +1,4 @@
-"""`rollout status | verdicts`: where rollouts stand, what they wait for, and what their gates said until now."""
+"""Commands that show rollouts: status, verdicts and reports."""
 
 from dataclasses import asdict
 from datetime import timedelta
@@ -8,7 +8,7 @@ from uuid import UUID
 
 import typer
 
-from strategy_core.cli.context import Context, Limit, StrategyName, command
+from strategy_core.cli.context import AnyStrategy, Context, Limit, StrategyName, command
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -17,18 +17,19 @@ if TYPE_CHECKING:
     from strategy_core.services.status import RolloutStatus, StrategyStatus
 
 commands = typer.Typer()
+_STDOUT = Path("-")
 
 
 @command(commands)
 def status(
     shell: Context,
-    strategy: Annotated[str | None, typer.Argument(metavar="[STRATEGY]", help="All, unless given.")] = None,
+    strategy: AnyStrategy = None,
 ) -> None:
-    """Show who serves whom, the rollout, what each gate says, what must happen next, and the last alerts."""
+    """Show versions, rollout, gates, next step and recent alerts."""
     from strategy_core.services.status import read_status
 
     found = read_status(shell.engine, strategy, now=shell.now)
-    shown = [part for each in found for part in _shown(each)]
+    shown = [part for each in found for part in _status_lines(each)]
     shell.answer([_status_data(each) for each in found], *(shown or ["no strategies yet"]))
 
 
@@ -36,11 +37,11 @@ def status(
 def verdicts(
     shell: Context,
     strategy: StrategyName,
-    gate: Annotated[str | None, typer.Option(help="Only this one, with its value over time.")] = None,
-    rollout: Annotated[UUID | None, typer.Option(metavar="ID", help="The newest, unless given.")] = None,
+    gate: Annotated[str | None, typer.Option(metavar="NAME", help="Only this gate, with its value over time.")] = None,
+    rollout: Annotated[UUID | None, typer.Option(metavar="ID", help="Rollout id. Default: the newest rollout.")] = None,
     limit: Limit = 50,
 ) -> None:
-    """Show what a rollout's gates said over time, and why."""
+    """Show the gate verdicts of a rollout over time, with reasons."""
     from strategy_core.cli.output import table
     from strategy_core.services.history import read_verdicts
 
@@ -57,11 +58,48 @@ def verdicts(
         "verdicts": [row.model_dump(mode="json") for row in found.verdicts],
         "values": found.values,
     }
-    shown = table(columns, rows) if rows else "no gate has spoken yet"
-    shell.answer(data, f"{strategy} {found.rollout.version}: {found.rollout.state}", shown, *_drawn(found))
+    shown = table(columns, rows) if rows else "no verdicts yet"
+    shell.answer(data, f"{strategy} {found.rollout.version}: {found.rollout.state}", shown, *_spark_lines(found))
 
 
-def _drawn(found: "VerdictHistory") -> list[str]:
+@command(commands)
+def report(
+    shell: Context,
+    rollout: Annotated[
+        str, typer.Argument(metavar="ID", help="Rollout id, or a strategy name for its newest rollout.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Output file, or - for standard output.")
+    ] = None,
+    open: Annotated[  # noqa: A002  the option's name
+        Literal["none", "browser"], typer.Option(help="Open the file in a browser.")
+    ] = "none",
+) -> None:
+    """Write the report of a rollout as one HTML file."""
+    import sys
+
+    from strategy_core.report.html import html_page
+    from strategy_core.report.rollout import rollout_markdown, title
+    from strategy_core.services.reports import read_report, resolve_rollout
+
+    found, generation = read_report(shell.engine, resolve_rollout(shell.engine, rollout), now=shell.now)
+    known = found.progress.status.rollout
+    facts = {"generation": generation, "report": found}
+    if shell.as_json and output is None:
+        shell.answer(facts)
+        return
+    page = html_page(title(found), rollout_markdown(found))
+    if output == _STDOUT:
+        sys.stdout.write(page)
+        return
+    file = output or Path(f"rollout-{known.strategy_name}-{known.version}-{known.id.hex[:8]}.html")
+    _write(file, page)
+    shell.answer(facts | {"output": str(file)}, f"{title(found)}\nWritten to {file}")
+    if open == "browser":
+        typer.launch(file.resolve().as_uri())
+
+
+def _spark_lines(found: "VerdictHistory") -> list[str]:
     from strategy_core.cli.output import cell, spark
 
     if not found.values:
@@ -97,7 +135,7 @@ def _rollout_data(status: "RolloutStatus") -> dict[str, Any]:
     }
 
 
-def _shown(status: "StrategyStatus") -> list["RenderableType"]:
+def _status_lines(status: "StrategyStatus") -> list["RenderableType"]:
     from strategy_core.cli.output import facts_table, plain, table
 
     canary = f"{status.canary} for {status.percent:g} % of users" if status.canary else None
@@ -116,14 +154,14 @@ def _shown(status: "StrategyStatus") -> list["RenderableType"]:
         if rollout.live:
             shown.append(_live_table(rollout))
         if rollout.outlook.needs:
-            shown += ["before it goes on:", *(f"  - {plain(line)}" for line in rollout.outlook.needs)]
+            shown += ["before it advances:", *(f"  - {plain(line)}" for line in rollout.outlook.needs)]
     shown.insert(0, facts_table(known))
     shown += [f"{alert.at:%Y-%m-%d %H:%M} {alert.severity}: {plain(alert.text)}" for alert in status.alerts]
     return shown
 
 
 def _live_table(status: "RolloutStatus") -> "RenderableType":
-    """Set users' results beside the shadow's, version by version."""
+    """Compare live results with shadow results, per version."""
     from strategy_core.cli.output import table
 
     columns = ["version", "from", "trades", "win rate", "average PnL", "expectancy R", "drawdown", "fidelity"]
@@ -171,48 +209,8 @@ def _seconds(span: timedelta | None) -> float | None:
     return None if span is None else span.total_seconds()
 
 
-_STDOUT = Path("-")
-
-
-@command(commands)
-def report(
-    shell: Context,
-    rollout: Annotated[
-        str, typer.Argument(metavar="ID", help="Of the rollout; or a strategy's name, for its newest one.")
-    ],
-    output: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Where to write it; `-` is standard output.")
-    ] = None,
-    open: Annotated[  # noqa: A002  the option's name
-        Literal["none", "browser"], typer.Option(help="Show the file in a browser when it is written, or do not.")
-    ] = "none",
-) -> None:
-    """Write a rollout's report as one HTML file: how it goes, why it was rolled back, and what it came to."""
-    import sys
-
-    from strategy_core.report.html import html_page
-    from strategy_core.report.rollout import page_title, rollout_markdown
-    from strategy_core.services.reports import read_report, resolve_rollout
-
-    found, generation = read_report(shell.engine, resolve_rollout(shell.engine, rollout), now=shell.now)
-    known = found.progress.status.rollout
-    facts = {"generation": generation, "report": found}
-    if shell.as_json and output is None:
-        shell.answer(facts)
-        return
-    page = html_page(page_title(found), rollout_markdown(found))
-    if output == _STDOUT:
-        sys.stdout.write(page)
-        return
-    file = output or Path(f"rollout-{known.strategy_name}-{known.version}-{known.id.hex[:8]}.html")
-    _write(file, page)
-    shell.answer(facts | {"output": str(file)}, f"{page_title(found)}; written to {file}")
-    if open == "browser":
-        typer.launch(file.resolve().as_uri())
-
-
 def _write(file: Path, page: str) -> None:
-    """Write under another name first: what stands under the one asked for is a whole page."""
+    """Write to a temporary name first, so that *file* is complete or unchanged."""
     part = file.with_name(f"{file.name}.part")
     try:
         part.write_text(page, encoding="utf-8")

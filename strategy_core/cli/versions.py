@@ -1,4 +1,4 @@
-"""`rollout register | list | show | activate | retire`: versions, from their registration to their retirement."""
+"""Commands that register, list, show, activate and retire versions."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,18 +20,23 @@ _LONG = {"fingerprint_parts", "registration_report"}
 def register(
     shell: Context,
     strategy: StrategyName,
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="The new version's name.")],
-    config: Annotated[str, typer.Option(help="Its config as JSON, or @FILE.")] = "{}",
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="Name of the new version.")],
+    config: Annotated[str, typer.Option(metavar="JSON", help="Configuration as JSON, or @FILE.")] = "{}",
     entry_point: Annotated[
-        str | None, typer.Option(help="A known strategy, or package.module:Class; STRATEGY, unless given.")
+        str | None,
+        typer.Option(metavar="NAME", help="Built-in strategy, or package.module:Class. Default: STRATEGY."),
     ] = None,
-    symbols: Annotated[str | None, typer.Option(help="GOLD,SILVER…; all of the feed, unless given.")] = None,
-    timeframe: Annotated[str | None, typer.Option(help="1h, 15m…; the feed's, unless given.")] = None,
-    status: Annotated[Status, typer.Option(help="What it may do from the start.")] = Status.SHADOW,
+    symbols: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="For example GOLD,SILVER. Default: all symbols of the feed.")
+    ] = None,
+    timeframe: Annotated[
+        str | None, typer.Option(metavar="TIME", help="For example 1h or 15m. Default: the feed's timeframe.")
+    ] = None,
+    status: Annotated[Status, typer.Option(help="Initial status.")] = Status.SHADOW,
     reason: Reason = "",
     yes: Yes = False,
 ) -> None:
-    """Vet a new version on the feed's candles and keep it, as it is, for ever."""
+    """Validate and register an immutable version."""
     from strategy_core.services.versions import register_version
 
     settings = read_json(config, lambda problems: InvalidConfig(entry_point or strategy, problems))
@@ -57,8 +62,8 @@ def register(
 @command(commands, "list")
 def list_(
     shell: Context,
-    strategy: Annotated[str | None, typer.Option(help="Only this strategy's.")] = None,
-    status: Annotated[Status | None, typer.Option(help="Only those of this status.")] = None,
+    strategy: Annotated[str | None, typer.Option(metavar="NAME", help="Only this strategy.")] = None,
+    status: Annotated[Status | None, typer.Option(help="Only versions with this status.")] = None,
 ) -> None:
     """List versions, oldest first."""
     from strategy_core.cli.output import table
@@ -75,7 +80,7 @@ def list_(
 
 @command(commands)
 def show(shell: Context, strategy: StrategyName, version: VersionName) -> None:
-    """Show a version with the report of its registration."""
+    """Show a version and its registration report."""
     from strategy_core.services.queries import get_version
 
     _answer_version(shell, get_version(shell.engine, strategy, version))
@@ -90,7 +95,7 @@ def activate(
     override_reason: Override = "",
     yes: Yes = False,
 ) -> None:
-    """Make a version the active one and retire its predecessor, in one step."""
+    """Make a version active for all users and retire its predecessor."""
     from strategy_core.services.versions import activate_version
 
     engine = shell.engine
@@ -106,7 +111,7 @@ def activate(
 
 @command(commands)
 def retire(shell: Context, strategy: StrategyName, version: VersionName, reason: Reason = "") -> None:
-    """Retire a shadow version, or a canary that no rollout moves."""
+    """Retire a shadow version, or a canary without an open rollout."""
     from strategy_core.services.versions import retire_version
 
     found = retire_version(

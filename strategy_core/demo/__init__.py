@@ -1,4 +1,4 @@
-"""`rollout demo`: the whole lifecycle in one process on a simulated clock; nothing in it is made up but the market."""
+"""`rollout demo`: the whole lifecycle in one process, on a simulated clock."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ from strategy_core.services.database import open_database, upgrade
 
 SYNTHETIC_FEED = "synthetic:GOLD?seed=7&symbols=10"
 SYNTHETIC_START = datetime(2024, 4, 1, tzinfo=UTC)
-HISTORY = 2_000  # candles before the story begins: the registration gate needs some
+HISTORY = 2_000  # candles before the demo starts, for the validation at registration
 END_OF_TIME = datetime(2200, 1, 1, tzinfo=UTC)
 BUG_AFTER_DAYS = 6  # of the third version's rollout
 
@@ -26,30 +26,32 @@ BUG_AFTER_DAYS = 6  # of the third version's rollout
 def run_demo(
     *, candles: Path | None, symbol: str | None, as_json: bool, database: Path | None, console: Console
 ) -> int:
-    """Tell the story on synthetic candles, or on a file's; print it to *console*, or as JSON to standard output.
+    """Run the demo on synthetic candles or on a file. Print the result to *console*, or as JSON to standard output.
 
     Args:
-        database: a SQLite file to keep; a temporary one, unless given.
+        database: SQLite file to keep. Default: a temporary file.
 
     Raises:
-        InvalidCandles: the file is not what it should be, or too short.
-        InvalidSetting: *database* exists already.
+        InvalidCandles: the file is invalid or too short.
+        InvalidSetting: *database* already exists.
     """
     if database is not None and database.exists():
         raise InvalidSetting("database", str(database), "a file that does not exist yet")
     with TemporaryDirectory() as folder:
-        result = tell(str(candles) if candles else SYNTHETIC_FEED, symbol, database or Path(folder, "demo.db"), console)
+        result = run_story(
+            str(candles) if candles else SYNTHETIC_FEED, symbol, database or Path(folder, "demo.db"), console
+        )
     if as_json:
         print(result.model_dump_json(indent=2))  # noqa: T201  data for programs goes to standard output
     else:
         show_result(result, console)
         if database is not None:
-            console.print(f"kept in {database}: try `rollout --database-url sqlite:///{database} status`")
+            console.print(f"Database: {database}. Try: rollout status --database-url sqlite:///{database}")
     return 0
 
 
-def tell(feed: str, symbol: str | None, database: Path, console: Console) -> DemoResult:
-    """Run the story on *feed* in a new SQLite file and return what it came to."""
+def run_story(feed: str, symbol: str | None, database: Path, console: Console) -> DemoResult:
+    """Run the demo on *feed* in a new SQLite file and return the result."""
     synthetic = feed.startswith("synthetic")
     source = open_source(feed, symbol=symbol)
     started_at, ends_at = (SYNTHETIC_START, _end(source)) if synthetic else _period(source)
@@ -59,7 +61,7 @@ def tell(feed: str, symbol: str | None, database: Path, console: Console) -> Dem
     with _bars(console) as progress, WorkerPool() as workers:
         task = progress.add_task("", day="", total=(ends_at - started_at).total_seconds() if not synthetic else None)
 
-        def say(what: str, at: datetime) -> None:
+        def show_progress(what: str, at: datetime) -> None:
             done = (at - started_at).total_seconds()
             progress.update(task, completed=done, description=what, day=f"{at:%Y-%m-%d}")
 
@@ -71,9 +73,9 @@ def tell(feed: str, symbol: str | None, database: Path, console: Console) -> Dem
             workers=workers,
             step=timedelta(hours=12) if synthetic else timedelta(days=1),
             extensions=2 if synthetic else 12,  # one symbol gives a slot every other day
-            say=say,
+            on_progress=show_progress,
         )
-        story.tell(*_chapters(shadow_days))
+        story.run(*_chapters(shadow_days))
         if not synthetic:
             story.finish()
     engine.dispose()
@@ -91,7 +93,7 @@ def _chapters(shadow_days: int) -> tuple[Chapter, list[Chapter]]:
 
 
 def _period(source: CandleSource) -> tuple[datetime, datetime]:
-    """Return when the story may begin and must end on a file's candles."""
+    """Return start and end of the demo on the candles of a file."""
     symbol = source.symbols()[0]
     known = source.candles(symbol, closed_by=END_OF_TIME)
     if len(known) <= 2 * HISTORY:

@@ -1,4 +1,4 @@
-"""What a demo run came to, as data: what `rollout demo --json` prints, and what the summary tables show."""
+"""The result of the demo, as data for `rollout demo --json` and as tables."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -17,9 +17,26 @@ from strategy_core.services import queries
 from strategy_core.services.audit import read_events
 from strategy_core.store.tables import ERROR, SIGNALS, AuditEvent, Rollout
 
+_LEAVES_STAGE = (Step.ADVANCE, Step.PROMOTE)
+_COLOURS = {
+    "roll_back": "red",
+    "promote": "green",
+    "complete": "green",
+    "advance": "cyan",
+    "await_approval": "yellow",
+    "await_decision": "yellow",
+    "rolled_back": "red",
+    "completed": "green",
+    "active": "green",
+    "canary": "cyan",
+    "pass": "green",
+    "breach": "red",
+    "fail": "red",
+}
+
 
 class Event(BaseModel):
-    """One change, as the audit trail has it."""
+    """One change from the audit trail."""
 
     at: datetime
     actor: str
@@ -30,7 +47,7 @@ class Event(BaseModel):
 
 
 class StageResult(BaseModel):
-    """One stage of a rollout: when it was entered and left, the worst verdict it was left with, and why."""
+    """One stage of a rollout, with the worst verdict at its end and the reason."""
 
     percent: float
     entered_at: datetime
@@ -51,7 +68,7 @@ class RolloutResult(BaseModel):
 
 
 class ComparisonResult(BaseModel):
-    """A shadow version against the active one, before its rollout."""
+    """A shadow version compared with the active one, before its rollout."""
 
     shadow_version: str
     active_version: str
@@ -68,7 +85,7 @@ class ComparisonResult(BaseModel):
 
 
 class PlanResult(BaseModel):
-    """What the plan said before the rollout, from the shadow history."""
+    """The preview of a plan, from the shadow history before the rollout."""
 
     version: str
     slots_per_day: float
@@ -101,11 +118,8 @@ class DemoResult(BaseModel):
     ending: str
 
 
-_LEAVES_STAGE = (Step.ADVANCE, Step.PROMOTE)
-
-
 def collect(story: Story, feed: str, started_at: datetime) -> DemoResult:
-    """Return what the story came to, read back from what it left in the database."""
+    """Read the result of a story from its database."""
     engine = story.engine
     events = read_events(engine, STRATEGY)
     journeys = [_rollout(engine, story.plan, one, events) for one in queries.all_rollouts(engine, STRATEGY)]
@@ -124,11 +138,11 @@ def collect(story: Story, feed: str, started_at: datetime) -> DemoResult:
         plans=[
             PlanResult(
                 version=version,
-                slots_per_day=told.slots_per_day,
-                underpowered=told.underpowered,
-                verdict=told.verdict,
+                slots_per_day=preview.slots_per_day,
+                underpowered=preview.underpowered,
+                verdict=preview.verdict,
             )
-            for version, told in story.previews
+            for version, preview in story.previews
         ],
         rollouts=journeys[::-1],
         timeline=[_event(event) for event in events],
@@ -207,8 +221,8 @@ def _comparison(shadow: str, active: str, days: float, found: Comparison) -> Com
 def _version_results(engine: Engine) -> list[VersionResult]:
     counts = queries.count_decisions(engine, STRATEGY)
 
-    def count(version: str, *said: str) -> int:
-        return sum(n for (of, decision), n in counts.items() if of == version and (not said or decision in said))
+    def count(version: str, *kinds: str) -> int:
+        return sum(n for (of, decision), n in counts.items() if of == version and (not kinds or decision in kinds))
 
     return [
         VersionResult(
@@ -226,35 +240,20 @@ def _version_results(engine: Engine) -> list[VersionResult]:
 
 
 def _ending(journeys: Sequence[RolloutResult]) -> str:
-    """Return the story in a sentence a rollout, as an owner would tell it."""
-    told = []
+    """Summarise each rollout in one sentence."""
+    sentences = []
     for one in journeys:
         if one.state == "completed":
-            told.append(
-                f"{one.version} proved not worse than {one.control_version} on {one.slots} slots and replaced it."
+            sentences.append(
+                f"{one.version} was not worse than {one.control_version} on {one.slots} slots and replaced it."
             )
         elif one.state == "rolled_back":
-            told.append(f"{one.version} was rolled back: {one.reason}.")
+            sentences.append(f"{one.version} was rolled back: {one.reason}.")
         else:
-            told.append(f"{one.version} is {one.state.replace('_', ' ')}: no answer on {one.slots} slots yet.")
-    return " ".join(told)
-
-
-_COLOURS = {
-    "roll_back": "red",
-    "promote": "green",
-    "complete": "green",
-    "advance": "cyan",
-    "await_approval": "yellow",
-    "await_decision": "yellow",
-    "rolled_back": "red",
-    "completed": "green",
-    "active": "green",
-    "canary": "cyan",
-    "pass": "green",
-    "breach": "red",
-    "fail": "red",
-}
+            sentences.append(
+                f"{one.version} is {one.state.replace('_', ' ')}: no clear result on {one.slots} slots yet."
+            )
+    return " ".join(sentences)
 
 
 def show_result(result: DemoResult, console: Console) -> None:
@@ -270,7 +269,7 @@ def show_result(result: DemoResult, console: Console) -> None:
 
 
 def _timeline(result: DemoResult) -> Table:
-    table = _table("Timeline", "when (UTC)", "who", "what", "version", "canary", "why")
+    table = _table("Timeline", "time (UTC)", "actor", "action", "version", "canary", "reason")
     for event in result.timeline:
         percent = f"{event.percent:g} %" if event.percent else ""
         what = _coloured(event.action)
@@ -280,7 +279,15 @@ def _timeline(result: DemoResult) -> Table:
 
 def _comparisons(result: DemoResult) -> Table:
     table = _table(
-        "Shadow against active", "shadow", "active", "days", "signals", "differ", "wins", "R a slot", "slots"
+        "Shadow compared with active",
+        "shadow",
+        "active",
+        "days",
+        "signals",
+        "divergence",
+        "win rate",
+        "R per slot",
+        "slots",
     )
     for one in result.comparisons:
         interval = "" if one.low is None else f"  [{one.low:+.3f}, {one.high:+.3f}]"
@@ -298,7 +305,7 @@ def _comparisons(result: DemoResult) -> Table:
 
 
 def _stages(result: DemoResult) -> Table:
-    table = _table("Rollouts", "version", "stage", "entered", "days", "verdict", "why it was left")
+    table = _table("Rollouts", "version", "stage", "entered", "days", "verdict", "reason")
     for rollout in result.rollouts:
         for stage in rollout.stages:
             left_at = stage.left_at or result.ended_at

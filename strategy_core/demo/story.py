@@ -1,4 +1,4 @@
-"""The story an owner wants to see, on a simulated clock: every step is a call of the same services that flows call."""
+"""The course of the demo on a simulated clock. Each step calls the same services as the flows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,18 +26,18 @@ from strategy_core.services.versions import register_version
 
 STRATEGY = "fib_rsi"
 OWNER = Actor("owner", source="demo")
-SHADOW_STEP = timedelta(days=5)  # before a rollout nothing waits for the next candle: runs catch up
+SHADOW_STEP = timedelta(days=5)  # long steps before a rollout: runs catch up on missed candles
 REST_STEP = timedelta(days=40)
-Say = Callable[[str, datetime], None]
+OnProgress = Callable[[str, datetime], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Chapter:
-    """One version of the story.
+    """One version of the demo.
 
     Attributes:
-        config: as its owner writes it at the time of registration.
-        shadow_days: how long it runs in shadow before its rollout; 0 for the version that is active from the start.
+        config: returns its configuration, given the time of registration.
+        shadow_days: days in shadow before its rollout, 0 for the version that is active from the start.
     """
 
     version: str
@@ -51,10 +51,10 @@ class Story:
     """A simulated owner, platform and clock over one database and one source of candles.
 
     Args:
-        ends_at: the last candle's close; the story stops there, whatever stands open.
-        step: simulated time from tick to tick during a rollout.
-        extensions: how often the owner gives a stage its maximum time again before giving up on an answer.
-        say: told what happens, and when.
+        ends_at: close of the last candle. The demo stops there, also with an open rollout.
+        step: simulated time between two ticks of a rollout.
+        extensions: how often the owner extends a stage before rolling back.
+        on_progress: called with a description of each step and its simulated time.
     """
 
     engine: Engine
@@ -64,13 +64,13 @@ class Story:
     workers: WorkerPool
     step: timedelta
     extensions: int
-    say: Say
+    on_progress: OnProgress
     plan: Plan = field(default_factory=Plan)
     comparisons: list[tuple[str, str, float, Comparison]] = field(default_factory=list)
     previews: list[tuple[str, Preview]] = field(default_factory=list)
 
-    def tell(self, first: Chapter, challengers: list[Chapter]) -> None:
-        """Activate *first*; then take each challenger from registration to the end of its rollout."""
+    def run(self, first: Chapter, challengers: list[Chapter]) -> None:
+        """Activate *first*, then take each challenger from registration to the end of its rollout."""
         self._register(first, Status.ACTIVE)
         for chapter in challengers:
             if self.now >= self.ends_at:
@@ -81,13 +81,13 @@ class Story:
             self._ramp(chapter)
 
     def finish(self) -> None:
-        """Run the versions that are left through the rest of the candles."""
+        """Run the remaining versions on the rest of the candles."""
         while self.now < self.ends_at:
-            self._pass(REST_STEP)
-            self.say("the rest in shadow", self.now)
+            self._advance(REST_STEP)
+            self.on_progress("remaining candles in shadow", self.now)
 
     def _register(self, chapter: Chapter, status: Status) -> None:
-        self.say(f"registering {chapter.version}", self.now)
+        self.on_progress(f"registering {chapter.version}", self.now)
         register_version(
             self.engine,
             Command(OWNER, self.now),
@@ -104,8 +104,8 @@ class Story:
     def _shadow(self, chapter: Chapter) -> None:
         until = min(self.now + timedelta(days=chapter.shadow_days), self.ends_at)
         while self.now < until:
-            self._pass(min(SHADOW_STEP, until - self.now))
-            self.say(f"{chapter.version} in shadow", self.now)
+            self._advance(min(SHADOW_STEP, until - self.now))
+            self.on_progress(f"{chapter.version} in shadow", self.now)
 
     def _compare(self, chapter: Chapter) -> None:
         active = queries.get_active_version(self.engine, STRATEGY).version
@@ -129,12 +129,12 @@ class Story:
         )
         extended = 0
         while self.now < self.ends_at:
-            self._pass(self.step)
+            self._advance(self.step)
             tick(self.engine, self.source, now=self.now)
             rollout = queries.find_rollout(self.engine, rollout.id)
             stage = self.plan.stages[rollout.stage_index]
             bakes = "baking" if rollout.promoted_at else f"at {stage.percent:g} %"
-            self.say(f"{chapter.version} {rollout.state} {bakes}", self.now)
+            self.on_progress(f"{chapter.version} {rollout.state} {bakes}", self.now)
             if rollout.state in ENDED:
                 return
             if rollout.state == State.AWAITING_APPROVAL:
@@ -145,11 +145,8 @@ class Story:
 
     def _answer(self, asked: int) -> None:
         if asked > self.extensions:
-            roll_back(
-                self.engine,
-                Command(OWNER, self.now, f"no answer after {asked} times the stage's maximum"),
-                strategy_name=STRATEGY,
-            )
+            reason = f"no clear result after {asked} times the stage's time limit"
+            roll_back(self.engine, Command(OWNER, self.now, reason), strategy_name=STRATEGY)
         else:
             decide_rollout(
                 self.engine,
@@ -158,8 +155,8 @@ class Story:
                 choice=Choice.EXTEND,
             )
 
-    def _pass(self, span: timedelta) -> None:
-        """Let simulated time pass: every version decides on the candles that closed, and trades that closed count."""
+    def _advance(self, span: timedelta) -> None:
+        """Advance the clock, log decisions on closed candles, and score closed trades."""
         self.now = min(self.now + span, self.ends_at)
         run_shadow(self.engine, self.source, self.workers, now=self.now)
         score_outcomes(self.engine, self.source, now=self.now)

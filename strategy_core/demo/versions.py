@@ -1,4 +1,4 @@
-"""The demo's third version: `fib_rsi` with a table that ends, as tables do; never for real use."""
+"""The faulty version of the demo: `fib_rsi` with a table that ends. Not for real use."""
 
 from dataclasses import replace
 
@@ -15,29 +15,29 @@ class SeasonalParams(FibRsiParams):
 
 
 class FibRsiSeasonal(FibRsi):
-    """As `fib_rsi`, with thresholds that were fitted up to a date; past it the look-up falls through to a default.
+    """`fib_rsi` with thresholds that were fitted up to a date. After it, the lookup returns a default.
 
-    That default is the bug: no threshold at all, so that it chases the price on every candle. No shadow run before the
-    date can show it: the code is deterministic, valid, and as good as the version it replaces.
+    That default is the bug: it has no threshold, so the version trades on every candle. A shadow run before the date
+    cannot find it: until then the version is as good as the one that it replaces.
     """
 
-    Params = SeasonalParams  # type: ignore[assignment]  # narrower: mypy sees a variable, the worker a constant
+    Params = SeasonalParams  # type: ignore[assignment]  # a narrower class, constant for the worker
 
     def decide(self, candles: pd.DataFrame, params: FibRsiParams, context: Context) -> Decision:
         assert isinstance(params, SeasonalParams)
-        said = super().decide(candles, params, context)
-        return said if context.now <= params.fitted_until else _chase(said)
+        decision = super().decide(candles, params, context)
+        return decision if context.now <= params.fitted_until else _chase(decision)
 
     def decide_many(self, candles: pd.DataFrame, params: FibRsiParams, context: Context) -> list[Decision]:
         assert isinstance(params, SeasonalParams)
-        said = super().decide_many(candles, params, context)
-        closes = pd.DatetimeIndex(candles.index)[len(candles) - len(said) :] + timeframe_delta(context.timeframe)
+        decided = super().decide_many(candles, params, context)
+        closes = pd.DatetimeIndex(candles.index)[len(candles) - len(decided) :] + timeframe_delta(context.timeframe)
         fitted = closes <= pd.Timestamp(params.fitted_until)
-        return [one if ok else _chase(one) for one, ok in zip(said, fitted, strict=True)]
+        return [one if ok else _chase(one) for one, ok in zip(decided, fitted, strict=True)]
 
 
-def _chase(said: Decision) -> Decision:
-    position = said.features["fib_position"]
+def _chase(decision: Decision) -> Decision:
+    position = decision.features["fib_position"]
     assert isinstance(position, float)
     action = Action.BUY if position >= 0.5 else Action.SELL
-    return replace(said, action=action, confidence=0.5, reason="past the table: default threshold")
+    return replace(decision, action=action, confidence=0.5, reason="after the table: default threshold")

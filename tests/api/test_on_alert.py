@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import Engine, text
 
 from strategy_core.api.dependencies import StrategyBulkhead
-from strategy_core.domain.audit import Command
 from strategy_core.api.routes import PREFIX
+from strategy_core.domain.audit import Command
 from strategy_core.services.versions import activate_version
 from strategy_core.settings import Settings
 from strategy_core.store.engine import open_database

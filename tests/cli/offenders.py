@@ -1,4 +1,4 @@
-"""A version that behaves until a moment, and from then on does what its config says; imported by workers alone."""
+"""A version that misbehaves from a given time on, as its config describes. Only workers import it."""
 
 import math
 import socket

@@ -1,4 +1,4 @@
-"""`rollout alerts`: what owners were told, deliver it, try a channel, and say that they know."""
+"""`rollout alerts`: list, deliver, test and acknowledge."""
 
 import pytest
 from sqlalchemy import Engine
@@ -117,5 +117,5 @@ def test_alerts_are_read_without_what_sends_them(
 
 def test_without_channels_it_says_so(rollout: Rollout, database: Engine) -> None:
     assert "ROLLOUT_ALERT_URLS is not set" in rollout("alerts", "list").out
-    assert rollout("alerts", "deliver").out == "ROLLOUT_ALERT_URLS is not set: nobody is told\n"
+    assert rollout("alerts", "deliver").out == "ROLLOUT_ALERT_URLS is not set: no alert is sent\n"
     assert rollout("alerts", "test").err == "error: no alert channel; set ROLLOUT_ALERT_URLS\n"

@@ -44,7 +44,7 @@ def put_state(engine: Engine, state: str) -> None:
 def test_an_empty_database_answers_in_words_and_in_empty_lists(rollout: Rollout, database: Engine) -> None:
     assert rollout("status").out == "no strategies yet\n"
     assert rollout("tick").out == "no rollout is open\n"
-    assert rollout("audit").out == "nothing was changed yet\n"
+    assert rollout("audit").out == "no changes yet\n"
     for command in ("list", "status", "audit", "tick", "shadow"):
         assert rollout(command, "--json").data == []
 
@@ -173,7 +173,7 @@ def test_a_tick_without_a_feed_is_blind_and_notes_it(
 
 
 def test_a_rollout_that_cannot_be_ruled_on_fails_the_tick(rollout: Rollout, pair: Engine) -> None:
-    """A scheduler sees the exit code; the reason stands beside the rollouts that could be ruled on."""
+    """A scheduler sees the exit code, and the output has the reason beside the judged rollouts."""
     begun: dict[str, Any] = {"started_at": MONDAY, "stage_entered_at": MONDAY, "stage_extended_at": MONDAY}
     row = RolloutRow(
         strategy_name="fib_rsi", version="2", control_version="1", state="running", plan={"stages": []}, **begun
@@ -205,7 +205,7 @@ def test_an_owner_decides_what_the_evidence_could_not(rollout: Rollout, started:
 
     assert (extended.code, advanced.code) == (0, 0)
     assert rollout("status", "--json").data[0]["percent"] == 10.0
-    assert rollout("decide", "fib_rsi", "rollback", "--reason", "enough").out == "fib_rsi 2: rollback, as decided\n"
+    assert rollout("decide", "fib_rsi", "rollback", "--reason", "enough").out == "fib_rsi 2: rollback is decided\n"
     assert state_of(started) == "rolled_back"
 
 

@@ -84,7 +84,7 @@ def test_a_trail_that_holds_names_its_newest_hash(rollout: Rollout, told: Engine
 
     said = rollout("audit", "verify")
 
-    assert (said.code, said.out) == (0, f"fib_rsi: 2 events hold, the newest is {head}\n")
+    assert (said.code, said.out) == (0, f"fib_rsi: 2 events verified, the newest is {head}\n")
     assert rollout("audit", "verify", "fib_rsi", "--head", head, "--json").data["holds"] is True
 
 
@@ -97,7 +97,7 @@ def test_each_break_is_a_line_and_an_exit_code(rollout: Rollout, told: Engine) -
     assert said.out.splitlines() == [
         "fib_rsi: event 1 was changed: its hash is not that of its facts",
         "fib_rsi: event 2 was changed: its hash is not that of its facts",
-        f"{'f' * 64} was noted earlier, and stands in no chain any more: the trail was rewritten",
+        f"{'f' * 64} was noted earlier and is in no chain now: the trail was rewritten",
     ]
 
 

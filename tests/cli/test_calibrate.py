@@ -1,4 +1,4 @@
-"""`rollout calibrate` as people and programs get it: tables, data, a picture; and what it refuses."""
+"""`rollout calibrate`: tables, JSON, a chart, and refusals."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def test_healthy_and_harmful_canaries_are_told_apart(rollout: Rollout) -> None:
     lines = [line.split() for line in said.out.splitlines()]
     assert next(line for line in lines if "equivalent" in line)[:3] == ["equivalent", "0.00%", "52.71%"]
     assert next(line for line in lines if "severe" in line)[:4] == ["severe", "100.00%", "harm", "4"]
-    assert "\n4 ramps of 20 days each, seed 1.\nLeft out, " in said.out
+    assert "\n4 ramps of 20 days each, seed 1.\nNot simulated: " in said.out
 
 
 def test_a_program_gets_data_and_nothing_else(rollout: Rollout) -> None:
@@ -66,7 +66,7 @@ def test_gates_that_cannot_be_simulated_are_named(rollout: Rollout, tmp_path: Pa
 
     out = rollout("calibrate", "--plan", str(plan), "--ramps", "1", "--scenario", "severe").out
 
-    assert "Left out, for a simulation has no facts for them: metric:slippage.\n" in out
+    assert "Not simulated: metric:slippage.\n" in out
 
 
 def test_a_pairs_own_past_is_drawn_from_and_nothing_changes(rollout: Rollout, pair: Engine) -> None:
@@ -83,7 +83,7 @@ def test_a_pairs_own_past_is_drawn_from_and_nothing_changes(rollout: Rollout, pa
     ]
     assert (data["strategy_name"], data["version"]) == ("fib_rsi", "2")
     out = rollout("calibrate", "fib_rsi", "2", "--ramps", "1", "--scenario", "a_a").out
-    assert "Drawn from 36 slots on 12 days in shadow, design effect 3.00, assumed: too few days.\n" in out
+    assert "Sampled from 36 slots on 12 days in shadow, design effect 3.00, assumed: too few days.\n" in out
     assert contents(pair) == before
 
 
@@ -123,7 +123,7 @@ def test_a_picture_of_one_kind_has_no_room_for_the_other(
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        ("fib_rsi", 2, "which version of fib_rsi? Give VERSION too, or neither."),
+        ("fib_rsi", 2, "VERSION of fib_rsi is missing. Give both, or neither."),
         ("fib_rsi 9", 4, "no version '9' of 'fib_rsi'; known versions: 1, 2"),
         ("nope 1", 4, "no strategy 'nope'; known strategies: fib_rsi"),
         ("--scenario sevre", 2, "'sevre' is not a scenario; allowed: identical, equivalent, independent, "),

@@ -1,4 +1,4 @@
-"""Where four eyes are demanded: exit code 3 for whoever started a rollout, and a rollback that asks for nobody else."""
+"""Four-eyes mode: exit code 3 for the person who started a rollout, and a rollback that needs no second person."""
 
 import pytest
 from sqlalchemy import Engine

@@ -1,4 +1,4 @@
-"""What an owner loads of the platform, and what a plan says by it."""
+"""Import live trades and users, and the plan that counts those users."""
 
 import io
 from pathlib import Path
@@ -29,7 +29,7 @@ def file(tmp_path: Path) -> Path:
 def test_trades_are_taken_in_once(rollout: Rollout, pair: Engine, file: Path) -> None:
     file.write_text(HEADER + TRADE)
 
-    assert rollout("outcomes", str(file)).out == "1 reports taken in, 0 known already\n"
+    assert rollout("outcomes", str(file)).out == "1 reports imported, 0 already known\n"
     assert rollout("outcomes", str(file), "--json").data == {"new": 0, "known": 1, "misrouted": 0}
 
 
@@ -46,7 +46,7 @@ def test_users_on_a_wrong_version_are_told_of_at_once(
     set_clock(monkeypatch, MONDAY + HOUR)
     file.write_text(HEADER + TRADE.replace(",1,GOLD,2026-03-01T12:00Z", ",2,GOLD,2026-03-02T00:30Z"))
 
-    assert rollout("outcomes", str(file)).out.endswith("; 1 of users on a wrong version\n")
+    assert rollout("outcomes", str(file)).out.endswith(", 1 from users on a wrong version\n")
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_a_plan_counts_the_directory(rollout: Rollout, pair: Engine, file: Path)
     said = rollout("plan", "fib_rsi", "2")
     data = rollout("plan", "fib_rsi", "2", "--json").data
 
-    assert loaded.out == "401 users: 401 added, 0 removed, 0 with another capital\n"
-    assert "of 401 users in the directory; the capital of 1 is not known" in said.out
+    assert loaded.out == "401 users: 401 added, 0 removed, 0 with changed capital\n"
+    assert "Based on 401 users in the directory. The capital of 1 is unknown." in said.out
     first = data["audience"]["stages"][0]
     assert (first["users"], first["capital"], first["capital_share"]) == (17, 1700.0, 0.0425)
     assert "1,700" in said.out
@@ -96,8 +96,8 @@ def test_a_plan_counts_the_directory(rollout: Rollout, pair: Engine, file: Path)
 @pytest.mark.parametrize(
     ("salt", "told"),
     [
-        ("", "in the 5 % canary of ppo 2: 5.00% → 5.00% → 5.00% → 5.00% → 5.00% of users (has the same salt"),
-        ("ppo", "in the 5 % canary of ppo 2: 0.25% → 0.50% → 1.25% → 2.50% → 5.00% of users (expected, by other salts"),
+        ("", "in the 5 % canary of ppo 2: 5.00% → 5.00% → 5.00% → 5.00% → 5.00% of users (same salt"),
+        ("ppo", "in the 5 % canary of ppo 2: 0.25% → 0.50% → 1.25% → 2.50% → 5.00% of users (expected, salts differ"),
     ],
 )
 def test_a_plan_says_whom_other_canaries_share(

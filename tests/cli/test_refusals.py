@@ -1,4 +1,4 @@
-"""What an owner gets wrong: one line that says what is wrong and what would be right, and nothing has changed."""
+"""Invalid input: one line with the problem and what is allowed, and no change in the database."""
 
 import json
 import socket
@@ -24,7 +24,7 @@ def pair(database: Engine) -> Engine:
 
 
 def refused(rollout: Rollout, *arguments: str) -> tuple[int, str]:
-    """Return the exit code and the one line of a refusal; it says nothing on standard output."""
+    """Return the exit code and the error line of a refusal, with an empty standard output."""
     said = rollout(*arguments)
     (line,) = said.err.splitlines()
     assert said.code != 0
@@ -67,7 +67,7 @@ def refused(rollout: Rollout, *arguments: str) -> tuple[int, str]:
         ("register fib_rsi ../3", 2, "'../3' is not a version; allowed: 1 to 64 letters"),
         ("register fib_rsj 3", 2, "neither package.module:Class nor a known name; did you mean 'fib_rsi'?"),
         ("register fib_rsi 3 --entry-point ./mine.py", 2, "neither package.module:Class nor a known name"),
-        ("register fib_rsi 3 --config [1]", 2, "a JSON object is needed, this is: [1]"),
+        ("register fib_rsi 3 --config [1]", 2, "a JSON object is needed, got: [1]"),
         ("register fib_rsi 3 --config {", 2, "not JSON: Expecting property name"),
         ("register fib_rsi 3 --config @none.json", 2, "cannot read none.json: No such file or directory"),
         ('register fib_rsi 3 --config {"a":1,"a":2}', 2, "not JSON: 'a' occurs twice"),
@@ -219,7 +219,7 @@ def test_a_config_file_that_is_not_text_is_refused(rollout: Rollout, pair: Engin
 
 
 def test_a_file_whose_name_is_no_text_is_named_as_far_as_can_be(rollout: Rollout, pair: Engine) -> None:
-    """A terminal takes such names; its streams need not be able to say them."""
+    """Such file names are valid, but the output streams cannot encode them."""
     code, line = refused(rollout, "db", "restore", "\udcff")
 
     assert (code, line) == (5, "\\udcff: there is no such file")
@@ -246,7 +246,7 @@ def test_no_command_but_upgrade_makes_a_database(rollout: Rollout, tmp_path: Pat
 
 def test_a_database_that_cannot_be_had_is_one_line_without_its_password(rollout: Rollout, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not a database, but long enough to be taken for one at first sight " * 20)
-    with socket.socket() as nobody:  # bound, but nobody listens
+    with socket.socket() as nobody:  # bound, but not listening
         nobody.bind(("127.0.0.1", 0))
         absent = f"postgresql://ana:secret@127.0.0.1:{nobody.getsockname()[1]}/rollout"
 
@@ -290,6 +290,6 @@ def test_a_setting_that_is_wrong_is_named(
 
 
 def test_a_fault_of_the_software_keeps_its_traceback() -> None:
-    """An owner can do nothing about it, its developers everything: hiding it would lose the only trace."""
+    """A bug keeps its traceback, because developers need it."""
     with pytest.raises(TypeError):
         main([1])  # type: ignore[list-item]

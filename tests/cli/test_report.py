@@ -28,7 +28,7 @@ def test_it_writes_one_page(rollout: Rollout, started: str, tmp_path: Path) -> N
 
     said = rollout("report", started, "--output", str(file))
 
-    assert said.out == f"fib_rsi 2 against 1: running; written to {file}\n"
+    assert said.out == f"fib_rsi 2 against 1: running\nWritten to {file}\n"
     page = Page(file.read_text())
     assert "fib_rsi 2 against 1: running at 5 % of users" in page.text
     assert "<b>better</b>" in page.text

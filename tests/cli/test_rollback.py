@@ -42,7 +42,7 @@ def test_a_setting_that_is_wrong_stops_no_rollback(
 
 
 def test_a_setting_that_is_wrong_stops_no_tick(rollout: Rollout, pair: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may have to roll back; what is wrong is told after it."""
+    """The tick may have to roll back. The invalid setting is reported after it."""
     rollout("start", "fib_rsi", "2", "--yes")
     monkeypatch.setenv("ROLLOUT_CALENDAR", "lunar")
 

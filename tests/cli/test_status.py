@@ -1,4 +1,4 @@
-"""What an owner reads of a rollout: what it waits for, what its gates said until now, and what a metric answers."""
+"""`rollout status` and `verdicts`: the next step, verdicts over time, and metric values."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_status_says_what_must_happen_before_it_goes_on(
     assert "minimum left    23.0 h" in shown
     assert "maximum left    60.0 d" in shown
     needs = "the stage's minimum time lasts another 23.0 h, until 2026-03-03 00:00 UTC"
-    assert f"before it goes on:\n  - {needs}\n" in shown
+    assert f"before it advances:\n  - {needs}\n" in shown
     assert known["rollout"]["needs"] == [needs]
     assert (known["rollout"]["minimum_left"], known["rollout"]["maximum_left"]) == (82_800.0, 5_180_400.0)
     assert {verdict["since"] for verdict in known["rollout"]["verdicts"]} == {"2026-03-02T01:00:00Z"}
@@ -97,7 +97,7 @@ def test_a_start_says_when_its_metrics_cannot_be_asked_for(
     said = rollout(*again, "--plan", plan)
     rollout("rollback", "fib_rsi", "--reason", "anew")
 
-    assert said.out.startswith("fib_rsi 2 started at 5 % of users\nROLLOUT_PROMETHEUS_URL is not set here: ")
+    assert said.out.startswith("fib_rsi 2 started at 5 % of users\nROLLOUT_PROMETHEUS_URL is not set here. ")
     assert rollout(*again).out == "fib_rsi 2 started at 5 % of users\n"
 
 
@@ -106,7 +106,7 @@ def test_a_rollout_without_metrics_has_nothing_to_sample(rollout: Rollout, datab
 
 
 def test_all_gates_are_told_in_the_order_of_time(rollout: Rollout, started: Engine) -> None:
-    assert "no gate has spoken yet" in rollout("verdicts", "fib_rsi").out
+    assert "no verdicts yet" in rollout("verdicts", "fib_rsi").out
     rollout("tick")
     known = rollout("verdicts", "fib_rsi", "--json").data
 

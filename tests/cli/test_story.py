@@ -124,7 +124,7 @@ def _register(rollout: Rollout, version: str, *, since: datetime, trick: str) ->
 def test_a_version_that_was_changed_is_refused_aloud(
     rollout: Rollout, database: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The others are still asked, and the exit code tells the scheduler."""
+    """The other versions still decide, and the exit code is not 0."""
     put_version(
         database, "1", strategy_name="offender", entry_point=OFFENDER[1], config={"trick": "raise"}, warmup_bars=5
     )

@@ -1,4 +1,4 @@
-"""The command as the shell starts it: quick to help, asking at a terminal, ended by Ctrl-C; real processes."""
+"""The command as a real process: fast help, confirmation at a terminal, Ctrl-C."""
 
 import os
 import pty
@@ -109,13 +109,13 @@ def at_a_terminal(database: Engine, *arguments: str, typed: bytes, prompt: bytes
     [
         (b"y\n", 0, "2", "fib_rsi 2 is active"),
         (b"n\n", 5, "1", "error: not confirmed, nothing was changed"),
-        (b"\x03", 130, "1", "interrupted: what was not finished was not changed"),
+        (b"\x03", 130, "1", "interrupted: no unfinished change was saved"),
     ],
 )
 def test_an_owner_is_asked_and_may_say_no(pair: Engine, typed: bytes, code: int, version: str, said: str) -> None:
     exited, shown = at_a_terminal(pair, "activate", "fib_rsi", "2", typed=typed)
 
-    assert "2 becomes the version that users of fib_rsi get. Go on? [y/N]" in shown
+    assert "2 becomes the version that users of fib_rsi get. Continue? [y/N]" in shown
     assert said in shown
     assert "Traceback" not in shown
     assert (exited, active(pair)) == (code, version)
@@ -123,14 +123,14 @@ def test_an_owner_is_asked_and_may_say_no(pair: Engine, typed: bytes, code: int,
 
 @pytest.mark.full
 def test_a_long_calibration_shows_how_far_it_is_and_ends_by_ctrl_c(sqlite_url: str) -> None:
-    """Its processes hear no Ctrl-C: none of them dies with a traceback of its own, none is left behind."""
+    """Its worker processes ignore Ctrl-C: they print no traceback and end with it."""
     engine = open_database(sqlite_url)
     arguments = ("calibrate", "--ramps", "20000", "--scenario", "equivalent")
 
     exited, shown = at_a_terminal(engine, *arguments, typed=b"\x03", prompt=b"0/20000")
 
     assert exited == 130
-    assert "interrupted: what was not finished was not changed" in shown
+    assert "interrupted: no unfinished change was saved" in shown
     assert "Traceback" not in shown
     engine.dispose()
 
@@ -166,7 +166,7 @@ def test_ctrl_c_in_the_middle_changes_nothing_and_shows_no_traceback(postgresql_
         out, err = process.communicate(timeout=PATIENCE_S)
 
     assert (process.returncode, out) == (130, "")
-    assert err == "interrupted: what was not finished was not changed\n"
+    assert err == "interrupted: no unfinished change was saved\n"
     assert active(engine) == "1"
     engine.dispose()
 
@@ -181,7 +181,7 @@ def _children(pid: int) -> list[str]:
 
 
 def _runs(pid: str) -> bool:
-    """Say whether the process is there, and not a dead one that nobody has asked for yet."""
+    """Return whether the process runs and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
     except OSError:

@@ -1,4 +1,4 @@
-"""`rollout token`: what it prints is let in by a server with the same settings, and nothing else is printed."""
+"""`rollout token`: a server with the same settings accepts the token, which is the only output."""
 
 import sys
 from datetime import UTC, datetime
@@ -92,10 +92,22 @@ def test_a_private_key_signs_what_its_public_half_lets_in(rollout: Rollout, put:
         ({"SECRET": SECRET}, ["--name", "a\x07"], "'a\\x07' is not a name"),
         ({"SECRET": SECRET}, ["--name", "x" * 129], "is not a name"),
         ({"SECRET": SECRET}, ["--strategy", "x" * 7_000], "strategies = 1 is not valid; allowed: fewer"),
-        ({"SECRET": SECRET}, ["--private-key", "KEY"], "only with ROLLOUT_API_PUBLIC_KEY; this installation signs with a secret"),
+        (
+            {"SECRET": SECRET},
+            ["--private-key", "KEY"],
+            "only with ROLLOUT_API_PUBLIC_KEY; this installation signs with a secret",
+        ),
         ({"PUBLIC_KEY": public_pem(ec_key())}, [], "--private-key = None is not valid; allowed: the file with the"),
-        ({"PUBLIC_KEY": public_pem(rsa_key())}, ["--private-key", "KEY"], "the private key that belongs to ROLLOUT_API_PUBLIC_KEY"),
-        ({"PUBLIC_KEY": public_pem(ec_key("b"))}, ["--private-key", "KEY"], "the private key that belongs to ROLLOUT_API_PUBLIC_KEY"),
+        (
+            {"PUBLIC_KEY": public_pem(rsa_key())},
+            ["--private-key", "KEY"],
+            "the private key that belongs to ROLLOUT_API_PUBLIC_KEY",
+        ),
+        (
+            {"PUBLIC_KEY": public_pem(ec_key("b"))},
+            ["--private-key", "KEY"],
+            "the private key that belongs to ROLLOUT_API_PUBLIC_KEY",
+        ),
         ({"PUBLIC_KEY": public_pem(ec_key())}, ["--private-key", "PUBLIC"], "a private key as unencrypted PEM"),
         ({"PUBLIC_KEY": public_pem(ec_key())}, ["--private-key", "none"], "(No such file or directory)"),
         ({"JWKS_URL": "https://id.example"}, [], "allowed: tokens from that identity provider only"),

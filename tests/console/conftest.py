@@ -29,25 +29,25 @@ T = TypeVar("T")
 def wait_for(found: Callable[[], T | None], what: str) -> T:
     deadline = time.monotonic() + PATIENCE_S
     while (answer := found()) is None:
-        assert time.monotonic() < deadline, f"it did not come about in time: {what}"
+        assert time.monotonic() < deadline, f"timed out: {what}"
         time.sleep(1)
     return answer
 
 
 @dataclass(frozen=True)
 class Up:
-    """A started `rollout up`: the addresses that it says, and its database."""
+    """A started `rollout up`: the address of its UI, its database, and its output."""
 
     ui: str
     engine: Engine
     process: "subprocess.Popen[bytes]"
-    said: Path
+    output: Path
 
     def wait_for(self, found: Callable[[], T | None], what: str) -> T:
-        """Return what is found, once it is; there is no use in waiting for what has ended."""
+        """Wait until *found* returns a value, or fail if the process ended."""
 
         def living() -> T | None:
-            assert self.process.poll() is None, self.said.read_text()
+            assert self.process.poll() is None, self.output.read_text()
             return found()
 
         return wait_for(living, what)
@@ -62,7 +62,7 @@ class Up:
         return self.wait_for(found, f"deployment {name}")
 
     def owners_runs(self) -> set[str]:
-        """Return the ids of all runs that somebody has asked for."""
+        """Return the ids of all runs started by owners."""
         wanted = {"flow_runs": {"tags": {"all_": ["owner"]}}}
         answer = httpx.post(f"{self.ui}/api/flow_runs/filter", json=wanted, timeout=60).raise_for_status().json()
         return {str(each["id"]) for each in answer}
@@ -70,31 +70,31 @@ class Up:
 
 @pytest.fixture(scope="session")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """Start it as a newcomer does, in an empty folder with an empty home; twice as fast, to wait half as long."""
+    """Start it in an empty folder with an empty home, at twice the default speed."""
     home = tmp_path_factory.mktemp("home")
-    said = home / "said.txt"
+    output = home / "output.txt"
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "ROLLOUT_"))}
-    with said.open("w") as output:
+    with output.open("w") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "strategy_core.cli", "up", "--speed", "11520"],
             env=clean | {"HOME": str(home)},
             cwd=home,
-            stdout=output,
+            stdout=file,
             stderr=subprocess.STDOUT,
         )
 
-    def says(pattern: str) -> str:
+    def printed(pattern: str) -> str:
         def found() -> str | None:
-            assert process.poll() is None, said.read_text()
-            match = re.search(pattern, said.read_text())
+            assert process.poll() is None, output.read_text()
+            match = re.search(pattern, output.read_text())
             return match[1] if match else None
 
         return wait_for(found, pattern)
 
     try:
-        ui = says(r"Prefect UI +(http://\S+)\n")
-        engine = open_database(says(r"database +(sqlite:///\S+)\n"))
-        yield Up(ui, engine, process, said)
+        ui = printed(r"Prefect UI +(http://\S+)\n")
+        engine = open_database(printed(r"database +(sqlite:///\S+)\n"))
+        yield Up(ui, engine, process, output)
         engine.dispose()
     finally:
         process.send_signal(signal.SIGINT)

@@ -34,7 +34,7 @@ def test_an_owner_registers_starts_watches_approves_and_rolls_back(up: Up, page:
     form(page, up, "start-canary", {"Strategy": "seasonal", "Version": "v3", "Owner": "ana"})
     page.get_by_label("Reason (Optional)", exact=True).fill("as good in the backtest, and quicker")
     shoot("start-canary")
-    page.get_by_role("tab", name="A plan of your own").click()
+    page.get_by_role("tab", name="Custom plan").click()
     approve_before(page).fill("10")
     submit(page, up, "Completed", "seasonal v3 serves 5 % against v1")
     started = rollout(up)
@@ -53,7 +53,7 @@ def test_an_owner_registers_starts_watches_approves_and_rolls_back(up: Up, page:
     read(page, up, "rollout-seasonal-v3", "seasonal v3 against v1: running at ", unlike="running at 5 %")
 
     form(page, up, "rollback", {"Strategy": "seasonal", "Owner": "ana", "Reason": "users complain of late entries"})
-    submit(page, up, "Completed", "users of seasonal were taken off v3")
+    submit(page, up, "Completed", "seasonal v3 is rolled back, no user gets it")
     shoot("rollback-run")
     read(page, up, "rollout-seasonal-v3", "seasonal v3 against v1: rolled back")
     read(page, up, "rollback-seasonal-v3", "users complain of late entries")
@@ -134,7 +134,7 @@ def see(page: Any, up: Up, address: str, words: str) -> None:
 
 
 def read(page: Any, up: Up, key: str, words: str, *, unlike: str = "") -> None:
-    """Open the newest artifact of a key until it says *words*, and *unlike* no more: it is written over by ticks."""
+    """Open the newest artifact of a key until it shows *words* without *unlike*. Ticks overwrite it."""
 
     def found() -> bool | None:
         page.goto(f"{up.ui}/v2/artifacts/key/{key}")
@@ -148,7 +148,7 @@ def read(page: Any, up: Up, key: str, words: str, *, unlike: str = "") -> None:
 
 
 def shows(page: Any, words: str, part: str = "body") -> bool:
-    """Say whether a part of the loaded page shows *words*, now or soon: what it shows may be an older state."""
+    """Return whether a part of the page shows *words* within a few seconds."""
     from playwright.sync_api import TimeoutError as TooSlow
 
     seen = "([part, words]) => document.querySelector(part)?.innerText.includes(words)"

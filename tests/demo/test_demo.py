@@ -1,4 +1,4 @@
-"""The story as a whole, told once on the synthetic market and once on a file."""
+"""The whole demo, once on the synthetic market and once on a file."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from strategy_core.cli import main
-from strategy_core.demo import run_demo, tell
+from strategy_core.demo import run_demo, run_story
 from strategy_core.demo.result import DemoResult, show_result
 from strategy_core.domain.errors import InvalidCandles, InvalidSetting
 from strategy_core.market.synthetic import SyntheticSource
@@ -25,7 +25,7 @@ def symbols(request: pytest.FixtureRequest) -> int:
 @pytest.fixture(scope="module")
 def story(symbols: int, tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
     database = tmp_path_factory.mktemp("demo") / "demo.db"
-    return tell(f"synthetic:GOLD?seed=7&symbols={symbols}", None, database, Console(quiet=True))
+    return run_story(f"synthetic:GOLD?seed=7&symbols={symbols}", None, database, Console(quiet=True))
 
 
 @pytest.mark.xdist_group("demo")
@@ -58,7 +58,7 @@ class TestOnTheSyntheticMarket:
         assert actions.count("promote") == actions.count("complete") == actions.count("roll_back") == 1
         assert all(event.reason for event in story.timeline if event.actor == "ramp")
 
-    def test_the_same_seed_tells_the_same_story(self, story: DemoResult, symbols: int) -> None:
+    def test_the_same_seed_gives_the_same_result(self, story: DemoResult, symbols: int) -> None:
         """Golden: a change of these is a change of routing, scoring, gates or market, and must be meant."""
         assert [(one.version, one.state, one.slots) for one in story.rollouts] == [
             ("2.0.0", "completed", SLOTS[symbols][0]),
@@ -70,7 +70,14 @@ class TestOnTheSyntheticMarket:
         show_result(story, console)
 
         text = console.export_text()
-        for words in ("Timeline", "Shadow against active", "Rollouts", "roll back", "quarantined", story.ending[:40]):
+        for words in (
+            "Timeline",
+            "Shadow compared with active",
+            "Rollouts",
+            "roll back",
+            "quarantined",
+            story.ending[:40],
+        ):
             assert words in text
 
 
@@ -82,18 +89,18 @@ def short_file(tmp_path: Path) -> Path:
     return tmp_path / "GOLD.csv"
 
 
-def test_on_a_file_it_ends_with_whatever_the_candles_give(
+def test_on_a_file_it_ends_with_the_candles(
     short_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept = tmp_path / "kept.db"
     code = main(["demo", "--candles", str(short_file), "--symbol", GOLD, "--keep", str(kept), "--json"])
 
-    told = json.loads(capsys.readouterr().out)
+    result = json.loads(capsys.readouterr().out)
     assert code == 0
     assert kept.exists()
-    assert told["symbols"] == [GOLD]
-    assert told["plans"][0]["underpowered"] or "days" in told["plans"][0]["verdict"]
-    assert told["ending"]
+    assert result["symbols"] == [GOLD]
+    assert result["plans"][0]["underpowered"] or "days" in result["plans"][0]["verdict"]
+    assert result["ending"]
 
 
 def test_a_file_too_short_for_a_story_is_refused(short_file: Path, tmp_path: Path) -> None:
@@ -104,7 +111,7 @@ def test_a_file_too_short_for_a_story_is_refused(short_file: Path, tmp_path: Pat
         run_demo(candles=tmp_path / "SHORT.csv", symbol=None, as_json=False, database=None, console=Console(quiet=True))
 
 
-def test_a_database_that_exists_is_never_written_over(tmp_path: Path) -> None:
+def test_an_existing_database_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine.db").write_text("precious")
 
     with pytest.raises(InvalidSetting, match="does not exist yet"):

@@ -1,4 +1,4 @@
-"""The rules and dashboards as files, and every PromQL expression in them, for tests of what they ask and say."""
+"""Read the rules and dashboards, and their PromQL expressions, for tests."""
 
 import json
 import re
@@ -54,7 +54,7 @@ def expressions_of_dashboards(**chosen: str) -> Iterator[tuple[str, str]]:
 
 
 def filled(expression: str, **chosen: str) -> str:
-    """Return what Grafana asks when its variables are *chosen*; those that are not are `x`."""
+    """Return the query with the *chosen* variables, and `x` for all others."""
     for name, value in {**GRAFANAS_OWN, **{f"${name}": value for name, value in chosen.items()}}.items():
         expression = expression.replace(name, value)
     return re.sub(r"\$\w+", "x", expression)

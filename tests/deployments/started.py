@@ -1,4 +1,4 @@
-"""A started `up`: its process, what it says and keeps, and what its Prefect server has."""
+"""Start `up` for tests: its process, its output, its state folder, and its Prefect server's deployments."""
 
 import os
 import re
@@ -22,45 +22,45 @@ START = f"""
 import sys
 from pathlib import Path
 from deployments.up import up
-say = lambda line: print(line, flush=True)
-sys.exit(up(database_url=None, feed="{FEED}", symbol=None, speed=5760.0, port=None, state=Path(sys.argv[1]), say=say))
+echo = lambda line: print(line, flush=True)
+sys.exit(up(database_url=None, feed="{FEED}", symbol=None, speed=5760.0, port=None, state=Path(sys.argv[1]), echo=echo))
 """
 
 
 def wait_for(found: Callable[[], T | None]) -> T:
     deadline = time.monotonic() + PATIENCE_S
     while (answer := found()) is None:
-        assert time.monotonic() < deadline, "it did not come about in time"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.25)
     return answer
 
 
 @dataclass(frozen=True)
 class Up:
-    """A started `up`: its process, what it says, and the folder it keeps its state in."""
+    """A started `up`: its process, the file with its output, and its state folder."""
 
     process: "subprocess.Popen[str]"
-    said: Path
+    output: Path
     state: Path
 
     @classmethod
     def start(cls, state: Path, **settings: str) -> "Up":
         (state / "prefect.yaml").write_text(quick(prefect_yaml()))
-        said = state / "said.txt"
+        output = state / "output.txt"
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "ROLLOUT_"))}
-        with said.open("w") as output:
+        with output.open("w") as file:
             process = subprocess.Popen(
                 [sys.executable, "-c", START, str(state)],
                 env=clean | {"HOME": str(state / "home")} | settings,
-                stdout=output,
+                stdout=file,
                 stderr=subprocess.STDOUT,
                 text=True,
             )
-        return cls(process, said, state)
+        return cls(process, output, state)
 
-    def says(self, pattern: str) -> "re.Match[str]":
+    def prints(self, pattern: str) -> "re.Match[str]":
         def found() -> "re.Match[str] | None":
-            text = self.said.read_text()
+            text = self.output.read_text()
             ended = self.process.poll()
             match = re.search(pattern, text)
             assert match or ended is None, f"it ended with {ended}: {text}"
@@ -69,8 +69,8 @@ class Up:
         return wait_for(found)
 
     def groups(self) -> set[int]:
-        """Return the process groups of the children it says it started."""
-        return {int(pid) for pid in re.findall(r"pid (\d+)", self.said.read_text())}
+        """Return the process groups of its children."""
+        return {int(pid) for pid in re.findall(r"pid (\d+)", self.output.read_text())}
 
     def end(self, number: int) -> int:
         self.process.send_signal(number)
@@ -87,7 +87,7 @@ def quick(file: Path) -> str:
 
 
 def members(groups: set[int]) -> list[str]:
-    """Return the processes that live in *groups*; one that has ended and only waits to be noticed does not."""
+    """Return the running processes of *groups*, without zombies."""
     listed = subprocess.run(["ps", "-eo", "pgid=,stat=,args="], capture_output=True, text=True, check=True).stdout
     return [row for row in listed.splitlines() if int(row.split()[0]) in groups and row.split()[1][0] != "Z"]
 
@@ -101,7 +101,7 @@ def deployments(api: httpx.Client) -> dict[str, dict[str, Any]]:
 
 
 def arguments(running: Up, state: Path) -> dict[str, Any]:
-    """Return how to start another one on the same database, which needs no seed any more."""
+    """Return arguments for another `up` on the same, already seeded database."""
     database_url = f"sqlite:///{running.state / 'rollout.db'}"
     return {"database_url": database_url, "feed": FEED, "symbol": None, "speed": 5760.0, "port": None, "state": state}
 
@@ -118,6 +118,6 @@ KEPT = (
 
 
 def schedules(deployment: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return when it runs; an interval without an anchor is anchored to when it was applied."""
+    """Return the schedules, without anchors: the server adds one to an interval without it."""
     plain = [{"active": each["active"], **each["schedule"]} for each in deployment["schedules"]]
     return [{key: value for key, value in each.items() if key != "anchor_date"} for each in plain]

@@ -1,4 +1,4 @@
-"""Processes of ours: nothing that was started outlives `stop`."""
+"""Child processes: `stop` ends all that they started, and `check` reports how one ended."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deployments import processes
-from deployments.processes import Child
+from deployments.processes import Child, ChildEnded
 
 ROOT = Path(__file__).parents[2]
 PARENT = """
@@ -40,11 +40,11 @@ def wait_for(condition: object, seconds: float = 60.0) -> None:
     assert callable(condition)
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.05)
 
 
-def test_it_ends_with_whoever_started_it_even_if_that_is_killed(tmp_path: Path) -> None:
+def test_it_ends_with_its_parent_even_if_that_is_killed(tmp_path: Path) -> None:
     program = f"""
 import os, time
 from pathlib import Path
@@ -56,9 +56,7 @@ time.sleep(600)
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     child = int(process.stdout.readline())
-    wait_for(
-        lambda: "sleep" in Path(f"/proc/{child}/cmdline").read_text()
-    )  # no longer what makes it end with its parent
+    wait_for(lambda: "sleep" in Path(f"/proc/{child}/cmdline").read_text())  # the tether has become the command
 
     process.kill()
     process.communicate()
@@ -82,12 +80,24 @@ def test_stopping_ends_a_process_and_what_it_started(
     wait_for(lambda: not lives(grandchild))
 
 
-def test_one_that_has_ended_tells_how_and_what_it_said_last(tmp_path: Path) -> None:
+def test_a_child_that_ended_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
     child = start(tmp_path, program="for n in range(40): print('line', n)\nraise SystemExit(3)")
     wait_for(lambda: child.exit_code is not None)
 
-    child.stop()
+    with pytest.raises(ChildEnded) as ended:
+        child.check()
 
-    assert child.exit_code == 3
-    assert child.tail().splitlines()[-1] == "line 39"
-    assert "line 0" not in child.tail()
+    child.stop()
+    headline, *tail = str(ended.value).splitlines()
+    assert headline == f"worker ended with exit code 3. The end of {child.log}:"
+    assert tail[-1] == "line 39"
+    assert "line 0" not in tail
+
+
+def test_a_running_child_passes_the_check(tmp_path: Path) -> None:
+    child = start(tmp_path)
+
+    child.check()
+
+    assert child.exit_code is None
+    child.stop()

@@ -1,4 +1,4 @@
-"""compose.yaml and the image: commands, variables and paths they name exist; nothing is open that need not be."""
+"""compose.yaml and the image: named commands, variables and paths exist, and no service is more open than needed."""
 
 import re
 import tomllib
@@ -165,7 +165,7 @@ def test_each_queue_has_its_worker_and_the_owners_flow_comes_to_the_owners() -> 
 
 
 def test_the_exporter_holds_the_readers_password_and_nothing_else() -> None:
-    """It asks for no token, so it is given nothing that it does not need."""
+    """It needs no token, so it gets only what it needs."""
     exporter = SERVICES["exporter"]
 
     assert set(exporter["environment"]) == {"ROLLOUT_DATABASE_URL"}

@@ -1,4 +1,4 @@
-"""Rules and dashboards ask for what is exported, say what to do, and stand where their neighbours look for them."""
+"""Rules and dashboards use exported metrics, name existing commands, and refer to each other correctly."""
 
 import re
 from itertools import combinations
@@ -25,7 +25,7 @@ from tests.promql import grouped, metrics
 
 EVERY = sorted({*expressions_of_rules(), *expressions_of_dashboards()})
 SCRAPED: dict[str, set[str]] = {"up": set(), "scrape_duration_seconds": set()}  # Prometheus' own, of each target
-ALERTMANAGERS = {"alertmanager_notifications_failed_total": {"integration"}}  # its own; newer ones have `reason` too
+ALERTMANAGERS = {"alertmanager_notifications_failed_total": {"integration"}}  # newer versions have `reason` too
 TARGET = {"job", "instance"}
 EXPORTED = {family.name: set(family.labels) for family in FAMILIES}
 
@@ -169,7 +169,7 @@ def test_a_panel_has_a_unit_a_legend_and_variables_that_are_there(name: str) -> 
 
 @each_dashboard()
 def test_a_series_is_one_however_many_exporters_tell_of_it(name: str) -> None:
-    """Two exporters count the same database; a panel that added them up would show everything twice."""
+    """Two exporters count the same database, so panels must not add them up."""
     bare = [
         panel["title"]
         for panel in panels(DASHBOARDS[name])

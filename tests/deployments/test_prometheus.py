@@ -44,20 +44,20 @@ from tests.services.ramping import days
 pytestmark = pytest.mark.full
 
 PATIENCE_S = 120.0
-EMPTY = {  # nothing was rolled back yet, nothing failed, and no user has traded
+EMPTY = {  # no rollbacks, failures or live trades yet
     "rollout-one: Rollbacks",
     "rollout-overview: Rollbacks",
     "rollout-operations: Rollbacks",
     "rollout-shadow: Rollbacks",
     "rollout-overview: Rollbacks by cause, 30 d A",
     "rollout-overview: Activations, 30 d A",
-    "rollout-overview: New verdicts A",
-    "rollout-operations: Alerts an hour A",
+    "rollout-overview: New verdicts per hour A",
+    "rollout-operations: Alerts per hour A",
     "rollout-operations: Alerts in 24 h A",
-    "rollout-operations: Alerts that wait, by channel A",
-    "rollout-operations: The oldest of them A",
+    "rollout-operations: Alerts waiting, by channel A",
+    "rollout-operations: Oldest waiting alert A",
     "rollout-shadow: Agreement of shadow and live results A",
-    "rollout-shadow: Errors an hour, by kind A",
+    "rollout-shadow: Errors per hour, by kind A",
     "rollout-shadow: Errors in 24 h, by kind A",
 }
 CHOSEN = {"strategy": "fib_rsi", "version": "2", "gate": "errors"}
@@ -195,7 +195,7 @@ def write_prometheus(folder: Path, exporter: int, api: str, alertmanager: int) -
 
 
 def write_alertmanager(folder: Path, api: str, owners: str, token: str) -> Path:
-    """Write the shipped configuration for this test's addresses; its owners are told by a webhook too."""
+    """Write the shipped configuration with this test's addresses, and a webhook for owners."""
     (folder / "writer.token").write_text(f"{token}\n")
     config = read("alertmanager.yml")
     for route in (config["route"], *config["route"]["routes"]):
@@ -210,7 +210,7 @@ def write_alertmanager(folder: Path, api: str, owners: str, token: str) -> Path:
 
 @contextmanager
 def alerting(watched: Watched, owners: str, token: str) -> Iterator[None]:
-    """Run an Alertmanager that remembers nothing of another one, and rolls back with *token*."""
+    """Run a new Alertmanager that rolls back with *token*."""
     listen = f"127.0.0.1:{watched.alertmanager_port}"
     config = write_alertmanager(watched.folder, watched.api, owners, token)
     with program(
@@ -264,7 +264,7 @@ def test_prometheus_understands_every_expression_of_rules_and_dashboards(watched
 
 
 def test_a_rollback_that_the_api_refuses_is_told(watched: Watched) -> None:
-    """A token ends after a year, and nobody looks at Alertmanager's log."""
+    """A token expires, and only Alertmanager's log has the error."""
     undelivered = 'ALERTS{alertname="RolloutRollbackUndelivered",alertstate="firing"}'
     with serving() as owners, alerting(watched, owners.url, "of-another-secret"):
         wait_for(lambda: ("RolloutRollbackUndelivered", "firing") in told(owners.posted), "the owners are told")
@@ -291,7 +291,7 @@ def test_an_alert_that_fires_is_resolved_by_the_rollback_that_it_asked_for(watch
         (event,) = session.exec(select(AuditEvent).where(AuditEvent.action == "roll_back")).all()
     assert (event.actor, event.source, event.version) == ("alertmanager", "api", "2")
     assert event.reason.startswith("alert RolloutUnprotected, firing since ")
-    assert "fib_rsi 2: unprotected for too long, users are taken off" in event.reason
+    assert "fib_rsi 2: unprotected for too long, it is rolled back" in event.reason
 
 
 def told(posted: list[Any]) -> set[tuple[str, str]]:

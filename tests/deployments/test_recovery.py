@@ -1,6 +1,6 @@
-"""Killed with SIGKILL: the server, the served flows, a flow run, `up` itself; the rollout goes on, nothing is doubled.
+"""Kill a flow run, the Prefect server, the flows and `up` itself: rollouts continue, and no step is done twice.
 
-The tests share one `up` and stand in the order of its life; each waits for what it asserts.
+The tests share one state folder and run in the order of its life. Each waits for what it asserts.
 """
 
 import os
@@ -31,7 +31,6 @@ from strategy_core.store import audit, rollouts
 from strategy_core.store.alerts import find_alerts
 from strategy_core.store.engine import open_database, reading
 from tests.deployments.started import PATIENCE_S, Up, deployments, members, names, wait_for
-from tests.deployments.test_children import lives
 from tests.endpoint import Endpoint, serving
 from tests.services.outbox import ids, url_of
 
@@ -39,13 +38,16 @@ pytestmark = [pytest.mark.full, pytest.mark.xdist_group("prefect")]
 
 
 class Life:
-    """A running `up`, its database, its server, and whoever is told of alerts."""
+    """A running `up`, its database, its Prefect server, and a receiver of alerts."""
 
     def __init__(self, up: Up, receiver: Endpoint) -> None:
-        up.says(r"Ctrl-C stops all of it")
         self.up, self.receiver = up, receiver
-        self.url = up.says(r"Prefect UI +(http://127\.0\.0\.1:\d+)\n")[1] + "/api"
-        self.engine: Engine = open_database(f"sqlite:///{up.state / 'rollout.db'}")
+        self._read_output()
+
+    def _read_output(self) -> None:
+        self.up.prints(r"Press Ctrl-C to stop")
+        self.url = self.up.prints(r"Prefect UI +(http://127\.0\.0\.1:\d+)\n")[1] + "/api"
+        self.engine: Engine = open_database(f"sqlite:///{self.up.state / 'rollout.db'}")
 
     def asked(self, path: str, **wanted: Any) -> list[dict[str, Any]]:
         """Return what the server answers, once it does."""
@@ -77,19 +79,14 @@ class Life:
         wait_for(lambda: True if self.ticks() > before else None)
 
     def pid(self, name: str) -> int:
-        """Return the process that was said last to run under that name."""
-        said = self.up.said.read_text()
-        return int(re.findall(rf"{name}(?: runs again)?,? \(?pid (\d+)", said)[-1])
+        """Return the process id of a child."""
+        return int(re.findall(rf"{name},? \(?pid (\d+)", self.up.output.read_text())[-1])
 
-    def restarts(self, name: str) -> int:
-        return self.up.said.read_text().count(f"{name} runs again")
-
-    def kill(self, name: str) -> int:
-        """Kill the process of that name and wait until it runs again."""
-        before, pid = self.restarts(name), self.pid(name)
-        os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: True if self.restarts(name) > before else None)
-        return pid
+    def restart(self) -> None:
+        """Start another `up` on the same state folder."""
+        self.engine.dispose()
+        self.up = Up.start(self.up.state, ROLLOUT_ALERT_URLS=url_of(self.receiver))
+        self._read_output()
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +94,9 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
     with ExitStack() as stack:
         receiver = stack.enter_context(serving())
         up = Up.start(tmp_path_factory.mktemp("up"), ROLLOUT_ALERT_URLS=url_of(receiver))
-        stack.callback(lambda: up.end(signal.SIGTERM) if up.process.poll() is None else None)
-        yield Life(up, receiver)
+        life = Life(up, receiver)
+        stack.callback(lambda: life.up.end(signal.SIGTERM) if life.up.process.poll() is None else None)
+        yield life
 
 
 @pytest.fixture
@@ -108,7 +106,7 @@ def client(life: Life) -> Iterator[SyncPrefectClient]:
 
 
 def engines(group: int) -> list[int]:
-    """Return the flow runs' processes in the group of whoever serves them."""
+    """Return the processes of flow runs in a process group."""
     listed = subprocess.run(["ps", "-eo", "pid=,pgid=,args="], capture_output=True, text=True, check=True).stdout
     rows = [row.split(maxsplit=2) for row in listed.splitlines()]
     return [int(pid) for pid, pgid, args in rows if int(pgid) == group and "prefect.engine" in args]
@@ -120,33 +118,13 @@ def flow_run_of(engine: int) -> UUID:
     return UUID(run.decode())
 
 
-def test_a_killed_server_comes_again_on_its_port_and_ticks_go_on(life: Life) -> None:
-    life.served()
-    life.ticks_on()
-
-    life.kill("Prefect server")
-
-    life.ticks_on()
-
-
-def test_the_served_flows_come_again_and_what_they_ran_is_ended(life: Life) -> None:
-    """A flow run that lives on would keep its place, and every later tick would be cancelled."""
-    orphans = wait_for(lambda: engines(life.pid("flows")) or None)
-
-    group = life.kill("flows")
-
-    assert members({group}) == []
-    assert not any(lives(pid) for pid in orphans)
-    life.ticks_on()
-
-
 @pytest.mark.parametrize("after_s", [0.0, 1.0, 2.0, 4.0])
 def test_a_killed_flow_run_is_marked_and_the_next_one_runs(
     life: Life, client: SyncPrefectClient, after_s: float
 ) -> None:
-    """Killed before it has begun, in its work, or after it has said how it ended."""
+    """Killed at its start, during its work, or after it reported its final state."""
     group = life.pid("flows")
-    before = set(engines(group))  # what has said how it ended is a process for a moment more
+    before = set(engines(group))  # a finished run stays a process for a moment
     engine = wait_for(lambda: next(iter(set(engines(group)) - before), None))
     run = flow_run_of(engine)
     time.sleep(after_s)
@@ -166,7 +144,7 @@ def a_run_dies_unseen(life: Life, client: SyncPrefectClient, served: Mapping[str
     def state() -> str:
         return str(client.read_flow_run(run.id).state_name)
 
-    with socket.create_server(("127.0.0.1", 0)) as deaf:  # a database that never answers: the run hangs
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # a database that does not answer: the run hangs
         database = f"postgresql://nobody@127.0.0.1:{deaf.getsockname()[1]}/none"
         begun = {"PREFECT_API_URL": life.url, "PREFECT__FLOW_RUN_ID": str(run.id), "ROLLOUT_DATABASE_URL": database}
         process = subprocess.Popen([sys.executable, "-m", "prefect.engine"], env=os.environ | begun)
@@ -176,7 +154,7 @@ def a_run_dies_unseen(life: Life, client: SyncPrefectClient, served: Mapping[str
     wait_for(lambda: True if state() == "Crashed" else None)
 
 
-def owners_are_told(life: Life, client: SyncPrefectClient, served: Mapping[str, UUID]) -> None:
+def owners_get_alerts(life: Life, client: SyncPrefectClient, served: Mapping[str, UUID]) -> None:
     """Here ticks come every 15 s."""
 
     def started() -> bool | None:
@@ -189,8 +167,8 @@ def owners_are_told(life: Life, client: SyncPrefectClient, served: Mapping[str, 
 
 @pytest.mark.parametrize(
     ("waits", "seconds", "comes_about"),
-    [("ZOMBIE_AFTER", 60, a_run_dies_unseen), ("ABSENT_AFTER", 10, owners_are_told)],
-    ids=["a run that died unseen is ended for want of a heartbeat", "owners are told when no tick completes"],
+    [("ZOMBIE_AFTER", 60, a_run_dies_unseen), ("ABSENT_AFTER", 10, owners_get_alerts)],
+    ids=["a run that died unseen is ended for want of a heartbeat", "owners get alerts when no tick completes"],
 )
 def test_what_no_longer_comes_is_seen_by_the_server(
     life: Life,
@@ -200,7 +178,7 @@ def test_what_no_longer_comes_is_seen_by_the_server(
     seconds: int,
     comes_about: Callable[[Life, SyncPrefectClient, Mapping[str, UUID]], None],
 ) -> None:
-    """By automations, which wait for minutes; here for less."""
+    """Automations see it, here after shorter waits."""
     served = life.served()
     before = getattr(automations, waits)
     monkeypatch.setattr(automations, waits, timedelta(seconds=seconds))
@@ -213,7 +191,7 @@ def test_what_no_longer_comes_is_seen_by_the_server(
 
 
 def test_nothing_was_done_twice(life: Life) -> None:
-    """The trail holds, no stage was entered twice, every alert came, and no two of one kind tell of the same."""
+    """The audit trail is intact, no stage was entered twice, and every alert was delivered and is unique."""
     life.ticks_on()
     with reading(life.engine) as session:
         events = list(audit.events(session))
@@ -249,14 +227,30 @@ def test_deployed_for_workers_it_is_what_prefect_itself_would_deploy(life: Life)
     assert run(*ours) == "nothing changed: the server has all of it\n"
 
 
+@pytest.mark.parametrize("name", ["Prefect server", "flows"])
+def test_a_killed_child_ends_up_and_a_second_one_goes_on(life: Life, name: str) -> None:
+    """A flow run that survived its server or its runner would keep its place, and later runs would be cancelled."""
+    groups = {life.pid(each) for each in ("Prefect server", "flows")}
+    wait_for(lambda: engines(life.pid("flows")) or None)
+
+    os.kill(life.pid(name), signal.SIGKILL)
+
+    assert life.up.process.wait(PATIENCE_S) == 1
+    assert f"{name} ended with exit code -9. The end of " in life.up.output.read_text()
+    assert members(groups) == []
+    life.restart()
+    life.ticks_on()
+    assert verify_trail(life.engine).holds
+
+
 def test_a_killed_up_takes_its_children_along_and_a_second_one_goes_on(life: Life) -> None:
     groups = {life.pid(name) for name in ("Prefect server", "flows")}
     life.up.process.kill()
     life.up.process.wait()
     wait_for(lambda: True if members(groups) == [] else None)
 
-    again = Life(Up.start(life.up.state, ROLLOUT_ALERT_URLS=url_of(life.receiver)), life.receiver)
-    again.ticks_on()
+    life.restart()
+    life.ticks_on()
 
     assert verify_trail(life.engine).holds
-    assert again.up.end(signal.SIGTERM) == 0
+    assert life.up.end(signal.SIGTERM) == 0

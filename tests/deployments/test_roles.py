@@ -1,4 +1,4 @@
-"""The roles of containers/roles.sh, on a real PostgreSQL: each may do its work, and none may undo what guards it."""
+"""The roles of containers/roles.sh on a real PostgreSQL: each can do its work, and cannot remove the guards."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Where a replay begins and goes on, and what of it is told; what `up` seeds is seen in test_up."""
+"""Start and continuation of a replay, and the activity feed. The seeded rollouts are tested in test_up."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -33,22 +33,22 @@ def market() -> CandleSource:
     return open_source("synthetic:GOLD?seed=7&symbols=1&days=400")
 
 
-def test_what_has_happened_is_told_once_changes_before_the_alerts_they_raised(engine: Engine) -> None:
-    told: list[str] = []
-    news = ActivityFeed(engine)
+def test_activity_is_printed_once_with_changes_before_their_alerts(engine: Engine) -> None:
+    printed: list[str] = []
+    activity = ActivityFeed(engine)
     put_version(engine, "v1", Status.ACTIVE)
     put_version(engine, "v2")
     start_rollout(engine, Command(Actor("ana"), MONDAY, "better"), strategy_name="fib_rsi", version="v2", plan=Plan())
 
-    news.tell(told.append)
-    news.tell(told.append)
+    activity.print_new(printed.append)
+    activity.print_new(printed.append)
 
-    assert told == [
+    assert printed == [
         "2026-03-02 00:00  fib_rsi v2  start rollout: better",
         "2026-03-02 00:00  alert 1, info: fib_rsi v2 started at 5 % against v1",
     ]
-    ActivityFeed(engine).tell(told.append)
-    assert len(told) == 2
+    ActivityFeed(engine).print_new(printed.append)
+    assert len(printed) == 2
 
 
 def test_a_replay_begins_where_the_seed_has_candles_for_its_past(engine: Engine, market: CandleSource) -> None:

@@ -1,4 +1,4 @@
-"""prefect.yaml as it is served; that `prefect deploy` makes the same of it is shown on a server, in test_up."""
+"""prefect.yaml as served. test_up compares it with `prefect deploy` on a server."""
 
 import subprocess
 import sys
@@ -40,6 +40,7 @@ def test_what_moves_rollouts_is_scheduled_and_what_owners_do_is_not() -> None:
         "decide",
         "pause",
         "resume",
+        "activate",
         "promote",
         "retire",
         "rollback",
@@ -76,7 +77,7 @@ def test_an_owners_form_reads_from_what_must_be_given_to_what_may_be() -> None:
         assert "Args:" not in (each.description or "")
 
 
-def test_a_plan_in_a_form_is_the_usual_one_or_every_field_of_ones_own() -> None:
+def test_a_plan_in_a_form_is_the_standard_one_or_has_every_field() -> None:
     (schema,) = (
         each._parameter_openapi_schema for each in read_deployments(prefect_yaml()) if each.name == "start-canary"
     )
@@ -85,7 +86,7 @@ def test_a_plan_in_a_form_is_the_usual_one_or_every_field_of_ones_own() -> None:
 
     assert field["default"] == "usual"
     assert usual["enum"] == ["usual"]
-    assert own["title"] == "A plan of your own"
+    assert own["title"] == "Custom plan"
     assert {name: each["default"] for name, each in own["properties"].items()} == Plan().model_dump(mode="json")
 
 
@@ -98,7 +99,7 @@ def test_forms_and_api_know_the_bounds_and_the_choices() -> None:
     assert schemas["register-version"].properties["status"]["enum"] == ["shadow", "canary", "active", "retired"]
     assert "1h" in schemas["register-version"].properties["timeframe"]["enum"]
     assert schemas["start-canary"].definitions["Stage"]["properties"]["percent"]["maximum"] == 100
-    for name in ("rollback", "decide", "promote"):
+    for name in ("rollback", "decide", "activate", "promote"):
         assert {"owner", "reason"} <= set(schemas[name].required)
         assert schemas[name].properties["reason"]["minLength"] == 1
 
@@ -117,12 +118,12 @@ def test_a_file_that_would_be_served_otherwise_than_deployed_is_refused(tmp_path
 
 @pytest.mark.parametrize(("ends", "code"), [("pass", 0), ("raise OSError('gone')", 1)])
 def test_a_thread_that_waits_for_ever_keeps_no_process(ends: str, code: int) -> None:
-    """Else `up` would take what has failed for running, and what it left behind would stay."""
+    """Otherwise a failed process would seem to run, and `up` would not end."""
     script = f"""
 import threading
-from deployments.serve import left_for_certain
+from deployments.serve import force_exit
 threading.Thread(target=threading.Event().wait).start()
-with left_for_certain(within_s=0.1):
+with force_exit(within_s=0.1):
     {ends}
 """
 

@@ -1,7 +1,6 @@
-"""`up` with a real Prefect server: scheduled runs that change the database, an API that refuses, nothing left behind.
+"""`rollout up` with a real Prefect server.
 
-The tests share one start of it and stand in the order of its life; each waits for what it asserts, for minutes if the
-machine is busy.
+The tests share one `up` and run in the order of its life. Each waits for what it asserts.
 """
 
 import os
@@ -52,8 +51,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 @pytest.fixture(scope="module")
 def api(running: Up) -> Iterator[httpx.Client]:
-    running.says(r"Ctrl-C stops all of it")
-    address = running.says(r"Prefect UI +(http://127\.0\.0\.1:\d+)\n").group(1)
+    running.prints(r"Press Ctrl-C to stop")
+    address = running.prints(r"Prefect UI +(http://127\.0\.0\.1:\d+)\n").group(1)
     with httpx.Client(base_url=f"{address}/api", timeout=60) as client:
         yield client
 
@@ -67,8 +66,8 @@ def served(api: httpx.Client) -> Mapping[str, Mapping[str, Any]]:
 def test_scheduled_ticks_and_shadow_runs_change_the_database(
     running: Up, api: httpx.Client, served: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """A server can look healthy while its scheduler never fires: only a run it made itself proves it."""
-    begin = datetime.strptime(running.says(r"clock +([-0-9]+ [:0-9]+) UTC")[1] + "+0000", "%Y-%m-%d %H:%M%z")
+    """A server can look healthy while its scheduler does not work: only a scheduled run proves it."""
+    begin = datetime.strptime(running.prints(r"clock +([-0-9]+ [:0-9]+) UTC")[1] + "+0000", "%Y-%m-%d %H:%M%z")
     engine = open_database(f"sqlite:///{running.state / 'rollout.db'}")
 
     def ticked() -> bool | None:
@@ -98,9 +97,9 @@ def test_scheduled_ticks_and_shadow_runs_change_the_database(
 def test_a_newcomer_sees_a_rollout_go_on_and_another_undone_by_its_gates(
     running: Up, served: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    found = running.says(r"seasonal v2  roll back: (.+)")[1]
-    running.says(r"alert \d+, critical: seasonal v2 rolled back: ")
-    running.says(r"alert \d+, (info|warning): fib_rsi v2 (advanced|awaiting approval): ")
+    found = running.prints(r"seasonal v2  roll back: (.+)")[1]
+    running.prints(r"alert \d+, critical: seasonal v2 rolled back: ")
+    running.prints(r"alert \d+, (info|warning): fib_rsi v2 (advanced|awaiting approval): ")
 
     engine = open_database(f"sqlite:///{running.state / 'rollout.db'}")
     with reading(engine) as session:
@@ -121,7 +120,7 @@ def test_a_newcomer_sees_a_rollout_go_on_and_another_undone_by_its_gates(
         ("set-canary-percent", {"strategy_name": "fib_rsi", "percent": -1, "owner": "ana"}, "percent"),
         ("decide", {"strategy_name": "fib_rsi", "choice": "maybe", "owner": "ana", "reason": "why not"}, "choice"),
         ("rollback", {"strategy_name": "fib_rsi", "owner": "ana", "reason": ""}, "reason"),
-        ("promote", {"strategy_name": "fib_rsi", "version": "v2", "owner": "ana"}, "reason"),
+        ("activate", {"strategy_name": "fib_rsi", "version": "v2", "owner": "ana"}, "reason"),
         ("start-canary", {"strategy_name": "", "version": "v2", "owner": "ana"}, "strategy_name"),
         ("nightly-comparison", {"days": 0}, "days"),
         ("compare", {"strategy_name": "fib_rsi", "version": "v2", "days": -1}, "days"),
@@ -159,7 +158,7 @@ def test_a_run_that_slipped_past_the_bounds_fails_with_the_domains_line(
 
 def test_an_owner_is_answered_by_the_api_with_a_token_for_development(running: Up) -> None:
     """The clock is the replay's: what the API does stands in the trail at the market's time."""
-    url = running.says(r"API +(http://127\.0\.0\.1:\d+)/docs")[1]
+    url = running.prints(r"API +(http://127\.0\.0\.1:\d+)/docs")[1]
     settings = {"ROLLOUT_API_DEVELOPMENT": "1", "HOME": str(running.state / "home")}
     token = subprocess.run(
         [sys.executable, "-m", "strategy_core.cli", "token", "--name", "ana", "--role", "owner"],
@@ -184,7 +183,7 @@ def test_an_owner_is_answered_by_the_api_with_a_token_for_development(running: U
 
 
 def test_whoever_looks_at_the_metrics_needs_no_token(running: Up) -> None:
-    address = running.says(r"metrics +(http://127\.0\.0\.1:\d+/metrics)\n")[1]
+    address = running.prints(r"metrics +(http://127\.0\.0\.1:\d+/metrics)\n")[1]
 
     def scraped() -> str | None:
         try:
@@ -199,7 +198,7 @@ def test_whoever_looks_at_the_metrics_needs_no_token(running: Up) -> None:
 def test_a_failed_gate_is_an_event_once_and_owners_are_told_at_once(
     api: httpx.Client, served: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """That of the seed: the first tick emits it, the automation does not wait for the minute; sent twice, it is one."""
+    """The first tick emits the event, the automation reacts at once, and a second emission changes no count."""
 
     def events(name: str) -> list[dict[str, Any]]:
         wanted = {"filter": {"event": {"name": [name]}}}
@@ -248,28 +247,27 @@ def test_automations_are_put_once_and_leave_an_owners_own_alone(
 
 
 @pytest.mark.full
-def test_a_child_that_dies_again_and_again_is_named_and_the_rest_is_stopped(
+def test_a_child_that_ends_is_named_and_the_rest_is_stopped(
     running: Up,
     api: httpx.Client,
     served: Mapping[str, Mapping[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It runs beside the other, on its database and its server, which it must leave alone."""
+    """It runs beside the other `up`, on the same database and Prefect server, which it must not stop."""
     monkeypatch.setenv("PREFECT_API_URL", str(api.base_url).rstrip("/"))
-    said: list[str] = []
+    printed: list[str] = []
 
     def kill_the_flows(line: str) -> None:
-        said.append(line)
-        for pid in re.findall(r"flows (?:runs again )?\(pid (\d+)", line):
+        printed.append(line)
+        for pid in re.findall(r"flows \(pid (\d+)", line):
             os.kill(int(pid), signal.SIGKILL)
 
-    assert up(**arguments(running, tmp_path), say=kill_the_flows) == 1
+    assert up(**arguments(running, tmp_path), echo=kill_the_flows) == 1
 
-    assert "flows ended with exit code -9; the end of " in said[-1]
-    assert len([line for line in said if line.startswith("flows runs again")]) == 2
-    started = {int(pid) for line in said for pid in re.findall(r"pid (\d+)", line)}
-    assert len(started) == 5, "the flows, three times, and the API and its metrics beside them"
+    assert printed[-1].startswith(f"flows ended with exit code -9. The end of {tmp_path / 'logs' / 'flows.log'}:")
+    started = {int(pid) for line in printed for pid in re.findall(r"pid (\d+)", line)}
+    assert len(started) == 3, "the flows, the API and the metrics"
     assert members(started) == []
     assert api.get("/health").status_code == 200
 
@@ -279,12 +277,12 @@ def test_a_server_that_cannot_start_is_named_with_its_reason(
     running: Up, api: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    said: list[str] = []
+    printed: list[str] = []
 
-    assert up(**arguments(running, tmp_path) | {"port": api.base_url.port}, say=said.append) == 1
+    assert up(**arguments(running, tmp_path) | {"port": api.base_url.port}, echo=printed.append) == 1
 
-    assert said[-1].startswith("Prefect server ended with exit code 1; the end of ")
-    assert "already in use" in said[-1]
+    assert printed[-1].startswith("Prefect server ended with exit code 1. The end of ")
+    assert "already in use" in printed[-1]
 
 
 @pytest.mark.full

@@ -21,7 +21,7 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def at(monkeypatch: pytest.MonkeyPatch, database_url: str) -> Clock:
-    """Return how to set the time of the flows to come, which run on `engine`'s database; it is Monday."""
+    """Return a function that sets the time of later flows, which use the database of `engine`. It starts on Monday."""
 
     def set_time(moment: datetime) -> None:
         monkeypatch.setenv("ROLLOUT_REPLAY_FROM", moment.isoformat())

@@ -1,4 +1,4 @@
-"""Alerts from Prefect, on both databases: watched, delivered, and told in a line."""
+"""The alert flows, on both databases."""
 
 from datetime import timedelta
 
@@ -75,14 +75,14 @@ def test_without_a_channel_it_says_so_and_still_watches(started: Engine, at: Clo
 
     state = deliver_alerts.fn()
 
-    assert state.message == "ROLLOUT_ALERT_URLS is not set: nobody is told"
+    assert state.message == "ROLLOUT_ALERT_URLS is not set: no alert is sent"
     assert "rollout.tick_overdue" in [alert.kind for alert in outbox(started)]
 
 
 def test_in_a_replay_ticks_are_awaited_in_real_minutes(
     started: Engine, at: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four days pass there between two ticks, and none is overdue."""
+    """In a replay four days between two ticks are normal."""
     monkeypatch.setenv("ROLLOUT_REPLAY_SPEED", "5760")
     at(MONDAY + timedelta(days=4))
     deliver_alerts.fn()

@@ -75,7 +75,7 @@ def test_a_rollback_is_done_though_nothing_can_be_shown(started: Engine, monkeyp
     with in_a_run(monkeypatch, "http://127.0.0.1:1"):
         state = rollback.fn("fib_rsi", owner="ana", reason="odd fills")
 
-    assert state.message == "users of fib_rsi were taken off v2"
+    assert state.message == "fib_rsi v2 is rolled back, no user gets it"
     with reading(started) as session:
         assert rollouts.list_rollouts(session)[0].state == State.ROLLED_BACK
 

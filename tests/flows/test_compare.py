@@ -43,4 +43,4 @@ def test_a_night_stores_one_report_per_challenger_and_shows_its_figures(engine: 
 def test_without_a_challenger_there_is_nothing_to_compare(engine: Engine, at: Clock) -> None:
     put_version(engine, "v1", Status.ACTIVE)
 
-    assert (nightly_comparison.fn().message or "").startswith("nothing to compare")
+    assert (nightly_comparison.fn().message or "").startswith("no comparison: ")

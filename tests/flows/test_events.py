@@ -1,4 +1,4 @@
-"""What Prefect is told: each alert under its event's name, once, and without keeping a tick waiting."""
+"""Alerts as Prefect events: names, ids, and no delay of ticks."""
 
 from collections.abc import Iterator
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""From a gate that fails to whoever must hear of it, through the flows, on both databases, on bad days too."""
+"""From a failing gate to the receiver of its alert, through the flows, also with failures on the way."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ deliver_alerts.fn()
 
 @pytest.fixture
 def harmed(engine: Engine, at: Clock, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
-    """Return the receiver of what is critical; the next tick finds a gate that fails."""
+    """Return the receiver of critical alerts. The next tick finds a failing gate."""
     monkeypatch.setenv("ROLLOUT_ALERT_URLS", f"critical={url_of(endpoint)}")
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
@@ -42,7 +42,7 @@ def harmed(engine: Engine, at: Clock, endpoint: Endpoint, monkeypatch: pytest.Mo
 
 
 def delivered(at: Clock, minutes: range) -> list[str | None]:
-    """Return what the runs that deliver alerts say, a minute apart."""
+    """Run the delivery twice, a minute apart, and return its result lines."""
     said = []
     for minute in minutes:
         at(MONDAY + HOUR + minute * MINUTE)

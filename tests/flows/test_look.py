@@ -1,4 +1,4 @@
-"""What an owner looks at before anything moves: shown in a table, and nothing is changed."""
+"""The flows that only show: plan and comparison."""
 
 from typing import Any
 

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine, update
 
 from flows.ramp import approve_stage, decide, pause, ramp_tick, resume, set_canary_percent, start_canary
-from flows.rollback import promote
+from flows.rollback import activate
 from strategy_core.domain.errors import InvalidPercent
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
@@ -21,7 +21,7 @@ from strategy_core.store.tables import AuditEvent, Rollout
 from tests.builders import DAY, GOLD, HOUR, MONDAY, put_version
 from tests.flows.conftest import Clock
 
-LATE = MONDAY + 12 * HOUR  # half a day of candles is due by now, and none has been decided
+LATE = MONDAY + 12 * HOUR  # half a day of candles without decisions
 
 
 @pytest.fixture
@@ -277,12 +277,12 @@ def test_where_four_eyes_are_demanded_a_second_owner_lets_a_rollout_go_on(
     advanced = decide.fn("fib_rsi", Choice.ADVANCE, owner="ana", reason="enough")
     put_state(started, State.PAUSED)
     widened = set_canary_percent.fn("fib_rsi", 50.0, owner="ana")
-    promoted = promote.fn("fib_rsi", "v2", owner="ana", reason="enough")
+    activated = activate.fn("fib_rsi", "v2", owner="ana", reason="enough")
 
-    for state in (approved, advanced, widened, promoted):
+    for state in (approved, advanced, widened, activated):
         assert state.is_failed()
         assert "'ana' started the rollout of 'fib_rsi' 'v2': another owner must do this" in (state.message or "")
-    assert promote.fn("fib_rsi", "v2", owner="bob", reason="reviewed").is_completed()
+    assert activate.fn("fib_rsi", "v2", owner="bob", reason="reviewed").is_completed()
 
 
 def open_rollout(engine: Engine) -> Rollout:

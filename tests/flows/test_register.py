@@ -10,7 +10,7 @@ from strategy_core.store.engine import reading
 from tests.builders import GOLD
 from tests.flows.conftest import Clock
 
-# registering is tested on both databases with its service; each of these starts a worker process
+# SQLite only: each test starts a worker process, and the service is tested on both databases
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 

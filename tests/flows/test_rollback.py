@@ -1,4 +1,4 @@
-"""An owner's promotion and rollback from Prefect, on both databases."""
+"""The flows that activate, retire and roll back, on both databases."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ from prefect.exceptions import ParameterTypeError
 from sqlalchemy import Engine
 
 from flows.ramp import decide, start_canary
-from flows.rollback import promote, retire, rollback
+from flows.rollback import activate, retire, rollback
 from flows.runtime import unattended
 from strategy_core.domain.audit import RAMP
 from strategy_core.domain.lifecycle import Status
@@ -25,7 +25,7 @@ def two(engine: Engine, at: Clock) -> Engine:
 
 
 def test_a_promotion_retires_the_predecessor_and_keeps_who_and_why(two: Engine) -> None:
-    state = promote.fn("fib_rsi", "v2", owner="ana", reason="agreed on Friday")
+    state = activate.fn("fib_rsi", "v2", owner="ana", reason="agreed on Friday")
 
     assert state.message == "fib_rsi v2 is active"
     assert statuses(two) == {"v1": "retired", "v2": "active"}
@@ -35,8 +35,8 @@ def test_a_promotion_retires_the_predecessor_and_keeps_who_and_why(two: Engine) 
 
 
 def test_an_event_names_the_run_that_its_logs_are_kept_under(two: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prefect tells a run its id by the environment; outside a run there is none."""
-    promote.fn("fib_rsi", "v2", owner="ana", reason="agreed on Friday")
+    """Prefect passes the run id in the environment. Outside a run it is empty."""
+    activate.fn("fib_rsi", "v2", owner="ana", reason="agreed on Friday")
     monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "0a1b2c3d-0000-4000-8000-000000000001")
 
     rollback.fn("fib_rsi", owner="ana", reason="users complain", version="v2")
@@ -47,13 +47,13 @@ def test_an_event_names_the_run_that_its_logs_are_kept_under(two: Engine, monkey
 
 
 def test_a_rollback_undoes_the_promotion_and_quarantines(two: Engine) -> None:
-    promote.fn("fib_rsi", "v2", owner="ana", reason="agreed on Friday")
+    activate.fn("fib_rsi", "v2", owner="ana", reason="agreed on Friday")
 
     state = rollback.fn("fib_rsi", owner="ana", reason="users complain", version="v2")
 
-    assert state.message == "users of fib_rsi were taken off v2"
+    assert state.message == "fib_rsi v2 is rolled back, no user gets it"
     assert statuses(two) == {"v1": "active", "v2": "retired"}
-    refused = promote.fn("fib_rsi", "v2", owner="ana", reason="once more")
+    refused = activate.fn("fib_rsi", "v2", owner="ana", reason="once more")
     assert refused.is_failed()
     assert "is quarantined; give an override reason" in (refused.message or "")
 
@@ -79,9 +79,9 @@ def test_nothing_to_roll_back_is_said_in_a_line(two: Engine) -> None:
 def test_a_blank_reason_is_none(blank: str) -> None:
     named = {"strategy_name": "fib_rsi", "owner": "ana", "reason": "once more"}
 
-    assert promote.validate_parameters(named | {"version": "v2", "override_reason": ""})
+    assert activate.validate_parameters(named | {"version": "v2", "override_reason": ""})
     with pytest.raises(ParameterTypeError, match="override_reason"):
-        promote.validate_parameters(named | {"version": "v2", "override_reason": blank})
+        activate.validate_parameters(named | {"version": "v2", "override_reason": blank})
     with pytest.raises(ParameterTypeError, match="override_reason"):
         start_canary.validate_parameters(named | {"version": "v2", "override_reason": blank})
     for flow, more in ((rollback, {}), (decide, {"choice": "extend"})):

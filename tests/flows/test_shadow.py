@@ -1,4 +1,4 @@
-"""The shadow run from Prefect: decisions are logged, then scored; a version that cannot be asked is named."""
+"""The shadow run from Prefect: decisions are logged and scored, and a failing version is named."""
 
 import pytest
 from sqlalchemy import Engine
@@ -21,7 +21,7 @@ def test_missed_candles_are_decided_and_scored_once_whatever_another_version_doe
     state = shadow_run.fn()
 
     assert state.is_failed()
-    refused = "0 errors; not asked: 'fib_rsi' 'v2' is not the build that was registered"
+    refused = "0 errors, failed: 'fib_rsi' 'v2' is not the build that was registered"
     assert refused in (state.message or "")
     with reading(engine) as session:
         logged = decisions.find_decisions(session, "fib_rsi", "v1", GOLD)
@@ -30,7 +30,7 @@ def test_missed_candles_are_decided_and_scored_once_whatever_another_version_doe
     assert len(booked) == sum(row.decision != "hold" for row in logged) > 0
     again = shadow_run.fn().message or ""
     assert "fib_rsi v1 (active): 0 decisions" in again
-    assert "; 0 outcomes booked" in again
+    assert "; 0 outcomes recorded" in again
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

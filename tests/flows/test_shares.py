@@ -1,4 +1,4 @@
-"""A candle run on a cluster of two workers, with Prefect between: it leaves the log that one process leaves."""
+"""A candle run on a Dask cluster of two workers gives the same log as one process."""
 
 import os
 import shutil
@@ -56,7 +56,7 @@ def registered(engine: Engine, at: Clock, monkeypatch: pytest.MonkeyPatch) -> En
 
 @pytest.fixture
 def cluster(registered: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCluster]:
-    """Two worker processes that find their settings in their environment, as those of other machines do."""
+    """Two worker processes with settings from their environment, like workers on other machines."""
     with (
         prefect_test_harness(server_startup_timeout=120),
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as cluster,  # type: ignore[no-untyped-call]
@@ -74,7 +74,7 @@ def logged(engine: Engine) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def misled(cluster: LocalCluster) -> Iterator[None]:
-    """A third worker, whose machine has no candles; Dask takes it for one like the others."""
+    """A third worker without candles, which Dask uses like the others."""
     command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address]
     worker = subprocess.Popen(
         [*command, "--nthreads", "1", "--no-dashboard", "--no-nanny"], env={**os.environ, "ROLLOUT_FEED": "/nowhere"}
@@ -130,13 +130,13 @@ def test_a_cluster_that_is_away_is_told_and_the_run_goes_on_here(
 ) -> None:
     put_version(engine, "1", at=MONDAY)  # its fingerprint is no build's
     at(MONDAY + HOUR)
-    monkeypatch.setattr(dask, "CONNECT_S", 0.2)
+    monkeypatch.setattr(dask, "CONNECT_TIMEOUT_S", 0.2)
     monkeypatch.setenv("ROLLOUT_SHADOW_DASK", "tcp://127.0.0.1:1")
 
     told = shadow_run.fn().message or ""
 
-    assert "fib_rsi 1 (shadow): 0 decisions, 0 signals, 0 errors; not asked: 'fib_rsi' '1' is not the build" in told
-    assert "; the Dask cluster at tcp://127.0.0.1:1 cannot be reached, so this machine ran alone: " in told
+    assert "fib_rsi 1 (shadow): 0 decisions, 0 signals, 0 errors, failed: 'fib_rsi' '1' is not the build" in told
+    assert "; the Dask cluster at tcp://127.0.0.1:1 cannot be reached, ran on this machine instead: " in told
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -154,10 +154,10 @@ def test_a_share_that_no_worker_takes_is_given_up_at_the_deadline() -> None:
         Client(empty) as client,  # type: ignore[no-untyped-call]
     ):
         waiting = client.submit(len, "share")
-        share, ended = dask._told(PrefectDaskFuture(uuid4(), waiting), time.monotonic() + 0.2)
+        share, ended = dask._shard_result(PrefectDaskFuture(uuid4(), waiting), time.monotonic() + 0.2)
 
         assert not ended
-        assert share.problems == ["a share was lost with its worker, or late, and ran here: pending"]
+        assert share.problems == ["a shard was late or lost with its worker, and was repeated on this machine: pending"]
         assert waiting.cancelled()
 
 
