@@ -79,7 +79,7 @@ def report(
     import sys
 
     from strategy_core.report.html import html_page
-    from strategy_core.report.rollout import rollout_markdown, title
+    from strategy_core.report.rollout import page_title, rollout_markdown
     from strategy_core.services.reports import read_report, resolve_rollout
 
     found, generation = read_report(shell.engine, resolve_rollout(shell.engine, rollout), now=shell.now)
@@ -88,13 +88,13 @@ def report(
     if shell.as_json and output is None:
         shell.answer(facts)
         return
-    page = html_page(title(found), rollout_markdown(found))
+    page = html_page(page_title(found), rollout_markdown(found))
     if output == _STDOUT:
         sys.stdout.write(page)
         return
     file = output or Path(f"rollout-{known.strategy_name}-{known.version}-{known.id.hex[:8]}.html")
     _write(file, page)
-    shell.answer(facts | {"output": str(file)}, f"{title(found)}\nWritten to {file}")
+    shell.answer(facts | {"output": str(file)}, f"{page_title(found)}\nWritten to {file}")
     if open == "browser":
         typer.launch(file.resolve().as_uri())
 

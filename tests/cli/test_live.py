@@ -73,7 +73,7 @@ def test_a_file_that_is_wrong_is_refused_in_a_line(
 def test_a_plan_says_that_its_shares_are_estimates(rollout: Rollout, pair: Engine) -> None:
     said = rollout("plan", "fib_rsi", "2")
 
-    assert "shares of users are an estimate: no user list is loaded" in said.out
+    assert "Shares of users are an estimate: no user list is loaded" in said.out
     assert rollout("plan", "fib_rsi", "2", "--json").data["audience"]["estimated"] is True
 
 
