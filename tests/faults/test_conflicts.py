@@ -175,7 +175,7 @@ def test_whoever_cannot_look_it_up_says_so(postgresql_url: str, monkeypatch: pyt
     monkeypatch.setattr("strategy_core.store.engine._SETTLED_WITHIN_S", 0.0)
 
     with (
-        pytest.raises(Unsettled, match=r"may or may not have been saved .* read the current state before you repeat it"),
+        pytest.raises(Unsettled, match=r"may or may not have been saved .* read the current state before"),
         boundaries(engine, lambda _, name, connection: _hang_up(connection) if name == "after COMMIT" else None),
     ):
         roll_back(engine, reason="news", now=NOW, **WHO)
