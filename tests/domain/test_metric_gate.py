@@ -185,7 +185,7 @@ def test_several_metrics_stand_in_one_plan_under_names_of_their_own() -> None:
 
     assert [gate.name for gate in plan.gates] == ["metric:slippage", "metric:latency"]
     assert read_plan(plan.model_dump(mode="json")) == plan
-    with pytest.raises(InvalidPlan, match="a name of its own"):
+    with pytest.raises(InvalidPlan, match="a unique name"):
         read_plan({"gates": [one, one]})
 
 
