@@ -49,6 +49,12 @@ HEADLINES: Mapping[str, str] = {
 LONGEST = 700  # characters of a gate's or a version's text: some channels refuse long messages
 WHY = '--reason "..."'
 _RUN_NOW = {TICK_OVERDUE: "rollout tick", SHADOW_OVERDUE: "rollout shadow"}
+ACTION, ROLLBACK = "rollout_action", "rollback"  # only an alert with this label and value rolls back
+FIRING = "firing"
+CLOCKS_DIFFER = timedelta(seconds=60)  # at most, between the monitoring and the platform
+
+_LONGEST_PART = 250  # characters of each part of a reason
+_FINGERPRINT = re.compile(r"[0-9a-f]{1,64}")
 
 
 class Severity(StrEnum):
@@ -285,14 +291,6 @@ class DeliveryPace:
     def over(self, due: datetime, now: datetime) -> bool:
         """Return whether to give up on an alert that fell due at *due*."""
         return now - due >= self.give_up_after
-
-
-ACTION, ROLLBACK = "rollout_action", "rollback"  # only an alert with this label and value rolls back
-FIRING = "firing"
-CLOCKS_DIFFER = timedelta(seconds=60)  # at most, between the monitoring and the platform
-
-_LONGEST_PART = 250  # characters of each part of a reason
-_FINGERPRINT = re.compile(r"[0-9a-f]{1,64}")
 
 
 def _texts(given: Any) -> Any:

@@ -39,6 +39,22 @@ from strategy_core.domain.slots import Slots
 START = datetime(2026, 1, 5, tzinfo=UTC)  # an arbitrary day
 LOOK_EVERY = timedelta(hours=1)
 CONFIDENCE = 0.95
+SHADOW_DAYS = 60  # of shadow history before a simulated ramp
+BOUND_RAMPS, BOUND_ALPHA = 100, 0.01
+SIMULATED = (  # other gates need live orders or metrics, which a simulation has not
+    Errors,
+    InvalidDecisions,
+    Silence,
+    LosingStreak,
+    ExcessDrawdown,
+    Harm,
+    NotWorse,
+    Divergence,
+)
+_FAULTS = ("mild", "severe", "every_trade_loses", "goes_silent", "drawdown_spike")
+OF_A_PAIR = {  # scenarios that use the history of a pair instead of a market
+    each.name: each for each in (Scenario("a_a", Market()), *(one for one in HARMFUL if one.name in _FAULTS))
+}
 
 
 class RampResult(BaseModel):
@@ -234,24 +250,6 @@ def _deepest(r: FloatArray, risk_fraction: float) -> list[float | None]:
 def _quantile(values: Sequence[float], share: float) -> float | None:
     found = float(np.quantile(values or [np.inf], share, method="higher"))
     return found if np.isfinite(found) else None
-
-
-SHADOW_DAYS = 60  # of shadow history before a simulated ramp
-BOUND_RAMPS, BOUND_ALPHA = 100, 0.01
-SIMULATED = (  # other gates need live orders or metrics, which a simulation has not
-    Errors,
-    InvalidDecisions,
-    Silence,
-    LosingStreak,
-    ExcessDrawdown,
-    Harm,
-    NotWorse,
-    Divergence,
-)
-_FAULTS = ("mild", "severe", "every_trade_loses", "goes_silent", "drawdown_spike")
-OF_A_PAIR = {  # scenarios that use the history of a pair instead of a market
-    each.name: each for each in (Scenario("a_a", Market()), *(one for one in HARMFUL if one.name in _FAULTS))
-}
 
 
 @dataclass(frozen=True, slots=True)

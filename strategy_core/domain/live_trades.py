@@ -16,6 +16,8 @@ ROUTING_GRACE = timedelta(seconds=60)  # within which the platform's routers fol
 CLOCK_SKEW = timedelta(seconds=5)  # a slow broker clock must not make a healthy canary look misrouted
 LARGEST_R = 1e6  # rows stay for good: one absurd number would spoil every sum, or make PostgreSQL refuse it
 LARGEST_PNL = 1e15
+MINIMUM_SLOTS = 30  # with fewer, agreement cannot be judged
+_SAME = 1e-12  # R²: smaller differences are rounding
 
 
 class TradeReport(BaseModel):
@@ -106,10 +108,6 @@ def candle_of(moment: datetime, timeframe: timedelta) -> int:
     """
     seconds = int(min(timeframe, timedelta(hours=1)).total_seconds())
     return int(moment.timestamp()) // seconds * seconds
-
-
-MINIMUM_SLOTS = 30  # with fewer, agreement cannot be judged
-_SAME = 1e-12  # R²: smaller differences are rounding
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from strategy_core.domain.plan import Plan
 from strategy_core.domain.routing import BUCKETS, as_percent
 
 ESTIMATE = "an estimate: no user list is loaded"
+SLOTS_FACTOR = 3.1  # standard deviations over the margin, for a version as good as the active to pass
 
 
 class Account(BaseModel):
@@ -144,9 +145,6 @@ def _cumulative(buckets: IntArray, weights: FloatArray | None = None) -> FloatAr
     """Return the number of users, or their weight, below each number of basis points, 0 to 10,000."""
     sums = np.bincount(buckets, weights=weights, minlength=BUCKETS).cumsum()
     return np.concatenate([[0.0], sums])
-
-
-SLOTS_FACTOR = 3.1  # standard deviations over the margin, for a version as good as the active to pass
 
 
 class StagePreview(BaseModel):

@@ -31,6 +31,8 @@ LARGER_LOSSES = 1.5
 SPIKE_TRADES, SPIKE_LOSS = 8, 0.30
 BOUND_CLIP_IN_TRADES = 4.0  # in root mean square R of the active version's trades, so that it rarely clips
 RISK_FRACTION = 0.0025  # of equity on one R: 2,000 trades of 1.55 R then have a deviation of 17 % of equity
+SIZE_SPREAD = 0.6  # of log |R|
+ROOT_MEAN_SQUARE_R = 1.55
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,10 +274,6 @@ def _pair(
         np.where(canary_alone, 0, side),
         opened_at,
     )
-
-
-SIZE_SPREAD = 0.6  # of log |R|
-ROOT_MEAN_SQUARE_R = 1.55
 
 
 def _trades(market: Market, rng: np.random.Generator, win_rates: FloatArray) -> FloatArray:

@@ -22,6 +22,9 @@ from strategy_core.domain.errors import InvalidConfig, InvalidDecision, InvalidE
 from strategy_core.domain.strategy import Action, Context, Decision, Strategy
 
 MAX_WARMUP_BARS = 100_000
+GROUP = "strategy_core.strategies"
+OBJECT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+ACTION_KEYS = ("action", "signal", "decision")
 
 
 def validated(params_model: type[BaseModel], config: Mapping[str, Any], entry_point: str) -> BaseModel:
@@ -97,9 +100,6 @@ def _problem(error: dict[str, Any]) -> str:
     where = ".".join(str(part) for part in error["loc"])
     what = error["msg"].removeprefix("Value error, ")
     return f"{where}: {what} (given {error['input']!r:.60})" if where else what
-
-
-ACTION_KEYS = ("action", "signal", "decision")
 
 
 class ReadyConfig(BaseModel):
@@ -212,10 +212,6 @@ def _arguments(engine: type, entry_point: str) -> Mapping[str, inspect.Parameter
         return inspect.signature(engine).parameters  # annotations that only type checkers can resolve
     except (TypeError, ValueError):
         raise InvalidEntryPoint(entry_point, "its constructor's arguments cannot be read; give it a Params") from None
-
-
-GROUP = "strategy_core.strategies"
-OBJECT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 def known() -> list[str]:

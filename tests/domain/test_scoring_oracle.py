@@ -7,7 +7,7 @@ candle touches both, and fills a gap at the open: as we do. Where it differs the
 - It refuses an order whose stop and target do not lie around the LAST CLOSE. Such decisions are left out.
 - It can close by order at the next open only. So a horizon exit is compared by the candle it was ordered in, at that
   candle's close.
-- It is given its stops and targets: it has neither an ATR, which `test_volatility` holds against TA-Lib, nor trades
+- It is given its stops and targets: it has neither an ATR, which `test_indicators` holds against TA-Lib, nor trades
   that cannot be sized, which are left out.
 """
 

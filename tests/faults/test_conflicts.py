@@ -178,9 +178,7 @@ def test_an_unknown_commit_result_is_reported(postgresql_url: str, monkeypatch: 
     monkeypatch.setattr("strategy_core.store.engine._COMMIT_CHECK_WITHIN_S", 0.0)
 
     with (
-        pytest.raises(
-            Unsettled, match=r"may or may not have been saved .* read the current state before you repeat it"
-        ),
+        pytest.raises(Unsettled, match=r"may or may not have been saved .* read the current state before"),
         boundaries(engine, lambda _, name, connection: _hang_up(connection) if name == "after COMMIT" else None),
     ):
         roll_back(engine, Command(OWNER, NOW, "news"), strategy_name="fib_rsi")

@@ -76,7 +76,7 @@ class TestHarm:
         assert "its design effect is provisional" in judged(Harm(), paired([1.0], [1.0]), history=History()).reason
 
     def test_an_outcome_that_is_no_number_is_blindness(self) -> None:
-        with pytest.raises(EvidenceUnavailable, match="no number"):
+        with pytest.raises(EvidenceUnavailable, match="not a number"):
             judged(Harm(), totals=Totals(slots=1, log_e=math.nan, log_peak=math.nan))
 
     def test_overwhelming_harm_is_told_by_its_power(self) -> None:

@@ -157,11 +157,11 @@ def test_no_name_can_end_the_label_value_it_stands_in(name: str) -> None:
     [
         ({"query": " "}, "query"),
         ({"query": 'm{v="$candidate"}'}, "known are $strategy, $canary, $active"),
-        ({"query": "rate_$canary"}, "quoted label values alone"),
-        ({"query": 'm{v=~"$canary"}'}, "quoted label values alone"),
-        ({"query": 'm{v!~"$canary"}'}, "quoted label values alone"),
-        ({"query": "m{v=`$canary`}"}, "quoted label values alone"),
-        ({"query": "m{v=~'a=\"$canary\"'}"}, "quoted label values alone"),
+        ({"query": "rate_$canary"}, "may only be quoted label values"),
+        ({"query": 'm{v=~"$canary"}'}, "may only be quoted label values"),
+        ({"query": 'm{v!~"$canary"}'}, "may only be quoted label values"),
+        ({"query": "m{v=`$canary`}"}, "may only be quoted label values"),
+        ({"query": "m{v=~'a=\"$canary\"'}"}, "may only be quoted label values"),
         ({"maximum": None}, "a minimum, a maximum, or both"),
         ({"minimum": 4}, "minimum must not exceed maximum"),
         ({"maximum": float("nan")}, "finite"),
@@ -185,7 +185,7 @@ def test_several_metrics_stand_in_one_plan_under_names_of_their_own() -> None:
 
     assert [gate.name for gate in plan.gates] == ["metric:slippage", "metric:latency"]
     assert read_plan(plan.model_dump(mode="json")) == plan
-    with pytest.raises(InvalidPlan, match="a name of its own"):
+    with pytest.raises(InvalidPlan, match="a unique name"):
         read_plan({"gates": [one, one]})
 
 

@@ -79,7 +79,7 @@ def test_a_changed_line_vouches_for_nothing() -> None:
     ids=lambda line: line[:12],
 )
 def test_what_is_no_event_is_refused_by_its_line(line: str) -> None:
-    with pytest.raises(InvalidExport, match="the export, row 2: is no event"):
+    with pytest.raises(InvalidExport, match="the export, row 2: is not an event"):
         follow([*exported("a"), line])
 
 
