@@ -59,7 +59,7 @@ class VersionRegistry:
         salt: str | None = None,
         reason: str = "",
     ) -> StrategyVersion:
-        """Vet and store a new version; see `services.register`.
+        """Vet and store a new version; see `services.versions`.
 
         Args:
             config: validated by the strategy's own `Params`.
@@ -83,7 +83,7 @@ class VersionRegistry:
     def activate_version(
         self, strategy_name: str, version: str, *, reason: str = "", override_reason: str = ""
     ) -> StrategyVersion:
-        """Make it the active one and retire its predecessor, in one step; see `services.promote`."""
+        """Make it the active one and retire its predecessor, in one step; see `services.versions`."""
         return version_service.activate_version(
             self.engine,
             self._command(reason, override_reason),
