@@ -1,4 +1,4 @@
-"""What a body may hold is found out in time and memory that grow with its size: others wait for the same processor."""
+"""What a body may hold is found out in time and memory that grow with its size: other requests are waiting for the same processor."""
 
 import tracemalloc
 from time import process_time
