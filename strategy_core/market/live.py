@@ -12,7 +12,7 @@ from typing import NoReturn, Protocol, TypeVar
 import numpy as np
 import pandas as pd
 import structlog
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, stop_any
+from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
 from strategy_core.domain.candles import PRICES, checked_candles, count_closed, timeframe_delta
 from strategy_core.domain.errors import EvidenceUnavailable, FeedUnavailable, RolloutError, UnknownSymbol
@@ -50,10 +50,11 @@ def ask_with_retries(ask: Callable[[], T], *, feed: str, wait_s: float) -> T:
     """
 
     def wait(state: RetryCallState) -> float:
-        return max(_transient(state).after_s, wait_s * 2 ** (state.attempt_number - 1))
+        growing: float = wait_s * 2 ** (state.attempt_number - 1)
+        return max(_transient(state).after_s, growing)
 
-    def too_long(state: RetryCallState) -> bool:
-        return state.upcoming_sleep > LONGEST_WAIT_S
+    def stop(state: RetryCallState) -> bool:
+        return state.attempt_number >= TRIES or state.upcoming_sleep > LONGEST_WAIT_S
 
     def give_up(state: RetryCallState) -> NoReturn:
         tried = state.attempt_number
@@ -62,7 +63,7 @@ def ask_with_retries(ask: Callable[[], T], *, feed: str, wait_s: float) -> T:
 
     retrying = Retrying(
         retry=retry_if_exception_type(TransientError),
-        stop=stop_any(stop_after_attempt(TRIES), too_long),
+        stop=stop,
         wait=wait,
         retry_error_callback=give_up,
     )

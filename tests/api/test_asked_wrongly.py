@@ -28,7 +28,7 @@ def test_a_field_that_is_not_known_is_named(shared: tuple[Api, World], name: str
         (b'{"reason": "a", "reason": "b"}', "body", "'reason' stands there twice"),
         (b'{"reason": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "body", "deeper"),
         (b'{"reason": ' + b"[" * 50 + b"]" * 50 + b"}", "reason." + ".".join("0" * 20), "deeper"),
-        (b'{"\\u0000": 1}', "body", "a name that cannot be stored"),
+        (b'{"\\u0000": 1}', "body", "a name with a character that cannot be stored"),
         (b'{"reason": "\xff"}', "body", "UTF-8"),
         (b'{"reason"', "body", "not JSON"),
         (b"[]", "body", "valid dictionary"),
