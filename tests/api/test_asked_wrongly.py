@@ -21,7 +21,7 @@ def test_a_field_that_is_not_known_is_named(shared: tuple[Api, World], name: str
     ("body", "field", "why"),
     [
         (b'{"reason": "a\\u0000b"}', "reason", "NUL"),
-        (b'{"reason": "\\ud800"}', "reason", "half of a pair"),
+        (b'{"reason": "\\ud800"}', "reason", "an unpaired surrogate"),
         (b'{"reason": NaN}', "reason", "finite"),
         (b'{"reason": 1e999}', "reason", "finite"),
         (b'{"reason": ' + b"9" * 5000 + b"}", "reason", "64 bits"),
