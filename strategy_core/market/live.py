@@ -50,9 +50,10 @@ def ask_with_retries(ask: Callable[[], T], *, feed: str, wait_s: float) -> T:
     """
 
     def wait(state: RetryCallState) -> float:
-        return max(_transient(state).after_s, wait_s * float(2 ** (state.attempt_number - 1)))
+        growing: float = wait_s * 2 ** (state.attempt_number - 1)
+        return max(_transient(state).after_s, growing)
 
-    def exhausted(state: RetryCallState) -> bool:
+    def stop(state: RetryCallState) -> bool:
         return state.attempt_number >= TRIES or state.upcoming_sleep > LONGEST_WAIT_S
 
     def give_up(state: RetryCallState) -> NoReturn:
@@ -62,7 +63,7 @@ def ask_with_retries(ask: Callable[[], T], *, feed: str, wait_s: float) -> T:
 
     retrying = Retrying(
         retry=retry_if_exception_type(TransientError),
-        stop=exhausted,
+        stop=stop,
         wait=wait,
         retry_error_callback=give_up,
     )

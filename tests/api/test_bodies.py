@@ -1,4 +1,4 @@
-"""What a body may hold is found out in time and memory that grow with its size: others wait for the same processor."""
+"""Checking a body takes time and memory in proportion to its size, because other requests need the processor too."""
 
 import tracemalloc
 from time import process_time

@@ -51,7 +51,7 @@ def test_a_symbol_asked_for_is_served_alone() -> None:
         ("oanda:../accounts", InvalidSetting, "feed instrument = '../accounts'"),
         ("oanda:G/D=XAU_USD", InvalidSetting, "feed instrument = 'G/D=XAU_USD'"),
         ("oanda:=XAU_USD", InvalidSetting, "feed instrument = '=XAU_USD'"),
-        ("oanda:XAU_USD,XAU_USD", InvalidSetting, "each symbol once; XAU_USD is XAU_USD already"),
+        ("oanda:XAU_USD,XAU_USD", InvalidSetting, "each symbol once; XAU_USD is already XAU_USD"),
         (
             "oanda:XAU_USD?acount=live",
             InvalidSetting,
@@ -83,7 +83,7 @@ def test_an_unknown_timeframe_is_refused_at_once() -> None:
 def test_a_live_feed_is_not_played_as_if_it_were_the_past() -> None:
     replayed = Settings(feed="oanda:XAU_USD", oanda_token=SecretStr(TOKEN), replay_from=NOW)
 
-    with pytest.raises(InvalidSetting, match=r"allowed: synthetic:…, or files, where the past is played"):
+    with pytest.raises(InvalidSetting, match=r"allowed: synthetic:…, or files: a replay cannot use a live feed"):
         replayed.open_candles(NOW)
 
 

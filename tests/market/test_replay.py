@@ -43,7 +43,7 @@ def test_a_speed_that_is_none_is_refused(speed: float) -> None:
 
 @pytest.mark.parametrize("days", [1, 30, 73_000])
 def test_a_speed_that_leads_out_of_time_is_refused(days: int) -> None:
-    with pytest.raises(InvalidSetting, match=r"replay_speed = 1000000 is not valid; allowed: one at which"):
+    with pytest.raises(InvalidSetting, match=r"replay_speed = 1000000 is not valid; allowed: a speed at which"):
         ReplayClock(STARTED, FROM, speed=1_000_000).now(STARTED + timedelta(days=days))
 
 
