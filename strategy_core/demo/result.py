@@ -287,7 +287,7 @@ def _comparisons(result: DemoResult) -> Table:
         "active",
         "days",
         "signals",
-        "divergence",
+        "differ",
         "win rate",
         "R per slot",
         "slots",
