@@ -8,8 +8,8 @@ import pytest
 
 SEEN = """
 import sys, {module}
-from strategy_core.isolation import nursery
-print(len(nursery._current), "pandas" in sys.modules)
+from strategy_core.isolation import forkserver
+print(len(forkserver._current), "pandas" in sys.modules)
 """
 
 
