@@ -284,7 +284,7 @@ def _comparisons(result: DemoResult) -> Table:
         "active",
         "days",
         "signals",
-        "divergence",
+        "differ",
         "win rate",
         "R per slot",
         "slots",

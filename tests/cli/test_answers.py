@@ -193,7 +193,7 @@ def test_an_approval_is_given_when_it_is_asked_for(rollout: Rollout, started: En
 
     said = rollout("approve", "fib_rsi", "--reason", "go")
 
-    assert said.out == "fib_rsi 2 is approved; the next tick advances it\n"
+    assert said.out == "fib_rsi 2 is approved. The next tick advances it.\n"
     assert state_of(started) == "running"
 
 
