@@ -32,7 +32,7 @@ _ROLLBACK: Style = {"stroke": RED, "stroke_width": "2"}
 
 MOST_POINTS = 800  # per curve: about one per pixel
 TOLERATED = 0.01  # share of healthy ramps that a plan may roll back
-WIDTH, _CALIBRATION_WIDTH = 880, 960  # pixels, like all sizes below
+_WIDTH, _CALIBRATION_WIDTH = 880, 960  # pixels, like all sizes below
 _LEFT = 70.0
 _LOW, _MIDDLE, _HIGH = 250, 280, 340
 _HEAD, _FOOT, _CURVES, _ROW = 70, 60, 300, 30
@@ -120,9 +120,9 @@ def regimes_svg(title: str, by_regime: Mapping[str, Comparison]) -> str:
     ]
     ticks = round_ticks(value for _, *values, _ in rows for value in values if isinstance(value, float))
     bottom = 50.0 + _ROW * len(rows)
-    svg = canvas(WIDTH, int(bottom) + _FOOT)
+    svg = canvas(_WIDTH, int(bottom) + _FOOT)
     _draw_title(svg, title)
-    plot = Plot(svg, Scale(ticks[0], ticks[-1], 200.0, WIDTH - 190.0), Scale(0, max(1, len(rows)), 50.0, bottom))
+    plot = Plot(svg, Scale(ticks[0], ticks[-1], 200.0, _WIDTH - 190.0), Scale(0, max(1, len(rows)), 50.0, bottom))
     plot.x_axis(label_ticks(ticks), "R per slot", grid=True)
     plot.intervals(rows)
     return render(svg)
@@ -327,10 +327,10 @@ def _time_plot(
     Args:
         top: pixels above the plot area, for the title and a legend.
     """
-    svg = canvas(WIDTH, height)
+    svg = canvas(_WIDTH, height)
     _draw_title(svg, title)
     end = max(end, start + timedelta(seconds=1))
-    x = Scale(start.timestamp(), end.timestamp(), _LEFT, WIDTH - 50.0)
+    x = Scale(start.timestamp(), end.timestamp(), _LEFT, _WIDTH - 50.0)
     plot = Plot(svg, x, Scale(ticks[0][0], ticks[-1][0], height - 60.0, float(top)))
     plot.y_axis(ticks, unit)
     times = [start + (end - start) * number / 5 for number in range(6)]
