@@ -22,8 +22,7 @@ from strategy_core.domain.errors import (
     UnknownStrategy,
 )
 from strategy_core.domain.routing import Routing, as_percent, bucket_of, buckets_of, refused_user
-from strategy_core.router.source import AllRouting, Source
-from strategy_core.router.sources import open_routing_source
+from strategy_core.router.source import AllRouting, Source, open_routing_source
 from strategy_core.services.queries import Route
 
 MAX_AGE_S = 60.0
