@@ -18,7 +18,7 @@ from sqlalchemy import Engine, make_url
 from deployments import prefect_yaml
 from deployments.demo_seed import replay_span, seed
 from deployments.processes import HOST, Child, ChildEnded, keep_port
-from strategy_core.domain.errors import InvalidSetting, MissingExtra
+from strategy_core.domain.errors import InvalidSetting
 from strategy_core.market.open import open_source
 from strategy_core.market.source import ReplayClock
 from strategy_core.services.database import upgrade
@@ -63,8 +63,6 @@ def up(
     Raises:
         RolloutError: the feed, the database or an argument cannot be used. No process is left running.
     """
-    if importlib.util.find_spec("prefect") is None:
-        raise MissingExtra("rollout up", "prefect")
     state = state.resolve()
     state.mkdir(parents=True, exist_ok=True)
     given = {"feed": feed, "symbol": symbol, "database_url": database_url or f"sqlite:///{state / 'rollout.db'}"}

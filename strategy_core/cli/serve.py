@@ -82,10 +82,6 @@ def deploy(
 
     Creates or updates the work pool, deployments and automations. Others on that server are not changed.
     """
-    import importlib.util
-
-    if importlib.util.find_spec("prefect") is None:
-        raise MissingExtra("rollout deploy", "prefect")
     from deployments import prefect_yaml
     from deployments.deploy import deploy as bring
 

@@ -58,7 +58,6 @@ def open_routing_source(database_url: str | None, api_url: str | None, token: st
 
     Raises:
         InvalidSetting: there is not exactly one address, or it is not valid.
-        MissingExtra: the PostgreSQL driver is not installed.
     """
     if (database_url is None) == (api_url is None):
         raise InvalidSetting("Router", "both" if api_url else "neither", "exactly one of database_url and api_url")

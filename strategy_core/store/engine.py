@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, Operationa
 from sqlmodel import Session, SQLModel
 from tenacity import retry, retry_if_exception, stop_after_attempt, stop_after_delay, stop_all, wait_random_exponential
 
-from strategy_core.domain.errors import InvalidSetting, InvariantRefused, MissingExtra, SchemaOutdated, Unsettled
+from strategy_core.domain.errors import InvalidSetting, InvariantRefused, SchemaOutdated, Unsettled
 from strategy_core.store.bulk_insert import send_rows
 
 P = ParamSpec("P")
@@ -62,7 +62,6 @@ def open_database(url: str) -> Engine:
 
     Raises:
         InvalidSetting: *url* is not an address of SQLite or PostgreSQL.
-        MissingExtra: the PostgreSQL driver is not installed.
     """
     try:
         parsed = make_url(url)
@@ -72,10 +71,7 @@ def open_database(url: str) -> Engine:
     if kind == "sqlite":
         return _sqlite(parsed.set(drivername="sqlite+pysqlite"))
     if kind == "postgresql":
-        try:
-            return _postgresql(parsed.set(drivername="postgresql+psycopg"))
-        except ModuleNotFoundError:
-            raise MissingExtra("PostgreSQL", "postgres") from None
+        return _postgresql(parsed.set(drivername="postgresql+psycopg"))
     raise InvalidSetting("database_url", parsed.render_as_string(hide_password=True), _ADDRESSES)
 
 
