@@ -59,20 +59,3 @@ def test_nothing_is_left_for_later() -> None:
     later = re.compile(r"\b(TODO|FIXME|XXX)\b")
 
     assert [file for file in SOURCES if later.search(file.read_text())] == []
-
-
-def test_the_readmes_strategy_runs_as_it_stands(tmp_path: Path) -> None:
-    """What a newcomer copies is registered, vetted, activated and routed to, by the README's own commands."""
-    readme = (ROOT / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    (tmp_path / "breakout.py").write_text(code)
-    shell = next(block for block in re.findall(r"```sh\n(.*?)```", readme, re.DOTALL) if "register breakout" in block)
-    lines = [line.partition(" #")[0] for line in shell.splitlines()]
-    script = "set -e\n" + "\n".join(
-        re.sub(r"^rollout", f"{sys.executable} -m strategy_core.cli", line) for line in lines
-    )
-
-    run = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
-
-    assert run.returncode == 0, run.stderr
-    assert "bucket 59.88 >= canary percent 0.00" in run.stdout

@@ -194,9 +194,9 @@ def test_it_looks_at_as_many_samples_as_either_setting_needs() -> None:
     assert GATE.model_copy(update={"consecutive_limit": 9}).samples_needed == 9
 
 
-def test_the_readmes_metric_is_a_gate() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (gate,) = re.findall(r"```json\n(.*?)```", readme, re.DOTALL)
+def test_the_documented_metric_is_a_gate() -> None:
+    page = (Path(__file__).parents[2] / "docs/how-to/gate-on-your-own-metric.md").read_text()
+    (gate,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
 
     assert read_plan({"gates": [json.loads(gate)]}).gates[0].name == "metric:slippage"
 

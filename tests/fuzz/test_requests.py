@@ -14,7 +14,7 @@ from tests.api.asking import SAMPLES, Api, Sample, placed
 from tests.fuzz.conftest import Kept
 from tests.fuzz.damage import TOKENS, damaged, rules
 
-FIRING = Sample("POST", "/rollbacks", notified(alarm("fib_rsi"), alarm("ppo_gold", "1")))
+FIRING = Sample("POST", "/alertmanager", notified(alarm("fib_rsi"), alarm("ppo_gold", "1")))
 SENT = {name: each for name, each in {**SAMPLES, "roll_back_on_alerts": FIRING}.items() if each.json is not None}
 SENT.pop("register")  # each that is granted starts a process
 ASKED = [name for name, each in SAMPLES.items() if each.method == "GET"]

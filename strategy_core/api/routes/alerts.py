@@ -142,7 +142,7 @@ _webhook = webhook_router("alerts")
 
 @_guarded.get("/alerts", summary="List alerts")
 def list_alerts(
-    ask: Requested,
+    context: Requested,
     strategy_name: Annotated[StrategyName | None, Query(description="Only this strategy.")] = None,
     severity: Annotated[Severity | None, Query(description="Only alerts of this severity.")] = None,
     unacknowledged: Annotated[bool, Query(description="Only alerts that are not acknowledged.")] = False,
@@ -152,8 +152,8 @@ def list_alerts(
     """List alerts, newest first, with their deliveries per channel."""
     (before_id,) = read_cursor(cursor, number) or (None,)
     found = queries.list_alerts(
-        ask.engine,
-        ask.lists(strategy_name),
+        context.engine,
+        context.lists(strategy_name),
         severity=severity,
         unacknowledged=unacknowledged,
         before_id=before_id,
@@ -171,14 +171,14 @@ def list_alerts(
 
 @_guarded.post("/alerts/{alert_id}/acknowledge", summary="Acknowledge an alert")
 def acknowledge(
-    ask: Requested,
+    context: Requested,
     alert_id: Annotated[int, Path(ge=1, le=LARGEST_ID, description="Id of the alert.")],
-    wish: Acknowledgement,
+    body: Acknowledgement,
 ) -> AcknowledgedResponse:
     """Acknowledge an alert, so that it is not sent again. The first acknowledgement is kept."""
-    strategy_name = queries.find_alert(ask.engine, alert_id).strategy_name
-    actor = ask.acknowledges(strategy_name or None)
-    (found,) = alerts.acknowledge(ask.engine, Command(actor, ask.now, wish.reason), [alert_id])
+    strategy_name = queries.find_alert(context.engine, alert_id).strategy_name
+    actor = context.acknowledges(strategy_name or None)
+    (found,) = alerts.acknowledge(context.engine, Command(actor, context.now, body.reason), [alert_id])
     return AcknowledgedResponse.model_validate(found)
 
 
@@ -186,7 +186,7 @@ def acknowledge(
     "/rollbacks", name="roll_back_on_alerts_old_path", deprecated=True, summary="Old path of POST /alertmanager"
 )
 @_webhook.post("/alertmanager", summary="Receive an Alertmanager notification and roll back")
-def roll_back_on_alerts(ask: Requested, notification: AlertmanagerNotification) -> AlertmanagerResponse:
+def roll_back_on_alerts(context: Requested, notification: AlertmanagerNotification) -> AlertmanagerResponse:
     """Roll back the versions that the firing alerts of an Alertmanager notification name.
 
     Strategies are rolled back independently of each other. A repeated notification is not acted on twice, and an alert
@@ -195,9 +195,9 @@ def roll_back_on_alerts(ask: Requested, notification: AlertmanagerNotification) 
     Answers 503 if a rollback failed for now, so that Alertmanager sends the notification again. If all alerts that ask
     for a rollback are refused, answers with the first refusal. Answers 200 otherwise.
     """
-    ask.principal.check_changes()
+    context.principal.check_changes()
     sent = [read_firing_alert(each) for each in notification.alerts]
-    attempts = _roll_back_each(ask, [each for each in sent if each.asks])
+    attempts = _roll_back_each(context, [each for each in sent if each.asks])
     truncated = notification.truncated_alerts if type(notification.truncated_alerts) is int else 0
     for each in attempts:
         log.info("alert.acted_on", **each.result.model_dump(mode="json"))
@@ -211,7 +211,7 @@ def roll_back_on_alerts(ask: Requested, notification: AlertmanagerNotification) 
     refused = [each.error for each in attempts if each.error is not None]
     if refused and len(refused) == len(attempts):
         raise refused[0]
-    ask.has_changed(each.result.strategy_name or "" for each in attempts if each.result.version is not None)
+    context.has_changed(each.result.strategy_name or "" for each in attempts if each.result.version is not None)
     others = [_result(each, AlertOutcome.NOT_ASKED) for each in sent if not each.asks]
     return AlertmanagerResponse(alerts=[*(each.result for each in attempts), *others], truncated=truncated)
 
@@ -224,7 +224,7 @@ class _Attempt:
     error: RolloutError | None = None
 
 
-def _roll_back_each(ask: RequestContext, asking: Sequence[FiringAlert]) -> list[_Attempt]:
+def _roll_back_each(context: RequestContext, asking: Sequence[FiringAlert]) -> list[_Attempt]:
     """Act on the alerts: one after another within a strategy, at the same time for different strategies."""
     by_strategy: dict[str, list[FiringAlert]] = defaultdict(list)
     for each in asking:
@@ -233,24 +233,24 @@ def _roll_back_each(ask: RequestContext, asking: Sequence[FiringAlert]) -> list[
         return []
     with ThreadPoolExecutor(min(STRATEGIES_AT_ONCE, len(by_strategy)), thread_name_prefix="rollbacks") as threads:
         passes = [
-            threads.submit(lambda group: [_roll_back_one(ask, each) for each in group], group)
+            threads.submit(lambda group: [_roll_back_one(context, each) for each in group], group)
             for group in by_strategy.values()
         ]
     return [each for one in passes for each in one.result()]
 
 
-def _roll_back_one(ask: RequestContext, alert: FiringAlert) -> _Attempt:
+def _roll_back_one(context: RequestContext, alert: FiringAlert) -> _Attempt:
     try:
         firing = read_rollback_request(alert)
-        outcome, version = ask.rolls_back_beside_others(
+        outcome, version = context.rolls_back_beside_others(
             firing.strategy_name,
             firing.key,
             lambda actor: roll_back_on_alert(
-                ask.engine, Command(actor, ask.now), firing, fired_at=_fired_at(ask, firing)
+                context.engine, Command(actor, context.now), firing, fired_at=_fired_at(context, firing)
             ),
         )
     except UnknownStrategy as error:
-        known = within_reach(error, ask.principal.strategies)
+        known = within_reach(error, context.principal.strategies)
         return _Attempt(_result(alert, AlertOutcome.REFUSED, str(known)), known)
     except RolloutError as error:
         if status_of(error) >= 500:
@@ -264,9 +264,9 @@ def _roll_back_one(ask: RequestContext, alert: FiringAlert) -> _Attempt:
     return _Attempt(_result(alert, AlertOutcome(outcome.value), version=version))
 
 
-def _fired_at(ask: RequestContext, firing: RollbackRequest) -> datetime:
+def _fired_at(context: RequestContext, firing: RollbackRequest) -> datetime:
     """Return when the alert began to fire, in market time. Allows for the difference between the two clocks."""
-    return ask.backend.settings.at(min(firing.since, datetime.now(UTC)) + CLOCKS_DIFFER)
+    return context.backend.settings.at(min(firing.since, datetime.now(UTC)) + CLOCKS_DIFFER)
 
 
 def _result(alert: FiringAlert, outcome: AlertOutcome, detail: str = "", *, version: str | None = None) -> AlertResult:

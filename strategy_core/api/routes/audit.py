@@ -82,7 +82,7 @@ router = guarded_router("audit")
 
 @router.get("/audit", summary="List audit events")
 def list_events(
-    ask: Requested,
+    context: Requested,
     strategy_name: Annotated[StrategyName | None, Query(description="Only this strategy.")] = None,
     rollout_id: Annotated[UUID | None, Query(description="Only events of this rollout.")] = None,
     actor: Word = None,
@@ -95,7 +95,7 @@ def list_events(
     """List changes, oldest first. Within one strategy, new events always come after an existing cursor."""
     (after_id,) = read_cursor(cursor, number) or (None,)
     found = read_events(
-        ask.engine,
+        context.engine,
         strategy_name,
         rollout_id=rollout_id,
         actor=actor,
@@ -103,7 +103,7 @@ def list_events(
         since=since,
         until=until,
         after_id=after_id,
-        strategies=ask.lists(strategy_name).names,
+        strategies=context.lists(strategy_name).names,
         limit=limit + 1,
     )
     items, following = next_cursor(found, limit, lambda row: (row.id,))
@@ -114,20 +114,20 @@ def list_events(
 
 @router.get("/audit/state", summary="Show who served users at a moment")
 def show_state(
-    ask: Requested,
+    context: Requested,
     strategy_name: Annotated[StrategyName, Query(description="Name of the strategy.")],
     at: Annotated[Time, Query(description="The moment.")],
 ) -> StateAtResponse:
     """Show which versions served users at a moment, and the changes that led to it."""
-    return StateAtResponse.model_validate(state_at(ask.engine, ask.reads(strategy_name), at))
+    return StateAtResponse.model_validate(state_at(context.engine, context.reads(strategy_name), at))
 
 
 @router.get("/audit/verify", dependencies=[HEAVY], summary="Verify the audit trail")
 def verify(
-    ask: Requested,
+    context: Requested,
     strategy_name: Annotated[StrategyName | None, Query(description="Only this strategy.")] = None,
     known_head: Annotated[list[Head] | None, Query(max_length=100, description="Heads you stored earlier.")] = None,
 ) -> VerificationResponse:
     """Recompute all hashes and report where a trail was tampered with. Default: all strategies."""
-    ask.principal.check(strategy_name)
-    return VerificationResponse.model_validate(verify_trail(ask.engine, strategy_name, known_head or ()))
+    context.principal.check(strategy_name)
+    return VerificationResponse.model_validate(verify_trail(context.engine, strategy_name, known_head or ()))

@@ -56,33 +56,33 @@ router = guarded_router("canary")
 
 
 @router.patch("/rollout", summary="Set a canary's share of users by hand")
-def set_rollout_percent(ask: Requested, wish: CanaryShare, if_match: IfMatch) -> Canary:
+def set_rollout_percent(context: Requested, body: CanaryShare, if_match: IfMatch) -> Canary:
     """Make a version the canary, or change the share of the current canary, by hand."""
     found = set_share(
-        ask.engine,
+        context.engine,
         Command(
-            ask.changes(wish.strategy_name),
-            ask.now,
-            wish.reason,
-            override_reason=wish.override_reason,
+            context.changes(body.strategy_name),
+            context.now,
+            body.reason,
+            override_reason=body.override_reason,
             if_generation=if_match,
-            four_eyes=ask.backend.settings.four_eyes,
+            four_eyes=context.backend.settings.four_eyes,
         ),
-        strategy_name=wish.strategy_name,
-        version=wish.version,
-        percent=wish.rollout_percent,
+        strategy_name=body.strategy_name,
+        version=body.version,
+        percent=body.rollout_percent,
     )
     return Canary.model_validate(found)
 
 
 @router.get("/canary", summary="List canaries")
 def list_canaries(
-    ask: Requested,
+    context: Requested,
     response: Response,
     strategy_name: Annotated[StrategyName | None, Query(description="Only this strategy.")] = None,
 ) -> Canaries:
     """List the current canaries, or the canary of one strategy."""
-    found = queries.list_canaries(ask.engine, ask.lists(strategy_name))
+    found = queries.list_canaries(context.engine, context.lists(strategy_name))
     items = [
         CurrentCanary(**Canary.model_validate(canary).model_dump(), generation=generation)
         for canary, generation in found

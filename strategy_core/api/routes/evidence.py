@@ -86,7 +86,7 @@ router = guarded_router("evidence")
 
 @router.get("/decisions", summary="List decisions")
 def list_decisions(
-    ask: Requested,
+    context: Requested,
     strategy_name: Annotated[StrategyName, Query(description="Name of the strategy.")],
     version: Annotated[VersionName | None, Query(description="Only this version.")] = None,
     symbol: Annotated[Symbol | None, Query(description="Only this symbol.")] = None,
@@ -97,8 +97,8 @@ def list_decisions(
 ) -> Page[DecisionResponse]:
     """List decisions by version and symbol, oldest first."""
     found = queries.list_decisions(
-        ask.engine,
-        strategy_name=ask.reads(strategy_name),
+        context.engine,
+        strategy_name=context.reads(strategy_name),
         version=version,
         symbol=symbol,
         start=start,
@@ -111,22 +111,22 @@ def list_decisions(
 
 
 @router.post("/shadow-comparison", dependencies=[KEYED, HEAVY], summary="Compare a version with the active one")
-def compare(ask: Requested, wish: ComparisonRequest) -> Comparison:
+def compare(context: Requested, body: ComparisonRequest) -> Comparison:
     """Compare decisions and results of two versions over the same candles. Changes nothing."""
-    ask.reads(wish.strategy_name)
+    context.reads(body.strategy_name)
     return compare_versions(
-        ask.engine,
-        strategy_name=wish.strategy_name,
-        shadow_version=wish.shadow_version,
-        active_version=wish.active_version,
-        symbol=wish.symbol,
-        over=chosen_period(wish.days, wish.start, wish.end, ask.now),
-        source=ask.backend.candles(ask.now) if wish.by_regime else None,
+        context.engine,
+        strategy_name=body.strategy_name,
+        shadow_version=body.shadow_version,
+        active_version=body.active_version,
+        symbol=body.symbol,
+        over=chosen_period(body.days, body.start, body.end, context.now),
+        source=context.backend.candles(context.now) if body.by_regime else None,
     )
 
 
 @router.post("/outcomes", dependencies=[KEYED, HEAVY], summary="Report users' trades")
-def report_outcomes(ask: Requested, wish: TradeReports) -> IngestedResponse:
+def report_outcomes(context: Requested, body: TradeReports) -> IngestedResponse:
     """Store results of users' trades, all or none of them. A repeated report counts once."""
-    ask.changes(*{trade.strategy_name for trade in wish.trades})
-    return IngestedResponse.model_validate(ingest_reports(ask.engine, wish.trades, now=ask.now))
+    context.changes(*{trade.strategy_name for trade in body.trades})
+    return IngestedResponse.model_validate(ingest_reports(context.engine, body.trades, now=context.now))

@@ -34,10 +34,10 @@ def health(request: Request) -> Health:
     responses={200: {"content": {PLAIN_TEXT: {}, OPENMETRICS: {}}}},
     summary="Return metrics for Prometheus",
 )
-def metrics(ask: Requested, request: Request) -> Response:
+def metrics(context: Requested, request: Request) -> Response:
     """Return metrics of the strategies that the token covers, as Prometheus text, or as OpenMetrics on request."""
     accept = request.headers.get("accept", "")
-    body, content_type = exposition(ask.engine, ask.lists().names, now=ask.now, accept=accept)
+    body, content_type = exposition(context.engine, context.lists().names, now=context.now, accept=accept)
     return Response(body, media_type=content_type)
 
 

@@ -133,9 +133,9 @@ router = guarded_router("rollouts")
 
 
 @router.get("/rollouts/{rollout_id}/report", dependencies=[HEAVY], summary="Show a rollout's report as JSON")
-def show_report(ask: Requested, rollout_id: RolloutId, response: Response) -> RolloutReportResponse:
+def show_report(context: Requested, rollout_id: RolloutId, response: Response) -> RolloutReportResponse:
     """Return the status, the users it reached, the results, and why it was rolled back."""
-    found, generation = _read(ask, rollout_id)
+    found, generation = _read(context, rollout_id)
     response.headers["ETag"] = f'"{generation}"'
     going = found.progress
     rest = {name: getattr(found, name) for name in ("cost", "equity", "days", "usual_unlike", "changes", "rolled_back")}
@@ -152,16 +152,16 @@ def show_report(ask: Requested, rollout_id: RolloutId, response: Response) -> Ro
     dependencies=[HEAVY],
     summary="Show a rollout's report as HTML",
 )
-def show_report_page(ask: Requested, rollout_id: RolloutId) -> Response:
+def show_report_page(context: Requested, rollout_id: RolloutId) -> Response:
     """Return the report as one HTML page without scripts and other files."""
-    found, generation = _read(ask, rollout_id)
+    found, generation = _read(context, rollout_id)
     page = html_page(page_title(found), rollout_markdown(found))
     return HTMLResponse(page, headers={**HEADERS, "ETag": f'"{generation}"'})
 
 
-def _read(ask: RequestContext, rollout_id: UUID) -> tuple[reports.RolloutReport, int]:
-    ask.reads(queries.find_rollout(ask.engine, rollout_id).strategy_name)
-    return reports.read_report(ask.engine, rollout_id, now=ask.now)
+def _read(context: RequestContext, rollout_id: UUID) -> tuple[reports.RolloutReport, int]:
+    context.reads(queries.find_rollout(context.engine, rollout_id).strategy_name)
+    return reports.read_report(context.engine, rollout_id, now=context.now)
 
 
 def _nightly(found: ComparisonCurves | None) -> NightlyComparison | None:

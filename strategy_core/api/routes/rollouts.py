@@ -169,36 +169,36 @@ router = guarded_router("rollouts")
 
 
 @router.post("/rollouts", status_code=201, dependencies=[KEYED], summary="Start a rollout")
-def start(ask: Requested, wish: StartRequest, if_match: IfMatch, response: Response) -> RolloutResponse:
+def start(context: Requested, body: StartRequest, if_match: IfMatch, response: Response) -> RolloutResponse:
     """Start a rollout. The version becomes the canary in the first stage of the plan."""
     found = start_rollout(
-        ask.engine,
+        context.engine,
         Command(
-            ask.changes(wish.strategy_name),
-            ask.now,
-            wish.reason,
-            override_reason=wish.override_reason,
+            context.changes(body.strategy_name),
+            context.now,
+            body.reason,
+            override_reason=body.override_reason,
             if_generation=if_match,
         ),
-        strategy_name=wish.strategy_name,
-        version=wish.version,
-        plan=ask.backend.settings.in_replay(wish.plan),
+        strategy_name=body.strategy_name,
+        version=body.version,
+        plan=context.backend.settings.in_replay(body.plan),
     )
     response.headers["Location"] = f"{PREFIX}/rollouts/{found.id}"
     return RolloutResponse.model_validate(found)
 
 
 @router.post("/rollouts/plan", dependencies=[KEYED, HEAVY], summary="Preview a rollout plan")
-def preview_rollout(ask: Requested, wish: PlanRequest) -> PlanPreview:
+def preview_rollout(context: Requested, body: PlanRequest) -> PlanPreview:
     """Return how long a plan would take and which users it would reach. Changes nothing.
 
     Overlaps with other canaries are listed only for strategies that the token covers.
     """
-    ask.reads(wish.strategy_name)
+    context.reads(body.strategy_name)
     preview, audience = show_plan(
-        ask.engine, strategy_name=wish.strategy_name, version=wish.version, plan=wish.plan, now=ask.now
+        context.engine, strategy_name=body.strategy_name, version=body.version, plan=body.plan, now=context.now
     )
-    reached = ask.lists().names
+    reached = context.lists().names
     overlaps = [each for each in audience.overlaps if reached is None or each.strategy_name in reached]
     audience = audience.model_copy(update={"overlaps": overlaps})
     return PlanPreview(
@@ -212,30 +212,30 @@ def preview_rollout(ask: Requested, wish: PlanRequest) -> PlanPreview:
 
 @router.get("/rollouts", summary="List rollouts")
 def list_rollouts(
-    ask: Requested,
+    context: Requested,
     strategy_name: Annotated[StrategyName | None, Query(description="Only this strategy.")] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[RolloutResponse]:
     """List rollouts, newest first."""
     after = read_cursor(cursor, moment, identity)
-    found = queries.list_rollouts(ask.engine, ask.lists(strategy_name), after=after, limit=limit + 1)
+    found = queries.list_rollouts(context.engine, context.lists(strategy_name), after=after, limit=limit + 1)
     items, following = next_cursor(found, limit, lambda row: (row.started_at, row.id))
     return Page[RolloutResponse](items=[RolloutResponse.model_validate(row) for row in items], next_cursor=following)
 
 
 @router.get("/rollouts/{rollout_id}", summary="Show a rollout")
-def show_rollout(ask: Requested, rollout_id: RolloutId, response: Response) -> RolloutDetail:
+def show_rollout(context: Requested, rollout_id: RolloutId, response: Response) -> RolloutDetail:
     """Return a rollout with its stage, the verdicts of its gates, and what it waits for."""
-    found, generation = queries.read_rollout(ask.engine, rollout_id, now=ask.now)
-    ask.reads(found.rollout.strategy_name)
+    found, generation = queries.read_rollout(context.engine, rollout_id, now=context.now)
+    context.reads(found.rollout.strategy_name)
     response.headers["ETag"] = f'"{generation}"'
     return detail(found)
 
 
 @router.get("/rollouts/{rollout_id}/verdicts", summary="List a rollout's verdicts")
 def list_verdicts(
-    ask: Requested,
+    context: Requested,
     rollout_id: RolloutId,
     gate: Annotated[
         str | None, Query(max_length=200, pattern=r"^[^\x00]*$", description="Only verdicts of this gate.")
@@ -243,89 +243,98 @@ def list_verdicts(
     limit: Limit = 100,
 ) -> list[VerdictResponse]:
     """List the newest verdicts, oldest first. A verdict that repeats the previous one is left out."""
-    rollout = queries.find_rollout(ask.engine, rollout_id)
-    ask.reads(rollout.strategy_name)
-    found = read_verdicts(ask.engine, rollout.strategy_name, gate=gate, rollout_id=rollout_id, limit=limit)
+    rollout = queries.find_rollout(context.engine, rollout_id)
+    context.reads(rollout.strategy_name)
+    found = read_verdicts(context.engine, rollout.strategy_name, gate=gate, rollout_id=rollout_id, limit=limit)
     return [VerdictResponse.model_validate(row) for row in found.verdicts]
 
 
 @router.post("/rollouts/{rollout_id}/pause", dependencies=[KEYED], summary="Pause a rollout")
-def pause(ask: Requested, rollout_id: RolloutId, wish: OptionalReason, if_match: IfMatch) -> RolloutResponse:
+def pause(context: Requested, rollout_id: RolloutId, body: OptionalReason, if_match: IfMatch) -> RolloutResponse:
     """Pause a rollout at its current stage. All gates that protect users stay active."""
-    return _change_rollout(ask, rollouts.pause, rollout_id, wish, if_match)
+    return _change_rollout(context, rollouts.pause, rollout_id, body, if_match)
 
 
 @router.post("/rollouts/{rollout_id}/resume", dependencies=[KEYED], summary="Resume a paused rollout")
-def resume(ask: Requested, rollout_id: RolloutId, wish: OptionalReason, if_match: IfMatch) -> RolloutResponse:
+def resume(context: Requested, rollout_id: RolloutId, body: OptionalReason, if_match: IfMatch) -> RolloutResponse:
     """Continue a paused rollout at the share of its stage."""
-    return _change_rollout(ask, rollouts.resume, rollout_id, wish, if_match)
+    return _change_rollout(context, rollouts.resume, rollout_id, body, if_match)
 
 
 @router.post("/rollouts/{rollout_id}/approve", dependencies=[KEYED], summary="Approve a rollout's next stage")
-def approve(ask: Requested, rollout_id: RolloutId, wish: OptionalReason, if_match: IfMatch) -> RolloutResponse:
+def approve(context: Requested, rollout_id: RolloutId, body: OptionalReason, if_match: IfMatch) -> RolloutResponse:
     """Approve the next stage. The rollout enters it at the next tick."""
-    return _change_rollout(ask, rollouts.approve, rollout_id, wish, if_match, four_eyes=ask.backend.settings.four_eyes)
+    return _change_rollout(
+        context, rollouts.approve, rollout_id, body, if_match, four_eyes=context.backend.settings.four_eyes
+    )
 
 
 @router.post("/rollouts/{rollout_id}/decide", dependencies=[KEYED], summary="Extend, advance or roll back a rollout")
-def decide(ask: Requested, rollout_id: RolloutId, wish: DecideRequest, if_match: IfMatch) -> RolloutResponse:
+def decide(context: Requested, rollout_id: RolloutId, body: DecideRequest, if_match: IfMatch) -> RolloutResponse:
     """Decide how a waiting rollout continues. The choice to roll back is accepted in every state and generation."""
-    strategy_name = queries.find_rollout(ask.engine, rollout_id).strategy_name
+    strategy_name = queries.find_rollout(context.engine, rollout_id).strategy_name
 
     def decided(actor: Actor) -> RolloutResponse:
         found = rollouts.decide_rollout(
-            ask.engine,
-            Command(actor, ask.now, wish.reason, if_generation=if_match, four_eyes=ask.backend.settings.four_eyes),
+            context.engine,
+            Command(
+                actor, context.now, body.reason, if_generation=if_match, four_eyes=context.backend.settings.four_eyes
+            ),
             strategy_name=strategy_name,
             rollout_id=rollout_id,
-            choice=wish.choice,
+            choice=body.choice,
         )
         return RolloutResponse.model_validate(found)
 
-    if wish.choice is rollouts.Choice.ROLL_BACK:
-        return ask.rolls_back(strategy_name, decided)
-    return decided(ask.changes(strategy_name))
+    if body.choice is rollouts.Choice.ROLL_BACK:
+        return context.rolls_back(strategy_name, decided)
+    return decided(context.changes(strategy_name))
 
 
 @router.post("/rollouts/{rollout_id}/rollback", dependencies=[KEYED_IF_VALID], summary="Roll back one rollout")
-def roll_back_rollout(ask: Requested, rollout_id: RolloutId, wish: RequiredReason) -> RolledBackResponse:
+def roll_back_rollout(context: Requested, rollout_id: RolloutId, body: RequiredReason) -> RolledBackResponse:
     """Roll back this rollout now, in any state. There is no `If-Match`."""
-    strategy_name = queries.find_rollout(ask.engine, rollout_id).strategy_name
-    version = ask.rolls_back(
+    strategy_name = queries.find_rollout(context.engine, rollout_id).strategy_name
+    version = context.rolls_back(
         strategy_name,
         lambda actor: roll_back(
-            ask.engine, Command(actor, ask.now, wish.reason), strategy_name=strategy_name, rollout_id=rollout_id
+            context.engine, Command(actor, context.now, body.reason), strategy_name=strategy_name, rollout_id=rollout_id
         ),
     )
     return RolledBackResponse(strategy_name=strategy_name, version=version)
 
 
 @router.post("/rollback", dependencies=[KEYED_IF_VALID], summary="Roll back a strategy")
-def roll_back_strategy(ask: Requested, wish: Rollback) -> RolledBackResponse:
+def roll_back_strategy(context: Requested, body: Rollback) -> RolledBackResponse:
     """Roll back the current rollout or canary now. If `version` is given, this can also undo its activation."""
-    version = ask.rolls_back(
-        wish.strategy_name,
+    version = context.rolls_back(
+        body.strategy_name,
         lambda actor: roll_back(
-            ask.engine, Command(actor, ask.now, wish.reason), strategy_name=wish.strategy_name, version=wish.version
+            context.engine,
+            Command(actor, context.now, body.reason),
+            strategy_name=body.strategy_name,
+            version=body.version,
         ),
     )
-    return RolledBackResponse(strategy_name=wish.strategy_name, version=version)
+    return RolledBackResponse(strategy_name=body.strategy_name, version=version)
 
 
 def _change_rollout(
-    ask: RequestContext,
+    context: RequestContext,
     change: Callable[..., object],
     rollout_id: UUID,
-    wish: OptionalReason,
+    body: OptionalReason,
     if_generation: int | None,
     *,
     four_eyes: bool = False,
 ) -> RolloutResponse:
     """Apply *change* to the rollout with this id only, also if its strategy has a newer one."""
-    strategy_name = queries.find_rollout(ask.engine, rollout_id).strategy_name
+    strategy_name = queries.find_rollout(context.engine, rollout_id).strategy_name
     found = change(
-        ask.engine,
-        Command(ask.changes(strategy_name), ask.now, wish.reason, if_generation=if_generation, four_eyes=four_eyes),
+        context.engine,
+        Command(
+            context.changes(strategy_name), context.now, body.reason, if_generation=if_generation, four_eyes=four_eyes
+        ),
         strategy_name=strategy_name,
         rollout_id=rollout_id,
     )

@@ -51,13 +51,13 @@ router = guarded_router("routing")
 
 @router.get("/route", summary="Show which version a user gets")
 def route(
-    ask: Requested,
+    context: Requested,
     user_id: Annotated[UserId, Query(description="The platform's id of the user.")],
     strategy_name: Annotated[StrategyName, Query(description="Name of the strategy.")],
     response: Response,
 ) -> RouteResponse:
     """Return the version that a user gets now, and why."""
-    found = route_user(ask.engine, user_id=user_id, strategy_name=ask.reads(strategy_name))
+    found = route_user(context.engine, user_id=user_id, strategy_name=context.reads(strategy_name))
     response.headers["ETag"] = f'"{found.generation}"'
     return RouteResponse.model_validate(found)
 
@@ -69,15 +69,15 @@ def route(
     summary="Return the routing table for Routers",
 )
 def read_routing(
-    ask: Requested,
+    context: Requested,
     if_none_match: Annotated[
         str | None,
         Header(alias="If-None-Match", max_length=1_000, description="The `ETag` of your last answer."),
     ] = None,
 ) -> Response:
     """Return the routing of all strategies. A Router polls this with `If-None-Match`."""
-    strategies = ask.lists().names
-    found = queries.read_routing(ask.engine)
+    strategies = context.lists().names
+    found = queries.read_routing(context.engine)
     reached = sorted(found if strategies is None else found.keys() & strategies)
     body = Routings(strategies=[_strategy_routing(name, found[name]) for name in reached]).model_dump_json()
     tag = f'"{sha256(body.encode()).hexdigest()[:32]}"'

@@ -114,24 +114,24 @@ router = guarded_router("versions")
 
 
 @router.post("/versions", status_code=201, dependencies=[KEYED, HEAVY], summary="Register a version")
-def register(ask: Requested, wish: Registration, response: Response) -> VersionDetail:
+def register(context: Requested, body: Registration, response: Response) -> VersionDetail:
     """Validate a version on the feed's candles and register it. A registered version is immutable."""
-    actor = ask.changes(wish.strategy_name)
-    source = ask.backend.candles(ask.now)
+    actor = context.changes(body.strategy_name)
+    source = context.backend.candles(context.now)
     found = register_version(
-        ask.engine,
-        Command(actor, ask.now, wish.reason),
+        context.engine,
+        Command(actor, context.now, body.reason),
         source,
-        strategy_name=wish.strategy_name,
-        version=wish.version,
-        config=wish.config,
-        entry_point=wish.entry_point or wish.strategy_name,
-        symbols=source.symbols() if wish.symbols is None else wish.symbols,
-        timeframe=wish.timeframe or source.timeframe,
-        status=wish.status,
-        scoring=wish.scoring,
-        salt=wish.salt,
-        deadline_s=ask.backend.settings.decision_deadline_s,
+        strategy_name=body.strategy_name,
+        version=body.version,
+        config=body.config,
+        entry_point=body.entry_point or body.strategy_name,
+        symbols=source.symbols() if body.symbols is None else body.symbols,
+        timeframe=body.timeframe or source.timeframe,
+        status=body.status,
+        scoring=body.scoring,
+        salt=body.salt,
+        deadline_s=context.backend.settings.decision_deadline_s,
     )
     response.headers["Location"] = f"{PREFIX}/versions/{found.id}"
     return VersionDetail.model_validate(found)
@@ -139,7 +139,7 @@ def register(ask: Requested, wish: Registration, response: Response) -> VersionD
 
 @router.get("/versions", summary="List versions")
 def list_versions(
-    ask: Requested,
+    context: Requested,
     strategy_name: Annotated[StrategyName | None, Query(description="Only this strategy.")] = None,
     status: Annotated[Status | None, Query(description="Only versions with this status.")] = None,
     cursor: Cursor = None,
@@ -147,53 +147,55 @@ def list_versions(
 ) -> Page[VersionResponse]:
     """List versions by strategy, oldest first within a strategy."""
     after = read_cursor(cursor, text, moment, text)
-    found = queries.list_versions(ask.engine, ask.lists(strategy_name), status=status, after=after, limit=limit + 1)
+    found = queries.list_versions(
+        context.engine, context.lists(strategy_name), status=status, after=after, limit=limit + 1
+    )
     items, following = next_cursor(found, limit, lambda row: (row.strategy_name, row.created_at, row.version))
     return Page[VersionResponse](items=[VersionResponse.model_validate(row) for row in items], next_cursor=following)
 
 
 @router.get("/versions/{version_id}", summary="Show a version")
-def show_version(ask: Requested, version_id: VersionId, response: Response) -> VersionDetail:
+def show_version(context: Requested, version_id: VersionId, response: Response) -> VersionDetail:
     """Return a version with the report of its registration."""
-    found, generation = queries.find_version(ask.engine, version_id)
-    ask.reads(found.strategy_name)
+    found, generation = queries.find_version(context.engine, version_id)
+    context.reads(found.strategy_name)
     response.headers["ETag"] = f'"{generation}"'
     return VersionDetail.model_validate(found)
 
 
 @router.post("/versions/{version_id}/activate", dependencies=[KEYED], summary="Activate a version")
-def activate(ask: Requested, version_id: VersionId, wish: Activation, if_match: IfMatch) -> VersionResponse:
+def activate(context: Requested, version_id: VersionId, body: Activation, if_match: IfMatch) -> VersionResponse:
     """Make a version the active one and retire the previous active version, in one step."""
-    meant = _find_version(ask, version_id)
+    target = _find_version(context, version_id)
     found = versions.activate_version(
-        ask.engine,
+        context.engine,
         Command(
-            ask.changes(meant.strategy_name),
-            ask.now,
-            wish.reason,
-            override_reason=wish.override_reason,
+            context.changes(target.strategy_name),
+            context.now,
+            body.reason,
+            override_reason=body.override_reason,
             if_generation=if_match,
-            four_eyes=ask.backend.settings.four_eyes,
+            four_eyes=context.backend.settings.four_eyes,
         ),
-        strategy_name=meant.strategy_name,
-        version=meant.version,
+        strategy_name=target.strategy_name,
+        version=target.version,
     )
     return VersionResponse.model_validate(found)
 
 
 @router.post("/versions/{version_id}/retire", dependencies=[KEYED], summary="Retire a version")
-def retire(ask: Requested, version_id: VersionId, wish: OptionalReason, if_match: IfMatch) -> VersionResponse:
+def retire(context: Requested, version_id: VersionId, body: OptionalReason, if_match: IfMatch) -> VersionResponse:
     """Retire a shadow version, or a canary without a rollout. A retired version makes no more decisions."""
-    meant = _find_version(ask, version_id)
+    target = _find_version(context, version_id)
     found = versions.retire_version(
-        ask.engine,
-        Command(ask.changes(meant.strategy_name), ask.now, wish.reason, if_generation=if_match),
-        strategy_name=meant.strategy_name,
-        version=meant.version,
+        context.engine,
+        Command(context.changes(target.strategy_name), context.now, body.reason, if_generation=if_match),
+        strategy_name=target.strategy_name,
+        version=target.version,
     )
     return VersionResponse.model_validate(found)
 
 
-def _find_version(ask: RequestContext, version_id: UUID) -> StrategyVersion:
+def _find_version(context: RequestContext, version_id: UUID) -> StrategyVersion:
     """Return the version with this id."""
-    return queries.find_version(ask.engine, version_id)[0]
+    return queries.find_version(context.engine, version_id)[0]
