@@ -62,29 +62,32 @@ class Walk:
         wish()
 
     def _activate(self) -> None:
-        command = self._asks(override_reason=self._override())
-        activate_version(self.engine, command, strategy_name="fib_rsi", version=self._version())
+        version, override = self._version(), self._override()
+        activate_version(self.engine, self._asks("", override), strategy_name="fib_rsi", version=version)
 
     def _retire(self) -> None:
-        retire_version(self.engine, self._asks(), version=self._version(), strategy_name="fib_rsi")
+        version = self._version()
+        retire_version(self.engine, self._asks(), strategy_name="fib_rsi", version=version)
 
     def _canary(self) -> None:
-        command, percent = self._asks(override_reason=self._override()), self.dice.choice(PERCENTS)
-        activate_canary(self.engine, command, version=self._version(), rollout_percent=percent, strategy_name="fib_rsi")
+        version, percent, override = self._version(), self.dice.choice(PERCENTS), self._override()
+        command = self._asks("", override)
+        activate_canary(self.engine, command, strategy_name="fib_rsi", version=version, rollout_percent=percent)
 
     def _percent(self) -> None:
-        update_canary_percent(self.engine, self._asks(), percent=self.dice.choice(PERCENTS), strategy_name="fib_rsi")
+        percent = self.dice.choice(PERCENTS)
+        update_canary_percent(self.engine, self._asks(), strategy_name="fib_rsi", percent=percent)
 
     def _start(self) -> None:
-        command, plan = self._asks(override_reason=self._override()), self.dice.choice(PLANS)
-        start_rollout(self.engine, command, version=self._version(), plan=plan, strategy_name="fib_rsi")
+        version, plan, override = self._version(), self.dice.choice(PLANS), self._override()
+        start_rollout(self.engine, self._asks("", override), strategy_name="fib_rsi", version=version, plan=plan)
 
     def _approve(self) -> None:
         approve(self.engine, self._asks(), strategy_name="fib_rsi")
 
     def _decide(self) -> None:
         choice = self.dice.choice(list(Choice))
-        decide_rollout(self.engine, self._asks(reason="so"), strategy_name="fib_rsi", choice=choice)
+        decide_rollout(self.engine, self._asks("so"), strategy_name="fib_rsi", choice=choice)
 
     def _pause(self) -> None:
         pause(self.engine, self._asks(), strategy_name="fib_rsi")
@@ -93,8 +96,8 @@ class Walk:
         resume(self.engine, self._asks(), strategy_name="fib_rsi")
 
     def _roll_back(self) -> None:
-        version = self.dice.choice([None, self._version()])
-        roll_back(self.engine, self._asks(reason="harm"), version=version, strategy_name="fib_rsi")
+        command, version = self._asks("harm"), self.dice.choice([None, self._version()])
+        roll_back(self.engine, command, strategy_name="fib_rsi", version=version)
 
     def _tick(self) -> None:
         """Take a step that a tick could take as the rollout stands."""
