@@ -1,4 +1,4 @@
-"""A decision log, an audit chain and a routing table, byte for byte as release 0.1.0 wrote them."""
+"""A decision log, an audit chain and a routing table, byte for byte as release 0.2.0 wrote them."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,7 @@ MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 SYMBOLS = ("GOLD", "SILVER")
 
-# Read from release 0.1.0. A change means that users move, or that stored evidence and trails no longer verify.
+# Read from release 0.2.0. A change means that users move, or that stored evidence and trails no longer verify.
 DECISION_LOG = "00072a91bf9b008ecc3f2b39f5a6bceb63024e68df62913b6b253fa3bdd686ff"
 AUDIT_HEAD = "895e2e5a8ef0e68475e866caf9201bba94bc10006792930a3778da5ca685dc64"
 ROUTING_TABLE = "667e5a1b782fe59c50f04638e5352dbe807761018978acc57129ed05ca38596e"
