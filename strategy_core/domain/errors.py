@@ -29,6 +29,7 @@ class RolloutError(Exception):
 
     The first paragraph of a subclass's docstring is the template of its message: what was refused, and what would be
     allowed. The message is one line, in which semicolons join the sentences, each in lower case at its start.
+    A subclass without a docstring keeps the message of its parent.
     """
 
     exit_code: ClassVar[int] = 1
@@ -36,8 +37,11 @@ class RolloutError(Exception):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        own = cls.__doc__  # read now, since `dataclass` fills an empty one
         dataclass(eq=False, repr=False)(cls)
-        first = cleandoc(cls.__doc__ or cls.__name__).split("\n\n")[0].replace("\n", " ")
+        if own is None and hasattr(cls, "_template"):
+            return
+        first = cleandoc(own or cls.__name__).split("\n\n")[0].replace("\n", " ")
         cls._template = "; ".join(each[0].lower() + each[1:] for each in first.removesuffix(".").split(". "))
 
     def __post_init__(self) -> None:

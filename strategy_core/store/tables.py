@@ -33,8 +33,8 @@ from strategy_core.domain.strategy import Action
 JsonColumn = JSON().with_variant(JSONB(), "postgresql")
 
 
-class _NaiveWrite(NaiveTime, DontWrapMixin):
-    """Passes through SQLAlchemy unwrapped, which would otherwise raise a StatementError."""
+class _NaiveWrite(NaiveTime, DontWrapMixin):  # with the mixin SQLAlchemy does not wrap it in a StatementError
+    pass
 
 
 class UtcDateTime(TypeDecorator[datetime]):

@@ -130,7 +130,7 @@ def test_what_moves_users_is_confirmed_first(rollout: Rollout, pair: Engine, com
 
     assert code == 5
     assert line.startswith("not confirmed, nothing was changed: ")
-    assert line.endswith("; --yes goes on without asking")
+    assert line.endswith("; --yes skips the question")
     assert contents(pair) == before
 
 

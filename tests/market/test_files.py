@@ -197,7 +197,7 @@ def test_what_is_no_source_is_refused(gold: Path, tmp_path: Path) -> None:
         (
             HEADER + "".join(ROWS) + ROWS[2].replace("103", "102"),
             8,
-            "2024-01-08 02:00:00+00:00 is there already, in",
+            "2024-01-08 02:00:00+00:00 is also in row",
         ),
     ],
 )

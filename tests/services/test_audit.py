@@ -143,7 +143,7 @@ def test_each_fact_names_who_made_it_so(year: Engine) -> None:
 
 
 def test_before_the_first_event_nothing_is_claimed(year: Engine) -> None:
-    with pytest.raises(NothingRecorded, match="nothing of 'fib_rsi' at 2026-03-01 23:00 UTC or before"):
+    with pytest.raises(NothingRecorded, match="no entry for 'fib_rsi' at 2026-03-01 23:00 UTC or earlier"):
         state_at(year, "fib_rsi", MONDAY - HOUR)
 
 

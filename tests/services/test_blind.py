@@ -98,7 +98,7 @@ CAUSES = {
     stale_candles: "freshness: candle 2026-03-02 05:00 UTC is due, but the newest decided is 2026-03-02 00:00",
     endpoint_down: "metric:slippage: no value: cannot be reached: ",
     nan: "metric:slippage: no value: the value is nan",
-    no_series: "metric:slippage: no value: the answer is empty",
+    no_series: "metric:slippage: no value: no series matches the query",
     no_sampler: "metric:slippage: the newest sample is of 2026-03-02 01:00:00 UTC",
     no_address: "metric:slippage: no value: ROLLOUT_PROMETHEUS_URL is not set",
 }

@@ -105,9 +105,12 @@ def test_scoring_and_salt_are_fixed_at_the_first_registration(engine: Engine, ma
     ("changes", "words"),
     [
         ({"salt": "other"}, "the salt of 'fib_rsi' cannot be changed: it is 'gold', requested was 'other'"),
-        ({"salt": ""}, "it is 'gold', asked was ''"),
-        ({"scoring": ScoringRule(horizon=48)}, "the scoring's horizon of 'fib_rsi' .* it is 12, asked was 48"),
-        ({"scoring": ScoringRule(horizon=12, cost=0.5)}, "the scoring's cost of 'fib_rsi' .* it is 0.0, asked was 0.5"),
+        ({"salt": ""}, "it is 'gold', requested was ''"),
+        ({"scoring": ScoringRule(horizon=48)}, "the scoring's horizon of 'fib_rsi' .* it is 12, requested was 48"),
+        (
+            {"scoring": ScoringRule(horizon=12, cost=0.5)},
+            "the scoring's cost of 'fib_rsi' .* it is 0.0, requested was 0.5",
+        ),
     ],
 )
 def test_another_scoring_or_salt_is_refused(
