@@ -10,7 +10,7 @@ test *arguments:
 
 # The tests, then the long suites.
 test-all: test
-    uv run --group console --group peers pytest -m 'benchmark_suite or machine_suite' -n 0
+    uv run --group console pytest -m full
 
 # Style, types, layers and the reference.
 lint:
