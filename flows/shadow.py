@@ -1,4 +1,4 @@
-"""The flow that logs shadow decisions and records their outcomes."""
+"""The flow that logs the decisions of all versions and records the outcomes of closed trades."""
 
 from prefect import flow
 

@@ -1,4 +1,4 @@
-"""Authenticated routes: token check, body rules, idempotency keys and the ETag of a change."""
+"""Guarded routes: token, body rules, one answer per idempotency key, and the ETag after a change."""
 
 import json
 import math

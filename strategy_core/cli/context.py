@@ -58,7 +58,8 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmat
 Symbol = Annotated[str | None, typer.Option(metavar="NAME", help="Only this symbol.")]
 Limit = Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1_000_000, help="Show only the newest N.")]
 PlanFile = Annotated[
-    Path | None, typer.Option("--plan", metavar="FILE", help="Rollout plan as JSON. Default: the standard plan.")
+    Path | None,
+    typer.Option("--plan", metavar="FILE", help="JSON file with a rollout plan. Default: the standard plan."),
 ]
 _SHARED = [  # the options of every command
     inspect.Parameter(
@@ -68,7 +69,9 @@ _SHARED = [  # the options of every command
         annotation=Annotated[
             str | None,
             typer.Option(
-                envvar="ROLLOUT_DATABASE_URL", metavar="URL", help="Database: sqlite:///FILE or postgresql://…"
+                envvar="ROLLOUT_DATABASE_URL",
+                metavar="URL",
+                help="sqlite:///FILE or postgresql://…. Default: sqlite:///rollout.db.",
             ),
         ],
     ),
@@ -76,7 +79,7 @@ _SHARED = [  # the options of every command
         "as_json",
         inspect.Parameter.KEYWORD_ONLY,
         default=False,
-        annotation=Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")],
+        annotation=Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")],
     ),
     inspect.Parameter(
         "actor",

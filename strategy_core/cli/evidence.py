@@ -118,7 +118,7 @@ def decisions(
 @command(commands)
 def outcomes(
     shell: Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV with one trade per line, or - for standard input.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, one live trade per line. - is standard input.")],
 ) -> None:
     """Import live trades from a CSV file.
 

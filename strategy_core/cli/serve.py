@@ -161,6 +161,7 @@ def demo(
 @command(commands)
 def up(
     shell: Context,
+    context: typer.Context,
     candles: Candles = None,
     symbol: Symbol = None,
     speed: Annotated[
@@ -182,8 +183,10 @@ def up(
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
+    # From the command line alone: a replayed market must not write to the database that the environment names.
+    source = context.get_parameter_source("database_url")
     code = bring_up(
-        database_url=shell.database_url,
+        database_url=shell.database_url if source is not None and source.name == "COMMANDLINE" else None,
         feed=None if candles is None else str(candles),
         symbol=symbol,
         speed=speed,

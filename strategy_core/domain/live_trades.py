@@ -1,4 +1,4 @@
-"""Live trades: reports of users' trades, the version that routing gave a user, and the fidelity of the shadow."""
+"""Live trades: reports of users' trades, the version that routing gave a user, and how well shadow results agree."""
 
 from bisect import bisect_right
 from collections.abc import Sequence

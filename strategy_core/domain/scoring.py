@@ -1,4 +1,4 @@
-"""Scoring: simulate the trade of each decision candle by candle, and mark open trades to market."""
+"""Scoring: simulate the trade of each decision, and value all trades on every candle."""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -1,4 +1,4 @@
-"""Canary share set by hand, outside a rollout or while one is paused."""
+"""Make a version the canary or change its share by hand, outside a rollout or while one is paused."""
 
 from sqlalchemy import Engine
 from sqlmodel import Session

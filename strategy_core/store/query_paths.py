@@ -1,4 +1,4 @@
-"""Queries for the recent rows of a version that use the right index on each database."""
+"""Adapt a query for the recent rows of versions, so that both databases use the right index."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The canary: list canaries, and set a canary's share of users by hand."""
+"""The canary: list canaries, and make a version the canary or change its share by hand."""
 
 from datetime import datetime
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Verdicts, findings, the base of all gates, the gates on the decision log, and durations.
+"""Verdicts, findings, the base of all gates, the gates on freshness, errors, validity and silence, and duration fields.
 
 A gate is data, frozen with the plan, and one pure function. To add a gate, write a class in this package and add it to
 `plan.AnyGate`.
