@@ -140,6 +140,7 @@ class Watcher:
             self.error = error
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("versions", [2, 5, 8])
 def test_racing_activations_leave_one_active_at_every_moment(registry: VersionRegistry, versions: int) -> None:
     """Eight threads, a reader that reads all the time, and an audit trail that must be one unbroken chain."""

@@ -49,6 +49,7 @@ def test_health_is_told_to_anybody_and_says_nothing_else(api: Api, tmp_path: Any
     assert "empty.db" not in str(problem)
 
 
+@pytest.mark.full
 def test_a_database_that_is_away_is_told_as_such() -> None:
     away = Api(open_database("postgresql://nobody:secret@127.0.0.1:1/nothing"))
 

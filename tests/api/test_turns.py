@@ -13,6 +13,7 @@ from strategy_core.store.engine import open_database
 from tests.api.asking import WHY, Api, placed, put_world
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("waiting_for", ["/versions/{ppo_gold/2}/retire", "/rollback"])
 def test_a_stuck_strategy_holds_up_no_rollback_of_another(postgresql_url: str, waiting_for: str) -> None:
     """More requests wait for the stuck strategy than there are connections."""

@@ -87,6 +87,7 @@ def test_from_a_new_database_to_a_rollback(
     assert {event["source"] for event in audit} == {"cli"}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("trick", "kind", "fact"),
     [

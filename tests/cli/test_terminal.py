@@ -104,6 +104,7 @@ def at_a_terminal(database: Engine, *arguments: str, typed: bytes, prompt: bytes
     return process.wait(PATIENCE_S), shown.decode()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("typed", "code", "version", "said"),
     [
@@ -147,6 +148,7 @@ def test_a_calibration_that_is_killed_leaves_no_process_behind() -> None:
     _until(lambda: not any(_runs(child) for child in children))
 
 
+@pytest.mark.full
 def test_ctrl_c_in_the_middle_changes_nothing_and_shows_no_traceback(postgresql_url: str) -> None:
     engine = open_database(postgresql_url)
     put_version(engine, "1", Status.ACTIVE)

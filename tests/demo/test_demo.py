@@ -89,6 +89,7 @@ def short_file(tmp_path: Path) -> Path:
     return tmp_path / "GOLD.csv"
 
 
+@pytest.mark.full
 def test_on_a_file_it_ends_with_the_candles(
     short_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

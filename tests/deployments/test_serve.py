@@ -116,6 +116,7 @@ def test_a_file_that_would_be_served_otherwise_than_deployed_is_refused(tmp_path
         read_deployments(file)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("ends", "code"), [("pass", 0), ("raise OSError('gone')", 1)])
 def test_a_thread_that_waits_for_ever_keeps_no_process(ends: str, code: int) -> None:
     """Otherwise a failed process would seem to run, and `up` would not end."""

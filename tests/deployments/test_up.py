@@ -38,7 +38,7 @@ from tests.deployments.started import (
     wait_for,
 )
 
-pytestmark = pytest.mark.xdist_group("prefect")
+pytestmark = [pytest.mark.full, pytest.mark.xdist_group("prefect")]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,6 @@ def test_scheduled_ticks_and_shadow_runs_change_the_database(
     assert run["state"]["message"].startswith("fib_rsi v2: ")
 
 
-@pytest.mark.full
 def test_a_newcomer_sees_a_rollout_go_on_and_another_undone_by_its_gates(
     running: Up, served: Mapping[str, Mapping[str, Any]]
 ) -> None:
@@ -246,7 +245,6 @@ def test_automations_are_put_once_and_leave_an_owners_own_alone(
         assert automations.put(client, ids) == []
 
 
-@pytest.mark.full
 def test_a_child_that_ends_is_named_and_the_rest_is_stopped(
     running: Up,
     api: httpx.Client,
@@ -272,7 +270,6 @@ def test_a_child_that_ends_is_named_and_the_rest_is_stopped(
     assert api.get("/health").status_code == 200
 
 
-@pytest.mark.full
 def test_a_server_that_cannot_start_is_named_with_its_reason(
     running: Up, api: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,7 +282,6 @@ def test_a_server_that_cannot_start_is_named_with_its_reason(
     assert "already in use" in printed[-1]
 
 
-@pytest.mark.full
 def test_workers_would_be_given_the_same_deployments(
     running: Up, api: httpx.Client, served: Mapping[str, Mapping[str, Any]]
 ) -> None:

@@ -105,6 +105,7 @@ def after_quickstart(tmp_path_factory: pytest.TempPathFactory, uv: Path, quick: 
     return folder
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("page", RUNNABLE, ids=name)
 def test_a_how_to_pages_commands_run(page: Path, after_quickstart: Path, uv: Path, quick: Path, tmp_path: Path) -> None:
     run_page(page, shutil.copytree(after_quickstart, tmp_path / "work"), uv, quick)

@@ -45,6 +45,7 @@ def test_a_killed_operation_is_done_once_or_not_at_all_and_can_be_done_again(
     assert row.faults == len(points) > 1
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["tick: roll back", "alerts"])
 def test_a_process_that_is_really_killed_leaves_nothing_half_done(copies: Copies, world: World, name: str) -> None:
     """SIGKILL amid a transaction: the server notices that its client is dead, and the next process finds no lock."""
@@ -56,6 +57,7 @@ def test_a_process_that_is_really_killed_leaves_nothing_half_done(copies: Copies
     assert row.violations == []
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["an owner's rollback", "tick: roll back", "activate"])
 def test_a_lost_connection_undoes_or_keeps_a_change_and_which_is_found_out(
     postgresql_copies: PostgresqlCopies, world: World, name: str

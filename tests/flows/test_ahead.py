@@ -20,15 +20,18 @@ def seen(module: str, **started: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("module", "imported"), [("flows._prestart", "False"), ("flows.shadow", "True")])
 def test_it_starts_where_prefect_started_a_process_for_a_run(module: str, imported: str) -> None:
     assert seen(module, PREFECT__FLOW_RUN_ID="0" * 32) == ["1", imported]
 
 
+@pytest.mark.full
 def test_who_merely_lists_the_flows_starts_nothing() -> None:
     assert seen("flows.shadow") == ["0", "True"]
 
 
+@pytest.mark.full
 def test_the_flow_imports_it_before_anything_that_takes_long() -> None:
     order = """
 import sys, builtins

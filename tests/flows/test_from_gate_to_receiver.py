@@ -71,6 +71,7 @@ def test_a_receiver_that_fails_three_times_is_told_once(harmed: Endpoint, at: Cl
     assert len(set(ids(harmed))) == 1
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("killed", "copies"), [("between commit and send", 1), ("between send and mark", 2)])
 def test_a_process_that_is_killed_on_the_way_keeps_nobody_from_being_told(
     harmed: Endpoint, at: Clock, killed: str, copies: int

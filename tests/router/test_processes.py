@@ -22,6 +22,7 @@ THREADS, CHANGES = 8, 60
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.full
 def test_each_child_of_a_forking_server_learns_of_changes_itself(canary: Engine, database_url: str) -> None:
     update_canary_percent(canary, Command(OWNER, MONDAY), strategy_name="fib_rsi", percent=100)
     command = [sys.executable, "-m", "tests.router.prefork", database_url]
@@ -39,6 +40,7 @@ def test_each_child_of_a_forking_server_learns_of_changes_itself(canary: Engine,
     assert server.returncode == 0
 
 
+@pytest.mark.full
 def test_every_answer_was_right_at_some_moment_of_its_asking(canary: Engine, database_url: str) -> None:
     """The percent goes up and down; a user's answer may only be one that a state between asking and answer gives."""
     users = [f"user_{i}" for i in range(64)]

@@ -21,7 +21,6 @@ ON_BOTH = {
     "test_ramp",
     "test_rollback",
     "test_score",
-    "test_shadow",
 }
 
 

@@ -32,6 +32,7 @@ def start(database: str, endpoint: Endpoint, now: datetime, moment: str = "") ->
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("moment", "copies"), [("claimed", 1), ("sent", 2)])
 def test_killed_around_a_send_it_is_delivered_once_its_lease_is_over(
     engine: Engine, database_url: str, endpoint: Endpoint, moment: str, copies: int
@@ -53,6 +54,7 @@ def test_killed_around_a_send_it_is_delivered_once_its_lease_is_over(
     assert [row.attempts for row in deliveries(engine)] == [2]
 
 
+@pytest.mark.full
 def test_processes_that_deliver_at_once_send_each_alert_once(
     engine: Engine, database_url: str, endpoint: Endpoint
 ) -> None:

@@ -145,6 +145,7 @@ def picture(engine: Engine) -> tuple[int, dict[str, Any]]:
         return versions.get_strategy(session, "fib_rsi").generation, strategy_state(session, "fib_rsi")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_trail_tells_all_that_was_done(engine: Engine, seed: int) -> None:
     for version, status in VERSIONS.items():

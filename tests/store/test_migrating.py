@@ -68,6 +68,7 @@ def new_database(postgresql: Engine) -> Iterator[str]:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
+@pytest.mark.full
 def test_two_processes_that_upgrade_at_once_make_one_schema(new_url: str) -> None:
     """As two machines do that are started together, each with its own one-shot."""
     both = [subprocess.Popen([*UPGRADE, new_url], stderr=subprocess.PIPE, text=True) for _ in range(2)]

@@ -106,6 +106,7 @@ def _scans_on_sqlite(connection: Connection, statement: str, parameters: Any, _l
     return [detail for *_, detail in rows if _SCAN.search(detail)]
 
 
+@pytest.mark.full
 def test_what_is_asked_of_a_log_is_found_by_an_index(crowd: Engine, asked: Asked, endpoint: Endpoint) -> None:
     """The work of every minute, then owners' queries. The rollback is last, because it ends the rollout."""
     channel = channel_to(endpoint)
