@@ -141,6 +141,7 @@ BAD_DAYS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("day", "problem"), BAD_DAYS.values(), ids=BAD_DAYS)
 def test_on_a_bad_day_of_their_server_the_last_known_keys_stay(
     provider: Endpoint, day: dict[str, Any], problem: str

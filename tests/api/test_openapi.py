@@ -88,6 +88,7 @@ def test_a_default_is_what_its_own_schema_allows(served: tuple[Api, World]) -> N
     assert len(list(described(found))) > 40
 
 
+@pytest.mark.full
 @pytest.mark.drawn
 @pytest.mark.parametrize(
     ("name", "mode"),

@@ -185,6 +185,7 @@ def test_candles_that_cannot_be_read_are_named(
     assert contents(pair) == before
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("trick", "facts"),
     [

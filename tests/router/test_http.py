@@ -72,6 +72,7 @@ def row(**changed: Any) -> bytes:
     return json.dumps({"strategies": [known | changed]}).encode()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("status", "body", "cause"),
     [

@@ -52,7 +52,11 @@ def oldest_first(rows: Sequence[dict[str, Any]]) -> list[UUID]:
     return [row["id"] for row in sorted(rows, key=lambda row: (row["timestamp"], row["symbol"]))]
 
 
-@pytest.mark.parametrize("there", [0, 1, 3_000, 5_500, 6_000], ids=lambda there: f"{there} of 6000 there")
+@pytest.mark.parametrize(
+    "there",
+    [0, 3_000, *(pytest.param(there, marks=pytest.mark.full) for there in (1, 5_500, 6_000))],
+    ids=lambda there: f"{there} of 6000 there",
+)
 def test_what_is_new_is_written_and_named_the_oldest_first(log: Engine, there: int) -> None:
     """With more than one statement. The existing rows are the oldest or the newest."""
     rows = minutes(0, 3_000)
