@@ -275,7 +275,7 @@ def _inner(schema: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _schema_name(name: str) -> str:
-    """Return the short name of a schema; two classes of one name are told apart by their modules."""
+    """Return the short name of a schema; the module is added where two classes share a name."""
     return ".".join(name.split("__")[-2:]).strip("_") if "__" in name else name.strip("_")
 
 

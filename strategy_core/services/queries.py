@@ -341,7 +341,7 @@ class Route:
         sign = "<" if self.bucket < basis_points(self.percent) else ">="
         why = f"bucket {self.bucket / 100:.2f} {sign} canary percent {self.percent:.2f}"
         return (
-            f"{why}; {'admitted before' if self.in_canary else 'nobody new'} while routing is stale"
+            f"{why}; {'admitted before' if self.in_canary else 'no new user'} while routing is stale"
             if self.stale
             else why
         )

@@ -81,7 +81,7 @@ def test_cut_off_for_too_long_a_canary_admits_nobody_new_and_loses_nobody(
             "< canary percent 25.00; admitted before while routing is stale"
         )
         assert router.explain(newer[0], "fib_rsi").why.endswith(
-            "< canary percent 25.00; nobody new while routing is stale"
+            "< canary percent 25.00; no new user while routing is stale"
         )
         assert not router.explain(newer[0], "fib_rsi").in_canary
         assert not router.explain(outside, "fib_rsi").stale
