@@ -499,6 +499,15 @@ class IsolationBreach(Untrusted):
     tried: str  # the audit event and its target, such as `open for writing: out.txt`
 
 
+class IsolationUnavailable(Untrusted):
+    """Versions may only run isolated by {required}, and this machine has: {available}.
+    See SECURITY.md, or change ROLLOUT_ISOLATION_REQUIRED.
+    """
+
+    required: str
+    available: str  # the level, with the reason for each missing layer
+
+
 class StrategyFailed(Untrusted):
     """{what}."""
 

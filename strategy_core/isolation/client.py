@@ -19,14 +19,18 @@ from strategy_core.domain.errors import (
     InvalidConfig,
     InvalidEntryPoint,
     IsolationBreach,
+    IsolationUnavailable,
     RolloutError,
     StrategyFailed,
     Untrusted,
 )
 from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action, Decision
 from strategy_core.isolation import protocol
-from strategy_core.isolation.process import Died, Overdue, Process, start_frame
+from strategy_core.isolation.fingerprint import own_modules
+from strategy_core.isolation.process import Died, Overdue, Process, checked_config, start_frame
 from strategy_core.isolation.protocol import Answer, Question
+from strategy_core.isolation.sandbox import View
+from strategy_core.strategies.loading import resolve
 
 FAILURES_IN_A_ROW = 3  # per run, so that a hanging version does not stall a catch-up of a thousand candles
 FAILURES_IN_ALL = 10
@@ -176,8 +180,11 @@ class IsolatedStrategy:
         self._process: Process | None = None
         self._description: Description | None = None
         self._refused: RolloutError | None = None
-        pickled = None if engine is None else _pickled(engine, entry_point)
-        self._start = start_frame(entry_point, config, memory_bytes, pickled)
+        self._pickled = None if engine is None else _pickled(engine, entry_point)
+        self._module = None if engine is None else type(engine).__module__
+        self._config = checked_config(config, entry_point)
+        self._memory_bytes = memory_bytes
+        self._folder = Path.cwd()
 
     def __enter__(self) -> Self:
         return self
@@ -296,15 +303,15 @@ class IsolatedStrategy:
             return self._process
         self.close()
         try:
-            self._process = process = Process()
-            deadline = time.monotonic() + self.load_deadline_s
-            process.send(self._start, deadline)
-            for _ in range(REPORTS_HEARD):
-                message = process.hear(deadline)
-                if message[0] != "breach":
-                    break
-                self._record_breach(message[1])
-            self._description = _description_in(*message, self.entry_point)
+            files = () if self._description is None else self._description.model_files
+            process, described = self._load(files)
+            if described.model_files != files:  # only now is it known which files the worker must see
+                self.close()
+                files = described.model_files
+                process, described = self._load(files)
+            if described.model_files != files:
+                raise StrategyFailed(f"{self.entry_point} names other model files each time it is loaded")
+            self._description = described
         except Overdue:
             self._refuse(StrategyFailed(f"loading {self.entry_point} took more than {self.load_deadline_s:g} s"))
         except Died as died:
@@ -312,6 +319,19 @@ class IsolatedStrategy:
         except (Untrusted, Invalid) as refused:
             self._refuse(refused)
         return process
+
+    def _load(self, model_files: tuple[Path, ...]) -> tuple[Process, Description]:
+        module = self._module or resolve(self.entry_point).partition(":")[0]
+        view = View(own_modules(module, self.entry_point), model_files, self._folder)
+        self._process = process = Process()
+        deadline = time.monotonic() + self.load_deadline_s
+        process.send(start_frame(self.entry_point, self._config, self._memory_bytes, self._pickled, view), deadline)
+        for _ in range(REPORTS_HEARD):
+            message = process.hear(deadline)
+            if message[0] != "breach":
+                break
+            self._record_breach(message[1])
+        return process, _description_in(*message, self.entry_point)
 
     def _refuse(self, refused: RolloutError) -> NoReturn:
         self.close()
@@ -352,6 +372,8 @@ def _description_in(key: str, value: object, entry_point: str) -> Description:
             raise InvalidConfig(entry_point, [str(problem) for problem in problems])
         case "refused", ["IsolationBreach", [str(tried)]]:
             raise IsolationBreach(tried)
+        case "refused", ["IsolationUnavailable", [str(level), str(why)]]:
+            raise IsolationUnavailable(level, why)
         case "refused", ["StrategyFailed", [str(what)]]:
             raise StrategyFailed(what)
         case _:

@@ -3,18 +3,27 @@
 A forked worker starts in milliseconds, a new interpreter in a second. There are many versions, and a worker that hangs
 or dies is replaced. The fork server does not import code of versions. It ends with this process, and its workers with
 it.
+
+Run as `python -P -m strategy_core.isolation.forkserver SOCKET` it is the process itself. Where the machine permits it,
+it is the first process of a namespace of its own, so that its end is the end of all its workers.
 """
 
 import atexit
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+from strategy_core.domain.errors import IsolationUnavailable
+from strategy_core.isolation import sandbox
+from strategy_core.isolation.sandbox import Available, Level
+
 START_DEADLINE_S = 120.0
+MESSAGE_BYTES = 4096
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -43,20 +52,23 @@ class ForkServer:
     """The process that forks workers, and the socket to it. Thread-safe."""
 
     def __init__(self) -> None:
+        chosen = os.environ.get("ROLLOUT_ISOLATION", "")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._popen = subprocess.Popen(  # noqa: S603  our own interpreter and module
-                [sys.executable, "-P", "-m", "strategy_core.isolation.worker", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "strategy_core.isolation.forkserver", str(theirs.fileno()), chosen],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 env=environment(),
+                start_new_session=True,  # no controlling terminal, into which a version could type
             )
         ours.settimeout(START_DEADLINE_S)
         self._socket = ours
         self._lock = threading.Lock()
         self._owner = os.getpid()
+        self._available: Available | None = None
         atexit.register(self.close)
 
     @property
@@ -66,15 +78,27 @@ class ForkServer:
         )  # a forked child of this process needs another one
 
     def fork(self, inbox: int, outbox: int) -> int:
-        """Start a worker that reads *inbox* and writes *outbox*, and return its process id."""
-        pid = self._request(b"fork", [inbox, outbox])
-        if pid <= 1:
-            raise ForkServerGone  # killing such an id would kill a process group or all processes
-        return pid
+        """Start a worker that reads *inbox* and writes *outbox*, and return its number, for `end`.
 
-    def reap(self, pid: int) -> int:
-        """Wait until a worker has ended and return its exit code, which is negative for a signal."""
-        return self._request(b"reap %d" % pid, [])
+        Raises:
+            IsolationUnavailable: workers here would be confined less than ROLLOUT_ISOLATION_REQUIRED asks.
+        """
+        check_required(self.available())
+        return self._request(b"fork", [inbox, outbox])
+
+    def end(self, number: int) -> int:
+        """Kill a worker if it runs, wait for its end and return its exit code, which is negative for a signal."""
+        return self._request(b"end %d" % number, [])
+
+    def available(self) -> Available:
+        """Return what its workers are confined by."""
+        with self._lock:
+            if self._available is None:
+                try:
+                    self._available = sandbox.read_available(self._socket.recv(MESSAGE_BYTES).decode())
+                except (OSError, ValueError):
+                    raise ForkServerGone from None
+            return self._available
 
     def close(self) -> None:
         if self._owner == os.getpid():
@@ -110,3 +134,38 @@ def fork_server() -> ForkServer:
                 atexit.unregister(gone.close)
             _current[:] = [ForkServer()]
         return _current[0]
+
+
+def check_required(found: Available) -> None:
+    """Raise IsolationUnavailable if *found* is less than ROLLOUT_ISOLATION_REQUIRED asks."""
+    required = os.environ.get("ROLLOUT_ISOLATION_REQUIRED", "")
+    if required and not found.level.at_least(Level(required)):
+        raise IsolationUnavailable(required, str(found))
+
+
+# The process
+
+
+def main() -> None:  # pragma: no cover - the server may write no coverage file
+    requests = socket.socket(fileno=int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    found = sandbox.strongest(Level(sys.argv[2]) if sys.argv[2] else None)
+    if found.level is Level.NAMESPACES:
+        _become_first_process()
+    requests.send(sandbox.as_json(found).encode()[:MESSAGE_BYTES])
+    from strategy_core.isolation import worker  # its slow imports start threads, after which no user namespace is made
+
+    worker.serve(requests, found)
+
+
+def _become_first_process() -> None:  # pragma: no cover - the server may write no coverage file
+    """Go on as the first process of a new namespace. This one waits for its end."""
+    sandbox.enter_server_namespaces()
+    pid = os.fork()
+    if pid:
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 0xFF)
+    sandbox.end_with_parent()
+
+
+if __name__ == "__main__":  # pragma: no cover - the server may write no coverage file
+    main()

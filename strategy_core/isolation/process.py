@@ -5,16 +5,16 @@ import fcntl
 import json
 import os
 import select
-import signal
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from strategy_core.domain.errors import InvalidConfig
+from strategy_core.domain.errors import InvalidConfig, IsolationUnavailable
 from strategy_core.isolation import protocol
 from strategy_core.isolation.forkserver import ForkServerGone, fork_server
+from strategy_core.isolation.sandbox import View
 
 CHUNK_BYTES = 1 << 18
 PIPE_BYTES = 1 << 20  # the limit for unprivileged processes, for fewer switches between the two ends
@@ -36,10 +36,12 @@ class Process:
         self._from, its_outbox = os.pipe()
         try:
             self._fork_server = fork_server()
-            self._pid = self._fork_server.fork(its_inbox, its_outbox)
-        except (ForkServerGone, OSError):
+            self._number = self._fork_server.fork(its_inbox, its_outbox)
+        except (ForkServerGone, OSError, IsolationUnavailable) as failed:
             os.close(self._to)
             os.close(self._from)
+            if isinstance(failed, IsolationUnavailable):
+                raise
             raise Died("no worker could be started") from None
         finally:
             os.close(its_inbox)
@@ -100,10 +102,8 @@ class Process:
     def _reap(self) -> int | None:
         """Kill the process if it runs, reap it, and return its exit code (None: unknown)."""
         if self._exit_code is None and self._fork_server.usable:  # else the kernel has ended it with the fork server
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._pid, signal.SIGKILL)  # has no effect on a zombie
             with contextlib.suppress(ForkServerGone):
-                self._exit_code = self._fork_server.reap(self._pid)
+                self._exit_code = self._fork_server.end(self._number)
         return self._exit_code
 
     def _wait(self, descriptor: int, event: int, deadline: float) -> None:
@@ -133,17 +133,26 @@ def _ready(descriptor: int, event: int, seconds: float) -> bool:
     return bool(poll.poll(max(0.0, seconds * 1e3)))
 
 
-def start_frame(entry_point: str, config: Mapping[str, Any], memory_bytes: int, engine: bytes | None) -> bytes:
-    """Return the first frame for a worker. Raise InvalidConfig if the config is not JSON."""
+def checked_config(config: Mapping[str, Any], entry_point: str) -> dict[str, Any]:
+    """Return the config. Raise InvalidConfig if it is not JSON."""
     try:
         json.dumps(dict(config))
     except (TypeError, ValueError) as error:
         raise InvalidConfig(entry_point, [f"it must be JSON: {error}"]) from None
+    return dict(config)
+
+
+def start_frame(
+    entry_point: str, config: Mapping[str, Any], memory_bytes: int, engine: bytes | None, view: View
+) -> bytes:
+    """Return the first frame for a worker."""
     header = {
         "entry_point": entry_point,
-        "config": dict(config),
+        "config": config,
         "memory_bytes": memory_bytes,
         "search_path": [str(Path(entry).absolute()) for entry in sys.path],
-        "folder": str(Path.cwd()),
+        "folder": str(view.folder),
+        "modules": {name: str(file) for name, file in view.modules.items()},
+        "model_files": [str(file) for file in view.files],
     }
     return protocol.frame(header, [] if engine is None else [engine])

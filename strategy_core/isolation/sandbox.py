@@ -1,279 +1,502 @@
-"""The sandbox of a worker: kernel limits and a seccomp filter (Linux), and Python's audit hook.
+"""Confine a worker process: what it sees, what it may call, and how much it may use.
 
-The kernel part also binds native code: resource limits, no new privileges, an end with the parent, and a seccomp
-filter. The filter answers "not permitted" to sockets, processes, debugging, and every call that writes, creates,
-renames or removes files. It allows opening files to read, threads and memory.
+Three layers of the Linux kernel, which also bind native code:
 
-The audit hook reports what a version tried, and raises inside its code.
+- namespaces: the worker has its own process, user, network, IPC, host name and mount namespaces. Its file system holds
+  the interpreter, the installed libraries and the version's declared files, all read-only. It sees no other process.
+- Landlock: files outside that list cannot be opened, signals and TCP do not leave the worker.
+- seccomp: only the system calls of reading, computing and threads are allowed.
 
-System-call numbers: asm/unistd_64.h (x86_64) and asm-generic/unistd.h (aarch64) of Linux 6, which are stable.
-Source: Linux Documentation/userspace-api/seccomp_filter.rst.
+`Level` orders what a machine offers. `available` finds the strongest level by a trial in a child process. A worker
+that cannot reach the chosen level ends before it loads any of the version's code.
+
+Sources: namespaces(7), mount_setattr(2), landlock(7), seccomp(2) of the Linux manual pages. Constants: the kernel's
+`include/uapi/linux` (`sched.h`, `mount.h`, `prctl.h`), which are stable.
 """
 
 import ctypes
 import errno
+import json
 import os
-import platform
-import re
 import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import sysconfig
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path, PurePath
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
-SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC = 1, 1  # all threads, including those of BLAS
-ALLOW, REFUSE, ABSENT = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
-LOAD, JUMP_EQUAL, JUMP_AT_LEAST, JUMP_BITS, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-NUMBER_AT, ARCH_AT, ARGUMENTS_AT = 0, 4, 16  # offsets in struct seccomp_data
-CLONE_THREAD = 0x10000
-X32 = 0x40000000
+PR_SET_PDEATHSIG, PR_SET_NAME, PR_GET_NAME, PR_SET_NO_NEW_PRIVS, PR_SET_VMA = 1, 15, 16, 38, 0x53564D41
+PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
+NEW_MOUNTS, NEW_CGROUP, NEW_HOST_NAME, NEW_IPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
+NEW_USER, NEW_PROCESSES, NEW_NETWORK, CLONE_THREAD = 0x10000000, 0x20000000, 0x40000000, 0x10000
+NEW_ANY = NEW_MOUNTS | NEW_CGROUP | NEW_HOST_NAME | NEW_IPC | NEW_USER | NEW_PROCESSES | NEW_NETWORK
+MS_NOSUID, MS_BIND, MS_RECURSIVE, MS_PRIVATE, MNT_DETACH = 2, 4096, 16384, 1 << 18, 2
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, AT_FDCWD, AT_RECURSIVE, MOUNT_SETATTR = 1, 2, -100, 0x8000, 442
+PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-OTHERS_PROC = re.compile(r"/proc/(\d+)(/|$)")
-REPORTS = 50  # per decision, so that a loop of tries does not flood the pipe. The rest are refused without a report
-_AF_UNIX = 1
+COPIED_BYTES = 1 << 20  # larger modules, which are native, are mounted
+TRIAL_S = 60.0
+_OLD_ROOT = "/.host"
 
 
-# Kernel: resource limits and the seccomp filter
+class Level(StrEnum):
+    """How a worker is confined, from the strongest to the weakest.
+
+    Attributes:
+        NAMESPACES: namespaces and seccomp, and Landlock where the kernel has it.
+        LANDLOCK: Landlock and seccomp. Other processes stay visible, but not their memory or files.
+        SIDECAR: workers run under another user, in a process that the operator started, with seccomp.
+        NONE: for trusted code only. Resource limits, the audit hook, and seccomp where the kernel has it.
+    """
+
+    NAMESPACES = "namespaces"
+    LANDLOCK = "landlock"
+    SIDECAR = "sidecar"
+    NONE = "none"
+
+    def at_least(self, other: "Level") -> bool:
+        order = list(Level)
+        return order.index(self) <= order.index(other)
 
 
 @dataclass(frozen=True, slots=True)
-class Calls:
-    """System-call numbers of one processor family.
+class Available:
+    """The level of this machine. *missing* has the reason for each layer that could not be used."""
+
+    level: Level
+    missing: Mapping[str, str]
+
+    def __str__(self) -> str:
+        reasons = "; ".join(f"no {layer}: {why}" for layer, why in self.missing.items())
+        text = f"{self.level} (trusted code only)" if self.level is Level.NONE else str(self.level)
+        return f"{text} ({reasons})" if reasons else text
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The files that one worker can read, apart from the interpreter and the libraries.
 
     Attributes:
-        audit_arch: the kernel's name for the family.
-        refused: not permitted.
-        opens: call -> index of the argument with the flags. Permitted to read.
-        signals: permitted to the process itself.
-        clone: permitted for threads.
-        limits: permitted to read limits.
-        control: prctl. Refused where it would let the process outlive its parent.
-        absent: answered with "no such call", because their arguments are behind a pointer that a filter cannot read.
-            libc then uses an older call.
-        seccomp: the call that installs the filter.
+        modules: module name -> file, of the version's own code.
+        files: model files that the version declares.
+        folder: working directory, which is empty but for the above.
     """
 
-    audit_arch: int
-    refused: tuple[int, ...]
-    opens: Mapping[int, int]
-    signals: tuple[int, ...]
-    clone: int
-    limits: int
-    control: int
-    absent: tuple[int, ...]
-    seccomp: int
+    modules: Mapping[str, Path] = field(default_factory=dict)
+    files: Sequence[Path] = ()
+    folder: Path = Path("/")
+
+    def top_folders(self) -> set[Path]:
+        """Return the folders of the version's packages."""
+        tops = ((name.partition(".")[0], name, file) for name, file in self.modules.items())
+        return {_base(name, file) / top for top, name, file in tops if name != top or file.stem == "__init__"}
 
 
-# fmt: off
-_BOTH = (424, 425, 428, 429, 430, 432, 434, 438, 452, 463, 466)  # pidfds, io_uring, new mounts, fchmodat2, *xattrat
-CALLS: Mapping[str, Calls] = {
-    "x86_64": Calls(
-        audit_arch=0xC000003E,
-        refused=(
-            41, 42, 43, 49, 50, 288,                                    # sockets
-            57, 58, 59, 322,                                            # fork, vfork, execve, execveat
-            101, 310, 311, 129, 200, 297,                               # ptrace, process_vm_*, queued signals, tkill
-            76, 77, 82, 83, 84, 85, 86, 87, 88, 90, 91, 92, 93, 94,     # truncate, rename, mkdir, unlink, chmod ...
-            132, 133, 188, 189, 190, 197, 198, 199, 235, 261, 280, 285, # utime, mknod, xattr, fallocate
-            258, 259, 260, 263, 264, 265, 266, 268, 316,                # the same by directory
-            29, 64, 68, 240,                                            # shared memory, semaphores, queues
-            103, 155, 161, 163, 164, 165, 166, 167, 168, 169, 170, 171, 175, 176, 246, 272, 308, 313,  # for admins
-            159, 160, 227, 305, 248, 249, 250, 298, 304, 321, 323,      # clocks, setrlimit, keys, perf, bpf
-            *_BOTH,
-        ),
-        opens={2: 1, 257: 2}, signals=(62, 234), clone=56, limits=302, control=157, absent=(435, 437), seccomp=317,
-    ),
-    "aarch64": Calls(
-        audit_arch=0xC00000B7,
-        refused=(
-            198, 200, 201, 202, 203, 242,
-            221, 281,
-            117, 270, 271, 130, 138, 240,
-            5, 6, 7, 14, 15, 16, 33, 34, 35, 36, 37, 38, 45, 46, 47, 52, 53, 54, 55, 88, 276,
-            180, 186, 190, 194,
-            39, 40, 41, 51, 89, 97, 104, 105, 106, 116, 142, 161, 162, 164, 170, 224, 225, 268, 273,
-            112, 171, 217, 218, 219, 241, 265, 266, 280, 282,
-            *_BOTH,
-        ),
-        opens={56: 2}, signals=(129, 131), clone=220, limits=261, control=167, absent=(435, 437), seccomp=277,
-    ),
-}
-# fmt: on
+def _base(name: str, file: Path) -> Path:
+    """Return the folder that would be on the search path for this module."""
+    return file.parents[name.count(".") + (file.stem == "__init__")]
 
 
-class _Instruction(ctypes.Structure):
-    _fields_ = [("code", ctypes.c_uint16), ("jt", ctypes.c_uint8), ("jf", ctypes.c_uint8), ("k", ctypes.c_uint32)]
+def libraries(search_path: Iterable[str]) -> list[Path]:
+    """Return the files and folders of the interpreter, its libraries and the system's, which all versions may read."""
+    installed = [Path(entry) for entry in search_path if {"site-packages", "dist-packages"} & set(Path(entry).parts)]
+    paths = [
+        *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+        *(Path(prefix) / folder for prefix in (sys.base_prefix, sys.prefix) for folder in ("lib", "lib64")),
+        *(Path(entry) for entry in search_path if entry.endswith(".zip")),
+        *installed,
+        Path(__file__).parents[1],
+        *map(Path, ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache")),
+        *map(Path, ("/usr/share/zoneinfo", "/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")),
+        *map(Path, ("/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu")),  # BLAS and others tune by them
+    ]
+    present = sorted({path for path in paths if path.exists()})
+    return [path for path in present if not any(path.is_relative_to(other) for other in present if other != path)]
+
+
+# Namespaces
+
+
+def enter_server_namespaces() -> None:
+    """Move the calling process into a user namespace of its own, and its next children into a process namespace.
+
+    Raises:
+        OSError: the machine does not permit it.
+    """
+    user, group = os.geteuid(), os.getegid()
+    _checked(_libc().unshare(NEW_USER | NEW_PROCESSES))
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+    Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+
+
+def fork_into_new_namespace(own_namespace: int) -> int:  # pragma: no cover - runs in the fork server
+    """Fork a child that is the only process it can see, and return like `os.fork`.
+
+    Args:
+        own_namespace: open file of the caller's `/proc/self/ns/pid_for_children`, to which it returns.
+    """
+    _checked(_libc().unshare(NEW_PROCESSES))
+    pid = os.fork()
+    if pid:
+        _checked(_libc().setns(own_namespace, NEW_PROCESSES))
+    return pid
+
+
+def _enter_namespaces(view: View, libraries: Sequence[Path]) -> None:  # pragma: no cover - runs in a worker
+    """Give the calling process its own namespaces, and a read-only file system with the view and the libraries."""
+    sources = {path: Path(os.path.realpath(path)) for path in (*libraries, *view.files)}
+    hidden = [folder for folder in view.top_folders() if any(folder.is_relative_to(path) for path in libraries)]
+    copies, mounts = _contents(view)
+    sources |= mounts
+    _checked(_libc().unshare(NEW_MOUNTS | NEW_NETWORK | NEW_IPC | NEW_HOST_NAME | NEW_CGROUP))
+    _mount("none", "/", None, MS_RECURSIVE | MS_PRIVATE)
+    _mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID)  # noqa: S108  any folder would do: it becomes the root
+    Path(f"/tmp{_OLD_ROOT}").mkdir()  # noqa: S108
+    _checked(_libc().syscall(PIVOT_ROOT[os.uname().machine], b"/tmp", f"/tmp{_OLD_ROOT}".encode()))  # noqa: S108
+    os.chdir("/")
+    for path, real in sources.items():
+        for target in {path, real}:
+            _show(target, real)
+    for folder in hidden:  # an installed package: only its modules and declared files remain
+        _mount("tmpfs", str(folder), "tmpfs", MS_NOSUID)
+    for folder in {path.parent for path in copies}:
+        if any(folder.is_relative_to(top) for top in hidden) or not folder.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+    for path, content in copies.items():
+        with suppress(FileExistsError), path.open("xb") as file:  # it exists where a library folder shows it
+            file.write(content)
+    for path, real in sources.items():
+        if any(path.is_relative_to(folder) for folder in hidden):
+            _show(path, real)
+    view.folder.mkdir(parents=True, exist_ok=True)
+    _checked(_libc().umount2(_OLD_ROOT.encode(), MNT_DETACH))
+    Path(_OLD_ROOT).rmdir()
+    _make_read_only("/")
+    _drop_capabilities()
+
+
+def _contents(view: View) -> tuple[dict[Path, bytes], dict[Path, Path]]:
+    """Return the modules to copy, so that a worker runs what was there at its start, and the ones to mount."""
+    copies, mounts = {}, {}
+    for file in view.modules.values():
+        if file.suffix == ".py" or file.stat().st_size <= COPIED_BYTES:
+            copies[file] = file.read_bytes()
+        else:
+            mounts[file] = Path(os.path.realpath(file))
+    return copies, mounts
+
+
+def _show(target: Path, real: Path) -> None:  # pragma: no cover - runs in a worker
+    """Mount a file or folder of the old root at *target*, unless it is visible through a folder already."""
+    source = Path(f"{_OLD_ROOT}{real}")
+    if target.is_symlink():
+        return
+    if source.is_dir():
+        target.mkdir(parents=True, exist_ok=True)
+    elif not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.touch()
+    _mount(str(source), str(target), None, MS_BIND | MS_RECURSIVE)
+    _make_read_only(str(target))
+
+
+def _make_read_only(target: str) -> None:  # pragma: no cover - runs in a worker
+    attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID, 0, 0, 0)
+    size = ctypes.c_size_t(ctypes.sizeof(attributes))
+    _checked(_libc().syscall(MOUNT_SETATTR, AT_FDCWD, target.encode(), AT_RECURSIVE, attributes, size))
+
+
+def _drop_capabilities() -> None:  # pragma: no cover - runs in a worker
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3 of the interface, this thread
+    _checked(_libc().capset(header, (ctypes.c_uint32 * 6)()))
+
+
+def _mount(source: str, target: str, kind: str | None, flags: int) -> None:  # pragma: no cover - runs in a worker
+    try:
+        _checked(_libc().mount(source.encode(), target.encode(), kind.encode() if kind else None, flags, None))
+    except OSError as refused:
+        raise OSError(refused.errno, f"mount of {target}: {refused.strerror}") from None
+
+
+# Landlock and seccomp
+
+
+def _enter_landlock(paths: Iterable[Path], listed: Iterable[Path]) -> None:  # pragma: no cover - runs in a worker
+    """Allow reading *paths*, and the names of the files in the folders *listed*."""
+    from py_landlock import AccessFs, Landlock
+
+    rules = Landlock(strict=False).allow_read(*(path for path in paths if path.is_dir()))
+    rules.add_path_rule(*(path for path in paths if not path.is_dir()), access=AccessFs.READ_FILE)
+    rules.add_path_rule(*(path for path in listed if path.is_dir()), access=AccessFs.READ_DIR)
+    rules.apply()
+
+
+# Reading, memory, time, threads, and what asyncio needs for its loop. Everything else is "not permitted".
+_ALLOWED = """
+    read readv pread64 preadv preadv2 write writev pwrite64 close close_range lseek dup dup2 dup3 pipe pipe2
+    stat lstat fstat newfstatat statx access faccessat faccessat2 readlink readlinkat getdents64 statfs fstatfs
+    getcwd chdir fchdir umask fadvise64
+    mmap munmap mprotect mremap madvise mincore brk membarrier
+    futex futex_waitv set_robust_list get_robust_list rseq set_tid_address exit exit_group restart_syscall arch_prctl
+    rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigsuspend sigaltstack pause
+    alarm setitimer getitimer nanosleep clock_nanosleep clock_gettime clock_getres gettimeofday time times
+    timerfd_create timerfd_settime timerfd_gettime
+    getpid getppid gettid getuid geteuid getgid getegid getresuid getresgid getgroups getpgrp getpgid getsid
+    capget getrusage getrlimit getpriority uname sysinfo getcpu getrandom wait4 waitid
+    sched_yield sched_getaffinity sched_getscheduler sched_getparam sched_get_priority_max sched_get_priority_min
+    select pselect6 poll ppoll epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2
+    recvfrom recvmsg shutdown getsockname getpeername getsockopt setsockopt
+""".split()  # noqa: SIM905  read as a table
+FCNTL = (0, 1, 2, 3, 4, 1030, 1032)  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC, F_GETPIPE_SZ
+IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
+_F_SETFL, _O_ASYNC, _AF_UNIX, _SOCK_STREAM, _SOCK_TYPES = 4, 0x2000, 1, 1, 0xF
+
+
+def call_filter(own_pid: int) -> Any:
+    """Return the system-call filter, a `pyseccomp.SyscallFilter` that refuses what is not listed.
+
+    Raises:
+        RuntimeError, OSError: libseccomp is not installed, or does not know this processor.
+    """
+    import pyseccomp
+    from pyseccomp import ALLOW, EQ, ERRNO, MASKED_EQ, Arg, Attr
+
+    calls = pyseccomp.SyscallFilter(ERRNO(errno.EPERM))
+    calls.set_attr(Attr.ACT_BADARCH, ERRNO(errno.EPERM))
+    known = {name: pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) for name in _ALLOWED}
+    for number in (number for number in known.values() if number >= 0):
+        calls.add_rule(ALLOW, number)
+    for name, flags in (("open", 1), ("openat", 2)):
+        if pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) >= 0:
+            calls.add_rule(ALLOW, name, Arg(flags, MASKED_EQ, WRITES, 0))
+    for name in ("openat2", "clone3"):  # their arguments lie behind a pointer: libc then uses the older call
+        calls.add_rule(ERRNO(errno.ENOSYS), name)
+    calls.add_rule(ALLOW, "clone", Arg(0, MASKED_EQ, CLONE_THREAD | NEW_ANY, CLONE_THREAD))
+    for name in ("kill", "tgkill"):
+        calls.add_rule(ALLOW, name, Arg(0, EQ, own_pid))
+    calls.add_rule(ALLOW, "prlimit64", Arg(0, EQ, 0), Arg(2, EQ, 0))  # reading its own limits
+    for option in (PR_SET_NAME, PR_GET_NAME, PR_SET_VMA):
+        calls.add_rule(ALLOW, "prctl", Arg(0, EQ, option))
+    for command in FCNTL:
+        no_signals = [Arg(2, MASKED_EQ, _O_ASYNC, 0)] if command == _F_SETFL else []
+        calls.add_rule(ALLOW, "fcntl", Arg(1, EQ, command), *no_signals)
+    for request in IOCTL:
+        calls.add_rule(ALLOW, "ioctl", Arg(1, MASKED_EQ, 0xFFFFFFFF, request))
+    calls.add_rule(ALLOW, "socketpair", Arg(0, EQ, _AF_UNIX), Arg(1, MASKED_EQ, _SOCK_TYPES, _SOCK_STREAM))
+    calls.add_rule(ALLOW, "sendto", Arg(4, EQ, 0))  # no address: only over a connected pair
+    return calls
+
+
+def compiled_filter(own_pid: int) -> bytes:
+    """Return `call_filter` as the kernel takes it."""
+    with TemporaryFile() as exported:
+        call_filter(own_pid).export_bpf(exported)
+        exported.seek(0)
+        return exported.read()
 
 
 class _Program(ctypes.Structure):
-    _fields_ = [("length", ctypes.c_uint16), ("instructions", ctypes.POINTER(_Instruction))]
+    """`struct sock_fprog`: the number of 8-byte instructions and where they are."""
+
+    _fields_ = [("length", ctypes.c_uint16), ("instructions", ctypes.c_char_p)]
+
+    @classmethod
+    def of(cls, compiled: bytes) -> "_Program":
+        return cls(len(compiled) // 8, compiled)
 
 
-def end_with_parent(parent_pid: int) -> None:  # pragma: no cover - a worker may write no coverage file
+# The whole
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the workers of one fork server share.
+
+    Attributes:
+        found: the level and its layers.
+        libraries: files and folders that all versions may read.
+        program: compiled system-call filter, or None where each worker needs its own, with its process id.
+    """
+
+    found: Available
+    libraries: Sequence[Path]
+    program: bytes | None
+
+
+def prepare(found: Available) -> Prepared:
+    """Import and compute what is out of reach, or slow, once a worker has its own file system."""
+    if "landlock" not in found.missing:
+        from py_landlock import Landlock
+
+        assert Landlock().abi_version  # finds the C library at its first use
+    first_process = 1  # as which each worker sees itself
+    alone = found.level is Level.NAMESPACES and "seccomp" not in found.missing
+    return Prepared(found, libraries(sys.path), compiled_filter(first_process) if alone else None)
+
+
+def end_with_parent() -> None:
     """Make the kernel kill this process when its parent ends."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:  # the parent ended before the call
-        os._exit(1)
+        _libc().prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def apply_limits(memory_bytes: int) -> bool:  # pragma: no cover - a worker may write no coverage file
-    """Set the resource limits and the system-call filter, and return whether the filter is active.
+def confine(
+    prepared: Prepared, view: View, memory_bytes: int
+) -> None:  # pragma: no cover - a worker may write no coverage file
+    """Confine the calling process for good.
 
     Args:
+        prepared: the layers to use. If one fails, so does this.
+        view: what it may read.
         memory_bytes: address space of this process, including code and libraries. A quarter of it may be private
             memory. If the machine runs out of memory, the kernel kills this process first.
+
+    Raises:
+        OSError, RuntimeError: a layer failed.
     """
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
+    found = prepared.found
+    if found.level is Level.NAMESPACES:
+        _enter_namespaces(view, prepared.libraries)
+        readable, listed = [Path("/")], set[Path]()
+    else:
+        own = [*view.modules.values(), *view.files]
+        readable, listed = [*prepared.libraries, *own], {file.parent for file in own} | view.top_folders()
+    if found.level in (Level.NAMESPACES, Level.LANDLOCK) and "landlock" not in found.missing:
+        _enter_landlock(readable, listed)
+    os.chdir(view.folder)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes // 4, memory_bytes // 4))
+        _checked(_libc().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    if "seccomp" not in found.missing:
+        program = prepared.program or compiled_filter(os.getpid())
+        _checked(_libc().prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(_Program.of(program)), 0, 0))
+
+
+def strongest(wanted: Level | None = None) -> Available:
+    """Return the strongest level that works for the calling process, which must be small and have one thread.
+
+    Each layer is tried in a child process. With *wanted*, a stronger level is not used.
+    """
+    missing: dict[str, str] = {}
     if sys.platform != "linux":
-        return False
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes // 4, memory_bytes // 4))
-    libc = ctypes.CDLL(None, use_errno=True)
-    calls = CALLS.get(platform.machine())
-    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 or calls is None:
-        return False
-    steps = [_Instruction(*step) for step in _filter(calls, os.getpid())]
-    program = _Program(len(steps), (_Instruction * len(steps))(*steps))
-    done = libc.syscall(calls.seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, ctypes.byref(program))
-    return bool(done == 0)
+        return Available(Level.NONE, dict.fromkeys(_TRIALS, f"not on {sys.platform}"))
+    for layer, attempt in _TRIALS.items():
+        if why := _tried(attempt):
+            missing[layer] = why
+    if "seccomp" in missing:
+        return Available(Level.NONE, missing)
+    usable = [Level(layer) for layer in ("namespaces", "landlock") if layer not in missing]
+    if wanted is not None:
+        usable = [level for level in usable if wanted.at_least(level)]
+        left_out = {} if wanted is Level.NAMESPACES else {"namespaces": f"ROLLOUT_ISOLATION is {wanted}"}
+        missing = missing | left_out
+    return Available(usable[0] if usable else Level.NONE, missing)
 
 
-def _filter(calls: Calls, own_pid: int) -> list[tuple[int, int, int, int]]:
-    """Return the filter as (code, skip when true, skip when false, value). The last step allows."""
-    steps = [
-        (LOAD, 0, 0, ARCH_AT),
-        (JUMP_EQUAL, 1, 0, calls.audit_arch),
-        (RETURN, 0, 0, REFUSE),  # other numbers (32-bit calls)
-        (LOAD, 0, 0, NUMBER_AT),
-        (JUMP_AT_LEAST, 0, 1, X32),
-        (RETURN, 0, 0, REFUSE),
-    ]
-    for number in calls.refused:
-        steps += [(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, REFUSE)]
-    for number in calls.absent:
-        steps += [(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, ABSENT)]
-    tests = [(number, flags, (JUMP_BITS, 0, 1, WRITES)) for number, flags in calls.opens.items()]
-    tests += [(number, 0, (JUMP_EQUAL, 1, 0, own_pid)) for number in calls.signals]
-    tests += [(calls.clone, 0, (JUMP_BITS, 1, 0, CLONE_THREAD)), (calls.limits, 2, (JUMP_EQUAL, 1, 0, 0))]
-    tests += [(calls.control, 0, (JUMP_EQUAL, 0, 1, PR_SET_PDEATHSIG))]
-    for number, argument, test in tests:
-        steps += [
-            (JUMP_EQUAL, 0, 4, number),
-            (LOAD, 0, 0, ARGUMENTS_AT + 8 * argument),
-            test,  # skips the refusal or falls into it
-            (RETURN, 0, 0, REFUSE),
-            (RETURN, 0, 0, ALLOW),
-        ]
-    return [*steps, (RETURN, 0, 0, ALLOW)]
+def _try_namespaces() -> None:  # pragma: no cover - runs in a child process
+    enter_server_namespaces()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(_as_exit_code(lambda: _enter_namespaces(View(), libraries(sys.path))))
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code:
+        raise OSError(code, os.strerror(code))
 
 
-# Python: the audit hook
+def _try_landlock() -> None:  # pragma: no cover - runs in a child process
+    _enter_landlock([Path("/usr")], [])
 
 
-_TRIES: Mapping[str, tuple[str, ...]] = {
-    "socket": (
-        *("socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo"),
-        *("socket.getnameinfo", "socket.gethostbyname", "socket.gethostbyaddr"),
-        *("urllib.Request", "http.client.connect"),
-    ),
-    "process": (
-        *("subprocess.Popen", "os.system", "os.exec", "os.spawn", "os.posix_spawn", "os.fork", "os.forkpty"),
-        "pty.spawn",
-    ),
-    "changing files": (
-        *("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod"),
-        *("os.chown", "os.utime", "os.setxattr", "os.removexattr", "os.chflags", "os.lockf"),
-        *("tempfile.mkstemp", "tempfile.mkdtemp"),
-    ),
-    "database": ("sqlite3.connect", "sqlite3.connect/handle"),
-    "signal": ("os.killpg", "signal.pidfd_send_signal"),
-    "system log": ("syslog.openlog", "syslog.syslog"),
-    "own limits": ("resource.setrlimit", "resource.prlimit"),
+def _try_seccomp() -> None:  # pragma: no cover - runs in a child process
+    _checked(_libc().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    call_filter(os.getpid()).load()
+
+
+_TRIALS: Mapping[str, Callable[[], None]] = {
+    "namespaces": _try_namespaces,
+    "landlock": _try_landlock,
+    "seccomp": _try_seccomp,
 }
-REFUSED: Mapping[str, str] = {event: what for what, events in _TRIES.items() for event in events}
 
 
-class Refusal(BaseException):
-    """Raised in a version's code at a try. A BaseException, so that `except Exception` does not catch it."""
+def _as_exit_code(attempt: Callable[[], None]) -> int:  # pragma: no cover - runs in a child process
+    try:
+        attempt()
+    except OSError as refused:
+        return refused.errno or errno.EPERM
+    return 0
 
 
-class Guard:
-    """The audit hook. It collects the tries since the last `take`, and is milder while the version loads."""
-
-    def __init__(self, report: Callable[[str], None]) -> None:
-        self._report = report
-        self._tried: list[str] = []
-        self.loading = True
-
-    def arm(self) -> None:
-        import _posixsubprocess
-
-        def refuse_fork_exec(*_: object) -> int:
-            raise self._refusal("process: fork_exec")
-
-        # multiprocessing and joblib call it directly, which raises no audit event
-        _posixsubprocess.fork_exec = refuse_fork_exec
-        vars(subprocess)["_fork_exec"] = refuse_fork_exec
-        sys.addaudithook(self._hook)
-
-    def take(self) -> list[str]:
-        """Return the tries since the last call."""
-        tried, self._tried = self._tried, []
-        return tried
-
-    def _hook(self, event: str, args: tuple[Any, ...]) -> None:
-        tried = self._refused_try(event, args)
-        if tried is not None:
-            raise self._refusal(tried)
-
-    def _refusal(self, tried: str) -> Refusal:
-        if len(self._tried) < REPORTS:
-            self._tried.append(tried)
-            self._report(tried)
-        return Refusal(tried)
-
-    def _refused_try(self, event: str, args: tuple[Any, ...]) -> str | None:
-        """Return a description of the try, or None if the event is allowed."""
-        if event == "open":
-            return _refused_open(*args[:3])
-        if event in REFUSED or event.startswith("shutil."):
-            return f"{REFUSED.get(event, 'changing files')}: {event}{_format_args(args)}"
-        if event == "socket.__new__" and args[1] != _AF_UNIX:  # asyncio needs a local socket pair
-            return f"socket: {event}{_format_args(args[1:])}"
-        if event == "os.kill" and args[0] != os.getpid():
-            return f"signal: {event}{_format_args(args)}"
-        if event == "ctypes.dlopen" and not self.loading:  # native libraries load their parts this way
-            return f"native code: {event}{_format_args(args)}"
-        if (
-            event.startswith("ctypes.dlsym") and getattr(args[0], "_name", "") is None
-        ):  # would give access to any function of the process
-            return f"native code: {event}{_format_args(args[1:])}"
-        return None
+def _tried(attempt: Callable[[], None]) -> str:
+    """Run *attempt* in a child process and return why it failed, or an empty text."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:  # pragma: no cover - runs in a child process
+        try:
+            attempt()
+        except BaseException as failed:  # noqa: BLE001  a child must not go on as its parent
+            os.write(writer, (str(failed) or type(failed).__name__).encode()[:500])
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as told:
+        why = told.read().decode(errors="replace")
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return why or ("" if code == 0 else f"the trial ended with {code}")
 
 
-def _refused_open(path: object, mode: object, flags: object) -> str | None:
-    if (isinstance(mode, str) and set(mode) & set("wax+")) or (isinstance(flags, int) and flags & WRITES):
-        return f"open for writing: {_text(path)}"
-    if isinstance(path, str | bytes):
-        other = OTHERS_PROC.match(os.path.realpath(os.fsdecode(path)))
-        if other and int(other[1]) != os.getpid():
-            return f"open of another process: {_text(path)}"
-    return None
+@cache
+def available() -> Available:
+    """Return what workers started here are confined by. Takes about 0.2 s, once per process."""
+    command = [sys.executable, "-P", "-m", "strategy_core.isolation.sandbox"]
+    done = subprocess.run(  # noqa: S603  our own interpreter and module
+        command, capture_output=True, text=True, timeout=TRIAL_S, check=False, env=_small_environment()
+    )
+    if done.returncode:
+        why = done.stderr.strip().rpartition("\n")[2] or "the trial failed"
+        return Available(Level.NONE, dict.fromkeys(_TRIALS, why))
+    return read_available(done.stdout)
 
 
-def _format_args(args: tuple[Any, ...]) -> str:
-    plain = [_text(value) for value in args if isinstance(value, str | bytes | int | tuple | list | PurePath)]
-    return f"({', '.join(text for text in plain if text != '-1')})"  # -1: no folder descriptor given
+def read_available(text: str) -> Available:
+    """Return what `as_json` wrote."""
+    read = json.loads(text)
+    return Available(Level(read["level"]), read["missing"])
 
 
-def _text(value: object) -> str:
-    return (os.fsdecode(value) if isinstance(value, bytes) else str(value))[:200]
+def as_json(found: Available) -> str:
+    return json.dumps({"level": found.level, "missing": dict(found.missing)})
+
+
+def _small_environment() -> dict[str, str]:
+    chosen = {name: os.environ[name] for name in os.environ if name == "ROLLOUT_ISOLATION"}
+    return chosen | {"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _checked(result: int) -> None:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+if __name__ == "__main__":  # pragma: no cover - see `available`
+    sys.stdout.write(
+        as_json(strongest(Level(os.environ["ROLLOUT_ISOLATION"]) if os.environ.get("ROLLOUT_ISOLATION") else None))
+    )

@@ -1,7 +1,7 @@
 """The worker process that runs one version's code, without access to a database, the network or secrets.
 
-Run as `python -P -m strategy_core.isolation.worker SOCKET` it is the fork server. Each worker that it forks reads
-frames and writes lines (see `protocol`) on its two pipes. Output of the version is discarded.
+The fork server forks it. It reads frames and writes lines (see `protocol`) on its two pipes. Output of the version is
+discarded.
 """
 
 import gc
@@ -28,8 +28,9 @@ from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import InvalidConfig, InvalidDecision, InvalidEntryPoint, RolloutError
 from strategy_core.domain.strategy import Context, Decision, Strategy
 from strategy_core.isolation import protocol, sandbox
+from strategy_core.isolation.guard import Guard
 from strategy_core.isolation.protocol import Answer, Kind, Question
-from strategy_core.isolation.sandbox import Guard
+from strategy_core.isolation.sandbox import Available, Level, Prepared, View
 from strategy_core.strategies.loading import ReadyConfig, as_strategy, canonical, load, validated, warmup_of
 
 AHEAD = 32  # windows prepared in a batch, because running a version's code evicts our data from the CPU caches
@@ -179,42 +180,52 @@ def _load(start: Mapping[str, Any], parts: Sequence[bytes], guard: Guard) -> Loa
     return LoadedVersion(strategy, params, canonical(params), guard)
 
 
-def main() -> None:  # pragma: no cover - a worker may write no coverage file
-    """Run the fork server: fork a worker for each "fork" request, wait for the worker of a "reap" request."""
-    requests = socket.socket(fileno=int(sys.argv[1]))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+def serve(
+    requests: socket.socket, found: Available
+) -> NoReturn:  # pragma: no cover - a worker may write no coverage file
+    """Answer the fork server's requests: fork a worker for each "fork", kill and reap a worker for an "end"."""
     tempfile.gettempdir()  # the first call writes to find the folder, which would be a breach later
+    prepared = sandbox.prepare(found)
     gc.freeze()  # otherwise each worker's garbage collector would copy the shared pages of all imports
-    own_pid = os.getpid()
+    namespace = os.open("/proc/self/ns/pid_for_children", os.O_RDONLY) if found.level is Level.NAMESPACES else -1
     while True:
         request, descriptors, _, _ = socket.recv_fds(requests, 64, 2)
         if not request:
             os._exit(0)  # the parent has ended, and the kernel ends the workers
-        if request.startswith(b"reap"):
-            _, status = os.waitpid(int(request.split()[1]), 0)
-            requests.send(b"%d" % os.waitstatus_to_exitcode(status))
+        if request.startswith(b"end"):
+            pid = int(request.split()[1])
+            os.kill(pid, signal.SIGKILL)  # has no effect on a zombie
+            requests.send(b"%d" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
             continue
-        pid = os.fork()
+        pid = sandbox.fork_into_new_namespace(namespace) if namespace >= 0 else os.fork()
         if pid == 0:
             requests.close()
-            sandbox.end_with_parent(own_pid)
-            _run_worker(Pipes(*descriptors))
+            sandbox.end_with_parent()
+            _run_worker(Pipes(*descriptors), prepared)
         for descriptor in descriptors:
             os.close(descriptor)
         requests.send(b"%d" % pid)
 
 
-def _run_worker(pipes: Pipes) -> NoReturn:  # pragma: no cover - a worker may write no coverage file
+def _run_worker(pipes: Pipes, prepared: Prepared) -> NoReturn:  # pragma: no cover - a worker may write no coverage file
     """Serve one version until the pipe ends."""
     start = pipes.read_frame()
     if start is None:
         os._exit(0)
     header, parts = start
     sys.path[:] = header["search_path"]
-    os.chdir(header["folder"])
     np.random.seed()
     guard = Guard(lambda tried: pipes.send(breach=protocol.one_line(tried)))
-    sandbox.apply_limits(header["memory_bytes"])
+    view = View(
+        {name: Path(file) for name, file in header["modules"].items()},
+        [Path(file) for file in header["model_files"]],
+        Path(header["folder"]),
+    )
+    try:
+        sandbox.confine(prepared, view, header["memory_bytes"])
+    except Exception as failed:  # noqa: BLE001  whatever it is, no code of the version may run
+        pipes.send(refused=["IsolationUnavailable", [prepared.found.level, protocol.one_line(failed)]])
+        os._exit(0)
     guard.arm()
     version = _load_and_report(header, parts, guard, pipes)
     gc.freeze()  # also what the version imported
@@ -252,7 +263,3 @@ def _load_error(raised: BaseException | None, tried: Sequence[str]) -> list[Any]
     if isinstance(raised, RolloutError):
         return ["StrategyFailed", [protocol.one_line(raised)]]
     return ["StrategyFailed", [raised_line(raised)]]
-
-
-if __name__ == "__main__":
-    main()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from strategy_core.isolation.sandbox import REPORTS, Guard, Refusal
+from strategy_core.isolation.guard import REPORTS, Guard, Refusal
 
 
 class Library:

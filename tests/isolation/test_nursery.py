@@ -53,7 +53,7 @@ def test_a_fork_server_that_answers_late_is_replaced() -> None:
     late._socket.settimeout(0.05)
 
     with pytest.raises(ForkServerGone):
-        late.reap(1)
+        late.end(1)
 
     assert not late.usable
     assert fork_server() is not late
