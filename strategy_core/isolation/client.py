@@ -26,7 +26,7 @@ from strategy_core.domain.errors import (
 )
 from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action, Decision
 from strategy_core.isolation import protocol
-from strategy_core.isolation.fingerprint import own_modules
+from strategy_core.isolation.fingerprint import check_model_files, own_modules
 from strategy_core.isolation.process import Died, Overdue, Process, checked_config, start_frame
 from strategy_core.isolation.protocol import Answer, Question
 from strategy_core.isolation.sandbox import View
@@ -322,7 +322,9 @@ class IsolatedStrategy:
 
     def _load(self, model_files: tuple[Path, ...]) -> tuple[Process, Description]:
         module = self._module or resolve(self.entry_point).partition(":")[0]
-        view = View(own_modules(module, self.entry_point), model_files, self._folder)
+        modules = own_modules(module, self.entry_point)
+        check_model_files(self.entry_point, model_files, modules, self._config)
+        view = View(modules, [file for file in model_files if file.is_file()], self._folder)
         self._process = process = Process()
         deadline = time.monotonic() + self.load_deadline_s
         process.send(start_frame(self.entry_point, self._config, self._memory_bytes, self._pickled, view), deadline)

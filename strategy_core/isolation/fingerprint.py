@@ -404,3 +404,48 @@ def _canonical_json(value: Mapping[str, Any], entry_point: str) -> str:
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InvalidConfig(entry_point, [str(error)]) from None
+
+
+SQLITE_HEADER = b"SQLite format 3\x00"
+
+
+def check_model_files(
+    entry_point: str, files: Iterable[Path], modules: Mapping[str, Path], config: Mapping[str, Any]
+) -> None:
+    """Raise InvalidEntryPoint for a file that a version may not declare, since its worker could then read it.
+
+    Allowed are files beside its own modules, and files that its config names or that lie in a folder that its config
+    names. Hidden files and SQLite databases are never model files.
+    """
+    named = {Path(text).resolve() for text in _texts(config) if text and "\x00" not in text} - {Path("/"), Path.cwd()}
+    beside = {file.resolve().parent for file in modules.values()}
+    for file in files:
+        real = file.resolve()
+        if real.parent not in beside and not any(map(real.is_relative_to, named)):
+            why = "it is neither beside the version's modules nor under a path that its config names"
+        elif real.name.startswith("."):
+            why = "it is a hidden file"
+        elif _is_database(real):
+            why = "it is a database"
+        else:
+            continue
+        raise InvalidEntryPoint(entry_point, f"{one_line(file)} may not be a model file: {why}")
+
+
+def _is_database(file: Path) -> bool:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(len(SQLITE_HEADER)) == SQLITE_HEADER
+    except (OSError, ValueError):
+        return False  # the fingerprint reports a file that cannot be read
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner)

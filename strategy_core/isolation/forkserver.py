@@ -136,10 +136,16 @@ def fork_server() -> ForkServer:
         return _current[0]
 
 
+def is_enough(found: Available) -> bool:
+    """Return whether ROLLOUT_ISOLATION_REQUIRED is set, and *found* is at least that."""
+    required = os.environ.get("ROLLOUT_ISOLATION_REQUIRED", "")
+    return bool(required) and found.level.at_least(Level(required))
+
+
 def check_required(found: Available) -> None:
     """Raise IsolationUnavailable if *found* is less than ROLLOUT_ISOLATION_REQUIRED asks."""
     required = os.environ.get("ROLLOUT_ISOLATION_REQUIRED", "")
-    if required and not found.level.at_least(Level(required)):
+    if required and not is_enough(found):
         raise IsolationUnavailable(required, str(found))
 
 
@@ -150,7 +156,7 @@ def main() -> None:  # pragma: no cover - the server may write no coverage file
     requests = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     found = sandbox.strongest(Level(sys.argv[2]) if sys.argv[2] else None)
-    if found.level is Level.NAMESPACES:
+    if "namespaces" not in found.missing:
         _become_first_process()
     requests.send(sandbox.as_json(found).encode()[:MESSAGE_BYTES])
     from strategy_core.isolation import worker  # its slow imports start threads, after which no user namespace is made

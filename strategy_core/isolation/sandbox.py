@@ -321,7 +321,7 @@ class Prepared:
     """What the workers of one fork server share.
 
     Attributes:
-        found: the level and its layers.
+        found: the level, and the layers that are missing. All others are used, whatever the level.
         libraries: files and folders that all versions may read.
         program: compiled system-call filter, or None where each worker needs its own, with its process id.
     """
@@ -338,7 +338,7 @@ def prepare(found: Available) -> Prepared:
 
         assert Landlock().abi_version  # finds the C library at its first use
     first_process = 1  # as which each worker sees itself
-    alone = found.level is Level.NAMESPACES and "seccomp" not in found.missing
+    alone = not {"namespaces", "seccomp"} & found.missing.keys()
     return Prepared(found, libraries(sys.path), compiled_filter(first_process) if alone else None)
 
 
@@ -364,14 +364,15 @@ def confine(
     """
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-    found = prepared.found
-    if found.level is Level.NAMESPACES:
+    missing = prepared.found.missing
+    program = prepared.program or (b"" if "seccomp" in missing else compiled_filter(os.getpid()))
+    if "namespaces" not in missing:
         _enter_namespaces(view, prepared.libraries)
         readable, listed = [Path("/")], set[Path]()
     else:
         own = [*view.modules.values(), *view.files]
         readable, listed = [*prepared.libraries, *own], {file.parent for file in own} | view.top_folders()
-    if found.level in (Level.NAMESPACES, Level.LANDLOCK) and "landlock" not in found.missing:
+    if "landlock" not in missing:
         _enter_landlock(readable, listed)
     os.chdir(view.folder)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
@@ -380,15 +381,14 @@ def confine(
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
         resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes // 4, memory_bytes // 4))
         _checked(_libc().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-    if "seccomp" not in found.missing:
-        program = prepared.program or compiled_filter(os.getpid())
+    if program:
         _checked(_libc().prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(_Program.of(program)), 0, 0))
 
 
 def strongest(wanted: Level | None = None) -> Available:
     """Return the strongest level that works for the calling process, which must be small and have one thread.
 
-    Each layer is tried in a child process. With *wanted*, a stronger level is not used.
+    Each layer is tried in a child process. With *wanted*, the layers of a stronger level are left out.
     """
     missing: dict[str, str] = {}
     if sys.platform != "linux":
@@ -396,13 +396,9 @@ def strongest(wanted: Level | None = None) -> Available:
     for layer, attempt in _TRIALS.items():
         if why := _tried(attempt):
             missing[layer] = why
-    if "seccomp" in missing:
-        return Available(Level.NONE, missing)
-    usable = [Level(layer) for layer in ("namespaces", "landlock") if layer not in missing]
-    if wanted is not None:
-        usable = [level for level in usable if wanted.at_least(level)]
-        left_out = {} if wanted is Level.NAMESPACES else {"namespaces": f"ROLLOUT_ISOLATION is {wanted}"}
-        missing = missing | left_out
+    left_out = {None: (), Level.NAMESPACES: (), Level.LANDLOCK: ("namespaces",)}.get(wanted, ("namespaces", "landlock"))
+    missing |= dict.fromkeys(left_out, f"ROLLOUT_ISOLATION is {wanted}")
+    usable = [Level(layer) for layer in ("namespaces", "landlock") if not {layer, "seccomp"} & missing.keys()]
     return Available(usable[0] if usable else Level.NONE, missing)
 
 

@@ -30,7 +30,7 @@ from strategy_core.domain.strategy import Context, Decision, Strategy
 from strategy_core.isolation import protocol, sandbox
 from strategy_core.isolation.guard import Guard
 from strategy_core.isolation.protocol import Answer, Kind, Question
-from strategy_core.isolation.sandbox import Available, Level, Prepared, View
+from strategy_core.isolation.sandbox import Available, Prepared, View
 from strategy_core.strategies.loading import ReadyConfig, as_strategy, canonical, load, validated, warmup_of
 
 AHEAD = 32  # windows prepared in a batch, because running a version's code evicts our data from the CPU caches
@@ -187,7 +187,7 @@ def serve(
     tempfile.gettempdir()  # the first call writes to find the folder, which would be a breach later
     prepared = sandbox.prepare(found)
     gc.freeze()  # otherwise each worker's garbage collector would copy the shared pages of all imports
-    namespace = os.open("/proc/self/ns/pid_for_children", os.O_RDONLY) if found.level is Level.NAMESPACES else -1
+    namespace = os.open("/proc/self/ns/pid_for_children", os.O_RDONLY) if "namespaces" not in found.missing else -1
     while True:
         request, descriptors, _, _ = socket.recv_fds(requests, 64, 2)
         if not request:

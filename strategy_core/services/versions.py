@@ -31,7 +31,7 @@ from strategy_core.domain.ramp import State
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.isolation.client import Description, IsolatedStrategy
 from strategy_core.isolation.pool import WorkerPool, build_of
-from strategy_core.isolation.selftest import Attempt, prove_isolation
+from strategy_core.isolation.probe import Attempt, prove_isolation
 from strategy_core.isolation.vetting import Report, vet
 from strategy_core.market.source import CandleSource
 from strategy_core.services.rollouts import check_second_owner

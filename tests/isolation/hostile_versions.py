@@ -135,7 +135,7 @@ def _replace_the_wire() -> None:
 
 def _tell() -> Decision:
     limits = {name: resource.getrlimit(getattr(resource, name))[1] for name in ("RLIMIT_AS", "RLIMIT_DATA")}
-    return Decision(Action.HOLD, 0.0, limits | {"killed first": Path("/proc/self/oom_score_adj").read_text().strip()})
+    return Decision(Action.HOLD, 0.0, limits)
 
 
 ATTACKS: dict[str, Callable[[], Any]] = {

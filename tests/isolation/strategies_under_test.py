@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import ctypes
-import faulthandler
 import io
 import multiprocessing
 import os
@@ -204,7 +203,7 @@ TRICKS: dict[str, Callable[[Path], Any]] = {
     "unreadable": _raise(_Unreadable()),
     # ends or fools its worker
     "_exit": lambda _: os._exit(3),
-    "crash": lambda _: faulthandler._sigsegv(),  # type: ignore[attr-defined]
+    "crash": lambda _: ctypes.string_at(8),
     "memory": lambda _: np.ones(1 << 45, dtype=np.float64),
     "garbage": _private_pipe(b"not JSON\n"),
     "forged": _private_pipe(b'{"rows":[["",null,["buy",7,{},""],1.0]]}\n'),
@@ -225,7 +224,7 @@ TRICKS: dict[str, Callable[[Path], Any]] = {
     "native unlink": _libc("unlink", "path"),
     "native socket": _libc("socket", 2, 1, 0),
     "native fork": _libc("fork"),
-    "native kill": _libc("kill", 1, 0),
+    "native kill": _libc("kill", 2, 0),
 }
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from strategy_core.domain.errors import StrategyFailed
 from strategy_core.isolation.client import MEMORY_BYTES, DecisionRequest, IsolatedStrategy
-from strategy_core.isolation.forkserver import fork_server
 from strategy_core.isolation.protocol import Answer
+from tests.isolation.asking import worker_pids
 
 HERE = "tests.isolation.hostile_versions"
 AT_ONCE_S, IN_THE_END_S = 1.0, 60.0  # deadlines of endless attacks and of the others
@@ -22,7 +22,6 @@ ENDING = {
     "fork on and on": ("breach", "process: os.fork"),
     "close the pipes": ("died", "its worker"),
     "flood with breaches": ("breach", "again; then its worker sent an unexpected message"),
-    "alarm": ("died", "was killed by signal 14"),
     "many threads": ("raised", "can't start new thread"),
     "recurse in C": ("died", "was killed by signal 11"),
     "replace the wire": ("died", "violated the protocol"),
@@ -30,7 +29,7 @@ ENDING = {
     "write its own memory": ("breach", "open for writing: /proc/self/mem"),
     "write shared memory": ("breach", "open for writing: /dev/shm/rollout"),
 }
-ENDLESS = ["ignore signals", "stop itself", "hold the interpreter", "compute for ever", "endless features"]
+ENDLESS = ["ignore signals", "alarm", "hold the interpreter", "compute for ever", "endless features"]
 STOPPED = ENDING | dict.fromkeys(ENDLESS, ("deadline", "no answer within 1 s"))
 REFUSED_BY_THE_KERNEL = ["native fork", "debug its parent", "outlive its parent"]
 
@@ -66,7 +65,7 @@ def test_an_attack_is_one_answer_and_the_next_decision_is_fine(
     kind, error = STOPPED[attack]
     hostile.deadline_s = AT_ONCE_S if attack in ENDLESS else IN_THE_END_S
     opened, grown = descriptors(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    workers = children(fork_server()._popen.pid)
+    workers = worker_pids()
 
     answer, following = attacked(hostile, healthy, candles, attack)
     hostile.close()
@@ -75,21 +74,21 @@ def test_an_attack_is_one_answer_and_the_next_decision_is_fine(
     assert following.decision is not None
     assert following.decision.features == {"close": candles["close"].iloc[20]}
     assert descriptors() == opened
-    assert children(fork_server()._popen.pid) == workers
+    assert worker_pids() == workers
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - grown < MORE_MB * 1024
 
 
-@pytest.mark.parametrize("attack", ["flood with answers", "print a gigabyte", "spin on"])
+@pytest.mark.parametrize("attack", ["flood with answers", "print a gigabyte", "spin on", "stop itself"])
 def test_what_harms_nobody_is_an_answer(
     hostile: IsolatedStrategy, healthy: IsolatedStrategy, candles: pd.DataFrame, attack: str
 ) -> None:
-    workers = children(fork_server()._popen.pid)
+    workers = worker_pids()
 
     answer, _ = attacked(hostile, healthy, candles, attack)
     hostile.close()
 
     assert answer.decision is not None
-    assert children(fork_server()._popen.pid) == workers
+    assert worker_pids() == workers
 
 
 @pytest.mark.parametrize("attack", REFUSED_BY_THE_KERNEL)
@@ -110,23 +109,18 @@ def test_a_version_that_floods_while_it_loads_is_refused() -> None:
         isolated.describe()
 
 
-def test_a_worker_is_the_first_to_go_where_memory_is_short(healthy: IsolatedStrategy, candles: pd.DataFrame) -> None:
+def test_a_worker_is_the_first_to_go_where_memory_is_short(candles: pd.DataFrame) -> None:
     """The product, which must roll back and tick, may be smaller than a version that hoards, or larger."""
-    ((answer,),) = healthy.decide([DecisionRequest("tell", "1h", candles, [20], 5)])
+    before = worker_pids()
+    with IsolatedStrategy(f"{HERE}:Hostile", {}) as isolated:
+        ((answer,),) = isolated.decide([DecisionRequest("tell", "1h", candles, [20], 5)])
+        (worker,) = worker_pids() - before
+        killed_first = Path(f"/proc/{worker}/oom_score_adj").read_text().strip()
 
     assert answer.decision is not None
-    assert answer.decision.features == {
-        "RLIMIT_AS": MEMORY_BYTES,
-        "RLIMIT_DATA": MEMORY_BYTES // 4,
-        "killed first": "1000",
-    }
+    assert answer.decision.features == {"RLIMIT_AS": MEMORY_BYTES, "RLIMIT_DATA": MEMORY_BYTES // 4}
+    assert killed_first == "1000"
 
 
 def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def children(parent: int) -> set[int]:
-    """Return the processes that *parent* has started and that have not ended."""
-    listed = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return {int(pid) for pid in listed}

@@ -17,7 +17,7 @@ from strategy_core.domain.errors import (
 )
 from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action
 from strategy_core.isolation.client import DecisionRequest, IsolatedStrategy
-from tests.isolation.asking import between_honest_ones
+from tests.isolation.asking import between_honest_ones, worker_pids
 from tests.isolation.conftest import UNDER_TEST
 from tests.isolation.strategies_under_test import Engine
 
@@ -218,11 +218,11 @@ def test_an_engine_that_cannot_be_sent_asks_for_an_entry_point() -> None:
         IsolatedStrategy("engine", {}, engine=lambda: None)
 
 
-def test_no_worker_outlives_its_strategy(candles: pd.DataFrame) -> None:
+def test_no_worker_outlives_its_strategy() -> None:
+    before = worker_pids()
     with IsolatedStrategy(f"{UNDER_TEST}:Tricks", {}) as isolated:
         isolated.describe()
-        assert isolated._process is not None
-        pid = isolated._process._pid
+        (worker,) = worker_pids() - before
 
     with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+        os.kill(worker, 0)

@@ -95,10 +95,11 @@ def test_a_hanging_worker_ends_with_a_killed_parent(tmp_path: Path) -> None:
         textwrap.dedent(f"""
             import pandas as pd
             from strategy_core.isolation.client import DecisionRequest, IsolatedStrategy
+            from tests.isolation.asking import worker_pids
 
             isolated = IsolatedStrategy("{UNDER_TEST}:Tricks", {{}}, deadline_s=600.0)
             isolated.describe()
-            print(isolated._process._pid, flush=True)
+            print(*worker_pids(), flush=True)
             index = pd.date_range("2026-01-05", periods=9, freq="h", tz="UTC")
             isolated.decide([DecisionRequest("sleep", "1h", pd.DataFrame({{"close": 1.0}}, index=index), [8], 5)])
         """)

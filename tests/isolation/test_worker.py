@@ -12,8 +12,8 @@ import pytest
 from strategy_core.domain.candles import Windows
 from strategy_core.domain.errors import InvalidConfig, InvalidEntryPoint, StrategyFailed
 from strategy_core.isolation import protocol
-from strategy_core.isolation.protocol import Answer, Question
 from strategy_core.isolation.guard import Guard, Refusal
+from strategy_core.isolation.protocol import Answer, Question
 from strategy_core.isolation.worker import (
     AHEAD,
     LoadedVersion,
