@@ -12,6 +12,7 @@ from strategy_core.domain.alerts import DeliveryPace
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import EvidenceUnavailable, InvalidSetting, RolloutError
 from strategy_core.domain.plan import Plan
+from strategy_core.isolation.sandbox import Level
 from strategy_core.market.calendars import CALENDARS, Calendar, WeeklySession, read_holidays
 from strategy_core.market.open import FeedAccess, is_around_the_clock, open_source
 from strategy_core.market.source import AbsentSource, CandleSource, ReplayClock, ReplaySource
@@ -45,6 +46,9 @@ class Settings(BaseSettings):
         oanda_url: address to use instead of OANDA's hosts.
         feed_timeout: for one response of a live feed, in seconds.
         decision_deadline_s: time limit of a version for one decision, in seconds.
+        isolation: the strongest isolation of versions to use, see SECURITY.md. Default: what the machine offers.
+        isolation_required: the weakest isolation that is enough. With less, no version runs. Default: any.
+        isolation_socket: path of the socket of a sidecar, a process under another user in which versions run.
         shadow_workers: number of versions that decide in parallel. Default: the number of cores.
         shadow_dask: scheduler of a Dask cluster that splits candle runs by symbol, as `tcp://HOST:PORT` or
             `tls://HOST:PORT`. `local` starts a cluster on this machine's cores for each run.
@@ -75,6 +79,9 @@ class Settings(BaseSettings):
     oanda_url: AnyHttpUrl | None = None
     feed_timeout: float = Field(default=10.0, gt=0, le=60)
     decision_deadline_s: float = Field(default=5.0, gt=0)
+    isolation: Level | None = None
+    isolation_required: Level | None = None
+    isolation_socket: str | None = None
     shadow_workers: int | None = Field(default=None, ge=1, le=1_024)
     shadow_dask: str | None = Field(default=None, pattern=r"^(local|(tcp|tls)://[^\s/@]+:\d+)$")
     prometheus_url: AnyHttpUrl | None = None

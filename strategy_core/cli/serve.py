@@ -60,6 +60,7 @@ def exporter(
     """
     from sqlalchemy.exc import DBAPIError
 
+    from strategy_core.isolation.sandbox import available
     from strategy_core.observe import configure_logs
     from strategy_core.observe.exporter import serve
     from strategy_core.services.database import check_schema
@@ -68,7 +69,7 @@ def exporter(
     configure_logs()
     with suppress(DBAPIError):  # no database yet: scrapes fail until it is there
         check_schema(database)
-    serve(database, shell.settings.now, host=host, port=port)
+    serve(database, shell.settings.now, host=host, port=port, isolation=available().level)
 
 
 @command(commands)

@@ -26,11 +26,13 @@ def status(
     strategy: AnyStrategy = None,
 ) -> None:
     """Show versions, rollout, gates, next step and recent alerts."""
+    from strategy_core.isolation.sandbox import available
     from strategy_core.services.status import read_status
 
     found = read_status(shell.engine, strategy, now=shell.now)
     shown = [part for each in found for part in _status_lines(each)]
-    shell.answer([_status_data(each) for each in found], *(shown or ["no strategies yet"]))
+    isolation = f"versions run in isolation on this machine: {available()}"
+    shell.answer([_status_data(each) for each in found], *(shown or ["no strategies yet"]), isolation)
 
 
 @command(commands)

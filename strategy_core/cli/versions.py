@@ -1,5 +1,6 @@
 """Commands that register, list, show, activate and retire versions."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -118,6 +119,26 @@ def retire(shell: Context, strategy: StrategyName, version: VersionName, reason:
         shell.engine, Command(shell.actor, shell.now, reason), strategy_name=strategy, version=version
     )
     shell.answer(found.model_dump(mode="json", exclude=_LONG), f"{strategy} {version} is retired")
+
+
+@command(commands)
+def isolate(shell: Context) -> None:
+    """Try to break out of the isolation that versions run in on this machine."""
+    from strategy_core.cli.output import table
+    from strategy_core.isolation.probe import prove_isolation
+    from strategy_core.isolation.sandbox import available
+
+    found, attempts = available(), prove_isolation(deadline_s=shell.settings.decision_deadline_s)
+    open_doors = [attempt for attempt in attempts if not attempt.refused]
+    rows = [(attempt.what, attempt.detail) for attempt in open_doors]
+    shell.answer(
+        {"isolation": str(found.level), "missing": dict(found.missing), "tried": [asdict(each) for each in attempts]},
+        f"versions run in isolation: {found}",
+        f"{len(attempts) - len(open_doors)} of {len(attempts)} attempts were refused",
+        *([table(["not refused", "detail"], rows)] if rows else []),
+    )
+    if open_doors:
+        raise typer.Exit(1)
 
 
 def _listed(symbols: str) -> list[str]:

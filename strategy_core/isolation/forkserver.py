@@ -13,10 +13,13 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 from pathlib import Path
+
+import structlog
 
 from strategy_core.domain.errors import IsolationUnavailable
 from strategy_core.isolation import sandbox
@@ -24,7 +27,11 @@ from strategy_core.isolation.sandbox import Available, Level
 
 START_DEADLINE_S = 120.0
 MESSAGE_BYTES = 4096
+SO_PEERCRED = getattr(socket, "SO_PEERCRED", None)  # Linux
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+log = structlog.get_logger(__name__)
 
 
 class ForkServerGone(Exception):
@@ -49,33 +56,32 @@ def search_path() -> str:
 
 
 class ForkServer:
-    """The process that forks workers, and the socket to it. Thread-safe."""
+    """The process that forks workers, and the socket to it. Thread-safe.
 
-    def __init__(self) -> None:
-        chosen = os.environ.get("ROLLOUT_ISOLATION", "")
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._popen = subprocess.Popen(  # noqa: S603  our own interpreter and module
-                [sys.executable, "-P", "-m", "strategy_core.isolation.forkserver", str(theirs.fileno()), chosen],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env=environment(),
-                start_new_session=True,  # no controlling terminal, into which a version could type
-            )
-        ours.settimeout(START_DEADLINE_S)
-        self._socket = ours
+    Args:
+        sidecar: path of the socket of a process that runs under another user (`listen`). Without one it starts its own.
+    """
+
+    def __init__(self, sidecar: str = "") -> None:
+        self._popen = None
+        if sidecar:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._socket.connect(sidecar)
+        else:
+            self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                self._popen = _start(theirs)
+        self._socket.settimeout(START_DEADLINE_S)
         self._lock = threading.Lock()
         self._owner = os.getpid()
+        self._gone = False
         self._available: Available | None = None
         atexit.register(self.close)
 
     @property
     def usable(self) -> bool:
-        return (
-            self._owner == os.getpid() and self._popen.poll() is None
-        )  # a forked child of this process needs another one
+        mine = self._owner == os.getpid()  # a forked child of this process needs another one
+        return mine and not self._gone and (self._popen is None or self._popen.poll() is None)
 
     def fork(self, inbox: int, outbox: int) -> int:
         """Start a worker that reads *inbox* and writes *outbox*, and return its number, for `end`.
@@ -98,13 +104,14 @@ class ForkServer:
                     self._available = sandbox.read_available(self._socket.recv(MESSAGE_BYTES).decode())
                 except (OSError, ValueError):
                     raise ForkServerGone from None
+                if self._available.level is Level.NONE:
+                    log.warning("isolation.none", missing=dict(self._available.missing), hint="run trusted code only")
             return self._available
 
     def close(self) -> None:
         if self._owner == os.getpid():
+            self._kill()
             self._socket.close()
-            self._popen.kill()  # without the kill a forked child that holds the socket could keep it alive
-            self._popen.wait()
 
     def _request(self, request: bytes, descriptors: list[int]) -> int:
         with self._lock:
@@ -112,12 +119,33 @@ class ForkServer:
                 socket.send_fds(self._socket, [request], descriptors)
                 answer = self._socket.recv(64)
             except OSError:
-                answer = b""
-                self._popen.kill()  # a late answer would be taken for the answer to the next request
-                self._popen.wait()
-        if not answer:
-            raise ForkServerGone
+                answer = b""  # a late one would be taken for the answer to the next request
+            if not answer:
+                self._kill()
+                raise ForkServerGone
         return int(answer)
+
+    def _kill(self) -> None:
+        self._gone = True
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # also where a forked child holds the socket
+        if self._popen is not None:
+            self._popen.kill()
+            self._popen.wait()
+
+
+def _start(theirs: socket.socket) -> subprocess.Popen[bytes]:
+    chosen = os.environ.get("ROLLOUT_ISOLATION", "")
+    command = [sys.executable, "-P", "-m", "strategy_core.isolation.forkserver", str(theirs.fileno()), chosen]
+    return subprocess.Popen(  # noqa: S603  our own interpreter and module
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=[theirs.fileno()],
+        env=environment(),
+        start_new_session=True,  # no controlling terminal, into which a version could type
+    )
 
 
 _current: list[ForkServer] = []
@@ -132,7 +160,7 @@ def fork_server() -> ForkServer:
                 with contextlib.suppress(OSError):
                     gone.close()
                 atexit.unregister(gone.close)
-            _current[:] = [ForkServer()]
+            _current[:] = [ForkServer(os.environ.get("ROLLOUT_ISOLATION_SOCKET", ""))]
         return _current[0]
 
 
@@ -153,9 +181,36 @@ def check_required(found: Available) -> None:
 
 
 def main() -> None:  # pragma: no cover - the server may write no coverage file
-    requests = socket.socket(fileno=int(sys.argv[1]))
+    """Serve the parent's socket, or as `… forkserver --listen PATH` every process that connects to PATH."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
-    found = sandbox.strongest(Level(sys.argv[2]) if sys.argv[2] else None)
+    if sys.argv[1] == "--listen":
+        listen(sys.argv[2])
+    serve(socket.socket(fileno=int(sys.argv[1])), Level(sys.argv[2]) if sys.argv[2] else None)
+
+
+def listen(path: str) -> None:  # pragma: no cover - the server may write no coverage file
+    """Serve each process that connects to the socket at *path*, which is made, in a child process."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children need no reaping
+    chosen = os.environ.get("ROLLOUT_ISOLATION", "")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+        listening.bind(path)
+        listening.listen()
+        os.environ.clear()
+        os.environ.update(environment())
+        while True:
+            requests, _ = listening.accept()
+            if os.fork() == 0:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                listening.close()
+                sandbox.end_with_parent()
+                serve(requests, Level(chosen) if chosen else None)
+            requests.close()
+
+
+def serve(requests: socket.socket, wanted: Level | None) -> None:  # pragma: no cover - it may write no coverage file
+    user = struct.unpack("3i", requests.getsockopt(socket.SOL_SOCKET, SO_PEERCRED, 12))[1] if SO_PEERCRED else -1
+    found = sandbox.strongest(wanted, other_user=user not in (-1, os.geteuid()))
     if "namespaces" not in found.missing:
         _become_first_process()
     requests.send(sandbox.as_json(found).encode()[:MESSAGE_BYTES])

@@ -385,10 +385,11 @@ def confine(
         _checked(_libc().prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(_Program.of(program)), 0, 0))
 
 
-def strongest(wanted: Level | None = None) -> Available:
+def strongest(wanted: Level | None = None, *, other_user: bool = False) -> Available:
     """Return the strongest level that works for the calling process, which must be small and have one thread.
 
-    Each layer is tried in a child process. With *wanted*, the layers of a stronger level are left out.
+    Each layer is tried in a child process. With *wanted*, the layers of a stronger level are left out. *other_user*
+    says that the product runs under another user.
     """
     missing: dict[str, str] = {}
     if sys.platform != "linux":
@@ -399,6 +400,8 @@ def strongest(wanted: Level | None = None) -> Available:
     left_out = {None: (), Level.NAMESPACES: (), Level.LANDLOCK: ("namespaces",)}.get(wanted, ("namespaces", "landlock"))
     missing |= dict.fromkeys(left_out, f"ROLLOUT_ISOLATION is {wanted}")
     usable = [Level(layer) for layer in ("namespaces", "landlock") if not {layer, "seccomp"} & missing.keys()]
+    if other_user and "seccomp" not in missing:
+        usable.append(Level.SIDECAR)
     return Available(usable[0] if usable else Level.NONE, missing)
 
 

@@ -27,14 +27,22 @@ log = structlog.get_logger(__name__)
 
 
 class Exporter(ThreadingHTTPServer):
-    """Answers `GET /metrics` until it is shut down. *clock* returns the platform's time."""
+    """Answers `GET /metrics` until it is shut down.
+
+    Args:
+        clock: returns the platform's time.
+        isolation: of versions that run on this machine, a `Level`. None leaves it out.
+    """
 
     daemon_threads = False  # finish running scrapes at shutdown
     allow_reuse_address = True
 
-    def __init__(self, engine: Engine, clock: Callable[[], datetime], *, host: str, port: int) -> None:
+    def __init__(
+        self, engine: Engine, clock: Callable[[], datetime], *, host: str, port: int, isolation: str | None = None
+    ) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._engine, self._clock, self._turn = engine, clock, threading.Lock()
+        self.isolation = isolation
         super().__init__((host, port), _Handler)
 
     @property
@@ -51,7 +59,7 @@ class Exporter(ThreadingHTTPServer):
         if not self._turn.acquire(timeout=_PATIENCE_S):  # scrapes must not pile up on a database that hangs
             return 503, b"the previous scrape is still running\n", PLAIN_TEXT
         try:
-            return 200, *exposition(self._engine, now=self._clock(), accept=accept)
+            return 200, *exposition(self._engine, now=self._clock(), accept=accept, isolation=self.isolation)
         except DBAPIError as error:
             log.warning("exporter.database", error=failure(error))
             return 503, f"{failure(error)}\n".encode(), PLAIN_TEXT
@@ -88,16 +96,16 @@ class _Handler(BaseHTTPRequestHandler):
         """Drop access lines: one per scrape would hide all other lines."""
 
 
-def serve(engine: Engine, clock: Callable[[], datetime], *, host: str, port: int) -> None:
-    """Serve until SIGTERM or SIGINT, then finish running scrapes."""
-    with Exporter(engine, clock, host=host, port=port) as exporter:
+def serve(engine: Engine, clock: Callable[[], datetime], *, host: str, port: int, isolation: str | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, then finish running scrapes. For the arguments see `Exporter`."""
+    with Exporter(engine, clock, host=host, port=port, isolation=isolation) as exporter:
 
         def end(_signal: int, _frame: FrameType | None) -> None:
             threading.Thread(target=exporter.shutdown).start()  # it waits for the interrupted loop
 
         before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            log.info("exporter.serving", url=exporter.url)
+            log.info("exporter.serving", url=exporter.url, isolation=isolation)
             exporter.serve_forever()
         finally:
             for number, handler in before.items():

@@ -75,6 +75,7 @@ FAMILIES = (
         "Candles without a decision, by cause.",
     ),
     _counter("isolation_breaches_total", _OF, "Candles on which the version attempted a forbidden side effect."),
+    _gauge("isolation_level", ("level",), "1 for the isolation of versions that run on the scraped machine."),
     _gauge("shadow_lag_seconds", _OF, "Time since the newest decided candle closed, for the slowest symbol."),
     _gauge("feed_newest_candle_timestamp_seconds", ("symbol",), "Open time of the newest logged candle."),
     _gauge("feed_lag_seconds", ("symbol",), "Time since the newest logged candle closed."),
@@ -137,10 +138,14 @@ class RolloutCollector(Collector):
 
     Args:
         now: by the platform's clock, since ages depend on it and a replay moves it.
+        isolation: of versions that run on this machine, a `Level`. None leaves it out.
     """
 
-    def __init__(self, engine: Engine, strategies: Strategies = None, *, now: datetime) -> None:
+    def __init__(
+        self, engine: Engine, strategies: Strategies = None, *, now: datetime, isolation: str | None = None
+    ) -> None:
         self._engine, self._strategies, self._now = engine, strategies, utc(now, "now")
+        self._isolation = isolation
 
     def collect(self) -> Iterable[Metric]:
         began, wanted, retired_since = perf_counter(), self._strategies, self._now - RETIRED_FOR
@@ -154,14 +159,18 @@ class RolloutCollector(Collector):
             samples.comparisons(metrics.read_comparisons(session, wanted))
             samples.alerts(metrics.read_alerts(session, wanted))
             samples.outbox(metrics.read_outbox(session, wanted, now=self._now))
+        if self._isolation is not None:
+            samples.add("isolation_level", (self._isolation,), 1)
         samples.scrape(perf_counter() - began)
         return samples.families.values()
 
 
-def exposition(engine: Engine, strategies: Strategies = None, *, now: datetime, accept: str = "") -> tuple[bytes, str]:
+def exposition(
+    engine: Engine, strategies: Strategies = None, *, now: datetime, accept: str = "", isolation: str | None = None
+) -> tuple[bytes, str]:
     """Return the scrape and its content type: OpenMetrics if *accept* asks for it, else the text format."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(RolloutCollector(engine, strategies, now=now))
+    registry.register(RolloutCollector(engine, strategies, now=now, isolation=isolation))
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type
 

@@ -34,6 +34,7 @@ from tests.benchmarks.bands import Band, Bands
 from tests.benchmarks.many_symbols import Walks
 from tests.benchmarks.scheduled import Timed, timed_run
 from tests.builders import HOUR, MONDAY, decision_row, put_version
+from tests.isolation.asking import worker_pids
 
 pytestmark = pytest.mark.benchmark_suite
 SYMBOLS = [f"SYM{number:03d}" for number in range(int(os.environ.get("ROLLOUT_BENCHMARK_SYMBOLS", "500")))]
@@ -63,7 +64,7 @@ def test_a_run_beside_a_plain_loop(engine: Engine, tmp_path: Path, capsys: pytes
             plain.append(_plainly(processes))
             warm.append(timed_run(engine, source, kept, next(candles)))
             plain.append(_plainly(processes))
-        private = sorted(_private_mb(worker) for _, worker in kept._idle)
+        private = sorted(map(_private_mb, worker_pids()))
     each = median(plain) * CORES / len(SYMBOLS) / len(CONFIGS)
     told = [
         f"{engine.dialect.name}, {len(SYMBOLS)} symbols x {len(CONFIGS)} versions, {CORES} cores: "
@@ -158,7 +159,6 @@ def _put_history(engine: Engine, source: Walks) -> None:
         decisions.log_decisions(session, rows)
 
 
-def _private_mb(worker: IsolatedStrategy) -> float:
-    assert worker._process is not None
-    text = Path(f"/proc/{worker._process._pid}/smaps_rollup").read_text()
+def _private_mb(worker: int) -> float:
+    text = Path(f"/proc/{worker}/smaps_rollup").read_text()
     return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Private_")) / 1e3

@@ -63,6 +63,8 @@ FACTS = {
     "channel": "slack-1f2e3d4c",
     "idempotency_key": "k1",
     "retry_after_s": 40,
+    "required": "namespaces",
+    "available": "landlock (no namespaces: not permitted)",
 }
 FAMILIES = {"NotFound": 4, "Refused": 5, "Invalid": 2, "Denied": 3, "Untrusted": 6}
 ERRORS = [

@@ -21,7 +21,9 @@ def between_honest_ones(version: IsolatedStrategy, candles: pd.DataFrame, trick:
 
 def worker_pids() -> set[int]:
     """Return the process ids, as this machine sees them, of the workers that run and have not been reaped."""
-    return {worker for first in _children(fork_server()._popen.pid) for worker in _children(first)}
+    server = fork_server()._popen
+    assert server is not None
+    return {worker for first in _children(server.pid) for worker in _children(first)}
 
 
 def _children(parent: int) -> set[int]:

@@ -7,15 +7,17 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import pandas as pd
 import pytest
 
-from strategy_core.isolation import process
+from strategy_core.isolation import process, sandbox
 from strategy_core.isolation.client import DecisionRequest, IsolatedStrategy
-from strategy_core.isolation.forkserver import ForkServerGone, environment, fork_server
+from strategy_core.isolation.forkserver import ForkServer, ForkServerGone, environment, fork_server
+from strategy_core.isolation.sandbox import Level
 from tests.isolation.conftest import UNDER_TEST
 
 
@@ -38,6 +40,7 @@ def test_a_killed_fork_server_is_replaced(candles: pd.DataFrame) -> None:
     with IsolatedStrategy(f"{UNDER_TEST}:Tricks", {}) as isolated:
         ((before,),) = isolated.decide([ask])
         gone = fork_server()
+        assert gone._popen is not None
         gone._popen.kill()
         gone._popen.wait()
         ((after,),) = isolated.decide([ask])
@@ -49,6 +52,7 @@ def test_a_killed_fork_server_is_replaced(candles: pd.DataFrame) -> None:
 def test_a_fork_server_that_answers_late_is_replaced() -> None:
     """An exit code of -9 taken for the next worker's id would make the parent kill a process group."""
     late = fork_server()
+    assert late._popen is not None
     late._popen.send_signal(signal.SIGSTOP)
     late._socket.settimeout(0.05)
 
@@ -72,6 +76,41 @@ def test_a_fork_server_that_cannot_start_leaves_no_pipe_open(
         process.Process()
 
     assert set(Path("/proc/self/fd").iterdir()) == before
+
+
+@pytest.fixture
+def sidecar(tmp_path: Path) -> Iterator[Path]:
+    """The socket of a fork server that was started beside the product."""
+    path = tmp_path / "worker.sock"
+    command = [sys.executable, "-P", "-m", "strategy_core.isolation.forkserver", "--listen", str(path)]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "ROLLOUT_ISOLATION": "sidecar"}
+    with subprocess.Popen(command, env=environ) as started:
+        while not path.exists() and started.poll() is None:
+            time.sleep(0.01)
+        yield path
+        started.kill()
+
+
+def test_a_sidecar_serves_those_who_connect_and_says_what_it_offers(sidecar: Path, candles: pd.DataFrame) -> None:
+    """Under the same user as here it isolates little, and says so."""
+    one, another = ForkServer(str(sidecar)), ForkServer(str(sidecar))
+    try:
+        found = one.available()
+        number = one.fork(*os.pipe())
+        ended = one.end(number)
+    finally:
+        one.close()
+        another.close()
+
+    assert found.level is Level.NONE
+    assert found.missing == dict.fromkeys(("namespaces", "landlock"), "ROLLOUT_ISOLATION is sidecar")
+    assert ended == -signal.SIGKILL
+    assert not one.usable
+
+
+def test_seccomp_under_another_user_is_what_a_sidecar_offers() -> None:
+    assert sandbox.strongest(Level.SIDECAR, other_user=True).level is Level.SIDECAR
+    assert sandbox.strongest(Level.SIDECAR, other_user=False).level is Level.NONE
 
 
 def test_two_workers_do_not_share_their_luck(candles: pd.DataFrame) -> None:
