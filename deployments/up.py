@@ -19,6 +19,7 @@ from deployments import prefect_yaml
 from deployments.demo_seed import replay_span, seed
 from deployments.processes import HOST, Child, ChildEnded, keep_port
 from strategy_core.domain.errors import InvalidSetting
+from strategy_core.isolation.sandbox import available
 from strategy_core.market.open import open_source
 from strategy_core.market.source import ReplayClock
 from strategy_core.services.database import upgrade
@@ -136,6 +137,7 @@ def _run(
         "candles": f"{source.name}: {', '.join(source.symbols())}",
         "clock": f"{start:%Y-%m-%d %H:%M} UTC, {speed / 60:.4g} h per minute, candles until {end:%Y-%m-%d}",
         "schedules": str(file),
+        "isolation": f"versions run in {available()}",
         "running": ", ".join(f"{child.name} (pid {child.pid}, log {child.log})" for child in children),
     }.items():
         echo(f"{what:<12}{value}")

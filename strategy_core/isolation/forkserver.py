@@ -23,10 +23,9 @@ import structlog
 
 from strategy_core.domain.errors import IsolationUnavailable
 from strategy_core.isolation import sandbox
-from strategy_core.isolation.sandbox import Available, Level
+from strategy_core.isolation.sandbox import MESSAGE_BYTES, Available, Level
 
 START_DEADLINE_S = 120.0
-MESSAGE_BYTES = 4096
 SO_PEERCRED = getattr(socket, "SO_PEERCRED", None)  # Linux
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -203,6 +202,7 @@ def listen(path: str) -> None:  # pragma: no cover - the server may write no cov
             if os.fork() == 0:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 listening.close()
+                os.setsid()  # no controlling terminal, into which a version could type
                 sandbox.end_with_parent()
                 serve(requests, Level(chosen) if chosen else None)
             requests.close()

@@ -29,8 +29,15 @@ from strategy_core.isolation.protocol import Answer
 
 PROBE = "strategy_core.isolation.probe:Probe"
 SECRETS = "find a secret"
-REFUSALS = {errno.EPERM, errno.EACCES, errno.EROFS, errno.ENOENT, errno.ESRCH}  # or it cannot see what is there
-PTRACE_ATTACH, TIOCSTI, CLONE_NEWUSER, F_SETSIG = 16, 0x5412, 0x10000000, 10
+REFUSALS = {
+    errno.EPERM,
+    errno.EACCES,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.ESRCH,
+    errno.ENXIO,
+}  # the last three: nothing is there
+PTRACE_ATTACH, TIOCSTI, CLONE_NEWUSER = 16, 0x5412, 0x10000000
 _OWN = {"PATH", "LANG", "LC_CTYPE", "TZ", "PYTHONHASHSEED", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE"}
 
 
