@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy import Engine
 
 from strategy_core.domain.lifecycle import Status
-from tests.builders import DAY, MONDAY, put_day, put_version
+from tests.builders import DAY, MONDAY, put_day, put_pair, put_version
 from tests.cli.conftest import Rollout, contents, set_clock
+from tests.prepared import prepared
 
 FEW = ("--ramps", "4", "--scenario", "equivalent", "--scenario", "severe")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -18,13 +19,16 @@ SVG = "{http://www.w3.org/2000/svg}"
 @pytest.fixture
 def pair(database: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """Twelve days on which version 2 loses what version 1 wins, three times a day."""
-    put_version(database, "1", Status.ACTIVE)
-    put_version(database, "2")
+    prepared(database, put_twelve_days)
+    set_clock(monkeypatch, MONDAY + 13 * DAY)
+    return database
+
+
+def put_twelve_days(database: Engine) -> None:
+    put_pair(database)
     for day in range(12):
         said, worth = {"1": "buy", "2": "sell"}, {"1": 1.0, "2": -1.0}
         put_day(database, MONDAY + day * DAY, said, worth, signal_hours=[3, 9, 15])
-    set_clock(monkeypatch, MONDAY + 13 * DAY)
-    return database
 
 
 def words(file: Path) -> list[str]:
