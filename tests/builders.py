@@ -67,6 +67,12 @@ def put_version(
     return row
 
 
+def put_pair(engine: Engine) -> None:
+    """Version 1 is active, version 2 in shadow."""
+    put_version(engine, "1", Status.ACTIVE)
+    put_version(engine, "2")
+
+
 def decision_row(
     version: str, at: datetime, decision: str = "hold", *, symbol: str = GOLD, error_kind: str = "", reason: str = ""
 ) -> dict[str, Any]:

@@ -20,6 +20,8 @@ LIMITS = {  # per 10,000 words; well-read projects stay at or below half of them
     r";": 25,
 }
 
+pytestmark = pytest.mark.xdist_group("voice")  # the text is read once
+
 
 def prose(source: str) -> Iterator[str]:
     """Yield the docstrings, the texts of forms and help, and the comments of a Python file."""

@@ -7,6 +7,7 @@ from sqlalchemy import Engine
 from strategy_core.store.engine import open_database
 from tests.api.asking import Api, World, put_world
 from tests.conftest import SQLITE_FIRST
+from tests.prepared import prepared
 
 
 @pytest.fixture(params=SQLITE_FIRST)
@@ -24,7 +25,7 @@ def api(engine: Engine) -> Api:
 
 @pytest.fixture
 def world(engine: Engine) -> World:
-    return put_world(engine)
+    return prepared(engine, put_world)
 
 
 @pytest.fixture(scope="module")

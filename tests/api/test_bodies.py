@@ -8,6 +8,7 @@ import pytest
 from strategy_core.api.requests import LARGEST, BadBody, check_body
 
 
+@pytest.mark.full
 def test_a_name_that_stands_twice_is_found_at_once_among_very_many() -> None:
     names = 300_000
     body = b"{" + b",".join(b'"%d":0' % number for number in range(names)) + b',"%d":0}' % (names - 1)
@@ -19,6 +20,7 @@ def test_a_name_that_stands_twice_is_found_at_once_among_very_many() -> None:
     assert process_time() - began < 10
 
 
+@pytest.mark.full
 def test_a_long_list_of_numbers_takes_memory_of_its_own_size() -> None:
     size = LARGEST // 8
     body = b"[" + b"0," * (size // 2 - 1) + b"0]"

@@ -166,6 +166,7 @@ def test_what_failed_is_told_again_and_then_done(api: Api, world: World) -> None
     assert canaries(api) == {}
 
 
+@pytest.mark.full
 def test_a_stuck_strategy_holds_up_no_other_of_its_notification(postgresql_url: str) -> None:
     engine, other = open_database(postgresql_url), open_database(postgresql_url)
     put_world(engine)

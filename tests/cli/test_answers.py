@@ -14,14 +14,24 @@ from strategy_core.services.rollouts import Choice
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.tables import Rollout as RolloutRow
-from tests.builders import DAY, HOUR, MONDAY, decision_row, outcome_row, put_decisions, put_outcomes, put_version
+from tests.builders import (
+    DAY,
+    HOUR,
+    MONDAY,
+    decision_row,
+    outcome_row,
+    put_decisions,
+    put_outcomes,
+    put_pair,
+    put_version,
+)
 from tests.cli.conftest import Rollout, contents, set_clock
+from tests.prepared import prepared
 
 
 @pytest.fixture
 def pair(database: Engine) -> Engine:
-    put_version(database, "1", Status.ACTIVE)
-    put_version(database, "2")
+    prepared(database, put_pair)
     return database
 
 

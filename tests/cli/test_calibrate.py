@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy import Engine
 
 from strategy_core.domain.lifecycle import Status
-from tests.builders import DAY, MONDAY, put_day, put_version
+from tests.builders import DAY, MONDAY, put_day, put_pair, put_version
 from tests.cli.conftest import Rollout, contents, set_clock
+from tests.prepared import prepared
 
 FEW = ("--ramps", "4", "--scenario", "equivalent", "--scenario", "severe")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -18,13 +19,16 @@ SVG = "{http://www.w3.org/2000/svg}"
 @pytest.fixture
 def pair(database: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """Twelve days on which version 2 loses what version 1 wins, three times a day."""
-    put_version(database, "1", Status.ACTIVE)
-    put_version(database, "2")
+    prepared(database, put_twelve_days)
+    set_clock(monkeypatch, MONDAY + 13 * DAY)
+    return database
+
+
+def put_twelve_days(database: Engine) -> None:
+    put_pair(database)
     for day in range(12):
         said, worth = {"1": "buy", "2": "sell"}, {"1": 1.0, "2": -1.0}
         put_day(database, MONDAY + day * DAY, said, worth, signal_hours=[3, 9, 15])
-    set_clock(monkeypatch, MONDAY + 13 * DAY)
-    return database
 
 
 def words(file: Path) -> list[str]:
@@ -54,11 +58,13 @@ def test_a_program_gets_data_and_nothing_else(rollout: Rollout) -> None:
     assert harmful["median_over_bound"] == pytest.approx(harmful["median_slots"] / harmful["bound_slots"])
 
 
+@pytest.mark.full
 def test_one_kind_of_scenario_makes_one_table(rollout: Rollout) -> None:
     assert "harmful" not in rollout("calibrate", "--ramps", "1", "--scenario", "identical").out
     assert "healthy" not in rollout("calibrate", "--ramps", "1", "--scenario", "severe").out
 
 
+@pytest.mark.full
 def test_gates_that_cannot_be_simulated_are_named(rollout: Rollout, tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
     metric = {"kind": "metric", "metric": "slippage", "query": "slippage", "maximum": 3}
@@ -69,6 +75,7 @@ def test_gates_that_cannot_be_simulated_are_named(rollout: Rollout, tmp_path: Pa
     assert "Not simulated: metric:slippage.\n" in out
 
 
+@pytest.mark.full
 def test_a_pairs_own_past_is_drawn_from_and_nothing_changes(rollout: Rollout, pair: Engine) -> None:
     before = contents(pair)
     data = rollout("calibrate", "fib_rsi", "2", "--ramps", "4", "--json").data
@@ -87,6 +94,7 @@ def test_a_pairs_own_past_is_drawn_from_and_nothing_changes(rollout: Rollout, pa
     assert contents(pair) == before
 
 
+@pytest.mark.full
 def test_the_picture_shows_each_scenario_its_bound_and_what_is_tolerated(rollout: Rollout, tmp_path: Path) -> None:
     file = tmp_path / "gates.svg"
     names = ["equivalent", "severe", "drawdown_spike", "one_symbol_of_ten"]
@@ -110,6 +118,7 @@ def test_the_picture_shows_each_scenario_its_bound_and_what_is_tolerated(rollout
         assert points == sorted(points, key=lambda point: (point[0], -point[1]))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("scenario", "absent"), [("severe", "healthy"), ("identical", "harmful")])
 def test_a_picture_of_one_kind_has_no_room_for_the_other(
     rollout: Rollout, tmp_path: Path, scenario: str, absent: str

@@ -7,8 +7,9 @@ import pytest
 from sqlalchemy import Engine
 
 from strategy_core.domain.lifecycle import Status
-from tests.builders import DAY, HOUR, MONDAY, put_day, put_version
+from tests.builders import DAY, HOUR, MONDAY, put_day, put_pair, put_version
 from tests.cli.conftest import Rollout, set_clock
+from tests.prepared import prepared
 
 HEADER = "trade_id,user_id,strategy_name,version,symbol,opened_at\n"
 TRADE = "t1,u2,fib_rsi,1,GOLD,2026-03-01T12:00Z\n"
@@ -16,8 +17,7 @@ TRADE = "t1,u2,fib_rsi,1,GOLD,2026-03-01T12:00Z\n"
 
 @pytest.fixture
 def pair(database: Engine) -> Engine:
-    put_version(database, "1", Status.ACTIVE)
-    put_version(database, "2")
+    prepared(database, put_pair)
     return database
 
 

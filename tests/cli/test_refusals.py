@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import Engine
 
 from strategy_core.cli import main
-from strategy_core.domain.lifecycle import Status
-from tests.builders import put_version
+from tests.builders import put_pair
 from tests.cli.conftest import Rollout, contents
+from tests.prepared import prepared
 
 OFFENDER = ("--entry-point", "tests.cli.offenders:Offender", "--symbols", "GOLD")
 
@@ -18,8 +18,7 @@ OFFENDER = ("--entry-point", "tests.cli.offenders:Offender", "--symbols", "GOLD"
 @pytest.fixture
 def pair(database: Engine) -> Engine:
     """Version 1 is active, version 2 in shadow."""
-    put_version(database, "1", Status.ACTIVE)
-    put_version(database, "2", Status.SHADOW)
+    prepared(database, put_pair)
     return database
 
 

@@ -3,11 +3,11 @@
 import pytest
 from sqlalchemy import Engine
 
-from strategy_core.domain.lifecycle import Status
 from strategy_core.store import rollouts
 from strategy_core.store.engine import reading
-from tests.builders import put_version
+from tests.builders import put_pair
 from tests.cli.conftest import Rollout
+from tests.prepared import prepared
 
 CALLS = ["rollback fib_rsi", "decide fib_rsi rollback"]
 
@@ -15,8 +15,7 @@ CALLS = ["rollback fib_rsi", "decide fib_rsi rollback"]
 @pytest.fixture
 def pair(database: Engine) -> Engine:
     """Version 1 is active, version 2 in shadow."""
-    put_version(database, "1", Status.ACTIVE)
-    put_version(database, "2")
+    prepared(database, put_pair)
     return database
 
 

@@ -12,6 +12,7 @@ from tests.cli.conftest import Rollout, set_clock
 OFFENDER = ("--entry-point", "tests.cli.offenders:Offender", "--symbols", "GOLD")
 
 
+@pytest.mark.full
 def test_from_a_new_database_to_a_rollback(
     rollout: Rollout, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -1,4 +1,4 @@
-"""The whole demo, once on the synthetic market and once on a file."""
+"""The whole demo, once on the synthetic market and once on a file; README's commands run it by default."""
 
 import json
 from pathlib import Path
@@ -13,21 +13,14 @@ from strategy_core.domain.errors import InvalidCandles, InvalidSetting
 from strategy_core.market.synthetic import SyntheticSource
 from tests.builders import GOLD, MONDAY
 
-SLOTS = {3: (100, 57), 10: (246, 68)}  # of both rollouts, by the number of symbols
-
-
-@pytest.fixture(scope="module", params=[3, pytest.param(10, marks=pytest.mark.full)])
-def symbols(request: pytest.FixtureRequest) -> int:
-    """The number of symbols: a few by default, those of `rollout demo` with `-m full`."""
-    return int(request.param)
-
 
 @pytest.fixture(scope="module")
-def story(symbols: int, tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
+def story(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
     database = tmp_path_factory.mktemp("demo") / "demo.db"
-    return run_story(f"synthetic:GOLD?seed=7&symbols={symbols}", None, database, Console(quiet=True))
+    return run_story("synthetic:GOLD?seed=7&symbols=10", None, database, Console(quiet=True))
 
 
+@pytest.mark.full
 @pytest.mark.xdist_group("demo")
 class TestOnTheSyntheticMarket:
     def test_the_better_version_climbs_every_stage_and_is_promoted(self, story: DemoResult) -> None:
@@ -58,11 +51,11 @@ class TestOnTheSyntheticMarket:
         assert actions.count("promote") == actions.count("complete") == actions.count("roll_back") == 1
         assert all(event.reason for event in story.timeline if event.actor == "ramp")
 
-    def test_the_same_seed_gives_the_same_result(self, story: DemoResult, symbols: int) -> None:
+    def test_the_same_seed_gives_the_same_result(self, story: DemoResult) -> None:
         """Golden: a change of these is a change of routing, scoring, gates or market, and must be meant."""
         assert [(one.version, one.state, one.slots) for one in story.rollouts] == [
-            ("2.0.0", "completed", SLOTS[symbols][0]),
-            ("3.0.0", "rolled_back", SLOTS[symbols][1]),
+            ("2.0.0", "completed", 246),
+            ("3.0.0", "rolled_back", 68),
         ]
 
     def test_it_can_be_read_on_a_terminal(self, story: DemoResult) -> None:

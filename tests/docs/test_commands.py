@@ -111,6 +111,7 @@ def test_a_how_to_pages_commands_run(page: Path, after_quickstart: Path, uv: Pat
     run_page(page, shutil.copytree(after_quickstart, tmp_path / "work"), uv, quick)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("example", EXAMPLES, ids=name)
 def test_an_examples_own_commands_run(example: Path, uv: Path, quick: Path, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")

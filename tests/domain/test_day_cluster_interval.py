@@ -35,6 +35,7 @@ def test_fewer_than_two_days_have_no_limits(days: list[int]) -> None:
     assert interval.mean == (1.0 if days else None)
 
 
+@pytest.mark.full
 def test_the_interval_covers_as_often_as_it_says_under_day_clustering() -> None:
     """2,000 seeded histories of 60 days; heavy tails, days of unequal size whose outcomes share a shock.
 

@@ -193,6 +193,7 @@ class TestDivergence:
 
         assert (finding.verdict, finding.limit) == ("inconclusive" if share < 2 / 3 else "pass", 1.5 * share)
 
+    @pytest.mark.full
     def test_twins_by_chance_are_hardly_ever_held(self) -> None:
         """At each of 400 looks: its error is bounded however often one looks."""
         rng = np.random.default_rng(11)

@@ -44,6 +44,7 @@ def own_copies(server: Server) -> Iterator[PostgresqlCopies]:
     copies.close()
 
 
+@pytest.mark.full
 def test_a_rollback_amid_which_the_database_dies_is_done_once_it_is_back(
     server: Server, own_copies: PostgresqlCopies
 ) -> None:

@@ -55,7 +55,9 @@ def look(engine: Engine, market: SyntheticSource, now: datetime, *, decided: dat
     return ticked.ruling
 
 
-@pytest.mark.parametrize("ahead", [JUMP, 5 * HOUR, 3 * DAY, 90 * DAY])
+@pytest.mark.parametrize(
+    "ahead", [JUMP, *(pytest.param(by, marks=pytest.mark.full) for by in (5 * HOUR, 3 * DAY, 90 * DAY))]
+)
 def test_a_clock_that_jumps_ahead_rolls_nobody_back_and_the_true_time_is_seen_again(
     engine: Engine, market: SyntheticSource, ahead: timedelta
 ) -> None:
@@ -218,6 +220,7 @@ def test_an_alert_is_told_once_though_the_clock_goes_to_and_fro(engine: Engine, 
     assert texts(endpoint) == ["users may lose money"]
 
 
+@pytest.mark.full
 def test_runs_to_and_fro_leave_the_log_of_runs_in_order(engine: Engine, world: World) -> None:
     registered(engine)
     for hours in (6, 8, 4, 1, 7, 24, 22, 25):
@@ -232,6 +235,7 @@ def test_runs_to_and_fro_leave_the_log_of_runs_in_order(engine: Engine, world: W
     assert rows["decision_tally"].total() == 2
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("zone", "midnight"), [("America/New_York", "2026-03-08"), ("Europe/Berlin", "2026-03-29")])
 def test_a_night_in_which_clocks_are_put_is_like_any_other(
     engine: Engine, market: SyntheticSource, zone: str, midnight: str

@@ -17,7 +17,7 @@ from tests.faults.copies import Copies, PostgresqlCopies, SqliteCopies
 from tests.faults.operations import NOW, OPERATIONS, Operation, World, ramped
 from tests.faults.running import Fault, Row, faulted, run_whole
 
-_BY_DEFAULT = {"tick: roll back", "an owner's rollback"}  # on PostgreSQL; the others run with `-m full`
+_BY_DEFAULT = {"tick: roll back", "an owner's rollback"}  # the others run with `-m full`
 _FEW = 3  # boundaries beside the commits'; the whole sweep is `long`
 _COSTLY = {"register", "register the first, active"}  # each vets a version in a worker of its own, for a second
 
@@ -25,7 +25,7 @@ _COSTLY = {"register", "register the first, active"}  # each vets a version in a
 @pytest.mark.parametrize(
     ("copies", "name"),
     [
-        pytest.param(database, name, marks=[] if database == "sqlite" or name in _BY_DEFAULT else pytest.mark.full)
+        pytest.param(database, name, marks=[] if name in _BY_DEFAULT else pytest.mark.full)
         for database in DATABASES
         for name in OPERATIONS
     ],
@@ -73,7 +73,13 @@ def test_a_lost_connection_undoes_or_keeps_a_change_and_which_is_found_out(
     assert row.violations == []
 
 
-@pytest.mark.parametrize("name", ["an owner's rollback", "tick: roll back", "live trades", "alerts"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "an owner's rollback",
+        *(pytest.param(n, marks=pytest.mark.full) for n in ("tick: roll back", "live trades", "alerts")),
+    ],
+)
 def test_on_a_full_disk_nothing_is_half_written_and_it_goes_on_when_there_is_room(
     sqlite_copies: SqliteCopies, world: World, name: str
 ) -> None:

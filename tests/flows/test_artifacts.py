@@ -54,6 +54,7 @@ def server(endpoint: Endpoint) -> Endpoint:
     return endpoint
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("broken", ["closed", "refuses", "nonsense"])
 def test_a_tick_does_what_it_does_though_nothing_can_be_shown(
     started: Engine, at: Clock, server: Endpoint, monkeypatch: pytest.MonkeyPatch, broken: str

@@ -59,6 +59,7 @@ def test_a_failed_gate_is_told_once(harmed: Endpoint, at: Clock) -> None:
     assert len(harmed.posted) == 1
 
 
+@pytest.mark.full
 def test_a_receiver_that_fails_three_times_is_told_once(harmed: Endpoint, at: Clock) -> None:
     harmed.statuses = [500, 503, 500]
     assert ramp_tick.fn().is_completed()

@@ -125,6 +125,7 @@ def run(kept: Kept, said: list[str], capsys: pytest.CaptureFixture[str], *, in_s
     return code
 
 
+@pytest.mark.full
 @rules(120)
 @given(line=lines(), environment=ENVIRONMENTS)
 def test_any_line_in_any_environment_ends_with_a_code(
@@ -138,6 +139,7 @@ def test_any_line_in_any_environment_ends_with_a_code(
         run(kept, said, capsys, in_spite=name in IN_SPITE)
 
 
+@pytest.mark.full
 @pytest.mark.drawn
 @pytest.mark.parametrize("kind", FILES)
 def test_any_file_is_taken_whole_or_refused_whole(

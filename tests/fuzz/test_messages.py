@@ -47,6 +47,7 @@ def endpoint() -> Iterator[Endpoint]:
         yield served
 
 
+@pytest.mark.full
 @rules(60)
 @given(body=damaged(json.dumps({"strategies": [ROW, ROW | {"strategy_name": "x", "canary": None}]}).encode()))
 def test_an_answer_of_routing_is_whole_or_none(endpoint: Endpoint, body: bytes) -> None:
@@ -64,6 +65,7 @@ def test_an_answer_of_routing_is_whole_or_none(endpoint: Endpoint, body: bytes) 
         assert 0 <= routing.percent_bp <= BUCKETS
 
 
+@pytest.mark.full
 @rules(60)
 @given(body=damaged(vector("0.25")))
 def test_an_answer_of_prometheus_is_a_finite_number_or_a_line(endpoint: Endpoint, body: bytes) -> None:

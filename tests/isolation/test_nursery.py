@@ -127,6 +127,7 @@ def test_two_workers_do_not_share_their_luck(candles: pd.DataFrame) -> None:
     assert drawn[0]["numpy"] != drawn[1]["numpy"]
 
 
+@pytest.mark.full
 def test_a_hanging_worker_ends_with_a_killed_parent(tmp_path: Path) -> None:
     """SIGKILL gives the parent no chance to clean up: the kernel does."""
     script = tmp_path / "parent.py"

@@ -108,6 +108,7 @@ def test_it_listens_on_ipv6_where_it_is_told_to(sqlite_url: str) -> None:
     engine.dispose()
 
 
+@pytest.mark.full
 def test_the_command_serves_until_it_is_told_to_end(sqlite_url: str, tmp_path: Path) -> None:
     """By the platform's clock, which a replay moves; what SIGTERM ends has ended well."""
     engine = open_database(sqlite_url)

@@ -180,6 +180,7 @@ def test_what_changes_while_it_is_read_is_not_confirmed_by_that(clock: Clock) ->
     assert table.age == 5
 
 
+@pytest.mark.full
 def test_a_router_that_nobody_refers_to_ends(canary: Engine, database_url: str) -> None:
     router = Router(database_url)
     thread, gone = router._refresher._thread, weakref.ref(router)

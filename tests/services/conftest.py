@@ -4,12 +4,12 @@ import pytest
 from sqlalchemy import Engine
 
 from strategy_core.domain.audit import Command
-from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.rollouts import start_rollout
-from tests.builders import GOLD, MONDAY, OWNER, put_version
+from tests.builders import GOLD, MONDAY, OWNER, put_pair
 from tests.conftest import DATABASES, SQLITE_FIRST
+from tests.prepared import prepared
 
 # What changes who gets which version, or holds locks; the others run on PostgreSQL with `-m full`.
 ON_BOTH = {
@@ -45,7 +45,10 @@ def market() -> SyntheticSource:
 @pytest.fixture
 def ramped(engine: Engine) -> Engine:
     """Version 2 in the first stage of a rollout against version 1, since Monday."""
-    put_version(engine, "1", Status.ACTIVE)
-    put_version(engine, "2")
-    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
+    prepared(engine, start_on_monday)
     return engine
+
+
+def start_on_monday(engine: Engine) -> None:
+    put_pair(engine)
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())

@@ -160,6 +160,7 @@ def test_of_several_alerts_one_of_which_is_unknown_none_is_acknowledged(engine: 
     assert outbox(engine)[0].acknowledged_at is None
 
 
+@pytest.mark.full
 def test_after_a_day_it_is_given_up_aloud(engine: Engine, endpoint: Endpoint) -> None:
     alert = put_alert(engine, "the feed is down")
     channel = channel_to(endpoint)
@@ -176,6 +177,7 @@ def test_after_a_day_it_is_given_up_aloud(engine: Engine, endpoint: Endpoint) ->
     assert loud["problem"] == "HTTP 500"
 
 
+@pytest.mark.full
 def test_a_critical_one_is_tried_on_though_its_failure_was_told(engine: Engine, endpoint: Endpoint) -> None:
     put_alert(engine, "users lose money", "critical")
     endpoint.status = 500
@@ -207,6 +209,7 @@ def test_that_a_channel_has_failed_is_told_on_another_once(engine: Engine, endpo
     assert set(texts(endpoint)) == {"the feed is down"}
 
 
+@pytest.mark.full
 def test_while_every_channel_fails_nobody_can_be_told_until_one_works(
     engine: Engine, endpoint: Endpoint, other: Endpoint
 ) -> None:

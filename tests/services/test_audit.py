@@ -32,6 +32,7 @@ from strategy_core.services.tick import tick
 from strategy_core.services.versions import activate_version
 from strategy_core.store.tables import AlertOutbox, AuditEvent, GateVerdict, Rollout
 from tests.builders import DAY, HOUR, MONDAY, put_day, put_version
+from tests.prepared import prepared
 
 ANA, BEN = Actor("ana", request_id="r1"), Actor("ben", source="api")
 
@@ -39,6 +40,11 @@ ANA, BEN = Actor("ana", request_id="r1"), Actor("ben", source="api")
 @pytest.fixture
 def year(engine: Engine) -> Engine:
     """Ana starts version 2 on Monday and pauses on Tuesday; Ben rolls it back on Thursday and activates 3 on Friday."""
+    prepared(engine, live_a_year)
+    return engine
+
+
+def live_a_year(engine: Engine) -> None:
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
     put_version(engine, "3")
@@ -49,7 +55,6 @@ def year(engine: Engine) -> Engine:
     activate_canary(engine, Command(BEN, MONDAY + 2 * DAY), strategy_name="ppo_gold", version="2", rollout_percent=1)
     roll_back(engine, Command(BEN, MONDAY + 3 * DAY, "users complain"), strategy_name="fib_rsi")
     activate_version(engine, Command(BEN, MONDAY + 4 * DAY, "=HYPERLINK(1)"), strategy_name="fib_rsi", version="3")
-    return engine
 
 
 def the_rollout(engine: Engine) -> Rollout:

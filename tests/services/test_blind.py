@@ -9,7 +9,6 @@ from sqlalchemy import Engine
 
 from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import EvidenceUnavailable
-from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import read_plan
 from strategy_core.domain.ramp import Ruling, Step
 from strategy_core.market.source import AbsentSource, CandleSource
@@ -22,8 +21,9 @@ from strategy_core.store import rollouts
 from strategy_core.store.alerts import find_alerts
 from strategy_core.store.engine import reading
 from strategy_core.store.tables import Rollout
-from tests.builders import DAY, HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
+from tests.builders import DAY, HOUR, MONDAY, OWNER, decision_row, put_decisions, put_pair
 from tests.endpoint import Endpoint, vector
+from tests.prepared import prepared
 
 METRIC = {"kind": "metric", "metric": "slippage", "query": 'slippage{version="$canary"}', "maximum": 3}
 PLAN = read_plan({"gates": [{"kind": "errors"}, METRIC | {"minimum_samples": 1}]})
@@ -57,12 +57,15 @@ class World:
 @pytest.fixture
 def world(engine: Engine, market: SyntheticSource, endpoint: Endpoint) -> World:
     """Version 2 in the first stage against version 1 since Monday; a day later everything is seen."""
-    put_version(engine, "1", Status.ACTIVE)
-    put_version(engine, "2")
-    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=PLAN)
+    prepared(engine, start_with_a_metric)
     world = World(engine, market, endpoint, Prometheus(endpoint.url))
     assert not world.look(MONDAY + HOUR).blind
     return world
+
+
+def start_with_a_metric(engine: Engine) -> None:
+    put_pair(engine)
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=PLAN)
 
 
 def no_candles(world: World) -> None:

@@ -191,6 +191,7 @@ def test_a_candle_that_the_vendor_delivers_late_is_booked_too(ramped: Engine, ma
     assert [slot.timestamp for slot in _booked(ramped)] == [late]
 
 
+@pytest.mark.full
 def test_what_lies_beyond_any_late_candle_is_not_read_again(ramped: Engine, market: SyntheticSource) -> None:
     for hour in range(40):
         put_decisions(ramped, *(decision_row(version, MONDAY + hour * HOUR) for version in BOTH))

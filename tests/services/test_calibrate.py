@@ -47,6 +47,7 @@ def test_the_answer_does_not_depend_on_the_number_of_workers() -> None:
     assert tried("drawdown_spike", "severe", ramps=11, workers=2) == here
 
 
+@pytest.mark.full
 def test_a_scenarios_ramps_are_its_own_and_its_seeds() -> None:
     both = tried("drawdown_spike", "severe")
 
@@ -67,6 +68,7 @@ def test_all_scenarios_are_tried_unless_some_are_named_each_once() -> None:
     ]
 
 
+@pytest.mark.full
 def test_metric_gates_are_left_out_and_said_to_be() -> None:
     metric = MetricThreshold(metric="slippage", query="slippage", maximum=3)
     with_metric = calibrate(Plan(gates=(*Plan().gates, metric)), ramps=2, days=20, seed=1, scenarios=["severe"])
@@ -146,6 +148,7 @@ def test_a_pair_that_cannot_be_is_refused(engine: Engine) -> None:
         read_pair(engine, strategy_name="fib_rsi", version="2", now=NOW)
 
 
+@pytest.mark.full
 def test_a_plan_of_harm_alone_is_a_plan() -> None:
     assert calibrate(Plan(gates=(Harm(),)), ramps=2, days=20, seed=1, scenarios=["severe"]).left_out == []
 

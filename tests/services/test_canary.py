@@ -25,13 +25,13 @@ from strategy_core.services.transitions import withdraw_canary
 from strategy_core.store import audit, versions
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.versions import create_strategy
-from tests.builders import MONDAY, OWNER, put_version
+from tests.builders import MONDAY, OWNER, put_pair, put_version
+from tests.prepared import prepared
 
 
 @pytest.fixture
 def pair(engine: Engine) -> Engine:
-    put_version(engine, "1", Status.ACTIVE)
-    put_version(engine, "2")
+    prepared(engine, put_pair)
     return engine
 
 

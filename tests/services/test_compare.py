@@ -21,6 +21,7 @@ from strategy_core.store.engine import reading, transaction
 from tests import in_memory
 from tests.builders import DAY, HOUR, MONDAY, decision_row, outcome_row, put_day, put_decisions, put_version
 from tests.effort import examples
+from tests.prepared import prepared
 
 NOW = MONDAY + 5 * DAY
 
@@ -28,13 +29,17 @@ NOW = MONDAY + 5 * DAY
 @pytest.fixture
 def pair(engine: Engine) -> Engine:
     """Five days: version 1 buys thrice a day for 0.5 R; version 2 sells on two of these hours for 1.0 R."""
+    prepared(engine, put_five_days)
+    return engine
+
+
+def put_five_days(engine: Engine) -> None:
     put_version(engine, "1", Status.ACTIVE, symbols=("GOLD", "SILVER"))
     put_version(engine, "2", symbols=("GOLD", "SILVER"))
     for day in range(5):
         at = MONDAY + day * DAY
         put_day(engine, at, {"1": "buy"}, {"1": 0.5}, signal_hours=[2, 8, 14])
         put_day(engine, at, {"2": "sell"}, {"2": 1.0}, signal_hours=[2, 8])
-    return engine
 
 
 def test_a_comparison_counts_what_both_decided(pair: Engine) -> None:

@@ -11,7 +11,6 @@ from sqlmodel import select
 
 from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import Contradicted, InvalidReport, UnknownStrategy, UnknownVersion
-from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.live_trades import Serving, serving_at
 from strategy_core.domain.plan import Plan
 from strategy_core.services.canary import activate_canary, update_canary_percent
@@ -22,7 +21,8 @@ from strategy_core.services.versions import activate_version
 from strategy_core.store import audit, live_trades
 from strategy_core.store.engine import reading
 from strategy_core.store.tables import LiveTrade
-from tests.builders import DAY, HOUR, MONDAY, OWNER, put_version
+from tests.builders import DAY, HOUR, MONDAY, OWNER, put_pair
+from tests.prepared import prepared
 
 NOON = MONDAY + 12 * HOUR
 IN_CANARY, IN_ACTIVE = "u13", "u2"  # buckets 4.68 % and 88.11 %
@@ -50,8 +50,7 @@ def stored(engine: Engine) -> list[LiveTrade]:
 
 @pytest.fixture
 def pair(engine: Engine) -> Engine:
-    put_version(engine, "1", Status.ACTIVE)
-    put_version(engine, "2")
+    prepared(engine, put_pair)
     return engine
 
 
@@ -177,6 +176,7 @@ def test_the_trail_tells_who_served_at_any_moment(pair: Engine) -> None:
     assert serving_at(history, MONDAY + 9 * DAY) == Serving(MONDAY + DAY, "2", None, 0)
 
 
+@pytest.mark.full
 def test_many_reports_are_read_back_whole(pair: Engine) -> None:
     """More trades than one statement takes as parameters."""
     batch = [report(f"t{number}") for number in range(5_100)]

@@ -111,6 +111,7 @@ def test_trades_of_before_the_rollout_are_none_of_its_own(ramped: Engine, market
     assert found["routing_audit"].reason == "no live orders are reported"
 
 
+@pytest.mark.full
 def test_of_too_many_orders_the_newest_whole_days_are_read(ramped: Engine) -> None:
     """Misrouted ones are counted all the same: they are found by an index, not by reading."""
     wrong = next(row for row in trades() if row["version"] == "1") | {"version": "2", "trade_id": "wrong"}

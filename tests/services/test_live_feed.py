@@ -78,6 +78,7 @@ def alerts(engine: Engine) -> list[str]:
         return [alert.kind for alert in find_alerts(session)]
 
 
+@pytest.mark.full
 def test_a_brokers_candles_are_decided_as_the_same_candles_of_a_file(
     engine: Engine, broker: Market, workers: WorkerPool, tmp_path: Path
 ) -> None:

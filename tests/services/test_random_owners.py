@@ -47,6 +47,7 @@ def on_postgresql(postgresql_databases: Databases) -> Open:
 
 
 @pytest.mark.drawn
-@pytest.mark.parametrize("database", ["sqlite", pytest.param("on_postgresql", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("database", ["sqlite", "on_postgresql"])
 def test_random_owners_get_what_the_rules_say(database: str, request: pytest.FixtureRequest) -> None:
     drive(request.getfixturevalue(database))

@@ -16,13 +16,13 @@ from strategy_core.services.rollouts import start_rollout
 from strategy_core.services.versions import activate_version
 from strategy_core.store import alerts, audit, rollouts, versions
 from strategy_core.store.engine import open_database, reading, transaction
-from tests.builders import DAY, MONDAY, OWNER, put_version
+from tests.builders import DAY, MONDAY, OWNER, put_pair, put_version
+from tests.prepared import prepared
 
 
 @pytest.fixture
 def pair(engine: Engine) -> Engine:
-    put_version(engine, "1", Status.ACTIVE)
-    put_version(engine, "2")
+    prepared(engine, put_pair)
     return engine
 
 

@@ -43,6 +43,7 @@ def booked(engine: Engine) -> list[tuple[object, ...]]:
         ]
 
 
+@pytest.mark.full
 def test_pieces_book_what_the_whole_books(engine: Engine, market: SyntheticSource) -> None:
     put_version(engine, "1")
     for hour in range(0, 240, 5):

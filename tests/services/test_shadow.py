@@ -79,6 +79,7 @@ def test_every_candle_is_decided_once_by_every_version_that_is_not_retired(
     assert rows[5].features["close"] == market.candles(GOLD, closed_by=MONDAY + 6 * HOUR, bars=1)["close"].iloc[-1]
 
 
+@pytest.mark.full
 def test_late_and_early_runs_leave_the_same_log(engine: Engine, market: SyntheticSource, workers: WorkerPool) -> None:
     """Hour by hour, or two days at once: a decision sees the same window, so it says the same."""
     register(engine, market, "hourly")

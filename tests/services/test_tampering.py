@@ -13,6 +13,7 @@ from strategy_core.services.versions import activate_version
 from strategy_core.store import audit
 from strategy_core.store.engine import open_database, reading
 from tests.builders import HOUR, MONDAY, OWNER, put_version
+from tests.prepared import prepared
 
 COLUMNS = (
     'at, actor, role, source, action, strategy_name, version, rollout_id, "before", "after", reason, evidence, '
@@ -24,6 +25,11 @@ Tamper = Callable[[Connection], object]
 @pytest.fixture
 def told(engine: Engine) -> Engine:
     """Two strategies with a trail of five events each: fib_rsi's ids are 1, 3, 5, 7 and 9."""
+    prepared(engine, act)
+    return engine
+
+
+def act(engine: Engine) -> None:
     for name in ("fib_rsi", "ppo_gold"):
         put_version(engine, "1", Status.ACTIVE, strategy_name=name)
         put_version(engine, "2", strategy_name=name)
@@ -41,7 +47,6 @@ def told(engine: Engine) -> Engine:
                 update_canary_percent(
                     engine, Command(OWNER, MONDAY + number * HOUR, "so"), strategy_name=name, percent=5 + number
                 )
-    return engine
 
 
 def intrude(engine: Engine, tamper: Tamper) -> None:

@@ -94,6 +94,7 @@ def test_of_two_rows_with_one_key_the_first_is_written(log: Engine) -> None:
         assert [row.reason for row in decisions.find_decisions(session, "fib_rsi", "1")] == ["a", ""]
 
 
+@pytest.mark.full
 def test_two_writers_of_the_same_rows_share_them(log: Engine) -> None:
     """Neither fails, neither waits for the other for ever, and each row is one writer's."""
     rows = minutes(0, 600)

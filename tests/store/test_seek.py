@@ -9,6 +9,7 @@ from sqlalchemy import Engine, event
 from strategy_core.store import evidence, outcomes
 from strategy_core.store.engine import open_database, reading
 from tests.builders import DAY, HOUR, MONDAY, decision_row, outcome_row, put_decisions, put_outcomes, put_version
+from tests.prepared import prepared
 
 SYMBOLS = ("", "A", "B", "Z", "a", "Ä", "é", "中")  # in the order of no language
 ASKED: dict[str, Any] = {
@@ -23,6 +24,11 @@ ASKED: dict[str, Any] = {
 
 @pytest.fixture
 def log(engine: Engine) -> Engine:
+    prepared(engine, put_log)
+    return engine
+
+
+def put_log(engine: Engine) -> None:
     for version in ("1", "2", "10", "3"):
         put_version(engine, version, symbols=SYMBOLS)
         for place, symbol in enumerate(SYMBOLS[: 6 if version == "1" else 8]):
@@ -32,7 +38,6 @@ def log(engine: Engine) -> Engine:
             put_decisions(engine, *(row for row in rows if version != "3"))
             traded = [row for row in rows if row["decision"] != "hold" and version != "3"]
             put_outcomes(engine, *(outcome_row(version, row["timestamp"], 0.5, symbol=symbol) for row in traded))
-    return engine
 
 
 @pytest.mark.parametrize("since", [MONDAY - DAY, MONDAY + 9 * HOUR, MONDAY + 3 * DAY, MONDAY + 90 * DAY])

@@ -119,6 +119,7 @@ def test_counts_follow_from_the_log_however_runs_come(
     assert tallied(log, Counted.ERROR) == {(version, kind): total for version, kind, total in rows}
 
 
+@pytest.mark.full
 def test_two_runs_of_the_same_candles_never_wait_for_each_other(postgresql_url: str) -> None:
     """One logs candles 0 to 5,999, the other 3,000 to 8,999, by several statements each: neither is undone."""
     engine = open_database(postgresql_url)

@@ -25,7 +25,7 @@ def asked_for(served: Told) -> list[int]:
     return [int(asked.get("count") or asked["limit"]) for _, asked, _ in served.market.asked]
 
 
-@pytest.mark.parametrize("edge_twice", [False, True])
+@pytest.mark.parametrize("edge_twice", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_a_long_span_is_paged_without_a_seam(served: Told, edge_twice: bool) -> None:
     grid = hours(12_345)
     now = START + 12_345 * HOUR
