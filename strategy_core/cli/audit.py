@@ -223,12 +223,9 @@ def _timeline_row(entry: "TimelineEntry") -> dict[str, Any]:
 
 def _verdict(found: "Verification") -> Iterable[str]:
     for trail in found.trails:
-        for each in trail.breaks:
-            yield f"{trail.strategy_name}: event {each.position} {each.problem}"
-        if not trail.breaks:
+        if trail.holds:
             yield f"{trail.strategy_name}: {trail.count} events verified, the newest is {trail.head}"
-    for head in found.missing:
-        yield f"{head} was noted earlier and is in no chain now: the trail was rewritten"
+    yield from found.problems()
     if not found.trails and not found.missing:
         yield "no changes yet"
 

@@ -1,6 +1,7 @@
 """Queries on the audit trail: events, the state at a moment, rollout timelines, verification and export."""
 
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -11,15 +12,17 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from strategy_core.domain import audit as audit_domain
-from strategy_core.domain.audit import Chain, ChainBreak
-from strategy_core.domain.errors import NothingRecorded
+from strategy_core.domain.audit import Chain, ChainBreak, Columns, Replay, values_digest
+from strategy_core.domain.errors import InvalidEntryPoint, NothingRecorded, UnknownStrategy
 from strategy_core.domain.lifecycle import utc
-from strategy_core.services.transitions import strategy_state
+from strategy_core.isolation.fingerprint import digest_of
+from strategy_core.services.evidence import in_a_line
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.alerts import find_alerts
 from strategy_core.store.audit import EventFilter
 from strategy_core.store.engine import reading, snapshot
-from strategy_core.store.tables import AlertOutbox, AuditEvent, GateVerdict, Rollout
+from strategy_core.store.tables import AlertOutbox, AuditEvent, GateVerdict, Rollout, StrategyRow
+from strategy_core.strategies.loading import resolve
 
 _FACTS = ("active", "canary", "percent", "rollout")
 
@@ -57,14 +60,52 @@ class TimelineEntry:
     told: GateVerdict | AuditEvent | AlertOutbox
 
 
+_NEXT_FOR_EVENTS = "Restore a backup, or compare with an earlier export: rollout audit verify --export FILE"
+_NEXT_FOR_A_ROW = "Compare it with a backup, and find out who wrote to the database"
+_NEXT_FOR_A_BUILD = "Take it out of use, and register it again as a new version"
+_UNREADABLE = (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError)  # other software wrote it
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """A row that does not follow from the audit events, and what to do about it.
+
+    Attributes:
+        row: the version, the rollout id, or the strategy.
+        problem: continues a sentence that begins with table and row.
+    """
+
+    table: str
+    row: str
+    problem: str
+    next_step: str = _NEXT_FOR_A_ROW
+
+
 @dataclass(frozen=True, slots=True)
 class Trail:
-    """One strategy's chain of audit events: their number, the hash of the newest, and the breaks."""
+    """One strategy's chain of audit events: their number, the hash of the newest, and what does not hold.
+
+    Attributes:
+        breaks: events that do not follow from the ones before them.
+        mismatches: rows that do not follow from the events.
+    """
 
     strategy_name: str
     count: int
     head: str
     breaks: Sequence[ChainBreak]
+    mismatches: Sequence[Mismatch] = ()
+
+    @property
+    def holds(self) -> bool:
+        return not self.breaks and not self.mismatches
+
+    def problems(self) -> Iterator[str]:
+        """Yield one line for each problem: what is wrong, where, and what to do next."""
+        for each in self.breaks:
+            yield f"{self.strategy_name}: event {each.position} {each.problem}. {_NEXT_FOR_EVENTS}"
+        for row in self.mismatches:
+            yield f"{self.strategy_name}: {row.table} {row.row} {row.problem}. {row.next_step}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +117,14 @@ class Verification:
 
     @property
     def holds(self) -> bool:
-        return not self.missing and not any(each.breaks for each in self.trails)
+        return not self.missing and all(each.holds for each in self.trails)
+
+    def problems(self) -> Iterator[str]:
+        """Yield one line for each problem: what is wrong, where, and what to do next."""
+        for trail in self.trails:
+            yield from trail.problems()
+        for head in self.missing:
+            yield f"{head} was noted earlier and is in no chain now: the trail was rewritten. {_NEXT_FOR_A_ROW}"
 
 
 def read_audit(engine: Engine, strategy_name: str | None = None, *, limit: int | None = None) -> Sequence[AuditEvent]:
@@ -166,10 +214,10 @@ def about_rollout(engine: Engine, rollout_id: UUID) -> tuple[Rollout, list[Timel
 
 
 def verify_trail(engine: Engine, strategy_name: str | None = None, known_heads: Iterable[str] = ()) -> Verification:
-    """Recompute every hash of the trail and return the breaks of each chain, by strategy.
+    """Recompute every hash of the trail, and hold versions, rollouts and canaries against its events.
 
-    A chain that was rewritten as a whole is still consistent. Only a hash that was kept elsewhere reveals it. Events
-    are read in batches from one snapshot, so later changes are not seen and not delayed.
+    Whoever rewrites a whole chain and all rows that follow from it remains undetected. Only a hash that was kept
+    elsewhere reveals it. Events are read in batches from one snapshot, so later changes are not seen and not delayed.
 
     Args:
         known_heads: hashes kept earlier, from an export or a log. Each must still be in a chain.
@@ -179,12 +227,14 @@ def verify_trail(engine: Engine, strategy_name: str | None = None, known_heads: 
     """
     missing = dict.fromkeys(head.strip().lower() for head in known_heads)
     with snapshot(engine) as session:
+        known = set(versions.strategy_names(session))
         if strategy_name is None:
-            names = sorted({*versions.strategy_names(session), *audit.strategies_with_events(session)})
-        else:
-            versions.get_strategy(session, strategy_name)
+            names = sorted(known | {*audit.strategies_with_events(session), *audit.strategies_with_versions(session)})
+        elif strategy_name in known:
             names = [strategy_name]
-        trails = [_verify_chain(session, name, missing) for name in names]
+        else:
+            raise UnknownStrategy(strategy_name, known)
+        trails = [_verify_strategy(session, name, missing, is_known=name in known) for name in names]
     return Verification(trails, tuple(missing))
 
 
@@ -223,23 +273,106 @@ def verify_export(lines: Iterable[str]) -> list[Trail]:
     return [Trail(name, chain.count, chain.head, chain.breaks) for name, chain in sorted(chains.items())]
 
 
-def _verify_chain(session: Session, strategy_name: str, missing: dict[str, None]) -> Trail:
-    """Follow one strategy's chain to its end and remove the hashes it contains from *missing*."""
-    chain = Chain()
+def _verify_strategy(session: Session, strategy_name: str, missing: dict[str, None], *, is_known: bool) -> Trail:
+    """Verify one strategy's chain and rows, and remove the hashes that the chain contains from *missing*."""
+    chain, replay = Chain(), Replay()
     try:
         for event in audit.stream_events(session, strategy_name=strategy_name):
-            chain.follow(audit.link_of(event))
+            link = audit.link_of(event)
+            chain.follow(link)
+            replay.follow(link.facts)
             missing.pop(chain.head, None)
-    except (ValueError, TypeError) as error:  # not JSON or not a time: other software wrote it
-        broken = ChainBreak(chain.position + 1, f"cannot be read: {error}")
+    except _UNREADABLE as error:
+        broken = ChainBreak(chain.position + 1, f"or a later one cannot be read: {in_a_line(error)}")
         return Trail(strategy_name, chain.count, chain.head, [*chain.breaks, broken])
-    if strategy_name not in versions.strategy_names(session):
+    if not is_known:
         unknown = ChainBreak(chain.position, "no such strategy is known")
         return Trail(strategy_name, chain.count, chain.head, [*chain.breaks, unknown])
-    row = versions.get_strategy(session, strategy_name)
-    now = strategy_state(session, strategy_name)
-    breaks = chain.end(generation=row.generation, head=row.audit_head, standing=now)
-    return Trail(strategy_name, chain.count, chain.head, breaks)
+    try:
+        row = versions.get_strategy(session, strategy_name)
+        mismatches = list(_mismatches(session, row, replay))
+    except _UNREADABLE as error:
+        unreadable = Mismatch("strategy", strategy_name, f"cannot be read: {in_a_line(error)}")
+        return Trail(strategy_name, chain.count, chain.head, chain.breaks, [unreadable])
+    breaks = chain.end(generation=row.generation, head=row.audit_head)
+    return Trail(strategy_name, chain.count, chain.head, breaks, mismatches)
+
+
+def _mismatches(session: Session, strategy: StrategyRow, replay: Replay) -> Iterator[Mismatch]:
+    """Yield the rows of a strategy that do not follow from its events."""
+    name = strategy.name
+    yield from _compared("strategy", name, strategy, replay.strategy)
+    for table, rows, key, expected in (
+        ("strategy_version", audit.stream_versions(session, name), "version", replay.versions),
+        ("rollout", audit.stream_rollouts(session, name), "id", replay.rollouts),
+    ):
+        left: dict[Any, Columns] = dict(expected)
+        try:
+            for row in rows:
+                found = getattr(row, key)
+                follows = left.pop(found, None)
+                if follows is None:
+                    yield Mismatch(table, str(found), "has no audit event that created it")
+                else:
+                    yield from _compared(table, str(found), row, follows)
+                if table == "strategy_version":
+                    yield from _build_mismatches(row)
+        except _UNREADABLE as error:
+            yield Mismatch(table, f"of {name}", f"cannot be read: {in_a_line(error)}")
+        else:
+            yield from (Mismatch(table, str(each), "is missing: an audit event created it") for each in left)
+    canaries = audit.canary_rows(session, name)
+    columns = replay.canary | ({"salt": frozenset({strategy.salt})} if replay.canary else {})
+    if not columns and canaries:
+        yield Mismatch("canary_config", name, "has no audit event that created it")
+    elif columns and len(canaries) != 1:
+        yield Mismatch("canary_config", name, f"has {len(canaries)} rows, but its audit events leave one")
+    elif columns:
+        yield from _compared("canary_config", name, canaries[0], columns)
+
+
+def _compared(table: str, key: str, row: Any, columns: Columns) -> Iterator[Mismatch]:
+    for name, allowed in columns.items():
+        value = getattr(row, name)
+        if name in ("plan", "scoring"):
+            value = values_digest(value)
+        if value not in allowed:
+            expected = " or ".join(sorted(_shown(each) for each in allowed))
+            yield Mismatch(table, key, f"has {name} {_shown(value)}, but its audit events leave {expected}")
+
+
+def _shown(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else repr(value)
+
+
+def _build_mismatches(row: Any) -> Iterator[Mismatch]:
+    """Yield where a version's columns differ from the parts of its fingerprint. Earlier releases have fewer parts."""
+    parts = row.fingerprint_parts
+    if not isinstance(parts, Mapping) or digest_of(parts) != row.fingerprint:
+        problem = "has a fingerprint that is not the digest of its fingerprint_parts"
+        yield Mismatch("strategy_version", row.version, problem, _NEXT_FOR_A_BUILD)
+        return
+    changed = [name for name, agrees in _COLUMN_OF_PART.items() if name in parts and not agrees(row, parts[name])]
+    if changed:
+        problem = f"has another {', '.join(changed)} than its fingerprint was made of"
+        yield Mismatch("strategy_version", row.version, problem, _NEXT_FOR_A_BUILD)
+
+
+_COLUMN_OF_PART: Mapping[str, Callable[[Any, str], bool]] = {
+    "config": lambda row, part: values_digest(row.config) == values_digest(json.loads(part)),
+    "symbols": lambda row, part: ",".join(sorted(row.symbols)) == part,
+    "timeframe": lambda row, part: bool(row.timeframe == part),
+    "warmup_bars": lambda row, part: str(row.warmup_bars) == part,
+    "entry_point": lambda row, part: _class_path(row.entry_point) in (None, part),
+}
+
+
+def _class_path(entry_point: str) -> str | None:
+    """Return the class path of an entry point, or None for a name that is not installed on this machine."""
+    try:
+        return resolve(entry_point)
+    except InvalidEntryPoint:
+        return None
 
 
 def _changed_verdicts(verdicts: Iterable[GateVerdict]) -> Iterator[GateVerdict]:
