@@ -1,28 +1,42 @@
-"""Queries on the audit trail: events, the state at a moment, rollout timelines, verification and export."""
+"""Queries on the audit trail: events, the state at a moment, rollout timelines, verification and signed export."""
 
 import json
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from sqlalchemy import Engine
 from sqlmodel import Session
 
 from strategy_core.domain import audit as audit_domain
+from strategy_core.domain.alerts import AUDIT_BROKEN, Severity
 from strategy_core.domain.audit import Chain, ChainBreak, Columns, Replay, values_digest
-from strategy_core.domain.errors import InvalidEntryPoint, NothingRecorded, UnknownStrategy
+from strategy_core.domain.errors import (
+    InvalidEntryPoint,
+    InvalidExport,
+    InvalidSetting,
+    NothingRecorded,
+    RolloutError,
+    UnknownStrategy,
+)
 from strategy_core.domain.lifecycle import utc
 from strategy_core.isolation.fingerprint import digest_of
 from strategy_core.services.evidence import in_a_line
 from strategy_core.store import audit, rollouts, versions
-from strategy_core.store.alerts import find_alerts
+from strategy_core.store.alerts import find_alerts, raise_alert
 from strategy_core.store.audit import EventFilter
-from strategy_core.store.engine import reading, snapshot
+from strategy_core.store.engine import reading, snapshot, transaction
 from strategy_core.store.tables import AlertOutbox, AuditEvent, GateVerdict, Rollout, StrategyRow
 from strategy_core.strategies.loading import resolve
+
+if TYPE_CHECKING:  # a tenth of a second, which every command would wait for
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 _FACTS = ("active", "canary", "percent", "rollout")
 
@@ -63,6 +77,10 @@ class TimelineEntry:
 _NEXT_FOR_EVENTS = "Restore a backup, or compare with an earlier export: rollout audit verify --export FILE"
 _NEXT_FOR_A_ROW = "Compare it with a backup, and find out who wrote to the database"
 _NEXT_FOR_A_BUILD = "Take it out of use, and register it again as a new version"
+_KEY_SETTING = "ROLLOUT_AUDIT_KEY_FILE"
+_EXPORT = "audit-"  # how the names of nightly exports begin
+_SIGNATURE = '{"signature":'
+_PURPOSE = b"strategy-rollout audit export, version 1\n"  # no signature for another purpose is valid here
 _UNREADABLE = (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError)  # other software wrote it
 
 
@@ -263,14 +281,188 @@ def export(
             yield audit_domain.as_csv(row) if form is ExportFormat.CSV else audit_domain.as_json(row._asdict())
 
 
-def verify_export(lines: Iterable[str]) -> list[Trail]:
-    """Verify a JSON export without its database, as `verify_trail` does. Filtered exports do not verify.
+def verify_export(lines: Iterable[str], public_key: "Ed25519PublicKey | None" = None) -> list[Trail]:
+    """Verify a JSON export without its database: its chains, and its signature if *public_key* is given.
+
+    Filtered exports do not verify.
 
     Raises:
-        InvalidExport: a line is not an event.
+        InvalidExport: a line is not an event, or the export is not signed by the key.
     """
-    chains = audit_domain.follow(lines)
+    chains = audit_domain.follow(signed_events(lines, public_key))
     return [Trail(name, chain.count, chain.head, chain.breaks) for name, chain in sorted(chains.items())]
+
+
+# Signed exports
+
+
+def read_signing_key(file: Path) -> "Ed25519PrivateKey":
+    """Return the key that signs exports.
+
+    Raises:
+        InvalidSetting: it is not an Ed25519 private key, or others can read the file.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    wanted = "an Ed25519 private key as PEM without a password, in a file that only its owner can read (chmod 600)"
+    try:
+        if file.stat().st_mode & 0o077:
+            raise InvalidSetting(_KEY_SETTING, str(file), wanted)
+        key = load_pem_private_key(file.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
+        raise InvalidSetting(_KEY_SETTING, str(file), wanted) from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise InvalidSetting(_KEY_SETTING, str(file), wanted)
+    return key
+
+
+def read_public_key(file: Path) -> "Ed25519PublicKey":
+    """Return the key that verifies signed exports.
+
+    Raises:
+        InvalidSetting: it is not an Ed25519 public key.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        key = load_pem_public_key(file.read_bytes())
+    except (OSError, ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PublicKey):
+        raise InvalidSetting("--public-key", str(file), "an Ed25519 public key as PEM")
+    return key
+
+
+def signed(lines: Iterable[str], key: "Ed25519PrivateKey", *, now: datetime) -> Generator[str]:
+    """Yield the lines of a JSON export and, as the last one, the signature of all of them."""
+    digest, count = sha256(), 0
+    for line in lines:
+        digest.update(line.encode())
+        count += 1
+        yield line
+    statement = {"events": count, "sha256": digest.hexdigest(), "signed_at": utc(now, "now").isoformat()}
+    signature = b64encode(key.sign(_signed_bytes(statement))).decode()
+    yield json.dumps({"signature": signature, "statement": statement}, separators=(",", ":")) + "\n"
+
+
+def signed_events(lines: Iterable[str], key: "Ed25519PublicKey | None") -> Iterator[str]:
+    """Yield the lines of an export without its signature, and check the signature after the last one.
+
+    Args:
+        lines: with their line breaks as they are in the file.
+        key: None skips the check.
+
+    Raises:
+        InvalidExport: the export is not signed by the key, was changed after it was signed, or was cut short.
+    """
+    digest, number, is_signed = sha256(), 0, False
+    for number, line in enumerate(lines, 1):
+        if is_signed:
+            raise InvalidExport("the export", "goes on after its signature", number)
+        if line.startswith(_SIGNATURE):
+            is_signed = True
+            if key is not None:
+                _check_signature(line, key, digest.hexdigest(), number)
+        else:
+            digest.update(line.encode())
+            yield line
+    if key is not None and not is_signed:
+        raise InvalidExport(
+            "the export", "is where the signature should be: it is not signed, or was cut short", number
+        )
+
+
+def _check_signature(line: str, key: "Ed25519PublicKey", digest: str, number: int) -> None:
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        found = json.loads(line)
+        statement = found["statement"]
+        key.verify(b64decode(found["signature"], validate=True), _signed_bytes(statement))
+        is_of_these = statement["sha256"] == digest
+    except (ValueError, KeyError, TypeError, RecursionError, InvalidSignature):
+        raise InvalidExport("the export", "is not a signature by this key", number) from None
+    if not is_of_these:
+        raise InvalidExport("the export", "is the signature of other events: the export was changed", number)
+
+
+def _signed_bytes(statement: Mapping[str, Any]) -> bytes:
+    return _PURPOSE + json.dumps(statement, sort_keys=True, separators=(",", ":")).encode()
+
+
+def anchor_trail(engine: Engine, *, now: datetime, key_file: Path | None, folder: Path | None) -> str:
+    """Verify the trail against the newest export in *folder*, write the next signed export, and return what was done.
+
+    While the trail does not hold, each run raises a critical alert per finding, once, and writes no export: the newest
+    export stays the one that it held against.
+
+    Raises:
+        RolloutError: the trail does not hold.
+        InvalidSetting: the key is unusable, or the folder does not exist.
+        InvalidExport: the newest export was changed, or signed by another key.
+    """
+    key = None if key_file is None else read_signing_key(key_file)
+    heads: list[str] = []
+    if key is not None and folder is not None:
+        if not folder.is_dir():
+            raise InvalidSetting("ROLLOUT_AUDIT_FOLDER", str(folder), "a folder that exists")
+        for file in sorted(folder.glob(f"{_EXPORT}*.jsonl"))[-1:]:
+            heads = noted_in(file, key.public_key())
+    found = verify_trail(engine, known_heads=heads)
+    if not found.holds:
+        _alert_broken(engine, found, now)
+        raise RolloutError("; ".join(found.problems()))
+    events = sum(trail.count for trail in found.trails)
+    if key is None or folder is None:
+        return f"{events} events verified; not exported: set ROLLOUT_AUDIT_KEY_FILE and ROLLOUT_AUDIT_FOLDER"
+    output = folder / f"{_EXPORT}{utc(now, 'now'):%Y%m%dT%H%M%SZ}.jsonl"
+    write_whole(output, signed(export(engine), key, now=now))
+    return f"{events} events verified, exported to {output}"
+
+
+def noted_in(file: Path, public_key: "Ed25519PublicKey | None", strategy_name: str | None = None) -> list[str]:
+    """Return the hashes of an export that verify all others of it, see `domain.audit.noted_heads`.
+
+    Raises:
+        InvalidExport: a line is not an event, or the export is not signed by the key, if one is given.
+    """
+    with file.open(encoding="utf-8", errors="replace", newline="") as lines:  # an export is pure ASCII
+        return list(audit_domain.noted_heads(signed_events(lines, public_key), strategy_name))
+
+
+def write_whole(output: Path, lines: Iterable[str]) -> None:
+    """Write to a temporary name first, so that *output* is complete or unchanged."""
+    part = output.with_name(f"{output.name}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            file.writelines(lines)
+        part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _alert_broken(engine: Engine, found: Verification, now: datetime) -> None:
+    """Raise one critical alert for each strategy whose trail does not hold, and one for missing hashes."""
+    lines = {trail.strategy_name: list(trail.problems()) for trail in found.trails if not trail.holds}
+    if found.missing:
+        lines[""] = list(Verification((), found.missing).problems())
+    with transaction(engine) as session:
+        for name, problems in lines.items():
+            more = f" ({len(problems) - 1} more problems)" if len(problems) > 1 else ""
+            raise_alert(
+                session,
+                AUDIT_BROKEN,
+                f"{problems[0]}{more}",
+                severity=Severity.CRITICAL.value,
+                strategy_name=name,
+                dedupe_key=f"{name} {AUDIT_BROKEN} {sha256(repr(problems).encode()).hexdigest()}",
+                facts={"problems": problems[:20]},
+                now=now,
+            )
 
 
 def _verify_strategy(session: Session, strategy_name: str, missing: dict[str, None], *, is_known: bool) -> Trail:

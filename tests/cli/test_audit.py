@@ -1,7 +1,9 @@
 """`rollout audit`: the trail asked, verified and exported in a shell."""
 
 import json
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
@@ -141,3 +143,111 @@ def test_a_hash_that_is_none_is_a_slip_and_no_tampering(rollout: Rollout) -> Non
     said = rollout("audit", "verify", "--head", "zz")
 
     assert (said.code, said.err) == (2, "error: 'zz' is not a hash of an audit event; allowed: 64 hexadecimal digits\n")
+
+
+@pytest.fixture
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A signing key and its public key, made by the commands of the how-to page."""
+    private, public = tmp_path / "audit.pem", tmp_path / "audit.pub"
+    make_key(private, public)
+    monkeypatch.setenv("ROLLOUT_AUDIT_KEY_FILE", str(private))
+    return private, public
+
+
+def make_key(private: Path, public: Path) -> None:
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", private], check=True)
+    subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", public], check=True)
+
+
+def test_a_signed_export_is_verified_with_the_public_key(
+    rollout: Rollout, told: Engine, keys: tuple[Path, Path], tmp_path: Path
+) -> None:
+    file, public = tmp_path / "trail.jsonl", str(keys[1])
+    assert rollout("audit", "export", "--signed", "--output", str(file)).code == 0
+    rollout("activate", "fib_rsi", "2", "--yes", "--override-reason", "again")
+
+    said = rollout("audit", "verify", "--export", str(file), "--public-key", public)
+
+    assert (said.code, said.out.partition(",")[0]) == (0, "fib_rsi: 5 events verified")
+    assert rollout("audit", "verify", "--export", str(file)).code == 0
+    assert rollout("audit", "export", "--signed").out.count('"statement"') == 1
+    assert sorted(json.loads(file.read_text().splitlines()[-1])) == ["signature", "statement"]
+
+
+@pytest.mark.parametrize(
+    ("forge", "told_problem"),
+    [
+        (lambda lines: [*lines[:-2], lines[-1]], "row 4: is the signature of other events: the export was changed"),
+        (lambda lines: lines[1:], "row 4: is the signature of other events: the export was changed"),
+        (lambda lines: lines[:-1], "row 4: is where the signature should be: it is not signed, or was cut short"),
+        (lambda lines: [*lines, lines[0]], "row 6: goes on after its signature"),
+        (lambda lines: [*lines[:-1], lines[-1].replace('"events":4', '"events":5')], "row 5: is not a signature"),
+        (lambda lines: [*lines[:-1], '{"signature":7}\n'], "row 5: is not a signature by this key"),
+        (lambda lines: [line.replace("\n", "\r\n") for line in lines], "the export was changed"),
+        (lambda lines: [], "is where the signature should be"),
+    ],
+)
+def test_a_forged_export_is_refused(
+    rollout: Rollout, told: Engine, keys: tuple[Path, Path], tmp_path: Path, forge: Any, told_problem: str
+) -> None:
+    file = tmp_path / "trail.jsonl"
+    rollout("audit", "export", "--signed", "--output", str(file))
+    file.write_text("".join(forge(file.read_text().splitlines(keepends=True))), newline="")
+
+    said = rollout("audit", "verify", "--export", str(file), "--public-key", str(keys[1]))
+
+    assert (said.code, told_problem in said.err) == (2, True), said.err
+
+
+def test_an_export_that_another_key_signed_is_refused(
+    rollout: Rollout, told: Engine, keys: tuple[Path, Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "trail.jsonl"
+    rollout("audit", "export", "--signed", "--output", str(file))
+    make_key(tmp_path / "other.pem", tmp_path / "other.pub")
+
+    said = rollout("audit", "verify", "--export", str(file), "--public-key", str(tmp_path / "other.pub"))
+
+    assert (said.code, "is not a signature by this key" in said.err) == (2, True)
+
+
+def test_a_key_that_others_can_read_is_refused(rollout: Rollout, keys: tuple[Path, Path], tmp_path: Path) -> None:
+    keys[0].chmod(0o640)
+
+    said = rollout("audit", "export", "--signed")
+
+    assert (said.code, said.out) == (2, "")
+    assert (
+        "allowed: an Ed25519 private key as PEM without a password, in a file that only its owner can read" in said.err
+    )
+
+
+@pytest.mark.parametrize("kind", ["none", "no key", "public", "of another kind", "with a password"])
+def test_what_is_no_signing_key_is_refused(
+    rollout: Rollout, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    private, public = keys
+    made = {
+        "of another kind": ["-algorithm", "rsa"],
+        "with a password": ["-algorithm", "ed25519", "-aes256", "-pass", "pass:x"],
+    }
+    if kind in made:
+        subprocess.run(["openssl", "genpkey", *made[kind], "-out", private], check=True, capture_output=True)
+    elif kind == "none":
+        private.unlink()
+    else:
+        private.write_bytes(public.read_bytes() if kind == "public" else b"no key")
+
+    assert "an Ed25519 private key" in rollout("audit", "export", "--signed").err
+    private.write_bytes(b"no key")
+    said = rollout("audit", "verify", "--export", str(public), "--public-key", str(private))
+    assert (said.code, "allowed: an Ed25519 public key as PEM" in said.err) == (2, True)
+
+
+def test_a_signature_needs_a_key_and_a_form_that_can_be_verified(
+    rollout: Rollout, told: Engine, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert rollout("audit", "export", "--signed", "--format", "csv").code == 2
+    assert rollout("audit", "verify", "--public-key", str(keys[1])).code == 2
+    monkeypatch.delenv("ROLLOUT_AUDIT_KEY_FILE")
+    assert "ROLLOUT_AUDIT_KEY_FILE" in rollout("audit", "export", "--signed").err
