@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Literal
 
 from pydantic import AnyHttpUrl, Field, SecretStr, ValidationError, field_validator
@@ -63,6 +64,10 @@ class Settings(BaseSettings):
         alert_repeat_minutes: when a critical alert without an acknowledgement is sent again.
         tick_overdue_minutes: how long an open rollout may be without a tick before owners are alerted.
         keep_days: maximum age of monthly partitions of decisions, which `rollout db maintain` drops. Default: keep all.
+        audit_key_file: file of the Ed25519 private key (PEM) that signs exports of the audit trail. Only its owner may
+            be able to read it (mode 0600).
+        audit_folder: folder of the signed exports that the flow `verify-audit` writes every night. Use storage that the
+            owners of the database cannot change. Without a key and a folder the flow only verifies.
         replay_from, replay_started_at, replay_speed: replay the feed as if it were live. The clock showed `replay_from`
             at the real time `replay_started_at`, and runs `replay_speed` times as fast.
     """
@@ -93,6 +98,8 @@ class Settings(BaseSettings):
     alert_repeat_minutes: float = Field(default=30.0, ge=1, le=10_080)
     tick_overdue_minutes: float = Field(default=10.0, ge=2, le=10_080)
     keep_days: int | None = Field(default=None, ge=KEEP_AT_LEAST, le=36_525)
+    audit_key_file: Path | None = None
+    audit_folder: Path | None = None
     replay_from: datetime | None = None
     replay_started_at: datetime | None = None
     replay_speed: float = 1.0

@@ -1,14 +1,17 @@
 """Rows as they stand after a registration and a shadow run, written through the store, for tests of what follows."""
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Engine
 
-from strategy_core.domain.audit import Actor
+from strategy_core.domain.audit import Actor, Command, values_digest
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.scoring import ScoringRule
+from strategy_core.isolation.fingerprint import digest_of
+from strategy_core.services.transitions import recorded_change
 from strategy_core.store import decisions, outcomes, versions
 from strategy_core.store.engine import insert_if_new, transaction
 from strategy_core.store.tables import ShadowDecisionLog, StrategyVersion, decision_id
@@ -38,14 +41,20 @@ def version_row(
         "symbols": list(symbols),
         "timeframe": "1h",
         "warmup_bars": 150,
-        "fingerprint": f"print of {version}",
-        "fingerprint_parts": {"source": version},
         "registration_report": {},
         "created_at": at,
         "activated_at": at if status == Status.ACTIVE else None,
         "retired_at": at if status == Status.RETIRED else None,
     }
-    return StrategyVersion(**values | columns)
+    values |= columns
+    parts = {
+        "config": json.dumps(values["config"], sort_keys=True),
+        "symbols": ",".join(sorted(symbols)),
+        "timeframe": values["timeframe"],
+        "warmup_bars": str(values["warmup_bars"]),
+        "source": version,
+    }
+    return StrategyVersion(**{"fingerprint_parts": parts, "fingerprint": digest_of(parts)} | values)
 
 
 def put_version(
@@ -56,14 +65,21 @@ def put_version(
     strategy_name: str = "fib_rsi",
     at: datetime = MONDAY - DAY,
     salt: str = "",
+    recorded: bool = False,
     **columns: Any,
 ) -> StrategyVersion:
+    """Store a version; *recorded* with the audit event of its registration, for tests that verify the trail."""
     row = version_row(version, status, strategy_name=strategy_name, at=at, **columns)
+    scoring = ScoringRule().model_dump(mode="json")
     with transaction(engine) as session:
-        versions.create_strategy(
-            session, strategy_name, salt=salt, scoring=ScoringRule().model_dump(mode="json"), now=at
-        )
-        versions.add_version(session, row)
+        versions.create_strategy(session, strategy_name, salt=salt, scoring=scoring, now=at)
+        if not recorded:
+            versions.add_version(session, row)
+            return row
+        with recorded_change(session, Command(OWNER, at), "register_version", strategy_name, version) as change:
+            versions.add_version(session, row)
+            change.after |= {"fingerprint": row.fingerprint, "status": row.status}
+            change.after |= {"salt": salt, "scoring": values_digest(scoring)}
     return row
 
 

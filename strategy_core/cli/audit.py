@@ -110,19 +110,25 @@ def verify(
         Path | None,
         typer.Option("--export", metavar="FILE", help="Earlier JSON Lines export. All of its events must still exist."),
     ] = None,
+    public_key: Annotated[
+        Path | None,
+        typer.Option("--public-key", metavar="FILE", help="PEM. The export must carry a valid signature by this key."),
+    ] = None,
 ) -> None:
-    """Verify the hash chain of every strategy.
+    """Verify the audit trail: its hashes, and the versions, rollouts and canaries that follow from it.
 
-    The exit code is 1 if a chain is broken, or if an event that was noted or exported earlier is missing.
+    The exit code is 1 if an event or a row was changed, or if an event that was noted or exported earlier is missing.
     """
-    from strategy_core.domain.audit import noted_heads
-    from strategy_core.services.audit import verify_trail
+    from strategy_core.services.audit import noted_in, read_public_key, verify_trail
 
+    if public_key is not None and export is None:
+        raise typer.BadParameter(
+            "needs --export FILE: it verifies the signature of an export", param_hint="--public-key"
+        )
     heads = [_hash(each) for each in head or ()]
     engine = shell.engine
     if export is not None:
-        with export.open(encoding="utf-8", errors="replace") as lines:  # an export is pure ASCII
-            heads += noted_heads(lines, strategy)
+        heads += noted_in(export, read_public_key(public_key) if public_key else None, strategy)
     found = verify_trail(engine, strategy, heads)
     shell.answer({"holds": found.holds} | asdict(found), *_verdict(found))
     if not found.holds:
@@ -137,6 +143,9 @@ def export(
         Literal["jsonl", "csv"], typer.Option(help="jsonl can be verified later, csv is for spreadsheets.")
     ] = "jsonl",
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Output file. Default: standard output.")] = None,
+    signed: Annotated[
+        bool, typer.Option("--signed", help="Sign the export with the key in ROLLOUT_AUDIT_KEY_FILE.")
+    ] = False,
     rollout: OfRollout = None,
     by: By = None,
     action: Action = None,
@@ -144,15 +153,24 @@ def export(
     until: Until = None,
 ) -> None:
     """Export changes with all columns, one per line."""
-    from strategy_core.services.audit import ExportFormat
+    from strategy_core.domain.errors import InvalidSetting
+    from strategy_core.services.audit import ExportFormat, read_signing_key, write_whole
     from strategy_core.services.audit import export as lines_of
+    from strategy_core.services.audit import signed as with_signature
 
+    if signed and format == "csv":
+        raise typer.BadParameter("only jsonl can be verified later", param_hint="--signed")
+    key_file = shell.settings.audit_key_file
+    if signed and key_file is None:
+        raise InvalidSetting("ROLLOUT_AUDIT_KEY_FILE", None, "the file of an Ed25519 private key, for --signed")
+    key = read_signing_key(key_file) if signed and key_file else None
     wanted = _wanted(strategy, rollout, by, action, since, until)
-    with closing(lines_of(shell.engine, ExportFormat(format), **wanted)) as lines:
+    with closing(lines_of(shell.engine, ExportFormat(format), **wanted)) as events:
+        lines = events if key is None else with_signature(events, key, now=shell.now)
         if output is None:
             sys.stdout.writelines(lines)
             return
-        _write_whole(output, lines)
+        write_whole(output, lines)
     shell.answer({"output": str(output)}, f"exported to {output}")
 
 
@@ -161,17 +179,6 @@ def _hash(text: str) -> str:
     if not _HASH.fullmatch(text):
         raise InvalidName("hash of an audit event", text, "64 hexadecimal digits")
     return text
-
-
-def _write_whole(output: Path, lines: Iterable[str]) -> None:
-    """Write to a temporary name first, so that *output* is complete or unchanged."""
-    part = output.with_name(f"{output.name}.part")
-    try:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            file.writelines(lines)
-        part.replace(output)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _wanted(
@@ -223,12 +230,9 @@ def _timeline_row(entry: "TimelineEntry") -> dict[str, Any]:
 
 def _verdict(found: "Verification") -> Iterable[str]:
     for trail in found.trails:
-        for each in trail.breaks:
-            yield f"{trail.strategy_name}: event {each.position} {each.problem}"
-        if not trail.breaks:
+        if trail.holds:
             yield f"{trail.strategy_name}: {trail.count} events verified, the newest is {trail.head}"
-    for head in found.missing:
-        yield f"{head} was noted earlier and is in no chain now: the trail was rewritten"
+    yield from found.problems()
     if not found.trails and not found.missing:
         yield "no changes yet"
 

@@ -25,7 +25,7 @@ def upgrade(shell: Context) -> None:
 
 @command(commands)
 def check(shell: Context) -> None:
-    """Check schema, triggers, indexes and audit chains.
+    """Check schema, triggers, indexes and the audit trail.
 
     The exit code is 1 if the check fails.
     """
@@ -35,13 +35,12 @@ def check(shell: Context) -> None:
     from strategy_core.services.maintenance import check_database
 
     found = check_database(shell.database)
-    broken = [f"the audit chain of {each.strategy_name} does not hold" for each in found.trail.trails if each.breaks]
     events = sum(each.count for each in found.trail.trails)
     database = f"{address(shell.database)}, schema {found.revision}"
     shell.answer(
         {"holds": found.holds} | asdict(found),
         *found.missing,
-        *broken,
+        *found.trail.problems(),
         f"{database}: whole; {events} audit events hold" if found.holds else f"{database}: NOT whole",
     )
     if not found.holds:

@@ -24,6 +24,7 @@ REFUSED = "version.refused"
 BREACH = "shadow.isolation_breach"
 STALE = "feed.stale"
 SHADOW_OVERDUE = "shadow.overdue"
+AUDIT_BROKEN = "audit.broken"
 
 HEADLINES: Mapping[str, str] = {
     "rollout.started": "started",
@@ -42,6 +43,7 @@ HEADLINES: Mapping[str, str] = {
     BREACH: "isolation breach blocked",
     STALE: "the feed is stale",
     SHADOW_OVERDUE: "shadow run overdue: no new decisions",
+    AUDIT_BROKEN: "the audit trail does not hold",
     "candles.absent": "has no candles",
     "candle.revised": "decided on a candle that was revised",
     CHANNEL_FAILED: "this alert channel has failed for too long",
@@ -204,7 +206,8 @@ def _suggested_commands(raised: Raised, facts: Facts) -> list[tuple[str, str]]:
     """Return pairs of purpose and command, the most likely first."""
     strategy, version = quote(raised.strategy_name), quote(facts.version)
     undo = f"rollout rollback {strategy} {WHY}"
-    status = ("details", f"rollout status {strategy}")
+    subject = "audit verify" if raised.kind == AUDIT_BROKEN else f"status {strategy}"
+    status = ("details", f"rollout {subject}")
     critical = raised.severity is Severity.CRITICAL
     acknowledge = [("acknowledge", f"rollout alerts ack {raised.id} {WHY}")] if critical else []
     match raised.kind:

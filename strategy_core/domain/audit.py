@@ -1,4 +1,4 @@
-"""The audit trail: actors, the hash chain of each strategy, and the export as JSON or CSV."""
+"""The audit trail: actors, the hash chain of each strategy, what rows follow from it, and the export as JSON or CSV."""
 
 import csv
 import io
@@ -7,11 +7,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeAlias
+from uuid import UUID
 
 from strategy_core.domain.errors import InvalidExport
+from strategy_core.domain.lifecycle import Status
 
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # characters that databases cannot store as text
 
@@ -82,7 +84,7 @@ class Chain:
     position: int = 0
     head: str = BEFORE_THE_FIRST
     breaks: list[ChainBreak] = field(default_factory=list)
-    _left: Any = None  # state of the strategy after the last event
+    _left: Any = None  # what the last event left
 
     def follow(self, link: Link) -> None:
         """Verify the next stored event."""
@@ -99,12 +101,11 @@ class Chain:
         self.count, self.position, self.head = self.count + 1, link.position, link.hash
         self._left = link.facts.get("after")
 
-    def end(self, *, generation: int, head: str, standing: Mapping[str, Any] | None = None) -> list[ChainBreak]:
+    def end(self, *, generation: int, head: str) -> list[ChainBreak]:
         """Compare the end of the chain with the row of the strategy, and return all breaks.
 
         Args:
             generation, head: position and hash of the newest event, from the row.
-            standing: the current state of the strategy, compared with the state after the newest event if given.
         """
         if (self.position, self.head) != (generation, head or BEFORE_THE_FIRST):
             self.breaks.append(
@@ -113,14 +114,202 @@ class Chain:
                     f"should be the newest event, but the trail ends at {self.position} or with another hash",
                 )
             )
-        elif changed := _differing(self._left, standing):
-            self.breaks.append(
-                ChainBreak(generation, f"left another {', '.join(changed)} than the current one: an unrecorded change")
-            )
         return self.breaks
 
     def _break(self, link: Link, problem: str) -> None:
         self.breaks.append(ChainBreak(link.position, problem))
+
+
+Columns: TypeAlias = dict[str, frozenset[Any]]  # column -> values that the events allow, mostly one
+
+
+@dataclass(slots=True)
+class Replay:
+    """The columns of rows that follow from the events of one strategy, with the values that they allow.
+
+    A column has several allowed values where a release recorded less than it stored. JSON columns are given by their
+    `values_digest`. Memory grows with versions and rollouts, not with events.
+
+    Attributes:
+        strategy, canary: columns of the row in `strategy` and in `canary_config`, empty if no event determines one.
+        versions, rollouts: columns by version and by rollout id.
+    """
+
+    strategy: Columns = field(default_factory=dict)
+    canary: Columns = field(default_factory=dict)
+    versions: dict[str, Columns] = field(default_factory=dict)
+    rollouts: dict[UUID, Columns] = field(default_factory=dict)
+    _open: UUID | None = None
+    _newest_activation: datetime | None = None
+
+    def follow(self, facts: Mapping[str, Any]) -> None:
+        """Apply the next event."""
+        before, after = _Serving.of(facts["before"]), _Serving.of(facts["after"])
+        action, version, at = facts["action"], facts["version"], facts["at"]
+        if action == "register_version":
+            self._register(version, at, facts["after"])
+        own = self.rollouts.get(facts["rollout_id"], {})
+        reinstates = action == "activate_version" and version in own.get("control_version", ()) and _baked(own)
+        if after.active != before.active:
+            if before.active is not None:
+                of_rollout = action == "roll_back" and facts["rollout_id"] is not None
+                stays = action == "promote" or reinstates or of_rollout
+                self._move(before.active, Status.SHADOW if stays else Status.RETIRED, at)
+            if after.active is not None:
+                self._move(after.active, Status.ACTIVE, at)
+        if before.canary not in (None, after.canary, after.active):
+            self._move(before.canary, Status.SHADOW, at)
+        if after.canary not in (None, before.canary):
+            self._move(after.canary, Status.CANARY, at)
+        if action == "retire_version":
+            self._move(version, Status.RETIRED, at)
+        if action in ("activate_version", "activate_canary", "start_rollout"):
+            self._set(version, quarantined_at=None)
+        if action == "roll_back":
+            self._set(version, quarantined_at=at)
+        elif reinstates:
+            self._set(before.active, quarantined_at=at)
+        self._follow_canary(action, at, before, after, promoted=_baked(own))
+        self._follow_rollout(facts, before, after, reinstates=reinstates)
+
+    def _register(self, version: str, at: datetime, after: Any) -> None:
+        known = after if isinstance(after, Mapping) else {}
+        status = _text(known.get("status"))  # not recorded by 0.2.0 and earlier
+        retired_at = {None, at} if status is None else {at if status == Status.RETIRED else None}
+        self.versions[version] = {
+            "fingerprint": frozenset({str(known.get("fingerprint"))}),
+            "status": frozenset({Status.SHADOW, Status.RETIRED} if status is None else {str(status)}),
+            "created_at": frozenset({at}),
+            "activated_at": frozenset({None}),
+            "retired_at": frozenset(retired_at),
+            "quarantined_at": frozenset({None}),
+        }
+        self.strategy |= {name: frozenset({str(known[name])}) for name in ("salt", "scoring") if name in known}
+
+    def _move(self, version: str | None, status: Status, at: datetime) -> None:
+        self._set(version, status=status.value)
+        if status is Status.RETIRED:
+            self._set(version, retired_at=at)
+        if status is Status.ACTIVE:
+            newest = self._newest_activation
+            later = at if newest is None else max(at, newest + timedelta(microseconds=1))
+            self._set(version, activated_at=at)
+            if version in self.versions:  # 0.1.0 stored the time of a clock that was set back
+                self.versions[version]["activated_at"] |= {later}
+            self._newest_activation = later
+
+    def _set(self, version: str | None, **columns: Any) -> None:
+        if version in self.versions:
+            self.versions[version] |= {name: frozenset({value}) for name, value in columns.items()}
+
+    def _follow_canary(
+        self, action: str, at: datetime, before: "_Serving", after: "_Serving", *, promoted: bool
+    ) -> None:
+        moved = after.canary != before.canary
+        if after.canary is not None and moved:
+            self.canary |= {"version": frozenset({after.canary}), "started_at": frozenset({at})}
+        if not self.canary:
+            return
+        resumed = action == "resume" and not promoted
+        if moved or resumed or action in ("start_rollout", "advance", "update_canary_percent"):
+            self.canary["generation"] = frozenset({max(self.canary.get("generation", {0})) + 1})
+        self.canary["rollout_bp"] = frozenset({after.percent_bp if after.canary is not None else 0})
+
+    def _follow_rollout(
+        self, facts: Mapping[str, Any], before: "_Serving", after: "_Serving", *, reinstates: bool
+    ) -> None:
+        action, at, rollout_id = facts["action"], facts["at"], facts["rollout_id"]
+        if action == "start_rollout" and rollout_id is not None:
+            self._open = rollout_id
+            self.rollouts[rollout_id] = {
+                "version": frozenset({facts["version"]}),
+                "control_version": frozenset({before.active}),
+                "started_at": frozenset({at}),
+                "generation": frozenset({1}),
+                "promoted_at": frozenset({None}),
+                "ended_at": frozenset({None}),
+            }
+            if isinstance(facts["after"], Mapping) and "plan" in facts["after"]:
+                self.rollouts[rollout_id]["plan"] = frozenset({str(facts["after"]["plan"])})
+        rollout = None if self._open is None else self.rollouts[self._open]
+        if rollout is None:
+            return
+        if after.state is None:
+            rollout["state"] = frozenset({_end_state(facts, rollout, reinstates=reinstates)})
+            rollout["ended_at"] = frozenset({at})
+            if action == "complete":
+                for control in rollout["control_version"]:
+                    self._move(control, Status.RETIRED, at)
+        elif rollout_id == self._open:
+            rollout |= _stage_columns(rollout, action, at, after)
+        counts = action not in ("start_rollout", "update_canary_percent")
+        if counts and (after.state is None or rollout_id == self._open):
+            rollout["generation"] = frozenset({max(rollout["generation"]) + 1})
+        if after.state is None:
+            self._open = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Serving:
+    """The facts of an event before or after its change. A forged event may hold anything else."""
+
+    active: str | None
+    canary: str | None
+    percent_bp: int | None
+    state: str | None
+    stage: int
+
+    @classmethod
+    def of(cls, facts: Any) -> "_Serving":
+        known = facts if isinstance(facts, Mapping) else {}
+        rollout = known.get("rollout")
+        rollout = rollout if isinstance(rollout, Mapping) else {}
+        percent, stage = known.get("percent"), rollout.get("stage")
+        return cls(
+            active=_text(known.get("active")),
+            canary=_text(known.get("canary")),
+            percent_bp=round(percent * 100) if isinstance(percent, int | float) else None,
+            state=_text(rollout.get("state")),
+            stage=stage if isinstance(stage, int) else 0,
+        )
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _baked(rollout: Columns) -> bool:
+    return rollout.get("promoted_at", frozenset({None})) != {None}
+
+
+def _stage_columns(rollout: Columns, action: str, at: datetime, after: _Serving) -> Columns:
+    """Return the columns of an open rollout that the event sets."""
+    columns: Columns = {"state": frozenset({after.state}), "stage_index": frozenset({after.stage})}
+    harmless = frozenset({None, *range(min(after.stage, 1_000) + 1)})  # approvals of stages that were entered
+    now = frozenset({at})
+    if action in ("start_rollout", "advance", "promote"):
+        columns |= {"stage_entered_at": now, "stage_extended_at": now}
+    if action == "resume":  # 0.1.0 left the times as they were
+        columns |= {name: rollout.get(name, now) | now for name in ("stage_entered_at", "stage_extended_at")}
+    if action == "extend":
+        columns["stage_extended_at"] = now
+    if action == "promote":
+        columns["promoted_at"] = now
+    pending = rollout.get("approved_stage", harmless) if action == "update_canary_percent" else harmless
+    columns["approved_stage"] = harmless | {after.stage + 1} if action == "approve" else pending
+    return columns
+
+
+def _end_state(facts: Mapping[str, Any], rollout: Columns, *, reinstates: bool) -> str:
+    action = facts["action"]
+    if action == "complete" or (action == "activate_version" and facts["version"] in rollout["version"]):
+        return "completed"
+    return "rolled_back" if reinstates or (action == "roll_back" and facts["rollout_id"] is not None) else "aborted"
+
+
+def values_digest(values: Any) -> str:
+    """Return the sha256 of JSON values in hexadecimal, the same for every database. It is stored in audit events."""
+    return sha256(json.dumps(plain_values(values), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def event_hash(previous_hash: str, facts: Mapping[str, Any]) -> str:

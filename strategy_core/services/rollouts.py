@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from strategy_core.domain.audit import Command
+from strategy_core.domain.audit import Command, values_digest
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import FourEyes, Incomparable, NotAwaiting, RolloutOpen, UnknownRollout
 from strategy_core.domain.gates.base import SEVERITY, Freshness, Verdict
@@ -78,6 +78,7 @@ def start_rollout(
             history = measure(*shadow_slots(session, chosen, active, now))
             rollouts.add_rollout(session, rollout, history.model_dump(mode="json"))
             change.rollout_id = rollout.id
+            change.after["plan"] = values_digest(rollout.plan)
             change.alert = ChangeAlert(
                 "rollout.started",
                 f"{strategy_name} {version} started at {first.percent:g} % against {active.version}",

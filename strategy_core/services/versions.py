@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
-from strategy_core.domain.audit import Command
+from strategy_core.domain.audit import Command, values_digest
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import (
     DuplicateFingerprint,
@@ -135,7 +135,12 @@ def register_version(
                     make_canary(session, command, strategy_row, registered, percent_bp=0)
                 elif status is Status.RETIRED:
                     versions.move(session, registered, Status.RETIRED, now)
-                change.after["fingerprint"] = build.digest
+                change.after |= {
+                    "fingerprint": build.digest,
+                    "status": registered.status,
+                    "salt": strategy_row.salt,
+                    "scoring": values_digest(strategy_row.scoring),
+                }
             return registered, strategy_row.salt
 
     registered, salted = store()

@@ -17,12 +17,24 @@ from strategy_core.domain.live_trades import Serving
 from strategy_core.domain.routing import basis_points
 from strategy_core.store import counters
 from strategy_core.store.engine import insert_if_new, set_commit_check
-from strategy_core.store.tables import ApiAnswer, AuditEvent, Counted, StrategyRow
+from strategy_core.store.tables import (
+    ApiAnswer,
+    AuditEvent,
+    CanaryConfig,
+    Counted,
+    Rollout,
+    StrategyRow,
+    StrategyVersion,
+)
 
 _HASHED = tuple(name for name in AuditEvent.model_fields if name not in ("id", "previous_hash", "hash"))
 _COLUMNS = tuple(col(getattr(AuditEvent, name)) for name in AuditEvent.model_fields)
 _TABLE = AuditEvent.__table__.columns  # type: ignore[attr-defined]
 _BATCH = 1_000  # rows held in memory while streaming
+_VERSION = tuple(
+    col(getattr(StrategyVersion, name)) for name in StrategyVersion.model_fields if name != "registration_report"
+)
+_ROLLOUT = tuple(col(getattr(Rollout, name)) for name in Rollout.model_fields)
 
 
 class EventFilter(TypedDict, total=False):
@@ -170,6 +182,25 @@ def stream_events(session: Session, **wanted: Unpack[EventFilter]) -> Iterator[R
     yield from session.execute(query.execution_options(yield_per=_BATCH))
 
 
+def stream_versions(session: Session, strategy_name: str) -> Iterator[Row[Any]]:
+    """Yield the rows of the strategy's versions in constant memory, without their registration reports."""
+    query: Select[Any] = select_columns(*_VERSION).where(col(StrategyVersion.strategy_name) == strategy_name)
+    yield from session.execute(query.order_by(col(StrategyVersion.version)).execution_options(yield_per=_BATCH))
+
+
+def stream_rollouts(session: Session, strategy_name: str) -> Iterator[Row[Any]]:
+    """Yield the rows of the strategy's rollouts in constant memory."""
+    query: Select[Any] = select_columns(*_ROLLOUT).where(col(Rollout.strategy_name) == strategy_name)
+    yield from session.execute(
+        query.order_by(col(Rollout.started_at), col(Rollout.id)).execution_options(yield_per=_BATCH)
+    )
+
+
+def canary_rows(session: Session, strategy_name: str) -> Sequence[CanaryConfig]:
+    """Return the strategy's routing entries: at most one, unless the unique index was dropped."""
+    return session.exec(select(CanaryConfig).where(CanaryConfig.strategy_name == strategy_name)).all()
+
+
 def newest_at(session: Session, strategy_name: str, at: datetime) -> AuditEvent | None:
     """Return the strategy's newest event at a moment: the last one before the first event with a later time.
 
@@ -207,6 +238,11 @@ def made_by_request(session: Session, strategy_name: str, request_id: str) -> Au
 def strategies_with_events(session: Session) -> Sequence[str]:
     """Return the names of all strategies in the trail, also of those without a strategy row."""
     return session.exec(select(AuditEvent.strategy_name).distinct().order_by(AuditEvent.strategy_name)).all()
+
+
+def strategies_with_versions(session: Session) -> Sequence[str]:
+    """Return the names of all strategies that versions belong to, also of those without a strategy row."""
+    return session.exec(select(StrategyVersion.strategy_name).distinct().order_by(StrategyVersion.strategy_name)).all()
 
 
 def _conditions(wanted: EventFilter) -> list[Any]:

@@ -104,6 +104,9 @@ def test_the_trail_tells_what_stood_when(api: Api, engine: Engine, world: World)
 
     assert (then["active"], then["canary"], then["percent"]) == ("1", "2", 5.0)
     assert then["made_by"]["canary"]["actor"] == "ana"
-    assert whole["holds"] is True
+    assert [each["breaks"] for each in whole["trails"]] == [[], []]
+    problems = {(each["table"], each["row"], each["problem"]) for each in whole["trails"][0]["mismatches"]}
+    assert whole["holds"] is False
+    assert ("strategy_version", "1", "has no audit event that created it") in problems
     early = api.get("/audit/state", params={"strategy_name": "fib_rsi", "at": "2020-01-01T00:00:00Z"})
     assert refused(early, 404)["type"] == "/problems/nothing-recorded"

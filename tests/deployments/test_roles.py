@@ -65,8 +65,8 @@ def test_each_role_does_its_work_and_nothing_else(
     """One test: the cluster's roles are made once."""
     app, reader, prefect = (as_role(cluster, role) for role in ("rollout", "rollout_reader", "prefect"))
 
-    put_version(app, "1", Status.ACTIVE)
-    put_version(app, "2")
+    put_version(app, "1", Status.ACTIVE, recorded=True)
+    put_version(app, "2", recorded=True)
     load_users(app, [("user_1", None), ("user_2", None)], now=MONDAY)
     load_users(app, [("user_1", None)], now=MONDAY)
     start_rollout(app, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
@@ -99,7 +99,7 @@ def test_each_role_does_its_work_and_nothing_else(
     assert check_database(app).holds
 
     with reader.connect() as connection:
-        assert connection.execute(text("SELECT count(*) FROM audit_event")).scalar() == 2
+        assert connection.execute(text("SELECT count(*) FROM audit_event")).scalar() == 4
     monkeypatch.setenv("PATH", str(POSTGRES_VERSIONS[18]), prepend=":")
     dump(reader, tmp_path / "kept")
     assert check_database(reader).holds

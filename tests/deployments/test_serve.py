@@ -24,6 +24,7 @@ def test_what_moves_rollouts_is_scheduled_and_what_owners_do_is_not() -> None:
         "deliver-alerts",
         "nightly-comparison",
         "maintain-database",
+        "verify-audit",
     }
     assert [getattr(schedule.schedule, "cron", None) for schedule in scheduled["shadow-run"] or []] == ["* * * * *"]
     assert [getattr(schedule.schedule, "interval", None) for schedule in scheduled["ramp-tick"] or []] == [

@@ -45,6 +45,7 @@ RAISED: dict[str, tuple[str, dict[str, Any]]] = {
     "candles.absent": ("critical", {"version": "1", "exposed": ACTIVE}),
     "candle.revised": ("warning", {"version": "2", "exposed": CANARY}),
     "alerts.channel_failed": ("warning", {"channel": "slack-1f2e3d4c"}),
+    "audit.broken": ("critical", {}),
 }
 SAID = {
     "rollout.started": [
@@ -161,6 +162,11 @@ SAID = {
     "alerts.channel_failed": [
         "[warning] slack-1f2e3d4c: this alert channel has failed for too long",
         "try it: rollout alerts test slack-1f2e3d4c",
+    ],
+    "audit.broken": [
+        "[critical] fib_rsi: the audit trail does not hold",
+        "details: rollout audit verify",
+        'acknowledge: rollout alerts ack 17 --reason "..."',
     ],
 }
 

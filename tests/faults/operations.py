@@ -71,8 +71,8 @@ class Operation:
 
 
 def pair(engine: Engine) -> None:
-    put_version(engine, "1", Status.ACTIVE)
-    put_version(engine, "2")
+    put_version(engine, "1", Status.ACTIVE, recorded=True)
+    put_version(engine, "2", recorded=True)
     put_day(engine, MONDAY - DAY, {"1": "buy", "2": "buy"}, {"1": 0.4, "2": 0.4}, signal_hours=range(0, 20, 4))
 
 

@@ -41,8 +41,8 @@ STAGE = PLAN.stages[0].minimum_time
 
 
 def ramp(engine: Engine, plan: Plan = PLAN) -> None:
-    put_version(engine, "1", Status.ACTIVE)
-    put_version(engine, "2")
+    put_version(engine, "1", Status.ACTIVE, recorded=True)
+    put_version(engine, "2", recorded=True)
     start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=plan)
 
 

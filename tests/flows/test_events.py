@@ -39,6 +39,7 @@ TOLD = {
     "candles.absent": ["candles.absent"],
     "candle.revised": ["candle.revised"],
     "alerts.channel_failed": ["alerts.channel_failed"],
+    "audit.broken": ["audit.broken"],
 }
 
 

@@ -21,6 +21,7 @@ ON_BOTH = {
     "test_ramp",
     "test_rollback",
     "test_score",
+    "test_tampering",
 }
 
 

@@ -110,8 +110,9 @@ class Owners(Compared):
         name = str(len(self.model.versions) + 1)
         version = Version(name, "SILVER" if number == 5 else "GOLD")
         if len(self.model.versions) < 6:
-            put_version(self.engine, name, symbols=[version.symbol])
+            put_version(self.engine, name, symbols=[version.symbol], recorded=True)
             self.model.versions[name] = version
+            self.model.trail.append(("register_version", name))
             self.seen = picture(self.engine)
 
     @rule(number=NUMBERS, override=SELDOM, four_eyes=SELDOM, actor=PEOPLE)

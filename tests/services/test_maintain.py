@@ -39,7 +39,7 @@ def engine(postgresql_url: str) -> Iterator[Engine]:
     """A database with months of early 2040; version 1 has decided and booked in each, and on Christmas."""
     engine = open_database(postgresql_url)
     assert maintain(engine, now=JANUARY).made == IN_2040
-    put_version(engine, "1", Status.ACTIVE, at=JANUARY)
+    put_version(engine, "1", Status.ACTIVE, at=JANUARY, recorded=True)
     for month in (JANUARY, FEBRUARY, MARCH):
         days(engine, month + DAY, 1, {"1": 0.4})
     put_decisions(engine, decision_row("1", CHRISTMAS, "hold"))
@@ -93,7 +93,7 @@ def test_a_month_made_later_is_guarded_as_the_first(engine: Engine) -> None:
 
 def test_a_running_rollout_keeps_what_it_looks_back_on(engine: Engine) -> None:
     """What its start measured, and the live trades of before that a tick reads."""
-    put_version(engine, "2", at=JANUARY)
+    put_version(engine, "2", at=JANUARY, recorded=True)
     started = FEBRUARY + LOOK_BACK + DAY
     start_rollout(engine, Command(OWNER, started), strategy_name="fib_rsi", version="2", plan=Plan())
 
@@ -111,7 +111,7 @@ def test_a_running_rollout_keeps_what_it_looks_back_on(engine: Engine) -> None:
 
 def test_a_month_stays_for_a_signal_that_is_not_booked_and_for_where_a_version_goes_on(engine: Engine) -> None:
     for version, status in (("2", Status.RETIRED), ("3", Status.SHADOW), ("4", Status.RETIRED)):
-        put_version(engine, version, status, at=JANUARY)
+        put_version(engine, version, status, at=JANUARY, recorded=True)
     put_decisions(
         engine,
         decision_row("2", JANUARY + HOUR, "buy"),
@@ -255,8 +255,8 @@ def test_a_month_is_its_tables_owners_whoever_makes_it(engine: Engine, postgresq
 
 
 def test_what_an_ended_rollout_has_booked_outlives_its_decisions(engine: Engine) -> None:
-    put_version(engine, "2", at=JANUARY)
-    put_version(engine, "3", at=JANUARY)
+    put_version(engine, "2", at=JANUARY, recorded=True)
+    put_version(engine, "3", at=JANUARY, recorded=True)
     market = SyntheticSource((GOLD,), start=JANUARY - 60 * DAY, days=90)
     start_rollout(engine, Command(OWNER, JANUARY + 5 * DAY), strategy_name="fib_rsi", version="2", plan=Plan())
     ended = days(engine, JANUARY + 5 * DAY, 2)

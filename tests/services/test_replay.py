@@ -149,7 +149,7 @@ def picture(engine: Engine) -> tuple[int, dict[str, Any]]:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_trail_tells_all_that_was_done(engine: Engine, seed: int) -> None:
     for version, status in VERSIONS.items():
-        put_version(engine, version, Status(status))
+        put_version(engine, version, Status(status), recorded=True)
     walk = Walk(engine, seed)
     stood: list[tuple[datetime, dict[str, Any]]] = []
 
@@ -166,7 +166,8 @@ def test_a_trail_tells_all_that_was_done(engine: Engine, seed: int) -> None:
         if position > generation:
             with reading(engine) as session:
                 (event,) = audit.events(session, "fib_rsi", limit=1)
-            assert (event.before, event.after, event.at, event.position) == (before, after, walk.now, position)
+            left = {fact: event.after[fact] for fact in after}
+            assert (event.before, left, event.at, event.position) == (before, after, walk.now, position)
         stood.append((walk.now, after))
 
     with reading(engine) as session:
@@ -176,10 +177,10 @@ def test_a_trail_tells_all_that_was_done(engine: Engine, seed: int) -> None:
         events = audit.events(session, "fib_rsi")
     replay = Replay(dict(VERSIONS), percents)
     seen = set()
-    for event in events:
+    for event in events[len(VERSIONS) :]:
         assert replay.standing == event.before, event.action
         replay.apply(event)
-        assert replay.standing == event.after, event.action
+        assert replay.standing.items() <= event.after.items(), event.action
         seen.add(event.action)
     assert replay.statuses == statuses
     assert replay.standing == picture(engine)[1]

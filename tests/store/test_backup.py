@@ -49,8 +49,8 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def lived_in(engine: Engine) -> Engine:
     """Version 2 is at 5 % against version 1, with a day of decisions, a tick and its verdicts behind it."""
-    put_version(engine, "1", Status.ACTIVE)
-    put_version(engine, "2")
+    put_version(engine, "1", Status.ACTIVE, recorded=True)
+    put_version(engine, "2", recorded=True)
     start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
     put_day(engine, MONDAY, {"1": "buy", "2": "buy"}, {"1": 1.0, "2": 1.0}, signal_hours=range(3, 9))
     tick(engine, market(), now=MONDAY + DAY)

@@ -15,7 +15,16 @@ from strategy_core.services.rollouts import start_rollout
 from strategy_core.store import alerts, audit, rollouts, versions
 from strategy_core.store.engine import open_database, reading, transaction, upgrade
 from strategy_core.store.tables import ShadowDecisionLog, StrategyRow
-from tests.builders import MONDAY, OWNER, decision_row, outcome_row, put_decisions, put_outcomes, put_version
+from tests.builders import (
+    MONDAY,
+    OWNER,
+    decision_row,
+    outcome_row,
+    put_decisions,
+    put_outcomes,
+    put_version,
+    version_row,
+)
 from tests.store.reflecting import differences
 
 EVIDENCE = [
@@ -68,7 +77,7 @@ def test_another_strategy_may_have_its_own_active(engine: Engine) -> None:
         ({"status": "active", "activated_at": None}, "an active version that never became so"),
         ({"status": "retired", "retired_at": None}, "a retired version that never became so"),
         ({"warmup_bars": 0}, "no warm-up"),
-        ({"fingerprint": "print of 1.0.0"}, "the build of another version"),
+        ({"fingerprint": version_row("1.0.0").fingerprint}, "the build of another version"),
     ],
 )
 def test_a_version_that_must_not_be_is_refused(engine: Engine, columns: dict[str, Any], why: str) -> None:

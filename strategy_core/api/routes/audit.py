@@ -57,6 +57,15 @@ class BreakResponse(ResponseModel):
     problem: str = Field(description="What is wrong there.")
 
 
+class MismatchResponse(ResponseModel):
+    """A row that does not follow from the audit events."""
+
+    table: str = Field(description="The table.")
+    row: str = Field(description="The version, the rollout id or the strategy.")
+    problem: str = Field(description="What is wrong with the row.")
+    next_step: str = Field(description="What to do about it.")
+
+
 class TrailResponse(ResponseModel):
     """The audit trail of one strategy."""
 
@@ -64,6 +73,9 @@ class TrailResponse(ResponseModel):
     count: int = Field(description="Number of events.")
     head: str = Field(description="Hash of the newest event. Store it elsewhere, and check it later as `known_head`.")
     breaks: list[BreakResponse] = Field(description="Where the chain does not hold. Empty if it does.")
+    mismatches: list[MismatchResponse] = Field(
+        description="Versions, rollouts and canaries that do not follow from the events. Empty if all do."
+    )
 
 
 class VerificationResponse(ResponseModel):
@@ -128,6 +140,6 @@ def verify(
     strategy_name: Annotated[StrategyName | None, Query(description="Only this strategy.")] = None,
     known_head: Annotated[list[Head] | None, Query(max_length=100, description="Heads you stored earlier.")] = None,
 ) -> VerificationResponse:
-    """Recompute all hashes and report where a trail was tampered with. Default: all strategies."""
+    """Recompute all hashes, and report events and rows that were tampered with. Default: all strategies."""
     context.principal.check(strategy_name)
     return VerificationResponse.model_validate(verify_trail(context.engine, strategy_name, known_head or ()))
