@@ -8,14 +8,21 @@ it.
 import atexit
 import contextlib
 import os
+import select
+import signal
 import socket
 import subprocess
 import sys
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 START_DEADLINE_S = 120.0
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+ENDED_WITHIN_S = 2.0
+_MODULE = "strategy_core.isolation.worker"
 
 
 class ForkServerGone(Exception):
@@ -46,7 +53,7 @@ class ForkServer:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._popen = subprocess.Popen(  # noqa: S603  our own interpreter and module
-                [sys.executable, "-P", "-m", "strategy_core.isolation.worker", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -110,3 +117,32 @@ def fork_server() -> ForkServer:
                 atexit.unregister(gone.close)
             _current[:] = [ForkServer()]
         return _current[0]
+
+
+def end_worker(pid: int) -> bool:
+    """Kill a worker of this user and wait until it has ended. Return False for any other process, and without Linux."""
+    if sys.platform != "linux":
+        return False
+    try:
+        process = os.pidfd_open(pid)  # first, so that the signal cannot reach another process that gets the same id
+    except OSError:
+        return False
+    try:
+        if not _is_worker(pid):
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+        ended = select.poll()
+        ended.register(process, select.POLLIN)
+        return bool(ended.poll(ENDED_WITHIN_S * 1_000))
+    except OSError:
+        return False
+    finally:
+        os.close(process)
+
+
+def _is_worker(pid: int) -> bool:
+    arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    uids = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("Uid:"))
+    same_user = set(uids.split()[1:]) == {str(os.getuid())}
+    return same_user and (b"-m", _MODULE.encode()) in pairwise(arguments)
