@@ -3,7 +3,7 @@
 from flows.parameters import AnyVersion, OverrideReason, Owner, Reason, Remark, Strategy, Version
 from flows.runtime import open_runtime, owned_by, owner_flow
 from strategy_core.domain.audit import Command
-from strategy_core.services.rollback import roll_back
+from strategy_core.services.rollback import never_locked_out, roll_back
 from strategy_core.services.versions import activate_version, retire_version
 
 
@@ -68,11 +68,15 @@ def rollback(strategy_name: Strategy, owner: Owner, reason: Reason, version: Any
         reason: Stored in the audit trail and shown in the alert.
         version: Version to roll back. Leave empty for the rollout or canary.
     """
-    with open_runtime(tolerate_bad_settings=True) as runtime:
-        taken_off = roll_back(
-            runtime.engine,
-            Command(owned_by(owner), runtime.now, reason),
-            strategy_name=strategy_name,
-            version=version or None,
-        )
-    return f"{strategy_name} {taken_off} is rolled back, no user gets it"
+
+    @never_locked_out
+    def run() -> str:
+        with open_runtime(tolerate_bad_settings=True) as runtime:
+            return roll_back(
+                runtime.engine,
+                Command(owned_by(owner), runtime.now, reason),
+                strategy_name=strategy_name,
+                version=version or None,
+            )
+
+    return f"{strategy_name} {run()} is rolled back, no user gets it"

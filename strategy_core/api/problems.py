@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
 from strategy_core.domain.errors import (
+    DatabaseLocked,
     Denied,
     EvidenceUnavailable,
     Invalid,
@@ -44,6 +45,7 @@ from strategy_core.domain.errors import (
     Unsettled,
     Untrusted,
 )
+from strategy_core.services.database import as_locked
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_S = 5  # after a 503
@@ -57,6 +59,7 @@ _STATUS: tuple[tuple[type[RolloutError], int], ...] = (  # the first match count
     (NotFound, 404),
     (SchemaOutdated, 503),
     (KeysUnavailable, 503),
+    (DatabaseLocked, 503),
     (Unsettled, 503),
     (EvidenceUnavailable, 503),
     (InvalidCandles, 503),  # the feed's fault, not the client's
@@ -82,6 +85,10 @@ _FIELDS = {  # `InvalidName.what` -> the field
     "list of symbols": "symbols",
     "gate of this rollout": "gate",
     "new idempotency key": "Idempotency-Key",
+}
+_HIDDEN: Mapping[type[RolloutError], str] = {  # their facts name the database's address, or command lines of processes
+    SchemaOutdated: "the database schema is not the one of this release",
+    DatabaseLocked: "another process locks the database; the server's log names it; nothing was changed",
 }
 _NOT_READY = ("42P01", "42703")  # PostgreSQL: no such table, no such column
 _WORD_BREAK = re.compile(r"(?<=[a-z])(?=[A-Z])")
@@ -159,15 +166,17 @@ async def _handle_refusal(request: Request, error: Exception) -> Response:
         headers["WWW-Authenticate"] = f'Bearer realm="strategy-rollout"{given}'
     if isinstance(error, TooManyFailures):
         headers["Retry-After"] = str(error.retry_after_s)
-    secret = isinstance(error, SchemaOutdated)  # its facts contain the database's address
+    hidden = _HIDDEN.get(type(error))
+    if hidden is not None:
+        log.error("api.database", error=str(error))
     words = _WORD_BREAK.sub(" ", type(error).__name__)
     return problem(
         request,
         kind=words.lower().replace(" ", "-"),
         title=words.capitalize(),
         status=status,
-        detail="the database schema is not the one of this release" if secret else str(error),
-        facts={} if secret else vars(error),
+        detail=str(error) if hidden is None else hidden,
+        facts=vars(error) if hidden is None else {},
         errors=list(_field_problems(error)) if status == 422 else None,
         headers=headers,
     )
@@ -227,6 +236,8 @@ async def _handle_database(request: Request, error: Exception) -> Response:
     state = getattr(getattr(error, "orig", None), "sqlstate", None)
     if not away and state not in _NOT_READY and not getattr(error, "connection_invalidated", False):
         raise error
+    if (locked := as_locked(error)) is not None:
+        return await _handle_refusal(request, locked)
     log.error("api.database", error=" ".join(str(getattr(error, "orig", error)).split()))
     return problem(
         request,

@@ -206,15 +206,16 @@ def decide(
     The choice "rollback" is accepted in every state.
     """
     from strategy_core.services import rollouts
+    from strategy_core.services.rollback import never_locked_out
 
     if choice == "rollback":
         shell.tolerate_bad_settings()
-    rollout = rollouts.decide_rollout(
-        shell.engine,
-        Command(shell.actor, shell.now, reason, four_eyes=shell.settings.four_eyes),
-        strategy_name=strategy,
-        choice=rollouts.Choice(choice),
-    )
+    command = Command(shell.actor, shell.now, reason, four_eyes=shell.settings.four_eyes)
+
+    def run() -> "Rollout":
+        return rollouts.decide_rollout(shell.engine, command, strategy_name=strategy, choice=rollouts.Choice(choice))
+
+    rollout = never_locked_out(run)() if choice == "rollback" else run()
     _answer_rollout(shell, rollout, f"{strategy} {rollout.version}: {choice} is decided")
 
 
@@ -233,12 +234,16 @@ def rollback(
     Ends the open rollout, or withdraws the canary. With --version it also undoes the activation of that version.
     Users return to the version that they had before.
     """
-    from strategy_core.services.rollback import roll_back
+    from strategy_core.services.rollback import never_locked_out, roll_back
 
     shell.tolerate_bad_settings()
-    taken_off = roll_back(
-        shell.engine, Command(shell.actor, shell.now, reason), strategy_name=strategy, version=version
-    )
+    command = Command(shell.actor, shell.now, reason)
+
+    @never_locked_out
+    def run() -> str:
+        return roll_back(shell.engine, command, strategy_name=strategy, version=version)
+
+    taken_off = run()
     data = {"strategy_name": strategy, "version": taken_off}
     shell.answer(data, f"{strategy} {taken_off} is rolled back. No user gets it.")
 

@@ -8,7 +8,7 @@
 | `Denied`              | the caller has no permission                          | 403 (401, 429) | 3             |
 | `Untrusted`           | a version's code may not run                          | 409, 422       | 6             |
 | `EvidenceUnavailable` | the facts for a verdict cannot be read: gates go blind | 503            | 1             |
-| `RoutingUnavailable`, `KeysUnavailable`, `Unsettled`: no family                | 503            | 1             |
+| `RoutingUnavailable`, `KeysUnavailable`, `DatabaseLocked`, `Unsettled`: no family | 503         | 1             |
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -538,6 +538,18 @@ class KeysUnavailable(RolloutError):
     """No token can be verified now: {cause}."""
 
     cause: str  # why the keys are unknown and cannot be fetched
+
+
+class DatabaseLocked(RolloutError):
+    """The database is locked by {holders: and }. End it, or wait until it is done, and repeat."""
+
+    holders: Lines  # process id, command line and user of each
+    pids: Annotated[Iterable[int], list] = ()
+
+    def _message(self) -> str:
+        if self.holders:
+            return super()._message()
+        return "the database is locked by a process that cannot be seen from here; find it, for example with: lsof FILE"
 
 
 class Unsettled(RolloutError):

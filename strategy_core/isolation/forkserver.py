@@ -11,12 +11,14 @@ it is the first process of a namespace of its own, so that its end is the end of
 import atexit
 import contextlib
 import os
+import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import structlog
@@ -31,6 +33,8 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXP
 
 
 log = structlog.get_logger(__name__)
+ENDED_WITHIN_S = 2.0
+_MODULE = "strategy_core.isolation.forkserver"
 
 
 class ForkServerGone(Exception):
@@ -161,6 +165,35 @@ def fork_server() -> ForkServer:
                 atexit.unregister(gone.close)
             _current[:] = [ForkServer(os.environ.get("ROLLOUT_ISOLATION_SOCKET", ""))]
         return _current[0]
+
+
+def end_worker(pid: int) -> bool:
+    """Kill a worker of this user and wait until it has ended. Return False for any other process, and without Linux."""
+    if sys.platform != "linux":
+        return False
+    try:
+        process = os.pidfd_open(pid)  # first, so that the signal cannot reach another process that gets the same id
+    except OSError:
+        return False
+    try:
+        if not _is_worker(pid):
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+        ended = select.poll()
+        ended.register(process, select.POLLIN)
+        return bool(ended.poll(ENDED_WITHIN_S * 1_000))
+    except OSError:
+        return False
+    finally:
+        os.close(process)
+
+
+def _is_worker(pid: int) -> bool:
+    arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    uids = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("Uid:"))
+    same_user = set(uids.split()[1:]) == {str(os.getuid())}
+    return same_user and (b"-m", _MODULE.encode()) in pairwise(arguments)
 
 
 def is_enough(found: Available) -> bool:

@@ -1,10 +1,14 @@
 """Rollback by an owner or an alert. It needs no evidence, no candles and no other service."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from functools import wraps
+from typing import ParamSpec, TypeVar
 from uuid import UUID
 
+import structlog
 from sqlalchemy import Engine
 from sqlmodel import Session
 
@@ -13,6 +17,7 @@ from strategy_core.domain.audit import Command, storable
 from strategy_core.domain.errors import AlreadyDone, NotAwaiting, NothingToRollBack
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.ramp import ALERT, OWNER, State
+from strategy_core.isolation.forkserver import end_worker
 from strategy_core.services.transitions import (
     ChangeAlert,
     abort_rollout,
@@ -25,10 +30,47 @@ from strategy_core.services.transitions import (
     withdraw_canary,
 )
 from strategy_core.store import rollouts, versions
-from strategy_core.store.engine import ROLLBACK_RETRY, reading, retry_transient, transaction
+from strategy_core.store.engine import (
+    ROLLBACK_RETRY,
+    LockHolder,
+    lock_budget,
+    reading,
+    retry_transient,
+    transaction,
+)
 from strategy_core.store.tables import Rollout
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
+log = structlog.get_logger(__name__)
+
+
+def never_locked_out(work: Callable[P, R]) -> Callable[P, R]:
+    """Let *work* wait at most `LOCK_BUDGET_S` for a locked SQLite database, and end workers of versions that lock it.
+
+    A worker has no business with the database. Its version fails one decision, and the next one gets a new worker.
+
+    Raises:
+        DatabaseLocked: another process holds the lock. It is named.
+    """
+
+    @wraps(work)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with lock_budget(_end_worker):
+            return work(*args, **kwargs)
+
+    return run
+
+
+def _end_worker(holder: LockHolder) -> bool:
+    ended = end_worker(holder.pid)
+    if ended:
+        log.warning("rollback.worker_ended", holder=str(holder), why="it held a lock of the database")
+    return ended
+
+
+@never_locked_out
 @retry_transient(ROLLBACK_RETRY)
 def roll_back(
     engine: Engine,
@@ -53,6 +95,7 @@ def roll_back(
 
     Raises:
         UnknownStrategy
+        DatabaseLocked: another process locks the SQLite database.
         NotAwaiting: *rollout_id* has ended.
         NothingToRollBack: no such version serves users, or no version was active before it.
     """
@@ -116,6 +159,7 @@ class _Serving:
     since: datetime | None
 
 
+@never_locked_out
 def roll_back_on_alert(
     engine: Engine, command: Command, firing: RollbackRequest, *, fired_at: datetime
 ) -> tuple[AlertRollback, str | None]:

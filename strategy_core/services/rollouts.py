@@ -18,7 +18,7 @@ from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.preview import Audience, Preview, preview
 from strategy_core.domain.ramp import Ruling, State, Step
 from strategy_core.services.evidence import Feed, judge, shadow_slots
-from strategy_core.services.rollback import roll_back
+from strategy_core.services.rollback import never_locked_out, roll_back
 from strategy_core.services.tick import apply_ruling
 from strategy_core.services.transitions import ChangeAlert, check_open, make_canary, recorded_change
 from strategy_core.services.users import plan_audience
@@ -223,6 +223,7 @@ def resume(
         return _change_rollout(session, command, "resume", rollout, changes, share=share)
 
 
+@never_locked_out
 def _roll_back(engine: Engine, command: Command, strategy_name: str, rollout_id: UUID | None) -> Rollout:
     """Roll back the open rollout by its id. If it has ended meanwhile, no other rollout is meant."""
     if rollout_id is None:

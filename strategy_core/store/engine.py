@@ -1,12 +1,15 @@
 """Open the database, upgrade its schema, run transactions, and retry them after transient errors."""
 
+import os
+import pwd
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from sqlite3 import SQLITE_BUSY, SQLITE_LOCKED
+from sqlite3 import SQLITE_BUSY, SQLITE_LOCKED, SQLITE_PROTOCOL
 from sqlite3 import Error as SqliteError
 from typing import Any, ParamSpec, TypeVar
 
@@ -16,12 +19,12 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
 from sqlmodel import Session, SQLModel
 from tenacity import retry, retry_if_exception, stop_after_attempt, stop_after_delay, stop_all, wait_random_exponential
 
-from strategy_core.domain.errors import InvalidSetting, InvariantRefused, SchemaOutdated, Unsettled
+from strategy_core.domain.errors import DatabaseLocked, InvalidSetting, InvariantRefused, SchemaOutdated, Unsettled
 from strategy_core.store.bulk_insert import send_rows
 
 P = ParamSpec("P")
@@ -29,6 +32,7 @@ R = TypeVar("R")
 
 IDLE_SECONDS = 30  # between two statements of a change. After that the client is stuck or its machine is gone
 _BUSY_SECONDS = 30  # how long SQLite waits for another writer
+LOCK_BUDGET_S = 3.0  # all waits of one rollback for SQLite's locks: the whole command then takes less than 10 s
 _OVERFLOW = 25  # connections beyond the pool's 5: requests that wait for a lock must leave some for a rollback
 _SET_IDLE_TIMEOUT = "SET LOCAL idle_in_transaction_session_timeout = '{}s'"
 _ROWS_PER_STATEMENT = 5_000
@@ -45,7 +49,14 @@ _TRANSIENT_STATES = {  # SQLSTATE
     "53300",  # too many connections
 }
 _IDLE_TIMEOUT_STATE = "25P03"
-_SQLITE_BUSY = {SQLITE_BUSY, SQLITE_LOCKED}
+_SQLITE_BUSY = {SQLITE_BUSY, SQLITE_LOCKED, SQLITE_PROTOCOL}
+_HOLDERS = "rollout_lock_holders"  # attribute of the driver's error
+_WAIT_MS = "lock_wait_ms"  # key in the `info` of a connection
+_PROCESSES, _LOCK_TABLE = Path("/proc"), Path("/proc/locks")
+_LOCK_COLUMNS, _END_OF_FILE = 8, 2**63  # a lock that still waits has a ninth column
+_LONGEST_COMMAND = 200
+_LOOK_EVERY_S = 0.05
+_budget: ContextVar["_LockBudget | None"] = ContextVar("lock_budget", default=None)
 _SHORTEST_WAIT_S, _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.02, 0.04, 1.0  # the first wait is at most 0.04 s
 _CONNECT_TIMEOUTS = {  # without these a tick would wait 15 minutes for a server that vanished
     "connect_timeout": 10,
@@ -139,7 +150,9 @@ def _revision(engine: Engine) -> str | None:
 
 
 def failure(error: DBAPIError) -> str:
-    """Return a database error as one line for owners."""
+    """Return a database error as one line for owners. For a locked SQLite database it names the process."""
+    if (locked := as_locked(error)) is not None:
+        return str(locked)
     message = str(error.orig).strip() or type(error.orig).__name__
     return f"the database refuses to work: {' '.join(message.splitlines()[0].split())}"
 
@@ -224,6 +237,172 @@ def is_transient(error: DBAPIError) -> bool:
     return state in _TRANSIENT_STATES or error.connection_invalidated or unconnected
 
 
+def is_locked(error: BaseException) -> bool:
+    """Return whether another connection holds a lock of a SQLite database."""
+    found = getattr(error, "orig", None)
+    return isinstance(found, SqliteError) and getattr(found, "sqlite_errorcode", 0) & 0xFF in _SQLITE_BUSY
+
+
+def as_locked(error: BaseException) -> DatabaseLocked | None:
+    """Return the error that names the processes that hold the lock, or None for any other error."""
+    if not is_locked(error):
+        return None
+    return _locked_by(getattr(getattr(error, "orig", None), _HOLDERS, ()))
+
+
+def _locked_by(holders: Sequence["LockHolder"]) -> DatabaseLocked:
+    return DatabaseLocked(holders=[str(each) for each in holders], pids=[each.pid for each in holders])
+
+
+@dataclass(frozen=True, slots=True)
+class LockHolder:
+    """A process that holds a lock of a SQLite database. *command* and *user* are empty where they are not visible."""
+
+    pid: int
+    command: str
+    user: str
+
+    def __str__(self) -> str:
+        facts = [self.command, f"user {self.user}" if self.user else ""]
+        shown = ", ".join(each for each in facts if each)
+        return f"process {self.pid} ({shown})" if shown else f"process {self.pid}"
+
+
+@dataclass(frozen=True, slots=True)
+class _LockBudget:
+    deadline: float  # monotonic seconds
+    end: Callable[["LockHolder"], bool]
+
+    @property
+    def left(self) -> float:
+        return self.deadline - time.monotonic()
+
+
+@contextmanager
+def lock_budget(end: Callable[["LockHolder"], bool]) -> Iterator[None]:
+    """Wait for locks of SQLite databases at most `LOCK_BUDGET_S` together. A block inside another one has its budget.
+
+    On Linux this looks who holds a lock, and waits before SQLite is asked: if SQLite also has to recover its shared
+    memory, it waits ten seconds, whatever its busy timeout.
+
+    Args:
+        end: is called with each holder, and returns whether it has ended the holder.
+
+    Raises:
+        DatabaseLocked: the budget is used up.
+    """
+    if _budget.get() is not None:
+        yield
+        return
+    begun = _budget.set(_LockBudget(time.monotonic() + LOCK_BUDGET_S, end))
+    try:
+        yield
+    except DBAPIError as error:
+        locked = as_locked(error)
+        if locked is None:
+            raise
+        raise locked from error
+    finally:
+        _budget.reset(begun)
+
+
+def _await_unlocked(database: Path) -> None:
+    """Wait for the holders of locks, or end them, if there is a `lock_budget`."""
+    budget = _budget.get()
+    while budget is not None and (holders := lock_holders(database)):
+        if sum(map(budget.end, holders)):  # each of them
+            continue
+        if budget.left <= 0.0:
+            raise _locked_by(holders)
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _lock_wait_ms(usual_s: float) -> int:
+    budget = _budget.get()
+    return int(1_000 * (usual_s if budget is None else min(usual_s, max(0.0, budget.left))))
+
+
+def lock_holders(database: Path) -> list[LockHolder]:
+    """Return the processes whose file locks keep others from writing to the SQLite database. Linux only, else empty.
+
+    The files are not opened: closing a file releases all of the process's own locks on it, also SQLite's.
+    """
+    found: dict[int, None] = {}
+    with suppress(OSError):
+        table = [line.split() for line in _LOCK_TABLE.read_text().splitlines()]
+        for file, blocking in ((Path(f"{database}-shm"), _blocks_wal), (database, _blocks_database)):
+            with suppress(FileNotFoundError):
+                place = file.stat()
+                found |= dict.fromkeys(_pids(table, place, blocking))
+    return [_describe(pid) for pid in found]
+
+
+def _pids(table: list[list[str]], place: os.stat_result, blocking: Callable[[str, int, int], bool]) -> Iterator[int]:
+    device = f"{os.major(place.st_dev):02x}:{os.minor(place.st_dev):02x}"
+    for _, family, _, kind, pid, where, first, last in (row for row in table if len(row) == _LOCK_COLUMNS):
+        found, _, inode = where.rpartition(":")
+        end = _END_OF_FILE if last == "EOF" else int(last)
+        if family not in ("POSIX", "OFDLCK") or int(inode) != place.st_ino or not blocking(kind, int(first), end):
+            continue
+        holders = [int(pid)] if family == "POSIX" else [each for each in _processes() if _has_lock(each, where)]
+        # Some file systems, such as btrfs, show another device there than in stat.
+        yield from (each for each in holders if found == device or _has_open(each, place))
+
+
+def _blocks_wal(kind: str, first: int, last: int) -> bool:
+    """A reader of the database holds a read lock on one of the bytes 123 to 128, which blocks nobody."""
+    exclusive, shared = (120, 122), (123, 128)
+    return _overlap(first, last, *exclusive) or (kind == "WRITE" and _overlap(first, last, *shared))
+
+
+def _blocks_database(kind: str, first: int, last: int) -> bool:
+    """Every connection holds a read lock on the 510 bytes after the first two."""
+    pending = 0x4000_0000
+    return _overlap(first, last, pending, pending) or (
+        kind == "WRITE" and _overlap(first, last, pending, pending + 511)
+    )
+
+
+def _overlap(first: int, last: int, start: int, end: int) -> bool:
+    return first <= end and last >= start
+
+
+def _processes() -> list[int]:
+    return [int(each.name) for each in _PROCESSES.iterdir() if each.name.isdecimal()]
+
+
+def _has_lock(pid: int, where: str) -> bool:
+    """Return whether the process has an open file with a lock on *where*: an OFD lock belongs to no process."""
+    with suppress(OSError):
+        for info in (_PROCESSES / str(pid) / "fdinfo").iterdir():
+            with suppress(OSError):
+                if any(line.startswith("lock:") and where in line.split() for line in info.read_text().splitlines()):
+                    return True
+    return False
+
+
+def _has_open(pid: int, place: os.stat_result) -> bool:
+    with suppress(OSError):
+        for descriptor in (_PROCESSES / str(pid) / "fd").iterdir():
+            with suppress(OSError):
+                if os.path.samestat(descriptor.stat(), place):
+                    return True
+    return False
+
+
+def _describe(pid: int) -> LockHolder:
+    command_line = user = ""
+    with suppress(OSError):
+        arguments = (_PROCESSES / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        command_line = " ".join(arguments.split())[:_LONGEST_COMMAND]
+        status = (_PROCESSES / str(pid) / "status").read_text()
+        uid = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Uid:"))
+        user = str(uid)
+        with suppress(KeyError):
+            user = pwd.getpwuid(uid).pw_name
+    return LockHolder(pid, "".join(each if each.isprintable() else "?" for each in command_line), user)
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """Stop after *tries* tries and *seconds* seconds, when both have been reached.
@@ -231,14 +410,20 @@ class RetryPolicy:
     Attributes:
         tries: each may itself have waited `_BUSY_SECONDS` for SQLite.
         seconds: counted from the start of the first try.
+        locks: also retry when SQLite is locked.
     """
 
     tries: int
     seconds: float
+    locks: bool = True
 
 
 DEFAULT_RETRY = RetryPolicy(tries=1, seconds=3.0)
-ROLLBACK_RETRY = RetryPolicy(tries=3, seconds=10.0)  # users lose money while it waits. Other work runs again anyway
+ROLLBACK_RETRY = RetryPolicy(  # users lose money while it waits. Other work runs again anyway
+    tries=3,
+    seconds=10.0,
+    locks=False,  # they have a `lock_budget`
+)
 
 
 def retry_transient(policy: RetryPolicy = DEFAULT_RETRY) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -247,8 +432,12 @@ def retry_transient(policy: RetryPolicy = DEFAULT_RETRY) -> Callable[[Callable[P
     Waits are random and grow from 0.02 s to 1 s, so that two transactions that collided do not collide again.
     The last error is raised unchanged.
     """
+
+    def again(error: BaseException) -> bool:
+        return isinstance(error, DBAPIError) and is_transient(error) and (policy.locks or not is_locked(error))
+
     return retry(
-        retry=retry_if_exception(lambda error: isinstance(error, DBAPIError) and is_transient(error)),
+        retry=retry_if_exception(again),
         stop=stop_all(stop_after_attempt(policy.tries), stop_after_delay(policy.seconds)),
         wait=wait_random_exponential(multiplier=_FIRST_WAIT_S, min=_SHORTEST_WAIT_S, max=_LONGEST_WAIT_S),
         reraise=True,
@@ -295,21 +484,40 @@ def _postgresql(url: Any) -> Engine:
 
 
 def _sqlite(url: Any) -> Engine:
-    waiting = {} if "timeout" in url.query else {"timeout": _BUSY_SECONDS}
-    engine = create_engine(url, connect_args=waiting)
+    try:
+        usual_s = float(url.query.get("timeout", _BUSY_SECONDS))
+    except (TypeError, ValueError):  # TypeError: it is given twice
+        raise InvalidSetting("database_url", str(url), "a number of seconds as timeout") from None
+    engine = create_engine(url, connect_args={} if "timeout" in url.query else {"timeout": usual_s})
     event.listen(engine, "do_execute", send_rows)
 
+    @event.listens_for(engine, "do_connect")
+    def await_others(*_given: Any) -> None:
+        _await_unlocked(Path(url.database or ""))
+
     @event.listens_for(engine, "connect")
-    def configure(connection: Any, _record: Any) -> None:
+    def configure(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # the driver issues BEGIN too late for IMMEDIATE
+        record.info[_WAIT_MS] = _lock_wait_ms(usual_s)
+        connection.execute(f"PRAGMA busy_timeout={record.info[_WAIT_MS]}")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA recursive_triggers=ON")  # without it INSERT OR REPLACE bypasses the delete triggers
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
+        _await_unlocked(Path(url.database or ""))
+        if connection.info.get(_WAIT_MS) != (wait_ms := _lock_wait_ms(usual_s)):
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={wait_ms}")
+            connection.info[_WAIT_MS] = wait_ms
         mode = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
         connection.exec_driver_sql(f"BEGIN {mode}")
+
+    @event.listens_for(engine, "handle_error")
+    def note_holders(context: ExceptionContext) -> None:
+        error = context.sqlalchemy_exception
+        if url.database and error is not None and is_locked(error):  # look now: the lock may be free in a moment
+            setattr(context.original_exception, _HOLDERS, lock_holders(Path(url.database)))
 
     return engine
 

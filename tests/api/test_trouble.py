@@ -12,10 +12,11 @@ from strategy_core.services.rollback import roll_back
 from strategy_core.services.versions import activate_version
 from strategy_core.settings import Settings
 from strategy_core.store.engine import open_database
-from tests.api.asking import REGISTRATION, WHY, Api, World
+from tests.api.asking import REGISTRATION, WHY, Api, World, put_world
 from tests.api.every import refused
 from tests.api.signing import NOW
 from tests.builders import OWNER
+from tests.holding import shm_of, stranger
 
 
 def test_a_feed_that_cannot_be_had_is_not_the_clients_fault(engine: Engine, world: World) -> None:
@@ -44,7 +45,7 @@ def test_numbers_are_read_when_they_are_asked_for(api: Api, engine: Engine, worl
 def test_health_is_told_to_anybody_and_says_nothing_else(api: Api, tmp_path: Any) -> None:
     empty = Api(open_database(f"sqlite:///{tmp_path}/empty.db"))
 
-    assert api.get("/healthz", held=None).json() == {"status": "ok"}
+    assert api.get("/healthz", held=None).json() == {"status": "ok", "isolation": "namespaces"}
     problem = refused(empty.get("/healthz", held=None), 503)
     assert "empty.db" not in str(problem)
 
@@ -60,6 +61,27 @@ def test_a_database_that_is_away_is_told_as_such() -> None:
     ):
         assert "secret" not in str(refused(response, 503))
         assert response.headers["retry-after"] == "5"
+
+
+def test_a_process_that_locks_the_database_is_named_in_the_log_alone(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setattr("strategy_core.store.engine.LOCK_BUDGET_S", 0.1)
+    request.addfinalizer(structlog.reset_defaults)
+    configure_logs(as_json=True)
+    engine = open_database(f"{sqlite_url}?timeout=0.1")
+    api, world = Api(engine), put_world(engine)
+    with stranger(shm_of(engine)) as pid:
+        answers = [
+            api.post("/rollback", {"strategy_name": "fib_rsi", **WHY}),
+            api.post(f"/rollouts/{world.rollout}/pause", WHY),
+        ]
+
+    for answer in answers:
+        problem = refused(answer, 503)
+        assert problem["type"] == "/problems/database-locked"
+        assert str(pid) not in str(problem)
+    assert capsys.readouterr().err.count(f"process {pid} (") == len(answers)
 
 
 @pytest.mark.parametrize("as_json", [True, False], ids=["to a file", "to a terminal"])

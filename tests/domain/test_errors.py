@@ -14,6 +14,7 @@ FACTS = {
     "version": "2",
     "wanted": "9f",
     "symbol": "GOLD",
+    "holders": ["process 4711 (python, user ana)", "process 4712"],
     "known": ["a", "b"],
     "current": "shadow",
     "target": "shadow",
