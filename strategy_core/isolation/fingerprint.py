@@ -5,15 +5,21 @@ The version's code is read but not imported, because this runs outside the sandb
 
 import ast
 import json
+import os
+import re
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from hashlib import file_digest, sha256
-from importlib.machinery import all_suffixes
-from importlib.metadata import version
+from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES, SOURCE_SUFFIXES, all_suffixes
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions, version
+from importlib.util import decode_source
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from unicodedata import normalize
 
 from strategy_core.domain.errors import InvalidConfig, InvalidEntryPoint
 from strategy_core.isolation.protocol import one_line
@@ -22,6 +28,19 @@ from strategy_core.strategies.loading import resolve
 OURS = "strategy_core"
 BUILT_IN = "strategy_core.strategies"
 LIBRARIES = ("numpy", "pandas", "ta-lib")
+_PROVIDER = {"numpy": "numpy", "pandas": "pandas", "talib": "ta-lib"}
+_PRODUCT = {OURS, "flows", "deployments"}
+_PRODUCT_FOLDER = Path(__file__).parents[2]
+_INSTALLED = {"site-packages", "dist-packages"}
+_SUFFIXES = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)  # in the order of import
+_GAP = r"(?:[ \t\f]|\\\r?\n)"
+_DOTTED = rf"[^\W\d]\w*(?:{_GAP}*\.{_GAP}*\w+)*"
+_RENAMED = rf"{_DOTTED}(?:{_GAP}+as{_GAP}+\w+)?"
+_IMPORT = re.compile(  # a statement begins a line, or follows a semicolon or a colon. A text may match too
+    rf"(?:^|[;:]){_GAP}*(?:from{_GAP}+(?P<base>{_DOTTED})"
+    rf"|import{_GAP}+(?P<names>{_RENAMED}(?:{_GAP}*,{_GAP}*{_RENAMED})*))",
+    re.MULTILINE,
+)
 _ONE_PARSER = threading.Lock()  # in Python 3.11 concurrent calls of `ast.parse` interfere
 
 
@@ -64,7 +83,10 @@ def fingerprint(
         "timeframe": timeframe,
         "warmup_bars": str(warmup_bars),
         **{library: version(library) for library in LIBRARIES},
-        **{f"source of {name}": digest for name, digest in _sources(path.partition(":")[0], entry_point).items()},
+        **{
+            f"source of {name}": _file_digest(file, entry_point)
+            for name, file in _reachable(path.partition(":")[0], entry_point).items()
+        },
     }
     for i, file in enumerate(model_files):
         parts[f"model file {i + 1} {file.name}"] = _file_digest(file, entry_point)
@@ -82,13 +104,188 @@ def changed_parts(stored_parts: Mapping[str, str], now_parts: Mapping[str, str])
     return sorted(name for name in names if stored_parts.get(name) != now_parts.get(name))
 
 
-def _sources(entry_module: str, entry_point: str) -> dict[str, str]:
-    """Return module -> sha256 of its file, for all modules of its package that the entry module may import.
+@dataclass(frozen=True, slots=True)
+class _File:
+    """The state of a file or folder, so that it is read again after a change."""
 
-    Imports are found anywhere in a file. For built-in strategies only `strategy_core.strategies` counts, so that an
-    upgrade of this product does not change every strategy.
+    path: Path
+    mtime_ns: int
+    size: int
+
+    @classmethod
+    def now(cls, path: Path) -> Self:
+        found = path.stat()
+        return cls(path, found.st_mtime_ns, found.st_size)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnCode:
+    """A version's own *modules* (name -> file, sorted), and the *libraries* that they import, by distribution name."""
+
+    modules: dict[str, Path]
+    libraries: frozenset[str]
+
+
+def own_modules(entry_module: str, entry_point: str) -> dict[str, Path]:
+    """Return module -> file for every module of the version's own code, sorted by name. Nothing is imported.
+
+    Own are all modules of the entry module's top-level package, and of its distribution if it is installed. So are all
+    modules of top-level packages that these files import, and so on. The standard library, this product and
+    distributions in a site-packages folder are not own. Of this product only `strategy_core.strategies` can be own, and
+    only what the entry module imports, so that an upgrade of this product does not change every strategy.
+
+    Raises:
+        InvalidEntryPoint: there is no such module, or its imports cannot be read.
     """
-    digests: dict[str, str] = {}
+    return own_code(entry_module, entry_point).modules
+
+
+def own_code(entry_module: str, entry_point: str) -> OwnCode:
+    """Return the modules of `own_modules`, and the installed distributions that they import."""
+    found = _reachable(entry_module, entry_point)
+    top = entry_module.partition(".")[0]
+    wanted: list[str] = []
+    if top != OURS:
+        wanted, found = _tops_beside(top), {}
+    modules: dict[str, Path] = {}
+    libraries: set[str] = set()
+    settled = set(wanted)
+    providers_of = cache(_providers)
+    try:
+        while found or wanted:
+            found = found or _tree(wanted.pop())
+            modules |= found
+            for module, file in found.items():
+                for name in sorted(_possible_tops(file) - settled):
+                    providers = providers_of(name)
+                    if providers == () or name in _tops(file, module, entry_point):
+                        settled.add(name)
+                        libraries.update(providers or ())
+                        wanted += [name] if providers is None else []
+            found = {}
+    except OSError as error:
+        raise InvalidEntryPoint(entry_point, f"{one_line(error.filename)} cannot be read: {error.strerror}") from None
+    return OwnCode(dict(sorted(modules.items())), frozenset(libraries))
+
+
+def _tops_beside(top: str) -> list[str]:
+    """Return *top*, and the other top-level modules of its distribution if that is installed."""
+    tops = {top}
+    for name in _providers(top) or ():
+        for path in distribution(name).files or ():
+            module = _module_name(path.name)
+            if module is not None and path.parts[0] not in {"..", "__pycache__"}:
+                tops.add(path.parts[0] if len(path.parts) > 1 else module)
+    return sorted(tops)
+
+
+def _providers(top: str) -> tuple[str, ...] | None:
+    """Return the installed distributions of a top-level module, or None if it is own code.
+
+    The standard library, this product and a module that does not exist have none.
+    """
+    located = _locate(top)
+    places = [] if located is None else [*located.folders, *([located.file] if located.file else [])]
+    if not places or _is_standard(top, places[0]) or _is_product(top, places[0]):
+        return ()
+    if not _INSTALLED.intersection(places[0].parts):
+        return None
+    return _distributions_of(top) or None
+
+
+def _is_standard(top: str, place: Path) -> bool:
+    if top not in sys.stdlib_module_names:
+        return False
+    return not place.is_absolute() or place.is_relative_to(Path(os.__file__).parent)  # else another module hides it
+
+
+def _is_product(top: str, place: Path) -> bool:
+    return top in _PRODUCT and place.is_relative_to(_PRODUCT_FOLDER)
+
+
+def _distributions_of(top: str) -> tuple[str, ...]:
+    if top in _PROVIDER:
+        return (_PROVIDER[top],)
+    with suppress(PackageNotFoundError):  # most distributions have the name of their module
+        if f"\n{top}/" in f"\n{distribution(top).read_text('RECORD')}":
+            return (_distribution_name(top),)
+    return _installed(tuple(_File.now(Path(entry)) for entry in sys.path if Path(entry).is_dir())).get(top, ())
+
+
+@lru_cache(maxsize=4)
+def _installed(search_path: tuple[_File, ...]) -> dict[str, tuple[str, ...]]:  # noqa: ARG001  the key of the cache
+    """Return top-level module -> distributions. It takes a quarter of a second."""
+    found = packages_distributions()
+    return {top: tuple(sorted({_distribution_name(name) for name in names})) for top, names in found.items()}
+
+
+def _distribution_name(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _tree(top: str) -> dict[str, Path]:
+    """Return the modules of a top-level package, or the one file of a top-level module."""
+    located = _locate(top)
+    if located is None:
+        return {}
+    found = {top: located.file} if located.file is not None and located.file.is_file() else {}
+    for folder in located.folders:
+        for module, file in _modules_below(folder, top, frozenset()):
+            found.setdefault(module, file)
+    return found
+
+
+def _modules_below(folder: Path, package: str, outer: frozenset[Path]) -> Iterator[tuple[str, Path]]:
+    """Yield (module, file) of everything that could be imported from *folder*, in the order of preference."""
+    inside = outer | {folder.resolve()}
+    entries = sorted(folder.iterdir())
+    for entry in entries:
+        closed = entry.name in {"__pycache__", *_INSTALLED} or "." in entry.name or (entry / "pyvenv.cfg").exists()
+        if not closed and entry.is_dir() and entry.resolve() not in inside:
+            yield from _modules_below(entry, f"{package}.{entry.name}", inside)
+    for suffix in _SUFFIXES:
+        for entry in entries:
+            name = _module_name(entry.name, [suffix])
+            if name is not None and entry.is_file():
+                yield package if name == "__init__" else f"{package}.{name}", entry
+
+
+def _module_name(file_name: str, suffixes: Iterable[str] = _SUFFIXES) -> str | None:
+    stems = (file_name.removesuffix(suffix) for suffix in suffixes if file_name.endswith(suffix))
+    return next((stem for stem in stems if stem and "." not in stem), None)
+
+
+def _possible_tops(file: Path) -> frozenset[str]:
+    """Return the top-level names that the file's text seems to import: all that it does, and words of its texts."""
+    return _searched(_File.now(file)) if file.suffix == ".py" else frozenset()
+
+
+def _tops(file: Path, module: str, entry_point: str) -> frozenset[str]:
+    """Return the top-level names that the file imports, none if it is not valid Python."""
+    try:
+        return frozenset(name.partition(".")[0] for name in _imported(file, module))
+    except (SyntaxError, ValueError):
+        return frozenset()
+    except (RecursionError, MemoryError) as error:  # it nests too deep for this parser, but may still be importable
+        raise _unreadable(module, entry_point, error) from None
+
+
+@lru_cache(maxsize=10_000)
+def _searched(file: _File) -> frozenset[str]:
+    try:
+        text = decode_source(file.path.read_bytes())
+    except (SyntaxError, ValueError):  # of its encoding
+        return frozenset()
+    firsts = [first for base, names in _IMPORT.findall(text) for first in ([base] if base else names.split(","))]
+    return frozenset(normalize("NFKC", name) for first in firsts for name in re.findall(r"\w+", first)[:1])
+
+
+def _reachable(entry_module: str, entry_point: str) -> dict[str, Path]:
+    """Return module -> file for all modules of its package that the entry module may import.
+
+    Imports are found anywhere in a file. Of this product only `strategy_core.strategies` counts.
+    """
+    files: dict[str, Path] = {}
     wanted, seen = [entry_module], {entry_module}
     while wanted:
         module = wanted.pop()
@@ -97,14 +294,16 @@ def _sources(entry_module: str, entry_point: str) -> dict[str, str]:
             raise InvalidEntryPoint(entry_point, f"no module named {module!r}")
         if located is None or located.file is None or not located.file.is_file():
             continue  # a name inside a module, or a namespace package, which has no code
-        content = located.file.read_bytes()
-        digests[module] = sha256(content).hexdigest()
+        files[module] = located.file
         if located.file.suffix == ".py":
-            found = set(_imported(content, module, is_package=bool(located.folders), entry_point=entry_point))
-            fresh = {name for name in found | set(_parents(module)) if _counts(name, entry_module)} - seen
+            try:
+                found = _imported(located.file, module) | set(_parents(module))
+            except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two for deep nesting
+                raise _unreadable(module, entry_point, error) from None
+            fresh = {name for name in found if _counts(name, entry_module)} - seen
             seen |= fresh
             wanted += sorted(fresh)
-    return digests
+    return files
 
 
 def _counts(module: str, entry_module: str) -> bool:
@@ -119,20 +318,27 @@ def _parents(module: str) -> Iterator[str]:
         yield module
 
 
-def _imported(content: bytes, module: str, *, is_package: bool, entry_point: str) -> Iterator[str]:
-    """Yield every name in an import statement that could be a module, including names imported from modules."""
-    try:
-        with _ONE_PARSER:
-            tree = ast.parse(content)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two for deep nesting
-        raise InvalidEntryPoint(entry_point, f"module {module} cannot be read: {error}") from None
+def _imported(file: Path, module: str) -> frozenset[str]:
+    """Return every name in an import statement that could be a module, including names imported from modules."""
+    return _parsed(_File.now(file), module)
+
+
+@lru_cache(maxsize=10_000)
+def _parsed(file: _File, module: str) -> frozenset[str]:
+    with _ONE_PARSER:
+        tree = ast.parse(file.path.read_bytes())
+    names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield from (alias.name, *_parents(alias.name))
+            names.update(name for alias in node.names for name in (alias.name, *_parents(alias.name)))
         elif isinstance(node, ast.ImportFrom):
-            base = _absolute(node, module, is_package=is_package)
-            yield from (base, *_parents(base), *(f"{base}.{alias.name}" for alias in node.names))
+            base = _absolute(node, module, is_package=file.path.stem == "__init__")
+            names.update((base, *_parents(base), *(f"{base}.{alias.name}" for alias in node.names)))
+    return frozenset(names)
+
+
+def _unreadable(module: str, entry_point: str, error: Exception) -> InvalidEntryPoint:
+    return InvalidEntryPoint(entry_point, f"module {module} cannot be read: {error}")
 
 
 def _absolute(node: ast.ImportFrom, module: str, *, is_package: bool) -> str:
