@@ -101,10 +101,10 @@ def _head_of_release_0_2_0(events: Sequence[AuditEvent], versions: Sequence[Stra
     head = BEFORE_THE_FIRST
     for event in events:
         facts = link_of(event).facts
-        after = facts["after"]
+        after = dict(facts["after"])
         if "fingerprint" in after:
-            after = after | {"fingerprint": old[after["fingerprint"]]}
-        head = event_hash(head, facts | {"after": after})
+            after["fingerprint"] = old[after["fingerprint"]]
+        head = event_hash(head, {**facts, "after": after})
     return head
 
 
