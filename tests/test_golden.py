@@ -1,19 +1,25 @@
 """A decision log, an audit chain and a routing table, byte for byte as release 0.2.0 wrote them."""
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from sqlmodel import select
 
 from strategy_core import VersionRegistry
-from strategy_core.domain.audit import Actor
+from strategy_core.domain.audit import BEFORE_THE_FIRST, Actor, event_hash
+from strategy_core.domain.scoring import ScoringRule
+from strategy_core.isolation.fingerprint import Fingerprint, fingerprint
 from strategy_core.isolation.pool import WorkerPool
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.shadow import run_shadow
-from strategy_core.store.engine import reading
-from strategy_core.store.tables import AuditEvent, ShadowDecisionLog
+from strategy_core.store import versions
+from strategy_core.store.audit import link_of
+from strategy_core.store.engine import reading, transaction
+from strategy_core.store.tables import AuditEvent, ShadowDecisionLog, StrategyVersion
 
 MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -51,10 +57,70 @@ def test_a_short_life_of_two_versions_is_recorded_as_before(tmp_path: Path) -> N
 
     with reading(registry.engine) as session:
         log = sorted(_decision(row) for row in session.exec(select(ShadowDecisionLog)))
-        hashes = [event.hash for event in session.exec(select(AuditEvent).order_by(AuditEvent.id))]  # type: ignore[arg-type]
+        events = session.exec(select(AuditEvent).order_by(AuditEvent.id)).all()  # type: ignore[arg-type]
+        versions = session.exec(select(StrategyVersion)).all()
     assert (len(log), _digest(log)) == (274, DECISION_LOG)
-    assert (len(hashes), hashes[-1]) == (6, AUDIT_HEAD)
+    assert (len(events), _head_of_release_0_2_0(events, versions)) == (6, AUDIT_HEAD)
     assert _digest(routing) == ROUTING_TABLE
+
+
+def test_versions_of_release_0_2_0_decide_as_before(tmp_path: Path) -> None:
+    market = SyntheticSource(SYMBOLS, start=MONDAY - timedelta(days=60), days=90)
+    clock = [MONDAY]
+    registry = VersionRegistry(f"sqlite:///{tmp_path}/new.db", source=market, clock=lambda: clock[0])
+    registry.register_version("fib_rsi", "1.0.0", {"fib_lookback_bars": 40}, symbols=SYMBOLS, status="active")
+    clock[0] += HOUR
+    registry.register_version("fib_rsi", "2.0.0", {}, symbols=SYMBOLS)
+    with transaction(registry.engine) as session:
+        registered = [version.model_dump() for version in session.exec(select(StrategyVersion))]
+    old = VersionRegistry(f"sqlite:///{tmp_path}/old.db", source=market, clock=lambda: MONDAY)
+    with transaction(old.engine) as session:
+        versions.create_strategy(session, "fib_rsi", salt="", scoring=ScoringRule().model_dump(mode="json"), now=MONDAY)
+        for columns in registered:
+            build = _build_of_schema_1(StrategyVersion(**columns))
+            parts: dict[str, Any] = {
+                "fingerprint": build.digest,
+                "fingerprint_parts": build.parts,
+                "registration_report": {},
+            }
+            versions.add_version(session, StrategyVersion(**columns | parts))
+    old.activate_canary("fib_rsi", "2.0.0", 12.5)
+
+    with WorkerPool() as pool:
+        run_shadow(old.engine, market, pool, now=MONDAY + 72 * HOUR)
+
+    with reading(old.engine) as session:
+        log = sorted(_decision(row) for row in session.exec(select(ShadowDecisionLog)))
+    assert "schema" not in build.parts
+    assert (len(log), _digest(log)) == (274, DECISION_LOG)
+
+
+def _head_of_release_0_2_0(events: Sequence[AuditEvent], versions: Sequence[StrategyVersion]) -> str:
+    """Return the head of the trail that release 0.2.0 would have written.
+
+    Its fingerprints are those of schema 1, and an event of a registration has nothing else.
+    """
+    old = {version.fingerprint: _build_of_schema_1(version).digest for version in versions}
+    head = BEFORE_THE_FIRST
+    for event in events:
+        facts = link_of(event).facts
+        after = dict(facts["after"])
+        if "fingerprint" in after:
+            after["fingerprint"] = old[after["fingerprint"]]
+            after = {name: value for name, value in after.items() if name not in {"status", "salt", "scoring"}}
+        head = event_hash(head, {**facts, "after": after})
+    return head
+
+
+def _build_of_schema_1(version: StrategyVersion) -> Fingerprint:
+    return fingerprint(
+        version.entry_point,
+        version.config,
+        symbols=version.symbols,
+        timeframe=version.timeframe,
+        warmup_bars=version.warmup_bars,
+        schema="1",
+    )
 
 
 def _decision(row: ShadowDecisionLog) -> str:

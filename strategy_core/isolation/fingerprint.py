@@ -1,6 +1,9 @@
 """Fingerprint of a version's build: a digest of everything that determines its decisions, and its named parts.
 
 The version's code is read but not imported, because this runs outside the sandbox.
+
+Schema 2 covers all of a version's own code, the libraries that it imports, and Python's minor version. Schema 1 covered
+what its entry module may import of its own package, and three libraries. A version keeps its schema for life.
 """
 
 import ast
@@ -25,6 +28,7 @@ from strategy_core.domain.errors import InvalidConfig, InvalidEntryPoint
 from strategy_core.isolation.protocol import one_line
 from strategy_core.strategies.loading import resolve
 
+SCHEMA = "2"
 OURS = "strategy_core"
 BUILT_IN = "strategy_core.strategies"
 LIBRARIES = ("numpy", "pandas", "ta-lib")
@@ -60,6 +64,7 @@ def fingerprint(
     timeframe: str,
     warmup_bars: int,
     model_files: Iterable[Path] = (),
+    schema: str = SCHEMA,
 ) -> Fingerprint:
     """Return the fingerprint of a version as installed on this machine. The same build has the same one everywhere.
 
@@ -70,12 +75,15 @@ def fingerprint(
         timeframe: of its candles.
         warmup_bars: length of its window.
         model_files: identified by content, name and order, but not by folder.
+        schema: "1" for a version that was registered before schema 2 (see `schema_of`).
 
     Raises:
         InvalidEntryPoint: its module or a model file cannot be found or read.
         InvalidConfig: the config is not JSON.
     """
     path = resolve(entry_point)
+    module = path.partition(":")[0]
+    code = OwnCode(_reachable(module, entry_point), frozenset()) if schema == "1" else own_code(module, entry_point)
     parts = {
         "entry_point": path,
         "config": _canonical_json(config, entry_point),
@@ -83,14 +91,19 @@ def fingerprint(
         "timeframe": timeframe,
         "warmup_bars": str(warmup_bars),
         **{library: version(library) for library in LIBRARIES},
-        **{
-            f"source of {name}": _file_digest(file, entry_point)
-            for name, file in _reachable(path.partition(":")[0], entry_point).items()
-        },
+        **{f"source of {name}": _file_digest(file, entry_point) for name, file in code.modules.items()},
     }
+    if schema != "1":
+        parts |= {"schema": SCHEMA, "python": f"{sys.version_info.major}.{sys.version_info.minor}"}
+        parts |= {f"library {name}": version(name) for name in code.libraries.difference(LIBRARIES)}
     for i, file in enumerate(model_files):
-        parts[f"model file {i + 1} {file.name}"] = _file_digest(file, entry_point)
+        parts[f"model file {i + 1} {file.name}"] = _file_digest(file, entry_point, "model file")
     return Fingerprint(digest_of(parts), parts)
+
+
+def schema_of(parts: Mapping[str, str]) -> str:
+    """Return the schema of a registered version's parts."""
+    return parts.get("schema", "1")
 
 
 def digest_of(parts: Mapping[str, str]) -> str:
@@ -387,16 +400,16 @@ def _locate_in(folders: Iterable[Path], name: str) -> _Located | None:
     return _Located(None, tuple(portions)) if portions else None
 
 
-def _file_digest(file: Path, entry_point: str) -> str:
-    name = one_line(file)
+def _file_digest(file: Path, entry_point: str, what: str = "file") -> str:
+    name = f"{what} {one_line(file)}"
     try:
         if file.exists() and not file.is_file():  # reading a device or a pipe may not end
-            raise InvalidEntryPoint(entry_point, f"model file {name} is not a regular file")
+            raise InvalidEntryPoint(entry_point, f"{name} is not a regular file")
         with file.open("rb") as opened:
             return file_digest(opened, "sha256").hexdigest()
     except (OSError, ValueError) as error:  # ValueError: not a possible file name
         why = getattr(error, "strerror", None) or error
-        raise InvalidEntryPoint(entry_point, f"model file {name} cannot be read: {why}") from None
+        raise InvalidEntryPoint(entry_point, f"{name} cannot be read: {why}") from None
 
 
 def _canonical_json(value: Mapping[str, Any], entry_point: str) -> str:

@@ -11,7 +11,7 @@ from typing import Generic, Self, TypeVar
 
 from strategy_core.domain.errors import FingerprintMismatch, InvalidEntryPoint
 from strategy_core.isolation.client import Description, IsolatedStrategy
-from strategy_core.isolation.fingerprint import Fingerprint, changed_parts, fingerprint
+from strategy_core.isolation.fingerprint import SCHEMA, Fingerprint, changed_parts, fingerprint, schema_of
 from strategy_core.store.tables import StrategyVersion
 
 MANY = 16  # waiting items of one key that justify another worker while more items may come
@@ -80,8 +80,10 @@ class WorkQueue(Generic[Key, Item]):
         return most if count > few else None
 
 
-def build_of(entry_point: str, described: Description, symbols: Sequence[str], timeframe: str) -> Fingerprint:
-    """Return the fingerprint of the installed build."""
+def build_of(
+    entry_point: str, described: Description, symbols: Sequence[str], timeframe: str, *, schema: str = SCHEMA
+) -> Fingerprint:
+    """Return the fingerprint of the installed build, by the present *schema* or that of a registered version."""
     return fingerprint(
         entry_point,
         described.config,
@@ -89,6 +91,7 @@ def build_of(entry_point: str, described: Description, symbols: Sequence[str], t
         timeframe=timeframe,
         warmup_bars=described.warmup_bars,
         model_files=described.model_files,
+        schema=schema,
     )
 
 
@@ -208,7 +211,8 @@ class WorkerPool:
 
 
 def _verify(version: StrategyVersion, described: Description) -> None:
-    found = build_of(version.entry_point, described, version.symbols, version.timeframe)
+    schema = schema_of(version.fingerprint_parts)
+    found = build_of(version.entry_point, described, version.symbols, version.timeframe, schema=schema)
     if found.digest != version.fingerprint:
         changed = changed_parts(version.fingerprint_parts, found.parts)
         raise FingerprintMismatch(version.strategy_name, version.version, changed)

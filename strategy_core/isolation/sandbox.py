@@ -45,6 +45,7 @@ WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 COPIED_BYTES = 1 << 20  # larger modules, which are native, are mounted
 TRIAL_S = 60.0
 MESSAGE_BYTES = 4096
+PRODUCT = Path(__file__).parents[1]
 _OLD_ROOT = "/.host"
 
 
@@ -114,7 +115,7 @@ def libraries(search_path: Iterable[str]) -> list[Path]:
         *(Path(prefix) / folder for prefix in (sys.base_prefix, sys.prefix) for folder in ("lib", "lib64")),
         *(Path(entry) for entry in search_path if entry.endswith(".zip")),
         *installed,
-        Path(__file__).parents[1],
+        PRODUCT,
         *map(Path, ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache")),
         *map(Path, ("/usr/share/zoneinfo", "/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")),
         *map(Path, ("/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu")),  # BLAS and others tune by them
@@ -155,7 +156,8 @@ def fork_into_new_namespace(own_namespace: int) -> int:  # pragma: no cover - ru
 def _enter_namespaces(view: View, libraries: Sequence[Path]) -> None:  # pragma: no cover - runs in a worker
     """Give the calling process its own namespaces, and a read-only file system with the view and the libraries."""
     sources = {path: Path(os.path.realpath(path)) for path in (*libraries, *view.files)}
-    hidden = [folder for folder in view.top_folders() if any(folder.is_relative_to(path) for path in libraries)]
+    tops = view.top_folders() - {PRODUCT}
+    hidden = [folder for folder in tops if any(folder.is_relative_to(path) for path in libraries)]
     copies, mounts = _contents(view)
     sources |= mounts
     _checked(_libc().unshare(NEW_MOUNTS | NEW_NETWORK | NEW_IPC | NEW_HOST_NAME | NEW_CGROUP))

@@ -176,8 +176,9 @@ def _as_answer(answer: object, duration_ms: float) -> Answer:
 def _load(start: Mapping[str, Any], parts: Sequence[bytes], guard: Guard) -> LoadedVersion:
     entry_point, config = start["entry_point"], start["config"]
     strategy = as_strategy(pickle.loads(parts[0]), entry_point) if parts else load(entry_point)  # noqa: S301  the parent's
-    params = validated(strategy.Params, {} if strategy.Params is ReadyConfig else config, entry_point)
-    return LoadedVersion(strategy, params, canonical(params), guard)
+    given = {} if strategy.Params is ReadyConfig else config
+    params = validated(strategy.Params, given, entry_point)
+    return LoadedVersion(strategy, params, canonical(params, given, entry_point), guard)
 
 
 def serve(

@@ -19,6 +19,7 @@ from strategy_core.domain.errors import (
     FixedForLife,
     GateRefused,
     IllegalTransition,
+    InvalidConfig,
     InvalidName,
     InvalidTimeframe,
     InvariantRefused,
@@ -97,7 +98,14 @@ def register_version(
         if strategy_name in versions.strategy_names(session):
             _check_fixed(versions.get_strategy(session, strategy_name), scoring, salt)
     with IsolatedStrategy(entry_point, config, deadline_s=deadline_s) as strategy:
+        given = strategy.describe()
+    with IsolatedStrategy(entry_point, given.config, deadline_s=deadline_s) as strategy:  # what runs is what is stored
         described = strategy.describe()
+        if described != given:
+            changed = [name for name in described.config if described.config[name] != given.config.get(name)]
+            raise InvalidConfig(
+                entry_point, [f"{', '.join(changed) or 'its warm-up'}: another value each time the version is loaded"]
+            )
         build = build_of(entry_point, described, symbols, timeframe)
         with reading(engine) as session:
             _check_new(session, strategy_name, version, build.digest)

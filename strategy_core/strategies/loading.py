@@ -4,19 +4,35 @@ In production, only isolated workers load strategies.
 """
 
 import asyncio
+import dataclasses
 import inspect
+import json
 import math
 import re
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import datetime
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points
-from types import ModuleType
-from typing import Any, cast
+from types import FunctionType, ModuleType
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import pandas as pd
-from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import (
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    ConfigDict,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    ValidationError,
+    create_model,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from strategy_core.domain.errors import InvalidConfig, InvalidDecision, InvalidEntryPoint, StrategyFailed
 from strategy_core.domain.strategy import Action, Context, Decision, Strategy
@@ -25,17 +41,22 @@ MAX_WARMUP_BARS = 100_000
 GROUP = "strategy_core.strategies"
 OBJECT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 ACTION_KEYS = ("action", "signal", "decision")
+SIDES = {"long": Action.BUY, "short": Action.SELL}
+SECRETS = (SecretStr, SecretBytes, Secret)
+NO_PLACE = "a version's config is stored and shown; it is no place for a secret"
 
 
 def validated(params_model: type[BaseModel], config: Mapping[str, Any], entry_point: str) -> BaseModel:
     """Return *config* as an instance of *params_model*, with defaults filled in.
 
     Raises:
-        InvalidConfig: an unknown key (even if the model's `extra` allows it), an invalid value, or a number that is not
-            finite. One line per field.
+        InvalidConfig: an unknown key (even if the model's `extra` allows it), an invalid value, a secret, or a number
+            that is not finite. One line per field.
     """
     fields = _keys(params_model)
-    problems = [_unknown(key, fields) for key in config if key not in fields]
+    free = issubclass(params_model, FreeConfig)
+    problems = [f"{name}: {NO_PLACE}" for name in _secret_fields(params_model, set())]
+    problems += [_unknown(key, fields) for key in config if key not in fields and not free]
     problems += [f"{name}: {value} is not a finite number" for name, value in _not_finite(config)]
     if problems:
         raise InvalidConfig(entry_point, problems)
@@ -45,9 +66,120 @@ def validated(params_model: type[BaseModel], config: Mapping[str, Any], entry_po
         raise InvalidConfig(entry_point, [_problem(dict(error)) for error in refused.errors()]) from None
 
 
-def canonical(params: BaseModel) -> dict[str, Any]:
-    """Return the config as stored and fingerprinted: JSON values, with all defaults filled in."""
-    return params.model_dump(mode="json")
+def canonical(params: BaseModel, given: Mapping[str, Any], entry_point: str) -> dict[str, Any]:
+    """Return the config as stored and fingerprinted: JSON that validates to the same *params* at each load.
+
+    In most cases it is the dump of *params*, with all defaults. The dump of a model with an alias, a computed or
+    excluded field, or a validator that converts its value does not validate to the same params. Then it is *given*,
+    with each default that can be given.
+
+    Raises:
+        InvalidConfig: it holds a secret, or no config validates to the same params. One line per field.
+    """
+    if secrets := list(_secret_values(params, "")):
+        raise InvalidConfig(entry_point, [f"{name}: {NO_PLACE}" for name in secrets])
+    with suppress(ValueError):  # of a value that is not JSON
+        dump = params.model_dump(mode="json")
+        if not _lost(params, dump, entry_point):
+            return dump
+    stored = dict(given)
+    lost = _lost(params, stored, entry_point)
+    for key, value in _defaults(params, stored):
+        filled = {**stored, key: value}
+        then = _lost(params, filled, entry_point)
+        if len(then) <= len(lost):
+            stored, lost = filled, then
+    if lost:
+        raise InvalidConfig(entry_point, lost)
+    return stored
+
+
+def _lost(params: BaseModel, config: Mapping[str, Any], entry_point: str) -> list[str]:
+    """Return a line for each field of *params* that *config* does not restore."""
+    try:
+        json.dumps(config, allow_nan=False)
+        again = validated(type(params), config, entry_point)
+    except InvalidConfig as refused:
+        return list(refused.problems)
+    except Exception as error:  # noqa: BLE001  a validator's own
+        return [f"it cannot be validated twice: {type(error).__name__}: {error}"]
+    return [
+        f"{name}: {first!r:.60} when validated once, {then!r:.60} when validated again"
+        for name, first, then in _differences(params, again, "")
+    ]
+
+
+def _differences(first: object, then: object, name: str) -> Iterator[tuple[str, object, object]]:
+    inner = f"{name}." if name else ""
+    if type(first) is not type(then):
+        yield name, first, then
+    elif isinstance(first, BaseModel):
+        yield from _differences(_values(first), _values(cast(BaseModel, then)), name)
+    elif isinstance(first, dict) and first.keys() == cast(dict[Any, Any], then).keys():
+        for key, value in first.items():
+            yield from _differences(value, cast(dict[Any, Any], then)[key], f"{inner}{key}")
+    elif isinstance(first, list | tuple) and len(first) == len(cast(list[Any], then)):
+        for i, value in enumerate(first):
+            yield from _differences(value, cast(list[Any], then)[i], f"{inner}{i}")
+    elif not _equal(first, then):
+        yield name, first, then
+
+
+def _values(params: BaseModel) -> dict[str, Any]:
+    fields = {name: getattr(params, name) for name in type(params).model_fields}
+    return fields | (params.model_extra or {}) | (params.__pydantic_private__ or {})
+
+
+def _equal(first: object, then: object) -> bool:
+    try:
+        return bool(first == then) or (first != first and then != then)  # noqa: PLR0124  NaN equals NaN here
+    except Exception:  # noqa: BLE001  a value's own, such as of an array
+        return False
+
+
+def _defaults(params: BaseModel, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield (key, JSON value) of each field that *given* leaves out and that can be given in JSON."""
+    for name, field in type(params).model_fields.items():
+        keys = _keys_of(name, field, by_name=_by_name(type(params)))
+        if given.keys().isdisjoint(keys) and not isinstance(field.validation_alias, AliasPath):
+            with suppress(ValueError):
+                yield keys[0], to_jsonable_python(getattr(params, name))
+
+
+def _secret_fields(model: type[BaseModel], seen: set[object]) -> Iterator[str]:
+    """Yield the names of fields whose type is or contains a secret of pydantic."""
+    for name, field in model.model_fields.items():
+        yield from [name] if _may_hold_secret(field.annotation, seen) else []
+
+
+def _may_hold_secret(annotation: object, seen: set[object]) -> bool:
+    kind = get_origin(annotation) or annotation
+    if isinstance(kind, type) and issubclass(kind, SECRETS):
+        return True
+    inner: Iterable[object] = get_args(annotation)
+    if isinstance(kind, type) and kind not in seen:
+        seen.add(kind)
+        if issubclass(kind, BaseModel):
+            return next(_secret_fields(kind, seen), None) is not None
+        if dataclasses.is_dataclass(kind) or hasattr(kind, "__total__") or hasattr(kind, "_fields"):
+            with suppress(NameError, TypeError):
+                inner = get_type_hints(kind).values()
+    return any(_may_hold_secret(each, seen) for each in inner)
+
+
+def _secret_values(value: object, name: str) -> Iterator[str]:
+    """Yield the names of secrets that a field of a wider type holds, such as `Any`."""
+    inner = f"{name}." if name else ""
+    if isinstance(value, SECRETS):
+        yield name
+    elif isinstance(value, BaseModel):
+        yield from _secret_values(_values(value), name)
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _secret_values(each, f"{inner}{key}")
+    elif isinstance(value, list | tuple | set | frozenset):
+        for i, each in enumerate(value):
+            yield from _secret_values(each, f"{inner}{i}")
 
 
 def warmup_of(owner: Any, params: BaseModel) -> int:
@@ -65,16 +197,20 @@ def warmup_of(owner: Any, params: BaseModel) -> int:
 
 def _keys(params_model: type[BaseModel]) -> list[str]:
     """Return the keys that the model reads. A field with an alias is read by its alias only."""
+    by_name = _by_name(params_model)
+    return [key for name, field in params_model.model_fields.items() for key in _keys_of(name, field, by_name=by_name)]
+
+
+def _by_name(params_model: type[BaseModel]) -> bool:
     settings = params_model.model_config
-    by_name = settings.get("populate_by_name") or settings.get("validate_by_name")
-    keys: list[str] = []
-    for name, field in params_model.model_fields.items():
-        alias = field.validation_alias
-        aliases = alias.choices if isinstance(alias, AliasChoices) else [alias]
-        firsts = [one.path[0] if isinstance(one, AliasPath) else one for one in aliases]
-        keys += [str(first) for first in firsts if first is not None]
-        keys += [name] if by_name or alias is None else []
-    return keys
+    return bool(settings.get("populate_by_name") or settings.get("validate_by_name"))
+
+
+def _keys_of(name: str, field: FieldInfo, *, by_name: bool) -> list[str]:
+    alias = field.validation_alias
+    aliases = alias.choices if isinstance(alias, AliasChoices) else [alias]
+    firsts = [one.path[0] if isinstance(one, AliasPath) else one for one in aliases]
+    return [str(first) for first in firsts if first is not None] + ([name] if by_name or alias is None else [])
 
 
 def _unknown(key: str, fields: list[str]) -> str:
@@ -106,24 +242,34 @@ class ReadyConfig(BaseModel):
     """The empty config of an engine instance, which has its configuration already."""
 
 
+class FreeConfig(BaseModel):
+    """The config of a function with `**config`, which takes any key."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, arbitrary_types_allowed=True, protected_namespaces=())
+
+
 class Adapted:
-    """Adapt an engine with `generate_signal` to the strategy interface.
+    """Adapt an engine with `generate_signal` to the strategy interface, or a function that returns an engine.
 
     The engine is created once per config, with the config as keyword arguments, and lives as long as its worker. If it
-    keeps state between candles, the determinism and window tests of the registration gate apply to it too.
+    keeps state between candles, the determinism and memory tests of the registration gate apply to it too. A function
+    may also return an object with `decide(candles, params, context)`.
     `generate_signal`, async or not, gets the candles, the symbol, and the OPEN time of the last candle as timestamp.
     `warmup_bars` comes from the engine, or from its config.
 
-    Accepted answers are a Decision, "buy", "sell" or "hold" in any case, null for hold, and a dict. The dict has one of
-    action, signal or decision, and optionally confidence, features and reason. Other keys become features. A signal
-    without a confidence has confidence 1.0. Any other answer raises InvalidDecision.
+    Accepted answers are a Decision, "buy", "sell", "hold", "long" or "short" in any case, null for hold, and a dict.
+    The dict has one of action, signal or decision, else side, and optionally confidence, features and reason. Other
+    keys become features, times as text. A signal without a confidence has confidence 1.0. Any other answer raises
+    InvalidDecision.
     """
 
     def __init__(self, engine: Any, entry_point: str) -> None:
         self._source = engine
+        self._entry_point = entry_point
         self._made: tuple[BaseModel, Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.Params = _params_of(engine, entry_point) if isinstance(engine, type) else ReadyConfig
+        self._maker = engine if isinstance(engine, type | FunctionType) else None
+        self.Params = ReadyConfig if self._maker is None else _params_of(self._maker, entry_point)
 
     def warmup_bars(self, params: BaseModel) -> int:
         engine = self._engine(params)
@@ -132,17 +278,26 @@ class Adapted:
         )
 
     def decide(self, candles: pd.DataFrame, params: BaseModel, context: Context) -> Decision:
-        answer = self._engine(params).generate_signal(candles, context.symbol, candles.index[-1])
+        engine = self._engine(params)
+        if hasattr(engine, "decide"):
+            return cast(Strategy, engine).decide(candles, params, context)
+        answer = engine.generate_signal(candles, context.symbol, candles.index[-1])
         if inspect.isawaitable(answer):
             answer = self._running().run_until_complete(answer)
         return as_decision(answer)
 
     def _engine(self, params: BaseModel) -> Any:
-        if not isinstance(self._source, type):
+        if self._maker is None:
             return self._source
         if self._made is None or self._made[0] != params:
             arguments = {name: getattr(params, name) for name in type(params).model_fields}
-            self._made = params, self._source(**arguments)
+            engine = self._maker(**arguments, **(params.model_extra or {}))
+            if not any(callable(getattr(engine, name, None)) for name in ("decide", "generate_signal")):
+                what = type(engine).__name__
+                raise InvalidEntryPoint(
+                    self._entry_point, f"it returned {what}, which has neither decide nor generate_signal"
+                )
+            self._made = params, engine
         return self._made[1]
 
     def _running(self) -> asyncio.AbstractEventLoop:
@@ -164,7 +319,7 @@ def as_decision(answer: object) -> Decision:
     if not isinstance(answer, Mapping):
         raise InvalidDecision(f"returned {type(answer).__name__}, not a Decision, dict, str or None")
     rest = dict(answer)
-    given = [key for key in ACTION_KEYS if key in rest]
+    given = [key for key in ACTION_KEYS if key in rest] or [key for key in ["side"] if key in rest]
     if len(given) != 1:
         raise InvalidDecision(f"returned a dict with {' and '.join(given) or 'none'} of {', '.join(ACTION_KEYS)}")
     action = _action(rest.pop(given[0]))
@@ -174,19 +329,24 @@ def as_decision(answer: object) -> Decision:
         raise InvalidDecision(f"features is {type(features).__name__}, not a dict")
     if confidence is None:
         confidence = 0.0 if action is Action.HOLD else 1.0
-    return Decision(action, confidence, {**(features or {}), **rest}, str(reason or ""))
+    times = {key: value.isoformat() for key, value in rest.items() if isinstance(value, datetime)}
+    return Decision(action, confidence, {**(features or {}), **rest, **times}, str(reason or ""))
 
 
 def _action(answer: object) -> Action:
     if answer is None:
         return Action.HOLD
-    if not isinstance(answer, str) or answer.strip().lower() not in set(Action):
-        raise InvalidDecision(f"action {answer!r:.60} is not one of {', '.join(Action)}")
-    return Action(answer.strip().lower())
+    word = answer.strip().lower() if isinstance(answer, str) else None
+    if word not in {*Action, *SIDES}:
+        raise InvalidDecision(f"action {answer!r:.60} is not one of {', '.join([*Action, *SIDES])}")
+    return SIDES.get(str(word)) or Action(str(word))
 
 
-def _params_of(engine: type, entry_point: str) -> type[BaseModel]:
-    """Return the engine's `Params`, or a model of its constructor arguments that forbids all others."""
+def _params_of(engine: Callable[..., Any], entry_point: str) -> type[BaseModel]:
+    """Return the engine's `Params`, or a model of its arguments, which forbids all others unless it has `**config`.
+
+    The constructor of a class may pass its `**kwargs` on, so those are not config.
+    """
     own = getattr(engine, "Params", None)
     if isinstance(own, type) and issubclass(own, BaseModel):
         return own
@@ -199,19 +359,21 @@ def _params_of(engine: type, entry_point: str) -> type[BaseModel]:
         unread = argument.annotation is argument.empty or isinstance(argument.annotation, str)
         annotation = Any if unread else argument.annotation
         fields[name] = (annotation, ... if argument.default is argument.empty else argument.default)
+    if isinstance(engine, FunctionType) and engine.__code__.co_flags & inspect.CO_VARKEYWORDS:
+        return create_model(f"{engine.__name__}Params", __base__=FreeConfig, **fields)
     settings = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, protected_namespaces=())
     return create_model(f"{engine.__name__}Params", __config__=settings, **fields)
 
 
-def _arguments(engine: type, entry_point: str) -> Mapping[str, inspect.Parameter]:
-    if engine.__init__ is object.__init__:  # type: ignore[misc]
+def _arguments(engine: Callable[..., Any], entry_point: str) -> Mapping[str, inspect.Parameter]:
+    if isinstance(engine, type) and engine.__init__ is object.__init__:  # type: ignore[misc]
         return {}
     try:
         return inspect.signature(engine, eval_str=True).parameters
     except NameError:
         return inspect.signature(engine).parameters  # annotations that only type checkers can resolve
     except (TypeError, ValueError):
-        raise InvalidEntryPoint(entry_point, "its constructor's arguments cannot be read; give it a Params") from None
+        raise InvalidEntryPoint(entry_point, "its arguments cannot be read; give it a Params") from None
 
 
 def known() -> list[str]:
@@ -236,10 +398,10 @@ def resolve(entry_point: str) -> str:
 
 
 def load(entry_point: str) -> Strategy:
-    """Import and create the strategy. Engines with `generate_signal` are adapted.
+    """Import and create the strategy. Engines with `generate_signal`, and functions that return one, are adapted.
 
     Raises:
-        InvalidEntryPoint: the module or class does not exist, or is not a strategy.
+        InvalidEntryPoint: the module, class or function does not exist, or is not a strategy.
         Exception: any exception of the strategy's code, unchanged.
     """
     module_name, _, class_name = resolve(entry_point).partition(":")
@@ -250,8 +412,10 @@ def load(entry_point: str) -> Strategy:
     found = getattr(module, class_name, None)
     if found is None:
         raise InvalidEntryPoint(entry_point, _no_such_class(module, class_name))
+    if isinstance(found, FunctionType):
+        return Adapted(found, entry_point)
     if not isinstance(found, type):
-        raise InvalidEntryPoint(entry_point, f"{class_name} is not a class")
+        raise InvalidEntryPoint(entry_point, f"{class_name} is neither a class nor a function")
     return as_strategy(found, entry_point)
 
 
@@ -271,9 +435,10 @@ def as_strategy(found: Any, entry_point: str) -> Strategy:
         return cast(Strategy, strategy)
     if callable(getattr(found, "generate_signal", None)):
         return Adapted(found, entry_point)
-    raise InvalidEntryPoint(
-        entry_point, "it has neither decide(candles, params, context) nor generate_signal(df, symbol, timestamp)"
-    )
+    what = "it has neither decide(candles, params, context) nor generate_signal(df, symbol, timestamp)"
+    if hasattr(found, "populate_indicators"):
+        what += "; strategies of freqtrade do not run as they are: call their methods from a decide"
+    raise InvalidEntryPoint(entry_point, what)
 
 
 def _no_such_class(module: ModuleType, class_name: str) -> str:

@@ -11,7 +11,7 @@ from time import sleep
 import pytest
 
 from strategy_core.domain.errors import InvalidConfig, InvalidEntryPoint
-from strategy_core.isolation.fingerprint import Fingerprint, changed_parts, digest_of, fingerprint
+from strategy_core.isolation.fingerprint import Fingerprint, changed_parts, digest_of, fingerprint, schema_of
 
 
 @pytest.fixture
@@ -41,11 +41,30 @@ def of(entry_point: str = "alpha_owner.strategy:Alpha", **changed: object) -> Fi
     return fingerprint(entry_point, config, **facts)  # type: ignore[arg-type]
 
 
-def test_it_covers_what_the_strategy_may_import_of_its_own_package_without_running_it(package: Path) -> None:
-    sources = {name.removeprefix("source of ") for name in of().parts if name.startswith("source of ")}
+def sources(build: Fingerprint) -> set[str]:
+    return {name.removeprefix("source of alpha_owner.") for name in build.parts if name.startswith("source of ")}
+
+
+def test_it_covers_every_module_and_library_without_running_them(package: Path) -> None:
+    (package / "levels.py").write_text("import scipy.stats, yaml\n")
+
+    build = of()
+
+    modules = {"constants", "levels", "signals", "signals.deep.inner", "signals.rsi", "strategy", "unused"}
+    assert sources(build) == {"source of alpha_owner", *modules}
+    assert {name for name in build.parts if name.startswith("library ")} == {"library scipy", "library pyyaml"}
+    assert {"numpy", "pandas", "ta-lib"} <= build.parts.keys()
+    assert (build.parts["schema"], build.parts["python"]) == ("2", f"3.{sys.version_info.minor}")
+
+
+def test_schema_1_covers_what_the_strategy_may_import_of_its_own_package(package: Path) -> None:
+    build = of(schema="1")
 
     inner = {"constants", "levels", "signals", "signals.deep.inner", "signals.rsi", "strategy"}
-    assert sources == {"alpha_owner", *(f"alpha_owner.{name}" for name in inner)}
+    assert sources(build) == {"source of alpha_owner", *inner}
+    rest = {"entry_point", "config", "symbols", "timeframe", "warmup_bars", "numpy", "pandas", "ta-lib"}
+    assert {name for name in build.parts if not name.startswith("source of ")} == rest
+    assert (schema_of(build.parts), schema_of(of().parts)) == ("1", "2")
 
 
 def test_a_change_of_any_part_changes_it_and_is_named(package: Path, tmp_path: Path) -> None:
@@ -66,7 +85,8 @@ def test_a_change_of_any_part_changes_it_and_is_named(package: Path, tmp_path: P
 
 def test_what_does_not_change_an_answer_does_not_change_it(package: Path) -> None:
     before = of()
-    (package / "unused.py").write_text("another = 1\n")
+    (package / "notes.txt").write_text("another")
+    (package.parent / "beside.py").write_text("another = 1\n")
 
     assert of(config={"x": 0.5, "n": 14}, symbols=["EURUSD", "GOLD"]) == before
 

@@ -40,7 +40,25 @@ class Neither:
     pass
 
 
-def a_function() -> None: ...
+class Freqtrade:
+    def populate_indicators(self, dataframe: pd.DataFrame, metadata: dict[str, Any]) -> pd.DataFrame:
+        return dataframe
+
+
+NOT_CALLABLE = 7
+
+
+def make_native() -> Native:
+    return Native()
+
+
+def make_nothing() -> None: ...
+
+
+def make_engine(answer: str = "buy", **config: Any) -> "Engine":
+    engine = Engine(answer)
+    engine.warmup_bars = config.get("bars", 4)
+    return engine
 
 
 class Engine:

@@ -1,11 +1,28 @@
 """Loading: an entry point becomes a strategy, or an error that names what is allowed."""
 
-from datetime import UTC, datetime
-from typing import Any
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar
+from uuid import UUID, uuid4
 
 import pandas as pd
 import pytest
-from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field
+from pydantic import (
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    computed_field,
+    field_validator,
+)
 
 from strategy_core.domain.errors import InvalidConfig, InvalidDecision, InvalidEntryPoint, StrategyFailed
 from strategy_core.domain.strategy import Action, Context, Decision, Strategy
@@ -41,7 +58,8 @@ def test_a_known_name_and_an_object_path_are_loaded() -> None:
         ("no_such_package.module:Alpha", "no module named 'no_such_package'"),
         (f"{OWNERS}:Nativ", "did you mean Native?"),
         (f"{OWNERS}:zzz", "its classes: .*Native"),
-        (f"{OWNERS}:a_function", "a_function is not a class"),
+        (f"{OWNERS}:NOT_CALLABLE", "NOT_CALLABLE is neither a class nor a function"),
+        (f"{OWNERS}:Freqtrade", "it has neither decide.*; strategies of freqtrade do not run as they are"),
         (f"{OWNERS}:NoParams", "it has no Params"),
         (f"{OWNERS}:NoWarmup", "it has no warmup_bars"),
         (f"{OWNERS}:Neither", "it has neither decide.* nor generate_signal"),
@@ -80,7 +98,185 @@ def test_a_rule_over_several_fields_is_told_without_one() -> None:
 
 
 def test_a_valid_config_is_stored_with_every_default() -> None:
-    assert canonical(validated(OwnParams, {"n": 3}, "owner")) == {"period": 3, "bands": [1.0]}
+    assert canonical(validated(OwnParams, {"n": 3}, "owner"), {"n": 3}, "owner") == {"n": 3, "bands": [1.0]}
+
+
+class Side(StrEnum):
+    LONG = "long"
+
+
+class Stop(BaseModel):
+    percent: float = 2.0
+
+
+class Plain(BaseModel):
+    size: Decimal = Decimal("0.10")
+    side: Side = Side.LONG
+    word: str | Side = Side.LONG
+    limit: int | None = None
+    until: datetime = CONTEXT.now
+    stop: Stop = Stop()
+    marks: set[int] = {1}
+    pair: tuple[int, float] = (1, 2.0)
+
+
+class AsFraction(BaseModel):
+    """Its validator changes each value that it is given, and no default."""
+
+    stop: float = 2.0
+    take: float = 4.0
+
+    @field_validator("stop")
+    @classmethod
+    def as_fraction(cls, value: float) -> float:
+        return value / 100
+
+
+class ByAlias(BaseModel):
+    period: int = Field(default=14, alias="rsiPeriod")
+    level: float = Field(default=0.5, validation_alias="fib")
+    first: int = Field(default=7, validation_alias=AliasPath("windows", 0))
+
+
+class Derived(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    low: float = 30.0
+
+    @computed_field
+    def high(self) -> float:
+        return 100.0 - self.low
+
+
+class Hidden(BaseModel):
+    n: int = 14
+    note: str = Field(default="", exclude=True)
+
+
+class Unordered(BaseModel):
+    """Its default is another one each time."""
+
+    seed: UUID = Field(default_factory=uuid4)
+    stop: AsFraction = AsFraction()
+
+
+class Drifting(BaseModel):
+    seen: ClassVar[list[int]] = []
+    n: int = 1
+
+    @field_validator("n")
+    @classmethod
+    def later(cls, value: int) -> int:
+        cls.seen.append(value)
+        return value + len(cls.seen)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "stored"),
+    [
+        (AsFraction, {"stop": 3}, {"stop": 3, "take": 4.0}),
+        (AsFraction, {}, {"take": 4.0}),
+        (ByAlias, {"rsiPeriod": 21}, {"rsiPeriod": 21, "fib": 0.5}),
+        (ByAlias, {"windows": [5], "fib": 1}, {"windows": [5], "fib": 1, "rsiPeriod": 14}),
+        (Derived, {}, {"low": 30.0}),
+        (Hidden, {"note": "x"}, {"n": 14, "note": "x"}),
+        (Plain, {"size": "0.2", "stop": {"percent": 1}}, {
+            "size": "0.2", "stop": {"percent": 1}, "side": "long", "limit": None, "marks": [1], "pair": [1, 2.0],
+            "until": "2026-01-05T02:00:00Z",
+        }),
+    ],
+)  # fmt: skip
+def test_a_stored_config_validates_to_the_same_params_for_ever(
+    model: type[BaseModel], given: dict[str, Any], stored: dict[str, Any]
+) -> None:
+    params = validated(model, given, "owner")
+
+    config = canonical(params, given, "owner")
+
+    again = validated(model, json.loads(json.dumps(config)), "owner")
+    assert config == stored
+    assert again == params
+    assert [type(value) for value in vars(again).values()] == [type(value) for value in vars(params).values()]
+    assert canonical(again, config, "owner") == config
+
+
+def test_the_usual_config_is_the_dump_of_its_params() -> None:
+    """As in all releases: it is part of the fingerprints of registered versions."""
+    given = {"rsi_period": 10}
+    params = validated(FibRsi.Params, given, "fib_rsi")
+
+    assert canonical(params, given, "fib_rsi") == params.model_dump(mode="json")
+
+
+def test_a_default_that_is_another_one_each_time_is_stored_as_it_was() -> None:
+    params = validated(Unordered, {}, "owner")
+
+    config = canonical(params, {}, "owner")
+
+    assert config == {"seed": str(params.seed)}  # type: ignore[attr-defined]
+    assert validated(Unordered, config, "owner") == params
+
+
+def test_a_config_that_cannot_be_stored_is_refused_with_its_field() -> None:
+    params = validated(Drifting, {"n": 1}, "owner")
+
+    with pytest.raises(InvalidConfig) as refused:
+        canonical(params, {"n": 1}, "owner")
+
+    (problem,) = refused.value.problems
+    assert re.fullmatch(r"n: 2 when validated once, \d+ when validated again", problem)
+
+
+class Keys(BaseModel):
+    key: SecretStr = SecretStr("hunter2")
+    n: int = 1
+
+
+@dataclass
+class Account:
+    token: SecretBytes
+
+
+class ManyKeys(BaseModel):
+    inner: Keys | None = None
+    several: list[Annotated[dict[str, SecretBytes], "of several"]] = []
+    day: Secret[date] | None = None
+    account: Account | None = None
+    n: int = 1
+
+
+class AnyKey(BaseModel):
+    inner: Any = {"key": [SecretStr("hunter2")]}
+
+
+@pytest.mark.parametrize(
+    ("model", "fields"),
+    [(Keys, ["key"]), (ManyKeys, ["inner", "several", "day", "account"]), (AnyKey, ["inner.key.0"])],
+)
+def test_a_secret_in_a_config_is_refused(model: type[BaseModel], fields: list[str]) -> None:
+    with pytest.raises(InvalidConfig) as refused:
+        canonical(validated(model, {}, "owner"), {}, "owner")
+
+    why = "a version's config is stored and shown; it is no place for a secret"
+    assert refused.value.problems == [f"{field}: {why}" for field in fields]
+
+
+def test_a_function_makes_the_engine_from_the_config() -> None:
+    strategy = load(f"{OWNERS}:make_engine")
+    config = {"answer": "sell", "bars": 9}
+    params = validated(strategy.Params, config, "owner")
+
+    assert canonical(params, config, "owner") == config
+    assert warmup_of(strategy, params) == 9
+    assert decided(strategy, config).action is Action.SELL
+
+
+def test_a_function_may_make_a_strategy_and_must_make_something() -> None:
+    assert decided(load(f"{OWNERS}:make_native"), {}).action is Action.HOLD
+    with pytest.raises(InvalidEntryPoint, match="it returned NoneType, which has neither decide nor generate_signal"):
+        decided(load(f"{OWNERS}:make_nothing"), {})
+    with pytest.raises(InvalidConfig, match="bars: no such key"):
+        decided(load(f"{OWNERS}:make_native"), {"bars": 9})
 
 
 @pytest.mark.parametrize("bars", [0, -1, 1.5, True, "9", 100_001, None])
@@ -95,7 +291,10 @@ def test_a_warm_up_that_is_no_number_of_candles_is_refused(bars: object) -> None
 def test_an_engines_arguments_are_its_config() -> None:
     params_model = load(f"{OWNERS}:Engine").Params
 
-    assert canonical(validated(params_model, {"strict": False}, "owner")) == {"answer": None, "strict": False}
+    assert canonical(validated(params_model, {"strict": False}, "owner"), {"strict": False}, "owner") == {
+        "answer": None,
+        "strict": False,
+    }
     with pytest.raises(InvalidConfig, match=r"anser: no such key; did you mean answer?"):
         validated(params_model, {"anser": 1}, "owner")
     with pytest.raises(InvalidConfig, match="strict: Input should be a valid boolean"):
@@ -112,7 +311,9 @@ def test_aliases_of_every_kind_are_keys() -> None:
         level: float = Field(default=0.5, alias="fib")
         model_config = ConfigDict(populate_by_name=True)
 
-    assert canonical(validated(Aliased, {"windows": [7], "level": 0.6}, "owner")) == {"period": 7, "level": 0.6}
+    given = {"windows": [7], "level": 0.6}
+
+    assert canonical(validated(Aliased, given, "owner"), given, "owner") == {"period": 7, "level": 0.6}
     with pytest.raises(InvalidConfig, match="allowed: n, windows, period, fib, level"):
         validated(Aliased, {"zzz": 1}, "owner")
 
@@ -158,6 +359,9 @@ SELL = Decision(Action.SELL, 0.3)
         (" hold ", Decision(Action.HOLD, 0.0)),
         ({"action": "sell", "confidence": 0.3}, SELL),
         ({"signal": None}, Decision(Action.HOLD)),
+        ({"side": "SHORT", "confidence": 0.3}, SELL),
+        ({"signal": "buy", "side": "left", "at": CONTEXT.now},
+         Decision(Action.BUY, 1.0, {"side": "left", "at": "2026-01-05T02:00:00+00:00"})),
         ({"decision": Action.BUY, "features": {"a": 1}, "b": 2, "reason": "so"},
          Decision(Action.BUY, 1.0, {"a": 1, "b": 2}, "so")),
     ],
@@ -169,7 +373,8 @@ def test_an_engines_answers_become_decisions(answer: object, decision: Decision)
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        ("long", "action 'long' is not one of buy, sell, hold"),
+        ("exit", "action 'exit' is not one of buy, sell, hold, long, short"),
+        ({"action": "buy", "signal": "buy", "side": "buy"}, "returned a dict with action and signal of"),
         (1, "returned int, not a Decision, dict, str or None"),
         ({}, "returned a dict with none of action, signal, decision"),
         ({"action": "buy", "signal": "sell"}, "returned a dict with action and signal of"),
