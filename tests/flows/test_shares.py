@@ -30,7 +30,7 @@ from tests.flows.conftest import Clock
 if TYPE_CHECKING:
     from distributed import LocalCluster
 
-pytestmark = pytest.mark.xdist_group("dask")  # imports of seconds, which wait until a test needs them
+pytestmark = pytest.mark.xdist_group("prefect")  # imports of seconds, which wait until a test needs them
 SYMBOLS = ["GOLD", "SILVER", "BRENT", "COPPER", "ZINC"]
 HOURS = 30
 
