@@ -12,6 +12,8 @@ from statistics import median
 from typing import Any
 
 import pytest
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
 from pytest_benchmark.fixture import BenchmarkFixture
 from sqlalchemy import Engine, text
 
@@ -46,13 +48,8 @@ def test_a_scrape_is_flat_in_the_length_of_the_log(before_counts: Engine, capsys
     """The log is filled by hand, and counted as the migration counts what it finds."""
     engine = before_counts
     names = Names(engine)
-    with engine.begin() as connection:
-        run = lambda statement: connection.execute(text(statement))  # noqa: E731
-        _fill_installation(run, names)
-        _fill_log(run, names, 0, LENGTHS[0])
-    began = time.perf_counter()
-    upgrade(engine)
-    told = [f"{engine.dialect.name}: the migration counts {LENGTHS[0]:,} rows in {time.perf_counter() - began:.1f} s"]
+    counting_s = _install(engine, names, LENGTHS[0])
+    told = [f"{engine.dialect.name}: the migration counts {LENGTHS[0]:,} rows in {counting_s:.1f} s"]
     medians = []
     for length in LENGTHS:
         if length > LENGTHS[0]:
@@ -69,7 +66,7 @@ def test_a_scrape_is_flat_in_the_length_of_the_log(before_counts: Engine, capsys
         told.append(
             f"  {length:>10,} decisions: p50 {median(times) * 1e3:.0f} ms, max {max(times) * 1e3:.0f} ms, "
             f"of which {median(worked) * 1e3:.0f} ms its own work, {page.count(chr(10)):,} lines, "
-            f"{len(page) / 1e6:.1f} MB"
+            f"{len(page) / 1e6:.1f} MB, parsed in {_parsed(page)[0] * 1e3:.0f} ms"
         )
         assert _total(page) == length
     with capsys.disabled():
@@ -77,6 +74,27 @@ def test_a_scrape_is_flat_in_the_length_of_the_log(before_counts: Engine, capsys
     assert page.count("\nshadow_decisions_total{") == STRATEGIES * VERSIONS * SYMBOLS * 4
     assert page.count("\ngate_verdict{") == STRATEGIES * len(GATES)
     assert medians[-1] < 3 * medians[0]  # a scan of a hundred times the rows would take a hundred times as long
+
+
+@pytest.mark.full
+def test_a_scrape_of_thirty_thousand_lines_is_read_whole_by_the_librarys_own_parser(
+    before_counts: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _install(before_counts, Names(before_counts), 100_000)
+
+    times, page = _scraped(before_counts, scrapes=3)
+    parsing_s, families = _parsed(page)
+
+    lines = page.splitlines()
+    with capsys.disabled():
+        print(  # noqa: T201
+            f"\n{before_counts.dialect.name}: {len(lines):,} lines, {len(page.encode()):,} bytes, "
+            f"written in {median(seconds for seconds, _ in times) * 1e3:.0f} ms, parsed in {parsing_s * 1e3:.0f} ms"
+        )
+    assert len(lines) > 29_000
+    assert sum(len(family.samples) for family in families) == sum(not line.startswith("#") for line in lines)
+    decided = next(family for family in families if family.name == "shadow_decisions")
+    assert sum(sample.value for sample in decided.samples) == 100_000
 
 
 @pytest.mark.parametrize("shape", ["live", "catch-up"])
@@ -122,11 +140,29 @@ def _row(version: int, symbol: int, at: Any) -> dict[str, Any]:
     return row | name
 
 
-def _scraped(engine: Engine) -> tuple[list[tuple[float, float]], str]:
+def _install(engine: Engine, names: Names, length: int) -> float:
+    """Put an installation with *length* decisions there, and return the seconds in which the migration counts them."""
+    with engine.begin() as connection:
+        run = lambda statement: connection.execute(text(statement))  # noqa: E731
+        _fill_installation(run, names)
+        _fill_log(run, names, 0, length)
+    began = time.perf_counter()
+    upgrade(engine)
+    return time.perf_counter() - began
+
+
+def _parsed(page: str) -> tuple[float, list[Metric]]:
+    """Return the seconds that `prometheus_client` takes to read *page*, and what it finds."""
+    began = time.perf_counter()
+    families = list(text_string_to_metric_families(page))
+    return time.perf_counter() - began, families
+
+
+def _scraped(engine: Engine, scrapes: int = SCRAPES) -> tuple[list[tuple[float, float]], str]:
     """Return (seconds, seconds of this process's processor) of each scrape, and the last one's answer."""
     times, page = [], b""
     exposition(engine, now=NOW)  # connections and plans
-    for _ in range(SCRAPES):
+    for _ in range(scrapes):
         began, worked = time.perf_counter(), time.process_time()
         page = exposition(engine, now=NOW)[0]
         times.append((time.perf_counter() - began, time.process_time() - worked))

@@ -41,7 +41,7 @@ from tests.deployments.monitoring import (
 from tests.endpoint import serving
 from tests.services.ramping import days
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.xdist_group("prefect")]  # one heavy server at a time
 
 PATIENCE_S = 120.0
 EMPTY = {  # no rollbacks, failures or live trades yet

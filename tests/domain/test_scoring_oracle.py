@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from backtesting import Backtest, Strategy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,6 +32,7 @@ from tests.effort import examples
 CASH = 1_000_000.0
 
 pytestmark = [
+    pytest.mark.xdist_group("oracle"),  # which takes seconds to import
     pytest.mark.filterwarnings("ignore:Some trades remain open:UserWarning"),
     pytest.mark.filterwarnings("ignore:DatetimeIndex.dayofweek"),  # the oracle's own
 ]
@@ -85,6 +85,8 @@ class Replay:
     @classmethod
     def of(cls, market: Market, positions: IntArray) -> "Replay":
         """Run the oracle on the exit side and one still candle more, to fill a close that was ordered in the last."""
+        from backtesting import Backtest, Strategy
+
         stop, target = market.levels
         wanted = set(positions.tolist())
         at_horizon: set[int] = set()

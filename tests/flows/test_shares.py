@@ -7,13 +7,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
-from distributed import Client, LocalCluster
-from prefect.testing.utilities import prefect_test_harness
-from prefect_dask.task_runners import PrefectDaskFuture
 from sqlalchemy import Engine
 
 from flows import dask
@@ -30,6 +27,10 @@ from strategy_core.store.engine import reading
 from tests.builders import HOUR, MONDAY, put_version
 from tests.flows.conftest import Clock
 
+if TYPE_CHECKING:
+    from distributed import LocalCluster
+
+pytestmark = pytest.mark.xdist_group("prefect")  # imports of seconds, which wait until a test needs them
 SYMBOLS = ["GOLD", "SILVER", "BRENT", "COPPER", "ZINC"]
 HOURS = 30
 
@@ -55,8 +56,11 @@ def registered(engine: Engine, at: Clock, monkeypatch: pytest.MonkeyPatch) -> En
 
 
 @pytest.fixture
-def cluster(registered: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCluster]:
+def cluster(registered: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator["LocalCluster"]:
     """Two worker processes with settings from their environment, like workers on other machines."""
+    from distributed import LocalCluster
+    from prefect.testing.utilities import prefect_test_harness
+
     with (
         prefect_test_harness(server_startup_timeout=120),
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as cluster,  # type: ignore[no-untyped-call]
@@ -73,8 +77,10 @@ def logged(engine: Engine) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def misled(cluster: LocalCluster) -> Iterator[None]:
+def misled(cluster: "LocalCluster") -> Iterator[None]:
     """A third worker without candles, which Dask uses like the others."""
+    from distributed import Client
+
     command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address]
     worker = subprocess.Popen(
         [*command, "--nthreads", "1", "--no-dashboard", "--no-nanny"], env={**os.environ, "ROLLOUT_FEED": "/nowhere"}
@@ -102,7 +108,7 @@ def test_a_share_that_fails_is_told_at_the_end_and_keeps_no_other_from_the_log(r
 @pytest.mark.full
 def test_a_cluster_of_two_leaves_the_log_that_one_process_leaves(
     registered: Engine,
-    cluster: LocalCluster,
+    cluster: "LocalCluster",
     at: Clock,
     sqlite_template: Path,
     tmp_path: Path,
@@ -149,6 +155,9 @@ def test_without_the_extra_it_says_which(engine: Engine, at: Clock, monkeypatch:
 
 def test_a_share_that_no_worker_takes_is_given_up_at_the_deadline() -> None:
     """Or a cluster that loses its workers would hold up every later run."""
+    from distributed import Client, LocalCluster
+    from prefect_dask.task_runners import PrefectDaskFuture
+
     with (
         LocalCluster(n_workers=0, processes=False, dashboard_address=None) as empty,  # type: ignore[no-untyped-call]
         Client(empty) as client,  # type: ignore[no-untyped-call]
