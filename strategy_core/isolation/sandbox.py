@@ -326,11 +326,13 @@ class Prepared:
 
     Attributes:
         found: the level, and the layers that are missing. All others are used, whatever the level.
-        libraries: files and folders that all versions may read.
+        search_path: of the fork server.
+        libraries: files and folders that all versions with this search path may read.
         program: compiled system-call filter, or None where each worker needs its own, with its process id.
     """
 
     found: Available
+    search_path: frozenset[str]
     libraries: Sequence[Path]
     program: bytes | None
 
@@ -343,7 +345,7 @@ def prepare(found: Available) -> Prepared:
         assert Landlock().abi_version  # finds the C library at its first use
     first_process = 1  # as which each worker sees itself
     alone = not {"namespaces", "seccomp"} & found.missing.keys()
-    return Prepared(found, libraries(sys.path), compiled_filter(first_process) if alone else None)
+    return Prepared(found, frozenset(sys.path), libraries(sys.path), compiled_filter(first_process) if alone else None)
 
 
 def end_with_parent() -> None:
@@ -353,13 +355,14 @@ def end_with_parent() -> None:
 
 
 def confine(
-    prepared: Prepared, view: View, memory_bytes: int
+    prepared: Prepared, view: View, search_path: Sequence[str], memory_bytes: int
 ) -> None:  # pragma: no cover - a worker may write no coverage file
     """Confine the calling process for good.
 
     Args:
         prepared: the layers to use. If one fails, so does this.
         view: what it may read.
+        search_path: of this process, whose installed libraries it may read too.
         memory_bytes: address space of this process, including code and libraries. A quarter of it may be private
             memory. If the machine runs out of memory, the kernel kills this process first.
 
@@ -369,13 +372,14 @@ def confine(
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     missing = prepared.found.missing
+    shared = prepared.libraries if {*search_path} <= prepared.search_path else libraries(search_path)
     program = prepared.program or (b"" if "seccomp" in missing else compiled_filter(os.getpid()))
     if "namespaces" not in missing:
-        _enter_namespaces(view, prepared.libraries)
+        _enter_namespaces(view, shared)
         readable, listed = [Path("/")], set[Path]()
     else:
         own = [*view.modules.values(), *view.files]
-        readable, listed = [*prepared.libraries, *own], {file.parent for file in own} | view.top_folders()
+        readable, listed = [*shared, *own], {file.parent for file in own} | view.top_folders()
     if "landlock" not in missing:
         _enter_landlock(readable, listed)
     os.chdir(view.folder)

@@ -223,7 +223,7 @@ def _run_worker(pipes: Pipes, prepared: Prepared) -> NoReturn:  # pragma: no cov
         Path(header["folder"]),
     )
     try:
-        sandbox.confine(prepared, view, header["memory_bytes"])
+        sandbox.confine(prepared, view, header["search_path"], header["memory_bytes"])
     except Exception as failed:  # noqa: BLE001  whatever it is, no code of the version may run
         pipes.send(refused=["IsolationUnavailable", [prepared.found.level, protocol.one_line(failed)]])
         os._exit(0)

@@ -78,6 +78,7 @@ _NEXT_FOR_EVENTS = "Restore a backup, or compare with an earlier export: rollout
 _NEXT_FOR_A_ROW = "Compare it with a backup, and find out who wrote to the database"
 _NEXT_FOR_A_BUILD = "Take it out of use, and register it again as a new version"
 _KEY_SETTING = "ROLLOUT_AUDIT_KEY_FILE"
+_BATCH = 500  # verdicts that one query looks for
 _EXPORT = "audit-"  # how the names of nightly exports begin
 _SIGNATURE = '{"signature":'
 _PURPOSE = b"strategy-rollout audit export, version 1\n"  # no signature for another purpose is valid here
@@ -468,12 +469,19 @@ def _alert_broken(engine: Engine, found: Verification, now: datetime) -> None:
 def _verify_strategy(session: Session, strategy_name: str, missing: dict[str, None], *, is_known: bool) -> Trail:
     """Verify one strategy's chain and rows, and remove the hashes that the chain contains from *missing*."""
     chain, replay = Chain(), Replay()
+    mismatches: list[Mismatch] = []
+    rests_on: dict[str, int] = {}  # verdict id -> position of the newest event that rests on it
     try:
         for event in audit.stream_events(session, strategy_name=strategy_name):
             link = audit.link_of(event)
             chain.follow(link)
             replay.follow(link.facts)
             missing.pop(chain.head, None)
+            rests_on |= dict.fromkeys(map(str, event.evidence), link.position)
+            if len(rests_on) >= _BATCH:
+                mismatches += _lost_evidence(session, rests_on)
+                rests_on.clear()
+        mismatches += _lost_evidence(session, rests_on)
     except _UNREADABLE as error:
         broken = ChainBreak(chain.position + 1, f"or a later one cannot be read: {in_a_line(error)}")
         return Trail(strategy_name, chain.count, chain.head, [*chain.breaks, broken])
@@ -482,12 +490,20 @@ def _verify_strategy(session: Session, strategy_name: str, missing: dict[str, No
         return Trail(strategy_name, chain.count, chain.head, [*chain.breaks, unknown])
     try:
         row = versions.get_strategy(session, strategy_name)
-        mismatches = list(_mismatches(session, row, replay))
+        mismatches += _mismatches(session, row, replay)
     except _UNREADABLE as error:
         unreadable = Mismatch("strategy", strategy_name, f"cannot be read: {in_a_line(error)}")
-        return Trail(strategy_name, chain.count, chain.head, chain.breaks, [unreadable])
+        return Trail(strategy_name, chain.count, chain.head, chain.breaks, [*mismatches, unreadable])
     breaks = chain.end(generation=row.generation, head=row.audit_head)
     return Trail(strategy_name, chain.count, chain.head, breaks, mismatches)
+
+
+def _lost_evidence(session: Session, rests_on: Mapping[str, int]) -> Iterator[Mismatch]:
+    """Yield the verdicts that events rest on and that are no longer there."""
+    there = audit.known_verdicts(session, rests_on)
+    for verdict_id, position in rests_on.items():
+        if verdict_id not in there:
+            yield Mismatch("gate_verdict", verdict_id, f"is missing: event {position} rests on it")
 
 
 def _mismatches(session: Session, strategy: StrategyRow, replay: Replay) -> Iterator[Mismatch]:

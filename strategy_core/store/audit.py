@@ -1,6 +1,7 @@
 """The audit trail and the stored responses of idempotent requests."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Any, TypedDict, Unpack
@@ -22,6 +23,7 @@ from strategy_core.store.tables import (
     AuditEvent,
     CanaryConfig,
     Counted,
+    GateVerdict,
     Rollout,
     StrategyRow,
     StrategyVersion,
@@ -194,6 +196,15 @@ def stream_rollouts(session: Session, strategy_name: str) -> Iterator[Row[Any]]:
     yield from session.execute(
         query.order_by(col(Rollout.started_at), col(Rollout.id)).execution_options(yield_per=_BATCH)
     )
+
+
+def known_verdicts(session: Session, ids: Iterable[str]) -> set[str]:
+    """Return the ids that are ids of gate verdicts."""
+    wanted = []
+    for each in ids:
+        with suppress(ValueError):  # not an id at all
+            wanted.append(UUID(each))
+    return {str(found) for found in session.exec(select(GateVerdict.id).where(col(GateVerdict.id).in_(wanted)))}
 
 
 def canary_rows(session: Session, strategy_name: str) -> Sequence[CanaryConfig]:

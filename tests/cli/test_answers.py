@@ -1,6 +1,10 @@
 """Answers as people and programs get them, on rows put into the store."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 from importlib.metadata import version
 from typing import Any, get_args, get_type_hints
 
@@ -28,6 +32,8 @@ from tests.builders import (
 from tests.cli.conftest import Rollout, contents, set_clock
 from tests.prepared import prepared
 
+ISOLATE = [sys.executable, "-m", "strategy_core.cli", "isolate"]
+
 
 @pytest.fixture
 def pair(database: Engine) -> Engine:
@@ -52,7 +58,7 @@ def put_state(engine: Engine, state: str) -> None:
 
 
 def test_an_empty_database_answers_in_words_and_in_empty_lists(rollout: Rollout, database: Engine) -> None:
-    assert rollout("status").out == "no strategies yet\n"
+    assert rollout("status").out == "no strategies yet\nversions run in isolation on this machine: namespaces\n"
     assert rollout("tick").out == "no rollout is open\n"
     assert rollout("audit").out == "no changes yet\n"
     for command in ("list", "status", "audit", "tick", "shadow"):
@@ -298,3 +304,21 @@ def test_the_actor_is_the_shells_user_unless_named(
     rollout("activate", "fib_rsi", "1", "--yes", "--actor", "dora")
 
     assert [event["actor"] for event in rollout("audit", "--json").data] == ["carla", "dora"]
+
+
+def test_isolate_names_the_level() -> None:
+    done = subprocess.run(ISOLATE, capture_output=True, text=True, check=True)
+
+    first, second = done.stdout.splitlines()
+    assert first == "versions run in isolation: namespaces"
+    assert re.fullmatch(r"(\d+) of \1 attempts were refused", second)
+
+
+@pytest.mark.full
+def test_isolate_lists_every_open_door() -> None:
+    environ = {**os.environ, "ROLLOUT_ISOLATION": "none"}
+    done = subprocess.run(ISOLATE, capture_output=True, text=True, check=False, env=environ)
+
+    assert done.returncode == 1
+    assert done.stdout.startswith("versions run in isolation: none (trusted code only) (no namespaces: ROLLOUT_ISOL")
+    assert "read a private file by native code" in done.stdout

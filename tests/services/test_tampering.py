@@ -9,15 +9,16 @@ from strategy_core.domain.audit import BEFORE_THE_FIRST, Command, event_hash, no
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import Ruling, Step
+from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.audit import export, verify_export, verify_trail
 from strategy_core.services.canary import activate_canary, update_canary_percent
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.rollouts import start_rollout
-from strategy_core.services.tick import apply_ruling
+from strategy_core.services.tick import apply_ruling, tick
 from strategy_core.services.versions import activate_version
 from strategy_core.store import audit, rollouts
 from strategy_core.store.engine import open_database, reading, transaction
-from tests.builders import DAY, HOUR, MONDAY, OWNER, put_version
+from tests.builders import DAY, HOUR, MONDAY, OWNER, put_day, put_version
 from tests.prepared import prepared
 
 COLUMNS = (
@@ -327,6 +328,28 @@ def test_a_deleted_rollout_is_found(told: Engine) -> None:
 
     ((line,), _) = (list(trail.problems()) for trail in verify_trail(told).trails)
     assert line.startswith(f"fib_rsi: rollout {rollout.id} is missing: an audit event created it")
+
+
+def test_deleted_evidence_of_a_rollback_is_found(engine: Engine, market: SyntheticSource) -> None:
+    put_version(engine, "1", Status.ACTIVE, recorded=True)
+    put_version(engine, "2", recorded=True)
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
+    for day in range(5):
+        put_day(
+            engine,
+            MONDAY + day * DAY,
+            {"1": "buy", "2": "buy"},
+            {"1": 0.4, "2": -1.0},
+            signal_hours=range(0, 20, 2),
+        )
+        tick(engine, market, now=MONDAY + (day + 1) * DAY)
+    assert verify_trail(engine).holds
+
+    intrude(engine, statement("DELETE FROM gate_verdict WHERE gate = 'harm'"))
+
+    ((line,),) = (list(trail.problems()) for trail in verify_trail(engine).trails)
+    assert line.startswith("fib_rsi: gate_verdict ")
+    assert " is missing: event 4 rests on it. " in line
 
 
 def test_two_active_versions_are_found_where_their_index_was_dropped(told: Engine) -> None:
