@@ -1,7 +1,8 @@
-"""Child processes of `rollout up`, and their ports."""
+"""Child processes of `rollout up`, their ports, and the addresses and the password of its Prefect server."""
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -9,10 +10,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from strategy_core.domain.errors import InvalidSetting
 
-HOST = "127.0.0.1"  # loopback only: the Prefect server has no password
+OPEN = "/open"  # page of the Prefect server that signs in to its UI
+HOST = "127.0.0.1"  # loopback only: passwords would cross a network in plain text
 PATIENCE_S = 15.0
 _TAIL_LINES = 15
 _TETHER = """
@@ -106,3 +109,21 @@ def keep_port(stack: ExitStack, wanted: int = 0) -> int:
             stack.callback(kept.close)
             return found
     raise InvalidSetting("port", wanted, "a free port, but there is none")
+
+
+def addresses(port: int, ui_url: str | None) -> list[str]:
+    """Return the addresses at which a browser may use the server: of this machine, and the one of the settings."""
+    suffix = "" if port == 80 else f":{port}"
+    own = [f"http://{host}{suffix}" for host in ("127.0.0.1", "localhost")]
+    if ui_url is None:
+        return own
+    parts = urlsplit(ui_url)
+    return [*own, f"{parts.scheme}://{parts.netloc}"]
+
+
+def password(file: Path) -> str:
+    """Return the user and password that the file holds. A new one is random and readable by its owner alone."""
+    if not file.exists():
+        file.touch(mode=0o600)
+        file.write_text(f"owner:{secrets.token_urlsafe(24)}\n")
+    return file.read_text().strip()

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from sqlalchemy import Engine, make_url
 
 from deployments import prefect_yaml
 from deployments.demo_seed import replay_span, seed
-from deployments.processes import HOST, Child, ChildEnded, keep_port
+from deployments.processes import HOST, OPEN, Child, ChildEnded, addresses, keep_port, password
 from strategy_core.domain.errors import InvalidSetting
 from strategy_core.isolation.sandbox import available
 from strategy_core.market.open import open_source
@@ -103,10 +104,14 @@ def _run(
 
     api_url, environment = os.environ.get("PREFECT_API_URL"), {**os.environ, **_PRIVATE}
     alone: list[str] = []
+    login: dict[str, str] = {}
     if api_url is None:
         port = port or keep_port(stack)
+        secret = state / "prefect-password"
+        login = {"PREFECT_API_AUTH_STRING": password(secret)}
         api_url, environment = f"http://{HOST}:{port}/api", _own_prefect(state, port)
-        server = start_child("Prefect server", ["prefect", "server", "start"], environment)
+        its_login = {"PREFECT_SERVER_API_AUTH_STRING": login["PREFECT_API_AUTH_STRING"]}
+        server = start_child("Prefect server", ["deployments.console"], environment | its_login)
         echo(f"Starting a Prefect server, pid {server.pid} …")
         alone = ["--alone"]  # this server has no other clients
     activity = ActivityFeed(engine)
@@ -119,7 +124,9 @@ def _run(
     settings = settings.model_copy(
         update={"replay_from": start, "replay_started_at": datetime.now(UTC), "replay_speed": speed}
     )
-    environment = environment | {"PREFECT_API_URL": api_url, **_variables(settings)}  # the server needs none of these
+    environment = (
+        environment | login | {"PREFECT_API_URL": api_url, **_variables(settings)}
+    )  # the server needs none of these
     file = state / "prefect.yaml" if (state / "prefect.yaml").exists() else prefect_yaml()
     start_child("flows", ["deployments.serve", str(file), *alone], environment)
     api = _api_environment(stack)
@@ -129,7 +136,7 @@ def _run(
     start_child("metrics", ["strategy_core.cli", "exporter", "--port", str(metrics)], environment)
     shown = make_url(settings.database_url).render_as_string(hide_password=True)
     for what, value in {
-        "Prefect UI": api_url.removesuffix("/api"),
+        "Prefect UI": _ui_line(api_url.removesuffix("/api"), login),
         "API": _api_line(api),
         "reports": f"{api_url.removesuffix('/api')}/v2/artifacts",  # no page of the Prefect UI links there
         "metrics": f"http://{HOST}:{metrics}/metrics",
@@ -142,12 +149,21 @@ def _run(
     }.items():
         echo(f"{what:<12}{value}")
     echo(f"In another shell:  export ROLLOUT_DATABASE_URL='{shown}'; rollout status fib_rsi; rollout alerts list")
+    if login:
+        echo(f"    and for Prefect:  export PREFECT_API_URL={api_url} PREFECT_API_AUTH_STRING=$(cat '{secret}')")
     echo("Press Ctrl-C to stop. Changes and alerts, in market time:")
     while not stop.wait(_POLL_S):
         for child in children:
             child.check()
         activity.print_new(echo)
     echo("Stopping …")
+
+
+def _ui_line(ui: str, login: Mapping[str, str]) -> str:
+    """Return the address of the UI, which also signs in if the server is our own."""
+    if not login:
+        return ui
+    return f"{ui}{OPEN}#{b64encode(login['PREFECT_API_AUTH_STRING'].encode()).decode()}"
 
 
 def _own_prefect(state: Path, port: int) -> dict[str, str]:
@@ -160,6 +176,7 @@ def _own_prefect(state: Path, port: int) -> dict[str, str]:
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{state / 'prefect' / 'prefect.db'}",
         "PREFECT_SERVER_API_HOST": HOST,
         "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(addresses(port, None)),
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASES,
     }
 
@@ -167,11 +184,13 @@ def _own_prefect(state: Path, port: int) -> dict[str, str]:
 def _variables(settings: Settings) -> dict[str, str]:
     """Return the settings as environment variables, for the flows."""
     prefix = settings.model_config["env_prefix"].upper()
-    inherited = {
+    inherited = {  # from the environment: a dump masks secrets, and the server alone needs the others
         "prometheus_header",
         "oanda_token",
         "alert_urls",
-    }  # inherited from the environment: a dump masks secrets
+        "console_owner_header",
+        "console_proxies",
+    }
     values = settings.model_dump(mode="json", exclude_none=True, exclude=inherited)
     return {f"{prefix}{name.upper()}": str(value) for name, value in values.items()}
 

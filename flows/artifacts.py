@@ -19,7 +19,7 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from sqlalchemy import Engine
 
-from strategy_core.domain.audit import storable
+from strategy_core.domain.audit import shown_actor, storable
 from strategy_core.domain.ramp import Step
 from strategy_core.report.comparison import comparisons_markdown
 from strategy_core.report.rollout import change_markdown, progress_markdown, rollback_markdown
@@ -126,7 +126,8 @@ def _show_event(client: SyncPrefectClient, engine: Engine, event: AuditEvent, no
     if event.action == Step.ROLL_BACK.value:
         links.append(link_to(_show_rollback(client, read_rollback(engine, event=event)), "Why, and what it cost"))
     key = key_of("change", event.strategy_name)
-    words = f"{event.strategy_name} {event.version}: {event.action.replace('_', ' ')} by {event.actor}"
+    by = shown_actor(event.actor, event.source)
+    words = f"{event.strategy_name} {event.version}: {event.action.replace('_', ' ')} by {by}"
     _create(client, key, change_markdown(event, footer=" · ".join(links)), words)
     _prune(client, key)
 
@@ -134,7 +135,7 @@ def _show_event(client: SyncPrefectClient, engine: Engine, event: AuditEvent, no
 def _show_rollback(client: SyncPrefectClient, found: RollbackFacts) -> str:
     event = found.event
     key = key_of("rollback", event.strategy_name, event.version)
-    words = f"{event.strategy_name} {event.version} was rolled back by {event.actor}"
+    words = f"{event.strategy_name} {event.version} was rolled back by {shown_actor(event.actor, event.source)}"
     _create(client, key, rollback_markdown(found), words)
     return key
 

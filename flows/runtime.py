@@ -11,13 +11,14 @@ from typing import Any, ParamSpec
 
 from prefect import Flow, flow
 from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from flows.artifacts import show_change
-from strategy_core.domain.audit import RAMP, Actor
+from strategy_core.domain.audit import FORM, RAMP, UNVERIFIED_FORM, Actor
 from strategy_core.domain.errors import InvalidSetting, RolloutError
 from strategy_core.market.source import CandleSource
 from strategy_core.observe import configure_logs
@@ -25,6 +26,7 @@ from strategy_core.services.database import check_schema, failure
 from strategy_core.settings import Settings, least_settings, read_settings
 
 P = ParamSpec("P")
+SIGNED_IN = "USER"  # type of a run's creator. A server sets it, Prefect's own only for automations and no client can
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,12 @@ def open_runtime(*, tolerate_bad_settings: bool = False) -> Iterator[Runtime]:
 
 
 def owned_by(owner: str) -> Actor:
-    return Actor(owner, role="owner", source="flow", request_id=_run())
+    """Return the owner of a form: who is signed in, or without that knowledge the name in the form, unverified."""
+    context = FlowRunContext.get()
+    creator = context.flow_run.created_by if context is not None and context.flow_run is not None else None
+    if creator is not None and creator.type == SIGNED_IN and creator.display_value:
+        return Actor(creator.display_value, source=FORM, request_id=_run())
+    return Actor(owner, source=UNVERIFIED_FORM, request_id=_run())
 
 
 def unattended() -> Actor:

@@ -2,11 +2,12 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AnyHttpUrl, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AnyHttpUrl, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import Engine
 
 from strategy_core.domain.alerts import DeliveryPace
@@ -31,6 +32,15 @@ _SECRET = (
     "oanda_token",
     "alert_urls",
 )  # errors must not show these: an invalid address may contain a password
+
+
+def _networks(given: Any) -> Any:
+    """Split a list of addresses and networks. Raise ValueError for anything else, also for `*`."""
+    found = [each.strip() for each in given.split(",") if each.strip()] if isinstance(given, str) else given
+    return tuple(str(ip_network(each)) for each in found)
+
+
+Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_networks)]
 
 
 class Settings(BaseSettings):
@@ -58,6 +68,9 @@ class Settings(BaseSettings):
         prometheus_timeout: for one response, in seconds.
         four_eyes: the owner who started a rollout may not approve or advance it, nor activate its version. Every owner
             may pause it or roll it back at any time.
+        console_owner_header: header in which a proxy in front of Prefect's UI names the owner who is signed in, such as
+            `X-Forwarded-User`. Without it the owner of a form is marked `unverified`. Read by `rollout up`.
+        console_proxies: addresses or networks of those proxies, separated by commas. The header counts from no other.
         alert_urls: channels for alerts, as apprise addresses, separated by commas or blanks. Each may start with its
             lowest severity: `slack://… critical=mailto://…`. They are not shown or stored.
         alert_timeout: for one message, in seconds.
@@ -93,6 +106,8 @@ class Settings(BaseSettings):
     prometheus_header: SecretStr | None = None
     prometheus_timeout: float = Field(default=5.0, gt=0, le=60)
     four_eyes: bool = False
+    console_owner_header: str | None = Field(default=None, pattern=r"^[A-Za-z0-9-]+$")
+    console_proxies: Networks = ()
     alert_urls: SecretStr | None = None
     alert_timeout: float = Field(default=10.0, gt=0, le=60)
     alert_repeat_minutes: float = Field(default=30.0, ge=1, le=10_080)

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from uvicorn.supervisors import Multiprocess
 
 from strategy_core.api.auth import Authenticator, Failures
-from strategy_core.api.dependencies import Backend
+from strategy_core.api.dependencies import BODY_TIMEOUT_S, Backend
 from strategy_core.api.middleware import AccessLog
 from strategy_core.api.problems import MEDIA_TYPE, add_handlers
 from strategy_core.api.routes import (
@@ -59,6 +59,7 @@ _REFUSALS = {
     401: "The token is missing or not valid.",
     403: "The token does not allow this.",
     404: "The named object does not exist.",
+    408: "The body did not arrive in time.",
     409: "Not allowed in the current state, or already done.",
     412: "The strategy has another generation than `If-Match`.",
     413: "The body is too large.",
@@ -79,12 +80,14 @@ def create_app(
     authenticator: Authenticator,
     *,
     clock: Callable[[], datetime] | None = None,
+    body_timeout_s: float = BODY_TIMEOUT_S,
     with_docs: bool = False,
 ) -> FastAPI:
     """Return the application for a database, settings and an authenticator.
 
     Args:
         clock: returns the market's time. Default: the clock of the settings.
+        body_timeout_s: how long the body of a request may take to arrive.
         with_docs: serve /docs, a page to try the API. For development only.
     """
     make = FastAPIOffline if with_docs else FastAPI
@@ -98,7 +101,7 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,
         lifespan=_lifespan,
     )
-    app.state.backend = Backend(engine, settings, authenticator, clock or settings.now)
+    app.state.backend = Backend(engine, settings, authenticator, clock or settings.now, body_timeout_s=body_timeout_s)
     for part in (versions, canary, rollouts, reports, evidence, routing, audit, alerts, health):
         app.include_router(part.router)
     add_handlers(app)
@@ -151,7 +154,7 @@ def _add_refusals(operation: dict[str, Any], path: str) -> None:
     if path not in _NEVER_404:
         statuses.add(404)
     if "requestBody" in operation:
-        statuses |= {409, 413, 415}
+        statuses |= {408, 409, 413, 415}
     if any(each["name"] == "If-Match" for each in parameters):
         statuses.add(412)
     for status in sorted(statuses):
@@ -166,7 +169,13 @@ def application() -> FastAPI:
     configure_logs()
     settings, api = read_settings(), read_api_settings()
     authenticator = Authenticator(api, api.open_keys(), Failures())
-    app = create_app(settings.open_engine(), settings, authenticator, with_docs=api.development)
+    app = create_app(
+        settings.open_engine(),
+        settings,
+        authenticator,
+        body_timeout_s=api.body_timeout_s,
+        with_docs=api.development,
+    )
     log.info("api.ready", pid=os.getpid())
     return app
 
@@ -196,6 +205,8 @@ def serve(api: ApiSettings, *, workers: int = 1) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=bool(api.trusted_proxies),  # uvicorn would trust any program on this machine
+        forwarded_allow_ips=list(api.trusted_proxies),
         timeout_graceful_shutdown=_GRACE_S,
     )
     socket = config.bind_socket()

@@ -23,12 +23,13 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from strategy_core.api.jwks import Keys, read_public_key
 from strategy_core.api.settings import ApiSettings
 from strategy_core.domain.errors import Forbidden, InvalidName, InvalidSetting, InvalidToken, TooManyFailures
+from strategy_core.domain.parsing import LONGEST_OWNER_NAME as LONGEST_NAME
+from strategy_core.domain.parsing import check_owner_name
 
 ROLES = ("owner", "admin")
 READ, WRITE = "read", "write"  # words of the claim `scope`
 
 LONGEST_TOKEN = 8_192  # characters
-LONGEST_NAME = 128  # characters, as in the audit trail
 MOST_HOURS = 30 * 24  # lifetime of an issued token
 
 SigningKey = RSAPrivateKey | EllipticCurvePrivateKey | bytes
@@ -150,7 +151,7 @@ class Authenticator:
     def _principal(self, header: str | None, now: datetime) -> Principal:
         claims = self._claims(_bearer(header), now)
         self._check_times(claims, now)
-        name, role = _text_claim(claims, "sub"), claims.get("role")
+        name, role = _owner(claims), claims.get("role")
         if role not in ROLES:
             asked = "the token has no role" if role is None else f"the token's role is {role!r:.40}"
             raise Forbidden(name, f"{asked}; allowed: {' or '.join(ROLES)}")
@@ -206,7 +207,7 @@ class Authenticator:
 
 
 def check_name(name: object) -> bool:
-    """Return whether *name* may appear in the audit trail: one line of 1 to 128 printable characters."""
+    """Return whether *name* is one line of 1 to 128 printable characters, without white space around it."""
     return isinstance(name, str) and 0 < len(name) <= LONGEST_NAME and name.isprintable() and name == name.strip()
 
 
@@ -229,6 +230,14 @@ def _seconds(claims: Mapping[str, Any], name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LAST_MOMENT:
         _refuse(f"its {name} is not a time")  # NaN fails the comparison too
     return float(value)
+
+
+def _owner(claims: Mapping[str, Any]) -> str:
+    name = _text_claim(claims, "sub")
+    try:
+        return check_owner_name(name)
+    except InvalidName as error:
+        _refuse(f"its sub is not {error.allowed}")
 
 
 def _text_claim(claims: Mapping[str, Any], name: str) -> str:
@@ -296,6 +305,7 @@ def issue_token(
     """
     if not check_name(name):
         raise InvalidName("name", name, f"1 to {LONGEST_NAME} printable characters")
+    check_owner_name(name, "name")
     if role not in ROLES:
         raise InvalidName("role", role, " or ".join(ROLES))
     if not 0 < hours <= MOST_HOURS:

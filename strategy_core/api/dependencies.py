@@ -31,6 +31,7 @@ Result = TypeVar("Result")
 
 WAITING_PER_STRATEGY = 3  # each of them holds a connection
 PATIENCE_S = 30.0  # how long a request waits for its slot
+BODY_TIMEOUT_S = 10.0  # how long a body may take to arrive
 HEAVY_AT_ONCE = 4  # of the threads that answer; the others stay free for changes, also for rollbacks
 
 _GENERATION = re.compile(r'"(\d{1,18})"')
@@ -69,6 +70,7 @@ class Backend:
 
     Attributes:
         clock: returns the market's time, which differs from real time in a replay.
+        body_timeout_s: how long the body of a request may take to arrive.
         heavy: limits requests that take long.
         change_bulkhead: limits waiting changes.
         rollback_bulkhead: limits waiting rollbacks, separately, so that no other change delays a rollback.
@@ -78,6 +80,7 @@ class Backend:
     settings: Settings
     authenticator: Authenticator
     clock: Callable[[], datetime]
+    body_timeout_s: float = BODY_TIMEOUT_S
     heavy: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(HEAVY_AT_ONCE))
     change_bulkhead: StrategyBulkhead = field(default_factory=StrategyBulkhead)
     rollback_bulkhead: StrategyBulkhead = field(default_factory=StrategyBulkhead)

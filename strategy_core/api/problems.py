@@ -74,6 +74,7 @@ _TITLES = {
     400: "Bad request",
     404: "No such path",
     405: "Method not allowed",
+    408: "Too slow",
     413: "Too large",
     415: "Not JSON",
     503: "Busy",

@@ -10,6 +10,7 @@ from hashlib import sha256
 from typing import Any
 
 import structlog
+from anyio import fail_after
 from fastapi.routing import APIRoute
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -68,7 +69,7 @@ async def _handle_guarded(request: Request, handler: Handler, *, webhook: bool) 
     if request.method not in ("POST", "PATCH"):
         return await handler(request)
     request = bounded(request)
-    body = await request.body()
+    body = await _read_body(request, backend.body_timeout_s)
     try:
         await run_in_threadpool(check_body, request.headers.get("content-type", ""), body, any_text=webhook)
     except BadBody as error:
@@ -78,6 +79,17 @@ async def _handle_guarded(request: Request, handler: Handler, *, webhook: bool) 
     if identified is not None:
         return await _answer_once(request, identified, handler)
     return await _answer(request, handler)
+
+
+async def _read_body(request: Request, within_s: float) -> bytes:
+    """Return the body. Raise HTTPException 408, which also ends the connection, if it does not arrive in time."""
+    try:
+        with fail_after(within_s):
+            return await request.body()
+    except TimeoutError:
+        raise HTTPException(
+            408, f"the body did not arrive within {within_s:g} s", headers={"Connection": "close"}
+        ) from None
 
 
 async def _answer(request: Request, handler: Handler) -> Response:

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from strategy_core.api.jwks import ASYMMETRIC, SYMMETRIC, FixedKey, Keys, RemoteKeys, algorithm_of, read_public_key
 from strategy_core.domain.errors import InvalidSetting
+from strategy_core.settings import Networks
 
 DEVELOPMENT_SECRET = "development-only-secret-that-everybody-knows"  # noqa: S105  accepted on this machine only
 AUDIENCE = "strategy-rollout"
@@ -38,6 +39,9 @@ class ApiSettings(BaseSettings):
         audience: required `aud` of a token.
         leeway_s: accepted clock difference between issuer and server, in seconds. With 0, a server clock that is
             one second late refuses every new token, also for a rollback.
+        trusted_proxies: addresses or networks of reverse proxies, separated by commas, such as `10.0.0.5,10.1.0.0/16`.
+            The client's address is taken from `X-Forwarded-For` only in their requests. Default: from no one.
+        body_timeout_s: how long the body of a request may take to arrive, in seconds.
         development: accept tokens signed with a publicly known secret, on this machine only.
     """
 
@@ -52,6 +56,8 @@ class ApiSettings(BaseSettings):
     issuer: str | None = Field(default=None, min_length=1)
     audience: str = Field(default=AUDIENCE, min_length=1)
     leeway_s: int = Field(default=10, ge=0, le=60)
+    trusted_proxies: Networks = ()
+    body_timeout_s: float = Field(default=10.0, gt=0, le=300)
     development: bool = False
 
     @field_validator("secret")

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from strategy_core.domain.errors import InvalidExport
 from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.parsing import check_owner_name
 
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # characters that databases cannot store as text
 
@@ -25,7 +26,7 @@ class Actor:
     Attributes:
         name: a user's id, or the name of the flow.
         role: owner, admin or system.
-        source: where the request came in: sdk, cli, api or flow.
+        source: where the request came in: sdk, cli, api, flow (a schedule), form, or an unverified form.
         request_id: of the call or flow run, the same as in logs.
         idempotency_key: chosen by the client. With one key, a change by an actor is made only once.
     """
@@ -36,7 +37,23 @@ class Actor:
     request_id: str = ""
     idempotency_key: str | None = None
 
+    def __post_init__(self) -> None:
+        """Raise InvalidName unless the name is fit for the audit trail."""
+        check_owner_name(self.name)
 
+    @property
+    def shown(self) -> str:
+        """The name for people, with a mark if nobody has verified it."""
+        return shown_actor(self.name, self.source)
+
+
+def shown_actor(name: str, source: str) -> str:
+    """Return an actor's name for people, with a mark if it is only what was typed in a form."""
+    return f"{name} (unverified)" if source == UNVERIFIED_FORM else name
+
+
+FORM = "form"
+UNVERIFIED_FORM = "form, unverified"  # an owner's name as typed in a form. Part of the event's hash, as every source
 RAMP = Actor("ramp", role="system", source="flow")
 
 

@@ -1,5 +1,7 @@
-"""Parsing of JSON and CSV input: unique names, times, and rows checked against a model."""
+"""Parsing of JSON and CSV input: unique names, times, rows checked against a model, and names of owners."""
 
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -8,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, StringConstraints, ValidationError
 
-from strategy_core.domain.errors import Invalid, InvalidReport
+from strategy_core.domain.errors import Invalid, InvalidName, InvalidReport
 from strategy_core.domain.lifecycle import utc
 
 
@@ -97,3 +99,50 @@ def _needed(model: type[BaseModel]) -> str:
     needed = [name for name, field in model.model_fields.items() if field.is_required()]
     others = [name for name in model.model_fields if name not in needed]
     return f"needed are {', '.join(needed)}; allowed besides: {', '.join(others)}"
+
+
+LONGEST_OWNER_NAME = 128  # characters
+_OWNER_NAME = f"one line of 1 to {LONGEST_OWNER_NAME} visible characters"
+_TOGETHER = (  # UTS 39, highly restrictive: the scripts that people write together
+    {"LATIN", "CJK", "HIRAGANA", "KATAKANA"},
+    {"LATIN", "CJK", "BOPOMOFO"},
+    {"LATIN", "CJK", "HANGUL"},
+)
+_INVISIBLE = re.compile(  # printable by Python's rules, but without a shape
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+
+
+def check_owner_name(name: object, what: str = "name of an owner") -> str:
+    """Return the name of a person or process that changes something, unless it could pass for another one.
+
+    Raises:
+        InvalidName: it is empty, too long, has characters that cannot be seen, or mixes scripts.
+    """
+    if not isinstance(name, str) or not 0 < len(name.strip()) <= LONGEST_OWNER_NAME or not name.isprintable():
+        raise InvalidName(what, name, _OWNER_NAME)
+    if _INVISIBLE.search(name):
+        raise InvalidName(what, ascii(name), _OWNER_NAME)
+    scripts = _scripts(name)
+    if len(scripts) > 1 and not any(scripts <= each for each in _TOGETHER):
+        found = " and ".join(sorted(each.capitalize() for each in scripts))
+        raise InvalidName(what, name, f"letters of one script, but it mixes {found}")
+    return name
+
+
+def same_owner(one: str | None, other: str) -> bool:
+    """Return whether two names are the same after NFKC, case folding and without surrounding white space."""
+    return one is not None and _folded(one) == _folded(other)
+
+
+def _folded(name: str) -> str:
+    """Fold twice, as Unicode's caseless matching does: folding can undo a normalization."""
+    once = unicodedata.normalize("NFKC", name.strip()).casefold()
+    return unicodedata.normalize("NFKC", once).casefold().strip()
+
+
+def _scripts(name: str) -> set[str]:
+    """Return the scripts of the letters. Each letter's Unicode name begins with its script."""
+    plain = unicodedata.normalize("NFKC", name)
+    letters = (each for each in plain if unicodedata.category(each) in ("Lu", "Ll", "Lt", "Lo"))
+    return {unicodedata.name(each, "UNKNOWN").split()[0].split("-")[0] for each in letters}

@@ -99,7 +99,7 @@ def acknowledge(engine: Engine, command: Command, alert_ids: Sequence[int]) -> l
     Raises:
         UnknownAlert: an id does not exist. No alert is acknowledged then.
     """
-    by, because, now = command.actor.name, command.reason, utc(command.now, "now")
+    by, because, now = command.actor.shown, command.reason, utc(command.now, "now")
     with transaction(engine) as session:
         return [alerts.acknowledge(session, alert_id, by=by, because=because, now=now) for alert_id in alert_ids]
 

@@ -100,7 +100,7 @@ def roll_back(
         NothingToRollBack: no such version serves users, or no version was active before it.
     """
     command = replace(command, reason=storable(command.reason))  # no text may stop a rollback
-    reason = f"by {command.actor.name}: {command.reason}"
+    reason = f"by {command.actor.shown}: {command.reason}"
     with transaction(engine) as session:
         versions.lock_strategy(session, strategy_name)
         check_open(session, strategy_name, rollout_id, "roll back")

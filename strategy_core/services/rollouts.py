@@ -14,6 +14,7 @@ from strategy_core.domain.errors import FourEyes, Incomparable, NotAwaiting, Rol
 from strategy_core.domain.gates.base import SEVERITY, Freshness, Verdict
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.pair_noise import measure
+from strategy_core.domain.parsing import same_owner
 from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.preview import Audience, Preview, preview
 from strategy_core.domain.ramp import Ruling, State, Step
@@ -165,7 +166,7 @@ def decide_rollout(
         plan = read_plan(rollout.plan)
         _check_harmless(session, rollout, plan, command.now)
         last = rollout.stage_index + 1 == len(plan.stages)
-        ruling = Ruling(Step.PROMOTE if last else Step.ADVANCE, f"by {command.actor.name}: {command.reason}")
+        ruling = Ruling(Step.PROMOTE if last else Step.ADVANCE, f"by {command.actor.shown}: {command.reason}")
         apply_ruling(session, rollout, plan, ruling, command)
         return rollout
 
@@ -304,7 +305,7 @@ def _change_rollout(
 
 def check_second_owner(session: Session, rollout: Rollout, command: Command) -> None:
     """Raise FourEyes if the command demands four eyes and its actor started the rollout."""
-    if command.four_eyes and audit.starter(session, rollout.id) == command.actor.name:
+    if command.four_eyes and same_owner(audit.starter(session, rollout.id), command.actor.name):
         raise FourEyes(rollout.strategy_name, rollout.version, command.actor.name)
 
 

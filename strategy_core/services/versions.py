@@ -226,7 +226,7 @@ def activate_version(engine: Engine, command: Command, *, strategy_name: str, ve
         if open_one is not None and open_one.version == version:
             check_second_owner(session, open_one, command)
         reason = command.stated_reason
-        why = f"{version} activated by {command.actor.name}" + (f": {reason}" if reason else "")
+        why = f"{version} activated by {command.actor.shown}" + (f": {reason}" if reason else "")
         with recorded_change(session, command, "activate_version", strategy_name, version) as change:
             rollout = activate(session, incoming, why=why, now=command.now)
             change.rollout_id = rollout.id if rollout else None

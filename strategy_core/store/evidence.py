@@ -19,7 +19,7 @@ from strategy_core.domain.slots import Slots, slots
 from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action
 from strategy_core.store.engine import insert_if_new
 from strategy_core.store.outcomes import is_of, marks_by_candle
-from strategy_core.store.query_paths import per_dialect
+from strategy_core.store.pagination import per_dialect
 from strategy_core.store.tables import ERROR, SIGNALS, BookedSlot, MetricSample, Outcome, RolloutBook, ShadowDecisionLog
 
 LOG = ShadowDecisionLog

@@ -10,7 +10,7 @@ from sqlmodel import Session, col, select
 
 from strategy_core.store.bulk_insert import write_if_new
 from strategy_core.store.engine import insert_if_new
-from strategy_core.store.query_paths import per_dialect
+from strategy_core.store.pagination import per_dialect
 from strategy_core.store.tables import ComparisonReport, EquityMark, Outcome, StrategyVersion
 
 _MARKS = per_dialect(  # built once, because building it dominates the tick of many rollouts

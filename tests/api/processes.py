@@ -18,11 +18,12 @@ PATIENCE_S = 120.0
 
 
 @contextmanager
-def serving(database_url: str, log: Path) -> Iterator[str]:
-    """Run one process of the API and yield its address, once it is healthy."""
+def serving(database_url: str, log: Path, **more: str) -> Iterator[str]:
+    """Run one process of the API, with *more* of its settings, and yield its address once it is healthy."""
     port = free_port()
     clean = {name: value for name, value in os.environ.items() if not name.startswith("ROLLOUT_")}
     settings = {"ROLLOUT_DATABASE_URL": database_url, "ROLLOUT_API_SECRET": SECRET, "ROLLOUT_API_PORT": str(port)}
+    settings |= {f"ROLLOUT_API_{name.upper()}": value for name, value in more.items()}
     with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "strategy_core.api"], env=clean | settings, stdout=output, stderr=output

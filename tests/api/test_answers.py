@@ -1,5 +1,6 @@
 """What each noun's endpoints answer, in full: who is told what, where it is found again, and what is left out."""
 
+import re
 from typing import Any
 
 import pytest
@@ -74,6 +75,15 @@ def test_listings_show_what_the_token_reaches(api: Api, world: World) -> None:
     assert [each["strategy_name"] for each in api.get("/routing", held=PPO).json()["strategies"]] == ["ppo_gold"]
     assert "fib_rsi" not in api.get("/metrics", held=PPO).text
     refused(api.get("/audit/verify", held=PPO), 403)
+
+
+def test_a_scrape_shows_the_strategies_of_its_token_and_nothing_without_one(api: Api, world: World) -> None:
+    def strategies(held: str) -> set[str]:
+        return set(re.findall(r'strategy="([^"]*)"', api.get("/metrics", held=held).text))
+
+    assert strategies("owner") == {"fib_rsi", "ppo_gold"}
+    assert strategies(PPO) == {"ppo_gold"}
+    refused(api.get("/metrics", held=None), 401)
 
 
 def test_pages_show_each_row_once_however_many_are_added_meanwhile(api: Api, engine: Engine, world: World) -> None:

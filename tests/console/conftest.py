@@ -36,12 +36,17 @@ def wait_for(found: Callable[[], T | None], what: str) -> T:
 
 @dataclass(frozen=True)
 class Up:
-    """A started `rollout up`: the address of its UI, its database, and its output."""
+    """A started `rollout up`: the address of its UI, the password in the printed link, its database, and its output."""
 
     ui: str
+    key: str
     engine: Engine
     process: "subprocess.Popen[bytes]"
     output: Path
+
+    @property
+    def login(self) -> dict[str, str]:
+        return {"Authorization": f"Basic {self.key}"}
 
     def wait_for(self, found: Callable[[], T | None], what: str) -> T:
         """Wait until *found* returns a value, or fail if the process ended."""
@@ -56,7 +61,11 @@ class Up:
         """Return the id of a deployment, once it is served."""
 
         def found() -> str | None:
-            answer = httpx.post(f"{self.ui}/api/deployments/filter", json={}, timeout=60).raise_for_status().json()
+            answer = (
+                httpx.post(f"{self.ui}/api/deployments/filter", json={}, timeout=60, headers=self.login)
+                .raise_for_status()
+                .json()
+            )
             return next((str(each["id"]) for each in answer if each["name"] == name), None)
 
         return self.wait_for(found, f"deployment {name}")
@@ -64,7 +73,11 @@ class Up:
     def owners_runs(self) -> set[str]:
         """Return the ids of all runs started by owners."""
         wanted = {"flow_runs": {"tags": {"all_": ["owner"]}}}
-        answer = httpx.post(f"{self.ui}/api/flow_runs/filter", json=wanted, timeout=60).raise_for_status().json()
+        answer = (
+            httpx.post(f"{self.ui}/api/flow_runs/filter", json=wanted, timeout=60, headers=self.login)
+            .raise_for_status()
+            .json()
+        )
         return {str(each["id"]) for each in answer}
 
 
@@ -92,9 +105,9 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         return wait_for(found, pattern)
 
     try:
-        ui = printed(r"Prefect UI +(http://\S+)\n")
+        ui, _, key = printed(r"Prefect UI +(http://\S+)\n").partition("/open#")
         engine = open_database(printed(r"database +(sqlite:///\S+)\n"))
-        yield Up(ui, engine, process, output)
+        yield Up(ui, key, engine, process, output)
         engine.dispose()
     finally:
         process.send_signal(signal.SIGINT)
@@ -102,13 +115,16 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 
 @pytest.fixture
-def page() -> Iterator[Any]:
+def page(up: Up) -> Iterator[Any]:
+    """Open the printed link, which signs in."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIETLY))
         page = browser.new_page(viewport={"width": WIDE, "height": HIGH})
         page.set_default_timeout(PATIENCE_S * 1e3 / 5)
+        page.goto(f"{up.ui}/open#{up.key}")
+        page.wait_for_url(lambda url: "/open" not in url)
         yield page
         browser.close()
 

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,14 @@ class Up:
             return match
 
         return wait_for(found)
+
+    def password(self) -> str:
+        """Return the user and password of its Prefect server."""
+        return (self.state / "prefect-password").read_text().strip()
+
+    def login(self) -> dict[str, str]:
+        """Return the header of a request to its Prefect server."""
+        return {"Authorization": f"Basic {b64encode(self.password().encode()).decode()}"}
 
     def groups(self) -> set[int]:
         """Return the process groups of its children."""

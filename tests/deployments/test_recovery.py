@@ -21,7 +21,7 @@ import httpx
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Pending
 from sqlalchemy import Engine
 
@@ -46,22 +46,30 @@ class Life:
 
     def _read_output(self) -> None:
         self.up.prints(r"Press Ctrl-C to stop")
-        self.url = self.up.prints(r"Prefect UI +(http://127\.0\.0\.1:\d+)\n")[1] + "/api"
+        self.url = self.up.prints(r"Prefect UI +(http://127\.0\.0\.1:\d+)/open#")[1] + "/api"
         self.engine: Engine = open_database(f"sqlite:///{self.up.state / 'rollout.db'}")
+
+    def settings(self) -> dict[str, str]:
+        """Return the settings of a Prefect client that reaches its server."""
+        return {"PREFECT_API_URL": self.url, "PREFECT_API_AUTH_STRING": self.up.password()}
 
     def asked(self, path: str, **wanted: Any) -> list[dict[str, Any]]:
         """Return what the server answers, once it does."""
 
         def answer() -> list[dict[str, Any]] | None:
             try:
-                return list(httpx.post(f"{self.url}{path}", json=wanted, timeout=30).raise_for_status().json())
+                return list(
+                    httpx.post(f"{self.url}{path}", json=wanted, timeout=30, headers=self.up.login())
+                    .raise_for_status()
+                    .json()
+                )
             except httpx.HTTPError:
                 return None
 
         return wait_for(answer)
 
     def served(self) -> Mapping[str, UUID]:
-        with httpx.Client(base_url=self.url, timeout=60) as client:
+        with httpx.Client(base_url=self.url, timeout=60, headers=self.up.login()) as client:
             found = wait_for(lambda: each if len(each := deployments(client)) == len(names()) else None)
         return {name: UUID(each["id"]) for name, each in found.items()}
 
@@ -101,7 +109,8 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
 
 @pytest.fixture
 def client(life: Life) -> Iterator[SyncPrefectClient]:
-    with temporary_settings({PREFECT_API_URL: life.url}), get_client(sync_client=True) as client:
+    settings = {PREFECT_API_URL: life.url, PREFECT_API_AUTH_STRING: life.up.password()}
+    with temporary_settings(settings), get_client(sync_client=True) as client:
         yield client
 
 
@@ -146,7 +155,7 @@ def a_run_dies_unseen(life: Life, client: SyncPrefectClient, served: Mapping[str
 
     with socket.create_server(("127.0.0.1", 0)) as deaf:  # a database that does not answer: the run hangs
         database = f"postgresql://nobody@127.0.0.1:{deaf.getsockname()[1]}/none"
-        begun = {"PREFECT_API_URL": life.url, "PREFECT__FLOW_RUN_ID": str(run.id), "ROLLOUT_DATABASE_URL": database}
+        begun = life.settings() | {"PREFECT__FLOW_RUN_ID": str(run.id), "ROLLOUT_DATABASE_URL": database}
         process = subprocess.Popen([sys.executable, "-m", "prefect.engine"], env=os.environ | begun)
         wait_for(lambda: True if state() == "Running" else None)
         process.kill()
@@ -208,7 +217,7 @@ def test_nothing_was_done_twice(life: Life) -> None:
 
 
 def test_deployed_for_workers_it_is_what_prefect_itself_would_deploy(life: Life) -> None:
-    environment = os.environ | {"PREFECT_API_URL": life.url, "HOME": str(life.up.state / "home")}
+    environment = os.environ | life.settings() | {"HOME": str(life.up.state / "home")}
 
     def run(*module: str) -> str:
         command = [sys.executable, "-m", *module]

@@ -17,9 +17,13 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from deployments import automations
+from deployments.processes import password
 from deployments.up import up
 from flows.ramp import set_canary_percent
 from strategy_core.domain.errors import InvalidPercent
@@ -43,7 +47,8 @@ pytestmark = [pytest.mark.full, pytest.mark.xdist_group("prefect")]
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    started = Up.start(tmp_path_factory.mktemp("up"))
+    signed_in = {"ROLLOUT_CONSOLE_OWNER_HEADER": "X-Forwarded-User", "ROLLOUT_CONSOLE_PROXIES": "127.0.0.1"}
+    started = Up.start(tmp_path_factory.mktemp("up"), **signed_in)
     yield started
     if started.process.poll() is None:
         started.end(signal.SIGTERM)
@@ -52,9 +57,17 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 @pytest.fixture(scope="module")
 def api(running: Up) -> Iterator[httpx.Client]:
     running.prints(r"Press Ctrl-C to stop")
-    address = running.prints(r"Prefect UI +(http://127\.0\.0\.1:\d+)\n").group(1)
-    with httpx.Client(base_url=f"{address}/api", timeout=60) as client:
+    address = running.prints(r"Prefect UI +(http://127\.0\.0\.1:\d+)/open#")[1]
+    with httpx.Client(base_url=f"{address}/api", timeout=60, headers=running.login()) as client:
         yield client
+
+
+def signed_in(running: Up, api: httpx.Client) -> dict[str, str]:
+    """Return the settings of a Prefect client that reaches the server."""
+    return {
+        "PREFECT_API_URL": str(api.base_url).rstrip("/"),
+        "PREFECT_API_AUTH_STRING": running.password(),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -142,11 +155,102 @@ def test_parameters_out_of_bounds_are_refused_by_the_api(
     assert field in answer.text
 
 
+def test_another_web_page_can_neither_read_nor_start_anything(
+    running: Up, api: httpx.Client, served: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """It has no password, and a browser adds its origin, or by DNS rebinding its host name, to each request."""
+    rollback = f"{api.base_url}deployments/{served['rollback']['id']}/create_flow_run"
+    run = {"parameters": {"strategy_name": "fib_rsi", "owner": "ana", "reason": "a web page says so"}}
+    known, own = running.login(), str(api.base_url).removesuffix("/api/")
+    port = api.base_url.port
+    refused = [
+        {},
+        {"Authorization": "Basic b3duZXI6Z3Vlc3NlZA=="},
+        known | {"Origin": "https://evil.example"},
+        known | {"Origin": "null"},
+        known | {"Origin": f"http://evil.example:{port}"},
+        known | {"Host": f"evil.example:{port}"},
+        known | {"Host": "127.0.0.1"},
+        known | {"Host": ""},
+    ]
+    statuses = [httpx.post(rollback, json=run, headers=each).status_code for each in refused]
+    reads = [httpx.get(f"{own}/api/admin/settings", headers=each).status_code for each in refused]
+    preflight = httpx.options(
+        rollback, headers={"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+    )
+
+    assert statuses == [401, 401, *[403] * 5, 400]
+    assert reads == [401, 401, *[403] * 5, 400]
+    assert preflight.status_code == 403
+    assert "access-control-allow-origin" not in preflight.headers
+    assert httpx.get(f"{own}/api/admin/version", headers=known | {"Origin": own}).status_code == 200
+    local = f"http://localhost:{port}"
+    assert httpx.get(f"{own}/api/admin/version", headers=known | {"Host": f"localhost:{port}"}).status_code == 200
+    assert (
+        httpx.options(rollback, headers={"Origin": local, "Access-Control-Request-Method": "POST"}).headers[
+            "access-control-allow-origin"
+        ]
+        == local
+    )
+    with pytest.raises(InvalidStatus) as websocket:
+        connect(f"ws://127.0.0.1:{port}/api/events/out", origin=Origin("https://evil.example"))
+    assert websocket.value.response.status_code == 403
+    engine = open_database(f"sqlite:///{running.state / 'rollout.db'}")
+    with reading(engine) as session:
+        assert "a web page says so" not in {each.reason for each in audit.events(session)}
+    engine.dispose()
+
+
+def test_the_password_is_kept_for_its_owner_alone(running: Up, api: httpx.Client) -> None:
+    file = running.state / "prefect-password"
+
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert password(file) == running.password()
+    page = httpx.get(f"{str(api.base_url).removesuffix('/api/')}/open")
+    assert "prefect-password" in page.text
+    assert running.password() not in page.text
+
+
+@pytest.mark.parametrize(
+    ("deployment", "signed_in", "who"),
+    [
+        ("pause", {}, ("ana", "form, unverified")),
+        ("resume", {"X-Forwarded-User": "bob"}, ("bob", "form")),
+    ],
+)
+def test_the_owner_of_a_form_is_who_is_signed_in_or_unverified(
+    running: Up,
+    api: httpx.Client,
+    served: Mapping[str, Mapping[str, Any]],
+    deployment: str,
+    signed_in: dict[str, str],
+    who: tuple[str, str],
+) -> None:
+    """Here every client on this machine is a trusted proxy."""
+    created = api.post(
+        f"/deployments/{served[deployment]['id']}/create_flow_run",
+        json={"parameters": {"strategy_name": "fib_rsi", "owner": "ana", "reason": "lunch"}},
+        headers=signed_in,
+    ).raise_for_status()
+    engine = open_database(f"sqlite:///{running.state / 'rollout.db'}")
+
+    def changed() -> Any:
+        with reading(engine) as session:
+            return next((each for each in audit.events(session, "fib_rsi") if each.action == deployment), None)
+
+    event = wait_for(changed)
+    engine.dispose()
+    assert (event.actor, event.source) == who
+    assert event.request_id == created.json()["id"]
+
+
 def test_a_run_that_slipped_past_the_bounds_fails_with_the_domains_line(
     api: httpx.Client, running: Up, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ROLLOUT_DATABASE_URL", f"sqlite:///{running.state / 'rollout.db'}")
-    with temporary_settings({PREFECT_API_URL: str(api.base_url).rstrip("/")}):
+    with temporary_settings(
+        {PREFECT_API_URL: str(api.base_url).rstrip("/"), PREFECT_API_AUTH_STRING: running.password()}
+    ):
         state = set_canary_percent("fib_rsi", 150.0, owner="ana", return_state=True)
 
     run = api.get(f"/flow_runs/{state.state_details.flow_run_id}").raise_for_status().json()
@@ -227,10 +331,11 @@ def test_a_failed_gate_is_an_event_once_and_owners_are_told_at_once(
 
 
 def test_automations_are_put_once_and_leave_an_owners_own_alone(
-    api: httpx.Client, served: Mapping[str, Mapping[str, Any]]
+    running: Up, api: httpx.Client, served: Mapping[str, Mapping[str, Any]]
 ) -> None:
     ids = {name: UUID(each["id"]) for name, each in served.items()}
-    with temporary_settings({PREFECT_API_URL: str(api.base_url).rstrip("/")}), get_client(sync_client=True) as client:
+    settings = {PREFECT_API_URL: str(api.base_url).rstrip("/"), PREFECT_API_AUTH_STRING: running.password()}
+    with temporary_settings(settings), get_client(sync_client=True) as client:
         (ours, *_) = automations.automations(ids)
         mine = client.create_automation(ours.model_copy(update={"name": "my own"}))
         assert automations.put(client, ids) == []
@@ -253,7 +358,8 @@ def test_a_child_that_ends_is_named_and_the_rest_is_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It runs beside the other `up`, on the same database and Prefect server, which it must not stop."""
-    monkeypatch.setenv("PREFECT_API_URL", str(api.base_url).rstrip("/"))
+    for name, value in signed_in(running, api).items():
+        monkeypatch.setenv(name, value)
     printed: list[str] = []
 
     def kill_the_flows(line: str) -> None:
@@ -288,7 +394,7 @@ def test_workers_would_be_given_the_same_deployments(
     """`prefect deploy --all` and serving make the same of one prefect.yaml, but for where the runs run."""
     api.post("/work_pools/", json={"name": "rollout", "type": "process"}).raise_for_status()
     deploy = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    environment = os.environ | {"PREFECT_API_URL": str(api.base_url).rstrip("/"), "HOME": str(running.state / "home")}
+    environment = os.environ | signed_in(running, api) | {"HOME": str(running.state / "home")}
     subprocess.run([*deploy], cwd=running.state, env=environment, check=True, capture_output=True, timeout=PATIENCE_S)
 
     deployed = deployments(api)

@@ -38,7 +38,7 @@ def test_a_start_sends_the_first_stage_and_says_so_in_one_line(started: Engine) 
     with reading(started) as session:
         assert rollouts.get_canary(session, "fib_rsi").rollout_bp == 500
     event = newest_event(started)
-    assert (event.actor, event.role, event.source) == ("ana", "owner", "flow")
+    assert (event.actor, event.role, event.source) == ("ana", "owner", "form, unverified")
     assert event.reason == "better in the backtest"
 
 

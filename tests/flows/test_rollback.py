@@ -31,7 +31,12 @@ def test_a_promotion_retires_the_predecessor_and_keeps_who_and_why(two: Engine) 
     assert statuses(two) == {"v1": "retired", "v2": "active"}
     with reading(two) as session:
         event = audit.events(session)[-1]
-    assert (event.actor, event.role, event.source, event.reason) == ("ana", "owner", "flow", "agreed on Friday")
+    assert (event.actor, event.role, event.source, event.reason) == (
+        "ana",
+        "owner",
+        "form, unverified",
+        "agreed on Friday",
+    )
 
 
 def test_an_event_names_the_run_that_its_logs_are_kept_under(two: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

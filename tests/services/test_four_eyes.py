@@ -43,6 +43,14 @@ def started(engine: Engine, market: SyntheticSource) -> Engine:
     return engine
 
 
+@pytest.mark.parametrize("name", ["Ana", "ANA", " ana ", "ａｎａ"])
+def test_another_spelling_of_the_starters_name_is_no_second_owner(started: Engine, name: str) -> None:
+    with pytest.raises(FourEyes):
+        approving(started, Actor(name), four_eyes=True)
+
+    approving(started, ANOTHER, four_eyes=True)
+
+
 def put_state(engine: Engine, state: State) -> None:
     with transaction(engine) as session:
         rollouts.change_rollout(session, rollouts.list_rollouts(session)[0], state=state.value)

@@ -22,7 +22,10 @@ class AuditEventResponse(ResponseModel):
     at: datetime = Field(description="When it was changed.")
     actor: str = Field(description="Who changed it.")
     role: str = Field(description="The actor's role.")
-    source: str = Field(description="Where the request came from: sdk, cli, api or flow.")
+    source: str = Field(
+        description="Where the request came from: sdk, cli, api, flow, form, or `form, unverified` if nobody has "
+        "verified the name in the form."
+    )
     action: str = Field(description="What was done.")
     strategy_name: str = Field(description="Name of the strategy.")
     version: str = Field(description="Name of the version, or empty.")
