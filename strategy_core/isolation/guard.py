@@ -49,12 +49,14 @@ class Refusal(BaseException):
 
 
 class Guard:
-    """The audit hook. It collects the tries since the last `take`, and is milder while the version loads."""
+    """The audit hook. It collects the tries since the last `take`.
+
+    Loading native code is no try: the libraries of models do it, and the kernel binds what they call.
+    """
 
     def __init__(self, report: Callable[[str], None]) -> None:
         self._report = report
         self._tried: list[str] = []
-        self.loading = True
 
     def arm(self) -> None:
         import _posixsubprocess
@@ -95,12 +97,6 @@ class Guard:
             return f"device or lock: {event}{_format_args(args[1:2])}"
         if event == "os.kill" and args[0] != os.getpid():
             return f"signal: {event}{_format_args(args)}"
-        if event == "ctypes.dlopen" and not self.loading:  # native libraries load their parts this way
-            return f"native code: {event}{_format_args(args)}"
-        if (
-            event.startswith("ctypes.dlsym") and getattr(args[0], "_name", "") is None
-        ):  # would give access to any function of the process
-            return f"native code: {event}{_format_args(args[1:])}"
         return None
 
 

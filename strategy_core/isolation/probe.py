@@ -148,7 +148,6 @@ TRIES: Mapping[str, Callable[[Targets], object]] = {
     "read the parent's environment by a folder's descriptor": _read_by_descriptor,
     "open another process's pipe": _read_other_pipes,
     "open the terminal": lambda _: os.open("/dev/tty", os.O_RDONLY),
-    "load native code": lambda _: ctypes.CDLL(None),
     "write a file by native code": lambda to: _libc("creat", bytes(to.new), 0o600),
     "read a private file by native code": lambda to: _libc("open", bytes(to.private), os.O_RDONLY),
     "read the parent's environment by native code": lambda to: _libc("open", to.environ.encode(), os.O_RDONLY),

@@ -246,7 +246,6 @@ def _load_and_report(header: Mapping[str, Any], parts: Sequence[bytes], guard: G
     if refused is not None:
         pipes.send(refused=refused)
         os._exit(0)
-    guard.loading = False
     pipes.send(ready=description)
     return version
 

@@ -25,7 +25,7 @@ from pydantic import BaseModel
 
 from strategy_core.domain.strategy import Action, Context, Decision
 
-LIBC = ctypes.CDLL("libc.so.6", use_errno=True)  # allowed while loading: native libraries load their parts so
+LIBC = ctypes.CDLL("libc.so.6", use_errno=True)
 BUY = Decision(Action.BUY, 0.5)
 float32: Any = np.float32  # numpy's numbers are taken as Python's
 
@@ -174,8 +174,8 @@ TRICKS: dict[str, Callable[[Path], Any]] = {
     "multiprocessing": _spawn_by_multiprocessing,
     "kill": lambda _: os.kill(os.getppid(), 0),
     "parent's secrets": lambda _: Path(f"/proc/{os.getppid()}/environ").read_bytes(),
-    "dlopen": lambda _: ctypes.CDLL("libc.so.6"),
-    "pythonapi": lambda _: ctypes.pythonapi.Py_IsInitialized(),
+    "dlopen": lambda _: ctypes.CDLL("libc.so.6") and None,
+    "pythonapi": lambda _: ctypes.pythonapi.Py_IsInitialized() and None,
     "raise limits": lambda _: __import__("resource").setrlimit(1, (10, 10)),
     "swallow": _swallow,
     "swallow exceptions": _swallow_exceptions,

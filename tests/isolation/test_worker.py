@@ -194,7 +194,6 @@ def test_frames_and_lines_go_through_the_pipes(guard: Guard) -> None:
 
     assert key == "ready"
     assert description["warmup_bars"] == version.warmup_bars == 150
-    assert not guard.loading
     assert pipes.read_frame() is None
     os.close(from_it)
     os.close(outbox)
