@@ -30,7 +30,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_GET_NAME, PR_SET_NO_NEW_PRIVS, PR_SET_VMA = 1, 15, 16, 38, 0x53564D41
@@ -301,7 +300,7 @@ def call_filter(own_pid: int) -> Any:
 
 def compiled_filter(own_pid: int) -> bytes:
     """Return `call_filter` as the kernel takes it."""
-    with TemporaryFile() as exported:
+    with os.fdopen(os.memfd_create("filter"), "w+b") as exported:
         call_filter(own_pid).export_bpf(exported)
         exported.seek(0)
         return exported.read()
@@ -470,12 +469,12 @@ def available() -> Available:
     if sidecar := os.environ.get("ROLLOUT_ISOLATION_SOCKET"):
         return _of_sidecar(sidecar)
     command = [sys.executable, "-P", "-m", "strategy_core.isolation.sandbox"]
-    done = subprocess.run(  # noqa: S603  our own interpreter and module
-        command, capture_output=True, text=True, timeout=TRIAL_S, check=False, env=_small_environment()
-    )
-    if done.returncode:
-        why = done.stderr.strip().rpartition("\n")[2] or "the trial failed"
-        return Available(Level.NONE, dict.fromkeys(_TRIALS, why))
+    try:
+        done = subprocess.run(  # noqa: S603  our own interpreter and module
+            command, capture_output=True, text=True, timeout=TRIAL_S, check=True, env=_small_environment()
+        )
+    except (OSError, subprocess.SubprocessError) as failed:
+        return Available(Level.NONE, dict.fromkeys(_TRIALS, f"the trial failed: {failed}"))
     return read_available(done.stdout)
 
 
