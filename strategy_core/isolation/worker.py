@@ -201,6 +201,8 @@ def serve(
         pid = sandbox.fork_into_new_namespace(namespace) if namespace >= 0 else os.fork()
         if pid == 0:
             requests.close()
+            if namespace >= 0:
+                os.close(namespace)
             sandbox.end_with_parent()
             _run_worker(Pipes(*descriptors), prepared)
         for descriptor in descriptors:
