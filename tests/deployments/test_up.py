@@ -376,18 +376,6 @@ def test_a_child_that_ends_is_named_and_the_rest_is_stopped(
     assert api.get("/health").status_code == 200
 
 
-def test_a_server_that_cannot_start_is_named_with_its_reason(
-    running: Up, api: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    printed: list[str] = []
-
-    assert up(**arguments(running, tmp_path) | {"port": api.base_url.port}, echo=printed.append) == 1
-
-    assert printed[-1].startswith("Prefect server ended with exit code 1. The end of ")
-    assert "already in use" in printed[-1]
-
-
 def test_workers_would_be_given_the_same_deployments(
     running: Up, api: httpx.Client, served: Mapping[str, Mapping[str, Any]]
 ) -> None:
