@@ -106,7 +106,7 @@ def _run(
     alone: list[str] = []
     login: dict[str, str] = {}
     if api_url is None:
-        port = port or keep_port(stack)
+        port = _free_port(port, stack)
         secret = state / "prefect-password"
         login = {"PREFECT_API_AUTH_STRING": password(secret)}
         api_url, environment = f"http://{HOST}:{port}/api", _own_prefect(state, port)
@@ -157,6 +157,14 @@ def _run(
             child.check()
         activity.print_new(echo)
     echo("Stopping …")
+
+
+def _free_port(wanted: int | None, stack: ExitStack) -> int:
+    """Return the port *wanted*, or any free one. Another server on it would look healthy, and get the password."""
+    found = keep_port(stack, wanted or 0)
+    if wanted not in (None, found):
+        raise InvalidSetting("port", wanted, "a port that no other program uses")
+    return found
 
 
 def _ui_line(ui: str, login: Mapping[str, str]) -> str:

@@ -1,5 +1,6 @@
 """What `up` refuses before it starts anything."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,19 @@ def test_what_is_not_usable_is_refused_before_anything_is_started(tmp_path: Path
     with pytest.raises(InvalidSetting, match="speed"):
         up(database_url=None, feed=None, symbol=None, speed=0, port=None, state=tmp_path, echo=printed.append)
 
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_port_of_another_program_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would look like a healthy server, and clients would send it the password."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    printed: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(InvalidSetting, match=f"port = {port} is not valid; allowed: a port that no other program"):
+            up(database_url=None, feed=None, symbol=None, speed=60, port=port, state=tmp_path, echo=printed.append)
+
+    assert printed == []
     assert not (tmp_path / "logs").exists()
 
 

@@ -108,7 +108,7 @@ def test_an_owners_run_shows_what_it_changed_and_who_and_why(
 
     progress, change = made(server)
     assert (progress["key"], change["key"]) == ("rollout-fib-rsi-v2", "change-fib-rsi")
-    assert change["description"] == "fib_rsi v2: pause by ana"
+    assert change["description"] == "fib_rsi v2: pause by ana (unverified)"
     (changed,) = tables(change["data"])
     assert {row["what"] for row in changed} == {"active version", "canary", "users of the canary", "rollout"}
     assert changed[-1] == {"what": "rollout", "before": "running\\, stage 1", "after": "**paused\\, stage 1**"}
