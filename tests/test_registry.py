@@ -26,9 +26,17 @@ from strategy_core.registry import VersionRegistry
 from strategy_core.store import audit
 from strategy_core.store.engine import reading
 from tests.builders import DAY, MONDAY, put_version
+from tests.conftest import SQLITE_FIRST
 
 RACERS = 8
 TRIES = 6
+
+
+@pytest.fixture(params=SQLITE_FIRST)
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Use SQLite by default and PostgreSQL with `-m full`: what differs between them is tested with the services."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from strategy_core.shadow_executor import ShadowExecutor
 from strategy_core.store.engine import open_database
 from strategy_core.store.tables import ShadowDecisionLog
 from tests.builders import DAY, GOLD, HOUR, MONDAY, decision_row, outcome_row, put_decisions, put_outcomes, put_version
+from tests.conftest import SQLITE_FIRST
 from tests.engines import Broken, Follower
 
 LATER = MONDAY + 10 * HOUR
@@ -43,6 +44,13 @@ def market() -> SyntheticSource:
 def candles(market: SyntheticSource) -> pd.DataFrame:
     """Candles up to a day after LATER: more than may be known then."""
     return market.candles(GOLD, closed_by=LATER + DAY)
+
+
+@pytest.fixture(params=SQLITE_FIRST)
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Use SQLite by default and PostgreSQL with `-m full`: what differs between them is tested with the services."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
 
 
 @pytest.fixture

@@ -24,7 +24,13 @@ GOLD = ALL["GOLD"]
 minutes = st.integers(-1000, 60 * 24 * (DAYS + 10))
 
 
-@pytest.mark.parametrize("timeframe", sorted(TIMEFRAMES))
+@pytest.mark.parametrize(
+    "timeframe",
+    [
+        timeframe if timeframe in ("1h", "1d") else pytest.param(timeframe, marks=pytest.mark.full)
+        for timeframe in sorted(TIMEFRAMES)
+    ],
+)
 def test_every_candle_of_every_timeframe_is_sound(timeframe: str) -> None:
     source = SyntheticSource(tuple(INSTRUMENTS), timeframe=timeframe, days=21)
 

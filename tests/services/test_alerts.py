@@ -193,6 +193,7 @@ def test_a_critical_one_is_tried_on_though_its_failure_was_told(engine: Engine, 
     assert deliveries(engine)[0].sent_at == MONDAY + 31 * HOUR
 
 
+@pytest.mark.full
 def test_that_a_channel_has_failed_is_told_on_another_once(engine: Engine, endpoint: Endpoint, other: Endpoint) -> None:
     put_alert(engine, "the feed is down")
     dead, alive = channel_to(endpoint), channel_to(other)

@@ -91,6 +91,7 @@ def test_wrong_input_is_refused_before_anything_runs(
         calibrate(Plan(), ramps=1, days=days, seed=1, scenarios=scenarios)
 
 
+@pytest.mark.full
 def test_a_pair_is_tried_on_its_own_past_with_its_own_stake(engine: Engine) -> None:
     put_history(engine, days=40)
 

@@ -114,7 +114,11 @@ def test_a_candle_that_the_broker_revises_is_told_of_once(engine: Engine, broker
     assert alerts(engine) == ["candle.revised"]
 
 
-@pytest.mark.parametrize("bad", [HTML, BadDay(401, b"{}"), BadDay(cut=100)], ids=["502", "401", "cut"])
+@pytest.mark.parametrize(
+    "bad",
+    [HTML, *(pytest.param(bad, marks=pytest.mark.full) for bad in (BadDay(401, b"{}"), BadDay(cut=100)))],
+    ids=["502", "401", "cut"],
+)
 def test_what_a_broken_broker_kept_back_is_decided_once_it_is_well(
     engine: Engine, broker: Market, workers: WorkerPool, bad: BadDay
 ) -> None:

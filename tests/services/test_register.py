@@ -69,7 +69,13 @@ def test_a_version_is_kept_with_its_whole_config_fingerprint_and_report(
     )
 
 
-@pytest.mark.parametrize("status", list(Status))
+@pytest.mark.parametrize(
+    "status",
+    [
+        status if status in (Status.SHADOW, Status.ACTIVE) else pytest.param(status, marks=pytest.mark.full)
+        for status in Status
+    ],
+)
 def test_a_version_may_start_in_any_status(engine: Engine, market: SyntheticSource, status: Status) -> None:
     if status is Status.CANARY:
         register(engine, market, "0", config={"rsi_period": 9}, status=Status.ACTIVE)
@@ -90,6 +96,7 @@ def test_registering_as_active_replaces_the_active_one(engine: Engine, market: S
         assert {v.version: v.status for v in versions.list_versions(session)} == {"1": "retired", "2": "active"}
 
 
+@pytest.mark.full
 def test_scoring_and_salt_are_fixed_at_the_first_registration(engine: Engine, market: SyntheticSource) -> None:
     first = {"scoring": ScoringRule(horizon=12), "salt": "gold"}
     register(engine, market, "1", **first)
@@ -175,6 +182,7 @@ def test_the_same_name_or_the_same_build_is_refused(engine: Engine, market: Synt
         register(engine, market, "2", config={"rsi_period": 14})
 
 
+@pytest.mark.full
 def test_another_strategy_may_have_the_same_build(engine: Engine, market: SyntheticSource) -> None:
     register(engine, market, "1")
     register(engine, market, "1", strategy_name="fib_rsi_conservative")

@@ -111,9 +111,9 @@ def test_two_runs_at_once_leave_one_row_a_candle(engine: Engine, market: Synthet
     ("how", "kind", "error"),
     [
         ("raise", "raised", "ZeroDivisionError"),
-        ("sleep", "deadline", "no answer within 0.5 s"),
-        ("write", "breach", "stolen.txt"),
-        ("confidence", "invalid", "confidence 2.0 is not within 0..1"),
+        pytest.param("sleep", "deadline", "no answer within 0.5 s", marks=pytest.mark.full),
+        pytest.param("write", "breach", "stolen.txt", marks=pytest.mark.full),
+        pytest.param("confidence", "invalid", "confidence 2.0 is not within 0..1", marks=pytest.mark.full),
     ],
 )
 def test_a_version_that_fails_gets_error_rows_and_touches_no_other(
