@@ -69,7 +69,7 @@ def rollback(strategy_name: Strategy, owner: Owner, reason: Reason, version: Any
         version: Version to roll back. Leave empty for the rollout or canary.
     """
 
-    @never_locked_out
+    @never_locked_out()
     def run() -> str:
         with open_runtime(tolerate_bad_settings=True) as runtime:
             return roll_back(

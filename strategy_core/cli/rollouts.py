@@ -215,7 +215,7 @@ def decide(
     def run() -> "Rollout":
         return rollouts.decide_rollout(shell.engine, command, strategy_name=strategy, choice=rollouts.Choice(choice))
 
-    rollout = never_locked_out(run)() if choice == "rollback" else run()
+    rollout = never_locked_out()(run)() if choice == "rollback" else run()
     _answer_rollout(shell, rollout, f"{strategy} {rollout.version}: {choice} is decided")
 
 
@@ -239,7 +239,7 @@ def rollback(
     shell.tolerate_bad_settings()
     command = Command(shell.actor, shell.now, reason)
 
-    @never_locked_out
+    @never_locked_out()
     def run() -> str:
         return roll_back(shell.engine, command, strategy_name=strategy, version=version)
 

@@ -46,8 +46,8 @@ R = TypeVar("R")
 log = structlog.get_logger(__name__)
 
 
-def never_locked_out(work: Callable[P, R]) -> Callable[P, R]:
-    """Let *work* wait at most `LOCK_BUDGET_S` for a locked SQLite database, and end workers of versions that lock it.
+def never_locked_out(seconds: float | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let a function wait for a locked SQLite database at most *seconds* (`LOCK_BUDGET_S`), and end workers that lock it.
 
     A worker has no business with the database. Its version fails one decision, and the next one gets a new worker.
 
@@ -55,12 +55,15 @@ def never_locked_out(work: Callable[P, R]) -> Callable[P, R]:
         DatabaseLocked: another process holds the lock. It is named.
     """
 
-    @wraps(work)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        with lock_budget(_end_worker):
-            return work(*args, **kwargs)
+    def decorated(work: Callable[P, R]) -> Callable[P, R]:
+        @wraps(work)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            with lock_budget(_end_worker, seconds):
+                return work(*args, **kwargs)
 
-    return run
+        return run
+
+    return decorated
 
 
 def _end_worker(holder: LockHolder) -> bool:
@@ -70,7 +73,7 @@ def _end_worker(holder: LockHolder) -> bool:
     return ended
 
 
-@never_locked_out
+@never_locked_out()
 @retry_transient(ROLLBACK_RETRY)
 def roll_back(
     engine: Engine,
@@ -159,7 +162,7 @@ class _Serving:
     since: datetime | None
 
 
-@never_locked_out
+@never_locked_out()
 def roll_back_on_alert(
     engine: Engine, command: Command, firing: RollbackRequest, *, fired_at: datetime
 ) -> tuple[AlertRollback, str | None]:

@@ -224,7 +224,7 @@ def resume(
         return _change_rollout(session, command, "resume", rollout, changes, share=share)
 
 
-@never_locked_out
+@never_locked_out()
 def _roll_back(engine: Engine, command: Command, strategy_name: str, rollout_id: UUID | None) -> Rollout:
     """Roll back the open rollout by its id. If it has ended meanwhile, no other rollout is meant."""
     if rollout_id is None:

@@ -17,6 +17,7 @@ from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.ramp import ENDED, Position, Ruling, State, Step, decide, judge_all
 from strategy_core.market.source import CandleSource
 from strategy_core.services.evidence import in_a_line, load_evidence, load_ledger, load_pair, read_feed, save_ledger
+from strategy_core.services.rollback import never_locked_out
 from strategy_core.services.transitions import (
     ChangeAlert,
     end_rollout,
@@ -27,7 +28,7 @@ from strategy_core.services.transitions import (
     strategy_state,
 )
 from strategy_core.store import alerts, rollouts, versions
-from strategy_core.store.engine import reading, retry_transient, transaction
+from strategy_core.store.engine import BUSY_SECONDS, reading, retry_transient, transaction
 from strategy_core.store.tables import Rollout
 
 _CLOCK_DOUBT = timedelta(minutes=30)  # how late a tick may come after a later one: it was stopped, or lost a race
@@ -95,6 +96,7 @@ def rule_unreadable(
     return TickResult(*about, ruling, findings, problem)
 
 
+@never_locked_out(BUSY_SECONDS)
 @retry_transient()
 def rule_blind(
     engine: Engine, rollout_id: UUID, problem: str, *, now: datetime, actor: Actor
@@ -123,6 +125,7 @@ def rule_blind(
         return ruling, findings
 
 
+@never_locked_out(BUSY_SECONDS)
 @retry_transient()
 def tick_rollout(
     engine: Engine, source: CandleSource, rollout_id: UUID, *, now: datetime, actor: Actor = RAMP, apply: bool = True

@@ -31,7 +31,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 IDLE_SECONDS = 30  # between two statements of a change. After that the client is stuck or its machine is gone
-_BUSY_SECONDS = 30  # how long SQLite waits for another writer
+BUSY_SECONDS = 30  # how long SQLite waits for another writer
 LOCK_BUDGET_S = 3.0  # all waits of one rollback for SQLite's locks: the whole command then takes less than 10 s
 _OVERFLOW = 25  # connections beyond the pool's 5: requests that wait for a lock must leave some for a rollback
 _SET_IDLE_TIMEOUT = "SET LOCAL idle_in_transaction_session_timeout = '{}s'"
@@ -279,14 +279,15 @@ class _LockBudget:
 
 
 @contextmanager
-def lock_budget(end: Callable[["LockHolder"], bool]) -> Iterator[None]:
-    """Wait for locks of SQLite databases at most `LOCK_BUDGET_S` together. A block inside another one has its budget.
+def lock_budget(end: Callable[["LockHolder"], bool], seconds: float | None = None) -> Iterator[None]:
+    """Wait for locks of SQLite databases at most *seconds* together. A block inside another one has its budget.
 
     On Linux this looks who holds a lock, and waits before SQLite is asked: if SQLite also has to recover its shared
     memory, it waits ten seconds, whatever its busy timeout.
 
     Args:
         end: is called with each holder, and returns whether it has ended the holder.
+        seconds: by default `LOCK_BUDGET_S`.
 
     Raises:
         DatabaseLocked: the budget is used up.
@@ -294,7 +295,7 @@ def lock_budget(end: Callable[["LockHolder"], bool]) -> Iterator[None]:
     if _budget.get() is not None:
         yield
         return
-    begun = _budget.set(_LockBudget(time.monotonic() + LOCK_BUDGET_S, end))
+    begun = _budget.set(_LockBudget(time.monotonic() + (LOCK_BUDGET_S if seconds is None else seconds), end))
     try:
         yield
     except DBAPIError as error:
@@ -408,7 +409,7 @@ class RetryPolicy:
     """Stop after *tries* tries and *seconds* seconds, when both have been reached.
 
     Attributes:
-        tries: each may itself have waited `_BUSY_SECONDS` for SQLite.
+        tries: each may itself have waited `BUSY_SECONDS` for SQLite.
         seconds: counted from the start of the first try.
         locks: also retry when SQLite is locked.
     """
@@ -485,7 +486,7 @@ def _postgresql(url: Any) -> Engine:
 
 def _sqlite(url: Any) -> Engine:
     try:
-        usual_s = float(url.query.get("timeout", _BUSY_SECONDS))
+        usual_s = float(url.query.get("timeout", BUSY_SECONDS))
     except (TypeError, ValueError):  # TypeError: it is given twice
         raise InvalidSetting("database_url", str(url), "a number of seconds as timeout") from None
     engine = create_engine(url, connect_args={} if "timeout" in url.query else {"timeout": usual_s})

@@ -75,6 +75,15 @@ def test_any_other_process_is_named_and_left_alone(
     assert rollout(*call.split(), "--reason", "odd fills").code == 0
 
 
+def test_a_tick_ends_such_a_worker_too(rollout: Rollout, ramping: Engine) -> None:
+    """The tick may be the one that rolls back."""
+    with holding.worker(shm_of(ramping), "POSIX") as worker:
+        ticked = rollout("tick")
+
+        assert ticked.code == 0, ticked.err
+        assert worker.wait() == -signal.SIGKILL
+
+
 def test_every_other_command_names_the_process_too(rollout: Rollout, ramping: Engine, sqlite_url: str) -> None:
     with stranger(shm_of(ramping)) as pid:
         refused = rollout("pause", "fib_rsi", "--database-url", f"{sqlite_url}?timeout=0.1")
