@@ -63,7 +63,6 @@ def test_harm_is_found_and_health_is_not(pair: RecordedPair | None) -> None:
     assert [healthy.run(1, number).gate for number in range(5)] == [None] * 5
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("pair", [None, PAIR], ids=["simulated", "own past"])
 def test_a_bound_is_given_where_evidence_must_find_the_fault(pair: RecordedPair | None) -> None:
     assert trial("severe", pair).bound(1) == pytest.approx(48, abs=8)
