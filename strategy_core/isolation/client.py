@@ -5,7 +5,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -184,6 +186,17 @@ class IsolatedStrategy:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def load_next(self, config: Mapping[str, Any]) -> None:
+        """Let workers that are started from now on load *config*: what is stored, in place of what was given."""
+        self._start = protocol.amended(self._start, config=dict(config))
+
+    def under_clock(self, ahead: timedelta) -> Self:
+        """Return the same version with workers whose clock is *ahead* of the real one."""
+        other = copy(self)
+        other.breaches, other._process = [], None
+        other._start = protocol.amended(self._start, clock_ahead_s=ahead.total_seconds())
+        return other
 
     def close(self) -> None:
         """End the worker. A later request starts another."""

@@ -69,6 +69,13 @@ def frame(header: Mapping[str, Any], parts: Sequence[bytes | memoryview] = ()) -
     return b"".join([len(head).to_bytes(LENGTH_BYTES, "little"), head, *parts])
 
 
+def amended(framed: bytes, **facts: Any) -> bytes:
+    """Return a frame with more facts in its header."""
+    start = LENGTH_BYTES + int.from_bytes(framed[:LENGTH_BYTES], "little")
+    head = json.dumps({**json.loads(framed[LENGTH_BYTES:start]), **facts}).encode()
+    return b"".join([len(head).to_bytes(LENGTH_BYTES, "little"), head, framed[start:]])
+
+
 def read_frame(read: Callable[[int], bytes]) -> tuple[dict[str, Any], list[bytes]] | None:
     """Return the next frame's header and parts, or None at the end of the pipe."""
     length = read(LENGTH_BYTES)
