@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -11,7 +12,7 @@ from sqlalchemy import Engine
 from strategy_core.domain.candles import checked_candles
 from strategy_core.isolation.pool import WorkerPool
 from strategy_core.services import compare
-from strategy_core.services.shadow import log_candle
+from strategy_core.services.shadow import log_candle, recorded_answers
 from strategy_core.services.versions import check_isolation
 from strategy_core.store import decisions, versions
 from strategy_core.store.engine import open_database, reading, upgrade
@@ -59,7 +60,7 @@ class ShadowExecutor:
             row = versions.get_version(session, strategy_name, version)
         candles = checked_candles(df, timeframe=row.timeframe, source=f"candles of {symbol}").candles
         with WorkerPool(deadline_s=self._deadline_s) as workers:
-            worker = workers.for_engine(row, strategy_engine)
+            worker = workers.for_engine(row, strategy_engine, partial(recorded_answers, self.engine))
             return log_candle(self.engine, worker, row, candles, symbol=symbol, timestamp=timestamp, now=self._clock())
 
     def get_shadow_decisions(

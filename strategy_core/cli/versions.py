@@ -150,6 +150,13 @@ def _since(version: "StrategyVersion") -> object:
     return stamps.get(Status(version.status), version.created_at)
 
 
+def _known_answers(report: dict[str, Any]) -> str:
+    """Return how many windows each worker is asked again, and the digest of the answers."""
+    if not report.get("answers_digest"):
+        return "none recorded: it may give other answers on another machine"
+    return f"{report['answers_windows']} windows, {report['answers_digest']}"
+
+
 def _answer_version(shell: Context, version: "StrategyVersion", headline: str | None = None) -> None:
     from strategy_core.cli.output import facts_table, table
 
@@ -163,6 +170,7 @@ def _answer_version(shell: Context, version: "StrategyVersion", headline: str | 
         "timeframe": version.timeframe,
         "warm-up": f"{version.warmup_bars} candles",
         "fingerprint": version.fingerprint,
+        "known answers": _known_answers(report),
         "registered": version.created_at,
         "activated": version.activated_at,
         "retired": version.retired_at,

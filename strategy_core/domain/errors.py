@@ -493,6 +493,16 @@ class FingerprintMismatch(Untrusted):
     changed: Names  # parts of the fingerprint, such as `source` or `numpy`
 
 
+class AnswersMismatch(Untrusted):
+    """{strategy_name!r} {version!r} may not run: not the same answers on this machine (first on {window}).
+    Run it on a machine like the one that registered it, or register it as a new version.
+    """
+
+    strategy_name: str
+    version: str
+    window: str  # symbol, candle and both answers
+
+
 class IsolationBreach(Untrusted):
     """Blocked by isolation: {tried}."""
 

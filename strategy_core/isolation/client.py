@@ -5,7 +5,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -185,12 +187,24 @@ class IsolatedStrategy:
         self._config = checked_config(config, entry_point)
         self._memory_bytes = memory_bytes
         self._folder = Path.cwd()
+        self._clock_ahead_s = 0.0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def load_next(self, config: Mapping[str, Any]) -> None:
+        """Let workers that are started from now on load *config*: what is stored, in place of what was given."""
+        self._config = checked_config(config, self.entry_point)
+
+    def under_clock(self, ahead: timedelta) -> Self:
+        """Return the same version with workers whose clock is *ahead* of the real one."""
+        other = copy(self)
+        other.breaches, other._process = [], None
+        other._clock_ahead_s = ahead.total_seconds()
+        return other
 
     def close(self) -> None:
         """End the worker. A later request starts another."""
@@ -327,7 +341,13 @@ class IsolatedStrategy:
         view = View(modules, [file for file in model_files if file.is_file()], self._folder)
         self._process = process = Process()
         deadline = time.monotonic() + self.load_deadline_s
-        process.send(start_frame(self.entry_point, self._config, self._memory_bytes, self._pickled, view), deadline)
+        header = {
+            "entry_point": self.entry_point,
+            "config": self._config,
+            "memory_bytes": self._memory_bytes,
+            "clock_ahead_s": self._clock_ahead_s,
+        }
+        process.send(start_frame(header, view, self._pickled), deadline)
         for _ in range(REPORTS_HEARD):
             message = process.hear(deadline)
             if message[0] != "breach":

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from strategy_core.domain.errors import FingerprintMismatch, InvalidEntryPoint
+from strategy_core.domain.errors import AnswersMismatch, FingerprintMismatch, InvalidEntryPoint
 from strategy_core.isolation.client import Description, IsolatedStrategy
 from strategy_core.isolation.fingerprint import SCHEMA, Fingerprint, changed_parts, fingerprint, schema_of
+from strategy_core.isolation.vetting import KnownAnswers, first_difference
 from strategy_core.store.tables import StrategyVersion
 
 MANY = 16  # waiting items of one key that justify another worker while more items may come
@@ -20,6 +21,7 @@ IDLE = 16  # idle workers kept for the next candles of their version: memory aga
 
 Key = TypeVar("Key")
 Item = TypeVar("Item")
+ReadAnswers = Callable[[StrategyVersion], bytes | None]  # the content of its KnownAnswers
 
 
 class WorkQueue(Generic[Key, Item]):
@@ -143,18 +145,22 @@ class WorkerPool:
             raise
 
     @contextmanager
-    def borrow(self, version: StrategyVersion) -> Iterator[IsolatedStrategy]:
+    def borrow(self, version: StrategyVersion, read_answers: ReadAnswers) -> Iterator[IsolatedStrategy]:
         """Yield a worker of the version for exclusive use, started if necessary.
+
+        Args:
+            read_answers: called for a worker that is started, which is then asked for the same answers.
 
         Raises:
             FingerprintMismatch: its code, a model file or a library differs from what was registered.
+            AnswersMismatch: it gives other answers than at its registration.
             InvalidEntryPoint, InvalidConfig, StrategyFailed: the version cannot be loaded.
         """
         key = f"{version.strategy_name} {version.fingerprint}"  # two strategies may have the same build
         with self._lock:
             at = next((i for i in reversed(range(len(self._idle))) if self._idle[i][0] == key), None)
             worker = None if at is None else self._idle.pop(at)[1]
-        worker = worker or self._start(version)
+        worker = worker or self._start(version, read_answers)
         try:
             yield worker
         finally:
@@ -164,23 +170,23 @@ class WorkerPool:
             for each in surplus:
                 each.close()
 
-    def dedicated(self, version: StrategyVersion) -> IsolatedStrategy:
+    def dedicated(self, version: StrategyVersion, read_answers: ReadAnswers) -> IsolatedStrategy:
         """Return a worker that is the caller's until the pool is closed. Raises the errors of `borrow`."""
-        worker = self._start(version)
+        worker = self._start(version, read_answers)
         self._dedicated.append(worker)
         return worker
 
-    def for_engine(self, version: StrategyVersion, engine: object) -> IsolatedStrategy:
+    def for_engine(self, version: StrategyVersion, engine: object, read_answers: ReadAnswers) -> IsolatedStrategy:
         """Return a dedicated worker for an entry point's name, or for a ready instance, which is not verified.
 
         Raises:
             InvalidEntryPoint: the version has another entry point, or the instance cannot be pickled.
-            FingerprintMismatch, InvalidConfig, StrategyFailed: see `borrow`.
+            FingerprintMismatch, AnswersMismatch, InvalidConfig, StrategyFailed: see `borrow`.
         """
         if isinstance(engine, str):
             if engine != version.entry_point:
                 raise InvalidEntryPoint(engine, f"{version.version!r} was registered with {version.entry_point!r}")
-            return self.dedicated(version)
+            return self.dedicated(version, read_answers)
         worker = IsolatedStrategy(version.entry_point, version.config, deadline_s=self._deadline_s, engine=engine)
         self._dedicated.append(worker)
         return worker
@@ -200,10 +206,11 @@ class WorkerPool:
     ) -> None:
         self.close()
 
-    def _start(self, version: StrategyVersion) -> IsolatedStrategy:
+    def _start(self, version: StrategyVersion, read_answers: ReadAnswers) -> IsolatedStrategy:
         worker = IsolatedStrategy(version.entry_point, version.config, deadline_s=self._deadline_s)
         try:
             _verify(version, worker.describe())
+            _verify_answers(version, worker, read_answers)
         except BaseException:
             worker.close()
             raise
@@ -216,3 +223,15 @@ def _verify(version: StrategyVersion, described: Description) -> None:
     if found.digest != version.fingerprint:
         changed = changed_parts(version.fingerprint_parts, found.parts)
         raise FingerprintMismatch(version.strategy_name, version.version, changed)
+
+
+def _verify_answers(version: StrategyVersion, worker: IsolatedStrategy, read_answers: ReadAnswers) -> None:
+    digest = version.registration_report.get("answers_digest")
+    if not digest:
+        return  # registered before answers were recorded, or its windows are too large to keep
+    content = read_answers(version)
+    known = None if content is None else KnownAnswers.read(content)
+    if known is None or known.digest != digest:
+        raise FingerprintMismatch(version.strategy_name, version.version, ["recorded answers"])
+    if differs := first_difference(worker, known):
+        raise AnswersMismatch(version.strategy_name, version.version, differs)

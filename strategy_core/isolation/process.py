@@ -142,17 +142,12 @@ def checked_config(config: Mapping[str, Any], entry_point: str) -> dict[str, Any
     return dict(config)
 
 
-def start_frame(
-    entry_point: str, config: Mapping[str, Any], memory_bytes: int, engine: bytes | None, view: View
-) -> bytes:
+def start_frame(header: Mapping[str, Any], view: View, engine: bytes | None) -> bytes:
     """Return the first frame for a worker."""
-    header = {
-        "entry_point": entry_point,
-        "config": config,
-        "memory_bytes": memory_bytes,
+    files = {
         "search_path": [str(Path(entry).absolute()) for entry in sys.path],
         "folder": str(view.folder),
         "modules": {name: str(file) for name, file in view.modules.items()},
         "model_files": [str(file) for file in view.files],
     }
-    return protocol.frame(header, [] if engine is None else [engine])
+    return protocol.frame({**header, **files}, [] if engine is None else [engine])

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any, NoReturn
 
 import numpy as np
@@ -31,8 +31,15 @@ from strategy_core.isolation import protocol, sandbox
 from strategy_core.isolation.guard import Guard
 from strategy_core.isolation.protocol import Answer, Kind, Question
 from strategy_core.isolation.sandbox import Available, Prepared, View
-from strategy_core.strategies.loading import ReadyConfig, as_strategy, canonical, load, validated, warmup_of
+from strategy_core.strategies.loading import ReadyConfig, as_strategy, canonical, load, resolve, validated, warmup_of
 
+_NOWHERE = "\0"  # no file's name starts so
+_LIBRARY_FOLDERS = (
+    f"{os.sep}site-packages{os.sep}",
+    f"{os.sep}dist-packages{os.sep}",
+    f"{Path(os.__file__).parent}{os.sep}",
+    f"{Path(__file__).parents[1]}{os.sep}",
+)
 AHEAD = 32  # windows prepared in a batch, because running a version's code evicts our data from the CPU caches
 READ_BYTES = 1 << 18  # read buffer for questions of thousands of candles
 
@@ -75,8 +82,11 @@ class CandleHistory:
 class LoadedVersion:
     """The loaded strategy with its validated params, called under the guard."""
 
-    def __init__(self, strategy: Strategy, params: Any, config: dict[str, Any], guard: Guard) -> None:
+    def __init__(
+        self, strategy: Strategy, params: Any, config: dict[str, Any], guard: Guard, places: Sequence[str] = ()
+    ) -> None:
         self._strategy = strategy
+        self._places = places
         self._params = params
         self._guard = guard
         self._config = config
@@ -138,21 +148,38 @@ class LoadedVersion:
         except MemoryError:
             os._exit(protocol.OUT_OF_MEMORY)  # the version's state may be broken by the failed allocation
         except BaseException as raised:  # noqa: BLE001  a version's code: SystemExit is its failure and must not end the worker
-            error, kind = raised_line(raised), "raised"
+            error, kind = raised_line(raised, self._places), "raised"
         tried = self._guard.take()
         return (None, tried[0], "breach") if tried else (result, error, kind)
 
 
-def raised_line(raised: BaseException) -> str:
-    """Return the exception's name, text and location in one line."""
+def raised_line(raised: BaseException, places: Sequence[str] = ()) -> str:
+    """Return the exception's name, text and location in one line.
+
+    The location is the last line of the version's own code, which is below *places* or in no library.
+    """
     place = ""
-    for entry in traceback.extract_tb(raised.__traceback__)[-1:]:
+    entries = traceback.extract_tb(raised.__traceback__)
+    own = [entry for entry in entries if entry.filename.startswith((*places, _NOWHERE)) or not _of_library(entry)]
+    for entry in (own or entries)[-1:]:
         place = f" ({Path(entry.filename).name}, line {entry.lineno})"
     try:
         text = protocol.one_line(raised)
     except BaseException:  # noqa: BLE001  __str__ may be a version's code too
         text = "(its text cannot be read)"
     return f"{type(raised).__name__}: {text}{place}" if text else f"{type(raised).__name__}{place}"
+
+
+def _of_library(entry: traceback.FrameSummary) -> bool:
+    return not Path(entry.filename).is_absolute() or any(folder in entry.filename for folder in _LIBRARY_FOLDERS)
+
+
+def _places_of(module_name: str) -> tuple[str, ...]:
+    """Return how the names of all files start that belong to the top-level package of a loaded module."""
+    top = module_name.partition(".")[0]
+    module = sys.modules[module_name if top == "strategy_core" else top]
+    folders = getattr(module, "__path__", None)
+    return (str(module.__file__),) if folders is None else tuple(f"{folder}{os.sep}" for folder in folders)
 
 
 def _windows(question: Question) -> Iterator[tuple[pd.DataFrame, Context]]:
@@ -175,10 +202,22 @@ def _as_answer(answer: object, duration_ms: float) -> Answer:
 
 def _load(start: Mapping[str, Any], parts: Sequence[bytes], guard: Guard) -> LoadedVersion:
     entry_point, config = start["entry_point"], start["config"]
+    if ahead_s := start["clock_ahead_s"]:
+        _move_clock(ahead_s)
     strategy = as_strategy(pickle.loads(parts[0]), entry_point) if parts else load(entry_point)  # noqa: S301  the parent's
     given = {} if strategy.Params is ReadyConfig else config
     params = validated(strategy.Params, given, entry_point)
-    return LoadedVersion(strategy, params, canonical(params, given, entry_point), guard)
+    source = type(strategy).__module__ if parts else resolve(entry_point).partition(":")[0]
+    return LoadedVersion(strategy, params, canonical(params, given, entry_point), guard, _places_of(source))
+
+
+def _move_clock(ahead_s: float) -> None:
+    """Move the clock that Python code reads. The names that a version imports later, or has, are moved too."""
+    sys.modules["pytest"] = None  # type: ignore[assignment]  # else it is imported too, where it is installed: a second
+    from time_machine import travel  # only the vetting needs it
+
+    del sys.modules["pytest"]
+    travel(time() + ahead_s, tick=True).start()
 
 
 def serve(

@@ -79,15 +79,12 @@ def _api_source(url: str, token: str | None) -> Callable[[], Source]:
 
 
 def _database_source(url: str) -> Callable[[], Source]:
+    from strategy_core.router.database import PostgresqlSource, SqliteSource
     from strategy_core.store.engine import open_database
 
     parsed = open_database(url).url
     if parsed.get_backend_name() == "postgresql":
-        from strategy_core.router.postgresql import PostgresqlSource
-
         return partial(PostgresqlSource, parsed)
-    from strategy_core.router.sqlite import SqliteSource
-
     if parsed.database in (None, "", ":memory:"):
         raise InvalidSetting("database_url", url, "a file: sqlite:///FILE")
     return partial(SqliteSource, Path(str(parsed.database)))

@@ -47,7 +47,7 @@ log = structlog.get_logger(__name__)
 
 
 def never_locked_out(seconds: float | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Let a function wait for a locked SQLite database at most *seconds* (`LOCK_BUDGET_S`), and end workers that lock it.
+    """Let a function wait for a locked SQLite database at most *seconds* (`LOCK_BUDGET_S`), and end workers holding it.
 
     A worker has no business with the database. Its version fails one decision, and the next one gets a new worker.
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -110,7 +111,7 @@ def run_shadow(
         ]
     catch_up = min(catch_up, max(1, DECISIONS_A_RUN // max(1, sum(len(backlog.symbols) for backlog in backlogs))))
     due = read_due_candles(engine, source, backlogs, now, catch_up)
-    workers.share_out(due, lambda backlog, dues: _decide(workers, backlog, dues, now))
+    workers.share_out(due, lambda backlog, dues: _decide(engine, workers, backlog, dues, now))
     by_strategy = groupby(backlogs, key=lambda backlog: backlog.version.strategy_name)
     return [run for _, together in by_strategy for run in _log(engine, list(together), now)]
 
@@ -278,7 +279,15 @@ def _ns(moment: datetime) -> int:
     return (moment - _EPOCH) // _MICROSECOND * 1_000
 
 
-def _decide(workers: WorkerPool, backlog: VersionBacklog, dues: Sequence[SymbolBacklog], now: datetime) -> None:
+def recorded_answers(engine: Engine, version: StrategyVersion) -> bytes | None:
+    """Return what the pool of workers compares the answers of a new worker with."""
+    with reading(engine) as session:
+        return versions.recorded_answers(session, version)
+
+
+def _decide(
+    engine: Engine, workers: WorkerPool, backlog: VersionBacklog, dues: Sequence[SymbolBacklog], now: datetime
+) -> None:
     version = backlog.version
     for many, group in groupby(dues, key=lambda due: len(due.positions) >= _VECTORISE_FROM):
         if backlog.refused is not None:
@@ -289,7 +298,7 @@ def _decide(workers: WorkerPool, backlog: VersionBacklog, dues: Sequence[SymbolB
             for due in together
         ]
         try:
-            with workers.borrow(version) as worker:
+            with workers.borrow(version, partial(recorded_answers, engine)) as worker:
                 answered = worker.decide(asks, vectorised=many, budget=backlog.patience)
         except RolloutError as error:
             backlog.refused = error

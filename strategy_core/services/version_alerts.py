@@ -7,7 +7,7 @@ from typing import Any
 from sqlmodel import Session
 
 from strategy_core.domain.alerts import BREACH, REFUSED, TAMPERED, Severity
-from strategy_core.domain.errors import FingerprintMismatch, IsolationBreach, RolloutError
+from strategy_core.domain.errors import AnswersMismatch, FingerprintMismatch, IsolationBreach, RolloutError
 from strategy_core.domain.lifecycle import Status
 from strategy_core.isolation.protocol import Answer
 from strategy_core.services.transitions import exposure_of, strategy_state
@@ -32,7 +32,7 @@ def alert_refused(
         partly: another worker of the version has answered, so it still decides in part. Then alert once a day.
     """
     kind = REFUSED
-    if isinstance(error, FingerprintMismatch):
+    if isinstance(error, FingerprintMismatch | AnswersMismatch):
         kind = TAMPERED
     elif isinstance(error, IsolationBreach):
         kind = BREACH

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Engine
@@ -33,9 +34,10 @@ from strategy_core.domain.scoring import ScoringRule
 from strategy_core.isolation.client import Description, IsolatedStrategy
 from strategy_core.isolation.pool import WorkerPool, build_of
 from strategy_core.isolation.probe import Attempt, prove_isolation
-from strategy_core.isolation.vetting import Report, vet
+from strategy_core.isolation.vetting import Vetted, vet
 from strategy_core.market.source import CandleSource
 from strategy_core.services.rollouts import check_second_owner
+from strategy_core.services.shadow import recorded_answers
 from strategy_core.services.transitions import (
     abort_rollout,
     end_rollout,
@@ -98,18 +100,12 @@ def register_version(
         if strategy_name in versions.strategy_names(session):
             _check_fixed(versions.get_strategy(session, strategy_name), scoring, salt)
     with IsolatedStrategy(entry_point, config, deadline_s=deadline_s) as strategy:
-        given = strategy.describe()
-    with IsolatedStrategy(entry_point, given.config, deadline_s=deadline_s) as strategy:  # what runs is what is stored
         described = strategy.describe()
-        if described != given:
-            changed = [name for name in described.config if described.config[name] != given.config.get(name)]
-            raise InvalidConfig(
-                entry_point, [f"{', '.join(changed) or 'its warm-up'}: another value each time the version is loaded"]
-            )
         build = build_of(entry_point, described, symbols, timeframe)
         with reading(engine) as session:
             _check_new(session, strategy_name, version, build.digest)
-        report = _vet(strategy, described, source, strategy_name, version, symbols, now)
+        strategy.load_next(described.config)  # vetting compares the given config with the stored one
+        vetted = _vet(strategy, described, source, strategy_name, version, symbols, now)
 
     @retry_transient()  # retry without the vetting, which takes seconds
     def store() -> tuple[StrategyVersion, str]:
@@ -132,11 +128,13 @@ def register_version(
                 warmup_bars=described.warmup_bars,
                 fingerprint=build.digest,
                 fingerprint_parts=build.parts,
-                registration_report=report.model_dump(mode="json"),
+                registration_report=vetted.report.model_dump(mode="json"),
                 created_at=now,
             )
             with recorded_change(session, command, "register_version", strategy_name, version) as change:
                 versions.add_version(session, registered)
+                if vetted.known_answers is not None:
+                    versions.add_answers(session, registered, vetted.known_answers)
                 if status is Status.ACTIVE:
                     activate(session, registered, why=f"{version} registered as active", now=now)
                 elif status is Status.CANARY:
@@ -193,13 +191,16 @@ def _vet(
     version: str,
     symbols: Sequence[str],
     now: datetime,
-) -> Report:
+) -> Vetted:
     bars = described.warmup_bars + VETTING_BARS
     candles = {symbol: source.candles(symbol, closed_by=now, bars=bars) for symbol in symbols}
-    report = vet(strategy, candles, timeframe=source.timeframe)
-    if not report.passed:
-        raise GateRefused(strategy_name, version, report.failures)
-    return report
+    vetted = vet(strategy, candles, timeframe=source.timeframe)
+    stored = strategy.describe()
+    if stored.config != described.config or stored.warmup_bars != described.warmup_bars:
+        raise InvalidConfig(strategy.entry_point, ["it is another one each time that it is loaded"])
+    if not vetted.report.passed:
+        raise GateRefused(strategy_name, version, vetted.report.failures)
+    return vetted
 
 
 @retry_transient()
@@ -306,13 +307,14 @@ def check_isolation(engine: Engine, workers: WorkerPool, *, strategy_name: str, 
 
     Raises:
         UnknownStrategy, UnknownVersion
-        FingerprintMismatch, InvalidEntryPoint, InvalidConfig, StrategyFailed: it can no longer be loaded.
+        FingerprintMismatch, AnswersMismatch, InvalidEntryPoint, InvalidConfig, StrategyFailed: it can no longer be
+            loaded.
     """
     with reading(engine) as session:
         checked = versions.get_version(session, strategy_name, version)
         breaches = decisions.find_breaches(session, strategy_name, version)
     try:
-        loading = "; ".join(workers.dedicated(checked).breaches)
+        loading = "; ".join(workers.dedicated(checked, partial(recorded_answers, engine)).breaches)
     except IsolationBreach as breach:
         loading = breach.tried
     return Isolation(prove_isolation(), breaches, loading)

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Dialect,
     ForeignKeyConstraint,
     Index,
+    LargeBinary,
     Text,
     UniqueConstraint,
     text,
@@ -141,6 +142,22 @@ class StrategyVersion(SQLModel, table=True):
     activated_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))  # last activation
     retired_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))  # last retirement
     quarantined_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))  # set by a rollback
+
+
+class RecordedAnswers(SQLModel, table=True):
+    """The windows of a version's vetting and its answers, asked again by each worker. Inserted and not changed."""
+
+    __tablename__ = "recorded_answers"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["strategy_name", "version"],
+            ["strategy_version.strategy_name", "strategy_version.version"],
+            name="fk_answers_version",
+        ),
+    )
+    strategy_name: str = Field(primary_key=True)
+    version: str = Field(primary_key=True)
+    content: bytes = Field(sa_column=Column(LargeBinary, nullable=False))  # of `isolation.vetting.KnownAnswers`
 
 
 class CanaryConfig(SQLModel, table=True):

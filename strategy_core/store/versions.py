@@ -13,7 +13,7 @@ from strategy_core.domain.errors import LostRace, NoActiveVersion, UnknownStrate
 from strategy_core.domain.lifecycle import Status, check_move
 from strategy_core.domain.routing import Routing
 from strategy_core.store.engine import cancel_when_idle, insert_if_new
-from strategy_core.store.tables import CanaryConfig, StrategyRow, StrategyVersion
+from strategy_core.store.tables import CanaryConfig, RecordedAnswers, StrategyRow, StrategyVersion
 
 _SERVES = and_(
     col(StrategyVersion.strategy_name) == StrategyRow.name,
@@ -166,6 +166,17 @@ def previously_active(session: Session, strategy_name: str) -> StrategyVersion |
 def add_version(session: Session, version: StrategyVersion) -> None:
     session.add(version)
     session.flush()
+
+
+def add_answers(session: Session, version: StrategyVersion, content: bytes) -> None:
+    session.add(RecordedAnswers(strategy_name=version.strategy_name, version=version.version, content=content))
+    session.flush()
+
+
+def recorded_answers(session: Session, version: StrategyVersion) -> bytes | None:
+    """Return the windows and answers of the version's registration, or None if there are none."""
+    found = session.get(RecordedAnswers, (version.strategy_name, version.version))
+    return None if found is None else found.content
 
 
 def move(session: Session, version: StrategyVersion, target: Status, now: datetime) -> None:

@@ -57,6 +57,7 @@ FACTS = {
     "asked": "gold",
     "extra": "postgres",
     "changed": ["source"],
+    "window": "GOLD 2026-03-02 00:00: buy 0.6 at registration, hold 0 now",
     "tried": "open for writing: x",
     "cause": "the feed is down",
     "actor": "ana",

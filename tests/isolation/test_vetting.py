@@ -11,7 +11,7 @@ UNFIT = "tests.isolation.unfit_versions"
 
 def report_on(entry_point: str, candles: pd.DataFrame) -> Report:
     with IsolatedStrategy(entry_point, {}) as version:
-        return vet(version, {"GOLD": candles}, timeframe="1h")
+        return vet(version, {"GOLD": candles}, timeframe="1h").report
 
 
 def failed(report: Report) -> list[str]:
@@ -23,7 +23,7 @@ def test_fib_rsi_is_fit_and_the_report_says_on_how_much(long_history: pd.DataFra
 
     assert report.passed
     assert report.failures == report.warnings == []
-    names = ["validity", "isolation", "determinism", "look-ahead", "window", "vectorised"]
+    names = ["validity", "isolation", "determinism", "memory", "clock", "look-ahead", "window", "vectorised"]
     assert [check.name for check in report.checks] == names
     assert report.signals > 0
     assert all(check.decisions >= check.signals > 0 for check in report.checks)
@@ -35,8 +35,8 @@ def test_fib_rsi_is_fit_and_the_report_says_on_how_much(long_history: pd.DataFra
     [
         ("PeeksAhead", ["look-ahead", "vectorised"]),
         ("PeeksAtNothingYet", ["look-ahead", "vectorised"]),
-        ("Remembers", ["determinism", "look-ahead"]),
-        ("Gambles", ["determinism", "look-ahead", "window"]),
+        ("Remembers", ["determinism", "memory", "look-ahead"]),
+        ("Gambles", ["determinism", "memory", "look-ahead", "window"]),
         ("WarmsUpTooLittle", ["window"]),
     ],
 )

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, text
 from strategy_core import Router
 from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import RoutingUnavailable
-from strategy_core.router import postgresql
+from strategy_core.router import database as postgresql
 from strategy_core.services.rollback import roll_back
 from tests.builders import MONDAY, OWNER
 from tests.router.conftest import until

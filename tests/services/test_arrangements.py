@@ -176,9 +176,8 @@ def test_a_candle_that_comes_late_into_a_long_log_is_caught_up(engine: Engine, m
 
         candles = many.candles("GOLD", closed_by=NOW + 3 * HOUR)
         ahead = NOW + 2 * HOUR  # of the run
-        log_candle(
-            engine, workers.dedicated(version), version, candles, symbol="GOLD", timestamp=ahead, now=NOW + 3 * HOUR
-        )
+        worker = workers.dedicated(version, lambda _: None)
+        log_candle(engine, worker, version, candles, symbol="GOLD", timestamp=ahead, now=NOW + 3 * HOUR)
         (behind,) = run_shadow(engine, many, workers, now=NOW + 3 * HOUR)
 
     assert (run.logged, behind.logged) == (1, 2)

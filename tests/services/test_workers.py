@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import StrategyFailed
 from strategy_core.isolation.client import IsolatedStrategy
-from strategy_core.isolation.pool import WorkerPool
+from strategy_core.isolation.pool import ReadAnswers, WorkerPool
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services import shadow
 from strategy_core.services.shadow import run_shadow
@@ -27,11 +27,11 @@ class OneOnly(WorkerPool):
     lendings = 0
 
     @contextmanager
-    def borrow(self, version: StrategyVersion) -> Iterator[IsolatedStrategy]:
+    def borrow(self, version: StrategyVersion, read_answers: ReadAnswers) -> Iterator[IsolatedStrategy]:
         self.lendings += 1
         if self.lendings > 1:
             raise StrategyFailed("out of memory")
-        with super().borrow(version) as worker:
+        with super().borrow(version, read_answers) as worker:
             yield worker
 
 

@@ -56,3 +56,9 @@ class Fickle(Clockwork):
     def decide(self, candles: pd.DataFrame, params: Any, context: Context) -> Decision:
         self.asked += 1
         return Decision(Action.BUY if self.asked % 7 == 0 else Action.HOLD)
+
+
+class Slow(Clockwork):
+    def decide(self, candles: pd.DataFrame, params: Every, context: Context) -> Decision:
+        time.sleep(0.01)
+        return super().decide(candles, params, context)

@@ -37,6 +37,7 @@ EVIDENCE = [
     "live_trade",
     "booked_slot",
     "metric_sample",
+    "recorded_answers",
 ]
 KEPT = [*EVIDENCE, "strategy", "strategy_version", "rollout", "rollout_book", "alert_outbox"]
 
@@ -214,6 +215,7 @@ def _fill(engine: Engine) -> None:
                 f"VALUES ('{zero}', '{rollout.id.hex}', '2026-03-02 00:00:00', 0, 'errors', 'pass', true, '', 0)"
             )
         )
+        run(text("INSERT INTO recorded_answers (strategy_name, version, content) VALUES ('fib_rsi', '1.0.0', '')"))
         run(
             text(
                 "INSERT INTO comparison_report (id, strategy_name, shadow_version, active_version, symbol, "

@@ -1,10 +1,15 @@
-"""Routing from PostgreSQL, which is read after a notification and every two seconds."""
+"""Routing from a database: PostgreSQL, read after a notification and every two seconds, or an SQLite file.
+
+The file is checked five times a second and read only after a commit.
+"""
 
 import os
 import selectors
+import sqlite3
 from collections.abc import Generator
 from contextlib import suppress
-from threading import Event
+from pathlib import Path
+from threading import Event, Lock
 from time import monotonic
 from typing import Any
 
@@ -19,6 +24,8 @@ from strategy_core.store import versions
 from strategy_core.store.engine import failure
 
 CHANNEL = "rollout_strategy"  # a trigger on the table `strategy` notifies it
+_CHECK_S = 0.2  # of an SQLite file
+_BUSY_S = 1.0
 _HEARTBEAT_S = 2.0  # between two reads, in case a pooler or the network loses a notification
 _ANSWER_S = 5.0
 _SLICE_S = 0.25  # how soon a wait notices that it must stop
@@ -130,3 +137,75 @@ def _ready(socket: int, wanted: int, seconds: float) -> Any:
         selector.register(socket, wanted)
         found = selector.select(seconds)
     return found[0][1] if found else 0
+
+
+class SqliteSource:
+    """Reads *file* without writing to it or creating it.
+
+    The file is closed while the process forks, because SQLite does not allow an open connection in a child.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.address = f"sqlite:///{file}"
+        self._file = file.resolve()
+        self._engine = create_engine(
+            "sqlite+pysqlite://", creator=self._connect, poolclass=NullPool, isolation_level="AUTOCOMMIT"
+        )
+        self._connection: Connection | None = None
+        self._identity: tuple[int, int] | None = None
+        self._lock = Lock()
+        self._seen: int | None = None  # PRAGMA data_version, valid for one connection only
+
+    def read(self) -> AllRouting | None:
+        with self._lock:
+            try:
+                return self._read()
+            except DBAPIError as error:
+                raise RoutingUnavailable(self.address, failure(error)) from error
+
+    def wait(self, stop: Event) -> None:
+        stop.wait(_CHECK_S)
+
+    def close(self) -> None:
+        with self._lock:
+            self._close()
+
+    def before_fork(self) -> None:
+        self._lock.acquire()
+        self._close()
+
+    def after_fork_in_parent(self) -> None:
+        self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        self._lock = Lock()
+
+    def _read(self) -> AllRouting | None:
+        identity = self._file_identity()
+        if self._connection is None or identity != self._identity:  # the file was replaced, for example by a backup
+            self._close()
+            self._identity = identity  # read before opening, so that a replacement in between is noticed
+            self._connection = self._engine.connect()
+        data_version = self._connection.exec_driver_sql("PRAGMA data_version").scalar_one()
+        if data_version == self._seen:
+            return None
+        with Session(self._connection) as session:
+            found = versions.all_routing(session)
+        self._seen = data_version  # read before the query, so that a commit in between is noticed
+        return found
+
+    def _close(self) -> None:
+        connection, self._connection, self._seen = self._connection, None, None
+        if connection is not None:
+            with suppress(DBAPIError):
+                connection.close()
+
+    def _file_identity(self) -> tuple[int, int]:
+        try:
+            found = self._file.stat()
+        except OSError as error:
+            raise RoutingUnavailable(self.address, error.strerror or type(error).__name__) from None
+        return found.st_dev, found.st_ino
+
+    def _connect(self) -> Any:
+        return sqlite3.connect(f"{self._file.as_uri()}?mode=ro", uri=True, timeout=_BUSY_S, check_same_thread=False)
