@@ -202,7 +202,7 @@ def _as_answer(answer: object, duration_ms: float) -> Answer:
 
 def _load(start: Mapping[str, Any], parts: Sequence[bytes], guard: Guard) -> LoadedVersion:
     entry_point, config = start["entry_point"], start["config"]
-    if ahead_s := start["clock_ahead_s"]:
+    if ahead_s := start.get("clock_ahead_s"):
         _move_clock(ahead_s)
     strategy = as_strategy(pickle.loads(parts[0]), entry_point) if parts else load(entry_point)  # noqa: S301  the parent's
     given = {} if strategy.Params is ReadyConfig else config
