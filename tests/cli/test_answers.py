@@ -32,8 +32,6 @@ from tests.builders import (
 from tests.cli.conftest import Rollout, contents, set_clock
 from tests.prepared import prepared
 
-ISOLATE = [sys.executable, "-m", "strategy_core.cli", "isolate"]
-
 
 @pytest.fixture
 def pair(database: Engine) -> Engine:
@@ -306,18 +304,19 @@ def test_the_actor_is_the_shells_user_unless_named(
     assert [event["actor"] for event in rollout("audit", "--json").data] == ["carla", "dora"]
 
 
-def test_isolate_names_the_level() -> None:
-    done = subprocess.run(ISOLATE, capture_output=True, text=True, check=True)
+def test_isolate_names_the_level(rollout: Rollout) -> None:
+    shown = rollout("isolate")
 
-    first, second = done.stdout.splitlines()
-    assert first == "versions run in isolation: namespaces"
+    first, second = shown.out.splitlines()
+    assert (shown.code, first) == (0, "versions run in isolation: namespaces")
     assert re.fullmatch(r"(\d+) of \1 attempts were refused", second)
 
 
 @pytest.mark.full
 def test_isolate_lists_every_open_door() -> None:
     environ = {**os.environ, "ROLLOUT_ISOLATION": "none"}
-    done = subprocess.run(ISOLATE, capture_output=True, text=True, check=False, env=environ)
+    command = [sys.executable, "-m", "strategy_core.cli", "isolate"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
 
     assert done.returncode == 1
     assert done.stdout.startswith("versions run in isolation: none (trusted code only) (no namespaces: ROLLOUT_ISOL")

@@ -31,8 +31,15 @@ def ramping(database: Engine, rollout: Rollout) -> Engine:
     return database
 
 
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("kind", ["POSIX", "OFD"])
+@pytest.mark.parametrize(
+    ("call", "kind"),
+    [
+        (CALLS[0], "POSIX"),
+        (CALLS[1], "OFD"),
+        pytest.param(CALLS[0], "OFD", marks=pytest.mark.full),
+        pytest.param(CALLS[1], "POSIX", marks=pytest.mark.full),
+    ],
+)
 def test_a_worker_that_locks_the_database_is_ended_and_the_rollback_is_done(
     rollout: Rollout, ramping: Engine, monkeypatch: pytest.MonkeyPatch, call: str, kind: holding.Kind
 ) -> None:

@@ -108,7 +108,7 @@ def test_an_upgrade_never_holds_up_a_rollback_behind_a_long_query(
 ) -> None:
     """It would wait for the query, and everybody else for it: so it gives up, whole, and may be tried again."""
     if new_url.startswith("sqlite"):
-        monkeypatch.setattr(store, "_BUSY_SECONDS", 0.1)
+        monkeypatch.setattr(store, "BUSY_SECONDS", 0.1)
     monkeypatch.setattr(store, "_LOCKS_WITHIN", "100ms")
     engine = open_database(new_url)
     upgrade(engine, "v0001")
