@@ -36,6 +36,8 @@ def boundaries(engine: Engine, at: At) -> Iterator[list[str]]:
     def reached(name: str, connection: Any) -> None:
         if dead:
             raise Killed(name)
+        if "PRAGMA busy_timeout" in name:  # sent where the milliseconds left differ, so not in every run
+            return
         driver = getattr(connection, "driver_connection", connection)
         passed.append(" ".join(name.split())[:80])
         try:
