@@ -64,9 +64,12 @@ def quick() -> Iterator[Path]:
             server.kill()
 
 
-def run(source: Path, commands: list[Block], folder: Path, *path: Path) -> dict[Block, str]:
-    """Run all blocks in one shell and return what each prints; a failure names the line of *source*."""
-    lines = [f"trap 'echo \"{name(source)}:$LINENO: $BASH_COMMAND\" >&2' ERR"]
+def run(source: Path, commands: list[Block], folder: Path, *path: Path, after: str = "") -> dict[Block, str]:
+    """Run all blocks in one shell and return what each prints; a failure names the line of *source*.
+
+    *after* is a command that the shell has run before.
+    """
+    lines = [f"trap 'echo \"{name(source)}:$LINENO: $BASH_COMMAND\" >&2' ERR; {after}"]
     for block in commands:
         lines += [""] * (block.line - 1 - len(lines)) + [*block.text.splitlines(), f"echo '::{block.line}'"]
     script = folder / "script.sh"
@@ -82,12 +85,12 @@ def run(source: Path, commands: list[Block], folder: Path, *path: Path) -> dict[
     return dict(zip(commands, re.split(r"^::\d+\n", done.stdout, flags=re.MULTILINE), strict=False))
 
 
-def run_page(page: Path, folder: Path, *path: Path) -> None:
+def run_page(page: Path, folder: Path, *path: Path, after: str = "") -> None:
     parts = blocks(page)
     for part in parts:
         if part.title:
             (folder / part.title).write_text(part.text)
-    output = run(page, [part for part in parts if part.language == "sh"], folder, *path)
+    output = run(page, [part for part in parts if part.language == "sh"], folder, *path, after=after)
     for before, part in pairwise(parts):
         if part.language == "text" and before in output:
             assert part.text in output[before], f"{name(page)}:{part.line}"
@@ -108,7 +111,9 @@ def after_quickstart(tmp_path_factory: pytest.TempPathFactory, uv: Path, quick: 
 @pytest.mark.full
 @pytest.mark.parametrize("page", RUNNABLE, ids=name)
 def test_a_how_to_pages_commands_run(page: Path, after_quickstart: Path, uv: Path, quick: Path, tmp_path: Path) -> None:
-    run_page(page, shutil.copytree(after_quickstart, tmp_path / "work"), uv, quick)
+    exported = [line for block in blocks(QUICKSTART) for line in block.text.splitlines() if line.startswith("export ")]
+
+    run_page(page, shutil.copytree(after_quickstart, tmp_path / "work"), uv, quick, after="; ".join(exported))
 
 
 @pytest.mark.full

@@ -137,6 +137,12 @@ def register(
     )
 
 
+def _shadow_run(engine: Engine, world: World, now: datetime) -> None:
+    """Start a worker of each version, once, whose recorded answers are read: every run has the same boundaries."""
+    with WorkerPool(at_once=1) as workers:
+        run_shadow(engine, world.market, workers, now=now)
+
+
 def _trades(engine: Engine, world: World, now: datetime) -> object:
     trades = []
     for number in range(20):
@@ -170,7 +176,7 @@ OPERATIONS: dict[str, Operation] = {
     "an owner's rollback after the promotion": Operation(
         promoted, lambda e, w, now: roll_back(e, Command(OWNER, now, "news"), strategy_name="fib_rsi")
     ),
-    "shadow run": Operation(registered, lambda e, w, now: run_shadow(e, w.market, w.workers, now=now)),
+    "shadow run": Operation(registered, _shadow_run),
     "score": Operation(logged, lambda e, w, now: score_outcomes(e, w.market, now=now)),
     "live trades": Operation(ramped, _trades),
     "alerts": Operation(
