@@ -1,11 +1,10 @@
-"""Serve the deployments of prefect.yaml in one process. `rollout deploy` deploys the same file for workers."""
+"""The deployments of prefect.yaml: read, served by `rollout up`, and run by `rollout clock`."""
 
-import asyncio
 import contextlib
 import os
 import sys
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -23,18 +22,19 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, StateType
 from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import ObjectNotFound
 from prefect.flows import load_flow_from_entrypoint
-from prefect.runner import Runner
 from prefect.schedules import Cron, Interval, Schedule
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Crashed
 from prefect.types.entrypoint import EntrypointType
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from deployments import automations, prefect_yaml
+from deployments import automations
+from deployments.clock import Served, run_clock
 from strategy_core.domain.errors import InvalidSetting
 
 LEFT_WITHIN_S = 10.0
-AT_ONCE = 12  # concurrent runs: a rollback must find a free slot beside the scheduled runs
 
 
 class _Entry(BaseModel):
@@ -70,6 +70,13 @@ class DeploymentEntry(_Entry):
     parameters: dict[str, Any] = {}
     concurrency_limit: ConcurrencyLimitConfig | None = None
     work_pool: WorkPoolEntry  # unused when served
+
+    @property
+    def every_s(self) -> float | None:
+        """The seconds between its runs if it is due every minute or more often, otherwise None."""
+        due = [60.0 if each.cron == "* * * * *" else each.interval for each in self.schedules]
+        often = [each for each in due if each is not None and each <= 60]
+        return min(often, default=None)
 
 
 class _File(_Entry):
@@ -119,7 +126,7 @@ def end_abandoned(client: SyncPrefectClient, deployments: Collection[UUID]) -> i
     """Mark the active runs of these deployments as crashed, and return how many.
 
     Call it only before the sole process that serves them starts its runs. A run that a killed process left behind would
-    keep its slot, and the server would cancel later runs.
+    keep its slot, and the server would cancel later runs. What an owner asked for in such a run is taken over.
     """
     active = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
     found = client.read_flow_runs(
@@ -131,20 +138,60 @@ def end_abandoned(client: SyncPrefectClient, deployments: Collection[UUID]) -> i
     return len(found)
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Serve the deployments of a file, by default the packaged one. `--alone`: the server has no other runners."""
-    files = [each for each in arguments if each != "--alone"]
-    served = read_deployments(Path(files[0]) if files else prefect_yaml())
-    runner = Runner(heartbeat_seconds=automations.HEARTBEAT_S, limit=AT_ONCE)
-    ids = {
-        each.name: cast("UUID", runner.add_deployment(each)) for each in served
-    }  # returns a coroutine only inside an event loop
+def put(file: Path, *, only: Collection[str] | None = None, schedules: bool = True) -> dict[str, UUID]:
+    """Create or update the deployments of *file* without a work pool, and return their ids by name.
+
+    Args:
+        only: the names of the wanted ones. Default: all.
+        schedules: whether they are scheduled.
+    """
+    ids = {}
+    for each in read_deployments(file):
+        if only is None or each.name in only:
+            if not schedules:
+                each.schedules = []
+            ids[each.name] = cast("UUID", each.apply())  # a coroutine only inside an event loop
+    return ids
+
+
+def serve(file: Path, *, alone: bool) -> None:
+    """Create or update the deployments of *file*, and run them.
+
+    Args:
+        alone: no other process runs deployments of this server.
+    """
+    ids = put(file)
     with get_client(sync_client=True) as client:
-        if "--alone" in arguments:
+        if alone:
             end_abandoned(client, ids.values())
         automations.put(client, ids)
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(runner.start())
+    run_clock(deployed(file, ids))
+
+
+def run_deployed(file: Path) -> None:
+    """Run the deployments of *file* that `rollout deploy` has brought to the server.
+
+    Raises:
+        InvalidSetting: the server has none of them.
+    """
+    ids = {}
+    with get_client(sync_client=True) as client:
+        for each in read_deployments(file):
+            with contextlib.suppress(ObjectNotFound):
+                ids[each.name] = client.read_deployment_by_name(each.full_name).id
+    if not ids:
+        raise InvalidSetting("PREFECT_API_URL", PREFECT_API_URL.value(), "a server with deployments: `rollout deploy`")
+    run_clock(deployed(file, ids))
+
+
+def deployed(file: Path, ids: Mapping[str, UUID]) -> list[Served]:
+    """Return the deployments of *file* that are on the server, with their *ids*."""
+    found = []
+    for entry in _read(file).deployments:
+        if entry.name in ids:
+            flow: Flow[..., Any] = load_flow_from_entrypoint(entry.entrypoint)
+            found.append(Served(ids[entry.name], entry.name, flow, entry.every_s))
+    return found
 
 
 @contextlib.contextmanager
@@ -166,4 +213,4 @@ def force_exit(within_s: float = LEFT_WITHIN_S) -> Iterator[None]:
 
 if __name__ == "__main__":
     with force_exit():
-        main(sys.argv[1:])
+        serve(Path(sys.argv[1]), alone="--alone" in sys.argv[2:])

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import wraps
@@ -10,7 +11,7 @@ from inspect import signature
 from typing import Any, ParamSpec
 
 from prefect import Flow, flow
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
@@ -19,13 +20,16 @@ from sqlalchemy.exc import DBAPIError
 
 from flows.artifacts import show_change
 from strategy_core.domain.audit import FORM, RAMP, UNVERIFIED_FORM, Actor
-from strategy_core.domain.errors import InvalidSetting, RolloutError
+from strategy_core.domain.errors import AlreadyDone, InvalidSetting, RolloutError
 from strategy_core.market.source import CandleSource
 from strategy_core.observe import configure_logs
 from strategy_core.services.database import check_schema, failure
+from strategy_core.services.owner_requests import Request
 from strategy_core.settings import Settings, least_settings, read_settings
 
 P = ParamSpec("P")
+INTERRUPTED = "Interrupted"  # name of the final state of a run that the database interrupted
+_taken_over: ContextVar[Request | None] = ContextVar("taken_over", default=None)
 SIGNED_IN = "USER"  # type of a run's creator. A server sets it, Prefect's own only for automations and no client can
 
 
@@ -75,13 +79,38 @@ def open_runtime(*, tolerate_bad_settings: bool = False) -> Iterator[Runtime]:
         engine.dispose()
 
 
+@contextmanager
+def taken_over(request: Request) -> Iterator[None]:
+    """Let a flow's function that is called without Prefect act as the run of *request*."""
+    begun = _taken_over.set(request)
+    try:
+        yield
+    finally:
+        _taken_over.reset(begun)
+
+
 def owned_by(owner: str) -> Actor:
-    """Return the owner of a form: who is signed in, or without that knowledge the name in the form, unverified."""
-    context = FlowRunContext.get()
-    creator = context.flow_run.created_by if context is not None and context.flow_run is not None else None
-    if creator is not None and creator.type == SIGNED_IN and creator.display_value:
-        return Actor(creator.display_value, source=FORM, request_id=_run())
-    return Actor(owner, source=UNVERIFIED_FORM, request_id=_run())
+    """Return the owner of a form: who is signed in, or without that knowledge the name in the form, unverified.
+
+    The id of the run is the idempotency key: a run that is repeated changes nothing a second time.
+    """
+    run = _run()
+    name = signed_in(FlowRunContext.get())
+    return Actor(name or owner, source=FORM if name else UNVERIFIED_FORM, request_id=run, idempotency_key=run or None)
+
+
+def signed_in(context: FlowRunContext | None) -> str:
+    """Return the name of the owner whom the server knows, or an empty text."""
+    request = _taken_over.get()
+    if request is not None:
+        return request.signed_in
+    return creator_of(context.flow_run) if context is not None and context.flow_run is not None else ""
+
+
+def creator_of(run: FlowRun) -> str:
+    """Return the name of the signed-in owner who created *run*, or an empty text."""
+    creator = run.created_by
+    return creator.display_value or "" if creator is not None and creator.type == SIGNED_IN else ""
 
 
 def unattended() -> Actor:
@@ -91,7 +120,8 @@ def unattended() -> Actor:
 
 def _run() -> str:
     """Return the id of the flow run, or an empty text outside a run. Makes no request."""
-    return str(flow_run.id or "")
+    request = _taken_over.get()
+    return str(request.id if request is not None else flow_run.id or "")
 
 
 def one_line(work: Callable[P, str]) -> Callable[P, State[Any]]:
@@ -104,10 +134,14 @@ def one_line(work: Callable[P, str]) -> Callable[P, State[Any]]:
     def run(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
         try:
             line = work(*args, **kwargs)
+        except AlreadyDone as error:
+            if error.idempotency_key != _run():
+                return Failed(message=str(error))
+            line = "done before, by the first start of this run"
         except RolloutError as error:
             return Failed(message=str(error))
         except DBAPIError as error:
-            return Failed(message=failure(error))
+            return Failed(message=failure(error), name=INTERRUPTED)
         show_change(signature(work).bind(*args, **kwargs).arguments.get("strategy_name"))
         return Completed(message=line)
 

@@ -2,7 +2,6 @@
 
 from prefect import flow
 
-import flows._prestart  # noqa: F401  before the slow imports
 from flows.dask import run_local, run_on_dask
 from flows.parameters import Candles
 from flows.runtime import one_line, open_runtime

@@ -91,6 +91,28 @@ def deploy(
 
 
 @command(commands)
+def clock(
+    shell: Context,
+    file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Your own prefect.yaml. Default: the packaged one.")
+    ] = None,
+) -> None:
+    """Run the deployed flows that are due, until Ctrl-C.
+
+    `rollout deploy` creates the deployments. Several hosts may each run a clock. Without the Prefect server the clock
+    goes on with the flows of every minute and with owners' requests that are written down.
+    """
+    from deployments import prefect_yaml
+    from deployments.serve import force_exit, run_deployed
+    from strategy_core.observe import configure_logs
+
+    os.environ["ROLLOUT_DATABASE_URL"] = shell.settings.database_url  # for the flows
+    configure_logs()
+    with force_exit():
+        run_deployed(file or prefect_yaml())
+
+
+@command(commands)
 def token(
     shell: Context,
     name: Annotated[

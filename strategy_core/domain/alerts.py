@@ -25,6 +25,7 @@ BREACH = "shadow.isolation_breach"
 STALE = "feed.stale"
 SHADOW_OVERDUE = "shadow.overdue"
 AUDIT_BROKEN = "audit.broken"
+REQUEST_WAITING = "owner.request_waiting"
 
 HEADLINES: Mapping[str, str] = {
     "rollout.started": "started",
@@ -46,6 +47,7 @@ HEADLINES: Mapping[str, str] = {
     AUDIT_BROKEN: "the audit trail does not hold",
     "candles.absent": "has no candles",
     "candle.revised": "decided on a candle that was revised",
+    REQUEST_WAITING: "an owner's request waits",
     CHANNEL_FAILED: "this alert channel has failed for too long",
 }
 LONGEST = 700  # characters of a gate's or a version's text: some channels refuse long messages

@@ -566,7 +566,36 @@ class LiveTrade(SQLModel, table=True):
     ingested_at: datetime = Field(sa_column=_time())
 
 
-# Idempotency
+# Requests: what owners ask for in forms, and the API's idempotency
+
+
+class OwnerRequest(SQLModel, table=True):
+    """What an owner asked for in a form. It is written down before it is done, and done once.
+
+    `services.owner_requests` moves it on: a process claims it until `taken_until` and ends it with one line. After that
+    time another process may claim it, because the first one has ended or hangs. Ended requests are kept.
+    """
+
+    __tablename__ = "owner_request"
+    __table_args__ = (
+        CheckConstraint("ended_at IS NOT NULL OR (NOT failed AND line = '')", name="ck_request_ended"),
+        Index(
+            "ix_request_open",
+            "taken_until",
+            sqlite_where=text("ended_at IS NULL"),
+            postgresql_where=text("ended_at IS NULL"),
+        ),
+    )
+    id: UUID = Field(primary_key=True)  # of the flow run
+    action: str  # name of the flow
+    parameters: dict[str, Any] = Field(sa_column=_json())
+    signed_in: str = ""  # the owner's name if a proxy has verified it
+    asked_at: datetime = Field(sa_column=_time())  # real time, as the other times here, also in a replay
+    taken_by: str = ""
+    taken_until: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    ended_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    failed: bool = False
+    line: str = Field(default="", sa_column=Column(Text, nullable=False))
 
 
 class ApiAnswer(SQLModel, table=True):

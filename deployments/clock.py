@@ -1,0 +1,430 @@
+"""`rollout clock`: run what is due on the Prefect server, without a new interpreter for what is frequent or urgent.
+
+Scheduled flows of every minute and owners' changes run in threads of this process. Flows that read much run in
+processes of their own. Without the Prefect server, the flows of every minute go on, and so do owners' requests that
+were written down.
+"""
+
+import contextvars
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import httpx
+import structlog
+from prefect import Flow
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.responses import FlowRunResponse, OrchestrationResult, SetStateStatus
+from prefect.context import SyncClientContext
+from prefect.exceptions import Abort, ObjectNotFound, Pause
+from prefect.flow_engine import run_flow
+from prefect.states import Cancelled, Completed, Crashed, Failed, Pending
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from flows.runtime import INTERRUPTED, creator_of, taken_over
+from strategy_core.isolation.forkserver import fork_server
+from strategy_core.services import owner_requests
+from strategy_core.services.owner_requests import ALERT_AFTER, LEASE, Request
+from strategy_core.services.rollback import never_locked_out
+from strategy_core.settings import least_settings
+
+POLL_S = 1.0
+LOOK_S = 5.0  # for requests that nobody does, and for runs to cancel
+ALONE_AFTER_S = 30.0  # without an answer of the server, the flows of every minute run without it
+MINUTE_S = 60.0
+NO_HINDRANCE_S = 120.0  # a run that takes longer does not hold back the next run of its deployment
+AT_ONCE = 3  # runs of one scheduled deployment, if each is such a hindrance
+IN_PROCESSES = 3  # at once
+STOP_WITHIN_S = 10.0
+READS_MUCH = frozenset(
+    {"nightly_comparison", "maintain_database", "verify_audit", "register_version", "compare", "plan"}
+)
+_SKIPPED = "Skipped"
+_FORGOTTEN = timedelta(hours=1)  # a request that is older is not found on the server, only in the database
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A deployment and its flow.
+
+    Attributes:
+        every_s: seconds between its scheduled runs if it is due every minute or more often, otherwise None.
+    """
+
+    id: UUID
+    name: str
+    flow: Flow[..., Any]
+    every_s: float | None = None
+
+    @property
+    def function(self) -> str:
+        return str(self.flow.fn.__name__)
+
+    @property
+    def is_change(self) -> bool:
+        """Whether an owner asks for it in a form that changes something."""
+        return "owner" in self.flow.parameters.properties
+
+    @property
+    def in_process(self) -> bool:
+        return self.function in READS_MUCH
+
+
+@dataclass(slots=True)
+class Running:
+    served: Served
+    since: float  # monotonic seconds
+    thread: threading.Thread | None = None
+    process: "subprocess.Popen[bytes] | None" = None
+
+
+@dataclass(slots=True)
+class Clock:
+    """Starts due runs.
+
+    Args:
+        served: the deployments, by id.
+        client: of the Prefect server, open as long as the clock is used.
+        engine: of the platform's database.
+        name: of this process, unique among all that work on the database.
+    """
+
+    served: Mapping[UUID, Served]
+    client: SyncPrefectClient
+    engine: Engine
+    name: str
+    _running: dict[UUID, Running] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _answered: float = field(default_factory=time.monotonic)
+    _begun: dict[UUID, float] = field(default_factory=dict)  # deployment -> when its last run began
+    _places: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(IN_PROCESSES))
+
+    def run(self, stop: threading.Event) -> None:
+        """Start runs until *stop* is set, then wait for them up to `STOP_WITHIN_S` and end the processes."""
+        looked = 0.0
+        while not stop.is_set():
+            self.step()
+            if time.monotonic() - looked >= LOOK_S:
+                looked = time.monotonic()
+                self.look()
+            stop.wait(POLL_S)
+        self._stop()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run works."""
+        with self._lock:
+            return bool(self._running)
+
+    @property
+    def processes(self) -> "list[subprocess.Popen[bytes]]":
+        """The processes of runs that read much."""
+        with self._lock:
+            return [each.process for each in self._running.values() if each.process is not None]
+
+    def step(self) -> None:
+        """Start all runs that are due. Log an error of the server, and without it run the flows of every minute."""
+        try:
+            due = self.client.get_scheduled_flow_runs_for_deployments(
+                list(self.served), scheduled_before=datetime.now(UTC)
+            )
+        except httpx.HTTPError as error:
+            away_s = time.monotonic() - self._answered
+            log.warning("clock.no_answer", error=type(error).__name__, seconds=round(away_s))
+            if away_s > ALONE_AFTER_S:
+                self._run_alone()
+            return
+        self._answered = time.monotonic()
+        by_deployment: dict[UUID, list[FlowRunResponse]] = defaultdict(list)
+        for run in due:
+            if run.deployment_id and run.deployment_id in self.served and run.id not in self._running:
+                by_deployment[run.deployment_id].append(run)
+        # what owners ask for comes first
+        for each in sorted(by_deployment, key=lambda key: self.served[key].every_s is not None):
+            self._start_due(self.served[each], by_deployment[each])
+
+    def _start_due(self, served: Served, due: Sequence[FlowRunResponse]) -> None:
+        if served.every_s is None:
+            for run in due:
+                self._start(served, run)
+            return
+        newest = max(due, key=_due_at)
+        if not self._hindered(served):
+            self._start(served, newest)
+        for run in due:
+            if run.id != newest.id and run.parameters == newest.parameters:
+                self._skip(run, newest)
+
+    def _hindered(self, served: Served) -> bool:
+        """Whether a run of this deployment still works, so that the next one waits."""
+        with self._lock:
+            since = [each.since for each in self._running.values() if each.served.id == served.id]
+        return bool(since) and (len(since) >= AT_ONCE or time.monotonic() - max(since) < NO_HINDRANCE_S)
+
+    def _skip(self, run: FlowRunResponse, newest: FlowRunResponse) -> None:
+        line = f"Its minute has passed. The run of {_due_at(newest):%H:%M:%S} UTC does its work."
+        done: State[Any] = Completed(name=_SKIPPED, message=line)
+        with suppress(httpx.HTTPError, ObjectNotFound):
+            self.client.set_flow_run_state(run.id, done, force=True)
+
+    def _start(self, served: Served, run: FlowRunResponse) -> None:
+        running = Running(served, time.monotonic())
+        with self._lock:
+            self._running[run.id] = running
+        self._begun[served.id] = time.monotonic()
+        work = contextvars.copy_context()  # with the open client
+        running.thread = threading.Thread(
+            target=work.run, args=(self._do, served, run.id, running), name=served.name, daemon=True
+        )
+        running.thread.start()
+
+    def _do(self, served: Served, run_id: UUID, running: Running) -> None:
+        try:
+            if served.is_change:
+                self._do_change(served, run_id, running)
+            elif self._pending(run_id):
+                self._execute(served, run_id, running)
+        except (httpx.HTTPError, ObjectNotFound) as error:
+            log.warning("clock.run_lost", flow=served.name, run=str(run_id), error=str(error))
+        finally:
+            with self._lock:
+                self._running.pop(run_id, None)
+
+    def _do_change(self, served: Served, run_id: UUID, running: Running) -> None:
+        run = self.client.read_flow_run(run_id)
+        request = Request(run_id, served.function, run.parameters, creator_of(run))
+        if not self._taken(request):
+            return
+        if self._pending(run_id):
+            state = self._execute(served, run_id, running)
+            self._settle(request, state)
+
+    def _taken(self, request: Request) -> bool:
+        """Write the request down. A rollback goes on without; anything else stays scheduled and is tried again."""
+        try:
+            row = self._take(request)
+        except (DBAPIError, OSError) as error:
+            log.warning("clock.not_written_down", action=request.action, error=type(error).__name__)
+            return request.action == "rollback"
+        return row
+
+    @never_locked_out(1.0)
+    def _take(self, request: Request) -> bool:
+        row = owner_requests.take(self.engine, request, by=self.name, now=datetime.now(UTC))
+        return row is not None and row.ended_at is None
+
+    def _settle(self, request: Request, state: State[Any] | None) -> bool:
+        """Store how a request ended, if it has. One that the database interrupted stays open and is taken over."""
+        if state is None or state.name == INTERRUPTED or not state.is_final() or state.is_crashed():
+            return False
+        with suppress(DBAPIError):
+            owner_requests.end(
+                self.engine,
+                request.id,
+                state.message or "",
+                failed=not state.is_completed(),
+                now=datetime.now(UTC),
+            )
+        return True
+
+    def _pending(self, run_id: UUID) -> bool:
+        """Claim the run on the server. False if another process has it, or a limit cancelled it."""
+        answer: OrchestrationResult[Any] = self.client.set_flow_run_state(run_id, Pending())
+        return answer.status == SetStateStatus.ACCEPT
+
+    def _execute(self, served: Served, run_id: UUID, running: Running) -> State[Any] | None:
+        if served.in_process:
+            with self._places:
+                self._execute_in_process(run_id, running)
+            return self.client.read_flow_run(run_id).state
+        try:
+            return run_flow(served.flow, flow_run=self.client.read_flow_run(run_id), return_type="state")  # type: ignore[return-value]
+        except (Abort, Pause) as error:
+            log.info("clock.run_refused", flow=served.name, run=str(run_id), why=str(error))
+            return None
+
+    def _execute_in_process(self, run_id: UUID, running: Running) -> None:
+        environment = os.environ | {"PREFECT__FLOW_RUN_ID": str(run_id)}
+        running.process = subprocess.Popen(
+            [sys.executable, "-m", "prefect.engine"], env=environment, start_new_session=True
+        )
+        code = running.process.wait()
+        if code:
+            state = self.client.read_flow_run(run_id).state
+            if state is not None and not state.is_final():
+                gone: State[Any] = Crashed(message=f"Its process ended with exit code {code}.")
+                self.client.set_flow_run_state(run_id, gone, force=True)
+
+    def look(self) -> None:
+        """Take over requests that nobody does, and cancel runs as owners wish."""
+        with suppress(httpx.HTTPError):
+            self._find_waiting()
+            self._cancel()
+        try:
+            for request in owner_requests.left_undone(self.engine, now=datetime.now(UTC)):
+                self._take_over(request)
+        except DBAPIError as error:
+            log.warning("clock.database_away", error=type(error).__name__)
+
+    def _find_waiting(self) -> None:
+        """Write down the changes that have not begun: their worker has ended, or never came."""
+        now = datetime.now(UTC)
+        for run in self._runs(StateType.SCHEDULED, StateType.PENDING, StateType.CRASHED):
+            served = self.served.get(run.deployment_id) if run.deployment_id else None
+            if served is None or not served.is_change or run.id in self._running:
+                continue
+            since = run.state.timestamp if run.state and run.state.is_pending() else run.expected_start_time
+            waited = now - (since or now)
+            if waited < ALERT_AFTER:
+                continue
+            request = Request(run.id, served.function, run.parameters, creator_of(run))
+            settings = least_settings()
+            with suppress(DBAPIError):
+                owner_requests.alert_waiting(self.engine, request, waited=waited, now=settings.now())
+                if waited >= LEASE:
+                    self._take_over(request)
+
+    def _take_over(self, request: Request) -> None:
+        """Do a request without a run of Prefect, and report the result there."""
+        by_function = {each.function: each for each in self.served.values()}
+        served = by_function.get(request.action)
+        if served is None or not self._taken(request):
+            return
+        running = Running(served, time.monotonic())
+        with self._lock:
+            self._running[request.id] = running
+        work = contextvars.copy_context()
+        running.thread = threading.Thread(
+            target=work.run, args=(self._do_without_prefect, served, request), name=served.name, daemon=True
+        )
+        running.thread.start()
+
+    def _do_without_prefect(self, served: Served, request: Request) -> None:
+        try:
+            with suppress(httpx.HTTPError, ObjectNotFound):
+                known = self.client.read_flow_run(request.id).state
+                if known is not None and self._settle(request, known):
+                    return
+            with taken_over(request):
+                try:
+                    given = served.flow.validate_parameters(dict(request.parameters))
+                    state = served.flow.fn(**given)
+                except Exception as error:  # noqa: BLE001  e.g. invalid parameters. The request must end with a line
+                    state = Failed(message=" ".join(str(error).split()) or type(error).__name__)
+            self._settle(request, state)
+            with suppress(httpx.HTTPError, ObjectNotFound):
+                self.client.set_flow_run_state(request.id, state, force=True)
+        finally:
+            with self._lock:
+                self._running.pop(request.id, None)
+
+    def _cancel(self) -> None:
+        for run in self._runs(StateType.CANCELLING):
+            running = self._running.get(run.id)
+            if running is not None and running.process is not None:
+                running.process.terminate()
+            if running is None or running.process is not None:
+                self.client.set_flow_run_state(run.id, Cancelled(message="Cancelled by an owner."), force=True)
+
+    def _runs(self, *states: StateType) -> list[FlowRun]:
+        now = datetime.now(UTC)
+        return self.client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states))),
+                expected_start_time=FlowRunFilterExpectedStartTime(before_=now, after_=now - _FORGOTTEN),
+            ),
+            deployment_filter=DeploymentFilter(
+                id=DeploymentFilterId(any_=[each.id for each in self.served.values() if each.every_s is None])
+            ),
+        )
+
+    def _run_alone(self) -> None:
+        """Run the flows of every minute without the server: rollouts must be judged in any case."""
+        for served in self.served.values():
+            every_s = served.every_s
+            if every_s is None or self._hindered(served):
+                continue
+            if time.monotonic() - self._begun.get(served.id, 0.0) < max(every_s, MINUTE_S):
+                continue
+            self._begun[served.id] = time.monotonic()
+            threading.Thread(target=self._do_alone, args=(served,), name=served.name, daemon=True).start()
+
+    def _do_alone(self, served: Served) -> None:
+        key = UUID(int=hash((served.id, time.monotonic())) & (2**128 - 1))
+        with self._lock:
+            self._running[key] = Running(served, time.monotonic())
+        try:
+            state = served.flow.fn()
+            log.info("clock.ran_alone", flow=served.name, line=state.message)
+        except Exception as error:  # noqa: BLE001  the next minute tries again
+            log.warning("clock.failed_alone", flow=served.name, error=f"{type(error).__name__}: {error}")
+        finally:
+            with self._lock:
+                self._running.pop(key, None)
+
+    def _stop(self) -> None:
+        until = time.monotonic() + STOP_WITHIN_S
+        with self._lock:
+            left = list(self._running.values())
+        for each in left:
+            if each.process is not None:
+                each.process.terminate()
+        for each in left:
+            if each.thread is not None:
+                each.thread.join(max(0.0, until - time.monotonic()))
+        for each in left:
+            if each.process is not None:
+                with suppress(ProcessLookupError):
+                    os.killpg(each.process.pid, signal.SIGKILL)
+
+
+def _due_at(run: FlowRunResponse) -> datetime:
+    at = run.next_scheduled_start_time or run.expected_start_time
+    return at if at is not None else datetime.now(UTC)
+
+
+def run_clock(served: Sequence[Served]) -> None:
+    """Run until SIGTERM or Ctrl-C."""
+    with ExitStack() as stack:
+        stop = stack.enter_context(_until_signal())
+        context = stack.enter_context(SyncClientContext())
+        engine = least_settings().open_engine()
+        stack.callback(engine.dispose)
+        with suppress(OSError):  # the first worker starts it again, and reports it if that fails too
+            fork_server()
+        name = f"{socket.gethostname()} {os.getpid()}"
+        Clock({each.id: each for each in served}, context.client, engine, name).run(stop)
+
+
+@contextmanager
+def _until_signal() -> Iterator[threading.Event]:
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_given: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
