@@ -3,6 +3,7 @@
 from flows.parameters import AnyVersion, OverrideReason, Owner, Reason, Remark, Strategy, Version
 from flows.runtime import open_runtime, owned_by, owner_flow
 from strategy_core.domain.audit import Command
+from strategy_core.domain.errors import AlreadyRolledBack
 from strategy_core.services.rollback import never_locked_out, roll_back
 from strategy_core.services.versions import activate_version, retire_version
 
@@ -79,4 +80,7 @@ def rollback(strategy_name: Strategy, owner: Owner, reason: Reason, version: Any
                 version=version or None,
             )
 
-    return f"{strategy_name} {run()} is rolled back, no user gets it"
+    try:
+        return f"{strategy_name} {run()} is rolled back, no user gets it"
+    except AlreadyRolledBack as done:
+        return str(done)

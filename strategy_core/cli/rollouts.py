@@ -17,7 +17,7 @@ from strategy_core.cli.context import (
     read_json,
 )
 from strategy_core.domain.audit import Command
-from strategy_core.domain.errors import InvalidPercent, InvalidPlan
+from strategy_core.domain.errors import AlreadyRolledBack, InvalidPercent, InvalidPlan
 
 if TYPE_CHECKING:
     from strategy_core.domain.preview import Audience, Overlap
@@ -243,9 +243,12 @@ def rollback(
     def run() -> str:
         return roll_back(shell.engine, command, strategy_name=strategy, version=version)
 
-    taken_off = run()
-    data = {"strategy_name": strategy, "version": taken_off}
-    shell.answer(data, f"{strategy} {taken_off} is rolled back. No user gets it.")
+    try:
+        taken_off = run()
+        line = f"{strategy} {taken_off} is rolled back. No user gets it."
+    except AlreadyRolledBack as done:
+        taken_off, line = done.done, str(done)
+    shell.answer({"strategy_name": strategy, "version": taken_off}, line)
 
 
 @command(commands, numbers=True)

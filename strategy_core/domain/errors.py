@@ -277,6 +277,19 @@ class NothingToRollBack(Refused):
         return f"{found}; to undo an activation, name the active version ({self.active or 'there is none'})"
 
 
+class AlreadyRolledBack(NothingToRollBack):
+    """{done!r} was rolled back already, at {at} by {by}: no user gets it. The active version is {active}."""
+
+    done: str
+    at: datetime
+    by: str
+
+    def _message(self) -> str:
+        when = f"{self.at:%Y-%m-%d %H:%M} UTC by {self.by}"
+        stays = f"the active version is {self.active or 'none'}"
+        return f"{self.strategy_name} {self.done} was rolled back already, at {when}: no user gets it; {stays}"
+
+
 class Incomparable(Refused):
     """{strategy_name!r} {version!r} cannot be measured against active {active!r}: {difference}."""
 

@@ -13,8 +13,8 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from strategy_core.domain.alerts import RollbackRequest
-from strategy_core.domain.audit import Command, storable
-from strategy_core.domain.errors import AlreadyDone, NotAwaiting, NothingToRollBack
+from strategy_core.domain.audit import Command, shown_actor, storable
+from strategy_core.domain.errors import AlreadyDone, AlreadyRolledBack, NotAwaiting, NothingToRollBack
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.ramp import ALERT, OWNER, State
 from strategy_core.isolation.forkserver import end_worker
@@ -29,7 +29,7 @@ from strategy_core.services.transitions import (
     strategy_state,
     withdraw_canary,
 )
-from strategy_core.store import rollouts, versions
+from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import (
     ROLLBACK_RETRY,
     LockHolder,
@@ -100,12 +100,15 @@ def roll_back(
         UnknownStrategy
         DatabaseLocked: another process locks the SQLite database.
         NotAwaiting: *rollout_id* has ended.
+        AlreadyRolledBack: the newest change of the strategy was this rollback. Callers report success.
         NothingToRollBack: no such version serves users, or no version was active before it.
     """
     command = replace(command, reason=storable(command.reason))  # no text may stop a rollback
     reason = f"by {command.actor.shown}: {command.reason}"
     with transaction(engine) as session:
         versions.lock_strategy(session, strategy_name)
+        if rollout_id is not None:
+            _check_not_done(session, strategy_name, version, rollout_id)
         check_open(session, strategy_name, rollout_id, "roll back")
         rollout = rollouts.open_rollout(session, strategy_name)
         with recorded_change(
@@ -138,6 +141,7 @@ def _undo_by_hand(
     active = versions.with_status(session, strategy_name, Status.ACTIVE)
     predecessor = versions.previously_active(session, strategy_name)
     if active is None or predecessor is None or version != active.version:
+        _check_not_done(session, strategy_name, version)
         raise NothingToRollBack(strategy_name, version, active.version if active else None)
     if rollout is not None:
         abort_rollout(session, rollout, f"{version}, its control, was rolled back {why}", now)
@@ -146,6 +150,15 @@ def _undo_by_hand(
     active.quarantined_at = now
     replace_active(session, predecessor, outgoing_becomes=Status.RETIRED, now=now)
     return active.version
+
+
+def _check_not_done(session: Session, strategy_name: str, version: str | None, rollout_id: UUID | None = None) -> None:
+    """Raise AlreadyRolledBack if the newest change of the strategy, or of the rollout, is the rollback asked for."""
+    last = audit.newest_event(session, strategy_name, rollout_id)
+    if last is not None and last.action == "roll_back" and version in (None, last.version):
+        active = versions.with_status(session, strategy_name, Status.ACTIVE)
+        by = shown_actor(last.actor, last.source)
+        raise AlreadyRolledBack(strategy_name, version, active.version if active else None, last.version, last.at, by)
 
 
 class AlertRollback(StrEnum):

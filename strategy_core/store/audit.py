@@ -239,10 +239,17 @@ def newest_change(session: Session, event: AuditEvent, fact: str) -> AuditEvent 
     return session.exec(query).first()
 
 
+def newest_event(session: Session, strategy_name: str, rollout_id: UUID | None = None) -> AuditEvent | None:
+    """Return the newest event of a strategy, or of one of its rollouts."""
+    query = select(AuditEvent).where(AuditEvent.strategy_name == strategy_name).order_by(col(AuditEvent.id).desc())
+    if rollout_id is not None:
+        query = query.where(AuditEvent.rollout_id == rollout_id)
+    return session.exec(query.limit(1)).first()
+
+
 def made_by_request(session: Session, strategy_name: str, request_id: str) -> AuditEvent | None:
     """Return the strategy's newest event if this request or flow run made it."""
-    query = select(AuditEvent).where(AuditEvent.strategy_name == strategy_name).order_by(col(AuditEvent.id).desc())
-    newest = session.exec(query.limit(1)).first()
+    newest = newest_event(session, strategy_name)
     return newest if newest is not None and newest.request_id == request_id else None
 
 

@@ -168,7 +168,9 @@ class Model(Standing):
         else:
             before = self.before_the_active()
             if name is None or active is None or name != active.name or before is None:
-                return {"NothingToRollBack"}
+                last = self.trail[-1] if self.trail else ("", "")
+                done = last[0] == "roll_back" and name in (None, last[1])
+                return {"AlreadyRolledBack" if done else "NothingToRollBack"}
             if rollout:
                 self._end("aborted")
             self._withdraw(quarantine=False)

@@ -27,6 +27,7 @@ from strategy_core.api.schemas import (
     VersionName,
 )
 from strategy_core.domain.audit import Actor, Command
+from strategy_core.domain.errors import AlreadyRolledBack
 from strategy_core.domain.performance import Performance
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.preview import Audience, Preview
@@ -78,6 +79,7 @@ class RolledBackResponse(ResponseModel):
 
     strategy_name: str = Field(description="Name of the strategy.")
     version: str = Field(description="The version that was rolled back. It serves no users now.")
+    already: str = Field(default="", description="If an earlier request did it: when, and by whom.")
 
 
 class RolloutResponse(ResponseModel):
@@ -295,28 +297,31 @@ def decide(context: Requested, rollout_id: RolloutId, body: DecideRequest, if_ma
 def roll_back_rollout(context: Requested, rollout_id: RolloutId, body: RequiredReason) -> RolledBackResponse:
     """Roll back this rollout now, in any state. There is no `If-Match`."""
     strategy_name = queries.find_rollout(context.engine, rollout_id).strategy_name
-    version = context.rolls_back(
-        strategy_name,
-        lambda actor: roll_back(
-            context.engine, Command(actor, context.now, body.reason), strategy_name=strategy_name, rollout_id=rollout_id
-        ),
-    )
-    return RolledBackResponse(strategy_name=strategy_name, version=version)
+    return _rolled_back(context, strategy_name, body.reason, rollout_id=rollout_id)
 
 
 @router.post("/rollback", dependencies=[KEYED_IF_VALID], summary="Roll back a strategy")
 def roll_back_strategy(context: Requested, body: Rollback) -> RolledBackResponse:
     """Roll back the current rollout or canary now. If `version` is given, this can also undo its activation."""
-    version = context.rolls_back(
-        body.strategy_name,
-        lambda actor: roll_back(
-            context.engine,
-            Command(actor, context.now, body.reason),
-            strategy_name=body.strategy_name,
-            version=body.version,
-        ),
-    )
-    return RolledBackResponse(strategy_name=body.strategy_name, version=version)
+    return _rolled_back(context, body.strategy_name, body.reason, version=body.version)
+
+
+def _rolled_back(
+    context: RequestContext,
+    strategy_name: str,
+    reason: str,
+    *,
+    version: str | None = None,
+    rollout_id: UUID | None = None,
+) -> RolledBackResponse:
+    def run(actor: Actor) -> str:
+        command = Command(actor, context.now, reason)
+        return roll_back(context.engine, command, strategy_name=strategy_name, version=version, rollout_id=rollout_id)
+
+    try:
+        return RolledBackResponse(strategy_name=strategy_name, version=context.rolls_back(strategy_name, run))
+    except AlreadyRolledBack as done:
+        return RolledBackResponse(strategy_name=strategy_name, version=done.done, already=str(done))
 
 
 def _change_rollout(
