@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -122,11 +123,17 @@ class Clock:
     _begun: dict[UUID, float] = field(default_factory=dict)  # deployment -> when its last run began
     _places: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(IN_PROCESSES))
 
-    def run(self, stop: threading.Event) -> None:
-        """Start runs until *stop* is set, then wait for them up to `STOP_WITHIN_S` and end the processes."""
+    def run(self, stop: threading.Event, alive: Path | None = None) -> None:
+        """Start runs until *stop* is set, then wait for them up to `STOP_WITHIN_S` and end the processes.
+
+        Args:
+            alive: a file to touch every second.
+        """
         looked = 0.0
         while not stop.is_set():
             self.step()
+            if alive is not None:
+                alive.touch()
             if time.monotonic() - looked >= LOOK_S:
                 looked = time.monotonic()
                 self.look()
@@ -406,8 +413,8 @@ def _due_at(run: FlowRunResponse) -> datetime:
     return at if at is not None else datetime.now(UTC)
 
 
-def run_clock(served: Sequence[Served]) -> None:
-    """Run until SIGTERM or Ctrl-C."""
+def run_clock(served: Sequence[Served], *, alive: Path | None = None) -> None:
+    """Run until SIGTERM or Ctrl-C. *alive* is a file to touch every second."""
     with ExitStack() as stack:
         stop = stack.enter_context(_until_signal())
         context = stack.enter_context(SyncClientContext())
@@ -416,7 +423,7 @@ def run_clock(served: Sequence[Served]) -> None:
         with suppress(OSError):  # the first worker starts it again, and reports it if that fails too
             fork_server()
         name = f"{socket.gethostname()} {os.getpid()}"
-        Clock({each.id: each for each in served}, context.client, engine, name).run(stop)
+        Clock({each.id: each for each in served}, context.client, engine, name).run(stop, alive)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
+import httpx
 import yaml
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -168,20 +169,31 @@ def serve(file: Path, *, alone: bool) -> None:
     run_clock(deployed(file, ids))
 
 
-def run_deployed(file: Path) -> None:
+def run_deployed(file: Path, *, alive: Path | None = None) -> None:
     """Run the deployments of *file* that `rollout deploy` has brought to the server.
 
+    Those with a work queue of their own are left to the worker of that queue.
+
+    Args:
+        alive: a file to touch every second.
+
     Raises:
-        InvalidSetting: the server has none of them.
+        InvalidSetting: the server does not answer, or has none of them.
     """
-    ids = {}
-    with get_client(sync_client=True) as client:
-        for each in read_deployments(file):
-            with contextlib.suppress(ObjectNotFound):
-                ids[each.name] = client.read_deployment_by_name(each.full_name).id
+    left = {entry.name for entry in _read(file).deployments if entry.work_pool.work_queue_name is not None}
+    url, ids = PREFECT_API_URL.value(), {}
+    if not url:
+        raise InvalidSetting("PREFECT_API_URL", url, "the address of a Prefect server, as http://127.0.0.1:4200/api")
+    try:
+        with get_client(sync_client=True) as client:
+            for each in read_deployments(file):
+                with contextlib.suppress(ObjectNotFound):
+                    ids[each.name] = client.read_deployment_by_name(each.full_name).id
+    except httpx.HTTPError as error:
+        raise InvalidSetting("PREFECT_API_URL", url, f"a server that answers ({type(error).__name__})") from None
     if not ids:
-        raise InvalidSetting("PREFECT_API_URL", PREFECT_API_URL.value(), "a server with deployments: `rollout deploy`")
-    run_clock(deployed(file, ids))
+        raise InvalidSetting("PREFECT_API_URL", url, "a server with the deployments: run `rollout deploy`")
+    run_clock([each for each in deployed(file, ids) if each.name not in left], alive=alive)
 
 
 def deployed(file: Path, ids: Mapping[str, UUID]) -> list[Served]:

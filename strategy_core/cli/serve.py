@@ -96,6 +96,9 @@ def clock(
     file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Your own prefect.yaml. Default: the packaged one.")
     ] = None,
+    alive: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Touch this file every second, for a health check.")
+    ] = None,
 ) -> None:
     """Run the deployed flows that are due, until Ctrl-C.
 
@@ -109,7 +112,7 @@ def clock(
     os.environ["ROLLOUT_DATABASE_URL"] = shell.settings.database_url  # for the flows
     configure_logs()
     with force_exit():
-        run_deployed(file or prefect_yaml())
+        run_deployed(file or prefect_yaml(), alive=alive)
 
 
 @command(commands)
