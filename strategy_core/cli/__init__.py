@@ -24,7 +24,7 @@ _PANELS = {  # of `rollout --help`: the commands of each, the most used first
         *("verdicts", "report", "compare", "decisions", "calibrate"),
         *("shadow", "score", "sample", "outcomes", "users"),
     ),
-    "Operate": ("api", "token", "deploy", "exporter", "isolate"),
+    "Operate": ("api", "deploy", "clock", "token", "exporter", "isolate"),
 }
 _EPILOG = """Settings are environment variables, for example ROLLOUT_DATABASE_URL (default sqlite:///rollout.db), \
 ROLLOUT_FEED (source of candles), ROLLOUT_SYMBOL, ROLLOUT_TIMEFRAME, ROLLOUT_PROMETHEUS_URL and ROLLOUT_ALERT_URLS.
