@@ -64,11 +64,18 @@ class Targets:
         self.environ = f"/proc/{params.parent}/environ"
 
 
-def _libc(name: str, *arguments: object) -> None:  # pragma: no cover - a worker may write no coverage file
+def _libc(name: str, *arguments: object) -> int:  # pragma: no cover - a worker may write no coverage file
     """Call the C library, which bypasses Python's audit hook. Raise OSError when the kernel refuses."""
-    if getattr(_LIBC, name)(*arguments) < 0:
+    result: int = getattr(_LIBC, name)(*arguments)
+    if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+    return result
+
+
+def _fork_natively(_: Targets) -> None:  # pragma: no cover - a worker may write no coverage file
+    if _libc("fork") == 0:
+        os._exit(0)  # it would answer the next questions too
 
 
 def _read_by_descriptor(to: Targets) -> None:  # pragma: no cover - a worker may write no coverage file
@@ -154,7 +161,7 @@ TRIES: Mapping[str, Callable[[Targets], object]] = {
     "lock a file by native code": lambda to: _lock(to, natively=True),
     "open a socket by native code": lambda _: _libc("socket", socket.AF_INET, socket.SOCK_STREAM, 0),
     "send a datagram by native code": _send_datagram,
-    "fork by native code": lambda _: _libc("fork"),
+    "fork by native code": _fork_natively,
     "signal a process by native code": lambda to: _libc("kill", to.parent, 0),
     "let a file signal another process by native code": lambda to: _signal_owner(to, natively=True),
     "change another process's priority by native code": lambda to: _libc("setpriority", 0, to.parent, 0),
