@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from hashlib import file_digest, sha256
 from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES, SOURCE_SUFFIXES, all_suffixes
-from importlib.metadata import PackageNotFoundError, distribution, packages_distributions, version
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions, version
 from importlib.util import decode_source
 from pathlib import Path
 from typing import Any, Self
@@ -84,18 +84,19 @@ def fingerprint(
     path = resolve(entry_point)
     module = path.partition(":")[0]
     code = OwnCode(_reachable(module, entry_point), frozenset()) if schema == "1" else own_code(module, entry_point)
+    installed = _search_path()
     parts = {
         "entry_point": path,
         "config": _canonical_json(config, entry_point),
         "symbols": ",".join(sorted(symbols)),
         "timeframe": timeframe,
         "warmup_bars": str(warmup_bars),
-        **{library: version(library) for library in LIBRARIES},
+        **{library: _version(library, installed) for library in LIBRARIES},
         **{f"source of {name}": _file_digest(file, entry_point) for name, file in code.modules.items()},
     }
     if schema != "1":
         parts |= {"schema": SCHEMA, "python": f"{sys.version_info.major}.{sys.version_info.minor}"}
-        parts |= {f"library {name}": version(name) for name in code.libraries.difference(LIBRARIES)}
+        parts |= {f"library {name}": _version(name, installed) for name in code.libraries.difference(LIBRARIES)}
     for i, file in enumerate(model_files):
         parts[f"model file {i + 1} {file.name}"] = _file_digest(file, entry_point, "model file")
     return Fingerprint(digest_of(parts), parts)
@@ -217,19 +218,44 @@ def _is_product(top: str, place: Path) -> bool:
 
 
 def _distributions_of(top: str) -> tuple[str, ...]:
-    if top in _PROVIDER:
-        return (_PROVIDER[top],)
+    return (_PROVIDER[top],) if top in _PROVIDER else _found_distributions(top, _search_path())
+
+
+def _search_path() -> tuple[_File, ...]:
+    """Return the state of the folders in which distributions lie. Installing anything changes it."""
+    return tuple(_File.now(Path(entry)) for entry in sys.path if Path(entry).is_dir())
+
+
+@lru_cache(maxsize=10_000)
+def _found_distributions(top: str, search_path: tuple[_File, ...]) -> tuple[str, ...]:
     with suppress(PackageNotFoundError):  # most distributions have the name of their module
         if f"\n{top}/" in f"\n{distribution(top).read_text('RECORD')}":
             return (_distribution_name(top),)
-    return _installed(tuple(_File.now(Path(entry)) for entry in sys.path if Path(entry).is_dir())).get(top, ())
+    return tuple(sorted({_distribution_name(each.name) for each in _installed(search_path).get(top, ())}))
+
+
+@lru_cache(maxsize=10_000)
+def _version(name: str, search_path: tuple[_File, ...]) -> str:  # noqa: ARG001  the key of the cache
+    return version(name)
 
 
 @lru_cache(maxsize=4)
-def _installed(search_path: tuple[_File, ...]) -> dict[str, tuple[str, ...]]:  # noqa: ARG001  the key of the cache
-    """Return top-level module -> distributions. It takes a quarter of a second."""
-    found = packages_distributions()
-    return {top: tuple(sorted({_distribution_name(name) for name in names})) for top, names in found.items()}
+def _installed(search_path: tuple[_File, ...]) -> dict[str, list[Distribution]]:  # noqa: ARG001  the key of the cache
+    """Return top-level module -> distributions, as `packages_distributions` does in ten times the time."""
+    found: dict[str, list[Distribution]] = {}
+    for each in distributions():
+        declared = (each.read_text("top_level.txt") or "").split()
+        for top in set(declared) or _recorded_tops(each):
+            found.setdefault(top, []).append(each)
+    return found
+
+
+def _recorded_tops(installed: Distribution) -> set[str]:
+    record = installed.read_text("RECORD")
+    files = [str(file) for file in installed.files or ()] if record is None else record.splitlines()
+    paths = (line.partition(",")[0].partition("/") for line in files)
+    tops = (first if slash else _module_name(first) for first, slash, _ in paths)
+    return {top for top in tops if top is not None and top.isidentifier()}
 
 
 def _distribution_name(name: str) -> str:

@@ -234,7 +234,7 @@ def test_deployed_for_workers_it_is_what_prefect_itself_would_deploy(life: Life)
     assert "created the work pool rollout" in first
     assert "updated the deployment ramp-tick" in first
     assert "automation" not in first
-    assert run(*ours) == "nothing changed: the server has all of it\n"
+    assert run(*ours) == "no changes: the server is up to date\n"
 
 
 @pytest.mark.parametrize("name", ["Prefect server", "flows"])

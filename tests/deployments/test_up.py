@@ -30,6 +30,7 @@ from strategy_core.domain.errors import InvalidPercent
 from strategy_core.domain.lifecycle import Status
 from strategy_core.store import audit, decisions, rollouts, versions
 from strategy_core.store.engine import open_database, reading
+from strategy_core.store.tables import AuditEvent
 from tests.deployments.started import (
     KEPT,
     PATIENCE_S,
@@ -212,36 +213,47 @@ def test_the_password_is_kept_for_its_owner_alone(running: Up, api: httpx.Client
 
 
 @pytest.mark.parametrize(
-    ("deployment", "signed_in", "who"),
+    ("deployment", "given", "signed_in", "who"),
     [
-        ("pause", {}, ("ana", "form, unverified")),
-        ("resume", {"X-Forwarded-User": "bob"}, ("bob", "form")),
+        ("pause", {"strategy_name": "fib_rsi"}, {}, ("ana", "form, unverified")),
+        ("retire", {"strategy_name": "seasonal", "version": "v2"}, {"X-Forwarded-User": "bob"}, ("bob", "form")),
     ],
+    ids=["unverified", "signed in"],
 )
 def test_the_owner_of_a_form_is_who_is_signed_in_or_unverified(
     running: Up,
     api: httpx.Client,
     served: Mapping[str, Mapping[str, Any]],
     deployment: str,
+    given: dict[str, str],
     signed_in: dict[str, str],
     who: tuple[str, str],
 ) -> None:
     """Here every client on this machine is a trusted proxy."""
-    created = api.post(
-        f"/deployments/{served[deployment]['id']}/create_flow_run",
-        json={"parameters": {"strategy_name": "fib_rsi", "owner": "ana", "reason": "lunch"}},
-        headers=signed_in,
-    ).raise_for_status()
     engine = open_database(f"sqlite:///{running.state / 'rollout.db'}")
 
-    def changed() -> Any:
+    def made(action: str) -> AuditEvent | None:
         with reading(engine) as session:
-            return next((each for each in audit.events(session, "fib_rsi") if each.action == deployment), None)
+            return next((each for each in audit.events(session, given["strategy_name"]) if each.action == action), None)
 
-    event = wait_for(changed)
+    if deployment == "retire":
+        wait_for(lambda: made("roll_back"))  # by its gates: it is in shadow again
+
+    def ask() -> str | None:
+        created = api.post(
+            f"/deployments/{served[deployment]['id']}/create_flow_run",
+            json={"parameters": {**given, "owner": "ana", "reason": "lunch"}},
+            headers=signed_in,
+        )
+        busy = created.status_code == httpx.codes.SERVICE_UNAVAILABLE  # of its SQLite. Prefect's clients ask again too
+        return None if busy else str(created.raise_for_status().json()["id"])
+
+    run = wait_for(ask)
+
+    event = wait_for(lambda: made("retire_version" if deployment == "retire" else deployment))
     engine.dispose()
     assert (event.actor, event.source) == who
-    assert event.request_id == created.json()["id"]
+    assert event.request_id == run
 
 
 def test_a_run_that_slipped_past_the_bounds_fails_with_the_domains_line(
