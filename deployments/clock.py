@@ -43,7 +43,7 @@ from prefect.states import Cancelled, Completed, Crashed, Failed, Pending
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from flows.runtime import INTERRUPTED, creator_of, taken_over
+from flows.runtime import DONE_BEFORE, INTERRUPTED, creator_of, taken_over
 from strategy_core.isolation.forkserver import fork_server
 from strategy_core.services import owner_requests
 from strategy_core.services.owner_requests import ALERT_AFTER, LEASE, Request
@@ -337,8 +337,12 @@ class Clock:
                     return
             with taken_over(request):
                 try:
-                    given = served.flow.validate_parameters(dict(request.parameters))
-                    state = served.flow.fn(**given)
+                    if owner_requests.is_made(self.engine, request):
+                        state: State[Any] = Completed(message=DONE_BEFORE)
+                    else:
+                        state = served.flow.fn(**served.flow.validate_parameters(dict(request.parameters)))
+                except DBAPIError:
+                    return  # another clock, or this one, tries again after the lease
                 except Exception as error:  # noqa: BLE001  e.g. invalid parameters. The request must end with a line
                     state = Failed(message=" ".join(str(error).split()) or type(error).__name__)
             self._settle(request, state)

@@ -28,6 +28,7 @@ from strategy_core.services.owner_requests import Request
 from strategy_core.settings import Settings, least_settings, read_settings
 
 P = ParamSpec("P")
+DONE_BEFORE = "done before, by the first start of this run"
 INTERRUPTED = "Interrupted"  # name of the final state of a run that the database interrupted
 _taken_over: ContextVar[Request | None] = ContextVar("taken_over", default=None)
 SIGNED_IN = "USER"  # type of a run's creator. A server sets it, Prefect's own only for automations and no client can
@@ -137,7 +138,7 @@ def one_line(work: Callable[P, str]) -> Callable[P, State[Any]]:
         except AlreadyDone as error:
             if error.idempotency_key != _run():
                 return Failed(message=str(error))
-            line = "done before, by the first start of this run"
+            line = DONE_BEFORE
         except RolloutError as error:
             return Failed(message=str(error))
         except DBAPIError as error:

@@ -11,7 +11,7 @@ from sqlmodel import Session, col, select
 
 from strategy_core.domain.alerts import REQUEST_WAITING, Severity
 from strategy_core.domain.lifecycle import utc
-from strategy_core.store import alerts
+from strategy_core.store import alerts, audit
 from strategy_core.store.engine import insert_if_new, reading, transaction
 from strategy_core.store.tables import OwnerRequest
 
@@ -71,6 +71,13 @@ def end(engine: Engine, request_id: UUID, line: str, *, failed: bool, now: datet
             .where(col(OwnerRequest.id) == request_id, col(OwnerRequest.ended_at).is_(None))
             .values(ended_at=utc(now, "now"), failed=failed, line=line)
         )
+
+
+def is_made(engine: Engine, request: Request) -> bool:
+    """Return whether the audit trail has the change of this request: it was done, but its end was not stored."""
+    name = str(request.parameters.get("strategy_name", ""))
+    with reading(engine) as session:
+        return audit.made_by_request(session, name, str(request.id)) is not None
 
 
 def left_undone(engine: Engine, *, now: datetime) -> list[Request]:

@@ -248,9 +248,13 @@ def newest_event(session: Session, strategy_name: str, rollout_id: UUID | None =
 
 
 def made_by_request(session: Session, strategy_name: str, request_id: str) -> AuditEvent | None:
-    """Return the strategy's newest event if this request or flow run made it."""
-    newest = newest_event(session, strategy_name)
-    return newest if newest is not None and newest.request_id == request_id else None
+    """Return the newest event of the strategy that this request or flow run made."""
+    query = (
+        select(AuditEvent)
+        .where(AuditEvent.strategy_name == strategy_name, AuditEvent.request_id == request_id)
+        .order_by(col(AuditEvent.id).desc())
+    )
+    return session.exec(query.limit(1)).first()
 
 
 def strategies_with_events(session: Session) -> Sequence[str]:
