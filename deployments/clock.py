@@ -36,13 +36,16 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.responses import FlowRunResponse, OrchestrationResult, SetStateStatus
-from prefect.context import SyncClientContext
+from prefect.context import FlowRunContext, SyncClientContext
+from prefect.events.schemas.events import Event, RelatedResource, Resource
 from prefect.exceptions import Abort, ObjectNotFound, Pause
 from prefect.flow_engine import run_flow
-from prefect.states import Cancelled, Completed, Crashed, Failed, Pending
+from prefect.results import get_result_store
+from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
+from deployments.automations import HEARTBEAT_S
 from flows.runtime import DONE_BEFORE, INTERRUPTED, creator_of, taken_over
 from strategy_core.isolation.forkserver import fork_server
 from strategy_core.services import owner_requests
@@ -50,8 +53,8 @@ from strategy_core.services.owner_requests import ALERT_AFTER, LEASE, Request
 from strategy_core.services.rollback import never_locked_out
 from strategy_core.settings import least_settings
 
-POLL_S = 1.0
-LOOK_S = 5.0  # for requests that nobody does, and for runs to cancel
+POLL_S = 2.0
+LOOK_S = 10.0  # for requests that nobody does, and for runs to cancel
 ALONE_AFTER_S = 30.0  # without an answer of the server, the flows of every minute run without it
 MINUTE_S = 60.0
 NO_HINDRANCE_S = 120.0  # a run that takes longer does not hold back the next run of its deployment
@@ -95,7 +98,7 @@ class Served:
 
 
 @dataclass(slots=True)
-class Running:
+class Working:
     served: Served
     since: float  # monotonic seconds
     thread: threading.Thread | None = None
@@ -117,7 +120,7 @@ class Clock:
     client: SyncPrefectClient
     engine: Engine
     name: str
-    _running: dict[UUID, Running] = field(default_factory=dict)
+    _running: dict[UUID, Working] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _answered: float = field(default_factory=time.monotonic)
     _begun: dict[UUID, float] = field(default_factory=dict)  # deployment -> when its last run began
@@ -198,7 +201,7 @@ class Clock:
             self.client.set_flow_run_state(run.id, done, force=True)
 
     def _start(self, served: Served, run: FlowRunResponse) -> None:
-        running = Running(served, time.monotonic())
+        running = Working(served, time.monotonic())
         with self._lock:
             self._running[run.id] = running
         self._begun[served.id] = time.monotonic()
@@ -208,7 +211,7 @@ class Clock:
         )
         running.thread.start()
 
-    def _do(self, served: Served, run_id: UUID, running: Running) -> None:
+    def _do(self, served: Served, run_id: UUID, running: Working) -> None:
         try:
             if served.is_change:
                 self._do_change(served, run_id, running)
@@ -220,7 +223,7 @@ class Clock:
             with self._lock:
                 self._running.pop(run_id, None)
 
-    def _do_change(self, served: Served, run_id: UUID, running: Running) -> None:
+    def _do_change(self, served: Served, run_id: UUID, running: Working) -> None:
         run = self.client.read_flow_run(run_id)
         request = Request(run_id, served.function, run.parameters, creator_of(run))
         if not self._taken(request):
@@ -259,21 +262,59 @@ class Clock:
 
     def _pending(self, run_id: UUID) -> bool:
         """Claim the run on the server. False if another process has it, or a limit cancelled it."""
-        answer: OrchestrationResult[Any] = self.client.set_flow_run_state(run_id, Pending())
+        return self._moved(run_id, Pending())
+
+    def _moved(self, run_id: UUID, state: State[Any]) -> bool:
+        answer: OrchestrationResult[Any] = self.client.set_flow_run_state(run_id, state)
         return answer.status == SetStateStatus.ACCEPT
 
-    def _execute(self, served: Served, run_id: UUID, running: Running) -> State[Any] | None:
+    def _execute(self, served: Served, run_id: UUID, running: Working) -> State[Any] | None:
         if served.in_process:
             with self._places:
                 self._execute_in_process(run_id, running)
             return self.client.read_flow_run(run_id).state
-        try:
-            return run_flow(served.flow, flow_run=self.client.read_flow_run(run_id), return_type="state")  # type: ignore[return-value]
-        except (Abort, Pause) as error:
-            log.info("clock.run_refused", flow=served.name, run=str(run_id), why=str(error))
+        run = self.client.read_flow_run(run_id)
+        if self._distributed(served):
+            try:
+                return run_flow(served.flow, flow_run=run, return_type="state")  # type: ignore[return-value]
+            except (Abort, Pause) as error:
+                log.info("clock.run_refused", flow=served.name, run=str(run_id), why=str(error))
+                return None
+        if not self._moved(run_id, Running()):
             return None
+        state = self._call(served, run)
+        self.client.set_flow_run_state(run_id, state)
+        return state
 
-    def _execute_in_process(self, run_id: UUID, running: Running) -> None:
+    def _distributed(self, served: Served) -> bool:
+        """Whether the flow starts tasks, which need Prefect's engine around them."""
+        return served.function == "shadow_run" and least_settings().shadow_dask is not None
+
+    def _call(self, served: Served, run: FlowRun) -> State[Any]:
+        """Call the flow's function as its run.
+
+        Prefect's engine would also listen for suspensions, on a connection and a thread for each run, send heartbeats and
+        keep results: that takes ten times the time of a tick.
+        """
+        try:
+            given = served.flow.validate_parameters(run.parameters)
+            name = str(served.flow.flow_run_name).format(**given)
+            self.client.set_flow_run_name(run.id, name)
+            with FlowRunContext(
+                flow=served.flow,
+                flow_run=run,
+                parameters=given,
+                client=self.client,
+                task_runner=served.flow.task_runner,
+                result_store=get_result_store(),
+            ):
+                state: State[Any] = served.flow.fn(**given)
+        except Exception as error:  # an error that no flow expects: the run must end, and say why
+            log.exception("clock.run_failed", flow=served.name, run=str(run.id))
+            state = Failed(message=f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": "))
+        return state
+
+    def _execute_in_process(self, run_id: UUID, running: Working) -> None:
         environment = os.environ | {"PREFECT__FLOW_RUN_ID": str(run_id)}
         running.process = subprocess.Popen(
             [sys.executable, "-m", "prefect.engine"], env=environment, start_new_session=True
@@ -290,6 +331,7 @@ class Clock:
         with suppress(httpx.HTTPError):
             self._find_waiting()
             self._cancel()
+            self._send_heartbeats()
         try:
             for request in owner_requests.left_undone(self.engine, now=datetime.now(UTC)):
                 self._take_over(request)
@@ -320,7 +362,7 @@ class Clock:
         served = by_function.get(request.action)
         if served is None or not self._taken(request):
             return
-        running = Running(served, time.monotonic())
+        running = Working(served, time.monotonic())
         with self._lock:
             self._running[request.id] = running
         work = contextvars.copy_context()
@@ -360,6 +402,24 @@ class Clock:
             if running is None or running.process is not None:
                 self.client.set_flow_run_state(run.id, Cancelled(message="Cancelled by an owner."), force=True)
 
+    def _send_heartbeats(self) -> None:
+        """Send heartbeats of long runs in this process. Without them an automation marks the runs as crashed."""
+        long = time.monotonic() - HEARTBEAT_S
+        with self._lock:
+            working = [run for run, each in self._running.items() if each.since < long and each.process is None]
+        events = [
+            Event(
+                event="prefect.flow-run.heartbeat",
+                resource=Resource({"prefect.resource.id": f"prefect.flow-run.{run}"}),
+                related=[
+                    RelatedResource({"prefect.resource.id": "prefect.tag.rollout", "prefect.resource.role": "tag"})
+                ],
+            )
+            for run in working
+        ]
+        if events:
+            self.client.request("POST", "/events", json=[each.model_dump(mode="json") for each in events])
+
     def _runs(self, *states: StateType) -> list[FlowRun]:
         now = datetime.now(UTC)
         return self.client.read_flow_runs(
@@ -386,7 +446,7 @@ class Clock:
     def _do_alone(self, served: Served) -> None:
         key = UUID(int=hash((served.id, time.monotonic())) & (2**128 - 1))
         with self._lock:
-            self._running[key] = Running(served, time.monotonic())
+            self._running[key] = Working(served, time.monotonic())
         try:
             state = served.flow.fn()
             log.info("clock.ran_alone", flow=served.name, line=state.message)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
+from functools import lru_cache
 from typing import TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
@@ -115,6 +116,7 @@ def is_around_the_clock(feed: str) -> bool:
     return feed.startswith(f"{CCXT}:")
 
 
+@lru_cache(maxsize=2)  # a process that runs every minute draws its candles once
 def _synthetic(name: str, query: str, symbol: str | None, timeframe: str) -> SyntheticSource:
     options = read_options(_SyntheticOptions, query)
     named = symbol or name or next(iter(INSTRUMENTS))
