@@ -293,8 +293,8 @@ class Clock:
     def _call(self, served: Served, run: FlowRun) -> State[Any]:
         """Call the flow's function as its run.
 
-        Prefect's engine would also listen for suspensions, on a connection and a thread for each run, send heartbeats and
-        keep results: that takes ten times the time of a tick.
+        Prefect's engine would also listen for suspensions, on a connection and a thread for each run, send heartbeats
+        and keep results, which takes longer than a tick.
         """
         try:
             given = served.flow.validate_parameters(run.parameters)

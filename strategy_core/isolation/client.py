@@ -28,7 +28,7 @@ from strategy_core.domain.errors import (
 )
 from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action, Decision
 from strategy_core.isolation import protocol
-from strategy_core.isolation.fingerprint import check_model_files, own_modules
+from strategy_core.isolation.fingerprint import check_model_files, model_file_parts, own_modules
 from strategy_core.isolation.process import Died, Overdue, Process, checked_config, start_frame
 from strategy_core.isolation.protocol import Answer, Question
 from strategy_core.isolation.sandbox import View
@@ -40,6 +40,7 @@ MEMORY_BYTES = 8 << 30  # address space, of which libraries reserve far more tha
 ROW_ALLOWANCE_S = 0.001  # added to the deadline for each window of a vectorised request
 SEND_ALLOWANCE_S = 5.0
 BREACHES_KEPT = 50
+PROBLEMS_SHOWN = 50
 NAP_S = 0.05  # the longest time that answers may wait in the pipe, which has room for NAP_ANSWERS
 NAP_ANSWERS = 128
 REPORTS_HEARD = 100  # breaches read before an answer, twice what a guard reports: endless ones would outrun a deadline
@@ -157,6 +158,7 @@ class IsolatedStrategy:
         engine: a ready instance to use instead, sent to the worker by pickle. *entry_point* is then only its name.
         memory_bytes: address space of the worker. A quarter of it may be private memory.
         load_deadline_s: time to start the worker and to load the version's modules and model files.
+        model_files: the parts of its fingerprint about model files, if it is registered. A worker sees no others.
 
     Attributes:
         breaches: what the version tried to touch outside, oldest first, at most 50.
@@ -174,6 +176,7 @@ class IsolatedStrategy:
         engine: object | None = None,
         memory_bytes: int = MEMORY_BYTES,
         load_deadline_s: float = 60.0,
+        model_files: Mapping[str, str] | None = None,
     ) -> None:
         self.entry_point = entry_point
         self.deadline_s = deadline_s
@@ -188,6 +191,7 @@ class IsolatedStrategy:
         self._memory_bytes = memory_bytes
         self._folder = Path.cwd()
         self._clock_ahead_s = 0.0
+        self._registered_files = model_files
 
     def __enter__(self) -> Self:
         return self
@@ -195,9 +199,10 @@ class IsolatedStrategy:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def load_next(self, config: Mapping[str, Any]) -> None:
-        """Let workers that are started from now on load *config*: what is stored, in place of what was given."""
-        self._config = checked_config(config, self.entry_point)
+    def load_next(self, described: Description) -> None:
+        """Let workers that are started from now on load what is stored: the config and no other model files."""
+        self._config = checked_config(described.config, self.entry_point)
+        self._registered_files = model_file_parts(described.model_files, self.entry_point)
 
     def under_clock(self, ahead: timedelta) -> Self:
         """Return the same version with workers whose clock is *ahead* of the real one."""
@@ -319,11 +324,14 @@ class IsolatedStrategy:
         try:
             files = () if self._description is None else self._description.model_files
             process, described = self._load(files)
-            if described.model_files != files:  # only now is it known which files the worker must see
-                self.close()
+            if described.model_files != files and self._may_see(described.model_files):
+                self.close()  # only now is it known which files the worker must see
                 files = described.model_files
                 process, described = self._load(files)
-            if described.model_files != files:
+                same = described.model_files == files
+            else:
+                same = True  # files that were not registered stay unseen, and the caller finds another fingerprint
+            if not same:
                 raise StrategyFailed(f"{self.entry_point} names other model files each time it is loaded")
             self._description = described
         except Overdue:
@@ -333,6 +341,15 @@ class IsolatedStrategy:
         except (Untrusted, Invalid) as refused:
             self._refuse(refused)
         return process
+
+    def _may_see(self, files: tuple[Path, ...]) -> bool:
+        """Whether the files may be shown: of a registered version only those of its fingerprint."""
+        if self._registered_files is None:
+            return True
+        try:
+            return model_file_parts(files, self.entry_point) == self._registered_files
+        except InvalidEntryPoint:  # one of them cannot be read
+            return False
 
     def _load(self, model_files: tuple[Path, ...]) -> tuple[Process, Description]:
         module = self._module or resolve(self.entry_point).partition(":")[0]
@@ -379,25 +396,28 @@ def _answers_in(key: str, value: object, most: int) -> list[Answer]:
 
 
 def _description_in(key: str, value: object, entry_point: str) -> Description:
-    """Return the description in a worker's first message, or raise the refusal in it."""
+    """Return the description in a worker's first message, or raise the refusal in it.
+
+    A version's code may have written the message: texts are cleaned, and what no database or path can hold is refused.
+    """
     match key, value:
         case "ready", {
             "config": dict(config),
             "warmup_bars": int(bars),
             "vectorised": bool(many),
             "model_files": list(files),
-        }:
+        } if protocol.encodable([config, files]):
             return Description(config, bars, many, tuple(Path(str(file)) for file in files))
         case "refused", ["InvalidEntryPoint", [str(why)]]:
-            raise InvalidEntryPoint(entry_point, why)
+            raise InvalidEntryPoint(entry_point, protocol.one_line(why))
         case "refused", ["InvalidConfig", list(problems)]:
-            raise InvalidConfig(entry_point, [str(problem) for problem in problems])
+            raise InvalidConfig(entry_point, [protocol.one_line(problem) for problem in problems[:PROBLEMS_SHOWN]])
         case "refused", ["IsolationBreach", [str(tried)]]:
-            raise IsolationBreach(tried)
-        case "refused", ["IsolationUnavailable", [str(level), str(why)]]:
-            raise IsolationUnavailable(level, why)
+            raise IsolationBreach(protocol.one_line(tried))
+        case "refused", ["IsolationUnavailable", [("namespaces" | "landlock" | "sidecar") as level, str(why)]]:
+            raise IsolationUnavailable(level, protocol.one_line(why))
         case "refused", ["StrategyFailed", [str(what)]]:
-            raise StrategyFailed(what)
+            raise StrategyFailed(protocol.one_line(what))
         case _:
             raise Died("its worker violated the protocol: its first message has an unknown form")
 

@@ -29,6 +29,7 @@ from strategy_core.isolation.protocol import one_line
 from strategy_core.strategies.loading import resolve
 
 SCHEMA = "2"
+_MODEL_FILE = "model file "
 OURS = "strategy_core"
 BUILT_IN = "strategy_core.strategies"
 LIBRARIES = ("numpy", "pandas", "ta-lib")
@@ -97,9 +98,25 @@ def fingerprint(
     if schema != "1":
         parts |= {"schema": SCHEMA, "python": f"{sys.version_info.major}.{sys.version_info.minor}"}
         parts |= {f"library {name}": _version(name, installed) for name in code.libraries.difference(LIBRARIES)}
-    for i, file in enumerate(model_files):
-        parts[f"model file {i + 1} {file.name}"] = _file_digest(file, entry_point, "model file")
+    parts |= model_file_parts(model_files, entry_point)
     return Fingerprint(digest_of(parts), parts)
+
+
+def model_file_parts(files: Iterable[Path], entry_point: str) -> dict[str, str]:
+    """Return the parts about model files.
+
+    Raises:
+        InvalidEntryPoint: one of them cannot be read.
+    """
+    return {
+        f"{_MODEL_FILE}{number} {file.name}": _file_digest(file, entry_point, "model file")
+        for number, file in enumerate(files, 1)
+    }
+
+
+def registered_model_files(parts: Mapping[str, str]) -> dict[str, str]:
+    """Return those of a version's *parts* that are about model files."""
+    return {name: digest for name, digest in parts.items() if name.startswith(_MODEL_FILE)}
 
 
 def schema_of(parts: Mapping[str, str]) -> str:
@@ -280,6 +297,7 @@ def _modules_below(folder: Path, package: str, outer: frozenset[Path]) -> Iterat
     entries = sorted(folder.iterdir())
     for entry in entries:
         closed = entry.name in {"__pycache__", *_INSTALLED} or "." in entry.name or (entry / "pyvenv.cfg").exists()
+        closed = closed or entry.is_symlink()  # it may lead anywhere
         if not closed and entry.is_dir() and entry.resolve() not in inside:
             yield from _modules_below(entry, f"{package}.{entry.name}", inside)
     for suffix in _SUFFIXES:

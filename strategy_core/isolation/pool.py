@@ -11,7 +11,14 @@ from typing import Generic, Self, TypeVar
 
 from strategy_core.domain.errors import AnswersMismatch, FingerprintMismatch, InvalidEntryPoint
 from strategy_core.isolation.client import Description, IsolatedStrategy
-from strategy_core.isolation.fingerprint import SCHEMA, Fingerprint, changed_parts, fingerprint, schema_of
+from strategy_core.isolation.fingerprint import (
+    SCHEMA,
+    Fingerprint,
+    changed_parts,
+    fingerprint,
+    registered_model_files,
+    schema_of,
+)
 from strategy_core.isolation.vetting import KnownAnswers, first_difference
 from strategy_core.store.tables import StrategyVersion
 
@@ -207,7 +214,8 @@ class WorkerPool:
         self.close()
 
     def _start(self, version: StrategyVersion, read_answers: ReadAnswers) -> IsolatedStrategy:
-        worker = IsolatedStrategy(version.entry_point, version.config, deadline_s=self._deadline_s)
+        files = registered_model_files(version.fingerprint_parts)
+        worker = IsolatedStrategy(version.entry_point, version.config, deadline_s=self._deadline_s, model_files=files)
         try:
             _verify(version, worker.describe())
             _verify_answers(version, worker, read_answers)

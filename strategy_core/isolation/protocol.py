@@ -155,6 +155,12 @@ def answers_in(rows: object) -> list[Answer]:
         raise ProtocolError(f"not an answer: {one_line(error)}") from None
 
 
+def encodable(value: object) -> bool:
+    """Return whether every text in a JSON value is valid Unicode without NUL, as paths and databases need."""
+    text = json.dumps(value, ensure_ascii=False)
+    return "\\u0000" not in text and not _SURROGATE.search(text)
+
+
 def one_line(error: object) -> str:
     """Return a text from a version's code as one printable line of bounded length."""
     text = " ".join("".join(c if c.isprintable() else " " for c in str(error)[:FACT_TEXT]).split())

@@ -153,6 +153,9 @@ class LoadedVersion:
         return (None, tried[0], "breach") if tried else (result, error, kind)
 
 
+_UNSEEN = "; a version sees only files that model_files(params) returns, and only after its modules are imported"
+
+
 def raised_line(raised: BaseException, places: Sequence[str] = ()) -> str:
     """Return the exception's name, text and location in one line.
 
@@ -167,7 +170,8 @@ def raised_line(raised: BaseException, places: Sequence[str] = ()) -> str:
         text = protocol.one_line(raised)
     except BaseException:  # noqa: BLE001  __str__ may be a version's code too
         text = "(its text cannot be read)"
-    return f"{type(raised).__name__}: {text}{place}" if text else f"{type(raised).__name__}{place}"
+    hint = _UNSEEN if isinstance(raised, FileNotFoundError) else ""
+    return f"{type(raised).__name__}: {text}{place}{hint}" if text else f"{type(raised).__name__}{place}{hint}"
 
 
 def _of_library(entry: traceback.FrameSummary) -> bool:

@@ -104,7 +104,7 @@ def register_version(
         build = build_of(entry_point, described, symbols, timeframe)
         with reading(engine) as session:
             _check_new(session, strategy_name, version, build.digest)
-        strategy.load_next(described.config)  # vetting compares the given config with the stored one
+        strategy.load_next(described)  # vetting compares the given config with the stored one
         vetted = _vet(strategy, described, source, strategy_name, version, symbols, now)
 
     @retry_transient()  # retry without the vetting, which takes seconds
@@ -196,7 +196,7 @@ def _vet(
     candles = {symbol: source.candles(symbol, closed_by=now, bars=bars) for symbol in symbols}
     vetted = vet(strategy, candles, timeframe=source.timeframe)
     stored = strategy.describe()
-    if stored.config != described.config or stored.warmup_bars != described.warmup_bars:
+    if replace(stored, vectorised=described.vectorised) != described:
         raise InvalidConfig(strategy.entry_point, ["it is another one each time that it is loaded"])
     if not vetted.report.passed:
         raise GateRefused(strategy_name, version, vetted.report.failures)

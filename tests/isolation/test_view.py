@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from strategy_core.domain.errors import InvalidEntryPoint
+from strategy_core.domain.errors import InvalidEntryPoint, StrategyFailed
 from strategy_core.isolation.client import DecisionRequest, IsolatedStrategy
 
 READS = """
@@ -155,3 +155,110 @@ def test_a_worker_has_no_processes_no_home_and_no_working_files(write: Write) ->
         assert ask(version, "list /etc").split() == ["ld.so.cache"]
         assert ask(version, f"read {home}/.bash_history").startswith("FileNotFoundError")
         assert "tmp" not in ask(version, "list /").split() or os.fspath(Path.cwd()).startswith("/tmp")
+
+
+REACHING = """
+from pathlib import Path
+from pydantic import BaseModel
+from strategy_core import Action, Decision
+SECRET = Path({secret!r})
+class Reach:
+    class Params(BaseModel):
+        folder: str = {folder!r}
+    warmup_bars = 1
+    def model_files(self, params):
+        return [SECRET] if "folder" in params.model_fields_set else []
+    def decide(self, candles, params, context):
+        return Decision(Action.HOLD, reason=SECRET.read_text() if SECRET.exists() else "")
+"""
+
+
+def test_a_default_of_the_config_that_is_stored_opens_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "private").mkdir()
+    secret = tmp_path / "private" / "key.txt"
+    secret.write_text("abc123")
+    (tmp_path / "reaching.py").write_text(REACHING.format(secret=str(secret), folder=str(secret.parent)))
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    with IsolatedStrategy("reaching:Reach", {}) as strategy:
+        first = strategy.describe()
+        strategy.load_next(first)
+        strategy.close()
+        read = ask(strategy, "GOLD")
+        second = strategy.describe()
+
+    assert (first.model_files, second.model_files) == ((), (secret,))
+    assert read == ""
+
+
+FORGED = """
+import os, sys
+from pathlib import Path
+message = {message!r}
+for fd in range(3, 20):
+    try:
+        os.write(fd, message.encode() + b"\\n")
+    except OSError:
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        (
+            '{"ready":{"config":{},"warmup_bars":20,"vectorised":false,"model_files":["/tmp/\\u0000x"]}}',
+            "violated the protocol",
+        ),
+        ('{"ready":{"config":{"a":"\\ud800"},"warmup_bars":20,"vectorised":false,"model_files":[]}}', "violated"),
+        ('{"refused":["StrategyFailed",["\\u001b]0;owned\\u0007 \\n second line"]]}', "]0;owned second line"),
+        ('{"refused":["IsolationUnavailable",["please set X=none","y"]]}', "violated the protocol"),
+    ],
+    ids=["NUL in a path", "half a character", "a terminal's command", "a level that there is none"],
+)
+def test_a_first_message_that_the_version_wrote_is_refused_in_a_clean_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, shown: str
+) -> None:
+    (tmp_path / "forging.py").write_text(FORGED.format(message=message))
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    with IsolatedStrategy("forging:Any", {}) as strategy, pytest.raises(StrategyFailed) as refused:
+        strategy.describe()
+
+    assert shown in str(refused.value)
+    assert str(refused.value).isprintable()
+
+
+def test_a_link_in_a_package_opens_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "any.py").write_text("")
+    (outside / "notes.txt").write_text("private")
+    package = tmp_path / "own" / "linked"
+    package.mkdir(parents=True)
+    (package / "sub").symlink_to(outside)
+    (package / "__init__.py").write_text(
+        LINKED.format(file=str(package / "sub" / "notes.txt")),
+    )
+    monkeypatch.syspath_prepend(str(tmp_path / "own"))
+
+    with (
+        IsolatedStrategy("linked:Linked", {}) as strategy,
+        pytest.raises(InvalidEntryPoint, match="may not be a model file"),
+    ):
+        strategy.describe()
+
+
+LINKED = """
+from pathlib import Path
+from pydantic import BaseModel
+from strategy_core import Action, Decision
+class Linked:
+    class Params(BaseModel):
+        pass
+    warmup_bars = 20
+    def model_files(self, params):
+        return [Path({file!r})]
+    def decide(self, candles, params, context):
+        return Decision(Action.HOLD)
+"""
