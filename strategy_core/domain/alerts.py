@@ -25,6 +25,7 @@ BREACH = "shadow.isolation_breach"
 STALE = "feed.stale"
 SHADOW_OVERDUE = "shadow.overdue"
 AUDIT_BROKEN = "audit.broken"
+CLOSED = "strategy.closed"
 
 HEADLINES: Mapping[str, str] = {
     "rollout.started": "started",
@@ -44,6 +45,7 @@ HEADLINES: Mapping[str, str] = {
     STALE: "the feed is stale",
     SHADOW_OVERDUE: "shadow run overdue: no new decisions",
     AUDIT_BROKEN: "the audit trail does not hold",
+    CLOSED: "closed: no version serves its users",
     "candles.absent": "has no candles",
     "candle.revised": "decided on a candle that was revised",
     CHANNEL_FAILED: "this alert channel has failed for too long",
@@ -207,7 +209,8 @@ def _suggested_commands(raised: Raised, facts: Facts) -> list[tuple[str, str]]:
     strategy, version = quote(raised.strategy_name), quote(facts.version)
     undo = f"rollout rollback {strategy} {WHY}"
     subject = "audit verify" if raised.kind == AUDIT_BROKEN else f"status {strategy}"
-    status = ("details", f"rollout {subject}")
+    reopen = ("to reopen", f"rollout activate {strategy} {version} {WHY}")
+    status = reopen if raised.kind == CLOSED else ("details", f"rollout {subject}")
     critical = raised.severity is Severity.CRITICAL
     acknowledge = [("acknowledge", f"rollout alerts ack {raised.id} {WHY}")] if critical else []
     match raised.kind:
