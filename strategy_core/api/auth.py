@@ -34,7 +34,7 @@ READ, WRITE = "read", "write"  # words of the claim `scope`
 LONGEST_TOKEN = 8_192  # characters
 MOST_HOURS = 30 * 24  # lifetime of an issued token
 MOST_DAYS = 730  # lifetime of a service token
-SERVICE = "service"  # claim of a service token, true. Its `jti` is looked up among the revoked ones
+SERVICE = "rollout_service"  # claim of a service token, true. Its `jti` is looked up among the revoked ones
 
 SigningKey = RSAPrivateKey | EllipticCurvePrivateKey | bytes
 

@@ -28,7 +28,7 @@ from tests.builders import OWNER
 from tests.docs.pages import ROOT, blocks
 
 YEAR = timedelta(days=365)
-SERVICE = token(service=True, jti="t-1")
+SERVICE = token(rollout_service=True, jti="t-1")
 
 
 def api_that_asks(
@@ -127,15 +127,15 @@ def test_other_tokens_are_not_looked_up() -> None:
     entrance = door(revocations=Revocations(asked))
 
     assert not entrance.authenticate(f"Bearer {token(jti='t-1')}", HOME).revocation_unknown
-    assert not entrance.authenticate(f"Bearer {token(service=False)}", HOME).revocation_unknown
+    assert not entrance.authenticate(f"Bearer {token(rollout_service=False)}", HOME).revocation_unknown
 
 
 @pytest.mark.parametrize(
     ("held", "why"),
     [
-        (token(service=True), "it is a service token without an id (jti)"),
-        (token(service="yes", jti="t-1"), "its service is not true or false"),
-        (token(service=1, jti="t-1"), "its service is not true or false"),
+        (token(rollout_service=True), "it is a service token without an id (jti)"),
+        (token(rollout_service="yes", jti="t-1"), "its rollout_service is not true or false"),
+        (token(rollout_service=1, jti="t-1"), "its rollout_service is not true or false"),
     ],
 )
 def test_a_service_token_that_could_not_be_revoked_is_refused(held: str, why: str) -> None:
