@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -120,7 +121,11 @@ def test_the_servers_of_an_api_whose_parent_is_killed_give_its_port_back(tmp_pat
     parent.kill()
     parent.wait()
 
-    assert len(servers) == 2
-    wait_for(lambda: not any(map(lives, servers)))
+    try:
+        assert len(servers) == 2
+        wait_for(lambda: not any(map(lives, servers)))
+    finally:
+        for pid in filter(lives, servers):
+            os.kill(pid, signal.SIGKILL)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", port))
