@@ -1,6 +1,6 @@
 """Flows that activate, retire and roll back versions by hand."""
 
-from flows.parameters import AnyVersion, OverrideReason, Owner, Reason, Remark, Strategy, Version
+from flows.parameters import AnyVersion, Close, OverrideReason, Owner, Reason, Remark, Strategy, Version
 from flows.runtime import open_runtime, owned_by, owner_flow
 from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import AlreadyRolledBack
@@ -38,20 +38,25 @@ def activate(
 
 
 @owner_flow("retire {strategy_name} {version}")
-def retire(strategy_name: Strategy, version: Version, owner: Owner, reason: Remark = "") -> str:
+def retire(strategy_name: Strategy, version: Version, owner: Owner, reason: Remark = "", close: Close = False) -> str:
     """Retire a shadow version, or a canary without an open rollout. It makes no more decisions.
 
-    To retire the active version, activate another one.
+    To retire the active version, activate another one, or close the strategy if it is the last one.
 
     Args:
         strategy_name: Strategy name.
         version: The version to retire.
         owner: Your name.
         reason: Stored in the audit trail.
+        close: Retire the active version too, if it is the last. Its users then get no version.
     """
     with open_runtime() as runtime:
         retire_version(
-            runtime.engine, Command(owned_by(owner), runtime.now, reason), strategy_name=strategy_name, version=version
+            runtime.engine,
+            Command(owned_by(owner), runtime.now, reason),
+            strategy_name=strategy_name,
+            version=version,
+            close=close,
         )
     return f"{strategy_name} {version} is retired"
 

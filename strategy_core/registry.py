@@ -118,12 +118,16 @@ class VersionRegistry:
             percent=percent,
         )
 
-    def retire_version(self, strategy_name: str, version: str, *, reason: str = "") -> StrategyVersion:
+    def retire_version(
+        self, strategy_name: str, version: str, *, reason: str = "", close: bool = False
+    ) -> StrategyVersion:
+        """Retire a version. With *close* also the active one, if it is the last: the strategy is then closed."""
         return version_service.retire_version(
             self.engine,
             self._command(reason),
             strategy_name=strategy_name,
             version=version,
+            close=close,
         )
 
     def route_user_to_version(self, user_id: str, strategy_name: str) -> str:

@@ -1,9 +1,14 @@
 """The application: its routes, its OpenAPI document and the server that runs it."""
 
+import multiprocessing
 import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
+from threading import Thread
+from time import sleep
 from typing import Any
 
 import structlog
@@ -16,7 +21,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from uvicorn.supervisors import Multiprocess
 
-from strategy_core.api.auth import Authenticator, Failures
+from strategy_core.api.auth import Authenticator, Failures, Revocations
 from strategy_core.api.dependencies import BODY_TIMEOUT_S, Backend
 from strategy_core.api.middleware import AccessLog
 from strategy_core.api.problems import MEDIA_TYPE, add_handlers
@@ -36,11 +41,13 @@ from strategy_core.api.schemas import Problem
 from strategy_core.api.settings import ApiSettings, read_api_settings
 from strategy_core.observe import configure_logs
 from strategy_core.services.database import check_schema, failure
+from strategy_core.services.tokens import is_revoked
 from strategy_core.settings import Settings, read_settings
 
 THREADS = 200  # most of them wait for a slot, so a rollback still finds a free thread
 _APPLICATION = "strategy_core.api.app:application"
 _GRACE_S = 30  # for requests in progress when the server stops
+_LAST_S = 10  # for the rest of a stop
 
 _ABOUT = """Replace a copied trading strategy with a better version without hurting the users who copy it.
 
@@ -167,10 +174,13 @@ def _add_refusals(operation: dict[str, Any], path: str) -> None:
 def application() -> FastAPI:
     """Return the application for the settings in the environment. Each worker process calls this."""
     configure_logs()
+    _end_with_parent()
     settings, api = read_settings(), read_api_settings()
-    authenticator = Authenticator(api, api.open_keys(), Failures())
+    engine = settings.open_engine()
+    revocations = Revocations(partial(is_revoked, engine))
+    authenticator = Authenticator(api, api.open_keys(), Failures(), revocations=revocations)
     app = create_app(
-        settings.open_engine(),
+        engine,
         settings,
         authenticator,
         body_timeout_s=api.body_timeout_s,
@@ -178,6 +188,22 @@ def application() -> FastAPI:
     )
     log.info("api.ready", pid=os.getpid())
     return app
+
+
+def _end_with_parent() -> None:
+    """End this server process if the process that started it is killed. Else it would keep the port, unsupervised."""
+    parent = multiprocessing.parent_process()
+    if parent is None:  # the only process
+        return
+
+    def wait() -> None:
+        parent.join()
+        log.warning("api.parent_ended", parent=parent.pid)
+        os.kill(os.getpid(), signal.SIGTERM)  # requests in progress are finished, no new ones are accepted
+        sleep(_GRACE_S + _LAST_S)
+        os._exit(1)
+
+    Thread(target=wait, name="parent", daemon=True).start()
 
 
 def serve(api: ApiSettings, *, workers: int = 1) -> None:

@@ -6,6 +6,7 @@ This module does not use the web framework: an Authorization header goes in, a P
 import re
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv6Address, ip_address
@@ -15,6 +16,7 @@ from typing import Any, NoReturn
 from uuid import uuid4
 
 import jwt
+import structlog
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -31,8 +33,12 @@ READ, WRITE = "read", "write"  # words of the claim `scope`
 
 LONGEST_TOKEN = 8_192  # characters
 MOST_HOURS = 30 * 24  # lifetime of an issued token
+MOST_DAYS = 730  # lifetime of a service token
+SERVICE = "rollout_service"  # claim of a service token, true. Its `jti` is looked up among the revoked ones
 
 SigningKey = RSAPrivateKey | EllipticCurvePrivateKey | bytes
+
+log = structlog.get_logger(__name__)
 
 _BEARER = re.compile(r"bearer ([\w-]+\.[\w-]+\.[\w-]+)", re.ASCII | re.IGNORECASE)
 _LAST_MOMENT = 253_402_300_799  # seconds: the end of the year 9999
@@ -54,6 +60,7 @@ class Principal:
         strategies: the strategies that the token may use; all if it is not limited.
         read_only: the token may not change anything, for example a Router's or a scraper's token.
         token_id: the token's id (`jti`), or empty.
+        revocation_unknown: it is a service token, and could not be looked up among the revoked ones.
     """
 
     name: str
@@ -61,6 +68,7 @@ class Principal:
     strategies: frozenset[str] | None = None
     read_only: bool = False
     token_id: str = ""
+    revocation_unknown: bool = False
 
     def check(self, strategy_name: str | None) -> None:
         """Raise Forbidden unless the token may use this strategy, or all strategies if no name is given."""
@@ -111,10 +119,36 @@ class Failures:
                 self._seen.popitem(last=False)
 
 
+class Revocations:
+    """Looks up whether a service token is revoked, within a fixed time.
+
+    Args:
+        is_revoked: asks the database by the token's id. It may hang or raise.
+        within_s: how long one look-up may take. A rollback waits no longer for it.
+        at_once: look-ups at the same time. A database that hangs holds no more threads and connections than these.
+    """
+
+    def __init__(self, is_revoked: Callable[[str], bool], *, within_s: float = 2.0, at_once: int = 4) -> None:
+        self._is_revoked = is_revoked
+        self._within_s = within_s
+        self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="revocations")
+
+    def look_up(self, token_id: str) -> bool | None:
+        """Return whether the token is revoked, or None if that cannot be found out in time."""
+        asked = self._threads.submit(self._is_revoked, token_id)
+        try:
+            return asked.result(self._within_s)
+        except Exception as error:  # noqa: BLE001  no fault of the look-up may refuse a rollback
+            asked.cancel()
+            log.warning("api.revocation_unknown", token_id=token_id, error=type(error).__name__)
+            return None
+
+
 class Authenticator:
     """Turns an Authorization header into a Principal.
 
     Args:
+        revocations: where service tokens are looked up. None accepts all of them.
         clock: returns the real time, also when a feed is replayed, because the issuer uses real time.
     """
 
@@ -124,17 +158,20 @@ class Authenticator:
         keys: Keys,
         failures: Failures,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        *,
+        revocations: Revocations | None = None,
     ) -> None:
         self._settings = settings
         self._keys = keys
         self._failures = failures
         self._clock = clock
+        self._revocations = revocations
 
     def authenticate(self, authorization_header: str | None, client: str) -> Principal:
         """Return the principal of a request from the address *client*.
 
         Raises:
-            InvalidToken: the token is missing or not valid.
+            InvalidToken: the token is missing, not valid, or revoked.
             TooManyFailures: this client sent too many tokens that are not valid.
             Forbidden: the token is valid, but has no role that may use this API.
             KeysUnavailable: the keys to verify it with could not be fetched.
@@ -155,13 +192,24 @@ class Authenticator:
         if role not in ROLES:
             asked = "the token has no role" if role is None else f"the token's role is {role!r:.40}"
             raise Forbidden(name, f"{asked}; allowed: {' or '.join(ROLES)}")
+        token_id = _text_claim(claims, "jti") if "jti" in claims else ""
         return Principal(
             name=name,
             role=role,
             strategies=_strategies(claims),
             read_only=_read_only(claims),
-            token_id=_text_claim(claims, "jti") if "jti" in claims else "",
+            token_id=token_id,
+            revocation_unknown=self._revocation_unknown(token_id) if _is_service(claims) else False,
         )
+
+    def _revocation_unknown(self, token_id: str) -> bool:
+        """Refuse a service token that is revoked. Return whether that could not be found out."""
+        if not token_id:
+            _refuse("it is a service token without an id (jti)")
+        revoked = False if self._revocations is None else self._revocations.look_up(token_id)
+        if revoked:
+            _refuse("it was revoked")
+        return revoked is None
 
     def _claims(self, token: str, now: datetime) -> dict[str, Any]:
         """Return the claims of a token that is signed for this audience. Its times are not checked yet."""
@@ -264,6 +312,13 @@ def _read_only(claims: Mapping[str, Any]) -> bool:
     return READ in words and WRITE not in words
 
 
+def _is_service(claims: Mapping[str, Any]) -> bool:
+    marked = claims.get(SERVICE, False)
+    if not isinstance(marked, bool):
+        _refuse(f"its {SERVICE} is not true or false")
+    return marked
+
+
 def _network(client: str) -> str:
     """Return the name under which failures are counted: the IPv4 address, or the IPv6 network."""
     try:
@@ -287,6 +342,7 @@ def issue_token(
     name: str,
     role: str = ROLES[0],
     hours: float = 12,
+    days: float | None = None,
     strategies: Sequence[str] = (),
     read_only: bool = False,
     private_key: str | None = None,
@@ -296,27 +352,29 @@ def issue_token(
 
     Args:
         hours: lifetime, above 0 and at most MOST_HOURS.
+        days: make a service token with this lifetime in place of *hours*, above 0 and at most MOST_DAYS. The caller
+            lists it before it hands it out.
         strategies: limit the token to these. Default: all strategies.
         private_key: PEM text. Required if the settings hold a public key, and must belong to it.
         now: the real time.
 
     Raises:
         InvalidName, InvalidSetting
+        InvalidToken: a server with these settings would refuse it.
     """
     if not check_name(name):
         raise InvalidName("name", name, f"1 to {LONGEST_NAME} printable characters")
     check_owner_name(name, "name")
     if role not in ROLES:
         raise InvalidName("role", role, " or ".join(ROLES))
-    if not 0 < hours <= MOST_HOURS:
-        raise InvalidSetting("hours", hours, f"above 0, at most {MOST_HOURS}")
+    lifetime = _lifetime(hours, days)
     key = _signing_key(settings, private_key)
     claims: dict[str, Any] = {
         "sub": name,
         "role": role,
         "aud": settings.audience,
         "iat": floor(now.timestamp()),
-        "exp": floor((now + timedelta(hours=hours)).timestamp()),
+        "exp": floor((now + lifetime).timestamp()),
         "jti": uuid4().hex,
     }
     if settings.issuer is not None:
@@ -325,11 +383,25 @@ def issue_token(
         claims["strategies"] = sorted(set(strategies))
     if read_only:
         claims["scope"] = READ
+    if days is not None:
+        claims[SERVICE] = True
     token = jwt.encode(claims, key, algorithm=settings.algorithms[0])
     if len(token) > LONGEST_TOKEN:
         allowed = f"fewer: the token has more than {LONGEST_TOKEN} characters"
         raise InvalidSetting("strategies", len(claims["strategies"]), allowed)
+    Authenticator(settings, settings.open_keys(), Failures(), lambda: now).authenticate(f"Bearer {token}", "")
     return token, claims
+
+
+def _lifetime(hours: float, days: float | None) -> timedelta:
+    if days is not None:
+        if not 0 < days <= MOST_DAYS:
+            raise InvalidSetting("days", days, f"above 0, at most {MOST_DAYS}")
+        return timedelta(days=days)
+    if not 0 < hours <= MOST_HOURS:
+        longer = "; for a program: --service --days 365" if hours > MOST_HOURS else ""
+        raise InvalidSetting("hours", hours, f"above 0, at most {MOST_HOURS}{longer}")
+    return timedelta(hours=hours)
 
 
 def _signing_key(settings: ApiSettings, private_key: str | None) -> SigningKey:

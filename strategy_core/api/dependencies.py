@@ -22,7 +22,13 @@ from starlette.requests import Request
 from strategy_core.api.auth import Authenticator, Principal
 from strategy_core.api.requests import VISIBLE
 from strategy_core.domain.audit import Actor
-from strategy_core.domain.errors import AlreadyDone, EvidenceUnavailable, Invalid, InvalidName
+from strategy_core.domain.errors import (
+    AlreadyDone,
+    EvidenceUnavailable,
+    Invalid,
+    InvalidName,
+    RevocationsUnavailable,
+)
 from strategy_core.market.source import CandleSource
 from strategy_core.services.queries import Scope
 from strategy_core.settings import Settings
@@ -96,7 +102,10 @@ class Backend:
 
 
 class RequestContext:
-    """One authenticated request: who sent it, when, and which strategies it may use."""
+    """One authenticated request: who sent it, when, and which strategies it may use.
+
+    While revoked tokens cannot be looked up, a service token may roll back and do nothing else.
+    """
 
     def __init__(self, request: Request) -> None:
         self._state = request.state
@@ -107,11 +116,17 @@ class RequestContext:
 
     def reads(self, strategy_name: str) -> str:
         """Return *strategy_name* if the token covers it, else raise Forbidden."""
-        self.principal.check(strategy_name)
+        self.check_reading(strategy_name)
         return strategy_name
+
+    def check_reading(self, strategy_name: str | None) -> None:
+        """Raise Forbidden unless the token covers the strategy, or all strategies if no name is given."""
+        self._check_revocation()
+        self.principal.check(strategy_name)
 
     def lists(self, strategy_name: str | None = None) -> Scope:
         """Return what a listing may show: the named strategy, or all strategies that the token covers."""
+        self._check_revocation()
         if strategy_name is not None:
             self.reads(strategy_name)
         return Scope(strategy_name, self.principal.strategies)
@@ -122,7 +137,9 @@ class RequestContext:
         Raises:
             Forbidden: the token may not change them.
             InvalidName: the idempotency key was used for another request before.
+            RevocationsUnavailable: it is a service token, and may be a revoked one.
         """
+        self._check_revocation()
         actor = self._actor(*strategies)
         self._state.changed = sorted(set(strategies))
         if self._state.reused_key is not None:
@@ -146,6 +163,7 @@ class RequestContext:
 
     def acknowledges(self, strategy_name: str | None) -> Actor:
         """Return the actor who acknowledges an alert. It needs no slot, because no strategy is changed."""
+        self._check_revocation()
         self.principal.check_change(strategy_name)
         return self._actor()
 
@@ -162,6 +180,10 @@ class RequestContext:
     def has_changed(self, strategies: Iterable[str]) -> None:
         """Record which strategies were changed, for the answer's ETag."""
         self._state.changed = sorted(set(strategies))
+
+    def _check_revocation(self) -> None:
+        if self.principal.revocation_unknown:
+            raise RevocationsUnavailable
 
     def _acquire(self, bulkhead: StrategyBulkhead, strategy_name: str) -> None:
         bulkhead.acquire(strategy_name)

@@ -33,7 +33,7 @@ _DAY = len("2026-01-31")
 _REASON = "Reason, stored in the audit trail."
 
 
-def _require_reason(reason: str) -> str:
+def require_reason(reason: str) -> str:
     """Return *reason*, or raise InvalidName if it is blank."""
     if not reason.strip():
         raise InvalidName("reason", reason, "a text that is not blank")
@@ -44,14 +44,14 @@ StrategyName = Annotated[str, typer.Argument(metavar="STRATEGY", help="Strategy 
 AnyStrategy = Annotated[str | None, typer.Argument(metavar="STRATEGY", help="Strategy name. Default: all strategies.")]
 VersionName = Annotated[str, typer.Argument(metavar="VERSION", help="Version name.")]
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help=_REASON, callback=storable)]
-NeededReason = Annotated[str, typer.Option("--reason", metavar="TEXT", help=_REASON, callback=_require_reason)]
+NeededReason = Annotated[str, typer.Option("--reason", metavar="TEXT", help=_REASON, callback=require_reason)]
 Override = Annotated[
     str,
     typer.Option(
         "--override-reason",
         metavar="TEXT",
         help="Reason for using a quarantined version again.",
-        callback=lambda text: text and _require_reason(text),
+        callback=lambda text: text and require_reason(text),
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]

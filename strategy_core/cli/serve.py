@@ -3,13 +3,17 @@
 import logging
 import os
 import sys
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from strategy_core.cli.context import Context, Symbol, command
+from strategy_core.cli.context import Context, Reason, Symbol, command, require_reason
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import InvalidSetting, MissingExtra
 
 commands = typer.Typer()
@@ -122,7 +126,9 @@ def token(
         str | None, typer.Option(metavar="NAME", help="Name in the audit trail. Default: your login name.")
     ] = None,
     role: Annotated[Literal["owner", "admin"], typer.Option(help="Role of the holder.")] = "owner",
-    hours: Annotated[float, typer.Option(metavar="HOURS", help="Lifetime in hours, at most 720.")] = 12,
+    hours: Annotated[
+        float | None, typer.Option(metavar="HOURS", help="Lifetime in hours, at most 720. Default: 12.")
+    ] = None,
     strategy: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Only this strategy. Can be repeated. Default: all strategies."),
@@ -131,33 +137,143 @@ def token(
     private_key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="PEM key that belongs to ROLLOUT_API_PUBLIC_KEY.")
     ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it to this file, for its owner only. Default: print it.")
+    ] = None,
+    service: Annotated[
+        bool, typer.Option("--service", help="A long-lived token for a program. It is listed and can be revoked.")
+    ] = False,
+    days: Annotated[
+        float | None,
+        typer.Option(metavar="DAYS", help="Lifetime of a service token in days, at most 730. Default: 365."),
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the service tokens.")] = False,
+    revoke: Annotated[str | None, typer.Option(metavar="ID", help="Revoke this service token. Needs --reason.")] = None,
+    reason: Reason = "",
 ) -> None:
     """Issue a token for the HTTP API.
 
     It is signed with ROLLOUT_API_SECRET, with --private-key, or with the secret of ROLLOUT_API_DEVELOPMENT=1.
-    """
-    from datetime import UTC, datetime
 
+    With --service it is valid for up to two years, and its issue and revocation are in the audit trail.
+    """
+    if list_:
+        _list_tokens(shell)
+        return
+    if revoke is not None:
+        _revoke_token(shell, revoke, reason)
+        return
     try:
         from strategy_core.api.auth import issue_token
         from strategy_core.api.settings import read_api_settings
     except ModuleNotFoundError:
         raise MissingExtra("rollout token", "api") from None
 
+    if service and hours is not None:
+        raise InvalidSetting("--hours", hours, "--days with --service")
+    if days is not None and not service:
+        raise InvalidSetting("--days", days, "only with --service; otherwise --hours")
     made, claims = issue_token(
         read_api_settings(),
         name=shell.actor.name if name is None else name,
         role=role,
-        hours=hours,
+        hours=12 if hours is None else hours,
+        days=(365 if days is None else days) if service else None,
         strategies=strategy or (),
         read_only=read_only,
         private_key=None if private_key is None else _read(private_key),
         now=datetime.now(UTC),  # real time, also in a replay: the API server checks expiry by it
     )
-    if shell.as_json:
-        shell.answer({"token": made, "claims": claims})
-    else:
-        typer.echo(made)  # alone, for $(rollout token)
+    if output is None:
+        if service:
+            _record_token(shell, claims, reason)
+        if shell.as_json:
+            shell.answer({"token": made, "claims": claims})
+        else:
+            typer.echo(made)  # alone, for $(rollout token)
+        return
+    with _new_file(output, f"{made}\n"):
+        if service:
+            _record_token(shell, claims, reason)
+    until = f"{datetime.fromtimestamp(claims['exp'], UTC):%Y-%m-%d %H:%M} UTC"
+    shell.answer(
+        {"file": str(output), "claims": claims}, f"{output}: token {claims['jti']} of {claims['sub']}, until {until}"
+    )
+
+
+def _record_token(shell: Context, claims: dict[str, Any], reason: str) -> None:
+    from strategy_core.services.tokens import record_token
+
+    record_token(
+        shell.engine,
+        Command(shell.actor, shell.now, reason),
+        token_id=claims["jti"],
+        name=claims["sub"],
+        role=claims["role"],
+        strategies=claims.get("strategies", ()),
+        read_only="scope" in claims,
+        issued_at=datetime.fromtimestamp(claims["iat"], UTC),
+        expires_at=datetime.fromtimestamp(claims["exp"], UTC),
+    )
+
+
+def _list_tokens(shell: Context) -> None:
+    from strategy_core.cli.output import table
+    from strategy_core.services.tokens import list_tokens
+
+    found = list_tokens(shell.engine)
+    columns = ["id", "name", "role", "strategies", "read only", "issued", "by", "expires", "revoked", "by", "reason"]
+    rows = [
+        (
+            *(each.id, each.name, each.role, each.strategies or "all", each.read_only, each.issued_at, each.issued_by),
+            *(each.expires_at, each.revoked_at, each.revoked_by, each.revoked_because),
+        )
+        for each in found
+    ]
+    shell.answer([each.model_dump(mode="json") for each in found], table(columns, rows))
+
+
+def _revoke_token(shell: Context, token_id: str, reason: str) -> None:
+    from strategy_core.services.tokens import revoke_token
+
+    found = revoke_token(
+        shell.engine, Command(shell.actor, shell.now, require_reason(reason)), token_id, at=datetime.now(UTC)
+    )
+    shell.answer(
+        found.model_dump(mode="json"),
+        f"token {found.id} of {found.name} was revoked at {found.revoked_at:%Y-%m-%d %H:%M} UTC by {found.revoked_by}: "
+        f"{found.revoked_because}",
+    )
+
+
+@contextmanager
+def _new_file(output: Path, text: str) -> Iterator[None]:
+    """Write a file that only its owner can read. It becomes *output* if the block succeeds, and is removed if not.
+
+    An *output* that exists keeps its owner, whose program reads it.
+    """
+    allowed = "a file in a folder that you can write to"
+    target = Path(os.path.realpath(output))
+    if target.exists() and not target.is_file():  # a device such as /dev/null would be replaced
+        raise InvalidSetting("--output", str(output), allowed)
+    try:
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")  # its mode is 0600
+    except OSError as error:
+        raise InvalidSetting("--output", str(output), f"{allowed} ({error.strerror})") from None
+    part = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            if target.exists():
+                os.fchown(descriptor, target.stat().st_uid, target.stat().st_gid)
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)  # a full disk is noticed before the block
+        yield
+        part.replace(target)
+    except OSError as error:
+        raise InvalidSetting("--output", str(output), f"{allowed} ({error.strerror})") from None
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @command(commands)

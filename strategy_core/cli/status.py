@@ -143,7 +143,7 @@ def _status_lines(status: "StrategyStatus") -> list["RenderableType"]:
     canary = f"{status.canary} for {status.percent:g} % of users" if status.canary else None
     known: dict[str, object] = {
         "strategy": status.strategy_name,
-        "active": status.active,
+        "active": status.active or "none: the strategy is closed, its users get no version",
         "canary": canary,
         "shadow": status.shadows,
     }

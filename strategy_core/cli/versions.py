@@ -111,12 +111,27 @@ def activate(
 
 
 @command(commands)
-def retire(shell: Context, strategy: StrategyName, version: VersionName, reason: Reason = "") -> None:
-    """Retire a shadow version, or a canary without an open rollout."""
+def retire(
+    shell: Context,
+    strategy: StrategyName,
+    version: VersionName,
+    reason: Reason = "",
+    close: Annotated[
+        bool, typer.Option("--close", help="Retire the active version too, if it is the last: closes the strategy.")
+    ] = False,
+    yes: Yes = False,
+) -> None:
+    """Retire a shadow version, or a canary without an open rollout.
+
+    With --close the last version can be retired. Its users then get no version, until one is activated.
+    """
     from strategy_core.services.versions import retire_version
 
+    engine = shell.engine
+    if close:
+        shell.confirm(f"{strategy} is closed: its users get no version", yes=yes)
     found = retire_version(
-        shell.engine, Command(shell.actor, shell.now, reason), strategy_name=strategy, version=version
+        engine, Command(shell.actor, shell.now, reason), strategy_name=strategy, version=version, close=close
     )
     shell.answer(found.model_dump(mode="json", exclude=_LONG), f"{strategy} {version} is retired")
 

@@ -26,6 +26,7 @@ STALE = "feed.stale"
 SHADOW_OVERDUE = "shadow.overdue"
 AUDIT_BROKEN = "audit.broken"
 REQUEST_WAITING = "owner.request_waiting"
+CLOSED = "strategy.closed"
 
 HEADLINES: Mapping[str, str] = {
     "rollout.started": "started",
@@ -45,6 +46,7 @@ HEADLINES: Mapping[str, str] = {
     STALE: "the feed is stale",
     SHADOW_OVERDUE: "shadow run overdue: no new decisions",
     AUDIT_BROKEN: "the audit trail does not hold",
+    CLOSED: "closed: no version serves its users",
     "candles.absent": "has no candles",
     "candle.revised": "decided on a candle that was revised",
     REQUEST_WAITING: "an owner's request waits",
@@ -209,7 +211,8 @@ def _suggested_commands(raised: Raised, facts: Facts) -> list[tuple[str, str]]:
     strategy, version = quote(raised.strategy_name), quote(facts.version)
     undo = f"rollout rollback {strategy} {WHY}"
     subject = "audit verify" if raised.kind == AUDIT_BROKEN else f"status {strategy}"
-    status = ("details", f"rollout {subject}")
+    reopen = ("to reopen", f"rollout activate {strategy} {version} {WHY}")
+    status = reopen if raised.kind == CLOSED else ("details", f"rollout {subject}")
     critical = raised.severity is Severity.CRITICAL
     acknowledge = [("acknowledge", f"rollout alerts ack {raised.id} {WHY}")] if critical else []
     match raised.kind:

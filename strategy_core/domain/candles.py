@@ -64,12 +64,16 @@ class Checked:
         candles: as described at the top of this module.
         gaps: places where one or more candles are missing, weekends and daily breaks included.
         unread: columns of the source that are not part of a candle.
+        held_back: why the last row is left out, if it is.
+        held_at: the open time of that row, if it can be read.
     """
 
     candles: pd.DataFrame
     repairs: Repairs
     gaps: int
     unread: tuple[str, ...]
+    held_back: InvalidCandles | None = None
+    held_at: datetime | None = None
 
 
 def timeframe_delta(timeframe: str) -> timedelta:
@@ -88,6 +92,7 @@ def checked_candles(
     now: datetime | None = None,
     first_row: int = 1,
     sparse: bool = False,
+    hold_last: bool = False,
 ) -> Checked:
     """Check and repair the candles of *frame*.
 
@@ -103,11 +108,32 @@ def checked_candles(
         now: drop a last candle that has not closed by then, and refuse more than one. None: all have closed.
         first_row: number of the frame's first row in its source, 2 below a header line.
         sparse: the source is known to have this timeframe, so its candles may all be further apart.
+        hold_last: leave out a last row that is invalid, because it may still be being written.
 
     Raises:
         InvalidCandles: names the first invalid row.
         InvalidTimeframe, NaiveTime (of *now*).
     """
+    try:
+        return _check(frame, timeframe, source, now, first_row, sparse)
+    except InvalidCandles as error:
+        if not hold_last or len(frame) < 2 or error.row != first_row + len(frame) - 1:
+            raise
+        checked = _check(frame.iloc[:-1], timeframe, source, now, first_row, sparse)
+        return replace(checked, held_back=error, held_at=_time_of(frame.iloc[-1:]))
+
+
+def _time_of(row: pd.DataFrame) -> datetime | None:
+    """Return the time of a frame of one row, or None if it cannot be read."""
+    try:
+        return _times(row, _Rows("", 1))[0].to_pydatetime()
+    except InvalidCandles:
+        return None
+
+
+def _check(
+    frame: pd.DataFrame, timeframe: str, source: str, now: datetime | None, first_row: int, sparse: bool
+) -> Checked:
     delta = pd.Timedelta(timeframe_delta(timeframe)).as_unit("ns")
     rows = _Rows(source, first_row)
     _check_columns(frame, rows)

@@ -8,7 +8,7 @@
 | `Denied`              | the caller has no permission                          | 403 (401, 429) | 3             |
 | `Untrusted`           | a version's code may not run                          | 409, 422       | 6             |
 | `EvidenceUnavailable` | the facts for a verdict cannot be read: gates go blind | 503            | 1             |
-| `RoutingUnavailable`, `KeysUnavailable`, `DatabaseLocked`, `Unsettled`: no family | 503         | 1             |
+| `RoutingUnavailable`, `KeysUnavailable`, `RevocationsUnavailable`, `DatabaseLocked`, `Unsettled`: none | 503 | 1 |
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -118,7 +118,7 @@ class UnknownSymbol(NotFound):
 
 
 class NoActiveVersion(NotFound):
-    """{strategy_name!r} has no active version. Activate one first."""
+    """{strategy_name!r} is closed: no version is active, so its users get none. Activate one first."""
 
     strategy_name: str
 
@@ -133,6 +133,12 @@ class UnknownAlert(NotFound):
     """No alert {alert_id}. See: rollout alerts list."""
 
     alert_id: int
+
+
+class UnknownToken(NotFound):
+    """No service token {token_id!r}. See: rollout token --list."""
+
+    token_id: str
 
 
 class UnknownChannel(NotFound):
@@ -201,6 +207,13 @@ class RolloutOpen(Refused):
     version: str
     state: str
     instead: str
+
+
+class StillDeciding(Refused):
+    """{strategy_name!r} cannot be closed while other versions decide: {versions}. Retire them first."""
+
+    strategy_name: str
+    versions: Names
 
 
 class LostRace(Refused):
@@ -561,6 +574,10 @@ class KeysUnavailable(RolloutError):
     """No token can be verified now: {cause}."""
 
     cause: str  # why the keys are unknown and cannot be fetched
+
+
+class RevocationsUnavailable(RolloutError):
+    """The list of revoked tokens does not answer, so this service token can only roll back now. Try again."""
 
 
 class DatabaseLocked(RolloutError):

@@ -9,7 +9,7 @@ from re import search
 import pandas as pd
 import structlog
 
-from strategy_core.domain.candles import checked_candles, timeframe_delta
+from strategy_core.domain.candles import Checked, checked_candles, timeframe_delta
 from strategy_core.domain.errors import InvalidCandles, MissingExtra, UnknownSymbol
 from strategy_core.market.calendars import Calendar
 from strategy_core.market.source import log_repairs, newest_open, window
@@ -24,6 +24,8 @@ class FileSource:
     A file is read and checked on first use and then kept in memory. Open the source again to see a file that has grown.
     Up to its last row, a file shows its own gaps and holidays. After it, `expected_at` follows the calendar, so that a
     stopped feed is noticed. Without a calendar, the last row is the newest expected candle.
+
+    A last row that is invalid may still be being written. It is held back: expected, but not returned.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class FileSource:
         self._now = now
         self._calendar = calendar
         self._paths = _paths_by_symbol(Path(path), symbol)
-        self._candles: dict[str, pd.DataFrame] = {}
+        self._checked: dict[str, Checked] = {}
 
     def symbols(self) -> tuple[str, ...]:
         return tuple(self._paths)
@@ -61,36 +63,52 @@ class FileSource:
     def candles(
         self, symbol: str, *, closed_by: datetime, since: datetime | None = None, bars: int | None = None
     ) -> pd.DataFrame:
-        return window(self._load(symbol), self.timeframe, closed_by=closed_by, since=since, bars=bars)
+        return window(self._load(symbol).candles, self.timeframe, closed_by=closed_by, since=since, bars=bars)
 
     def expected_at(self, symbol: str, now: datetime) -> datetime | None:
-        candles = self._load(symbol)
+        checked = self._load(symbol)
+        candles, held_at = checked.candles, checked.held_at
         newest = newest_open(candles, self.timeframe, now)
-        if self._calendar is None or newest is None or newest < candles.index[-1]:
+        if held_at is not None and held_at + timeframe_delta(self.timeframe) <= now:
+            newest = held_at if newest is None else max(newest, held_at)
+        if self._calendar is None or newest is None or (not candles.empty and newest < candles.index[-1]):
             return newest
         return max(newest, self._calendar.last_open_candle(now, timeframe_delta(self.timeframe), newest))
 
-    def _load(self, symbol: str) -> pd.DataFrame:
+    def held_back(self, symbol: str) -> str:
+        """Return why the last row of the symbol's file is held back, or an empty text."""
+        found = self._load(symbol).held_back
+        return "" if found is None else str(found)
+
+    def _load(self, symbol: str) -> Checked:
         if symbol not in self._paths:
             raise UnknownSymbol(symbol, self._paths)
-        if symbol not in self._candles:
-            self._candles[symbol] = read_candles(self._paths[symbol], timeframe=self.timeframe, now=self._now)
-        return self._candles[symbol]
+        if symbol not in self._checked:
+            self._checked[symbol] = _read(self._paths[symbol], self.timeframe, self._now)
+        return self._checked[symbol]
 
 
 def read_candles(path: Path, *, timeframe: str, now: datetime | None = None) -> pd.DataFrame:
-    """Return the checked candles of one file. Logs their number, gaps and repairs.
+    """Return the checked candles of one file. Logs their number, gaps and repairs, and a last row that is held back.
 
     Raises:
         InvalidCandles: with the file and, if known, the row (the header line of a CSV is row 1).
         MissingExtra: the file is Parquet and pyarrow is not installed.
     """
+    return _read(path, timeframe, now).candles
+
+
+def _read(path: Path, timeframe: str, now: datetime | None) -> Checked:
     parquet = path.name.endswith(".parquet")
     frame = _parquet(path) if parquet else _csv(path)
-    checked = checked_candles(frame, timeframe=timeframe, source=str(path), now=now, first_row=1 if parquet else 2)
+    checked = checked_candles(
+        frame, timeframe=timeframe, source=str(path), now=now, first_row=1 if parquet else 2, hold_last=True
+    )
     log.info("candles.read", source=str(path), candles=len(checked.candles), gaps=checked.gaps, unread=checked.unread)
     log_repairs(str(path), checked.repairs)
-    return checked.candles
+    if checked.held_back is not None:
+        log.warning("candles.held_back", why=str(checked.held_back))
+    return checked
 
 
 def _paths_by_symbol(path: Path, symbol: str | None) -> dict[str, Path]:

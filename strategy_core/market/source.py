@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import NoReturn, Protocol
+from typing import NoReturn, Protocol, runtime_checkable
 
 import pandas as pd
 import structlog
@@ -45,6 +45,20 @@ class CandleSource(Protocol):
     def expected_at(self, symbol: str, now: datetime) -> datetime | None:
         """Return the open time of the newest candle that should exist by *now*, or None before the first one."""
         ...
+
+
+@runtime_checkable
+class HoldsBack(Protocol):
+    """A source that may hold back an invalid newest candle, such as a file that is being written."""
+
+    def held_back(self, symbol: str) -> str:
+        """Return why the symbol's newest candle is held back, or an empty text."""
+        ...
+
+
+def why_held_back(source: object, symbol: str) -> str:
+    """Return why *source* holds back the symbol's newest candle, or an empty text."""
+    return source.held_back(symbol) if isinstance(source, HoldsBack) else ""
 
 
 def window(
@@ -161,3 +175,6 @@ class ReplaySource:
 
     def expected_at(self, symbol: str, now: datetime) -> datetime | None:
         return self._source.expected_at(symbol, min(utc(now, "now"), self._now))
+
+    def held_back(self, symbol: str) -> str:
+        return why_held_back(self._source, symbol)

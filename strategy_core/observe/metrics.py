@@ -116,6 +116,11 @@ FAMILIES = (
     _gauge("comparison_difference_r", (*_OF, "bound"), "R per slot, shadow minus active: low, mean, high."),
     _gauge("fidelity_concordance", _OF, "Concordance of shadow and live results: 1 if equal, 0 if unrelated."),
     _gauge(
+        "service_token_expires_timestamp_seconds",
+        ("name", "id"),
+        "Expiry of each service token that is not revoked, in real time.",
+    ),
+    _gauge(
         "exporter_left_out",
         ("reason",),
         "cap: 1 if series beyond the limit were left out. unreadable: rows left out.",
@@ -128,6 +133,7 @@ NAMES = frozenset(family.name for family in FAMILIES)
 RETIRED_FOR = timedelta(days=7)  # a retired version is exported for so long
 MOST_PAIRS = 10_000  # versions and symbols; twice what a scrape is measured with
 MOST_TALLIES = 20_000
+MOST_TOKENS = 1_000
 _LABELS = {family.name: family.labels for family in FAMILIES}
 _VERDICTS = tuple(verdict.value for verdict in Verdict)
 ERROR_KINDS = ("breach", "deadline", "died", "invalid", "raised")
@@ -159,6 +165,7 @@ class RolloutCollector(Collector):
             samples.comparisons(metrics.read_comparisons(session, wanted))
             samples.alerts(metrics.read_alerts(session, wanted))
             samples.outbox(metrics.read_outbox(session, wanted, now=self._now))
+            samples.tokens(metrics.read_tokens(session, at_most=MOST_TOKENS), wanted)
         if self._isolation is not None:
             samples.add("isolation_level", (self._isolation,), 1)
         samples.scrape(perf_counter() - began)
@@ -315,6 +322,15 @@ class _Samples:
         for channel, due, oldest in rows:
             self.add("alert_outbox_depth", (channel,), due)
             self.add("alert_outbox_oldest_seconds", (channel,), self._age(oldest) if due else 0)
+
+    def tokens(self, rows: Rows, wanted: Strategies) -> None:
+        """Add the tokens of the *wanted* strategies. A token for others, or for all, is not theirs to see."""
+        self.left_out["cap"] |= len(rows) > MOST_TOKENS
+        for name, token_id, strategies, expires_at in rows[:MOST_TOKENS]:
+            with self._readable():
+                limited_to = set(json.loads(strategies))
+                if wanted is None or (limited_to and limited_to <= set(wanted)):
+                    self.add("service_token_expires_timestamp_seconds", (name, token_id), expires_at.timestamp())
 
     def scrape(self, took_s: float) -> None:
         self.add_all("exporter_left_out", [((reason,), total) for reason, total in self.left_out.items()])

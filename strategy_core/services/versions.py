@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
+from strategy_core.domain.alerts import CLOSED, Severity
 from strategy_core.domain.audit import Command, values_digest
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import (
@@ -27,6 +28,7 @@ from strategy_core.domain.errors import (
     IsolationBreach,
     Quarantined,
     RolloutOpen,
+    StillDeciding,
 )
 from strategy_core.domain.lifecycle import MAY_FOLLOW, Status, check_move, utc
 from strategy_core.domain.ramp import State
@@ -39,6 +41,7 @@ from strategy_core.market.source import CandleSource
 from strategy_core.services.rollouts import check_second_owner
 from strategy_core.services.shadow import recorded_answers
 from strategy_core.services.transitions import (
+    ChangeAlert,
     abort_rollout,
     end_rollout,
     make_canary,
@@ -249,29 +252,63 @@ def activate(session: Session, incoming: StrategyVersion, *, why: str, now: date
 
 
 @retry_transient()
-def retire_version(engine: Engine, command: Command, *, strategy_name: str, version: str) -> StrategyVersion:
+def retire_version(
+    engine: Engine, command: Command, *, strategy_name: str, version: str, close: bool = False
+) -> StrategyVersion:
     """Retire a shadow version, or a canary outside any rollout. It makes no more decisions.
 
+    With *close* the active version can be retired too, if no other version decides. The strategy is then closed: its
+    users get no version, and `NoActiveVersion` says so, until a version is activated or registered as active.
+
     Raises:
-        IllegalTransition: the version is active (its successor retires it), or already retired.
+        IllegalTransition: the version is active (its successor retires it) and *close* is not set, or already retired.
         RolloutOpen: an open rollout moves it or compares with it.
+        StillDeciding: the strategy has versions in shadow or a canary, so it cannot be closed.
         LostRace: the command's generation is outdated.
     """
     with transaction(engine) as session:
         versions.lock_strategy(session, strategy_name, command.if_generation)
         leaving = versions.get_version(session, strategy_name, version)
         check_move(Status(leaving.status), Status.RETIRED)
-        if leaving.status == Status.ACTIVE:
+        closes = leaving.status == Status.ACTIVE
+        if closes and not close:
             others = MAY_FOLLOW[Status.ACTIVE] - {Status.RETIRED, Status.SHADOW}
-            raise IllegalTransition(Status.ACTIVE, Status.RETIRED, others, "activate another version: it retires this")
+            why = "activate another version: it retires this; or close the strategy"
+            raise IllegalTransition(Status.ACTIVE, Status.RETIRED, others, why)
         rollout = rollouts.open_rollout(session, strategy_name)
         if rollout is not None and version in (rollout.version, rollout.control_version):
             raise RolloutOpen(strategy_name, rollout.version, rollout.state, "roll it back or let it end first")
-        with recorded_change(session, command, "retire_version", strategy_name, version):
+        if closes:
+            _check_alone(session, strategy_name, leaving)
+        with recorded_change(session, command, "retire_version", strategy_name, version) as change:
             if leaving.status == Status.CANARY:
                 rollouts.set_canary_share(session, strategy_name, 0)
             versions.move(session, leaving, Status.RETIRED, command.now)
+            if closes:
+                change.alert = _closed_alert(command, strategy_name, version)
         return leaving
+
+
+def _check_alone(session: Session, strategy_name: str, version: StrategyVersion) -> None:
+    """Raise StillDeciding if a version beside *version* is not retired."""
+    others = [
+        each.version
+        for each in versions.list_versions(session, strategy_name)
+        if each.id != version.id and each.status != Status.RETIRED
+    ]
+    if others:
+        raise StillDeciding(strategy_name, others)
+
+
+def _closed_alert(command: Command, strategy_name: str, version: str) -> ChangeAlert:
+    reason = f": {command.stated_reason}" if command.stated_reason else ""
+    return ChangeAlert(
+        CLOSED,
+        f"{strategy_name} was closed by {command.actor.shown}{reason}; {version} was its last version",
+        severity=Severity.WARNING.value,
+        dedupe_key=f"closed {strategy_name} {version} {command.now.isoformat()}",
+        exposed_before=True,
+    )
 
 
 def _end_rollout_for(session: Session, rollout: Rollout, version: str, why: str, now: datetime) -> None:

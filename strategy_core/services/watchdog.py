@@ -14,7 +14,7 @@ from sqlmodel import Session
 from strategy_core.domain.alerts import SHADOW_OVERDUE, STALE, TICK_OVERDUE, Severity
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.lifecycle import Status, utc
-from strategy_core.market.source import CandleSource
+from strategy_core.market.source import CandleSource, why_held_back
 from strategy_core.services.evidence import in_a_line
 from strategy_core.services.transitions import exposure_of, strategy_state
 from strategy_core.store import alerts, decisions, rollouts, versions
@@ -166,12 +166,14 @@ def _find_stale(source: CandleSource, symbol: str, timeframe: str, now: datetime
         expected = source.expected_at(symbol, now - LATE_ALLOWED * timeframe_delta(timeframe))
         candles = source.candles(symbol, closed_by=now, bars=1)
         newest = pd.DatetimeIndex(candles.index)[-1].to_pydatetime() if len(candles) else None
+        held = why_held_back(source, symbol)
     except Exception as error:  # noqa: BLE001  a failing source must not block the delivery of alerts
         yield f"{symbol} is unavailable: {in_a_line(error)}", f"{symbol} {now:%Y-%m-%d}"
         return
     if expected is not None and (newest is None or newest < expected):
         seen = f"its newest is {newest:%Y-%m-%d %H:%M}" if newest else "it has none"
-        yield f"the {symbol} candle {expected:%Y-%m-%d %H:%M} UTC is due, {seen}", f"{symbol} {newest}"
+        waits = f"; the next one waits: {held}" if held else ""
+        yield f"the {symbol} candle {expected:%Y-%m-%d %H:%M} UTC is due, {seen}{waits}", f"{symbol} {newest}"
 
 
 def _alert(session: Session, kind: str, name: str, line: str, key: str, now: datetime) -> None:

@@ -1,4 +1,4 @@
-"""The audit trail and the stored responses of idempotent requests."""
+"""The audit trail, the stored responses of idempotent requests, and service tokens."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
 from strategy_core.domain.audit import BEFORE_THE_FIRST, Actor, Link, event_hash
-from strategy_core.domain.errors import AlreadyDone, UnknownStrategy
+from strategy_core.domain.errors import AlreadyDone, UnknownStrategy, UnknownToken
 from strategy_core.domain.live_trades import Serving
 from strategy_core.domain.routing import basis_points
 from strategy_core.store import counters
@@ -25,6 +25,7 @@ from strategy_core.store.tables import (
     Counted,
     GateVerdict,
     Rollout,
+    ServiceToken,
     StrategyRow,
     StrategyVersion,
 )
@@ -298,3 +299,37 @@ def keep_answer(session: Session, row: dict[str, Any]) -> None:
 
 def forget_answers(session: Session, before: datetime) -> None:
     session.execute(delete(ApiAnswer).where(col(ApiAnswer.answered_at) < before))
+
+
+# Service tokens
+
+
+def add_token(session: Session, token: ServiceToken) -> None:
+    """Store a token unless there is one with its id, so that a retry stores it once."""
+    insert_if_new(session, ServiceToken, [token.model_dump()])
+
+
+def find_token(session: Session, token_id: str) -> ServiceToken | None:
+    return session.get(ServiceToken, token_id)
+
+
+def list_tokens(session: Session) -> Sequence[ServiceToken]:
+    """Return all service tokens, revoked ones included, oldest first."""
+    return session.exec(select(ServiceToken).order_by(col(ServiceToken.issued_at), ServiceToken.id)).all()
+
+
+def revoke_token(session: Session, token_id: str, *, by: str, because: str, now: datetime) -> tuple[ServiceToken, bool]:
+    """Revoke a token, and return it and whether this was new. The first revocation is kept.
+
+    Raises:
+        UnknownToken
+    """
+    found = session.exec(select(ServiceToken).where(ServiceToken.id == token_id).with_for_update()).first()
+    if found is None:
+        raise UnknownToken(token_id)
+    if found.revoked_at is not None:
+        return found, False
+    found.revoked_at, found.revoked_by, found.revoked_because = now, by, because
+    session.add(found)
+    session.flush()
+    return found, True

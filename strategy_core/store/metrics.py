@@ -25,6 +25,7 @@ from strategy_core.store.tables import (
     GateVerdict,
     Rollout,
     RolloutBook,
+    ServiceToken,
     StrategyRow,
     StrategyVersion,
     Tally,
@@ -235,3 +236,18 @@ def read_outbox(session: Session, strategies: Strategies, *, now: datetime) -> R
         following = select(func.min(col(AlertDelivery.channel))).where(col(AlertDelivery.channel) > channel)
         channel = session.connection().execute(following).scalar()
     return found
+
+
+def read_tokens(session: Session, *, at_most: int) -> Rows:
+    """Return (name, id, its strategies as JSON, expiry) of tokens that are not revoked, the next to expire first.
+
+    *at_most* rows, and one more if there are more.
+    """
+    query = select(
+        col(ServiceToken.name),
+        col(ServiceToken.id),
+        cast(col(ServiceToken.strategies), Text),
+        col(ServiceToken.expires_at),
+    ).where(col(ServiceToken.revoked_at).is_(None))
+    ordered = query.order_by(col(ServiceToken.expires_at), col(ServiceToken.id)).limit(at_most + 1)
+    return session.connection().execute(ordered).all()

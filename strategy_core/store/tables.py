@@ -612,6 +612,27 @@ class ApiAnswer(SQLModel, table=True):
     answered_at: datetime = Field(sa_column=_time(index=True))
 
 
+# Tokens
+
+
+class ServiceToken(SQLModel, table=True):
+    """A long-lived token of a program, as it was issued, without its signature. Only its revocation is set later."""
+
+    __tablename__ = "service_token"
+    __table_args__ = (CheckConstraint("(revoked_at IS NULL) = (revoked_by = '')", name="ck_token_revoked"),)
+    id: str = Field(primary_key=True)  # its `jti`
+    name: str
+    role: str
+    strategies: list[str] = Field(sa_column=_json())  # that it is limited to. Empty: all
+    read_only: bool
+    issued_at: datetime = Field(sa_column=_time())  # real time as in the token, also in a replay
+    expires_at: datetime = Field(sa_column=_time())
+    issued_by: str
+    revoked_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))  # real time too
+    revoked_by: str = ""
+    revoked_because: str = Field(default="", sa_column=Column(Text, nullable=False))
+
+
 # Running counts for metrics
 
 

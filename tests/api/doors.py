@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from strategy_core.api.auth import Authenticator, Failures, Principal
+from strategy_core.api.auth import Authenticator, Failures, Principal, Revocations
 from strategy_core.api.settings import ApiSettings
 from tests.api.signing import NOW, SECRET, claims
 
@@ -24,11 +24,14 @@ class Clock:
         return self.now
 
 
-def door(clock: Clock | None = None, *, limit: int = 20, **changes: Any) -> Authenticator:
+def door(
+    clock: Clock | None = None, *, limit: int = 20, revocations: Revocations | None = None, **changes: Any
+) -> Authenticator:
     """Return what lets in by the secret; another key, or issuer, by *changes*."""
     key = {"secret": SecretStr(SECRET)} if not {"public_key", "jwks_url"} & changes.keys() else {}
     set_up = ApiSettings(**{**key, **changes})
-    return Authenticator(set_up, set_up.open_keys(), Failures(limit=limit), clock or Clock())
+    failures = Failures(limit=limit)
+    return Authenticator(set_up, set_up.open_keys(), failures, clock or Clock(), revocations=revocations)
 
 
 def enter(held: str, **changes: Any) -> Principal:

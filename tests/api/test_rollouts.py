@@ -152,3 +152,16 @@ def test_where_a_second_owner_is_demanded_the_first_may_only_hold_and_roll_back(
     assert refused(api.post(approve, WHY), 403)["type"] == "/problems/four-eyes"
     assert api.post(approve, WHY, held=token(sub="bo")).status_code == 200
     assert api.post(f"/rollouts/{world.rollout}/rollback", WHY).status_code == 200
+
+
+def test_the_last_version_is_retired_where_the_strategy_is_to_be_closed(api: Api, world: World) -> None:
+    for version in ("2", "3"):
+        api.post(f"/versions/{world.ids['ppo_gold', version]}/retire")
+    last = f"/versions/{world.ids['ppo_gold', '1']}/retire"
+
+    refused(api.post(last), 409)
+    closed = api.post(last, {"close": True, "reason": "no users left"})
+
+    assert (closed.status_code, closed.json()["status"]) == (200, "retired")
+    problem = refused(api.get("/route", params={"user_id": "u1", "strategy_name": "ppo_gold"}), 404)
+    assert problem["detail"].startswith("'ppo_gold' is closed: no version is active, so its users get none")

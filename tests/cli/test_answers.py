@@ -97,6 +97,11 @@ def test_activation_and_retirement_are_said_and_done(rollout: Rollout, pair: Eng
 
     statuses = {row["version"]: row["status"] for row in rollout("list", "--json").data}
     assert statuses == {"1": "active", "2": "retired", "3": "retired"}
+    assert rollout("retire", "fib_rsi", "1", "--close", "--yes").out == "fib_rsi 1 is retired\n"
+    assert "none: the strategy is closed, its users get no version" in rollout("status", "fib_rsi").out
+    unrouted = rollout("route", "user_123", "fib_rsi")
+    assert (unrouted.code, unrouted.err.count("\n")) == (4, 1)
+    assert "'fib_rsi' is closed: no version is active" in unrouted.err
 
 
 def test_a_canary_by_hand_is_seen_by_its_users(rollout: Rollout, pair: Engine) -> None:

@@ -50,6 +50,8 @@ def refused(rollout: Rollout, *arguments: str) -> tuple[int, str]:
         ("register fib_rsi 1", 5, "'fib_rsi' already has a version '1'"),
         ("activate fib_rsi 1 --yes", 5, "cannot move active -> active; allowed: retired, shadow"),
         ("retire fib_rsi 1", 5, "cannot move active -> retired"),
+        ("retire fib_rsi 1 --close", 5, "not confirmed, nothing was changed: fib_rsi is closed: its users get no"),
+        ("retire fib_rsi 1 --close --yes", 5, "cannot be closed while other versions decide: 2; retire them first"),
         ("rollback fib_rsi --reason harm", 5, "name the active version (1)"),
         ("canary fib_rsi 2 150", 2, "'150' is not a rollout percent; allowed: 0.00 to 100.00, two decimals at most"),
         ("canary fib_rsi 2 -1", 2, "'-1' is not a rollout percent"),

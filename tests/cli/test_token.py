@@ -7,10 +7,13 @@ from typing import Any
 
 import jwt
 import pytest
+from sqlalchemy import Engine
 
 from strategy_core.api.auth import Authenticator, Failures, Principal
 from strategy_core.api.settings import read_api_settings
+from strategy_core.domain.lifecycle import Status
 from tests.api.signing import SECRET, ec_key, private_pem, public_pem, rsa_key
+from tests.builders import put_version
 from tests.cli.conftest import Rollout
 
 
@@ -84,6 +87,25 @@ def test_a_private_key_signs_what_its_public_half_lets_in(rollout: Rollout, put:
     [
         ({}, [], "ROLLOUT_API_SECRET = None is not valid; allowed: a secret of at least 32 bytes here"),
         ({"SECRET": SECRET}, ["--hours", "721"], "hours = 721.0 is not valid; allowed: above 0, at most 720"),
+        ({"SECRET": SECRET}, ["--hours", "8760"], "at most 720; for a program: --service --days 365"),
+        (
+            {"SECRET": SECRET},
+            ["--hours", "9", "--service"],
+            "--hours = 9.0 is not valid; allowed: --days with --service",
+        ),
+        ({"SECRET": SECRET}, ["--days", "9"], "--days = 9.0 is not valid; allowed: only with --service"),
+        (
+            {"SECRET": SECRET},
+            ["--service", "--days", "731"],
+            "days = 731.0 is not valid; allowed: above 0, at most 730",
+        ),
+        (
+            {"SECRET": SECRET},
+            ["--output", "/dev/null"],
+            "--output = '/dev/null' is not valid; allowed: a file in a folder",
+        ),
+        ({"SECRET": SECRET}, ["--output", "/none/file"], "a file in a folder that you can write to (No such file"),
+        ({"SECRET": SECRET}, ["--revoke", "t-1"], "'' is not a reason; allowed: a text that is not blank"),
         ({"SECRET": SECRET}, ["--hours", "0"], "hours = 0.0 is not valid"),
         ({"SECRET": SECRET}, ["--hours", "nan"], "hours = nan is not valid"),
         ({"SECRET": SECRET}, ["--hours", "inf"], "hours = inf is not valid"),
@@ -128,6 +150,56 @@ def test_a_token_that_nobody_would_accept_is_not_made(
     assert len(refused.err.splitlines()) == 1
     assert SECRET not in refused.err
     assert private_pem(ec_key()).splitlines()[1] not in refused.err
+
+
+def test_a_service_token_is_in_a_file_of_its_owner_in_the_list_and_in_the_trail(
+    rollout: Rollout, put: Any, tmp_path: Path, database: Engine
+) -> None:
+    put(SECRET=SECRET)
+    put_version(database, "1", Status.ACTIVE)
+    file = tmp_path / "rollout.token"
+    file.write_text("the last one")
+    file.chmod(0o644)
+    asked = ("--service", "--days", "365", "--name", "router", "--read-only", "--output", str(file), "--reason", "why")
+
+    said = rollout("token", *asked)
+
+    principal = enter(file.read_text())
+    assert said.code == 0, said.err
+    assert file.read_text().strip() not in said.out
+    assert (file.stat().st_mode & 0o777, [each.name for each in tmp_path.glob("*token*")]) == (0o600, [file.name])
+    (listed,) = rollout("token", "--list", "--json").data
+    assert (listed["id"], listed["name"], listed["read_only"]) == (principal.token_id, "router", True)
+    (event,) = rollout("audit", "log", "fib_rsi", "--json").data
+    assert (event["action"], event["reason"], event["after"]["token"]["id"]) == ("issue_token", "why", listed["id"])
+    revoked = rollout("token", "--revoke", listed["id"], "--reason", "it leaked")
+    assert revoked.code == 0, revoked.err
+    assert "by " in revoked.out
+    assert rollout("token", "--list", "--json").data[0]["revoked_because"] == "it leaked"
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (["--hours", "721"], 2),
+        (["--service", "--strategy", "no_such"], 4),
+        (["--service", "--database-url", "sqlite:///none.db"], 5),
+    ],
+)
+def test_a_command_that_fails_leaves_the_file_as_it_was(
+    rollout: Rollout, put: Any, tmp_path: Path, options: list[str], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(SECRET=SECRET)
+    folder = tmp_path / "etc"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    (folder / "rollout.token").write_text("the last one")
+
+    refused = rollout("token", *options, "--output", "rollout.token")
+    new = rollout("token", *options, "--output", "new.token")
+
+    assert (refused.code, new.code) == (code, code)
+    assert {each.name: each.read_text() for each in folder.iterdir()} == {"rollout.token": "the last one"}
 
 
 def test_without_the_extra_it_says_which(rollout: Rollout, monkeypatch: pytest.MonkeyPatch) -> None:

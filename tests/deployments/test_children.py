@@ -1,6 +1,9 @@
 """Child processes: `stop` ends all that they started, and `check` reports how one ended."""
 
 import os
+import re
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +13,7 @@ import pytest
 
 from deployments import processes
 from deployments.processes import Child, ChildEnded
+from tests.api import processes as api_processes
 
 ROOT = Path(__file__).parents[2]
 PARENT = """
@@ -101,3 +105,27 @@ def test_a_running_child_passes_the_check(tmp_path: Path) -> None:
 
     assert child.exit_code is None
     child.stop()
+
+
+@pytest.mark.full
+def test_the_servers_of_an_api_whose_parent_is_killed_give_its_port_back(tmp_path: Path, sqlite_url: str) -> None:
+    port = api_processes.free_port()
+    settings = {"ROLLOUT_DATABASE_URL": sqlite_url, "ROLLOUT_API_SECRET": api_processes.SECRET}
+    command = [sys.executable, "-m", "strategy_core.cli", "api", "--port", str(port), "--workers", "2"]
+    with (tmp_path / "api.log").open("w") as log:
+        parent = subprocess.Popen(command, env=os.environ | settings, stdout=log, stderr=log)
+    api_processes.wait_until_healthy(f"http://127.0.0.1:{port}")
+    wait_for(lambda: (tmp_path / "api.log").read_text().count("api.ready") == 2)
+    servers = [int(pid) for pid in re.findall(r'"pid": (\d+)', (tmp_path / "api.log").read_text())]
+
+    parent.kill()
+    parent.wait()
+
+    try:
+        assert len(servers) == 2
+        wait_for(lambda: not any(map(lives, servers)))
+    finally:
+        for pid in filter(lives, servers):
+            os.kill(pid, signal.SIGKILL)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", port))

@@ -14,6 +14,7 @@ from strategy_core.domain.alerts import ACTION, ROLLBACK
 from strategy_core.observe.metrics import FAMILIES
 from tests.deployments.monitoring import (
     DASHBOARDS,
+    PROMETHEUS,
     RULES,
     expressions_of_dashboards,
     expressions_of_rules,
@@ -21,11 +22,13 @@ from tests.deployments.monitoring import (
     read,
     rules,
 )
+from tests.docs.pages import ROOT
 from tests.promql import grouped, metrics
 
 EVERY = sorted({*expressions_of_rules(), *expressions_of_dashboards()})
 SCRAPED: dict[str, set[str]] = {"up": set(), "scrape_duration_seconds": set()}  # Prometheus' own, of each target
 ALERTMANAGERS = {"alertmanager_notifications_failed_total": {"integration"}}  # newer versions have `reason` too
+HOURS_OF_PEOPLE = {"rollout token --name ana --hours 8"}
 TARGET = {"job", "instance"}
 EXPORTED = {family.name: set(family.labels) for family in FAMILIES}
 
@@ -104,6 +107,25 @@ def test_only_an_alert_that_is_labelled_for_it_is_sent_where_it_rolls_back() -> 
     assert (webhook["send_resolved"], webhook["max_alerts"]) == (False, 0)
     assert labelled == ["RolloutUnprotected"]
     assert all({"strategy", "version"} <= grouped(rule["expr"]) for rule in rules() if rule["alert"] in labelled)
+
+
+def test_every_page_and_file_names_the_same_commands_for_tokens() -> None:
+    """A command that is refused leaves Alertmanager without a token, and nobody notices until a rollback is needed."""
+    wanted = {
+        "rollout token --service --days 365 --name alertmanager --output rollout.token",
+        "rollout token --service --days 365 --name prometheus --read-only --output rollout.token",
+        "rollout token --service --days 365 --name my-router --read-only --output rollout.token",
+        "rollout token --service --days 365 --name {{ $labels.name }} --output rollout.token",
+    }
+    found = {
+        file: re.findall(r"rollout token [^`#;]*?(?:--output rollout\.token|--hours \d+)", " ".join(text.split()))
+        for file in [*PROMETHEUS.parent.rglob("*"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")]
+        if file.is_file() and file.suffix in (".md", ".yml", ".yaml") and (text := file.read_text())
+    }
+    named = [file.name for file, commands in found.items() if commands]
+
+    assert {command for commands in found.values() for command in commands} - wanted <= HOURS_OF_PEOPLE
+    assert {"alertmanager.yml", "prometheus.yml", "compose.yaml", "rollout.rules.yml", RULES.name} <= set(named)
 
 
 def test_of_two_exporters_the_freshest_says_how_old_a_tick_is() -> None:

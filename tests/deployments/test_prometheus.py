@@ -1,5 +1,7 @@
 """A real Prometheus and Alertmanager on the real exporter and API, with the shipped files: what they ask and do."""
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -139,7 +141,7 @@ def watched(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> 
                 *("--port", str(exporter), "--database-url", f"sqlite:///{file}"),
             )
         )
-        write_prometheus(folder, exporter, api, alertmanager)
+        write_prometheus(folder, exporter, api, alertmanager, documented_token(folder, "prometheus"))
         stack.enter_context(
             program(
                 folder / "prometheus.log",
@@ -170,9 +172,28 @@ def put_platform(engine: Engine) -> None:
     start_rollout(engine, Command(OWNER, datetime.now(UTC)), strategy_name="ppo_gold", version="2", plan=plan)
 
 
-def write_prometheus(folder: Path, exporter: int, api: str, alertmanager: int) -> None:
+def documented_token(folder: Path, program: str) -> Path:
+    """Make a program's token by the command in its shipped file, exactly as it stands there, and return its file."""
+    (command,) = re.findall(r"# +(rollout token .*)", (PROMETHEUS / f"{program}.yml").read_text())
+    here = folder / program
+    here.mkdir()
+    given = {"ROLLOUT_DATABASE_URL": f"sqlite:///{folder / 'rollout.db'}", "ROLLOUT_API_SECRET": processes.SECRET}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        ["bash", "-ec", command],
+        cwd=here,
+        env=os.environ | given | {"PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [(file.name, file.stat().st_mode & 0o777) for file in here.iterdir()] == [("rollout.token", 0o600)]
+    return here / "rollout.token"
+
+
+def write_prometheus(folder: Path, exporter: int, api: str, alertmanager: int, token: Path) -> None:
     """Write the shipped configuration with both of its variants, for this machine's ports, and for one in a hurry."""
-    (folder / "reader.token").write_text(f"{processes.token_of('prometheus', scope='read')}\n")
     config = read("prometheus.yml")
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{exporter}"]}]
@@ -181,7 +202,7 @@ def write_prometheus(folder: Path, exporter: int, api: str, alertmanager: int) -
         {
             "job_name": "guarded",
             "metrics_path": f"{PREFIX}/metrics",
-            "authorization": {"credentials_file": "reader.token"},
+            "authorization": {"credentials_file": str(token)},
             "static_configs": [{"targets": [api.removeprefix("http://")]}],
         }
     )
@@ -194,22 +215,21 @@ def write_prometheus(folder: Path, exporter: int, api: str, alertmanager: int) -
     (folder / RULES.name).write_text(yaml.safe_dump(rules))
 
 
-def write_alertmanager(folder: Path, api: str, owners: str, token: str) -> Path:
+def write_alertmanager(folder: Path, api: str, owners: str, token: Path) -> Path:
     """Write the shipped configuration with this test's addresses, and a webhook for owners."""
-    (folder / "writer.token").write_text(f"{token}\n")
     config = read("alertmanager.yml")
     for route in (config["route"], *config["route"]["routes"]):
         route |= {"group_wait": "0s", "group_interval": "1s"}
     (webhook,) = config["receivers"][0]["webhook_configs"]
     webhook["url"] = f"{api}{PREFIX}/alertmanager"
-    webhook["http_config"]["authorization"]["credentials_file"] = "writer.token"
+    webhook["http_config"]["authorization"]["credentials_file"] = str(token)
     config["receivers"][1]["webhook_configs"] = [{"url": owners, "send_resolved": True}]
     (folder / "alertmanager.yml").write_text(yaml.safe_dump(config))
     return folder / "alertmanager.yml"
 
 
 @contextmanager
-def alerting(watched: Watched, owners: str, token: str) -> Iterator[None]:
+def alerting(watched: Watched, owners: str, token: Path) -> Iterator[None]:
     """Run a new Alertmanager that rolls back with *token*."""
     listen = f"127.0.0.1:{watched.alertmanager_port}"
     config = write_alertmanager(watched.folder, watched.api, owners, token)
@@ -266,7 +286,9 @@ def test_prometheus_understands_every_expression_of_rules_and_dashboards(watched
 def test_a_rollback_that_the_api_refuses_is_told(watched: Watched) -> None:
     """A token expires, and only Alertmanager's log has the error."""
     undelivered = 'ALERTS{alertname="RolloutRollbackUndelivered",alertstate="firing"}'
-    with serving() as owners, alerting(watched, owners.url, "of-another-secret"):
+    token = watched.folder / "wrong.token"
+    token.write_text("of-another-secret\n")
+    with serving() as owners, alerting(watched, owners.url, token):
         wait_for(lambda: ("RolloutRollbackUndelivered", "firing") in told(owners.posted), "the owners are told")
 
         assert watched.asked(undelivered)
@@ -278,7 +300,8 @@ def test_an_alert_that_fires_is_resolved_by_the_rollback_that_it_asked_for(watch
     firing = 'ALERTS{alertname="RolloutUnprotected",alertstate="firing"}'
     wait_for(lambda: watched.asked(firing), "the alert fires")
     before = watched.canaries()
-    with serving() as owners, alerting(watched, owners.url, processes.token_of("alertmanager")):
+    token = documented_token(watched.folder, "alertmanager")
+    with serving() as owners, alerting(watched, owners.url, token):
         wait_for(lambda: watched.canaries() == {"ppo_gold"}, "the rollback")
         wait_for(lambda: not watched.asked(firing), "the alert is resolved")
         wait_for(lambda: ("RolloutUnprotected", "resolved") in told(owners.posted), "the owners are told so")

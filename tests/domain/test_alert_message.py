@@ -46,6 +46,7 @@ RAISED: dict[str, tuple[str, dict[str, Any]]] = {
     "candle.revised": ("warning", {"version": "2", "exposed": CANARY}),
     "alerts.channel_failed": ("warning", {"channel": "slack-1f2e3d4c"}),
     "audit.broken": ("critical", {}),
+    "strategy.closed": ("warning", {"version": "1", "exposed": NOBODY, "exposed_before": ACTIVE}),
 }
 SAID = {
     "rollout.started": [
@@ -163,6 +164,11 @@ SAID = {
         "[warning] slack-1f2e3d4c: this alert channel has failed for too long",
         "try it: rollout alerts test slack-1f2e3d4c",
     ],
+    "strategy.closed": [
+        "[warning] fib_rsi 1: closed: no version serves its users",
+        "users: 0 % now, 100 % (8,240) before; for 0.0 h, since 2026-03-06 00:00 UTC",
+        'to reopen: rollout activate fib_rsi 1 --reason "..."',
+    ],
     "audit.broken": [
         "[critical] fib_rsi: the audit trail does not hold",
         "details: rollout audit verify",
@@ -207,7 +213,7 @@ def test_every_kind_names_a_command_that_acts(kind: str) -> None:
 
 
 def test_no_kind_that_a_service_raises_is_without_its_words() -> None:
-    written = re.compile(r'"((?:rollout|version|candles?|feed|shadow|alerts)\.[a-z_]+)"')
+    written = re.compile(r'"((?:rollout|strategy|version|candles?|feed|shadow|alerts)\.[a-z_]+)"')
     kinds = {kind for file in SERVICES.glob("*.py") for kind in written.findall(file.read_text())}
 
     assert kinds

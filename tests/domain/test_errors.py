@@ -13,6 +13,8 @@ FACTS = {
     "strategy_name": "fib_rsi",
     "version": "2",
     "wanted": "9f",
+    "token_id": "t-1",
+    "versions": ["2", "3"],
     "symbol": "GOLD",
     "holders": ["process 4711 (python, user ana)", "process 4712"],
     "known": ["a", "b"],

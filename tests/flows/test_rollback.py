@@ -68,9 +68,11 @@ def test_a_version_that_is_no_longer_wanted_is_retired_and_the_active_one_is_not
 
     refused = retire.fn("fib_rsi", "v1", owner="ana", reason="tired of it")
 
+    closed = retire.fn("fib_rsi", "v1", owner="ana", reason="tired of it", close=True)
     assert refused.is_failed()
     assert "activate another version" in (refused.message or "")
-    assert statuses(two) == {"v1": "active", "v2": "retired"}
+    assert closed.message == "fib_rsi v1 is retired"
+    assert statuses(two) == {"v1": "retired", "v2": "retired"}
 
 
 def test_nothing_to_roll_back_is_said_in_a_line(two: Engine) -> None:

@@ -187,7 +187,7 @@ def test_what_is_no_source_is_refused(gold: Path, tmp_path: Path) -> None:
         (HEADER, None, "has no candles"),
         ((HEADER + ROWS[0]).replace(",", ";"), None, "has no column timestamp, open, high, low, close; found: time"),
         (HEADER + ROWS[0] + "\n" + ROWS[1], 3, "timestamp is missing; is the line empty?"),
-        (HEADER + ROWS[0] + "2024-01-08T01:00Z,101,103\n", 3, "low is nan; a price is a number above zero"),
+        (HEADER + ROWS[0] + "2024-01-08T01:00Z,101,103\n" + ROWS[2], 3, "low is nan; a price is a number above zero"),
         (HEADER + ROWS[0] + ROWS[1].replace("\n", ",9\n"), 3, "is not CSV: Expected 6 fields in line 3, saw 7"),
         (HEADER + ROWS[0].replace("\n", ",9\n"), 2, "has more fields than the header names"),
         (HEADER + ROWS[0] + '2024-01-08T01:00Z,"101', None, "is not CSV: EOF inside string"),
@@ -195,7 +195,7 @@ def test_what_is_no_source_is_refused(gold: Path, tmp_path: Path) -> None:
         (HEADER + "".join(ROWS).replace("103,105,", "103,top,"), 5, "high is 'top', not a number"),
         (HEADER + "".join(ROWS).replace("101,103,", "101,,"), 3, "high is nan"),
         (
-            HEADER + "".join(ROWS) + ROWS[2].replace("103", "102"),
+            HEADER + "".join(ROWS) + ROWS[2].replace("103", "102") + ROWS[5],
             8,
             "2024-01-08 02:00:00+00:00 is also in row",
         ),
@@ -210,6 +210,47 @@ def test_a_bad_csv_is_refused_by_file_and_row(tmp_path: Path, text: str, row: in
 
     where = str(file) if row is None else f"{file}, row {row}"
     assert str(caught.value).startswith(f"{where}: {problem}")
+
+
+@pytest.mark.parametrize(
+    ("last", "problem"),
+    [
+        ("2024-01-08T06:00Z,106,108", "low is nan; a price is a number above zero"),
+        ("2024-01-08T06:00Z,106,nan,105,107,\n", "high is nan; a price is a number above zero"),
+        ("2024-01-08T06:00Z,106,104,105,104,\n", "high 104 is below low 105"),
+        ("2024-01-08T05:00Z,105,107,104,105,\n", "2024-01-08 05:00:00+00:00 is also in row 7, with other values"),
+        ("2024-01-0", "timestamp '2024-01-0' is not an ISO 8601 time"),
+        ("\n", "timestamp is missing; is the line empty?"),
+    ],
+)
+def test_a_last_row_that_is_being_written_waits_and_holds_back_no_other(gold: Path, last: str, problem: str) -> None:
+    with gold.open("a") as file:
+        file.write(last)
+    source = FileSource(gold, calendar=AlwaysOpen())
+    with capture_logs() as entries:
+        candles = source.candles("GOLD", closed_by=END)
+
+    assert candles.index.tolist() == [START + hour * HOUR for hour in range(6)]
+    assert source.held_back("GOLD") == f"{gold}, row 8: {problem}"
+    assert [entry["why"] for entry in logged(entries, "candles.held_back")] == [source.held_back("GOLD")]
+    gold.write_text(HEADER + "".join(ROWS) + "2024-01-08T06:00Z,106,108,105,107,\n")
+    complete = FileSource(gold)
+    assert (len(complete.candles("GOLD", closed_by=END)), complete.held_back("GOLD")) == (7, "")
+
+
+def test_a_row_that_waits_is_expected_and_two_of_them_are_refused(gold: Path) -> None:
+    """Else a row that stays invalid were missed by nobody."""
+    bad = "2024-01-08T06:00Z,106,104,105,104,\n"
+    with gold.open("a") as file:
+        file.write(bad)
+    source = FileSource(gold)
+
+    assert source.expected_at("GOLD", START + 7 * HOUR - timedelta(minutes=1)) == START + 5 * HOUR
+    assert source.expected_at("GOLD", START + 7 * HOUR) == START + 6 * HOUR
+    with gold.open("a") as file:
+        file.write(bad.replace("06:00", "07:00"))
+    with pytest.raises(InvalidCandles, match="row 8: high 104 is below low 105"):
+        FileSource(gold).candles("GOLD", closed_by=END)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from strategy_core.services.live_trades import ingest
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.rollouts import start_rollout
 from strategy_core.services.tick import tick
+from strategy_core.services.tokens import record_token, revoke_token
 from strategy_core.services.users import load_users
 from strategy_core.store import alerts, versions
 from strategy_core.store.engine import reading, transaction
@@ -97,6 +98,33 @@ def test_where_a_rollout_stands_and_what_its_gates_say(ramped: Engine, market: S
     assert found["gate_verdicts_total gate=errors strategy=fib_rsi verdict=pass"] == 1
     assert found["gate_verdicts_total gate=errors strategy=fib_rsi verdict=breach"] == 0
     assert found["rollbacks_total cause=errors strategy=fib_rsi"] == 0
+
+
+def test_a_service_token_is_told_until_it_is_revoked_and_to_who_reaches_its_strategies(engine: Engine) -> None:
+    put_version(engine, "1", Status.ACTIVE)
+    for token_id, limited_to in (("t-1", ()), ("t-2", ("fib_rsi",)), ("t-3", ())):
+        record_token(
+            engine,
+            Command(OWNER, MONDAY),
+            token_id=token_id,
+            name="router",
+            role="owner",
+            strategies=limited_to,
+            read_only=True,
+            issued_at=MONDAY,
+            expires_at=NOW,
+        )
+    revoke_token(engine, Command(OWNER, MONDAY, "gone"), "t-3", at=MONDAY)
+
+    everything, of_one, of_none = (
+        {name: value for name, value in scrape(engine, now=NOW + DAY, strategies=reached).items() if "token" in name}
+        for reached in (None, ["fib_rsi"], [])
+    )
+
+    expires = "service_token_expires_timestamp_seconds"
+    assert everything == {f"{expires} id={token_id} name=router": NOW.timestamp() for token_id in ("t-1", "t-2")}
+    assert of_one == {f"{expires} id=t-2 name=router": NOW.timestamp()}
+    assert of_none == {}
 
 
 def test_the_verdict_that_stands_is_the_newest(ramped: Engine, market: SyntheticSource) -> None:

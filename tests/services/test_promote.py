@@ -2,15 +2,29 @@ import pytest
 from sqlalchemy import Engine
 
 from strategy_core.domain.audit import Command
-from strategy_core.domain.errors import IllegalTransition, Quarantined, RolloutOpen, UnknownStrategy, UnknownVersion
+from strategy_core.domain.errors import (
+    IllegalTransition,
+    NoActiveVersion,
+    Quarantined,
+    RolloutOpen,
+    StillDeciding,
+    UnknownStrategy,
+    UnknownVersion,
+)
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
+from strategy_core.router.router import Router
+from strategy_core.services.alerts import alert_message
+from strategy_core.services.audit import verify_trail
 from strategy_core.services.canary import activate_canary
+from strategy_core.services.queries import route_user
 from strategy_core.services.rollouts import start_rollout
 from strategy_core.services.versions import activate_version, retire_version
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading
 from tests.builders import DAY, MONDAY, OWNER, put_version
+from tests.router.conftest import until
+from tests.services.outbox import outbox
 
 
 def statuses(engine: Engine) -> dict[str, str]:
@@ -133,6 +147,47 @@ def test_the_active_version_may_not_retire_alone(engine: Engine) -> None:
 
     with pytest.raises(IllegalTransition, match="activate another version"):
         retire_version(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="1")
+
+
+def test_a_strategy_is_closed_by_the_retirement_of_its_last_version_and_opened_by_an_activation(
+    engine: Engine, database_url: str
+) -> None:
+    put_version(engine, "1", Status.ACTIVE, recorded=True)
+    with Router(database_url) as router:
+        before = router.version_for("u1", "fib_rsi")
+        retire_version(
+            engine, Command(OWNER, MONDAY, "no users left"), strategy_name="fib_rsi", version="1", close=True
+        )
+
+        with pytest.raises(NoActiveVersion, match="'fib_rsi' is closed: no version is active, so its users get none"):
+            route_user(engine, user_id="u1", strategy_name="fib_rsi")
+        until(lambda: answer(router) == "NoActiveVersion")
+        shut = verify_trail(engine).holds
+        activate_version(engine, Command(OWNER, MONDAY + DAY), strategy_name="fib_rsi", version="1")
+        until(lambda: answer(router) == "1")
+
+    assert (before, shut, verify_trail(engine).holds) == ("1", True, True)
+    (alert,) = (each for each in outbox(engine) if each.kind == "strategy.closed")
+    assert alert.text == "fib_rsi was closed by ana: no users left; 1 was its last version"
+    assert "to reopen: rollout activate fib_rsi 1" in alert_message(alert).body
+
+
+def answer(router: Router) -> str:
+    try:
+        return router.version_for("u1", "fib_rsi")
+    except NoActiveVersion as error:
+        return type(error).__name__
+
+
+@pytest.mark.parametrize("status", [Status.SHADOW, Status.CANARY])
+def test_a_strategy_is_not_closed_while_another_version_decides(engine: Engine, status: Status) -> None:
+    put_version(engine, "1", Status.ACTIVE)
+    put_version(engine, "2", status)
+
+    with pytest.raises(StillDeciding, match="while other versions decide: 2; retire them first"):
+        retire_version(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="1", close=True)
+
+    assert statuses(engine)["1"] == "active"
 
 
 @pytest.mark.parametrize("version", ["2"])

@@ -1,6 +1,7 @@
 """Ticks and candles that do not come are told of once an episode, whatever else goes on."""
 
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,7 +11,8 @@ from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import EvidenceUnavailable
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
-from strategy_core.market.source import AbsentSource, CandleSource
+from strategy_core.market.files import FileSource
+from strategy_core.market.source import AbsentSource, CandleSource, ReplaySource
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.observe.metrics import exposition
 from strategy_core.services.alerts import alert_message
@@ -97,6 +99,27 @@ def test_a_feed_that_stands_still_is_told_of_once_an_episode(engine: Engine, sti
     assert alert.text == "the GOLD candle 2026-03-02 03:00 UTC is due, its newest is 2026-03-02 02:00"
     assert alert.at > MONDAY + 6 * HOUR - 7 * MINUTE
     assert alert_message(alert).title == "[warning] fib_rsi 2: the feed is stale"
+
+
+def test_a_row_that_waits_for_too_long_is_named_and_the_candles_before_it_are_decided_on(
+    engine: Engine, tmp_path: Path
+) -> None:
+    hours = [MONDAY - 200 * HOUR + hour * HOUR for hour in range(204)]
+    rows = [f"{hour.isoformat()},{2000 + at % 7},{2010},{1990},{2000 + at % 5}" for at, hour in enumerate(hours)]
+    (tmp_path / "GOLD.csv").write_text("\n".join(["timestamp,open,high,low,close", *rows[:-1], rows[-1][:-12]]))
+    put_version(engine, "1", Status.ACTIVE, at=MONDAY)
+    source = ReplaySource(FileSource(tmp_path / "GOLD.csv"), now=MONDAY + 6 * HOUR)
+
+    candles = source.candles(GOLD, closed_by=MONDAY + 6 * HOUR)
+    on_time = watch_feed(engine, source, now=MONDAY + 5 * HOUR)
+    watch_feed(engine, source, now=MONDAY + 6 * HOUR)
+
+    assert (candles.index[-1], on_time) == (MONDAY + 2 * HOUR, [])
+    (alert,) = (each for each in outbox(engine) if each.kind == "feed.stale")
+    assert alert.text.startswith(
+        "the GOLD candle 2026-03-02 03:00 UTC is due, its newest is 2026-03-02 02:00; the next one waits: "
+    )
+    assert alert.text.endswith("GOLD.csv, row 205: low is nan; a price is a number above zero")
 
 
 def test_a_feed_that_is_no_later_than_it_may_be_is_none_to_tell_of(engine: Engine, market: CandleSource) -> None:

@@ -39,7 +39,7 @@ EVIDENCE = [
     "metric_sample",
     "recorded_answers",
 ]
-KEPT = [*EVIDENCE, "strategy", "strategy_version", "rollout", "rollout_book", "alert_outbox"]
+KEPT = [*EVIDENCE, "strategy", "strategy_version", "rollout", "rollout_book", "alert_outbox", "service_token"]
 
 
 def test_models_and_migrations_are_the_same_schema(engine: Engine) -> None:
@@ -181,6 +181,8 @@ def test_evidence_that_is_there_already_is_passed_over(engine: Engine) -> None:
         "UPDATE alert_outbox SET text = 'all is well'",
         "UPDATE alert_outbox SET facts = facts, kind = kind, severity = 'info'",
         "DELETE FROM alert_outbox",
+        "UPDATE service_token SET expires_at = '2036-03-02 00:00:00'",
+        "DELETE FROM service_token",
     ],
 )
 def test_what_was_agreed_is_never_edited(engine: Engine, change: str) -> None:
@@ -199,6 +201,15 @@ def test_an_acknowledgement_is_never_taken_back(engine: Engine) -> None:
         session.connection().execute(text("UPDATE alert_outbox SET acknowledged_at = NULL, acknowledged_by = ''"))
 
 
+def test_a_token_is_revoked_once(engine: Engine) -> None:
+    _fill(engine)
+    with transaction(engine) as session:
+        audit.revoke_token(session, "t-1", by="ana", because="it leaked", now=MONDAY)
+
+    with pytest.raises(InvariantRefused, match="revoked once"), transaction(engine) as session:
+        session.connection().execute(text("UPDATE service_token SET revoked_at = NULL, revoked_by = ''"))
+
+
 def _fill(engine: Engine) -> None:
     """Put a row into every table that holds evidence or agreements."""
     put_version(engine, "1.0.0", Status.ACTIVE)
@@ -213,6 +224,13 @@ def _fill(engine: Engine) -> None:
             text(
                 "INSERT INTO gate_verdict (id, rollout_id, ticked_at, stage_index, gate, verdict, armed, reason, n) "
                 f"VALUES ('{zero}', '{rollout.id.hex}', '2026-03-02 00:00:00', 0, 'errors', 'pass', true, '', 0)"
+            )
+        )
+        run(
+            text(
+                "INSERT INTO service_token (id, name, role, strategies, read_only, issued_at, expires_at, issued_by, "
+                "revoked_by, revoked_because) VALUES ('t-1', 'router', 'owner', '[]', true, '2026-03-02 00:00:00', "
+                "'2027-03-02 00:00:00', 'ana', '', '')"
             )
         )
         run(text("INSERT INTO recorded_answers (strategy_name, version, content) VALUES ('fib_rsi', '1.0.0', '')"))

@@ -16,10 +16,19 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from strategy_core.api.dependencies import RequestContext, Requested
-from strategy_core.api.pagination import next_cursor, number, read_cursor
 from strategy_core.api.problems import status_of, within_reach
 from strategy_core.api.routes import guarded_router, webhook_router
-from strategy_core.api.schemas import Cursor, Limit, Page, RequiredReason, ResponseModel, StrategyName
+from strategy_core.api.schemas import (
+    Cursor,
+    Limit,
+    Page,
+    RequiredReason,
+    ResponseModel,
+    StrategyName,
+    next_cursor,
+    number,
+    read_cursor,
+)
 from strategy_core.domain.alerts import (
     CLOCKS_DIFFER,
     FiringAlert,

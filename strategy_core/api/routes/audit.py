@@ -8,9 +8,19 @@ from fastapi import Query
 from pydantic import Field
 
 from strategy_core.api.dependencies import HEAVY, Requested
-from strategy_core.api.pagination import next_cursor, number, read_cursor
 from strategy_core.api.routes import guarded_router
-from strategy_core.api.schemas import PRINTED, Cursor, Limit, Page, ResponseModel, StrategyName, Time
+from strategy_core.api.schemas import (
+    PRINTED,
+    Cursor,
+    Limit,
+    Page,
+    ResponseModel,
+    StrategyName,
+    Time,
+    next_cursor,
+    number,
+    read_cursor,
+)
 from strategy_core.services.audit import read_events, state_at, verify_trail
 
 
@@ -144,5 +154,5 @@ def verify(
     known_head: Annotated[list[Head] | None, Query(max_length=100, description="Heads you stored earlier.")] = None,
 ) -> VerificationResponse:
     """Recompute all hashes, and report events and rows that were tampered with. Default: all strategies."""
-    context.principal.check(strategy_name)
+    context.check_reading(strategy_name)
     return VerificationResponse.model_validate(verify_trail(context.engine, strategy_name, known_head or ()))

@@ -8,7 +8,6 @@ from fastapi import Query
 from pydantic import Field
 
 from strategy_core.api.dependencies import HEAVY, KEYED, Requested
-from strategy_core.api.pagination import moment, next_cursor, read_cursor, text
 from strategy_core.api.routes import guarded_router
 from strategy_core.api.schemas import (
     Cursor,
@@ -20,6 +19,10 @@ from strategy_core.api.schemas import (
     Symbol,
     Time,
     VersionName,
+    moment,
+    next_cursor,
+    read_cursor,
+    text,
 )
 from strategy_core.domain.comparison import Comparison
 from strategy_core.domain.live_trades import TradeReport

@@ -9,7 +9,6 @@ from fastapi import Query, Response
 from pydantic import Field
 
 from strategy_core.api.dependencies import HEAVY, KEYED, KEYED_IF_VALID, IfMatch, RequestContext, Requested
-from strategy_core.api.pagination import identity, moment, next_cursor, read_cursor
 from strategy_core.api.routes import PREFIX, guarded_router
 from strategy_core.api.schemas import (
     Cursor,
@@ -25,6 +24,10 @@ from strategy_core.api.schemas import (
     RolloutId,
     StrategyName,
     VersionName,
+    identity,
+    moment,
+    next_cursor,
+    read_cursor,
 )
 from strategy_core.domain.audit import Actor, Command
 from strategy_core.domain.errors import AlreadyRolledBack

@@ -8,7 +8,6 @@ from fastapi import Query, Response
 from pydantic import Field
 
 from strategy_core.api.dependencies import HEAVY, KEYED, IfMatch, RequestContext, Requested
-from strategy_core.api.pagination import moment, next_cursor, read_cursor, text
 from strategy_core.api.routes import PREFIX, guarded_router
 from strategy_core.api.schemas import (
     Cursor,
@@ -23,6 +22,10 @@ from strategy_core.api.schemas import (
     Symbol,
     VersionId,
     VersionName,
+    moment,
+    next_cursor,
+    read_cursor,
+    text,
 )
 from strategy_core.domain.audit import Command
 from strategy_core.domain.lifecycle import Status
@@ -80,6 +83,15 @@ class Activation(OptionalReason):
     """Make a version the active one."""
 
     override_reason: OverrideReason = ""
+
+
+class Retirement(OptionalReason):
+    """Retire a version."""
+
+    close: bool = Field(
+        default=False,
+        description="Retire the active version too, if it is the last. The strategy is then closed: users get none.",
+    )
 
 
 class VersionResponse(ResponseModel):
@@ -184,14 +196,18 @@ def activate(context: Requested, version_id: VersionId, body: Activation, if_mat
 
 
 @router.post("/versions/{version_id}/retire", dependencies=[KEYED], summary="Retire a version")
-def retire(context: Requested, version_id: VersionId, body: OptionalReason, if_match: IfMatch) -> VersionResponse:
-    """Retire a shadow version, or a canary without a rollout. A retired version makes no more decisions."""
+def retire(context: Requested, version_id: VersionId, body: Retirement, if_match: IfMatch) -> VersionResponse:
+    """Retire a shadow version, or a canary without a rollout. A retired version makes no more decisions.
+
+    With `close` the active version can be retired too, if it is the last one. Its users then get no version.
+    """
     target = _find_version(context, version_id)
     found = versions.retire_version(
         context.engine,
         Command(context.changes(target.strategy_name), context.now, body.reason, if_generation=if_match),
         strategy_name=target.strategy_name,
         version=target.version,
+        close=body.close,
     )
     return VersionResponse.model_validate(found)
 
