@@ -31,7 +31,7 @@ from prefect.types.entrypoint import EntrypointType
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deployments import automations, prefect_yaml
-from strategy_core.domain.errors import InvalidSetting
+from strategy_core.domain.errors import InvalidSetting, reason_of
 
 LEFT_WITHIN_S = 10.0
 AT_ONCE = 12  # concurrent runs: a rollback must find a free slot beside the scheduled runs
@@ -97,7 +97,7 @@ def _read(file: Path) -> _File:
     try:
         return _File.model_validate(yaml.safe_load(file.read_text()))
     except (ValidationError, yaml.YAMLError, OSError) as error:
-        raise InvalidSetting("prefect.yaml", str(file), " ".join(str(error).split())) from None
+        raise InvalidSetting("prefect.yaml", str(file), reason_of(error)) from None
 
 
 def _deployment(entry: DeploymentEntry) -> RunnerDeployment:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from flows.artifacts import show_change
 from strategy_core.domain.audit import FORM, RAMP, UNVERIFIED_FORM, Actor
-from strategy_core.domain.errors import InvalidSetting, RolloutError
+from strategy_core.domain.errors import InvalidSetting, RolloutError, reason_of
 from strategy_core.market.source import CandleSource
 from strategy_core.observe import configure_logs
 from strategy_core.services.database import check_schema, failure
@@ -105,7 +105,7 @@ def one_line(work: Callable[P, str]) -> Callable[P, State[Any]]:
         try:
             line = work(*args, **kwargs)
         except RolloutError as error:
-            return Failed(message=str(error))
+            return Failed(message=reason_of(error))
         except DBAPIError as error:
             return Failed(message=failure(error))
         show_change(signature(work).bind(*args, **kwargs).arguments.get("strategy_name"))

@@ -25,6 +25,7 @@ from strategy_core.domain.errors import (
     RolloutError,
     StrategyFailed,
     Untrusted,
+    reason_of,
 )
 from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action, Decision
 from strategy_core.isolation import protocol
@@ -403,7 +404,7 @@ def _description_in(key: str, value: object, entry_point: str) -> Description:
 
 
 def _refusal(refused: RolloutError) -> Answer:
-    return Answer(None, str(refused), "breach" if isinstance(refused, IsolationBreach) else "raised")
+    return Answer(None, reason_of(refused), "breach" if isinstance(refused, IsolationBreach) else "raised")
 
 
 def _pickled(engine: object, entry_point: str) -> bytes:

@@ -168,7 +168,7 @@ def _answer(kind: object, error: object, decision: Any, duration_ms: object) -> 
         raise ProtocolError("an invalid duration")
     known = cast(Kind, kind)
     if known:
-        return Answer(None, one_line(error), known, duration_ms)
+        return Answer(None, one_line(error or "") or "it gave no reason", known, duration_ms)
     action, confidence, features, reason = decision
     return Answer(loggable(Decision(Action(action), confidence, features, reason)), None, "", duration_ms)
 

@@ -11,15 +11,18 @@ import pandas as pd
 from sqlalchemy import Engine
 from sqlmodel import Session
 
+from strategy_core.domain.alerts import QUIET, REVISED, Fault, Severity, affected_text
 from strategy_core.domain.arrays import IntArray
 from strategy_core.domain.candles import LATE_CANDLES, Windows, closed_by, opened_ns, timeframe_delta
-from strategy_core.domain.errors import InvalidCandles, InvariantRefused, RetiredVersion, RolloutError
+from strategy_core.domain.errors import InvalidCandles, InvariantRefused, RetiredVersion, RolloutError, reason_of
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.isolation.client import DecisionRequest, FailureBudget, IsolatedStrategy
 from strategy_core.isolation.pool import WorkerPool
 from strategy_core.isolation.protocol import Answer
 from strategy_core.market.source import CandleSource
 from strategy_core.services import version_alerts
+from strategy_core.services.alerts import FEED, REVISIONS, report_faults
+from strategy_core.services.watchdog import StaleSymbol, feed_faults, serving_facts
 from strategy_core.store import decisions, versions
 from strategy_core.store.decisions import Last, last_rows, newest_rows, rows_since
 from strategy_core.store.engine import reading, retry_transient, transaction
@@ -55,7 +58,7 @@ class VersionBacklog:
         symbols: the version's symbols in this run.
         last: by symbol, the range of its newest rows.
         rows: by symbol with a short history, (candle, window hash) of its newest rows, the newest first.
-        absent: symbols whose candles are unavailable, each with the reason. The other symbols are still decided.
+        absent: symbols whose candles are unavailable, with the reason. The other symbols are still decided.
         refused: why the version could not be run, or not to the end. One of its workers may have answered before.
     """
 
@@ -64,7 +67,7 @@ class VersionBacklog:
     last: Mapping[str, Last]
     rows: dict[str, Rows]
     due: list[SymbolBacklog] = field(default_factory=list)
-    absent: list[str] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
     refused: RolloutError | None = None
     patience: FailureBudget = field(default_factory=FailureBudget)
 
@@ -113,7 +116,42 @@ def run_shadow(
     due = read_due_candles(engine, source, backlogs, now, catch_up)
     workers.share_out(due, lambda backlog, dues: _decide(engine, workers, backlog, dues, now))
     by_strategy = groupby(backlogs, key=lambda backlog: backlog.version.strategy_name)
-    return [run for _, together in by_strategy for run in _log(engine, list(together), now)]
+    runs = [run for _, together in by_strategy for run in _log(engine, list(together), now)]
+    _report_feed(engine, backlogs, now, partly=symbols is not None)
+    return runs
+
+
+def _report_feed(engine: Engine, backlogs: Sequence[VersionBacklog], now: datetime, *, partly: bool) -> None:
+    """Alert on unavailable and on revised candles, once per incident. `watch_feed` ends an incident of the feed."""
+    needed: dict[tuple[str, str], list[str]] = {}
+    absent: dict[tuple[str, str], StaleSymbol] = {}
+    revised: list[tuple[VersionBacklog, str, datetime]] = []
+    for backlog in backlogs:
+        name, timeframe = backlog.version.strategy_name, backlog.version.timeframe
+        for symbol, why in backlog.absent.items():
+            key = (symbol, timeframe)
+            needed.setdefault(key, []).append(name)
+            absent.setdefault(key, StaleSymbol(symbol, timeframe, f"{symbol} is unavailable: {why}", absent=True))
+        revised += [(backlog, due.symbol, candle) for due in backlog.due for candle in due.revised]
+    report_faults(engine, FEED, feed_faults(engine, list(absent.values()), needed), now=now, partly=True)
+    faults = [_revision_fault(engine, revised)] if revised else []
+    quiet = max([QUIET, *(2 * timeframe_delta(backlog.version.timeframe) for backlog in backlogs)])
+    report_faults(engine, REVISIONS, faults, now=now, quiet=quiet, partly=partly)
+
+
+def _revision_fault(engine: Engine, revised: Sequence[tuple[VersionBacklog, str, datetime]]) -> Fault:
+    backlog, symbol, candle = revised[0]
+    version = backlog.version
+    strategies = sorted({each.version.strategy_name for each, *_ in revised})
+    symbols = list(dict.fromkeys(symbol for _, symbol, _ in revised))
+    text = (
+        f"{symbol} {candle:%Y-%m-%d %H:%M} UTC or a candle before it was revised after "
+        f"{version.strategy_name} {version.version} decided on it"
+    )
+    if len(revised) > 1:
+        text = f"candles were revised after versions decided on them, {affected_text(strategies, symbols)}: {text}"
+    facts = serving_facts(engine, strategies, version.version)
+    return Fault(REVISIONS, REVISED, Severity.WARNING, text, strategies, symbols, facts)
 
 
 @retry_transient()
@@ -198,7 +236,7 @@ def _find_due(
         candles = _read_candles(source, symbol, backlogs, now)
     except RolloutError as error:
         for backlog in backlogs:
-            backlog.absent.append(f"{symbol}: {error}")
+            backlog.absent[symbol] = reason_of(error)
         return []
     opened = opened_ns(candles)
     found, needed = [], []
@@ -320,25 +358,22 @@ def _log(engine: Engine, backlogs: Sequence[VersionBacklog], now: datetime) -> l
     except InvariantRefused as refused:
         if len(backlogs) == 1:
             version = backlogs[0].version
-            return [ShadowRun(version.strategy_name, version.version, version.status, error=str(refused))]
+            return [ShadowRun(version.strategy_name, version.version, version.status, error=reason_of(refused))]
     return [run for backlog in backlogs for run in _log(engine, [backlog], now)]
 
 
 def _log_version(session: Session, backlog: VersionBacklog, now: datetime) -> ShadowRun:
     version = backlog.version
     name = (version.strategy_name, version.version, version.status)
-    for due in backlog.due:
-        version_alerts.alert_revised_candles(session, version, due.symbol, due.revised, now)
     rows = [row for due in backlog.due for row in due.rows]
     if backlog.refused is not None:
         version_alerts.alert_refused(session, version, backlog.symbols, backlog.refused, now, partly=bool(rows))
-    elif backlog.absent:
-        version_alerts.alert_missing_candles(session, version, backlog.absent, now)
     version_alerts.alert_breaches(session, version, [answer for due in backlog.due for answer in due.answers], now)
     logged = decisions.log_decisions(session, rows)
     signals = sum(row["decision"] in SIGNALS for row in rows)
     errors = sum(row["decision"] == ERROR for row in rows)
-    error = "; ".join(backlog.absent) if backlog.refused is None else str(backlog.refused)
+    absent = "; ".join(f"{symbol}: {why}" for symbol, why in backlog.absent.items())
+    error = absent if backlog.refused is None else reason_of(backlog.refused)
     return ShadowRun(*name, logged, signals, errors, error)
 
 

@@ -41,6 +41,13 @@ def newest_decided(session: Session, strategy_name: str, version: str, symbol: s
     return session.exec(select(func.max(LOG.timestamp)).where(*_key(strategy_name, version, symbol))).one()
 
 
+def newest_candles(session: Session, strategy_name: str, version: str) -> dict[str, datetime]:
+    """Return, by symbol, the open time of the newest candle with a row, errors included."""
+    return {
+        symbol: last.newest for symbol, last in last_rows(session, strategy_name, version, 1, since=_BEGINNING).items()
+    }
+
+
 def newest_rows(
     session: Session, strategy_name: str, version: str, symbol: str, limit: int
 ) -> Sequence[tuple[datetime, str]]:

@@ -504,6 +504,35 @@ class AlertDelivery(SQLModel, table=True):
     last_error: str = Field(default="", sa_column=Column(Text, nullable=False))
 
 
+class Incident(SQLModel, table=True):
+    """A fault that lasts: one alert when it begins, one when it is over. At most one per cause is open.
+
+    Who looks for the fault opens it, notes each time when it is seen, and ends it once it has been gone for
+    `domain.alerts.QUIET`. Ended incidents are kept.
+    """
+
+    __table_args__ = (
+        Index(
+            "one_open_incident",
+            "cause",
+            unique=True,
+            sqlite_where=text("ended_at IS NULL"),
+            postgresql_where=text("ended_at IS NULL"),
+        ),
+        CheckConstraint("alerts >= 1", name="ck_incident_alerts"),
+    )
+    id: int | None = Field(default=None, primary_key=True)
+    cause: str  # its topic, and a name if there may be several: `feed`, `channel slack-1f2e3d4c`
+    kind: str  # of its first alert
+    started_at: datetime = Field(sa_column=_time())
+    seen_at: datetime = Field(sa_column=_time())  # when the fault was last seen
+    ended_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    affected: dict[str, Any] = Field(sa_column=_json())  # names of all strategies and symbols so far
+    alerted: dict[str, Any] = Field(sa_column=_json())  # strategies and number of symbols in the newest alert
+    alerted_at: datetime = Field(sa_column=_time())
+    alerts: int = 1  # raised while it is open
+
+
 # What the platform reports
 
 

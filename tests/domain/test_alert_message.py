@@ -46,6 +46,7 @@ RAISED: dict[str, tuple[str, dict[str, Any]]] = {
     "candle.revised": ("warning", {"version": "2", "exposed": CANARY}),
     "alerts.channel_failed": ("warning", {"channel": "slack-1f2e3d4c"}),
     "audit.broken": ("critical", {}),
+    "incident.ended": ("info", {"incident": "feed.stale"}),
 }
 SAID = {
     "rollout.started": [
@@ -168,6 +169,10 @@ SAID = {
         "details: rollout audit verify",
         'acknowledge: rollout alerts ack 17 --reason "..."',
     ],
+    "incident.ended": [
+        "[info] fib_rsi: over: the feed is stale",
+        "details: rollout status fib_rsi",
+    ],
 }
 
 
@@ -207,7 +212,7 @@ def test_every_kind_names_a_command_that_acts(kind: str) -> None:
 
 
 def test_no_kind_that_a_service_raises_is_without_its_words() -> None:
-    written = re.compile(r'"((?:rollout|version|candles?|feed|shadow|alerts)\.[a-z_]+)"')
+    written = re.compile(r'"((?:rollout|version|candles?|feed|shadow|alerts|incident|host)\.[a-z_]+)"')
     kinds = {kind for file in SERVICES.glob("*.py") for kind in written.findall(file.read_text())}
 
     assert kinds
