@@ -43,8 +43,10 @@ def run_local(
     """Run on this machine, for all symbols or for *symbols*."""
     settings = runtime.settings
     with WorkerPool(deadline_s=settings.decision_deadline_s, at_once=at_once or settings.shadow_workers) as workers:
-        source = runtime.candles()
-        runs = run_shadow(runtime.engine, source, workers, now=runtime.now, catch_up=catch_up, symbols=symbols)
+        source, quiet = runtime.candles(), settings.alert_pace.quiet
+        runs = run_shadow(
+            runtime.engine, source, workers, now=runtime.now, catch_up=catch_up, symbols=symbols, quiet=quiet
+        )
     return ShardResult(runs)
 
 

@@ -28,6 +28,8 @@ AUDIT_BROKEN = "audit.broken"
 ABSENT = "candles.absent"
 REVISED = "candle.revised"
 BLIND = "rollout.blind"
+ROLLED_BACK = "rollout.rolled_back"
+HOST_OVERLOADED = "host.overloaded"
 AWAITING_APPROVAL = "rollout.awaiting_approval"
 AWAITING_DECISION = "rollout.awaiting_decision"
 ENDED = "incident.ended"
@@ -40,7 +42,7 @@ HEADLINES: Mapping[str, str] = {
     AWAITING_DECISION: "waits for your decision",
     "rollout.promoted": "promoted, baking",
     "rollout.completed": "completed",
-    "rollout.rolled_back": "rolled back",
+    ROLLED_BACK: "rolled back",
     "rollout.frozen": "frozen: harm is likely but not proven",
     BLIND: "blind: no evidence",
     TICK_OVERDUE: "tick overdue: its users are not protected",
@@ -53,6 +55,7 @@ HEADLINES: Mapping[str, str] = {
     ABSENT: "has no candles",
     REVISED: "decided on a candle that was revised",
     CHANNEL_FAILED: "this alert channel has failed for too long",
+    HOST_OVERLOADED: "the host is too slow to run versions",
     ENDED: "is over",
 }
 QUIET = timedelta(minutes=10)  # without the fault until an incident is over: a feed that comes and goes is one incident

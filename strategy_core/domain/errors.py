@@ -530,6 +530,13 @@ class StrategyFailed(Untrusted):
     what: str  # in one line, the exception of the version's own code, or how its process died
 
 
+class StrategyOverdue(StrategyFailed):
+    """{what}.
+
+    Its worker was not ready in time. The version may be at fault, or a host that is too slow.
+    """
+
+
 class RoutingUnavailable(RolloutError):
     """Routing cannot be read from {source}: {cause}."""
 

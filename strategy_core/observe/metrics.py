@@ -130,7 +130,7 @@ MOST_PAIRS = 10_000  # versions and symbols; twice what a scrape is measured wit
 MOST_TALLIES = 20_000
 _LABELS = {family.name: family.labels for family in FAMILIES}
 _VERDICTS = tuple(verdict.value for verdict in Verdict)
-ERROR_KINDS = ("breach", "deadline", "died", "invalid", "raised")
+ERROR_KINDS = ("breach", "deadline", "died", "invalid", "overload", "raised")
 
 
 class RolloutCollector(Collector):

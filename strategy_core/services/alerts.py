@@ -41,7 +41,7 @@ from strategy_core.store.engine import reading, retry_transient, transaction
 from strategy_core.store.tables import AlertDelivery, AlertOutbox, Incident
 
 FEED, SHADOW, TICK, CHANNEL = "feed", "shadow", "tick", "channel"  # topics of incidents
-BLINDNESS, REVISIONS = "blind", "revisions"
+BLINDNESS, REVISIONS, HOST = "blind", "revisions", "host"
 GROWN_AFTER = 6  # times the quiet time, until an incident that has doubled is alerted again
 _WAITING = {AWAITING_APPROVAL: State.AWAITING_APPROVAL, AWAITING_DECISION: State.AWAITING_DECISION}
 PASS_S = 45.0  # real seconds until a pass stops claiming messages: well within a lease and within a minute

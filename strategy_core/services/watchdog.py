@@ -27,10 +27,10 @@ from strategy_core.domain.alerts import (
     few_of,
 )
 from strategy_core.domain.candles import timeframe_delta
-from strategy_core.domain.gates.base import Freshness
+from strategy_core.domain.gates.base import Errors, Freshness, Silence
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.market.source import CandleSource
-from strategy_core.services.alerts import BLINDNESS, FEED, SHADOW, TICK, open_incidents, report_faults
+from strategy_core.services.alerts import BLINDNESS, FEED, HOST, SHADOW, TICK, open_incidents, report_faults
 from strategy_core.services.evidence import in_a_line
 from strategy_core.services.transitions import exposure_of, strategy_state
 from strategy_core.store import alerts, decisions, rollouts, versions
@@ -38,7 +38,8 @@ from strategy_core.store.engine import reading, retry_transient
 from strategy_core.store.tables import Incident, Rollout, StrategyVersion
 
 LATE_ALLOWED = 2  # candles that a vendor may be late
-EXPLAINED_BY = (FEED, SHADOW)  # incidents that explain why a rollout has no new decisions
+EXPLAINED_BY = (FEED, SHADOW, HOST)  # incidents that explain why a rollout has no new decisions
+EXPLAINED = {gate.name for gate in (Freshness(), Errors(), Silence())}  # gates that are blind for that reason
 
 
 @retry_transient()
@@ -154,7 +155,7 @@ def watch_blindness(engine: Engine, blind: Sequence[BlindRollout], *, now: datet
     known = {each.cause for each in open_incidents(engine, BLINDNESS)}
     faults = []
     for gate, group in by_gate.items():
-        may_be_known = gate == Freshness().name and f"{BLINDNESS} {gate}" not in known
+        may_be_known = gate in EXPLAINED and f"{BLINDNESS} {gate}" not in known
         told = [each for each in group if not (may_be_known and each.strategy_name in explained)]
         if told:
             faults.append(_blind_fault(engine, gate, told))

@@ -64,6 +64,15 @@ def find_alerts(
     return list(reversed(session.exec(query).all()))
 
 
+def alerts_before(session: Session, strategy_name: str, moment: datetime, *, limit: int) -> Sequence[AlertOutbox]:
+    """Return the newest alerts of a strategy and of several strategies that were raised by then, newest first."""
+    found: list[AlertOutbox] = []
+    for name in (strategy_name, ""):  # two queries, so that each uses the index
+        query = select(AlertOutbox).where(AlertOutbox.strategy_name == name, col(AlertOutbox.at) <= moment)
+        found += session.exec(query.order_by(col(AlertOutbox.id).desc()).limit(limit)).all()
+    return sorted(found, key=lambda alert: alert.id or 0, reverse=True)
+
+
 @dataclass(frozen=True, slots=True)
 class ChannelState:
     """The newest delivery times of a channel, and the number of alerts that wait for it."""

@@ -229,6 +229,25 @@ class ShadowDecisionLog(SQLModel, table=True):
     logged_at: datetime = Field(sa_column=_time())
 
 
+class FailedRun(SQLModel, table=True):
+    """The newest shadow run in which a version could not be run. One row per version, replaced by each such run."""
+
+    __tablename__ = "failed_run"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["strategy_name", "version"],
+            ["strategy_version.strategy_name", "strategy_version.version"],
+            name="fk_failed_run_version",
+        ),
+    )
+    strategy_name: str = Field(primary_key=True)
+    version: str = Field(primary_key=True)
+    at: datetime = Field(sa_column=_time())
+    hit: bool  # a time limit was missed, or the worker could not be isolated: the host may be at fault
+    host_fault: str = Field(sa_column=Column(Text, nullable=False))  # why the host is at fault, or empty
+    reason: str = Field(sa_column=Column(Text, nullable=False))
+
+
 class Outcome(SQLModel, table=True):
     """The result of a decision's simulated trade, booked once the trade has closed."""
 

@@ -41,6 +41,7 @@ TOLD = {
     "alerts.channel_failed": ["alerts.channel_failed"],
     "audit.broken": ["audit.broken"],
     "incident.ended": ["incident.ended"],
+    "host.overloaded": ["host.overloaded"],
 }
 
 

@@ -1,4 +1,4 @@
-"""Incidents: faults that last, with one alert at the start and one at the end."""
+"""Incidents, with one alert at the start and one at the end, and the newest failed run of each version."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -28,5 +28,20 @@ def upgrade() -> None:
         sa.Column("alerts", sa.Integer(), nullable=False),
         sa.CheckConstraint("alerts >= 1", name="ck_incident_alerts"),
         sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
+        "failed_run",
+        sa.Column("strategy_name", sa.String(), nullable=False),
+        sa.Column("version", sa.String(), nullable=False),
+        sa.Column("at", TIME, nullable=False),
+        sa.Column("hit", sa.Boolean(), nullable=False),
+        sa.Column("host_fault", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["strategy_name", "version"],
+            ["strategy_version.strategy_name", "strategy_version.version"],
+            name="fk_failed_run_version",
+        ),
+        sa.PrimaryKeyConstraint("strategy_name", "version"),
     )
     op.create_index("one_open_incident", "incident", ["cause"], unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN)
