@@ -200,6 +200,8 @@ def _runs_again(session: Session, alert: AlertOutbox) -> bool:
     known = {each.version: each.status for each in versions.list_versions(session, name)}
     if known.get(version, Status.RETIRED) == Status.RETIRED:
         return True
+    if alert.facts.get("partly"):  # another machine decides, which tells nothing about the one that refuses
+        return False
     return any(row.logged_at > alert.at for row in decisions.find_decisions(session, name, version, limit=1))
 
 

@@ -48,7 +48,7 @@ def alert_refused(
     else:
         decided = [at for symbol in symbols for at, _ in decisions.newest_rows(session, *name, symbol, 1)]
         key = f"{kind} {without_numbers} after {max(decided).isoformat() if decided else 'nothing'}"
-    _alert(session, version, kind, reason, Severity.CRITICAL, key=key, now=now)
+    _alert(session, version, kind, reason, Severity.CRITICAL, key=key, now=now, partly=partly)
 
 
 def alert_breaches(session: Session, version: StrategyVersion, answers: Iterable[Answer], now: datetime) -> None:

@@ -30,7 +30,16 @@ from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.gates.base import Errors, Freshness, Silence
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.market.source import CandleSource
-from strategy_core.services.alerts import BLINDNESS, FEED, HOST, SHADOW, TICK, open_incidents, report_faults
+from strategy_core.services.alerts import (
+    BLINDNESS,
+    FEED,
+    GROWN_AFTER,
+    HOST,
+    SHADOW,
+    TICK,
+    open_incidents,
+    report_faults,
+)
 from strategy_core.services.evidence import in_a_line
 from strategy_core.services.transitions import exposure_of, strategy_state
 from strategy_core.store import alerts, decisions, rollouts, versions
@@ -143,7 +152,10 @@ class BlindRollout:
 
 
 def watch_blindness(engine: Engine, blind: Sequence[BlindRollout], *, now: datetime, quiet: timedelta = QUIET) -> None:
-    """Alert on rollouts that are blind after a tick: one alert per gate, unless a known incident explains it.
+    """Alert on rollouts that are blind after a tick: one alert per gate, unless a recent alert explains it.
+
+    An alert explains it if it named the strategy less than an hour ago (at the default *quiet*): an incident that has
+    lasted for weeks must not hide a rollout that turns blind.
 
     Args:
         blind: every open rollout that is blind now.
@@ -151,7 +163,8 @@ def watch_blindness(engine: Engine, blind: Sequence[BlindRollout], *, now: datet
     by_gate: dict[str, list[BlindRollout]] = defaultdict(list)
     for each in blind:
         by_gate[each.gate].append(each)
-    explained = {name for each in open_incidents(engine, *EXPLAINED_BY) for name in each.alerted["strategies"]}
+    recent = [each for each in open_incidents(engine, *EXPLAINED_BY) if now - each.alerted_at < GROWN_AFTER * quiet]
+    explained = {name for each in recent for name in each.alerted["strategies"]}
     known = {each.cause for each in open_incidents(engine, BLINDNESS)}
     faults = []
     for gate, group in by_gate.items():

@@ -156,6 +156,19 @@ def test_a_lost_feed_is_three_alerts_however_many_symbols_and_strategies(
     assert alert_message(over).title == f"[info] {strategies} strategies: over: the feed is stale"
 
 
+def test_a_blind_rollout_is_told_of_an_hour_after_what_explains_it(ramped: Engine, still: Still) -> None:
+    """An incident that lasts for weeks must not hide a rollout that turns blind."""
+    put_decisions(ramped, *(decision_row(version, MONDAY + 2 * HOUR) for version in ("1", "2")))
+    told = []
+
+    for minute in (0, 1, 59, 60, 61):
+        watch_feed(ramped, still, now=MONDAY + 6 * HOUR + minute * MINUTE)
+        tick(ramped, still, now=MONDAY + 6 * HOUR + minute * MINUTE)
+        told.append([alert.kind for alert in outbox(ramped)][1:])
+
+    assert told == [["feed.stale"]] * 3 + [["feed.stale", "rollout.blind"]] * 2
+
+
 def decide(engine: Engine, names: Sequence[str], symbols: Sequence[str], candle: datetime) -> None:
     put_decisions(
         engine,
