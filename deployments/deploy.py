@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_API_URL
 
 from deployments import automations
 from deployments.serve import read_deployments, read_pools
-from strategy_core.domain.errors import InvalidSetting
+from strategy_core.domain.errors import InvalidSetting, reason_of
 
 _KEPT = {
     "concurrency_options",
@@ -53,7 +53,7 @@ def deploy(file: Path) -> list[str]:
                     done.append(f"{'updated' if name in before else 'created'} the deployment {name}")
             return done + automations.put(client, {name: each["id"] for name, each in after.items()})
     except httpx.HTTPError as error:
-        raise InvalidSetting("PREFECT_API_URL", url, f"a server that accepts it: {_one_line(str(error))}") from None
+        raise InvalidSetting("PREFECT_API_URL", url, f"a server that accepts it: {reason_of(error)}") from None
 
 
 def _put_pools(client: SyncPrefectClient, names: Iterable[str]) -> list[str]:

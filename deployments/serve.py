@@ -33,7 +33,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deployments import automations
 from deployments.clock import Served, run_clock
-from strategy_core.domain.errors import InvalidSetting
+from strategy_core.domain.errors import InvalidSetting, reason_of
 
 LEFT_WITHIN_S = 10.0
 
@@ -105,7 +105,7 @@ def _read(file: Path) -> _File:
     try:
         return _File.model_validate(yaml.safe_load(file.read_text()))
     except (ValidationError, yaml.YAMLError, OSError) as error:
-        raise InvalidSetting("prefect.yaml", str(file), " ".join(str(error).split())) from None
+        raise InvalidSetting("prefect.yaml", str(file), reason_of(error)) from None
 
 
 def _deployment(entry: DeploymentEntry) -> RunnerDeployment:

@@ -21,13 +21,14 @@ def deliver_alerts() -> str:
     """
     with open_runtime(tolerate_bad_settings=True) as runtime:
         settings = runtime.settings
-        watch_ticks(runtime.engine, now=runtime.now, overdue=settings.tick_overdue)
+        limits = {"overdue": settings.tick_overdue, "quiet": settings.alert_pace.quiet}
+        watch_ticks(runtime.engine, now=runtime.now, **limits)
         channels = settings.open_channels()
         every: list[AlertChannel] = [*channels, *events.channels()]
         tried = deliver(runtime.engine, every, now=runtime.now, pace=settings.alert_pace)
         source = runtime.candles_if_any()  # last: a feed can be slow
-        watch_shadow(runtime.engine, source, now=runtime.now, overdue=settings.tick_overdue)
-        watch_feed(runtime.engine, source, now=runtime.now)
+        watch_shadow(runtime.engine, source, now=runtime.now, **limits)
+        watch_feed(runtime.engine, source, now=runtime.now, quiet=limits["quiet"])
     failed = [each for each in tried if each.problem]
     sent = [each for each in tried if not each.problem and each.channel != events.EventChannel.name]
     line = f"{len(sent)} sent" if channels else "ROLLOUT_ALERT_URLS is not set: no alert is sent"

@@ -10,7 +10,7 @@ from prefect import task
 from sqlalchemy.exc import DBAPIError
 
 from flows.runtime import Runtime, open_runtime
-from strategy_core.domain.errors import MissingExtra, RolloutError
+from strategy_core.domain.errors import MissingExtra, RolloutError, reason_of
 from strategy_core.domain.lifecycle import Status
 from strategy_core.isolation.pool import WorkerPool, own_cores
 from strategy_core.services.database import failure
@@ -43,8 +43,10 @@ def run_local(
     """Run on this machine, for all symbols or for *symbols*."""
     settings = runtime.settings
     with WorkerPool(deadline_s=settings.decision_deadline_s, at_once=at_once or settings.shadow_workers) as workers:
-        source = runtime.candles()
-        runs = run_shadow(runtime.engine, source, workers, now=runtime.now, catch_up=catch_up, symbols=symbols)
+        source, quiet = runtime.candles(), settings.alert_pace.quiet
+        runs = run_shadow(
+            runtime.engine, source, workers, now=runtime.now, catch_up=catch_up, symbols=symbols, quiet=quiet
+        )
     return ShardResult(runs)
 
 
@@ -70,7 +72,7 @@ def run_on_dask(runtime: Runtime, *, catch_up: int) -> ShardResult:
             deadline = time.monotonic() + SHARDS_TIMEOUT_S
             results = [_shard_result(future, deadline) for future in futures]
     except OSError as error:  # includes timeouts
-        why = f"the Dask cluster at {address} cannot be reached, ran on this machine instead: {error}"
+        why = f"the Dask cluster at {address} cannot be reached, ran on this machine instead: {reason_of(error)}"
         return replace(run_local(runtime, catch_up=catch_up), problems=[why])
     asked["at_once"] = None
     lost = [symbol for symbols, (_, ended) in zip(shards, results, strict=True) if not ended for symbol in symbols]
@@ -85,7 +87,7 @@ def shadow_shard(symbols: list[str], now: datetime, catch_up: int, at_once: int 
         with open_runtime() as runtime:
             return run_local(replace(runtime, now=now), catch_up=catch_up, symbols=symbols, at_once=at_once)
     except RolloutError as error:
-        return ShardResult([], [str(error)])
+        return ShardResult([], [reason_of(error)])
     except DBAPIError as error:
         return ShardResult([], [failure(error)])
 

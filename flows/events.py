@@ -50,6 +50,9 @@ class EventChannel:
         self._context = copy_context()
         self._run = str(flow_run.id or "")
 
+    def prepare(self) -> None:
+        """Do nothing: Prefect is imported."""
+
     def send(self, message: Message, severity: Severity) -> str:
         """Send the events of an alert. Return an empty text on success, or the reason of the failure."""
         if message.raised is None:
@@ -76,7 +79,14 @@ def follow_up(runtime: Runtime, source: CandleSource) -> None:
     """
     try:
         deliver(runtime.engine, channels(), now=runtime.now, pace=runtime.settings.alert_pace)
-        watch_shadow(runtime.engine, source, now=runtime.now, overdue=runtime.settings.tick_overdue)
+        settings = runtime.settings
+        watch_shadow(
+            runtime.engine,
+            source,
+            now=runtime.now,
+            overdue=settings.tick_overdue,
+            quiet=settings.alert_pace.quiet,
+        )
     except Exception as error:  # noqa: BLE001  the tick is committed and must not fail now
         log.warning("events.not_sent", error=type(error).__name__)
 

@@ -54,7 +54,8 @@ def ramp_tick() -> str:
     """
     with open_runtime(tolerate_bad_settings=True) as runtime:
         source = runtime.candles_if_any()
-        ticked = tick.tick(runtime.engine, source, now=runtime.now, actor=unattended())
+        quiet = runtime.settings.alert_pace.quiet
+        ticked = tick.tick(runtime.engine, source, now=runtime.now, actor=unattended(), quiet=quiet)
         follow_up(runtime, source)
         show_tick(runtime.engine, ticked, now=runtime.now)
     line = "; ".join([*(map(_summary_line, ticked) if ticked else ["no rollout is open"]), *runtime.wrong])

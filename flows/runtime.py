@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from flows.artifacts import show_change
 from strategy_core.domain.audit import FORM, RAMP, UNVERIFIED_FORM, Actor
-from strategy_core.domain.errors import AlreadyDone, InvalidSetting, RolloutError
+from strategy_core.domain.errors import AlreadyDone, InvalidSetting, RolloutError, reason_of
 from strategy_core.market.source import CandleSource
 from strategy_core.observe import configure_logs
 from strategy_core.services.database import check_schema, failure
@@ -140,7 +140,7 @@ def one_line(work: Callable[P, str]) -> Callable[P, State[Any]]:
                 return Failed(message=str(error))
             line = DONE_BEFORE
         except RolloutError as error:
-            return Failed(message=str(error))
+            return Failed(message=reason_of(error))
         except DBAPIError as error:
             return Failed(message=failure(error), name=INTERRUPTED)
         show_change(signature(work).bind(*args, **kwargs).arguments.get("strategy_name"))

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from strategy_core.domain.alerts import DeliveryPace
 from strategy_core.domain.candles import timeframe_delta
-from strategy_core.domain.errors import EvidenceUnavailable, InvalidSetting, RolloutError
+from strategy_core.domain.errors import EvidenceUnavailable, InvalidSetting, RolloutError, reason_of
 from strategy_core.domain.plan import Plan
 from strategy_core.isolation.sandbox import Level
 from strategy_core.market.calendars import CALENDARS, Calendar, WeeklySession, read_holidays
@@ -219,7 +219,7 @@ class Settings(BaseSettings):
         except RolloutError as error:
             return AbsentSource(self.feed, self.timeframe, error)
         except (OSError, ValueError) as error:
-            why = EvidenceUnavailable(f"{self.feed}: {' '.join(str(error).split()) or type(error).__name__}")
+            why = EvidenceUnavailable(f"{self.feed}: {reason_of(error)}")
             return AbsentSource(self.feed, self.timeframe, why)
 
 

@@ -90,11 +90,18 @@ def put_pair(engine: Engine) -> None:
 
 
 def decision_row(
-    version: str, at: datetime, decision: str = "hold", *, symbol: str = GOLD, error_kind: str = "", reason: str = ""
+    version: str,
+    at: datetime,
+    decision: str = "hold",
+    *,
+    strategy_name: str = "fib_rsi",
+    symbol: str = GOLD,
+    error_kind: str = "",
+    reason: str = "",
 ) -> dict[str, Any]:
     return {
-        "id": decision_id("fib_rsi", version, symbol, at),
-        "strategy_name": "fib_rsi",
+        "id": decision_id(strategy_name, version, symbol, at),
+        "strategy_name": strategy_name,
         "version": version,
         "symbol": symbol,
         "timestamp": at,

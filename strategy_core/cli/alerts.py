@@ -29,7 +29,8 @@ def list_alerts(
     from strategy_core.services.watchdog import watch_ticks
 
     engine = shell.engine
-    watch_ticks(engine, now=shell.now, overdue=shell.settings.tick_overdue)
+    settings = shell.settings
+    watch_ticks(engine, now=shell.now, overdue=settings.tick_overdue, quiet=settings.alert_pace.quiet)
     found = read_alerts(engine, strategy, limit=limit)
     missing = "ROLLOUT_ALERT_URLS is not set here: no channels"
     try:
@@ -68,7 +69,7 @@ def deliver(shell: Context) -> None:
     from strategy_core.services.watchdog import watch_ticks
 
     settings = shell.settings
-    watch_ticks(shell.engine, now=shell.now, overdue=settings.tick_overdue)
+    watch_ticks(shell.engine, now=shell.now, overdue=settings.tick_overdue, quiet=settings.alert_pace.quiet)
     channels = settings.open_channels()
     tried = alerts.deliver(shell.engine, channels, now=shell.now, pace=settings.alert_pace)
     _answer_tried(shell, tried, "nothing is due" if channels else "ROLLOUT_ALERT_URLS is not set: no alert is sent")

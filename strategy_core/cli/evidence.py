@@ -29,7 +29,7 @@ def shadow(shell: Context) -> None:
     engine, source = shell.engine, shell.candles()
     settings = shell.settings
     with WorkerPool(deadline_s=settings.decision_deadline_s, at_once=settings.shadow_workers) as workers:
-        runs = run_shadow(engine, source, workers, now=shell.now)
+        runs = run_shadow(engine, source, workers, now=shell.now, quiet=shell.settings.alert_pace.quiet)
     columns = ["strategy", "version", "role", "logged", "signals", "errors", "refused"]
     rows = [(run.strategy_name, run.version, run.role, run.logged, run.signals, run.errors, run.error) for run in runs]
     shell.answer([asdict(run) for run in runs], table(columns, rows))

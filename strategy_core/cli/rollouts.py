@@ -121,7 +121,9 @@ def tick(shell: Context) -> None:
     from strategy_core.settings import read_settings
 
     shell.tolerate_bad_settings()
-    ticked = tick_all(shell.engine, shell.settings.candles_if_any(shell.now), now=shell.now, actor=shell.actor)
+    settings = shell.settings
+    source, quiet = settings.candles_if_any(shell.now), settings.alert_pace.quiet
+    ticked = tick_all(shell.engine, source, now=shell.now, actor=shell.actor, quiet=quiet)
     rows = [
         (t.strategy_name, t.version, *((t.ruling.step, t.ruling.reason) if t.ruling else ("error", t.error)))
         for t in ticked

@@ -1,7 +1,7 @@
 """Alerts: headlines, the message with the commands that act on it, the delivery pace, and Alertmanager requests."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -27,18 +27,26 @@ SHADOW_OVERDUE = "shadow.overdue"
 AUDIT_BROKEN = "audit.broken"
 REQUEST_WAITING = "owner.request_waiting"
 CLOSED = "strategy.closed"
+ABSENT = "candles.absent"
+REVISED = "candle.revised"
+BLIND = "rollout.blind"
+ROLLED_BACK = "rollout.rolled_back"
+HOST_OVERLOADED = "host.overloaded"
+AWAITING_APPROVAL = "rollout.awaiting_approval"
+AWAITING_DECISION = "rollout.awaiting_decision"
+ENDED = "incident.ended"
 
 HEADLINES: Mapping[str, str] = {
     "rollout.started": "started",
     "rollout.advanced": "advanced to more users",
-    "rollout.awaiting_approval": "waits for your approval",
+    AWAITING_APPROVAL: "waits for your approval",
     "rollout.approval_lapsed": "the approval has lapsed",
-    "rollout.awaiting_decision": "waits for your decision",
+    AWAITING_DECISION: "waits for your decision",
     "rollout.promoted": "promoted, baking",
     "rollout.completed": "completed",
-    "rollout.rolled_back": "rolled back",
+    ROLLED_BACK: "rolled back",
     "rollout.frozen": "frozen: harm is likely but not proven",
-    "rollout.blind": "blind: no evidence",
+    BLIND: "blind: no evidence",
     TICK_OVERDUE: "tick overdue: its users are not protected",
     TAMPERED: "not the build that was registered",
     REFUSED: "refused to run",
@@ -47,11 +55,16 @@ HEADLINES: Mapping[str, str] = {
     SHADOW_OVERDUE: "shadow run overdue: no new decisions",
     AUDIT_BROKEN: "the audit trail does not hold",
     CLOSED: "closed: no version serves its users",
-    "candles.absent": "has no candles",
-    "candle.revised": "decided on a candle that was revised",
+    ABSENT: "has no candles",
+    REVISED: "decided on a candle that was revised",
     REQUEST_WAITING: "an owner's request waits",
     CHANNEL_FAILED: "this alert channel has failed for too long",
+    HOST_OVERLOADED: "the host is too slow to run versions",
+    ENDED: "is over",
 }
+QUIET = timedelta(minutes=10)  # without the fault until an incident is over: a feed that comes and goes is one incident
+FEW = 5  # names in a list, the others are counted
+LISTED = 50  # names in the facts of an alert
 LONGEST = 700  # characters of a gate's or a version's text: some channels refuse long messages
 WHY = '--reason "..."'
 _RUN_NOW = {TICK_OVERDUE: "rollout tick", SHADOW_OVERDUE: "rollout shadow"}
@@ -88,6 +101,68 @@ class Raised:
     dedupe_key: str
     facts: Mapping[str, Any] = field(default_factory=dict)
     rollout_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A fault that lasts, as it is seen now: one alert when it begins, and one when it is over.
+
+    Attributes:
+        cause: what is at fault: its topic, and a name if there may be several, such as `channel slack-1f2e3d4c`.
+        kind, severity, text, rollout_id: of the alert.
+        strategies, symbols: the names of what it affects now.
+        facts: further facts of the alert.
+    """
+
+    cause: str
+    kind: str
+    severity: Severity
+    text: str
+    strategies: Sequence[str] = ()
+    symbols: Sequence[str] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    rollout_id: UUID | None = None
+
+    @property
+    def topic(self) -> str:
+        return self.cause.partition(" ")[0]
+
+    @property
+    def all_facts(self) -> dict[str, Any]:
+        return {**self.facts, **affected_facts(self.strategies, self.symbols)}
+
+
+def affected_facts(strategies: Sequence[str], symbols: Sequence[str]) -> dict[str, Any]:
+    """Return the facts about what an incident affects. Long lists are cut, with their length beside them."""
+    return {
+        "strategies": list(strategies[:LISTED]),
+        "strategy_count": len(strategies),
+        "symbols": list(symbols[:LISTED]),
+        "symbol_count": len(symbols),
+    }
+
+
+def few_of(names: Sequence[str]) -> str:
+    """Return the first names, and the number of the others."""
+    shown = ", ".join(names[:FEW])
+    return f"{shown} and {len(names) - FEW:,} more" if len(names) > FEW else shown
+
+
+def affected_text(strategies: Sequence[str], symbols: Sequence[str]) -> str:
+    """Return what an incident affects, such as `2 symbols (GOLD, SILVER) of 1 strategy (fib_rsi)`."""
+    parts = [
+        f"{len(names):,} {one if len(names) == 1 else many} ({few_of(names)})"
+        for names, one, many in ((symbols, "symbol", "symbols"), (strategies, "strategy", "strategies"))
+        if names
+    ]
+    return " of ".join(parts)
+
+
+def ended_text(kind: str, lasted: timedelta, strategies: Sequence[str], symbols: Sequence[str]) -> str:
+    """Return the text of the alert that an incident is over."""
+    affected = affected_text(strategies, symbols)
+    about = f"{HEADLINES.get(kind, kind)}: over after {format_duration(lasted)}"
+    return f"{about}, affected {affected}" if affected else about
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +207,8 @@ class Facts(BaseModel):
     high: float | None = None
     n: int = 0
     channel: str = ""
+    incident: str = ""  # the kind of the alert at its start
+    strategy_count: int = 0
 
 
 CountUsers = Callable[[str, Exposed], int | None]  # (strategy name, share) -> users, None without a user list
@@ -151,8 +228,9 @@ def message(raised: Raised, *, number: int = 1, count: CountUsers = count_unknow
     """
     facts = _read_facts(raised.facts)
     commands = _suggested_commands(raised, facts)
-    headline = HEADLINES.get(raised.kind) or raised.kind.replace("_", " ").replace(".", ", ")
-    subject = " ".join(part for part in (raised.strategy_name, facts.version or facts.channel) if part)
+    headline = _headline(raised.kind) if raised.kind != ENDED else f"over: {_headline(facts.incident)}"
+    many = f"{facts.strategy_count:,} strategies" if facts.strategy_count and not raised.strategy_name else ""
+    subject = " ".join(part for part in (raised.strategy_name or many, facts.version or facts.channel) if part)
     again = f", sent {number} times" if number > 1 else ""
     message_id = f"{sha256(raised.dedupe_key.encode()).hexdigest()[:12]}-{number}"
     lines = [
@@ -162,7 +240,7 @@ def message(raised: Raised, *, number: int = 1, count: CountUsers = count_unknow
         *(f"{why}: {command}" for why, command in commands),
         f"alert {raised.id} of {raised.at:%Y-%m-%d %H:%M} UTC{again}; id {message_id}",
     ]
-    title = clipped(f"[{raised.severity}] {subject}: {headline}")
+    title = clipped(f"[{raised.severity}] {f'{subject}: ' if subject else ''}{headline}")
     action = commands[0][1] if commands else ""
     body = "\n".join(line for line in lines if line)
     return Message(title=title, body=body, action=action, id=message_id, raised=raised)
@@ -172,6 +250,10 @@ def clipped(text: str) -> str:
     """Return *text* as one short line of printable characters, which every channel accepts."""
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     return line if len(line) <= LONGEST else f"{line[:LONGEST]} …"
+
+
+def _headline(kind: str) -> str:
+    return HEADLINES.get(kind) or kind.replace("_", " ").replace(".", ", ")
 
 
 def _read_facts(facts: Mapping[str, Any]) -> Facts:
@@ -210,9 +292,8 @@ def _suggested_commands(raised: Raised, facts: Facts) -> list[tuple[str, str]]:
     """Return pairs of purpose and command, the most likely first."""
     strategy, version = quote(raised.strategy_name), quote(facts.version)
     undo = f"rollout rollback {strategy} {WHY}"
-    subject = "audit verify" if raised.kind == AUDIT_BROKEN else f"status {strategy}"
     reopen = ("to reopen", f"rollout activate {strategy} {version} {WHY}")
-    status = reopen if raised.kind == CLOSED else ("details", f"rollout {subject}")
+    status = reopen if raised.kind == CLOSED else ("details", _details(raised))
     critical = raised.severity is Severity.CRITICAL
     acknowledge = [("acknowledge", f"rollout alerts ack {raised.id} {WHY}")] if critical else []
     match raised.kind:
@@ -234,7 +315,8 @@ def _suggested_commands(raised: Raised, facts: Facts) -> list[tuple[str, str]]:
         case "rollout.blind" | "candles.absent" | "feed.stale":
             return [status, *([("to undo", undo)] if _is_canary(facts) else []), *acknowledge]
         case "rollout.tick_overdue" | "shadow.overdue":
-            also = [("or", undo)] if raised.kind == TICK_OVERDUE or _is_canary(facts) else []
+            undone = raised.strategy_name and (raised.kind == TICK_OVERDUE or _is_canary(facts))
+            also = [("or", undo)] if undone else []
             return [("run now", _RUN_NOW[raised.kind]), *also, *acknowledge]
         case "version.tampered" | "version.refused" | "shadow.isolation_breach":
             return [_withdrawal(facts, strategy, version, undo), *acknowledge]
@@ -242,6 +324,15 @@ def _suggested_commands(raised: Raised, facts: Facts) -> list[tuple[str, str]]:
             return [("try it", f"rollout alerts test {quote(facts.channel)}")]
         case _:
             return [status, *acknowledge]
+
+
+def _details(raised: Raised) -> str:
+    """Return the command that shows more about an alert."""
+    if raised.kind == AUDIT_BROKEN:
+        return "rollout audit verify"
+    if raised.strategy_name:
+        return f"rollout status {quote(raised.strategy_name)}"
+    return "rollout alerts list" if raised.kind == ENDED else "rollout status"
 
 
 def _withdrawal(facts: Facts, strategy: str, version: str, undo: str) -> tuple[str, str]:
@@ -267,6 +358,7 @@ class DeliveryPace:
         repeat_after: when a critical alert without an acknowledgement is sent again.
         lease: how long the process that claimed an alert holds it. Longer than a delivery pass lasts.
         news: a new channel receives alerts up to this age, and all critical ones without an acknowledgement.
+        quiet: how long a fault must be gone until its incident is over.
     """
 
     first_retry: timedelta = timedelta(minutes=1)
@@ -275,6 +367,7 @@ class DeliveryPace:
     repeat_after: timedelta = timedelta(minutes=30)
     lease: timedelta = timedelta(minutes=5)
     news: timedelta = timedelta(hours=24)
+    quiet: timedelta = QUIET
 
     @property
     def longest(self) -> timedelta:

@@ -65,6 +65,12 @@ def _restore(kind: type[RolloutError], args: tuple[Any, ...], facts: Mapping[str
     return error
 
 
+def reason_of(error: BaseException) -> str:
+    """Return the error's text as one printable line, or the name of its type if it has no text."""
+    text = "".join(char if char.isprintable() else " " for char in str(error))
+    return " ".join(text.split()) or type(error).__name__
+
+
 class _Template(Formatter):
     """Show a list as `a, b`, with another separator as in `{names: or }`, and a time as ISO 8601."""
 
@@ -548,6 +554,13 @@ class StrategyFailed(Untrusted):
     """{what}."""
 
     what: str  # in one line, the exception of the version's own code, or how its process died
+
+
+class StrategyOverdue(StrategyFailed):
+    """{what}.
+
+    Its worker was not ready in time. The version may be at fault, or a host that is too slow.
+    """
 
 
 class RoutingUnavailable(RolloutError):

@@ -68,14 +68,53 @@ NO_ORDERS = Orders(
 )
 
 
+SLOW_LOAD = 0.5  # share of the time to load a version from which on its host counts as too slow
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRun:
+    """How one version fared in a shadow run, to tell a slow host from a slow version.
+
+    Attributes:
+        serves: whether it is an active version. Only these measure a host, because they have passed every gate.
+        hit: whether it missed a time limit or could not be isolated.
+        load_share: its slowest load, as a share of the time limit. 0 if it was not loaded in this run.
+    """
+
+    strategy_name: str
+    version: str
+    serves: bool
+    hit: bool = False
+    load_share: float = 0.0
+
+
+def host_at_fault(of: VersionRun, runs: Sequence[VersionRun]) -> str:
+    """Return why the host is at fault for what hit a version in a run, or an empty text.
+
+    The host is at fault if more than half of the other active versions of the run missed a time limit as well, or
+    took over half of it to load. A version cannot excuse itself, and neither can versions that no user has.
+    """
+    others = [
+        each for each in runs if each.serves and (each.strategy_name, each.version) != (of.strategy_name, of.version)
+    ]
+    slow = [each for each in others if each.hit or each.load_share >= SLOW_LOAD]
+    if 2 * len(slow) <= len(others):
+        return ""
+    return f"{len(slow)} of {len(others)} other active versions missed a time limit or took over half of it to load"
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """Counts from the decision log of one version since the rollout's start.
+
+    What the host is at fault for is not counted against the version, see `host_at_fault`.
 
     Attributes:
         decided: rows of any kind, with errors but without `insufficient_history`.
         errors_in_a_row: errors at the newest end of the log, on the symbol with the most.
         silent_candles: candles that the other version has decided since this one last did, on the symbol with the most.
+        host_errors_in_a_row, host_silent_candles: the same, with what the host is at fault for.
+        host_fault: why the host is at fault, or "".
     """
 
     decided: int = 0
@@ -85,6 +124,9 @@ class Record:
     breaches: int = 0
     silent_candles: int = 0
     last_error: str = ""
+    host_errors_in_a_row: int = 0
+    host_silent_candles: int = 0
+    host_fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)

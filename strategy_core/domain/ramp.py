@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from strategy_core.domain.errors import EvidenceUnavailable
+from strategy_core.domain.errors import EvidenceUnavailable, reason_of
 from strategy_core.domain.evidence import Evidence
 from strategy_core.domain.gates.base import SEVERITY, Finding, Freshness, Gate, Margins, Verdict, format_duration
 from strategy_core.domain.gates.on_slots import Harm
@@ -202,9 +202,10 @@ def _judge(gate: Gate, evidence: Evidence, margins: Margins) -> Finding:
     try:
         return gate.judge(evidence, margins)
     except EvidenceUnavailable as error:
-        return gate.found(Verdict.BLIND, error.cause)
+        return gate.found(Verdict.BLIND, reason_of(error))
     except Exception as error:  # noqa: BLE001  a bug in one gate must not stop the gates that would roll back
-        return gate.found(Verdict.BLIND, f"the gate itself failed: {type(error).__name__}: {error}")
+        text, kind = reason_of(error), type(error).__name__
+        return gate.found(Verdict.BLIND, f"the gate itself failed: {kind if text == kind else f'{kind}: {text}'}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,18 +24,21 @@ from strategy_core.domain.errors import (
     IsolationUnavailable,
     RolloutError,
     StrategyFailed,
+    StrategyOverdue,
     Untrusted,
+    reason_of,
 )
 from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action, Decision
 from strategy_core.isolation import protocol
 from strategy_core.isolation.fingerprint import check_model_files, model_file_parts, own_modules
 from strategy_core.isolation.process import Died, Overdue, Process, checked_config, start_frame
-from strategy_core.isolation.protocol import Answer, Question
+from strategy_core.isolation.protocol import Answer, Kind, Question
 from strategy_core.isolation.sandbox import View
 from strategy_core.strategies.loading import resolve
 
 FAILURES_IN_A_ROW = 3  # per run, so that a hanging version does not stall a catch-up of a thousand candles
 FAILURES_IN_ALL = 10
+LOAD_DEADLINE_S = 60.0
 MEMORY_BYTES = 8 << 30  # address space, of which libraries reserve far more than they use
 ROW_ALLOWANCE_S = 0.001  # added to the deadline for each window of a vectorised request
 SEND_ALLOWANCE_S = 5.0
@@ -175,13 +178,14 @@ class IsolatedStrategy:
         deadline_s: float = 5.0,
         engine: object | None = None,
         memory_bytes: int = MEMORY_BYTES,
-        load_deadline_s: float = 60.0,
+        load_deadline_s: float = LOAD_DEADLINE_S,
         model_files: Mapping[str, str] | None = None,
     ) -> None:
         self.entry_point = entry_point
         self.deadline_s = deadline_s
         self.load_deadline_s = load_deadline_s
         self.breaches: list[str] = []
+        self._load_s = 0.0
         self._process: Process | None = None
         self._description: Description | None = None
         self._refused: RolloutError | None = None
@@ -216,6 +220,11 @@ class IsolatedStrategy:
         if self._process is not None:
             self._process.end()
             self._process = None
+
+    def take_load_s(self) -> float:
+        """Return the seconds of its slowest load since the last call, 0 without one."""
+        taken, self._load_s = self._load_s, 0.0
+        return taken
 
     def describe(self) -> Description:
         """Load the version and return its description.
@@ -335,7 +344,7 @@ class IsolatedStrategy:
                 raise StrategyFailed(f"{self.entry_point} names other model files each time it is loaded")
             self._description = described
         except Overdue:
-            self._refuse(StrategyFailed(f"loading {self.entry_point} took more than {self.load_deadline_s:g} s"))
+            self._refuse(StrategyOverdue(f"loading {self.entry_point} took more than {self.load_deadline_s:g} s"))
         except Died as died:
             self._refuse(StrategyFailed(f"loading {self.entry_point} failed: {died}"))
         except (Untrusted, Invalid) as refused:
@@ -356,8 +365,9 @@ class IsolatedStrategy:
         modules = own_modules(module, self.entry_point)
         check_model_files(self.entry_point, model_files, modules, self._config)
         view = View(modules, [file for file in model_files if file.is_file()], self._folder)
+        began = time.monotonic()
         self._process = process = Process()
-        deadline = time.monotonic() + self.load_deadline_s
+        deadline = began + self.load_deadline_s
         header = {
             "entry_point": self.entry_point,
             "config": self._config,
@@ -370,6 +380,7 @@ class IsolatedStrategy:
             if message[0] != "breach":
                 break
             self._record_breach(message[1])
+        self._load_s = max(self._load_s, time.monotonic() - began)
         return process, _description_in(*message, self.entry_point)
 
     def _refuse(self, refused: RolloutError) -> NoReturn:
@@ -423,7 +434,10 @@ def _description_in(key: str, value: object, entry_point: str) -> Description:
 
 
 def _refusal(refused: RolloutError) -> Answer:
-    return Answer(None, str(refused), "breach" if isinstance(refused, IsolationBreach) else "raised")
+    kind: Kind = "raised"
+    if isinstance(refused, IsolationBreach | StrategyOverdue):
+        kind = "breach" if isinstance(refused, IsolationBreach) else "deadline"
+    return Answer(None, reason_of(refused), kind)
 
 
 def _pickled(engine: object, entry_point: str) -> bytes:

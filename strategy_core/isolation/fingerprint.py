@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Self
 from unicodedata import normalize
 
-from strategy_core.domain.errors import InvalidConfig, InvalidEntryPoint
+from strategy_core.domain.errors import InvalidConfig, InvalidEntryPoint, reason_of
 from strategy_core.isolation.protocol import one_line
 from strategy_core.strategies.loading import resolve
 
@@ -395,7 +395,7 @@ def _parsed(file: _File, module: str) -> frozenset[str]:
 
 
 def _unreadable(module: str, entry_point: str, error: Exception) -> InvalidEntryPoint:
-    return InvalidEntryPoint(entry_point, f"module {module} cannot be read: {error}")
+    return InvalidEntryPoint(entry_point, f"module {module} cannot be read: {reason_of(error)}")
 
 
 def _absolute(node: ast.ImportFrom, module: str, *, is_package: bool) -> str:

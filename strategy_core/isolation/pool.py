@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from strategy_core.domain.errors import AnswersMismatch, FingerprintMismatch, InvalidEntryPoint
-from strategy_core.isolation.client import Description, IsolatedStrategy
+from strategy_core.isolation.client import LOAD_DEADLINE_S, Description, IsolatedStrategy
 from strategy_core.isolation.fingerprint import (
     SCHEMA,
     Fingerprint,
@@ -114,11 +114,15 @@ class WorkerPool:
 
     Args:
         deadline_s: time for one decision.
+        load_deadline_s: time to load a version.
         at_once: number of workers that run at the same time, by default the cores of this process.
     """
 
-    def __init__(self, *, deadline_s: float = 5.0, at_once: int | None = None) -> None:
+    def __init__(
+        self, *, deadline_s: float = 5.0, load_deadline_s: float = LOAD_DEADLINE_S, at_once: int | None = None
+    ) -> None:
         self.at_once = at_once or own_cores()
+        self.load_deadline_s = load_deadline_s
         self._deadline_s = deadline_s
         self._lock = threading.Lock()
         self._idle: list[tuple[str, IsolatedStrategy]] = []  # longest idle first
@@ -177,6 +181,12 @@ class WorkerPool:
             for each in surplus:
                 each.close()
 
+    def time_load(self, version: StrategyVersion, read_answers: ReadAnswers) -> float:
+        """Return the seconds that a new worker of the version takes to load. Raises the errors of `borrow`."""
+        worker = self._start(version, read_answers)
+        worker.close()
+        return worker.take_load_s()
+
     def dedicated(self, version: StrategyVersion, read_answers: ReadAnswers) -> IsolatedStrategy:
         """Return a worker that is the caller's until the pool is closed. Raises the errors of `borrow`."""
         worker = self._start(version, read_answers)
@@ -214,8 +224,13 @@ class WorkerPool:
         self.close()
 
     def _start(self, version: StrategyVersion, read_answers: ReadAnswers) -> IsolatedStrategy:
-        files = registered_model_files(version.fingerprint_parts)
-        worker = IsolatedStrategy(version.entry_point, version.config, deadline_s=self._deadline_s, model_files=files)
+        worker = IsolatedStrategy(
+            version.entry_point,
+            version.config,
+            deadline_s=self._deadline_s,
+            load_deadline_s=self.load_deadline_s,
+            model_files=registered_model_files(version.fingerprint_parts),
+        )
         try:
             _verify(version, worker.describe())
             _verify_answers(version, worker, read_answers)

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from strategy_core.domain.errors import InvalidDecision
 from strategy_core.domain.strategy import Action, Decision, checked_decision
 
-Kind = Literal["", "raised", "invalid", "deadline", "died", "breach"]
+Kind = Literal["", "raised", "invalid", "deadline", "died", "breach", "overload"]
+FROM_A_WORKER = ("", "raised", "invalid", "breach")  # a version's code must not choose the others, see `overload`
 
 OUT_OF_MEMORY = 77  # a worker's exit code
 LENGTH_BYTES = 8
@@ -41,7 +42,8 @@ class Answer:
         decision: the decision, or None if the version failed.
         error: one line on what went wrong, else None.
         kind: "" for a decision, else raised, invalid (not a valid decision: NaN, confidence 2, wrong type), deadline,
-            died, or breach (it tried to touch the outside, with or without a decision).
+            died, breach (it tried to touch the outside, with or without a decision), or overload (a deadline for which
+            the run found the host at fault: gates do not count it against the version).
         duration_ms: time in the version's code, for a vectorised answer an equal share of it.
     """
 
@@ -168,13 +170,13 @@ def one_line(error: object) -> str:
 
 
 def _answer(kind: object, error: object, decision: Any, duration_ms: object) -> Answer:
-    if kind not in get_args(Kind) or not (error is None or isinstance(error, str)):
+    if kind not in FROM_A_WORKER or not (error is None or isinstance(error, str)):
         raise ProtocolError("an unknown kind of answer")
     if not isinstance(duration_ms, float) or not 0.0 <= duration_ms < math.inf:
         raise ProtocolError("an invalid duration")
     known = cast(Kind, kind)
     if known:
-        return Answer(None, one_line(error), known, duration_ms)
+        return Answer(None, one_line(error or "") or "it gave no reason", known, duration_ms)
     action, confidence, features, reason = decision
     return Answer(loggable(Decision(Action(action), confidence, features, reason)), None, "", duration_ms)
 

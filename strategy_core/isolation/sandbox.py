@@ -446,6 +446,10 @@ def _as_exit_code(attempt: Callable[[], None]) -> int:  # pragma: no cover - run
     return 0
 
 
+def _reason(failed: BaseException) -> str:
+    return str(failed) or type(failed).__name__
+
+
 def _tried(attempt: Callable[[], None]) -> str:
     """Run *attempt* in a child process and return why it failed, or an empty text."""
     reader, writer = os.pipe()
@@ -454,7 +458,7 @@ def _tried(attempt: Callable[[], None]) -> str:
         try:
             attempt()
         except BaseException as failed:  # noqa: BLE001  a child must not go on as its parent
-            os.write(writer, (str(failed) or type(failed).__name__).encode()[:500])
+            os.write(writer, _reason(failed).encode()[:500])
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader, "rb") as told:
@@ -474,7 +478,7 @@ def available() -> Available:
             command, capture_output=True, text=True, timeout=TRIAL_S, check=True, env=_small_environment()
         )
     except (OSError, subprocess.SubprocessError) as failed:
-        return Available(Level.NONE, dict.fromkeys(_TRIALS, f"the trial failed: {failed}"))
+        return Available(Level.NONE, dict.fromkeys(_TRIALS, f"the trial failed: {_reason(failed)}"))
     return read_available(done.stdout)
 
 
@@ -485,7 +489,9 @@ def _of_sidecar(path: str) -> Available:
             asking.connect(path)
             return read_available(asking.recv(MESSAGE_BYTES).decode())
         except (OSError, ValueError) as failed:
-            return Available(Level.NONE, dict.fromkeys(_TRIALS, f"the sidecar at {path} does not answer: {failed}"))
+            return Available(
+                Level.NONE, dict.fromkeys(_TRIALS, f"the sidecar at {path} does not answer: {_reason(failed)}")
+            )
 
 
 def read_available(text: str) -> Available:

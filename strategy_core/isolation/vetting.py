@@ -30,7 +30,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from strategy_core.domain.candles import Windows, timeframe_delta
-from strategy_core.domain.errors import Invalid, IsolationBreach, StrategyFailed, Untrusted
+from strategy_core.domain.errors import Invalid, IsolationBreach, StrategyFailed, StrategyOverdue, Untrusted
 from strategy_core.domain.strategy import Action, Decision
 from strategy_core.isolation import protocol
 from strategy_core.isolation.client import DecisionRequest, IsolatedStrategy
@@ -156,7 +156,8 @@ def first_difference(strategy: IsolatedStrategy, known: KnownAnswers) -> str | N
         if answer.kind == "breach":
             raise IsolationBreach(str(answer.error))
         if answer.kind in {"died", "deadline"}:
-            raise StrategyFailed(f"asked for known answers: {answer.error}")
+            failed = StrategyOverdue if answer.kind == "deadline" else StrategyFailed
+            raise failed(f"asked for known answers: {answer.error}")
         if answer.decision is None or not _same_answer(before, answer.decision):
             at = f"{ask.symbol} {ask.candles.index[position]:%Y-%m-%d %H:%M}"  # type: ignore[union-attr]
             now = str(answer.error) if answer.decision is None else _format(answer.decision)

@@ -10,7 +10,7 @@ import pandas as pd
 import structlog
 
 from strategy_core.domain.candles import Checked, checked_candles, timeframe_delta
-from strategy_core.domain.errors import InvalidCandles, MissingExtra, UnknownSymbol
+from strategy_core.domain.errors import InvalidCandles, MissingExtra, UnknownSymbol, reason_of
 from strategy_core.market.calendars import Calendar
 from strategy_core.market.source import log_repairs, newest_open, window
 
@@ -155,7 +155,7 @@ def _csv(path: Path) -> pd.DataFrame:
     except UnicodeDecodeError as error:
         raise InvalidCandles(str(path), f"is not UTF-8 text: {error.reason}") from None
     except (OSError, EOFError, zlib.error) as error:  # also a damaged or truncated .gz
-        raise InvalidCandles(str(path), f"cannot be read: {error}") from None
+        raise InvalidCandles(str(path), f"cannot be read: {reason_of(error)}") from None
 
 
 def _parquet(path: Path) -> pd.DataFrame:
@@ -164,5 +164,4 @@ def _parquet(path: Path) -> pd.DataFrame:
     except ImportError:
         raise MissingExtra(f"reading {path}", "parquet") from None
     except Exception as error:  # noqa: BLE001  pyarrow and pandas raise many types for a damaged file
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InvalidCandles(str(path), f"is not Parquet: {reason[:200]}") from None
+        raise InvalidCandles(str(path), f"is not Parquet: {reason_of(error)[:200]}") from None

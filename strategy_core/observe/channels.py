@@ -8,7 +8,6 @@ import importlib.util
 import logging
 import re
 import threading
-from functools import cached_property
 from hashlib import pbkdf2_hmac
 from typing import Any
 
@@ -22,6 +21,7 @@ _SEPARATOR = re.compile(rf"\s+|,(?=(?:(?:{_SEVERITIES})=)?[A-Za-z][\w+.-]*://)")
 _ENTRY = re.compile(rf"(?:(?P<severity>{_SEVERITIES})=)?(?P<url>(?P<scheme>[A-Za-z][\w+.-]*)://.*)")
 _HASH_ROUNDS = 50_000
 _HTTP_STATUS = re.compile(r"error=(\d{3})\b")
+READY_S = 60.0  # to import apprise and to build a channel, which a busy machine makes slow
 _UNSAFE_LOGGERS = ("urllib3", "requests_oauthlib", "oauthlib")  # used by apprise, they log whole addresses
 _TYPES = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "failure"}
 
@@ -61,24 +61,46 @@ class AppriseChannel:
         scheme: the scheme of *url*, used in the channel's name.
         at_least: the lowest severity that is sent.
         timeout: in seconds, per message. A message that times out counts as failed, so it may arrive twice.
+        ready_timeout: in seconds, to import apprise and to build the channel, before the time of a message begins.
     """
 
     repeats = True
 
     def __init__(
-        self, url: SecretStr, *, scheme: str, at_least: Severity = Severity.INFO, timeout: float = 10.0
+        self,
+        url: SecretStr,
+        *,
+        scheme: str,
+        at_least: Severity = Severity.INFO,
+        timeout: float = 10.0,
+        ready_timeout: float = READY_S,
     ) -> None:
         digest = pbkdf2_hmac("sha256", url.get_secret_value().encode(), b"rollout alert channel", _HASH_ROUNDS)
         self.name = f"{scheme.lower()}-{digest.hex()[:8]}"
         self.at_least = at_least
         self.timeout = timeout
+        self.ready_timeout = ready_timeout
         self._url = url
+        self._service: Any = None  # None too if apprise does not support the address
+        self._failure = ""
+        self._building = threading.Thread(target=self._build, daemon=True, name=f"open {self.name}")
+        self._started = threading.Lock()
 
     def __repr__(self) -> str:
         return f"Channel({self.name}, {self.at_least}+)"
 
+    def prepare(self) -> None:
+        """Import apprise and build the channel once. Called before the time limit of a message begins."""
+        with self._started:
+            if self._building.ident is None:
+                self._building.start()
+        self._building.join(self.ready_timeout)
+
     def send(self, message: Message, severity: Severity) -> str:
         """Send a message. Return an empty text on success, otherwise the problem in one line."""
+        self.prepare()
+        if self._building.is_alive():
+            return f"not ready within {self.ready_timeout:g} s"
         problems: list[str] = []
         thread = threading.Thread(  # a daemon thread: a hanging service must not keep the process alive
             target=lambda: problems.append(self._notify(message, severity)), daemon=True, name=f"alerts {self.name}"
@@ -97,22 +119,25 @@ class AppriseChannel:
             return f"failed: {type(error).__name__}"
         return "" if accepted else self._problem()
 
-    @cached_property
-    def _service(self) -> Any:
-        """Return the apprise service, or None if apprise does not support the address.
+    def _build(self) -> None:
+        """Build the apprise service.
 
         It is kept, because it limits its own request rate. Redirects are not followed: messages go only to the server
         that the owner configured.
         """
-        import apprise
+        _apprise_log.start()
+        try:
+            import apprise
 
-        asset = apprise.AppriseAsset(async_mode=False, http_redirects=False, secure_logging=True)
-        service = apprise.Apprise(asset=asset)
-        return service if service.add(self._url.get_secret_value()) else None
+            asset = apprise.AppriseAsset(async_mode=False, http_redirects=False, secure_logging=True)
+            service = apprise.Apprise(asset=asset)
+            self._service = service if service.add(self._url.get_secret_value()) else None
+        except Exception as error:  # noqa: BLE001  as in `_notify`
+            self._failure = f"failed: {type(error).__name__}"
 
     def _problem(self) -> str:
         if self._service is None:
-            return "apprise does not support this address"
+            return self._failure or "apprise does not support this address"
         log = "\n".join(_apprise_log.lines)
         if status := _HTTP_STATUS.search(log):
             return f"HTTP {status[1]}"

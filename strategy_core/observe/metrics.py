@@ -136,7 +136,7 @@ MOST_TALLIES = 20_000
 MOST_TOKENS = 1_000
 _LABELS = {family.name: family.labels for family in FAMILIES}
 _VERDICTS = tuple(verdict.value for verdict in Verdict)
-ERROR_KINDS = ("breach", "deadline", "died", "invalid", "raised")
+ERROR_KINDS = ("breach", "deadline", "died", "invalid", "overload", "raised")
 
 
 class RolloutCollector(Collector):

@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
+from strategy_core.domain.errors import reason_of
+
 _CONCURRENT_QUERIES = 8  # enough for a few slow ones, without overloading the server
 _MAX_BYTES = 1_000_000  # per answer, which holds one number
 _MAX_PROBLEM = 200  # characters of a server's error message
@@ -66,7 +68,7 @@ class Prometheus:
         except httpx.TimeoutException:
             return QueryResult(None, f"no answer within {self.timeout:g} s")
         except httpx.ConnectError as error:
-            return QueryResult(None, self._redacted(f"cannot be reached: {error}"))
+            return QueryResult(None, self._redacted(f"cannot be reached: {reason_of(error)}"))
         except httpx.HTTPError as error:  # its text may quote the header
             return QueryResult(None, f"no answer: {type(error).__name__}")
 

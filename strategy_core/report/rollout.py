@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from strategy_core.domain.alerts import WHY
+from strategy_core.domain.alerts import HEADLINES, WHY, clipped
 from strategy_core.domain.gates.base import Verdict, format_duration
 from strategy_core.domain.preview import ESTIMATE, Audience, Preview
 from strategy_core.domain.ramp import ENDED, State
@@ -35,6 +35,14 @@ _STATE_FIELDS = {
     "rollout": "rollout",
 }
 _BOLD_VERDICTS = (Verdict.BREACH, Verdict.FAIL, Verdict.BLIND)
+ERROR_WORDS = {
+    "raised": "its code raised",
+    "invalid": "not a valid decision",
+    "deadline": "not in time",
+    "died": "its worker died",
+    "breach": "tried to reach outside",
+    "overload": "not in time on a host that was too slow, not counted",
+}
 _SIDES = {1: "buy", -1: "sell"}
 
 
@@ -251,6 +259,8 @@ def _rollback_sections(rollback: RollbackFacts, *, embedded: bool = False) -> st
     cost = None if embedded else rollback.cost
     return sections(
         _rollback_facts(rollback),
+        f"{heading} Errors and open alerts",
+        _rollback_causes(rollback),
         f"{heading} Gate verdicts",
         _gate_table(rollback.verdicts, wide=embedded),
         f"{heading} Users reached",
@@ -289,6 +299,28 @@ def _rollback_facts(rollback: RollbackFacts) -> str:
         ("request", event.request_id or None),
     ]
     return fact_list(facts)
+
+
+def _rollback_causes(rollback: RollbackFacts) -> str:
+    """Return the newest errors of the version and the alerts about it that were open, in plain words."""
+    errors = [
+        f"{row.timestamp:%Y-%m-%d %H:%M} {row.symbol}: {ERROR_WORDS.get(row.error_kind, row.error_kind)}: {row.error}"
+        for row in rollback.errors
+    ]
+    if rollback.failed_run is not None:
+        failed = rollback.failed_run
+        host = f" (the host is at fault: {failed.host_fault})" if failed.host_fault else ""
+        errors.insert(0, f"{failed.at:%Y-%m-%d %H:%M}: the version could not be run: {failed.reason}{host}")
+    alerts = [
+        f"{alert.at:%Y-%m-%d %H:%M} {alert.severity}, {HEADLINES.get(alert.kind, alert.kind)}: {clipped(alert.text)}"
+        for alert in rollback.alerts
+    ]
+    return sections(
+        "**Newest errors**" if errors else "The version had no errors.",
+        bullet_list(errors) if errors else "",
+        "**Open alerts**" if alerts else "No alert about the version was open.",
+        bullet_list(alerts) if alerts else "",
+    ).rstrip()
 
 
 def _evidence_tables(rollback: RollbackFacts) -> str:

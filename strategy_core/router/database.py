@@ -18,7 +18,7 @@ from sqlalchemy import URL, Connection, NullPool, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
-from strategy_core.domain.errors import RoutingUnavailable
+from strategy_core.domain.errors import RoutingUnavailable, reason_of
 from strategy_core.router.source import AllRouting
 from strategy_core.store import versions
 from strategy_core.store.engine import failure
@@ -89,7 +89,7 @@ class PostgresqlSource:
             while not (self._has_notification() or stop.is_set()) and (left := deadline - monotonic()) > 0:
                 self._listen(min(left, _SLICE_S))
         except psycopg.Error as error:
-            raise RoutingUnavailable(self.address, " ".join(str(error).split())) from error
+            raise RoutingUnavailable(self.address, reason_of(error)) from error
 
     def close(self) -> None:
         connection, self._connection, self._driver = self._connection, None, None

@@ -1,27 +1,49 @@
-"""Alert delivery: send the outbox to each channel outside any tick, and acknowledge alerts."""
+"""Incidents and alert delivery: raise one alert per incident, send the outbox to each channel, acknowledge alerts."""
 
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any, Protocol
 from uuid import uuid4
 
 import structlog
 from sqlalchemy import Engine
+from sqlmodel import Session
 
-from strategy_core.domain.alerts import CHANNEL_FAILED, CountUsers, DeliveryPace, Message, Raised, Severity, message
+from strategy_core.domain.alerts import (
+    AWAITING_APPROVAL,
+    AWAITING_DECISION,
+    CHANNEL_FAILED,
+    ENDED,
+    QUIET,
+    REFUSED,
+    CountUsers,
+    DeliveryPace,
+    Fault,
+    Message,
+    Raised,
+    Severity,
+    affected_facts,
+    ended_text,
+    message,
+)
 from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import UnknownChannel
-from strategy_core.domain.lifecycle import utc
+from strategy_core.domain.lifecycle import Status, utc
+from strategy_core.domain.ramp import State
 from strategy_core.services.users import counted
-from strategy_core.store import alerts
+from strategy_core.store import alerts, decisions, rollouts, versions
 from strategy_core.store.alerts import ChannelState
 from strategy_core.store.engine import reading, retry_transient, transaction
-from strategy_core.store.tables import AlertDelivery, AlertOutbox
+from strategy_core.store.tables import AlertDelivery, AlertOutbox, Incident
 
+FEED, SHADOW, TICK, CHANNEL = "feed", "shadow", "tick", "channel"  # topics of incidents
+BLINDNESS, REVISIONS, HOST = "blind", "revisions", "host"
+GROWN_AFTER = 6  # times the quiet time, until an incident that has doubled is alerted again
+_WAITING = {AWAITING_APPROVAL: State.AWAITING_APPROVAL, AWAITING_DECISION: State.AWAITING_DECISION}
 PASS_S = 45.0  # real seconds until a pass stops claiming messages: well within a lease and within a minute
 log = structlog.get_logger()
 
@@ -32,6 +54,10 @@ class AlertChannel(Protocol):
     name: str
     at_least: Severity
     repeats: bool  # whether critical alerts are sent again until they are acknowledged
+
+    def prepare(self) -> None:
+        """Get ready to send. May be slow, and raises nothing: `send` reports a channel that is not ready."""
+        ...
 
     def send(self, message: Message, severity: Severity) -> str:
         """Send the message and return "" on success, else the problem."""
@@ -67,6 +93,118 @@ class _Pass:
     count: CountUsers
 
 
+def report_faults(
+    engine: Engine,
+    topic: str,
+    faults: Sequence[Fault],
+    *,
+    now: datetime,
+    quiet: timedelta = QUIET,
+    is_news: Callable[[Session, Incident], bool] = lambda *_: True,
+    partly: bool = False,
+) -> None:
+    """Open, extend or end the incidents of a topic. An incident is one alert when it begins and one when it is over.
+
+    It runs in a transaction that holds no row of a strategy, so that no rollback waits for an incident.
+
+    Args:
+        faults: all faults of this topic that are seen now, at most one per cause.
+        quiet: how long a fault must be gone until its incident is over. A fault that comes and goes is one incident.
+        is_news: whether the end of an incident is alerted. Else it is only closed.
+        partly: only a part was looked at, so that a missing fault does not end its incident.
+    """
+    with reading(engine) as session:
+        seen = {fault.cause for fault in faults}
+        gone = [each for each in alerts.open_incidents(session, topic) if each.cause not in seen]
+    over = [] if partly else [each for each in gone if abs(now - each.seen_at) >= quiet]  # or of a clock far ahead
+    if faults or over:
+        _write_incidents(engine, topic, faults, over, now=now, quiet=quiet, is_news=is_news)
+
+
+@retry_transient()
+def _write_incidents(
+    engine: Engine,
+    topic: str,
+    faults: Sequence[Fault],
+    over: Sequence[Incident],
+    *,
+    now: datetime,
+    quiet: timedelta,
+    is_news: Callable[[Session, Incident], bool],
+) -> None:
+    with transaction(engine) as session:
+        known = {each.cause: each for each in alerts.open_incidents(session, topic)}
+        for fault in sorted(faults, key=lambda fault: fault.cause):
+            if fault.cause in known:
+                alerts.note_fault(session, known[fault.cause], fault, now, repeat_after=GROWN_AFTER * quiet)
+            else:
+                alerts.open_incident(session, fault, now)
+        for each in over:
+            incident = known.get(each.cause)
+            if incident is None or incident.seen_at != each.seen_at or not alerts.end_incident(session, incident, now):
+                continue  # another process has seen the fault again, or ended it
+            if is_news(session, incident):
+                _raise_end(session, incident, now)
+
+
+def _raise_end(session: Session, incident: Incident, now: datetime) -> None:
+    strategies, symbols = incident.affected["strategies"], incident.affected["symbols"]
+    topic, _, name = incident.cause.partition(" ")
+    alerts.raise_alert(
+        session,
+        ENDED,
+        ended_text(incident.kind, abs(incident.seen_at - incident.started_at), strategies, symbols),
+        severity=Severity.INFO.value,
+        strategy_name=strategies[0] if len(strategies) == 1 else "",
+        dedupe_key=f"{incident.cause} since {incident.started_at.isoformat()}, over",
+        facts={
+            "incident": incident.kind,
+            "started_at": incident.started_at.isoformat(),
+            "seen_at": incident.seen_at.isoformat(),
+            **affected_facts(strategies, symbols),
+            **({"channel": name} if topic == CHANNEL else {}),
+        },
+        now=now,
+    )
+
+
+def open_incidents(engine: Engine, *topics: str) -> list[Incident]:
+    """Return the open incidents of these topics."""
+    with reading(engine) as session:
+        return alerts.open_incidents(session, *topics)
+
+
+@retry_transient()
+def close_resolved(engine: Engine, *, now: datetime) -> None:
+    """Acknowledge alerts whose cause is over: an answered question, or a version that decides again or is retired."""
+    with reading(engine) as session:
+        over = [
+            alert.id or 0
+            for alert in alerts.open_alerts(session, [*_WAITING, REFUSED])
+            if (_is_answered if alert.kind in _WAITING else _runs_again)(session, alert)
+        ]
+    if not over:
+        return
+    with transaction(engine) as session:
+        alerts.resolve(session, over, now)
+
+
+def _is_answered(session: Session, alert: AlertOutbox) -> bool:
+    if alert.rollout_id is None:
+        return False
+    return rollouts.get_rollout(session, alert.rollout_id).state != _WAITING[alert.kind]
+
+
+def _runs_again(session: Session, alert: AlertOutbox) -> bool:
+    name, version = alert.strategy_name, str(alert.facts.get("version", ""))
+    known = {each.version: each.status for each in versions.list_versions(session, name)}
+    if known.get(version, Status.RETIRED) == Status.RETIRED:
+        return True
+    if alert.facts.get("partly"):  # another machine decides, which tells nothing about the one that refuses
+        return False
+    return any(row.logged_at > alert.at for row in decisions.find_decisions(session, name, version, limit=1))
+
+
 def deliver(
     engine: Engine,
     channels: Sequence[AlertChannel],
@@ -77,18 +215,19 @@ def deliver(
 ) -> list[Tried]:
     """Send all due messages to each channel, the most severe first, then the oldest.
 
-    Channels are independent of each other. Delivery is at least once: if a process dies between a send and its
-    mark, the message is sent again under the same id when its lease expires. A channel that refuses a message is
-    not tried again in this pass.
+    Alerts whose cause is over are acknowledged first. Channels are independent of each other. Delivery is at least
+    once: if a process dies between a send and its mark, the message is sent again under the same id when its lease
+    expires. A channel that refuses a message is not tried again in this pass.
     """
     now = utc(now, "now")
+    close_resolved(engine, now=now)
     if not channels:
         return []
     shared = _Pass(engine, now, pace, jitter, counted(engine))
     with ThreadPoolExecutor(len(channels), thread_name_prefix="alerts") as threads:
         passes = [threads.submit(_drain, shared, channel) for channel in channels]
     tried = [each for one in passes for each in one.result()]
-    _alert_failed_channels(engine, channels, now)
+    _alert_failed_channels(engine, channels, now, pace.quiet)
     return tried
 
 
@@ -156,6 +295,7 @@ def _drain(shared: _Pass, channel: AlertChannel) -> list[Tried]:
             return []
     if new:
         _enlist(engine, channel, new, now)
+    channel.prepare()  # before a message is claimed: its lease and its time limit begin then
     tried: list[Tried] = []
     while monotonic() < until and not (tried and tried[-1].problem):
         claimed = _claim(shared, channel, claimant)
@@ -238,28 +378,25 @@ def _changes_after_failure(shared: _Pass, alert: AlertOutbox, delivery: AlertDel
     return changes
 
 
-@retry_transient()
-def _alert_failed_channels(engine: Engine, channels: Sequence[AlertChannel], now: datetime) -> None:
+def _alert_failed_channels(engine: Engine, channels: Sequence[AlertChannel], now: datetime, quiet: timedelta) -> None:
     """Alert once per incident for each failed channel, if another channel works."""
     names = {channel.name for channel in channels}
     with reading(engine) as session:
-        states = {name: each for name, each in alerts.channel_states(session, names).items() if name in names}
-    failed = [state for state in states.values() if state.given_up]
-    if not failed or all(state.failing for state in states.values()):
-        return
-    with transaction(engine) as session:
-        for state in failed:
-            since = f"{state.sent_at:%Y-%m-%d %H:%M} UTC" if state.sent_at else "it was set"
-            alerts.raise_alert(
-                session,
-                CHANNEL_FAILED,
-                f"{state.channel} has taken no alert since {since}; {state.waiting} wait for it",
-                severity=Severity.WARNING.value,
-                strategy_name="",
-                dedupe_key=f"channel {state.channel} failed {state.sent_at.isoformat() if state.sent_at else 'always'}",
-                facts={"channel": state.channel, "waiting": state.waiting},
-                now=now,
-            )
+        states = [each for name, each in alerts.channel_states(session, names).items() if name in names]
+    all_fail = all(state.failing for state in states)
+    failed = [_channel_fault(state) for state in states if state.given_up]
+    report_faults(engine, CHANNEL, [] if all_fail else failed, now=now, quiet=quiet, partly=all_fail)
+
+
+def _channel_fault(state: ChannelState) -> Fault:
+    since = f"{state.sent_at:%Y-%m-%d %H:%M} UTC" if state.sent_at else "it was set"
+    return Fault(
+        cause=f"{CHANNEL} {state.channel}",
+        kind=CHANNEL_FAILED,
+        severity=Severity.WARNING,
+        text=f"{state.channel} has taken no alert since {since}; {state.waiting} wait for it",
+        facts={"channel": state.channel, "waiting": state.waiting},
+    )
 
 
 def _test_message(channel: str, now: datetime) -> Message:

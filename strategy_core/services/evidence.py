@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
 from strategy_core.domain.candles import LATE_CANDLES, timeframe_delta
-from strategy_core.domain.errors import RolloutError
+from strategy_core.domain.errors import RolloutError, reason_of
 from strategy_core.domain.evidence import Evidence
 from strategy_core.domain.gates.base import Finding
 from strategy_core.domain.gates.on_metrics import MetricThreshold
@@ -231,5 +231,5 @@ def in_a_line(error: Exception) -> str:
     """Return the error as one printable line. A database error comes without its statement."""
     if isinstance(error, DBAPIError):
         return failure(error)
-    text = " ".join("".join(char if char.isprintable() else " " for char in str(error)).split())
-    return text if isinstance(error, RolloutError) else f"{type(error).__name__}: {text}"
+    text, kind = reason_of(error), type(error).__name__
+    return text if isinstance(error, RolloutError) or text == kind else f"{kind}: {text}"

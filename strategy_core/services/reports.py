@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from math import log10
 from uuid import UUID
 
 from sqlalchemy import Engine
 from sqlmodel import Session
 
+from strategy_core.domain.alerts import ROLLED_BACK, Severity
 from strategy_core.domain.errors import InvalidPlan, UnknownRollout
 from strategy_core.domain.gates.base import SEVERITY, Verdict
 from strategy_core.domain.gates.on_slots import Harm
@@ -31,14 +32,25 @@ from strategy_core.services.history import (
 )
 from strategy_core.services.status import RolloutStatus, rollout_status
 from strategy_core.services.transitions import strategy_state
-from strategy_core.store import audit, decisions, evidence, outcomes, pagination, rollouts, versions
+from strategy_core.store import alerts, audit, decisions, evidence, outcomes, pagination, rollouts, versions
 from strategy_core.store.engine import snapshot
-from strategy_core.store.tables import AuditEvent, BookedSlot, GateVerdict, Rollout, ShadowDecisionLog
+from strategy_core.store.tables import (
+    AlertOutbox,
+    AuditEvent,
+    BookedSlot,
+    FailedRun,
+    GateVerdict,
+    Rollout,
+    ShadowDecisionLog,
+)
 
 COUNTED_AT_A_TICK = 100_000  # users: a larger directory is counted in full reports only
 _POINTS = 300  # of the e-process
 _MOST_CHANGES = 200
 _NEWEST_ROWS = 10
+_NEWEST_ERRORS = 5
+_ERRORS_FOR = timedelta(days=30)  # before the rollback of a version without a rollout
+_ALERTS_READ = 100  # the newest of the strategy, and of incidents of several strategies
 _ROLL_BACK = "roll_back"
 
 
@@ -99,6 +111,9 @@ class RollbackFacts:
         verdicts: the verdicts of all gates, the worst first. If the event names rows, these rows.
         slots: the last booked slots, newest first.
         decisions: the version's last decisions before the rollback, newest first.
+        errors: the version's newest errors before the rollback, newest first.
+        failed_run: the newest run before the rollback in which the version could not be run.
+        alerts: the alerts about the version that were open at the rollback, newest first.
         now_active: the version that serves users since.
         cost: of the rollout's booked slots, if it was a rollout.
     """
@@ -108,6 +123,9 @@ class RollbackFacts:
     verdicts: Sequence[GateVerdict]
     slots: Sequence[BookedSlot]
     decisions: Sequence[ShadowDecisionLog]
+    errors: Sequence[ShadowDecisionLog]
+    failed_run: FailedRun | None
+    alerts: Sequence[AlertOutbox]
     served: Sequence[ServedSpan]
     directory: int | None
     now_active: str | None
@@ -246,6 +264,8 @@ def _rollback_event(session: Session, rollout: Rollout) -> AuditEvent | None:
 
 def _rollback_facts(session: Session, event: AuditEvent, rollout: Rollout | None, census: Census) -> RollbackFacts:
     verdicts = _verdicts(session, event, rollout)
+    since = rollout.started_at if rollout else event.at - _ERRORS_FOR
+    failed = decisions.failed_run(session, event.strategy_name, event.version)
     symbols = versions.get_version(session, event.strategy_name, event.version).symbols
     newest = (
         row
@@ -260,6 +280,11 @@ def _rollback_facts(session: Session, event: AuditEvent, rollout: Rollout | None
         gate=_deciding_verdict(event, verdicts),
         verdicts=verdicts,
         slots=[] if rollout is None else evidence.newest_booked(session, rollout.id, _NEWEST_ROWS),
+        errors=decisions.find_errors(
+            session, event.strategy_name, event.version, since=since, before=event.at, limit=_NEWEST_ERRORS
+        ),
+        failed_run=failed if failed is not None and since <= failed.at <= event.at else None,
+        alerts=_open_alerts(session, event),
         decisions=sorted(newest, key=lambda row: (row.timestamp, row.symbol), reverse=True)[:_NEWEST_ROWS],
         served=served(
             session,
@@ -273,6 +298,17 @@ def _rollback_facts(session: Session, event: AuditEvent, rollout: Rollout | None
         now_active=strategy_state(session, event.strategy_name)["active"],
         cost=None if rollout is None else _cost(session, rollout),
     )
+
+
+def _open_alerts(session: Session, event: AuditEvent) -> list[AlertOutbox]:
+    """Return the newest alerts about a version that were not acknowledged when it was rolled back."""
+    found = []
+    for alert in alerts.alerts_before(session, event.strategy_name, event.at, limit=_ALERTS_READ):
+        was_open = alert.acknowledged_at is None or alert.acknowledged_at >= event.at
+        about = alert.facts.get("version") == event.version or event.strategy_name in alert.facts.get("strategies", ())
+        if was_open and about and alert.severity != Severity.INFO and alert.kind != ROLLED_BACK:
+            found.append(alert)
+    return found[:_NEWEST_ERRORS]
 
 
 def _verdicts(session: Session, event: AuditEvent, rollout: Rollout | None) -> list[GateVerdict]:

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from strategy_core.domain.candles import timeframe_delta
-from strategy_core.domain.errors import RolloutError
+from strategy_core.domain.errors import RolloutError, reason_of
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.scoring import ScoredTrades, ScoringRule, marks, score
 from strategy_core.domain.strategy import Action
@@ -78,7 +78,7 @@ def score_outcomes(engine: Engine, source: CandleSource, *, now: datetime) -> Sc
         try:
             _simulate(one, source, now)
         except RolloutError as error:  # its candles are unavailable, those of others may be available
-            refused.append(f"{one.version.strategy_name} {one.version.version} {one.symbol}: {error}")
+            refused.append(f"{one.version.strategy_name} {one.version.version} {one.symbol}: {reason_of(error)}")
         else:
             scored.append(one)
     booked = 0

@@ -1,5 +1,7 @@
 """Shadow runs: every version that is not retired decides on every closed candle, and the decision is logged."""
 
+import os
+import platform
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -11,15 +13,27 @@ import pandas as pd
 from sqlalchemy import Engine
 from sqlmodel import Session
 
+from strategy_core.domain.alerts import HOST_OVERLOADED, QUIET, REVISED, Fault, Severity, affected_text, few_of
 from strategy_core.domain.arrays import IntArray
 from strategy_core.domain.candles import LATE_CANDLES, Windows, closed_by, opened_ns, timeframe_delta
-from strategy_core.domain.errors import InvalidCandles, InvariantRefused, RetiredVersion, RolloutError
+from strategy_core.domain.errors import (
+    InvalidCandles,
+    InvariantRefused,
+    IsolationUnavailable,
+    RetiredVersion,
+    RolloutError,
+    StrategyOverdue,
+    reason_of,
+)
+from strategy_core.domain.evidence import VersionRun, host_at_fault
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.isolation.client import DecisionRequest, FailureBudget, IsolatedStrategy
-from strategy_core.isolation.pool import WorkerPool
+from strategy_core.isolation.pool import WorkerPool, own_cores
 from strategy_core.isolation.protocol import Answer
 from strategy_core.market.source import CandleSource
 from strategy_core.services import version_alerts
+from strategy_core.services.alerts import FEED, HOST, REVISIONS, report_faults
+from strategy_core.services.watchdog import StaleSymbol, feed_faults, serving_facts
 from strategy_core.store import decisions, versions
 from strategy_core.store.decisions import Last, last_rows, newest_rows, rows_since
 from strategy_core.store.engine import reading, retry_transient, transaction
@@ -27,6 +41,7 @@ from strategy_core.store.tables import ERROR, SIGNALS, ShadowDecisionLog, Strate
 
 SYMBOLS_AT_ONCE = 32  # per batch: workers start while the candles of the next batch are read
 DECISIONS_A_RUN = 200_000  # 1.7 kB each in memory until they are logged. At least one candle per symbol is decided
+HOST_FAULTS = (StrategyOverdue, IsolationUnavailable)  # refusals for which the host may be at fault
 _VECTORISE_FROM = 2  # candles of a symbol: below that, decide one by one, as registration vets it
 _LOOK_BACK = timedelta(days=7)  # added to twice the late candles: a closed week needs no extra query per symbol
 
@@ -55,8 +70,12 @@ class VersionBacklog:
         symbols: the version's symbols in this run.
         last: by symbol, the range of its newest rows.
         rows: by symbol with a short history, (candle, window hash) of its newest rows, the newest first.
-        absent: symbols whose candles are unavailable, each with the reason. The other symbols are still decided.
+        absent: symbols whose candles are unavailable, with the reason. The other symbols are still decided.
         refused: why the version could not be run, or not to the end. One of its workers may have answered before.
+        asked: whether this run asked it.
+        load_s: its slowest load in this run, in seconds.
+        host_fault: why the host is at fault for what hit it, or "".
+        told_by_host: whether the alert about the host tells that it was not run.
     """
 
     version: StrategyVersion
@@ -64,9 +83,19 @@ class VersionBacklog:
     last: Mapping[str, Last]
     rows: dict[str, Rows]
     due: list[SymbolBacklog] = field(default_factory=list)
-    absent: list[str] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
     refused: RolloutError | None = None
     patience: FailureBudget = field(default_factory=FailureBudget)
+    asked: bool = False
+    load_s: float = 0.0
+    host_fault: str = ""
+    told_by_host: bool = False
+
+    @property
+    def hit(self) -> bool:
+        """Whether it missed a time limit or could not be isolated: the host may be at fault."""
+        late = any(answer.kind == "deadline" for due in self.due for answer in due.answers)
+        return late or isinstance(self.refused, HOST_FAULTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +119,7 @@ def run_shadow(
     now: datetime,
     catch_up: int = 1_000,
     symbols: Collection[str] | None = None,
+    quiet: timedelta = QUIET,
 ) -> list[ShadowRun]:
     """Log one decision for each version, symbol and candle closed by *now* that is not yet logged.
 
@@ -99,6 +129,7 @@ def run_shadow(
         catch_up: maximum missed candles to decide per symbol, the oldest first. It is lowered if the whole run would
             exceed DECISIONS_A_RUN. The next run continues.
         symbols: the symbols of this run, if they are split over several machines. The default is all.
+        quiet: how long a fault must be gone until its incident is over, for alerts.
     """
     now = utc(now, "now")
     with reading(engine) as session:
@@ -112,8 +143,109 @@ def run_shadow(
     catch_up = min(catch_up, max(1, DECISIONS_A_RUN // max(1, sum(len(backlog.symbols) for backlog in backlogs))))
     due = read_due_candles(engine, source, backlogs, now, catch_up)
     workers.share_out(due, lambda backlog, dues: _decide(engine, workers, backlog, dues, now))
+    _judge_host(engine, workers, backlogs)
     by_strategy = groupby(backlogs, key=lambda backlog: backlog.version.strategy_name)
-    return [run for _, together in by_strategy for run in _log(engine, list(together), now)]
+    runs = [run for _, together in by_strategy for run in _log(engine, list(together), now)]
+    _report_feed(engine, backlogs, now, quiet)
+    _report_host(engine, backlogs, now, quiet)
+    return runs
+
+
+def _judge_host(engine: Engine, workers: WorkerPool, backlogs: Sequence[VersionBacklog]) -> None:
+    """Note for each version that missed a time limit whether the host is at fault, and mark its errors.
+
+    If the run loaded no active version to compare with, it loads one now, under the same limit.
+    """
+    hit = [backlog for backlog in backlogs if backlog.hit]
+    if not hit:
+        return
+    runs = [_version_run(workers, backlog) for backlog in backlogs if backlog.asked]
+    if not any(run.serves and (run.hit or run.load_share) for run in runs):
+        runs += _probe(engine, workers, hit, backlogs)
+    for backlog in hit:
+        backlog.host_fault = host_at_fault(_version_run(workers, backlog), runs)
+        if not backlog.host_fault:
+            continue
+        for row in (row for due in backlog.due for row in due.rows if row["error_kind"] == "deadline"):
+            row["error_kind"], row["error"] = "overload", f"{row['error']}; {backlog.host_fault}"
+    at_fault = any(backlog.host_fault for backlog in hit)
+    for backlog in hit:  # an active version that was late is what the host was measured by
+        backlog.told_by_host = bool(backlog.host_fault) or (at_fault and backlog.version.status == Status.ACTIVE)
+
+
+def _version_run(workers: WorkerPool, backlog: VersionBacklog) -> VersionRun:
+    version = backlog.version
+    serves, share = version.status == Status.ACTIVE, backlog.load_s / workers.load_deadline_s
+    return VersionRun(version.strategy_name, version.version, serves, backlog.hit, share)
+
+
+def _probe(
+    engine: Engine, workers: WorkerPool, hit: Sequence[VersionBacklog], backlogs: Sequence[VersionBacklog]
+) -> list[VersionRun]:
+    """Load the active version of a strategy with a version that was hit. Return how it went."""
+    strategies = {backlog.version.strategy_name for backlog in hit if backlog.version.status != Status.ACTIVE}
+    for backlog in backlogs:
+        version = backlog.version
+        if version.status != Status.ACTIVE or version.strategy_name not in strategies:
+            continue
+        name = (version.strategy_name, version.version)
+        try:
+            load_s = workers.time_load(version, partial(recorded_answers, engine))
+        except RolloutError as error:
+            return [VersionRun(*name, serves=True, hit=isinstance(error, HOST_FAULTS))]
+        return [VersionRun(*name, serves=True, load_share=load_s / workers.load_deadline_s)]
+    return []
+
+
+def _report_host(engine: Engine, backlogs: Sequence[VersionBacklog], now: datetime, quiet: timedelta) -> None:
+    """Alert on a host that is too slow to run versions, once per incident."""
+    hit = [backlog for backlog in backlogs if backlog.told_by_host]
+    faults = [_host_fault(engine, hit)] if hit else []
+    report_faults(engine, HOST, faults, now=now, quiet=quiet)
+
+
+def _host_fault(engine: Engine, hit: Sequence[VersionBacklog]) -> Fault:
+    host, load = platform.node(), os.getloadavg()[0] / own_cores()
+    strategies = sorted({backlog.version.strategy_name for backlog in hit})
+    why = next(backlog.host_fault for backlog in hit if backlog.host_fault)
+    names = few_of([f"{backlog.version.strategy_name} {backlog.version.version}" for backlog in hit])
+    text = f"{host} is too slow to run versions: {why}; load {load:.1f} per core; not in time: {names}"
+    facts = {"host": host, "load_per_core": load, **serving_facts(engine, strategies)}
+    cause = f"{HOST} {host}"
+    return Fault(cause, HOST_OVERLOADED, Severity.CRITICAL, text, strategies, facts=facts)
+
+
+def _report_feed(engine: Engine, backlogs: Sequence[VersionBacklog], now: datetime, quiet: timedelta) -> None:
+    """Alert on unavailable and on revised candles, once per incident. `watch_feed` ends an incident of the feed."""
+    needed: dict[tuple[str, str], list[str]] = {}
+    absent: dict[tuple[str, str], StaleSymbol] = {}
+    revised: list[tuple[VersionBacklog, str, datetime]] = []
+    for backlog in backlogs:
+        name, timeframe = backlog.version.strategy_name, backlog.version.timeframe
+        for symbol, why in backlog.absent.items():
+            key = (symbol, timeframe)
+            needed.setdefault(key, []).append(name)
+            absent.setdefault(key, StaleSymbol(symbol, timeframe, f"{symbol} is unavailable: {why}", absent=True))
+        revised += [(backlog, due.symbol, candle) for due in backlog.due for candle in due.revised]
+    report_faults(engine, FEED, feed_faults(engine, list(absent.values()), needed), now=now, quiet=quiet, partly=True)
+    faults = [_revision_fault(engine, revised)] if revised else []
+    quiet = max([quiet, *(2 * timeframe_delta(backlog.version.timeframe) for backlog in backlogs)])
+    report_faults(engine, REVISIONS, faults, now=now, quiet=quiet)
+
+
+def _revision_fault(engine: Engine, revised: Sequence[tuple[VersionBacklog, str, datetime]]) -> Fault:
+    backlog, symbol, candle = revised[0]
+    version = backlog.version
+    strategies = sorted({each.version.strategy_name for each, *_ in revised})
+    symbols = list(dict.fromkeys(symbol for _, symbol, _ in revised))
+    text = (
+        f"{symbol} {candle:%Y-%m-%d %H:%M} UTC or a candle before it was revised after "
+        f"{version.strategy_name} {version.version} decided on it"
+    )
+    if len(revised) > 1:
+        text = f"candles were revised after versions decided on them, {affected_text(strategies, symbols)}: {text}"
+    facts = serving_facts(engine, strategies, version.version)
+    return Fault(REVISIONS, REVISED, Severity.WARNING, text, strategies, symbols, facts)
 
 
 @retry_transient()
@@ -198,7 +330,7 @@ def _find_due(
         candles = _read_candles(source, symbol, backlogs, now)
     except RolloutError as error:
         for backlog in backlogs:
-            backlog.absent.append(f"{symbol}: {error}")
+            backlog.absent[symbol] = reason_of(error)
         return []
     opened = opened_ns(candles)
     found, needed = [], []
@@ -297,9 +429,11 @@ def _decide(
             DecisionRequest(due.symbol, version.timeframe, due.windows, due.positions, version.warmup_bars)
             for due in together
         ]
+        backlog.asked = True
         try:
             with workers.borrow(version, partial(recorded_answers, engine)) as worker:
                 answered = worker.decide(asks, vectorised=many, budget=backlog.patience)
+                backlog.load_s = max(backlog.load_s, worker.take_load_s())
         except RolloutError as error:
             backlog.refused = error
             return
@@ -320,26 +454,37 @@ def _log(engine: Engine, backlogs: Sequence[VersionBacklog], now: datetime) -> l
     except InvariantRefused as refused:
         if len(backlogs) == 1:
             version = backlogs[0].version
-            return [ShadowRun(version.strategy_name, version.version, version.status, error=str(refused))]
+            return [ShadowRun(version.strategy_name, version.version, version.status, error=reason_of(refused))]
     return [run for backlog in backlogs for run in _log(engine, [backlog], now)]
 
 
 def _log_version(session: Session, backlog: VersionBacklog, now: datetime) -> ShadowRun:
     version = backlog.version
     name = (version.strategy_name, version.version, version.status)
-    for due in backlog.due:
-        version_alerts.alert_revised_candles(session, version, due.symbol, due.revised, now)
     rows = [row for due in backlog.due for row in due.rows]
     if backlog.refused is not None:
-        version_alerts.alert_refused(session, version, backlog.symbols, backlog.refused, now, partly=bool(rows))
-    elif backlog.absent:
-        version_alerts.alert_missing_candles(session, version, backlog.absent, now)
+        _note_failed_run(session, backlog, backlog.refused, now)
+        if not backlog.told_by_host:
+            version_alerts.alert_refused(session, version, backlog.symbols, backlog.refused, now, partly=bool(rows))
     version_alerts.alert_breaches(session, version, [answer for due in backlog.due for answer in due.answers], now)
     logged = decisions.log_decisions(session, rows)
     signals = sum(row["decision"] in SIGNALS for row in rows)
     errors = sum(row["decision"] == ERROR for row in rows)
-    error = "; ".join(backlog.absent) if backlog.refused is None else str(backlog.refused)
+    absent = "; ".join(f"{symbol}: {why}" for symbol, why in backlog.absent.items())
+    error = absent if backlog.refused is None else reason_of(backlog.refused)
     return ShadowRun(*name, logged, signals, errors, error)
+
+
+def _note_failed_run(session: Session, backlog: VersionBacklog, refused: RolloutError, now: datetime) -> None:
+    decisions.note_failed_run(
+        session,
+        backlog.version.strategy_name,
+        backlog.version.version,
+        at=now,
+        hit=isinstance(refused, HOST_FAULTS),
+        host_fault=backlog.host_fault,
+        reason=reason_of(refused),
+    )
 
 
 def _rows(

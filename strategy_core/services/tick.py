@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+import structlog
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
-from strategy_core.domain.alerts import Severity
+from strategy_core.domain.alerts import QUIET, Severity
 from strategy_core.domain.audit import RAMP, Actor, Command
 from strategy_core.domain.errors import InvalidPlan, LostRace
 from strategy_core.domain.gates.base import Finding, Freshness, Verdict
@@ -27,6 +29,7 @@ from strategy_core.services.transitions import (
     replace_active,
     strategy_state,
 )
+from strategy_core.services.watchdog import BlindRollout, watch_blindness
 from strategy_core.store import alerts, rollouts, versions
 from strategy_core.store.engine import BUSY_SECONDS, reading, retry_transient, transaction
 from strategy_core.store.tables import Rollout
@@ -42,6 +45,8 @@ _ALERTS = {
     Step.COMPLETE: ("rollout.completed", "info"),
     Step.ROLL_BACK: ("rollout.rolled_back", "critical"),
 }
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +66,14 @@ class TickResult:
     error: str = ""
 
 
-def tick(engine: Engine, source: CandleSource, *, now: datetime, actor: Actor = RAMP) -> list[TickResult]:
-    """Tick every open rollout. A rollout that fails does not stop the others."""
+def tick(
+    engine: Engine, source: CandleSource, *, now: datetime, actor: Actor = RAMP, quiet: timedelta = QUIET
+) -> list[TickResult]:
+    """Tick every open rollout. A rollout that fails does not stop the others.
+
+    Args:
+        quiet: how long rollouts must see evidence until their blindness is over, for alerts.
+    """
     with reading(engine) as session:
         open_now = rollouts.open_rollouts(session)
     ticked = []
@@ -75,7 +86,30 @@ def tick(engine: Engine, source: CandleSource, *, now: datetime, actor: Actor = 
         else:
             if ruled is not None:
                 ticked.append(TickResult(*about, *ruled))
+    _report_blindness(engine, ticked, now, quiet)
     return ticked
+
+
+def _report_blindness(engine: Engine, ticked: Sequence[TickResult], now: datetime, quiet: timedelta) -> None:
+    """Alert on blind rollouts once all rollouts are ruled on: one incident, however many there are.
+
+    The rulings are committed. If the alerts cannot be written, the next tick writes them.
+    """
+    blind = [
+        BlindRollout(each.rollout_id, each.strategy_name, each.version, _blind_gate(each), each.ruling.reason)
+        for each in ticked
+        if each.ruling is not None and each.ruling.blind and each.ruling.step is not Step.ROLL_BACK
+    ]
+    try:
+        watch_blindness(engine, blind, now=now, quiet=quiet)
+    except DBAPIError as error:
+        log.warning("tick.blindness_not_alerted", error=type(error).__name__)
+
+
+def _blind_gate(result: TickResult) -> str:
+    if result.error:
+        return "tick"
+    return next(each.gate for each in result.findings if each.armed and each.verdict is Verdict.BLIND)
 
 
 def rule_unreadable(
@@ -225,9 +259,6 @@ def record_tick(session: Session, rollout: Rollout, ruling: Ruling, now: datetim
     blind_since = min(rollout.blind_since or now, now) if ruling.blind else None
     if rollout.last_tick_at is not None and now < rollout.last_tick_at:
         blind_since = blind_since or rollout.blind_since  # a tick for an earlier time does not end the blindness
-    if blind_since is not None and rollout.blind_since is None:
-        facts = strategy_state(session, rollout.strategy_name)
-        _raise_alert(session, rollout, "rollout.blind", ruling.reason, facts=facts, now=now)
     rollouts.touch_rollout(session, rollout, last_tick_at=now, blind_since=blind_since)
 
 

@@ -1,5 +1,6 @@
 """Alerts about a version's shadow run, raised in the transaction that logs the run."""
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -7,12 +8,14 @@ from typing import Any
 from sqlmodel import Session
 
 from strategy_core.domain.alerts import BREACH, REFUSED, TAMPERED, Severity
-from strategy_core.domain.errors import AnswersMismatch, FingerprintMismatch, IsolationBreach, RolloutError
+from strategy_core.domain.errors import AnswersMismatch, FingerprintMismatch, IsolationBreach, RolloutError, reason_of
 from strategy_core.domain.lifecycle import Status
 from strategy_core.isolation.protocol import Answer
 from strategy_core.services.transitions import exposure_of, strategy_state
 from strategy_core.store import alerts, decisions
 from strategy_core.store.tables import StrategyVersion
+
+_NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")
 
 
 def alert_refused(
@@ -26,7 +29,8 @@ def alert_refused(
 ) -> None:
     """Alert that a version could not be run: once per reason, until it has decided again on *symbols*.
 
-    *symbols* are those of this run. Another machine may still decide the others.
+    Reasons that differ only in numbers, such as an address in memory, are one reason. *symbols* are those of this run.
+    Another machine may still decide the others.
 
     Args:
         partly: another worker of the version has answered, so it still decides in part. Then alert once a day.
@@ -37,12 +41,14 @@ def alert_refused(
     elif isinstance(error, IsolationBreach):
         kind = BREACH
     name = (version.strategy_name, version.version)
+    reason = reason_of(error)
+    without_numbers = _NUMBERS.sub("#", reason)
     if partly:
-        key = f"{kind} {error} {now:%Y-%m-%d}"
+        key = f"{kind} {without_numbers} {now:%Y-%m-%d}"
     else:
         decided = [at for symbol in symbols for at, _ in decisions.newest_rows(session, *name, symbol, 1)]
-        key = f"{kind} {error} after {max(decided).isoformat() if decided else 'nothing'}"
-    _alert(session, version, kind, str(error), Severity.CRITICAL, key=key, now=now)
+        key = f"{kind} {without_numbers} after {max(decided).isoformat() if decided else 'nothing'}"
+    _alert(session, version, kind, reason, Severity.CRITICAL, key=key, now=now, partly=partly)
 
 
 def alert_breaches(session: Session, version: StrategyVersion, answers: Iterable[Answer], now: datetime) -> None:
@@ -55,26 +61,6 @@ def alert_breaches(session: Session, version: StrategyVersion, answers: Iterable
     share = f"in {len(tried)} of {len(given)} answers"
     text = f"{version.strategy_name} {version.version} tried to touch the outside {share}: {tried[0]}"
     _alert(session, version, BREACH, text, severity, key=f"{BREACH} {severity} {now:%Y-%m-%d}", now=now)
-
-
-def alert_missing_candles(session: Session, version: StrategyVersion, symbols: Sequence[str], now: datetime) -> None:
-    """Alert once a day that the candles of these symbols are unavailable. Each entry holds the reason."""
-    text = f"{version.strategy_name} {version.version} has no candles of {'; '.join(symbols)}"
-    key = f"absent {now:%Y-%m-%d} {'; '.join(symbols)}"
-    _alert(session, version, "candles.absent", text, Severity.CRITICAL, key=key, now=now)
-
-
-def alert_revised_candles(
-    session: Session, version: StrategyVersion, symbol: str, timestamps: Iterable[datetime], now: datetime
-) -> None:
-    """Alert once per candle that it changed after the version had decided on it."""
-    for timestamp in timestamps:
-        text = (
-            f"{symbol} {timestamp:%Y-%m-%d %H:%M} UTC or a candle before it was revised after "
-            f"{version.strategy_name} {version.version} decided on it"
-        )
-        key = f"revised {symbol} {timestamp.isoformat()}"
-        _alert(session, version, "candle.revised", text, Severity.WARNING, key=key, now=now, symbol=symbol)
 
 
 def _alert(

@@ -1,4 +1,4 @@
-"""The alert outbox and the delivery of each alert on each channel."""
+"""The alert outbox, the delivery of each alert on each channel, and incidents."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +10,12 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, case, exists, func, or_, update
 from sqlmodel import Session, col, select
 
-from strategy_core.domain.alerts import CHANNEL_FAILED, Severity
+from strategy_core.domain.alerts import CHANNEL_FAILED, Fault, Severity
 from strategy_core.domain.errors import UnknownAlert
 from strategy_core.store.engine import insert_if_new
-from strategy_core.store.tables import AlertDelivery, AlertOutbox
+from strategy_core.store.tables import AlertDelivery, AlertOutbox, Incident
 
+SYSTEM = "system"  # who acknowledges an alert whose cause is over
 _WORST_FIRST = case({severity.value: -rank for rank, severity in enumerate(Severity)}, value=col(AlertOutbox.severity))
 
 
@@ -61,6 +62,15 @@ def find_alerts(
     if rollout_id is not None:
         query = query.where(AlertOutbox.rollout_id == rollout_id)
     return list(reversed(session.exec(query).all()))
+
+
+def alerts_before(session: Session, strategy_name: str, moment: datetime, *, limit: int) -> Sequence[AlertOutbox]:
+    """Return the newest alerts of a strategy and of several strategies that were raised by then, newest first."""
+    found: list[AlertOutbox] = []
+    for name in (strategy_name, ""):  # two queries, so that each uses the index
+        query = select(AlertOutbox).where(AlertOutbox.strategy_name == name, col(AlertOutbox.at) <= moment)
+        found += session.exec(query.order_by(col(AlertOutbox.id).desc()).limit(limit)).all()
+    return sorted(found, key=lambda alert: alert.id or 0, reverse=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +195,17 @@ def acknowledge(session: Session, alert_id: int, *, by: str, because: str, now: 
     return get_alert(session, alert_id)
 
 
+def resolve(session: Session, alert_ids: Collection[int], now: datetime) -> None:
+    """Acknowledge alerts whose cause is over, so that they are not sent again."""
+    _resolve(session, col(AlertOutbox.id).in_(alert_ids), now)
+
+
+def open_alerts(session: Session, kinds: Collection[str]) -> Sequence[AlertOutbox]:
+    """Return the alerts of these kinds that are not acknowledged, oldest first."""
+    mine = (col(AlertOutbox.kind).in_(list(kinds)), col(AlertOutbox.acknowledged_at).is_(None))
+    return session.exec(select(AlertOutbox).where(*mine).order_by(col(AlertOutbox.id))).all()
+
+
 def get_alert(session: Session, alert_id: int) -> AlertOutbox:
     """Return an alert, read again from the database, or raise UnknownAlert."""
     found = session.get(AlertOutbox, alert_id, populate_existing=True)
@@ -199,6 +220,112 @@ def of_alerts(session: Session, alert_ids: Collection[int]) -> Sequence[AlertDel
         .where(col(AlertDelivery.alert_id).in_(alert_ids))
         .order_by(col(AlertDelivery.alert_id), col(AlertDelivery.channel))
     ).all()
+
+
+# Incidents
+
+
+def open_incidents(session: Session, *topics: str) -> list[Incident]:
+    """Return the open incidents of these topics, by cause. Without *topics*, of all."""
+    found = session.exec(select(Incident).where(col(Incident.ended_at).is_(None)).order_by(Incident.cause)).all()
+    return [each for each in found if not topics or each.cause.partition(" ")[0] in topics]
+
+
+def was_open(session: Session, topics: Collection[str], since: datetime) -> bool:
+    """Return whether an incident of these topics is open, or was at some time since then."""
+    found = session.exec(
+        select(Incident.cause).where(col(Incident.ended_at).is_(None) | (col(Incident.ended_at) >= since))
+    ).all()
+    return any(cause.partition(" ")[0] in topics for cause in found)
+
+
+def open_incident(session: Session, fault: Fault, now: datetime) -> None:
+    """Open the incident of a fault and raise its alert, unless it is open already."""
+    affected = {"strategies": list(fault.strategies), "symbols": list(fault.symbols)}
+    row = Incident(
+        cause=fault.cause,
+        kind=fault.kind,
+        started_at=now,
+        seen_at=now,
+        affected=affected,
+        alerted=_alerted(fault),
+        alerted_at=now,
+    )
+    if insert_if_new(session, Incident, [row.model_dump(exclude={"id"})]):
+        _raise_fault(session, fault, row, now)
+
+
+def note_fault(session: Session, incident: Incident, fault: Fault, now: datetime, *, repeat_after: timedelta) -> None:
+    """Note that the fault of an open incident is seen again, and what it affects now.
+
+    Alerts already sent are not changed. A fault that has grown to twice what its newest alert says, *repeat_after* that
+    alert, is alerted again: a small fault that lasts must not hide a large one.
+    """
+    session.refresh(incident, with_for_update=True)
+    if incident.ended_at is not None:
+        return
+    incident.seen_at = now
+    before = incident.affected
+    incident.affected = {
+        "strategies": _merged(before["strategies"], fault.strategies),
+        "symbols": _merged(before["symbols"], fault.symbols),
+    }
+    grown = len(fault.symbols) >= 2 * max(1, incident.alerted["symbols"]) or len(fault.strategies) >= 2 * max(
+        1, len(incident.alerted["strategies"])
+    )
+    if grown and now - incident.alerted_at >= repeat_after:
+        incident.alerts += 1
+        incident.alerted, incident.alerted_at = _alerted(fault), now
+        _raise_fault(session, fault, incident, now)
+    session.add(incident)
+    session.flush()
+
+
+def end_incident(session: Session, incident: Incident, now: datetime) -> bool:
+    """End an incident and acknowledge its alerts. Return False if another process has ended it."""
+    done = session.execute(
+        update(Incident).where(col(Incident.id) == incident.id, col(Incident.ended_at).is_(None)).values(ended_at=now)
+    )
+    if done.rowcount != 1:  # type: ignore[attr-defined]
+        return False
+    session.refresh(incident)
+    keys = [_incident_key(incident, number + 1) for number in range(incident.alerts)]
+    _resolve(session, col(AlertOutbox.dedupe_key).in_(keys), now)
+    return True
+
+
+def _resolve(session: Session, chosen: ColumnElement[bool], now: datetime) -> None:
+    session.execute(
+        update(AlertOutbox)
+        .where(chosen, col(AlertOutbox.acknowledged_at).is_(None))
+        .values(acknowledged_at=now, acknowledged_by=SYSTEM, acknowledged_because="its cause is over")
+    )
+
+
+def _raise_fault(session: Session, fault: Fault, incident: Incident, now: datetime) -> None:
+    raise_alert(
+        session,
+        fault.kind,
+        fault.text,
+        severity=fault.severity.value,
+        strategy_name=fault.strategies[0] if len(fault.strategies) == 1 else "",
+        dedupe_key=_incident_key(incident, incident.alerts),
+        facts=fault.all_facts,
+        now=now,
+        rollout_id=fault.rollout_id,
+    )
+
+
+def _alerted(fault: Fault) -> dict[str, Any]:
+    return {"strategies": list(fault.strategies), "symbols": len(fault.symbols)}
+
+
+def _incident_key(incident: Incident, number: int) -> str:
+    return f"{incident.cause} since {incident.started_at.isoformat()}, alert {number}"
+
+
+def _merged(known: Sequence[str], more: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys([*known, *more]))
 
 
 def _due(channel: str, now: datetime, longest: timedelta) -> Any:

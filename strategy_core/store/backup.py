@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine, inspect
 
-from strategy_core.domain.errors import BackupRefused
+from strategy_core.domain.errors import BackupRefused, reason_of
 from strategy_core.store.engine import address, check_known, revisions
 
 
@@ -97,7 +97,7 @@ def _copy(source: Path, empty: Path) -> None:
         with closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             connection.execute("VACUUM INTO ?", (str(empty),))
     except (sqlite3.Error, UnicodeEncodeError) as error:  # a path may hold bytes that are not text
-        raise BackupRefused(str(source), str(error)) from None
+        raise BackupRefused(str(source), reason_of(error)) from None
 
 
 def _copy_ours(source: Path, empty: Path) -> None:

@@ -11,12 +11,14 @@ from sqlmodel import Session, col, select
 
 from strategy_core.store import counters
 from strategy_core.store.bulk_insert import write_if_new
+from strategy_core.store.engine import insert_if_new
 from strategy_core.store.outcomes import is_of
 from strategy_core.store.tables import (
     ERROR,
     SIGNALS,
     DecisionTally,
     EquityMark,
+    FailedRun,
     Outcome,
     ShadowDecisionLog,
     StrategyVersion,
@@ -36,9 +38,50 @@ def log_decisions(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
     return len(new)
 
 
+def note_failed_run(
+    session: Session, strategy_name: str, version: str, *, at: datetime, hit: bool, host_fault: str, reason: str
+) -> None:
+    """Store the newest run in which a version could not be run.
+
+    Parts of one run, on several machines, have the same time. The host is at fault only if it is on all of them.
+    """
+    values: dict[str, Any] = {"at": at, "hit": hit, "host_fault": host_fault, "reason": reason}
+    key = {"strategy_name": strategy_name, "version": version}
+    if insert_if_new(session, FailedRun, [{**key, **values}]):
+        return
+    known = session.get_one(FailedRun, (strategy_name, version), with_for_update=True, populate_existing=True)
+    if known.at == at:
+        hit, host_fault = hit and known.hit, host_fault if known.host_fault else ""
+    known.at, known.hit, known.host_fault, known.reason = at, hit, host_fault, reason
+    session.add(known)
+    session.flush()
+
+
+def failed_run(session: Session, strategy_name: str, version: str) -> FailedRun | None:
+    """Return the newest run in which a version could not be run."""
+    return session.get(FailedRun, (strategy_name, version), populate_existing=True)
+
+
+def find_errors(
+    session: Session, strategy_name: str, version: str, *, since: datetime, before: datetime, limit: int
+) -> Sequence[ShadowDecisionLog]:
+    """Return the newest errors on candles in [since, before] that were logged by then, newest first."""
+    mine = (LOG.strategy_name == strategy_name, LOG.version == version, LOG.decision == ERROR)
+    within = (col(LOG.timestamp) >= since, col(LOG.timestamp) <= before, col(LOG.logged_at) <= before)
+    query = select(LOG).where(*mine, *within)
+    return session.exec(query.order_by(col(LOG.timestamp).desc(), LOG.symbol).limit(limit)).all()
+
+
 def newest_decided(session: Session, strategy_name: str, version: str, symbol: str) -> datetime | None:
     """Return the open time of the newest candle with a row, errors included."""
     return session.exec(select(func.max(LOG.timestamp)).where(*_key(strategy_name, version, symbol))).one()
+
+
+def newest_candles(session: Session, strategy_name: str, version: str) -> dict[str, datetime]:
+    """Return, by symbol, the open time of the newest candle with a row, errors included."""
+    return {
+        symbol: last.newest for symbol, last in last_rows(session, strategy_name, version, 1, since=_BEGINNING).items()
+    }
 
 
 def newest_rows(

@@ -1,5 +1,6 @@
 """Read and book the evidence of a rollout: slots, decision records, equity marks and metric samples."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -7,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
-from sqlalchemy import BigInteger, bindparam, cast, extract, func, text, true
+from sqlalchemy import BigInteger, bindparam, cast, exists, extract, func, text, true
 from sqlalchemy import select as select_columns
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
@@ -20,13 +21,25 @@ from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action
 from strategy_core.store.engine import insert_if_new
 from strategy_core.store.outcomes import is_of, marks_by_candle
 from strategy_core.store.pagination import per_dialect
-from strategy_core.store.tables import ERROR, SIGNALS, BookedSlot, MetricSample, Outcome, RolloutBook, ShadowDecisionLog
+from strategy_core.store.tables import (
+    ERROR,
+    SIGNALS,
+    BookedSlot,
+    FailedRun,
+    MetricSample,
+    Outcome,
+    RolloutBook,
+    ShadowDecisionLog,
+)
 
 LOG = ShadowDecisionLog
 _SIDES = {Action.BUY.value: 1, Action.SELL.value: -1, Action.HOLD.value: 0}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY_S = 86_400
 _RECENT_ROWS = 20  # per symbol, enough to count consecutive errors at the newest end
+_LATE = {"deadline", "overload"}  # kinds of errors for which the host may be at fault
+_OTHERS_TOO = "other active versions missed time limits as well"
+_MISSED = (col(LOG.decision) == ERROR, col(LOG.error_kind).in_(sorted(_LATE)))
 _DECIDED = (col(LOG.decision) != ERROR, col(LOG.reason) != INSUFFICIENT_HISTORY)
 _ONE, _OTHER = aliased(LOG), aliased(LOG)
 _OURS, _THEIRS = aliased(Outcome), aliased(Outcome)
@@ -303,21 +316,36 @@ def read_record(
 
     Args:
         spoken: see `newest_spoken`. Used to look only at symbols on which *version* lags.
+
+    Errors and silence for which the host is at fault are not counted, see `Record`.
     """
     mine = (LOG.strategy_name == strategy_name, LOG.version == version, col(LOG.timestamp) >= since)
+    theirs_too = (LOG.strategy_name == strategy_name, LOG.version == other, col(LOG.timestamp) >= since)
     params = {"strategy_name": strategy_name, "version": version, "since": since}
     counted = session.exec(_COUNTED[session.get_bind().dialect.name], params=params).all()
     errors = {kind: count for decision, kind, count in counted if decision == ERROR}
     ours, theirs = spoken[version], spoken[other]
     lagging = [one for one in symbols if one in theirs and (one not in ours or ours[one] < theirs[one])]
+    excused = _of_the_host(session, mine, theirs_too) if _LATE & errors.keys() else set()
+    in_a_row, host_in_a_row = _errors_in_a_row(session, mine, symbols, excused) if errors else (0, 0)
+    failed, fault = _failed_run(session, strategy_name, version, other) if lagging else (None, "")
+    silent = host_silent = 0
+    if lagging:
+        asked = (session, strategy_name, version, other, lagging, since)
+        silent = host_silent = _silence(*asked)
+        if silent and (failed or excused):
+            silent = _silence(*asked, after=failed, excused="overload" in errors)
     return Record(
-        decided=sum(count for *_, count in counted),
-        errors=sum(errors.values()),
-        errors_in_a_row=_errors_in_a_row(session, mine, symbols) if errors else 0,
+        decided=sum(count for *_, count in counted) - len(excused),
+        errors=sum(errors.values()) - len(excused),
+        errors_in_a_row=in_a_row,
         invalid=errors.get("invalid", 0),
         breaches=errors.get("breach", 0),
-        silent_candles=_silence(session, strategy_name, version, other, lagging, since) if lagging else 0,
+        silent_candles=silent,
         last_error=_last_error(session, mine) if errors else "",
+        host_errors_in_a_row=host_in_a_row,
+        host_silent_candles=host_silent,
+        host_fault=fault or (_OTHERS_TOO if excused else ""),
     )
 
 
@@ -334,22 +362,53 @@ def read_marks(
     )
 
 
-def _errors_in_a_row(session: Session, mine: Sequence[Any], symbols: Sequence[str]) -> int:
-    """Return the longest run of errors at the newest end of one symbol's rows."""
+def _of_the_host(session: Session, mine: Sequence[Any], theirs: Sequence[Any]) -> set[tuple[str, datetime]]:
+    """Return symbol and candle of the errors for which the host is at fault.
+
+    The run has found so, or the other version missed its time limit on the same candle as well.
+    """
+    rows = session.exec(select(LOG.symbol, LOG.timestamp, LOG.error_kind).where(*mine, *_MISSED)).all()
+    also = set(session.exec(select(LOG.symbol, LOG.timestamp).where(*theirs, *_MISSED)).all())
+    return {(symbol, at) for symbol, at, kind in rows if kind == "overload" or (symbol, at) in also}
+
+
+def _failed_run(session: Session, strategy_name: str, version: str, other: str) -> tuple[datetime | None, str]:
+    """Return the time of the version's newest failed run if the host is at fault for it, and why.
+
+    The host is at fault if the run has found so, or if the same run hit the other version as well. The newest run
+    decides: it has tried all candles again that earlier ones left.
+    """
+    ours = session.get(FailedRun, (strategy_name, version), populate_existing=True)
+    if ours is None or not ours.hit:
+        return None, ""
+    if ours.host_fault:
+        return ours.at, ours.host_fault
+    theirs = session.get(FailedRun, (strategy_name, other), populate_existing=True)
+    if theirs is None or not theirs.hit or theirs.at != ours.at:
+        return None, ""
+    return ours.at, f"{other} could not be run either: {theirs.reason}"
+
+
+def _errors_in_a_row(
+    session: Session, mine: Sequence[Any], symbols: Sequence[str], excused: Collection[tuple[str, datetime]]
+) -> tuple[int, int]:
+    """Return the longest run of errors at the newest end of one symbol's rows, without the excused ones and with."""
     newest = session.exec(
-        select(LOG.symbol, LOG.decision)
+        select(LOG.symbol, LOG.decision, LOG.timestamp)
         .where(*mine, LOG.reason != INSUFFICIENT_HISTORY)
         .order_by(col(LOG.timestamp).desc())
         .limit(_RECENT_ROWS * max(1, len(symbols)))
     ).all()
-    streaks: dict[str, int] = {}
+    own: Counter[str] = Counter()
+    streaks: Counter[str] = Counter()
     broken: set[str] = set()
-    for symbol, decision in newest:
+    for symbol, decision, at in newest:
         if decision == ERROR and symbol not in broken:
-            streaks[symbol] = streaks.get(symbol, 0) + 1
+            streaks[symbol] += 1
+            own[symbol] += (symbol, at) not in excused
         else:
             broken.add(symbol)
-    return max(streaks.values(), default=0)
+    return max(own.values(), default=0), max(streaks.values(), default=0)
 
 
 def _last_error(session: Session, mine: Sequence[Any]) -> str:
@@ -358,15 +417,33 @@ def _last_error(session: Session, mine: Sequence[Any]) -> str:
 
 
 def _silence(
-    session: Session, strategy_name: str, version: str, other: str, symbols: Sequence[str], since: datetime
+    session: Session,
+    strategy_name: str,
+    version: str,
+    other: str,
+    symbols: Sequence[str],
+    since: datetime,
+    *,
+    after: datetime | None = None,
+    excused: bool = False,
 ) -> int:
-    """Return the most candles of one symbol that *other* decided after the last one that *version* did."""
+    """Return the most candles of one symbol that *other* decided after the last one that *version* did.
+
+    Args:
+        after: count only what was decided by a later run than this one.
+        excused: leave out candles on which *version* has an error for which the host is at fault.
+    """
     decided = (
         select(LOG.symbol, func.max(LOG.timestamp).label("last"))
         .where(LOG.strategy_name == strategy_name, LOG.version == version, col(LOG.timestamp) >= since, *_DECIDED)
         .group_by(LOG.symbol)
         .subquery()
     )
+    counts: list[Any] = [] if after is None else [col(LOG.logged_at) > after]
+    if excused:
+        mine = (col(_ONE.strategy_name) == strategy_name, col(_ONE.version) == version)
+        same = (col(_ONE.symbol) == LOG.symbol, col(_ONE.timestamp) == LOG.timestamp, col(_ONE.timestamp) >= since)
+        counts.append(~exists().where(*mine, *same, col(_ONE.error_kind) == "overload"))
     missed = session.exec(
         select(func.count())
         .select_from(LOG)
@@ -378,6 +455,7 @@ def _silence(
             *_DECIDED,
             col(LOG.timestamp) >= since,
             col(LOG.timestamp) > func.coalesce(decided.c.last, since - timedelta(microseconds=1)),
+            *counts,
         )
         .group_by(LOG.symbol)
     ).all()

@@ -229,6 +229,25 @@ class ShadowDecisionLog(SQLModel, table=True):
     logged_at: datetime = Field(sa_column=_time())
 
 
+class FailedRun(SQLModel, table=True):
+    """The newest shadow run in which a version could not be run. One row per version, replaced by each such run."""
+
+    __tablename__ = "failed_run"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["strategy_name", "version"],
+            ["strategy_version.strategy_name", "strategy_version.version"],
+            name="fk_failed_run_version",
+        ),
+    )
+    strategy_name: str = Field(primary_key=True)
+    version: str = Field(primary_key=True)
+    at: datetime = Field(sa_column=_time())
+    hit: bool  # a time limit was missed, or the worker could not be isolated: the host may be at fault
+    host_fault: str = Field(sa_column=Column(Text, nullable=False))  # why the host is at fault, or empty
+    reason: str = Field(sa_column=Column(Text, nullable=False))
+
+
 class Outcome(SQLModel, table=True):
     """The result of a decision's simulated trade, booked once the trade has closed."""
 
@@ -502,6 +521,35 @@ class AlertDelivery(SQLModel, table=True):
     failed_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
     given_up_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
     last_error: str = Field(default="", sa_column=Column(Text, nullable=False))
+
+
+class Incident(SQLModel, table=True):
+    """A fault that lasts: one alert when it begins, one when it is over. At most one per cause is open.
+
+    Who looks for the fault opens it, notes each time when it is seen, and ends it once it has been gone for
+    `domain.alerts.QUIET`. Ended incidents are kept.
+    """
+
+    __table_args__ = (
+        Index(
+            "one_open_incident",
+            "cause",
+            unique=True,
+            sqlite_where=text("ended_at IS NULL"),
+            postgresql_where=text("ended_at IS NULL"),
+        ),
+        CheckConstraint("alerts >= 1", name="ck_incident_alerts"),
+    )
+    id: int | None = Field(default=None, primary_key=True)
+    cause: str  # its topic, and a name if there may be several: `feed`, `channel slack-1f2e3d4c`
+    kind: str  # of its first alert
+    started_at: datetime = Field(sa_column=_time())
+    seen_at: datetime = Field(sa_column=_time())  # when the fault was last seen
+    ended_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    affected: dict[str, Any] = Field(sa_column=_json())  # names of all strategies and symbols so far
+    alerted: dict[str, Any] = Field(sa_column=_json())  # strategies and number of symbols in the newest alert
+    alerted_at: datetime = Field(sa_column=_time())
+    alerts: int = 1  # raised while it is open
 
 
 # What the platform reports

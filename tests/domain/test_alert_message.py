@@ -47,6 +47,8 @@ RAISED: dict[str, tuple[str, dict[str, Any]]] = {
     "alerts.channel_failed": ("warning", {"channel": "slack-1f2e3d4c"}),
     "audit.broken": ("critical", {}),
     "strategy.closed": ("warning", {"version": "1", "exposed": NOBODY, "exposed_before": ACTIVE}),
+    "host.overloaded": ("critical", {"version": "2", "exposed": CANARY}),
+    "incident.ended": ("info", {"incident": "feed.stale"}),
 }
 SAID = {
     "rollout.started": [
@@ -174,6 +176,16 @@ SAID = {
         "details: rollout audit verify",
         'acknowledge: rollout alerts ack 17 --reason "..."',
     ],
+    "host.overloaded": [
+        "[critical] fib_rsi 2: the host is too slow to run versions",
+        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
+        "details: rollout status fib_rsi",
+        'acknowledge: rollout alerts ack 17 --reason "..."',
+    ],
+    "incident.ended": [
+        "[info] fib_rsi: over: the feed is stale",
+        "details: rollout status fib_rsi",
+    ],
 }
 
 
@@ -213,7 +225,7 @@ def test_every_kind_names_a_command_that_acts(kind: str) -> None:
 
 
 def test_no_kind_that_a_service_raises_is_without_its_words() -> None:
-    written = re.compile(r'"((?:rollout|strategy|version|candles?|feed|shadow|alerts)\.[a-z_]+)"')
+    written = re.compile(r'"((?:rollout|strategy|version|candles?|feed|shadow|alerts|incident|host)\.[a-z_]+)"')
     kinds = {kind for file in SERVICES.glob("*.py") for kind in written.findall(file.read_text())}
 
     assert kinds

@@ -67,7 +67,7 @@ def test_alerts_go_out_though_there_are_no_candles(
 
     assert [deliver_alerts.fn().message for _ in range(3)] == ["1 sent", "1 sent", "0 sent"]
 
-    assert [alert.kind for alert in outbox(started)] == ["rollout.started", "feed.stale"]
+    assert [alert.kind for alert in outbox(started)] == ["rollout.started", "candles.absent"]
 
 
 def test_without_a_channel_it_says_so_and_still_watches(started: Engine, at: Clock) -> None:

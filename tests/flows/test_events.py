@@ -41,6 +41,8 @@ TOLD = {
     "alerts.channel_failed": ["alerts.channel_failed"],
     "audit.broken": ["audit.broken"],
     "strategy.closed": ["strategy.closed"],
+    "incident.ended": ["incident.ended"],
+    "host.overloaded": ["host.overloaded"],
 }
 
 

@@ -2,8 +2,12 @@
 
 import json
 import logging
+import threading
+import time
 from datetime import timedelta
+from typing import Any
 
+import apprise
 import pytest
 import structlog
 from pydantic import SecretStr
@@ -61,6 +65,44 @@ def test_a_message_arrives_unchanged(endpoint: Endpoint) -> None:
 
     (posted,) = endpoint.posted
     assert (posted["title"], posted["message"], posted["type"]) == (MESSAGE.title, MESSAGE.body, "failure")
+
+
+def test_a_slow_start_of_a_channel_takes_no_time_from_its_message(
+    engine: Engine, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The import of apprise took longer than a message may, so a message that had arrived was sent again."""
+
+    class Slow(apprise.Apprise):
+        def __init__(self, **given: Any) -> None:
+            time.sleep(0.6)
+            super().__init__(**given)
+
+    monkeypatch.setattr(apprise, "Apprise", Slow)
+    put_alert(engine, "users lose money")
+    for minute in range(3):
+        (channel,) = read_channels(SecretStr(url_of(endpoint)), timeout=0.5)
+        tried = deliver(engine, [channel], now=MONDAY + minute * timedelta(minutes=1))
+        assert [each.problem for each in tried] == ([""] if minute == 0 else [])
+
+    assert len(endpoint.posted) == 1
+
+
+def test_a_channel_that_is_never_ready_sends_nothing_and_says_so(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = threading.Event()
+
+    class Stuck(apprise.Apprise):
+        def __init__(self, **given: Any) -> None:
+            opened.wait()
+            super().__init__(**given)
+
+    monkeypatch.setattr(apprise, "Apprise", Stuck)
+    channel = AppriseChannel(SecretStr(url_of(endpoint)), scheme="json", ready_timeout=0.1)
+
+    assert channel.send(MESSAGE, Severity.INFO) == "not ready within 0.1 s"
+    assert endpoint.posted == []
+    opened.set()
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,7 @@ class Standing:
     trail: list[tuple[str, str]] = field(default_factory=list)  # action and version
     alerts: list[str] = field(default_factory=list)
     causes: list[str] = field(default_factory=list)
+    blindness_seen: datetime | None = None
     heard: set[str] = field(default_factory=set)
 
     @property
@@ -136,6 +137,7 @@ class Standing:
         """Take the one step that evidence allows; None when nothing is open."""
         rollout = self.rollout
         if rollout is None:
+            self._note_blindness(False, asked)
             return None
         now = max(asked, rollout.ticked or rollout.started)
         settled = self._settled(rollout)
@@ -144,14 +146,23 @@ class Standing:
         fresh = not blind and settled is not None and settled >= rollout.entered
         if rollout.ticked != now:  # what the gates say at one moment is written down once
             rollout.passed = fresh and rollout.terms.answerable
-        if blind and rollout.blind_since is None:
-            self.alerts.append("rollout.blind")
         rollout.ticked, rollout.blind_since = now, (rollout.blind_since or now) if blind else None
         step, cause = self._ruled(rollout, fresh, now)
         if step == "hold" and rollout.approved == rollout.stage + 1:
             step = "lapse"
         self._step(rollout, step, cause, now)
+        self._note_blindness(blind and step != "roll_back", asked)
         return step
+
+    def _note_blindness(self, blind: bool, asked: datetime) -> None:
+        """One alert when it begins, and one when it is over, unless its rollout is over too."""
+        if blind:
+            if self.blindness_seen is None:
+                self.alerts.append("rollout.blind")
+            self.blindness_seen = asked
+        elif self.blindness_seen is not None and asked != self.blindness_seen:  # hours apart
+            self.alerts += ["incident.ended"] if self.rollout else []
+            self.blindness_seen = None
 
     def _settled(self, rollout: Rollout) -> datetime | None:
         """Return the newest candle that both have decided since the rollout began; an error decides nothing."""

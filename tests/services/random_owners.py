@@ -89,6 +89,9 @@ class Receiver:
     def __init__(self, *, works: bool) -> None:
         self._works = works
 
+    def prepare(self) -> None:
+        pass
+
     def send(self, message: Message, severity: Severity) -> str:
         return "" if self._works else "is down"
 
@@ -234,7 +237,8 @@ class Owners(Compared):
             raised = alerts.find_alerts(session)
         repeated = {alert.id for alert in raised if alert.severity == "critical"}
         assert {alert_id for alert_id, times in self.taken.items() if times > 1} <= repeated
-        news = {alert.id for alert in raised if self.now - alert.at < 24 * HOUR} - self.acknowledged - self.refused
+        news = {alert.id for alert in raised if self.now - alert.at < 24 * HOUR and alert.acknowledged_at is None}
+        news -= self.acknowledged | self.refused
         assert not works or news <= set(self.taken)
         self.seen, self.compared = picture(self.engine), False
 

@@ -129,6 +129,9 @@ def test_a_fault_of_a_channel_is_its_own(engine: Engine, endpoint: Endpoint) -> 
         at_least = channel_to(endpoint).at_least
         repeats = True
 
+        def prepare(self) -> None:
+            pass
+
         def send(self, *_: object) -> str:
             raise RuntimeError("token s3cr3t is not welcome")
 

@@ -76,7 +76,12 @@ def test_an_approval_lapses_when_a_gate_passes_no_more_and_is_asked_for_again(
         alerts = [alert.kind for alert in find_alerts(session)]
     assert (event.action, event.before["percent"], event.after["percent"]) == ("lapse", 5.0, 5.0)
     assert event.reason.startswith("the approval lapses: freshness: candle")
-    assert alerts[-3:] == ["rollout.blind", "rollout.approval_lapsed", "rollout.awaiting_approval"]
+    assert alerts[-4:] == [
+        "rollout.approval_lapsed",
+        "rollout.blind",
+        "rollout.awaiting_approval",
+        "incident.ended",
+    ]
 
     approve(asked, Command(OWNER, MONDAY + DAY + 8 * HOUR), strategy_name="fib_rsi")
     assert step(asked, market, MONDAY + DAY + 9 * HOUR) is Step.ADVANCE

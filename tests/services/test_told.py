@@ -9,7 +9,7 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.isolation.protocol import Answer
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services import version_alerts
-from strategy_core.services.alerts import alert_message
+from strategy_core.services.alerts import alert_message, deliver
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.rollouts import approve
 from strategy_core.services.tick import tick
@@ -55,7 +55,9 @@ def test_each_step_of_a_ramp_says_how_many_users_it_reached(ramped: Engine, mark
         now = days(ramped, now, 1)
     tick(ramped, market, now=days(ramped, now, 6))
     said.append(newest_lines(ramped))
+    deliver(ramped, [], now=now)
 
+    assert {alert.acknowledged_by for alert in outbox(ramped) if "awaiting" in alert.kind} == {"system"}
     assert [(title, lines[2] if "gate" in lines[1] else lines[1]) for title, lines in said] == [
         ("[info] fib_rsi 2: advanced to more users", line)
         for line in (
@@ -135,6 +137,26 @@ def test_a_share_that_is_refused_is_told_of_once_while_others_go_on_deciding(eng
             version_alerts.alert_refused(session, version, ["SILVER"], error, MONDAY + hour * HOUR)
 
     assert [alert.kind for alert in outbox(engine)] == ["version.tampered"]
+
+
+def test_a_refusal_is_closed_once_the_version_decides_again_or_is_retired(engine: Engine) -> None:
+    for name, partly in (("1", False), ("2", False), ("3", False), ("4", True)):
+        version = put_version(engine, name)
+        with transaction(engine) as session:
+            error = StrategyFailed(f"no module of {name}")
+            version_alerts.alert_refused(session, version, [GOLD], error, MONDAY, partly=partly)
+    put_decisions(engine, *(decision_row(name, MONDAY) for name in ("1", "4")))
+    with transaction(engine) as session:
+        versions.move(session, versions.get_version(session, "fib_rsi", "2"), Status.RETIRED, MONDAY)
+
+    deliver(engine, [], now=MONDAY + 2 * HOUR)
+
+    assert [(alert.facts["version"], alert.acknowledged_by) for alert in outbox(engine)] == [
+        ("1", "system"),
+        ("2", "system"),
+        ("3", ""),
+        ("4", ""),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Ticks and candles that do not come are told of once an episode, whatever else goes on."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -129,6 +131,154 @@ def test_a_feed_that_is_no_later_than_it_may_be_is_none_to_tell_of(engine: Engin
         assert watch_feed(engine, market, now=MONDAY + hour * HOUR) == []
 
 
+@pytest.mark.parametrize(("many", "strategies"), [(20, 6), pytest.param(500, 10, marks=pytest.mark.full)])
+def test_a_lost_feed_is_three_alerts_however_many_symbols_and_strategies(
+    engine: Engine, many: int, strategies: int
+) -> None:
+    """Each strategy has an open rollout, which turns blind. One alert a symbol and strategy would be 5,000."""
+    symbols = [f"S{number:03}" for number in range(many)]
+    names = [f"strategy-{number}" for number in range(strategies)]
+    for name in names:
+        put_version(engine, "1", Status.ACTIVE, strategy_name=name, symbols=symbols, at=MONDAY)
+        put_version(engine, "2", strategy_name=name, symbols=symbols, at=MONDAY)
+        start_rollout(engine, Command(OWNER, MONDAY), strategy_name=name, version="2", plan=Plan())
+    decide(engine, names, symbols, MONDAY + 2 * HOUR)
+    started = len(outbox(engine))
+    feed = Flat(symbols, until=MONDAY + 3 * HOUR)
+
+    def minute_of_six(minute: int) -> None:
+        now = MONDAY + 6 * HOUR + minute * MINUTE
+        tick(engine, feed, now=now)
+        watch_shadow(engine, feed, now=now, overdue=OVERDUE)
+        watch_feed(engine, feed, now=now)
+
+    for minute in (-30, 0, 1, 30):
+        minute_of_six(minute)
+    feed.until = MONDAY + DAY
+    decide(engine, names, symbols, MONDAY + 5 * HOUR)
+    for minute in (31, 39, 40, 50):
+        minute_of_six(minute)
+
+    blind, stale, over = outbox(engine)[started:]
+    assert [(alert.kind, alert.severity) for alert in (blind, stale, over)] == [
+        ("rollout.blind", "warning"),
+        ("feed.stale", "warning"),
+        ("incident.ended", "info"),
+    ]
+    affected = (
+        f"{many} symbols (S000, S001, S002, S003, S004 and {many - 5} more) of {strategies} strategies "
+        f"(strategy-0, strategy-1, strategy-2, strategy-3, strategy-4 and {strategies - 5} more)"
+    )
+    assert blind.text.startswith(f"{strategies} rollouts are blind (strategy-0 2, strategy-1 2, ")
+    assert stale.text == (
+        f"the feed has no new candles of {affected}: "
+        "the S000 candle 2026-03-02 03:00 UTC is due, its newest is 2026-03-02 02:00"
+    )
+    assert over.text == f"the feed is stale: over after 0.5 h, affected {affected}"
+    assert [alert.acknowledged_by for alert in (blind, stale, over)] == ["system", "system", ""]
+    assert alert_message(over).title == f"[info] {strategies} strategies: over: the feed is stale"
+
+
+def test_a_blind_rollout_is_told_of_an_hour_after_what_explains_it(ramped: Engine, still: Still) -> None:
+    """An incident that lasts for weeks must not hide a rollout that turns blind."""
+    put_decisions(ramped, *(decision_row(version, MONDAY + 2 * HOUR) for version in ("1", "2")))
+    told = []
+
+    for minute in (0, 1, 59, 60, 61):
+        watch_feed(ramped, still, now=MONDAY + 6 * HOUR + minute * MINUTE)
+        tick(ramped, still, now=MONDAY + 6 * HOUR + minute * MINUTE)
+        told.append([alert.kind for alert in outbox(ramped)][1:])
+
+    assert told == [["feed.stale"]] * 3 + [["feed.stale", "rollout.blind"]] * 2
+
+
+def decide(engine: Engine, names: Sequence[str], symbols: Sequence[str], candle: datetime) -> None:
+    put_decisions(
+        engine,
+        *(
+            decision_row(version, candle, strategy_name=name, symbol=symbol)
+            for name in names
+            for version in ("1", "2")
+            for symbol in symbols
+        ),
+    )
+
+
+class Flat:
+    """A feed with hourly candles of one price for any number of symbols, up to a moment."""
+
+    name, timeframe = "flat", "1h"
+
+    def __init__(self, symbols: Sequence[str], *, until: datetime) -> None:
+        self._symbols = tuple(symbols)
+        self.until = until
+
+    def symbols(self) -> tuple[str, ...]:
+        return self._symbols
+
+    def candles(
+        self, symbol: str, *, closed_by: datetime, since: datetime | None = None, bars: int | None = None
+    ) -> pd.DataFrame:
+        last = min(closed_by, self.until) - HOUR
+        index = pd.date_range(end=pd.Timestamp(last).floor("h"), periods=bars or 1, freq="h", name="timestamp")
+        return pd.DataFrame(1.0, index=index, columns=["open", "high", "low", "close", "volume"])
+
+    def expected_at(self, symbol: str, now: datetime) -> datetime | None:
+        return pd.Timestamp(now - HOUR).floor("h").to_pydatetime()
+
+
+def test_a_feed_that_comes_and_goes_each_minute_is_one_incident(engine: Engine, still: Still) -> None:
+    put_version(engine, "1", Status.ACTIVE, symbols=[GOLD])
+    whole = SyntheticSource((GOLD, "SILVER"), start=MONDAY.replace(month=1, day=1), days=300)
+
+    for minute in range(60):
+        watch_feed(engine, whole if minute % 2 else still, now=MONDAY + 6 * HOUR + minute * MINUTE)
+    assert [alert.kind for alert in outbox(engine)] == ["feed.stale"]
+    for minute in range(60, 80):
+        watch_feed(engine, whole, now=MONDAY + 6 * HOUR + minute * MINUTE)
+
+    assert [alert.kind for alert in outbox(engine)] == ["feed.stale", "incident.ended"]
+
+
+def test_a_small_fault_that_lasts_hides_no_large_one(engine: Engine, still: Still, market: SyntheticSource) -> None:
+    """A symbol that left the feed stays an incident for weeks. The loss of all others is alerted, and only once."""
+    put_version(engine, "1", Status.ACTIVE, symbols=[GOLD])
+    put_version(engine, "1", Status.ACTIVE, strategy_name="other", symbols=["SILVER"])
+
+    class OneLeft(SyntheticSource):
+        def candles(self, symbol: str, **period: Any) -> pd.DataFrame:
+            return (still if symbol == GOLD else market).candles(symbol, **period)
+
+    one_left = OneLeft((GOLD, "SILVER"), start=MONDAY.replace(month=1, day=1), days=300)
+    for hour in range(6, 12):
+        watch_feed(engine, one_left, now=MONDAY + hour * HOUR)
+    for minute in range(60):
+        watch_feed(engine, still, now=MONDAY + 12 * HOUR + minute * MINUTE)
+
+    assert [(alert.kind, alert.facts["symbols"]) for alert in outbox(engine)] == [
+        ("feed.stale", [GOLD]),
+        ("feed.stale", [GOLD, "SILVER"]),
+    ]
+
+
+def test_ticks_of_many_rollouts_that_stop_are_one_alert(engine: Engine) -> None:
+    for name in ("a", "b", "c"):
+        put_version(engine, "1", Status.ACTIVE, strategy_name=name)
+        put_version(engine, "2", strategy_name=name)
+        start_rollout(engine, Command(OWNER, MONDAY), strategy_name=name, version="2", plan=Plan())
+
+    for minute in (9, 10, 11, 200):
+        watch_ticks(engine, now=MONDAY + minute * MINUTE, overdue=OVERDUE)
+
+    (alert,) = (each for each in outbox(engine) if each.kind == "rollout.tick_overdue")
+    assert alert.text == (
+        "the gates of 3 rollouts do not run (a 2, b 2, c 2): "
+        "a 2 was last ticked at 2026-03-02 00:00 UTC: its gates do not run"
+    )
+    assert alert_message(alert).title == "[critical] 3 strategies: tick overdue: its users are not protected"
+    assert alert_message(alert).action == "rollout tick"
+
+
 def test_a_source_with_a_fault_of_its_own_is_told_of_and_stops_nothing(engine: Engine, still: Still) -> None:
     class Broken(Still):
         def expected_at(self, symbol: str, now: datetime) -> datetime | None:
@@ -143,7 +293,8 @@ def test_a_source_with_a_fault_of_its_own_is_told_of_and_stops_nothing(engine: E
         said = watch_feed(engine, broken, now=MONDAY + hour * HOUR)
 
     assert said[0] == "fib_rsi: GOLD is unavailable: ZeroDivisionError: no calendar"
-    assert len(said) == len([each for each in outbox(engine) if each.kind == "feed.stale"]) == 2
+    (alert,) = outbox(engine)
+    assert (len(said), alert.kind, alert.facts["symbols"]) == (2, "candles.absent", [GOLD, "SILVER"])
 
 
 def test_of_a_version_that_is_retired_no_candle_is_awaited(engine: Engine, still: Still) -> None:

@@ -13,6 +13,7 @@ from strategy_core.api.routes.audit import AuditEventResponse
 from strategy_core.api.routes.evidence import DecisionResponse
 from strategy_core.api.routes.rollouts import RolloutDetail, VerdictResponse, detail
 from strategy_core.api.schemas import ResponseModel, RolloutId
+from strategy_core.domain.alerts import Severity
 from strategy_core.domain.comparison import Comparison
 from strategy_core.report.html import HEADERS, html_page
 from strategy_core.report.rollout import page_title, rollout_markdown
@@ -81,6 +82,24 @@ class Slot(ResponseModel):
     active_side: int = Field(description="Decision of the control: 1 buy, -1 sell, 0 hold.")
 
 
+class OpenAlert(ResponseModel):
+    """An alert about the version that nobody had acknowledged."""
+
+    id: int = Field(description="Id of the alert.")
+    at: datetime = Field(description="When it was raised.")
+    severity: Severity = Field(description="How urgent it is.")
+    kind: str = Field(description="What happened, as a word for programs.")
+    text: str = Field(description="The message.")
+
+
+class FailedRunResponse(ResponseModel):
+    """A shadow run in which the version could not be run."""
+
+    at: datetime = Field(description="Time of the run.")
+    reason: str = Field(description="Why it could not be run.")
+    host_fault: str = Field(description="Why the host is at fault, or empty.")
+
+
 class RollbackReportResponse(ResponseModel):
     """Why the version was rolled back, the rows behind the decision, and how many users it had served."""
 
@@ -89,6 +108,9 @@ class RollbackReportResponse(ResponseModel):
     verdicts: list[VerdictResponse] = Field(description="The verdicts of all gates, worst first.")
     slots: list[Slot] = Field(description="The last slots, newest first.")
     decisions: list[DecisionResponse] = Field(description="The version's last decisions before it, newest first.")
+    errors: list[DecisionResponse] = Field(description="The version's newest errors before it, newest first.")
+    failed_run: FailedRunResponse | None = Field(description="The newest run that could not run the version.")
+    alerts: list[OpenAlert] = Field(description="Alerts about the version that were open, newest first.")
     served: list[ServedResponse] = Field(description="The version's share of users over time.")
     directory: int | None = Field(description="Number of users in the directory. Null if no directory is loaded.")
     now_active: str | None = Field(description="The version that serves users since then.")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from strategy_core.domain.errors import EvidenceUnavailable
-from strategy_core.domain.evidence import Evidence
+from strategy_core.domain.evidence import Evidence, Record
 
 
 class Verdict(StrEnum):
@@ -111,7 +111,10 @@ class Freshness(Gate):
 
 
 class Errors(Gate):
-    """Breach on errors in a row, or on their share of the decisions once there are enough."""
+    """Breach on errors in a row, or on their share of the decisions once there are enough.
+
+    Blind on as many errors in a row if the host is at fault for some of them.
+    """
 
     kind: Literal["errors"] = "errors"
     in_a_row: int = Field(default=3, ge=1)
@@ -124,12 +127,14 @@ class Errors(Gate):
         if record.errors_in_a_row >= self.in_a_row:
             reason = f"{record.errors_in_a_row} errors in a row (limit {self.in_a_row}): {record.last_error}"
             return self.found(Verdict.BREACH, reason, value=record.errors_in_a_row, limit=self.in_a_row, n=n)
-        if n == 0:
-            return self.nothing_yet("decision")
-        share = record.errors / n
+        share = record.errors / n if n else 0.0
         if n >= self.minimum_decisions and share >= self.share:
             reason = f"{record.errors} of {n} decisions are errors (limit {self.share:.0%}): {record.last_error}"
             return self.found(Verdict.BREACH, reason, value=share, limit=self.share, n=n)
+        if record.host_errors_in_a_row >= self.in_a_row:
+            raise EvidenceUnavailable(f"{record.host_errors_in_a_row} errors in a row, {_host(record)}")
+        if n == 0:
+            return self.nothing_yet("decision")
         return self.found(Verdict.PASS, f"{record.errors} errors in {n} decisions", value=share, limit=self.share, n=n)
 
 
@@ -150,7 +155,10 @@ class InvalidDecisions(Gate):
 
 
 class Silence(Gate):
-    """Breach when the canary has no decision on candles that the active version decided."""
+    """Breach when the canary has no decision on candles that the active version decided.
+
+    Blind on as many candles if the host is at fault for some of them.
+    """
 
     kind: Literal["silence"] = "silence"
     candles: int = Field(default=3, ge=1)
@@ -161,9 +169,16 @@ class Silence(Gate):
         if silent >= self.candles:
             reason = f"no decision on {silent} candles that the active version decided (limit {self.candles})"
             return self.found(Verdict.BREACH, reason, **facts)
+        if evidence.canary.host_silent_candles >= self.candles:
+            many = evidence.canary.host_silent_candles
+            raise EvidenceUnavailable(f"no decision on {many} candles, {_host(evidence.canary)}")
         if evidence.active.decided == 0:
             return self.nothing_yet("decision of the active version")
         return self.found(Verdict.PASS, f"silent on {silent} candles", **facts)
+
+
+def _host(record: Record) -> str:
+    return f"but the host is at fault: {record.host_fault}"
 
 
 Duration = Annotated[
