@@ -76,7 +76,8 @@ def follow_up(runtime: Runtime, source: CandleSource) -> None:
     """
     try:
         deliver(runtime.engine, channels(), now=runtime.now, pace=runtime.settings.alert_pace)
-        watch_shadow(runtime.engine, source, now=runtime.now, overdue=runtime.settings.tick_overdue)
+        if not runtime.settings.clock_check.problem:
+            watch_shadow(runtime.engine, source, now=runtime.now, overdue=runtime.settings.tick_overdue)
     except Exception as error:  # noqa: BLE001  the tick is committed and must not fail now
         log.warning("events.not_sent", error=type(error).__name__)
 

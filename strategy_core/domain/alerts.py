@@ -25,6 +25,7 @@ BREACH = "shadow.isolation_breach"
 STALE = "feed.stale"
 SHADOW_OVERDUE = "shadow.overdue"
 AUDIT_BROKEN = "audit.broken"
+CLOCKS_DISAGREE = "clock.disagrees"
 
 HEADLINES: Mapping[str, str] = {
     "rollout.started": "started",
@@ -44,6 +45,7 @@ HEADLINES: Mapping[str, str] = {
     STALE: "the feed is stale",
     SHADOW_OVERDUE: "shadow run overdue: no new decisions",
     AUDIT_BROKEN: "the audit trail does not hold",
+    CLOCKS_DISAGREE: "the clocks disagree: missing ticks cannot be seen",
     "candles.absent": "has no candles",
     "candle.revised": "decided on a candle that was revised",
     CHANNEL_FAILED: "this alert channel has failed for too long",
@@ -53,7 +55,7 @@ WHY = '--reason "..."'
 _RUN_NOW = {TICK_OVERDUE: "rollout tick", SHADOW_OVERDUE: "rollout shadow"}
 ACTION, ROLLBACK = "rollout_action", "rollback"  # only an alert with this label and value rolls back
 FIRING = "firing"
-CLOCKS_DIFFER = timedelta(seconds=60)  # at most, between the monitoring and the platform
+CLOCKS_DIFFER = timedelta(seconds=60)  # at most, between the monitoring, the platform and its commands
 
 _LONGEST_PART = 250  # characters of each part of a reason
 _FINGERPRINT = re.compile(r"[0-9a-f]{1,64}")
@@ -206,7 +208,7 @@ def _suggested_commands(raised: Raised, facts: Facts) -> list[tuple[str, str]]:
     """Return pairs of purpose and command, the most likely first."""
     strategy, version = quote(raised.strategy_name), quote(facts.version)
     undo = f"rollout rollback {strategy} {WHY}"
-    subject = "audit verify" if raised.kind == AUDIT_BROKEN else f"status {strategy}"
+    subject = {AUDIT_BROKEN: "audit verify", CLOCKS_DISAGREE: "db clock"}.get(raised.kind, f"status {strategy}")
     status = ("details", f"rollout {subject}")
     critical = raised.severity is Severity.CRITICAL
     acknowledge = [("acknowledge", f"rollout alerts ack {raised.id} {WHY}")] if critical else []
@@ -249,6 +251,31 @@ def _withdrawal(facts: Facts, strategy: str, version: str, undo: str) -> tuple[s
 
 def _is_canary(facts: Facts) -> bool:
     return facts.exposed is not None and facts.exposed.role == "canary"
+
+
+@dataclass(frozen=True, slots=True)
+class ClockCheck:
+    """Whether a clock is right enough to judge what is late.
+
+    Attributes:
+        problem: why it is not, whatever the times are. Empty if it is.
+        tolerance: how far times in the database may be ahead of the clock.
+    """
+
+    problem: str = ""
+    tolerance: timedelta = CLOCKS_DIFFER
+
+    def doubt(self, newest: datetime, now: datetime) -> str:
+        """Return why nothing that depends on *newest* can be judged as late at *now*, or an empty text."""
+        if self.problem or newest - now <= self.tolerance:
+            return self.problem
+        return (
+            f"clock disagrees: the database has a time of {newest:%Y-%m-%d %H:%M} UTC, and this clock shows "
+            f"{now:%Y-%m-%d %H:%M} UTC"
+        )
+
+
+SURE = ClockCheck()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,15 @@ import pandas as pd
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from strategy_core.domain.alerts import SHADOW_OVERDUE, STALE, TICK_OVERDUE, Severity
+from strategy_core.domain.alerts import (
+    CLOCKS_DISAGREE,
+    SHADOW_OVERDUE,
+    STALE,
+    SURE,
+    TICK_OVERDUE,
+    ClockCheck,
+    Severity,
+)
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.market.source import CandleSource
@@ -25,18 +33,40 @@ LATE_ALLOWED = 2  # candles that a vendor may be late
 
 
 @retry_transient()
-def watch_ticks(engine: Engine, *, now: datetime, overdue: timedelta) -> list[str]:
+def watch_ticks(engine: Engine, *, now: datetime, overdue: timedelta, clock: ClockCheck = SURE) -> list[str]:
     """Alert on open rollouts whose last tick is *overdue* long ago. Return them, one line each.
 
-    A last tick equally far in the future counts too: its clock was wrong, and it would hide missing ticks.
+    A last tick equally far in the future raises another alert: one of the two clocks is wrong, and missing ticks cannot
+    be seen.
+
+    Args:
+        clock: whether *now* can be compared with the times in the database. If not, no alert is raised.
     """
     now = utc(now, "now")
+    if clock.problem:
+        return []
     with reading(engine) as session:
         found = [one for one in rollouts.open_rollouts(session) if abs(now - _last_tick(one)) >= overdue]
     if not found:
         return []
     with transaction(engine) as session:
-        return [_alert_overdue(session, rollout, now) for rollout in found]
+        return [_alert_overdue(session, rollout, now, clock) for rollout in found]
+
+
+def find_overdue(
+    engine: Engine, strategy_name: str | None = None, *, now: datetime, overdue: timedelta, clock: ClockCheck = SURE
+) -> list[str]:
+    """Return what `watch_ticks` would alert on, one line each, without writing."""
+    now = utc(now, "now")
+    if clock.problem:
+        return []
+    with reading(engine) as session:
+        found = rollouts.open_rollouts(session)
+    return [
+        _overdue_line(one, now, clock)
+        for one in found
+        if strategy_name in (None, one.strategy_name) and abs(now - _last_tick(one)) >= overdue
+    ]
 
 
 @retry_transient()
@@ -98,16 +128,23 @@ def _last_tick(rollout: Rollout) -> datetime:
     return rollout.last_tick_at or rollout.started_at
 
 
-def _alert_overdue(session: Session, rollout: Rollout, now: datetime) -> str:
-    name, since = rollout.strategy_name, _last_tick(rollout)
-    text = f"{name} {rollout.version} was last ticked at {since:%Y-%m-%d %H:%M} UTC: its gates do not run"
+def _overdue_line(rollout: Rollout, now: datetime, clock: ClockCheck) -> str:
+    name, since = f"{rollout.strategy_name} {rollout.version}", _last_tick(rollout)
+    if doubt := clock.doubt(since, now):
+        return f"whether {name} is ticked cannot be seen: {doubt}"
+    return f"{name} was last ticked at {since:%Y-%m-%d %H:%M} UTC: its gates do not run"
+
+
+def _alert_overdue(session: Session, rollout: Rollout, now: datetime, clock: ClockCheck) -> str:
+    name, since, text = rollout.strategy_name, _last_tick(rollout), _overdue_line(rollout, now, clock)
+    kind = CLOCKS_DISAGREE if clock.doubt(since, now) else TICK_OVERDUE
     alerts.raise_alert(
         session,
-        TICK_OVERDUE,
+        kind,
         text,
         severity=Severity.CRITICAL.value,
         strategy_name=name,
-        dedupe_key=f"{rollout.id} {TICK_OVERDUE} {since.isoformat()}",
+        dedupe_key=f"{rollout.id} {kind} {since.isoformat()}",
         facts={
             "version": rollout.version,
             "control_version": rollout.control_version,

@@ -46,6 +46,7 @@ RAISED: dict[str, tuple[str, dict[str, Any]]] = {
     "candle.revised": ("warning", {"version": "2", "exposed": CANARY}),
     "alerts.channel_failed": ("warning", {"channel": "slack-1f2e3d4c"}),
     "audit.broken": ("critical", {}),
+    "clock.disagrees": ("critical", PAIR | {"exposed": CANARY}),
 }
 SAID = {
     "rollout.started": [
@@ -166,6 +167,12 @@ SAID = {
     "audit.broken": [
         "[critical] fib_rsi: the audit trail does not hold",
         "details: rollout audit verify",
+        'acknowledge: rollout alerts ack 17 --reason "..."',
+    ],
+    "clock.disagrees": [
+        "[critical] fib_rsi 2: the clocks disagree: missing ticks cannot be seen",
+        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
+        "details: rollout db clock",
         'acknowledge: rollout alerts ack 17 --reason "..."',
     ],
 }

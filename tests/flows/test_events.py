@@ -40,6 +40,7 @@ TOLD = {
     "candle.revised": ["candle.revised"],
     "alerts.channel_failed": ["alerts.channel_failed"],
     "audit.broken": ["audit.broken"],
+    "clock.disagrees": ["clock.disagrees"],
 }
 
 
