@@ -32,8 +32,9 @@ CHANGES = {
 }
 WITHOUT_DATABASE = {"alerts test", "demo", "deploy", "isolate", "token", "up"}
 SERVERS = {"api", "exporter"}  # their endpoints are tried below
+FOUND_WRONG = {"audit verify", "db check"}  # rows that a test wrote without the trail
 MORE = {
-    "calibrate": ["--ramps", "1", "--days", "1", "--scenario", "healthy"],
+    "calibrate": ["--ramps", "1", "--days", "1", "--scenario", "identical"],
     "db maintain": ["--dry-run"],
     "report": ["--output", "-"],
 }
@@ -121,7 +122,8 @@ def test_a_reading_command_writes_nothing(
 
     code = call(*name.split(), *needed, *MORE.get(name, []))
 
-    assert code == 0, capsys.readouterr().err
+    assert capsys.readouterr().err == ""  # a refusal is a line there
+    assert code == 0 or name in FOUND_WRONG
 
 
 def test_a_changing_command_is_refused_there(call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,6 +100,7 @@ class Context:
         self.database_url = database_url
         self._actor = actor
         self._least = False
+        self._warned: set[str] = set()
 
     @cached_property
     def settings(self) -> "Settings":
@@ -150,8 +151,9 @@ class Context:
         return self.clock.open_candles(self.now)
 
     def warn(self, line: str) -> None:
-        """Print a line on standard error, if it is not empty."""
-        if line:
+        """Print a line on standard error once, if it is not empty."""
+        if line and line not in self._warned:
+            self._warned.add(line)
             typer.echo(f"warning: {line}", err=True)
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
@@ -63,9 +64,11 @@ def test_a_replay_stops_no_clock_but_its_own(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"id": 2}, {"speed": 0.0}, {"speed": 2_000_000.0}])
-def test_there_is_one_clock_at_most_and_it_runs_forward(engine: Engine, wrong: dict[str, float]) -> None:
+def test_there_is_one_clock_at_most_and_it_runs_forward(engine: Engine, wrong: dict[str, Any]) -> None:
+    given: dict[str, Any] = {"replay_from": MONDAY, "speed": 1.0}
+
     with pytest.raises(InvariantRefused), transaction(engine) as session:
-        session.add(StoredClock(**{"replay_from": MONDAY, "speed": 1.0} | wrong))
+        session.add(StoredClock(**given | wrong))
 
 
 def test_a_database_of_an_earlier_release_has_no_clock(of_an_earlier_release: Engine, tmp_path: object) -> None:
