@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,7 +17,9 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from prefect.states import Completed
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin
@@ -25,6 +27,7 @@ from websockets.typing import Origin
 from deployments import automations
 from deployments.processes import password
 from deployments.up import up
+from flows.maintain import prune_runs
 from flows.ramp import set_canary_percent
 from strategy_core.domain.errors import InvalidPercent
 from strategy_core.domain.lifecycle import Status
@@ -348,6 +351,35 @@ def test_automations_are_put_once_and_leave_an_owners_own_alone(
         assert (found.description, found.enabled) == (ours.description, False)
         assert client.read_automation(mine) is not None
         assert automations.put(client, ids) == []
+
+
+def test_old_runs_of_our_own_deployments_are_deleted_and_an_owners_are_kept_longer(
+    running: Up, api: httpx.Client, served: Mapping[str, Mapping[str, Any]]
+) -> None:
+    now = datetime.now(UTC)
+    settings = {PREFECT_API_URL: str(api.base_url).rstrip("/"), PREFECT_API_AUTH_STRING: running.password()}
+    with temporary_settings(settings), get_client(sync_client=True) as client:
+
+        def ended(days: int, deployment: str | None = None) -> UUID:
+            """Return a run that ended so long ago, of a deployment of ours or of somebody's flow without one."""
+            if deployment is None:
+                run = client.create_flow_run(set_canary_percent, parameters={}).id
+            else:
+                run = client.create_flow_run_from_deployment(UUID(served[deployment]["id"])).id
+            done = Completed()
+            done.timestamp = now - timedelta(days=days)
+            client.set_flow_run_state(run, done, force=True)
+            return run
+
+        old = [ended(8, "ramp-tick"), ended(91, "pause")]
+        kept = [ended(6, "ramp-tick"), ended(8, "pause"), ended(100)]
+
+        assert prune_runs(client, now=now) == len(old)
+
+        left = {
+            run.id for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=old + kept)))
+        }
+    assert left == set(kept)
 
 
 def test_a_child_that_ends_is_named_and_the_rest_is_stopped(
