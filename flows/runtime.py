@@ -34,8 +34,8 @@ class Runtime:
     """Settings with the clock of the database, the open database, and the start time of the run.
 
     Attributes:
-        wrong: the first invalid setting, if any, and a clock that disagrees. Invalid settings have their default
-            values.
+        wrong: the first invalid setting, if any, and a clock that disagrees or stands still. Invalid settings have
+            their default values.
     """
 
     settings: Settings
@@ -73,8 +73,7 @@ def open_runtime(*, tolerate_bad_settings: bool = False) -> Iterator[Runtime]:
         check_schema(engine)
         read = settings.on_any_clock_of if tolerate_bad_settings else settings.on_clock_of
         settings = read(engine)
-        if settings.clock_check.problem:
-            wrong = (*wrong, settings.clock_check.problem)
+        wrong += tuple(each for each in (settings.clock_check.problem, settings.clock_note) if each)
         yield Runtime(settings, engine, settings.now(), wrong)
     finally:
         engine.dispose()

@@ -129,6 +129,7 @@ class Settings(BaseSettings):
     replay_started_at: datetime | None = None
     replay_speed: float = 1.0
     _clock_problem: str = PrivateAttr(default="")
+    _clock_stands: bool = PrivateAttr(default=False)
 
     @field_validator("prometheus_url")
     @classmethod
@@ -204,7 +205,16 @@ class Settings(BaseSettings):
             )
             problem = "" if self.replay_from is None else self._disagreement(shown, real)
         found._clock_problem = problem
+        found._clock_stands = stored.started_at is None
         return found
+
+    @property
+    def clock_note(self) -> str:
+        """What a scheduled run says about the database's clock if it stands still, since nothing would ever be due."""
+        if not self._clock_stands:
+            return ""
+        still = f"{self.now():%Y-%m-%d %H:%M} UTC"
+        return f"the clock of this database stands still at {still}: rollout db clock --remove lets real time count"
 
     def _disagreement(self, shown: datetime, real: datetime) -> str:
         try:

@@ -74,6 +74,7 @@ def deliver(shell: Context) -> None:
     from strategy_core.services.watchdog import watch_ticks
 
     engine, clock = shell.engine, shell.clock
+    shell.warn(clock.clock_note)
     watch_ticks(engine, now=shell.now, overdue=clock.tick_overdue, clock=clock.clock_check)
     channels = clock.open_channels()
     tried = alerts.deliver(engine, channels, now=shell.now, pace=clock.alert_pace)

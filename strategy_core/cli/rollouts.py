@@ -126,6 +126,7 @@ def tick(shell: Context) -> None:
 
     shell.tolerate_bad_settings()
     engine = shell.engine
+    shell.warn(shell.clock.clock_note)
     ticked = tick_all(engine, shell.clock.candles_if_any(shell.now), now=shell.now, actor=shell.actor)
     rows = [
         (t.strategy_name, t.version, *((t.ruling.step, t.ruling.reason) if t.ruling else ("error", t.error)))

@@ -83,7 +83,7 @@ def put_platform(url: str) -> None:
     put_version(engine, "1", Status.ACTIVE)
     put_version(engine, "2")
     start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
-    start_clock(engine, ReplayClock(None, MONDAY + timedelta(hours=1)))
+    start_clock(engine, ReplayClock(datetime.now(UTC), MONDAY + timedelta(hours=1)))
     engine.dispose()
 
 

@@ -3,6 +3,7 @@
 The tests share one `up` and run in the order of its life. Each waits for what it asserts.
 """
 
+import json
 import os
 import re
 import signal
@@ -31,6 +32,7 @@ from flows.maintain import prune_runs
 from flows.ramp import set_canary_percent
 from strategy_core.domain.errors import InvalidPercent
 from strategy_core.domain.lifecycle import Status
+from strategy_core.services.database import read_clock
 from strategy_core.store import audit, decisions, rollouts, versions
 from strategy_core.store.engine import open_database, reading
 from tests.deployments.started import (
@@ -288,6 +290,26 @@ def test_an_owner_is_answered_by_the_api_with_a_token_for_development(running: U
     assert httpx.get(f"{url}/docs").status_code == 200
 
 
+def test_another_shell_needs_only_the_address_of_the_database(
+    running: Up, served: Mapping[str, Mapping[str, Any]]
+) -> None:
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("ROLLOUT_")}
+    url = f"sqlite:///{running.state / 'rollout.db'}"
+
+    def shown(*words: str) -> Any:
+        command = [sys.executable, "-m", "strategy_core.cli", *words, "--json", "--database-url", url]
+        done = subprocess.run(command, env=plain, check=True, capture_output=True, text=True)
+        assert done.stderr == ""
+        return json.loads(done.stdout)
+
+    known, listed, clock = shown("status", "fib_rsi"), shown("alerts", "list"), shown("db", "clock")
+
+    assert known[0]["rollout"]["clock_disagrees"] == ""
+    assert listed["overdue"] == []
+    assert {each["kind"] for each in listed["alerts"]} & {"rollout.tick_overdue", "clock.disagrees"} == set()
+    assert clock["stored"]["speed"] == 5760.0
+
+
 def test_whoever_looks_at_the_metrics_needs_no_token(running: Up) -> None:
     address = running.prints(r"metrics +(http://127\.0\.0\.1:\d+/metrics)\n")[1]
 
@@ -438,3 +460,8 @@ def test_ctrl_c_stops_everything_it_started(running: Up, api: httpx.Client) -> N
     assert members(groups) == []
     with pytest.raises(httpx.TransportError):
         api.get("/health")
+    engine = open_database(f"sqlite:///{running.state / 'rollout.db'}")
+    stopped = read_clock(engine)
+    engine.dispose()
+    assert stopped is not None
+    assert stopped.started_at is None  # it stands still

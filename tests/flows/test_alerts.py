@@ -113,7 +113,9 @@ def test_a_flow_needs_no_settings_for_the_clock_of_a_replay(started: Engine, mon
         monkeypatch.delenv(f"ROLLOUT_{name}")
     start_clock(started, ReplayClock(None, MONDAY + HOUR))
 
-    deliver_alerts.fn()
+    state = deliver_alerts.fn()
 
+    still = "the clock of this database stands still at 2026-03-02 01:00 UTC: rollout db clock --remove lets real time"
+    assert (state.is_failed(), still in str(state.message)) == (True, True)  # as long as no replay runs
     (alert,) = (each for each in outbox(started) if each.kind == "rollout.tick_overdue")
     assert alert.at == MONDAY + HOUR
