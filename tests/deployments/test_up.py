@@ -19,6 +19,7 @@ import httpx
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Completed
 from websockets.exceptions import InvalidStatus
@@ -388,7 +389,7 @@ def test_old_runs_of_our_own_deployments_are_deleted_and_an_owners_are_kept_long
                 run = client.create_flow_run(set_canary_percent, parameters={}).id
             else:
                 run = client.create_flow_run_from_deployment(UUID(served[deployment]["id"])).id
-            done = Completed()
+            done: State[Any] = Completed()
             done.timestamp = now - timedelta(days=days)
             client.set_flow_run_state(run, done, force=True)
             return run
