@@ -1,7 +1,6 @@
 """`rollout up`: a Prefect server, the flows, the API and a replayed market in one command."""
 
 import importlib.util
-import json
 import os
 import signal
 import sys
@@ -37,17 +36,10 @@ _API_NEEDS = ("fastapi_offline", "jwt", "uvicorn")
 _API_KEYS = ("ROLLOUT_API_SECRET", "ROLLOUT_API_PUBLIC_KEY", "ROLLOUT_API_JWKS_URL")
 _LEASES = "prefect.server.concurrency.lease_storage.filesystem"  # a restarted server must know which runs hold a slot
 _REPLAY = "ROLLOUT_REPLAY_"
-_DAY_S = 86_400
 _SMALL = {  # what Prefect's own vacuum keeps. `maintain-database` deletes scheduled runs sooner
     "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
-    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(90 * _DAY_S),  # finished runs, with logs and artifacts
-    "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "P7D",
-    "PREFECT_SERVER_SERVICES_DB_VACUUM_EVENT_RETENTION_OVERRIDES": json.dumps(
-        {
-            f"prefect.flow-run.{each}": _DAY_S
-            for each in ("heartbeat", "Scheduled", "Pending", "Running", "Completed", "Cancelled")
-        }
-    ),
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": "7776000",  # 90 days of finished runs, in s
+    "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "P2D",  # half of all bytes
 }
 _PRIVATE = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
 
