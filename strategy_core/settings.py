@@ -174,14 +174,24 @@ class Settings(BaseSettings):
         return ReplayClock(self.replay_started_at, self.replay_from, self.replay_speed).now(real)
 
     def on_any_clock_of(self, engine: Engine) -> "Settings":
-        """Like `on_clock_of`, but with real time in place of an error: a rollback must work with any clock."""
+        """Like `on_clock_of`, but with our own clock, at last real time, in place of an error.
+
+        For rollbacks and ticks, which must work with any clock.
+        """
         try:
             found = self.on_clock_of(engine)
             found.now()
         except (SQLAlchemyError, RolloutError) as error:
-            found = self.model_copy(update={"replay_from": None})
-            found._clock_problem = f"clock disagrees: real time is used, because {error}"
+            why = str(error) if isinstance(error, RolloutError) else type(error).__name__
+            found = self.model_copy(update={} if self._has_a_time() else {"replay_from": None})
+            found._clock_problem = f"clock disagrees: the database's clock cannot be used: {why}"
         return found
+
+    def _has_a_time(self) -> bool:
+        try:
+            return bool(self.now())
+        except RolloutError:
+            return False
 
     def on_clock_of(self, engine: Engine, real: datetime | None = None) -> "Settings":
         """Return these settings with the clock of the database, if it stores one.
