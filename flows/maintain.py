@@ -27,7 +27,7 @@ from strategy_core.services.maintenance import maintain, summary_lines
 
 KEPT = {"scheduled": timedelta(days=7), "owner": timedelta(days=90)}  # finished runs, by the tag of their deployment
 AT_ONCE = 50  # runs in one request, the most that a server accepts
-PATIENCE_S = 60.0  # for one night. A server that was never cleaned up takes some nights
+PATIENCE_S = 900.0  # for one night. A server that was never cleaned up takes some nights
 
 log = structlog.get_logger(__name__)
 
@@ -40,9 +40,11 @@ def maintain_database() -> str:
     ROLLOUT_KEEP_DAYS sets when a partition expires. The database role must own the tables. A partition that is in use
     is left for the next night. Finished runs of schedules are deleted after 7 days, those of owners after 90 days.
     """
-    pruned = prune_own_runs()
-    with open_runtime() as runtime:
-        done = summary_lines(maintain(runtime.engine, now=runtime.now, keep_days=runtime.settings.keep_days))
+    try:
+        with open_runtime() as runtime:
+            done = summary_lines(maintain(runtime.engine, now=runtime.now, keep_days=runtime.settings.keep_days))
+    finally:
+        pruned = prune_own_runs()
     return "; ".join([*done, *pruned])
 
 

@@ -21,7 +21,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
-from prefect.states import Completed
+from prefect.states import Completed, Scheduled
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin
@@ -376,35 +376,6 @@ def test_automations_are_put_once_and_leave_an_owners_own_alone(
         assert automations.put(client, ids) == []
 
 
-def test_old_runs_of_our_own_deployments_are_deleted_and_an_owners_are_kept_longer(
-    running: Up, api: httpx.Client, served: Mapping[str, Mapping[str, Any]]
-) -> None:
-    now = datetime.now(UTC)
-    settings = {PREFECT_API_URL: str(api.base_url).rstrip("/"), PREFECT_API_AUTH_STRING: running.password()}
-    with temporary_settings(settings), get_client(sync_client=True) as client:
-
-        def ended(days: int, deployment: str | None = None) -> UUID:
-            """Return a run that ended so long ago, of a deployment of ours or of somebody's flow without one."""
-            if deployment is None:
-                run = client.create_flow_run(set_canary_percent, parameters={}).id
-            else:
-                run = client.create_flow_run_from_deployment(UUID(served[deployment]["id"])).id
-            done: State[Any] = Completed()
-            done.timestamp = now - timedelta(days=days)
-            client.set_flow_run_state(run, done, force=True)
-            return run
-
-        old = [ended(8, "ramp-tick"), ended(91, "pause")]
-        kept = [ended(6, "ramp-tick"), ended(8, "pause"), ended(100)]
-
-        assert prune_runs(client, now=now) == len(old)
-
-        left = {
-            run.id for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=old + kept)))
-        }
-    assert left == set(kept)
-
-
 def test_a_child_that_ends_is_named_and_the_rest_is_stopped(
     running: Up,
     api: httpx.Client,
@@ -449,6 +420,41 @@ def test_workers_would_be_given_the_same_deployments(
             assert each[kept] == served[name][kept], f"{name}: {kept}"
         assert schedules(each) == schedules(served[name])
         assert each["paused"] is False
+
+
+def test_old_runs_of_our_own_deployments_are_deleted_and_an_owners_are_kept_longer(
+    running: Up, api: httpx.Client, served: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """A run ends when the server says so, and the time of the nightly flow is moved in place of that."""
+    now = datetime.now(UTC)
+    settings = {PREFECT_API_URL: str(api.base_url).rstrip("/"), PREFECT_API_AUTH_STRING: running.password()}
+    with temporary_settings(settings), get_client(sync_client=True) as client:
+
+        def ended(deployment: str | None, **parameters: str) -> UUID:
+            """Return a finished run of a deployment of ours, or of a flow without one."""
+            later: State[Any] = Scheduled(scheduled_time=now + timedelta(days=1))  # no runner takes it before it ends
+            if deployment is None:
+                run = client.create_flow_run(set_canary_percent, state=later).id
+            else:
+                of = UUID(served[deployment]["id"])
+                run = client.create_flow_run_from_deployment(of, parameters=parameters, state=later).id
+            client.set_flow_run_state(run, Completed(), force=True)
+            return run
+
+        def left() -> list[UUID]:
+            known = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=runs)))
+            return [each for each in runs if each in {run.id for run in known}]
+
+        runs = [ended("ramp-tick"), ended("pause", strategy_name="fib_rsi", owner="ana"), ended(None)]
+        deleted = [prune_runs(client, now=now + timedelta(days=6))]
+        young = left()
+        deleted.append(prune_runs(client, now=now + timedelta(days=8)))
+        after_a_week = left()
+        deleted.append(prune_runs(client, now=now + timedelta(days=91)))
+
+        assert (young, after_a_week, left()) == (runs, runs[1:], runs[2:])
+    assert deleted[0] == 0
+    assert min(deleted[1:]) > 0
 
 
 def test_ctrl_c_stops_everything_it_started(running: Up, api: httpx.Client) -> None:
