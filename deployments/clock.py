@@ -350,7 +350,7 @@ class Clock:
             if waited < ALERT_AFTER:
                 continue
             request = Request(run.id, served.function, run.parameters, creator_of(run))
-            settings = least_settings()
+            settings = least_settings().on_clock_of(self.engine)
             with suppress(DBAPIError):
                 owner_requests.alert_waiting(self.engine, request, waited=waited, now=settings.now())
                 if waited >= LEASE:

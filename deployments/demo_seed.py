@@ -29,7 +29,8 @@ _LATER = 60  # candles of the faulty rollout before the replay: its first ticks 
 _ENDED = 10  # candles since the faulty version's table ended, at the start of the replay
 _STEP = 12  # candles between two ticks
 _FEW = 4  # symbols of the faulty pair: enough for its gates, and fast to validate
-_ACTOR = Actor("rollout up", role="system", source="cli")
+SEEDER = "rollout up"  # in the audit trail
+_ACTOR = Actor(SEEDER, role="system", source="cli")
 _WHY = "example data"
 _FOREVER = datetime(2200, 1, 1, tzinfo=UTC)
 

@@ -17,14 +17,15 @@ from urllib.request import urlopen
 from sqlalchemy import Engine, make_url
 
 from deployments import prefect_yaml
-from deployments.demo_seed import replay_span, seed
+from deployments.demo_seed import SEEDER, replay_span, seed
 from deployments.processes import HOST, OPEN, Child, ChildEnded, addresses, keep_port, password
 from strategy_core.domain.errors import InvalidSetting
 from strategy_core.isolation.sandbox import available
 from strategy_core.market.open import open_source
 from strategy_core.market.source import ReplayClock
-from strategy_core.services.database import upgrade
-from strategy_core.services.queries import read_activity
+from strategy_core.services.audit import read_events
+from strategy_core.services.database import address, read_clock, start_clock, stop_clock, upgrade
+from strategy_core.services.queries import all_versions, read_activity
 from strategy_core.settings import Settings, read_settings
 
 _HEALTHY_WITHIN_S = 180.0
@@ -34,6 +35,12 @@ _METRICS_PORT = 9464  # if it is free
 _API_NEEDS = ("fastapi_offline", "jwt", "uvicorn")
 _API_KEYS = ("ROLLOUT_API_SECRET", "ROLLOUT_API_PUBLIC_KEY", "ROLLOUT_API_JWKS_URL")
 _LEASES = "prefect.server.concurrency.lease_storage.filesystem"  # a restarted server must know which runs hold a slot
+_REPLAY = "ROLLOUT_REPLAY_"
+_SMALL = {  # what Prefect's own vacuum keeps. `maintain-database` deletes scheduled runs sooner
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": "7776000",  # 90 days of finished runs, in s
+    "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "P2D",  # half of all bytes
+}
 _PRIVATE = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
 
 
@@ -67,7 +74,7 @@ def up(
     """
     state = state.resolve()
     state.mkdir(parents=True, exist_ok=True)
-    given = {"feed": feed, "symbol": symbol, "database_url": database_url or f"sqlite:///{state / 'rollout.db'}"}
+    given = {"feed": feed, "symbol": symbol, "database_url": database_url or _own_database(state)}
     settings = read_settings().model_copy(update={name: value for name, value in given.items() if value is not None})
     with _stop_requested() as stop, ExitStack() as stack:
         try:
@@ -88,9 +95,7 @@ def _run(
     echo: Callable[[str], None],
 ) -> None:
     ReplayClock(datetime.now(UTC), datetime.now(UTC), speed)  # refuses a bad speed before anything is started
-    engine = settings.open_engine()
-    stack.callback(engine.dispose)
-    upgrade(engine)
+    engine = _open(settings, state, stack)
     source = open_source(settings.feed, symbol=settings.symbol, timeframe=settings.timeframe)
     start, end = replay_span(engine, source)
     children: list[Child] = []
@@ -102,7 +107,7 @@ def _run(
         children.append(child)
         return child
 
-    api_url, environment = os.environ.get("PREFECT_API_URL"), {**os.environ, **_PRIVATE}
+    api_url, environment = os.environ.get("PREFECT_API_URL"), {**_without(_REPLAY), **_PRIVATE}
     alone: list[str] = []
     login: dict[str, str] = {}
     if api_url is None:
@@ -121,9 +126,7 @@ def _run(
     _wait_until_healthy(api_url, children, stop)
     if stop.is_set():
         return
-    settings = settings.model_copy(
-        update={"replay_from": start, "replay_started_at": datetime.now(UTC), "replay_speed": speed}
-    )
+    _set_clock(engine, ReplayClock(datetime.now(UTC), start, speed), stack)
     environment = (
         environment | login | {"PREFECT_API_URL": api_url, **_variables(settings)}
     )  # the server needs none of these
@@ -176,9 +179,8 @@ def _ui_line(ui: str, login: Mapping[str, str]) -> str:
 
 def _own_prefect(state: Path, port: int) -> dict[str, str]:
     """Return the environment for a private Prefect server, without the user's own PREFECT_ variables."""
-    others = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     return {
-        **others,
+        **_without("PREFECT_", _REPLAY),
         **_PRIVATE,
         "PREFECT_HOME": str(state / "prefect"),
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{state / 'prefect' / 'prefect.db'}",
@@ -186,7 +188,39 @@ def _own_prefect(state: Path, port: int) -> dict[str, str]:
         "PREFECT_SERVER_API_PORT": str(port),
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(addresses(port, None)),
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASES,
+        **_SMALL,
     }
+
+
+def _without(*prefixes: str) -> dict[str, str]:
+    """Return the environment without the variables that begin with one of *prefixes*."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+
+
+def _own_database(state: Path) -> str:
+    return f"sqlite:///{state / 'rollout.db'}"
+
+
+def _open(settings: Settings, state: Path, stack: ExitStack) -> Engine:
+    """Return the database, upgraded.
+
+    Raises:
+        InvalidSetting: it may serve users, and all its processes would use the clock of the replay.
+    """
+    engine = settings.open_engine()
+    stack.callback(engine.dispose)
+    upgrade(engine)
+    made = settings.database_url == _own_database(state) or read_clock(engine) is not None
+    if not made and all_versions(engine) and not read_events(engine, actor=SEEDER, limit=1):
+        allowed = "a new database, or one that `rollout up` has made, since the clock of the replay is stored in it"
+        raise InvalidSetting("database_url", address(engine), allowed)
+    return engine
+
+
+def _set_clock(engine: Engine, clock: ReplayClock, stack: ExitStack) -> None:
+    """Store the clock, for every process that opens the database. It stands still once the flows have ended."""
+    start_clock(engine, clock)
+    stack.callback(lambda: stop_clock(engine, clock, real_now=datetime.now(UTC)))
 
 
 def _variables(settings: Settings) -> dict[str, str]:
@@ -198,6 +232,9 @@ def _variables(settings: Settings) -> dict[str, str]:
         "alert_urls",
         "console_owner_header",
         "console_proxies",
+        "replay_from",  # and of the clock: the children find it in the database
+        "replay_started_at",
+        "replay_speed",
     }
     values = settings.model_dump(mode="json", exclude_none=True, exclude=inherited)
     return {f"{prefix}{name.upper()}": str(value) for name, value in values.items()}

@@ -16,19 +16,20 @@ from strategy_core.services.watchdog import watch_feed, watch_shadow, watch_tick
 def deliver_alerts() -> str:
     """Send due alerts to the channels of ROLLOUT_ALERT_URLS, and retry failed deliveries.
 
-    Also checks for overdue ticks, overdue shadow runs and stale candles. The run fails if a delivery failed or a
-    setting is invalid, after all other alerts are sent.
+    Also checks for overdue ticks, overdue shadow runs and stale candles, unless the clocks disagree. The run fails if
+    they do, a delivery failed or a setting is invalid, after all other alerts are sent.
     """
     with open_runtime(tolerate_bad_settings=True) as runtime:
         settings = runtime.settings
-        limits = {"overdue": settings.tick_overdue, "quiet": settings.alert_pace.quiet}
-        watch_ticks(runtime.engine, now=runtime.now, **limits)
+        pace = {"overdue": settings.tick_overdue, "quiet": settings.alert_pace.quiet}
+        watch_ticks(runtime.engine, now=runtime.now, clock=settings.clock_check, **pace)
         channels = settings.open_channels()
         every: list[AlertChannel] = [*channels, *events.channels()]
         tried = deliver(runtime.engine, every, now=runtime.now, pace=settings.alert_pace)
         source = runtime.candles_if_any()  # last: a feed can be slow
-        watch_shadow(runtime.engine, source, now=runtime.now, **limits)
-        watch_feed(runtime.engine, source, now=runtime.now, quiet=limits["quiet"])
+        if not settings.clock_check.problem:  # then nothing can be said to be late
+            watch_shadow(runtime.engine, source, now=runtime.now, **pace)
+            watch_feed(runtime.engine, source, now=runtime.now, quiet=pace["quiet"])
     failed = [each for each in tried if each.problem]
     sent = [each for each in tried if not each.problem and each.channel != events.EventChannel.name]
     line = f"{len(sent)} sent" if channels else "ROLLOUT_ALERT_URLS is not set: no alert is sent"

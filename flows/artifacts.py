@@ -19,6 +19,7 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from sqlalchemy import Engine
 
+from strategy_core.domain.alerts import SURE, ClockCheck
 from strategy_core.domain.audit import shown_actor, storable
 from strategy_core.domain.ramp import Step
 from strategy_core.report.comparison import comparisons_markdown
@@ -61,7 +62,7 @@ def link_to(key: str, words: str, *, known: Known | None = None) -> str:
     return f"[{words}](../{path})"
 
 
-def show_tick(engine: Engine, ticked: Sequence[TickResult], *, now: datetime) -> None:
+def show_tick(engine: Engine, ticked: Sequence[TickResult], *, now: datetime, clock: ClockCheck = SURE) -> None:
     """Write a report for each rollback, then the progress of each rollout, starting with the oldest artifact."""
     with _best_effort("tick") as client:
         if client is None or not ticked:
@@ -74,7 +75,7 @@ def show_tick(engine: Engine, ticked: Sequence[TickResult], *, now: datetime) ->
         keys = {each.rollout_id: key_of("rollout", each.strategy_name, each.version) for each in ticked}
         known = _newest(client, list(keys.values()))
         oldest = sorted(keys, key=lambda rollout_id: known.get(keys[rollout_id], ("", ""))[1])
-        for number, progress in enumerate(read_progress(engine, oldest, now=now), 1):
+        for number, progress in enumerate(read_progress(engine, oldest, now=now, clock=clock), 1):
             _show_progress(client, progress, known)
             if time.monotonic() > deadline and number < len(oldest):
                 log.warning("artifacts.cut_short", shown=number, rollouts=len(oldest))
@@ -91,7 +92,8 @@ def show_change(strategy_name: str | None) -> None:
         try:
             event = change_of_request(engine, strategy_name=strategy_name, request_id=str(flow_run.id))
             if event is not None:
-                _show_event(client, engine, event, settings.now())
+                clock = settings.on_clock_of(engine)
+                _show_event(client, engine, event, clock.now(), clock.clock_check)
         finally:
             engine.dispose()
 
@@ -115,10 +117,10 @@ def show_page(key: str, text: str, words: str) -> str:
     return ""
 
 
-def _show_event(client: SyncPrefectClient, engine: Engine, event: AuditEvent, now: datetime) -> None:
+def _show_event(client: SyncPrefectClient, engine: Engine, event: AuditEvent, now: datetime, check: ClockCheck) -> None:
     links = []
     if event.rollout_id is not None:
-        for progress in read_progress(engine, [event.rollout_id], now=now):
+        for progress in read_progress(engine, [event.rollout_id], now=now, clock=check):
             key = key_of("rollout", event.strategy_name, progress.status.rollout.version)
             known = _newest(client, [key])
             _show_progress(client, progress, known)

@@ -80,13 +80,14 @@ def follow_up(runtime: Runtime, source: CandleSource) -> None:
     try:
         deliver(runtime.engine, channels(), now=runtime.now, pace=runtime.settings.alert_pace)
         settings = runtime.settings
-        watch_shadow(
-            runtime.engine,
-            source,
-            now=runtime.now,
-            overdue=settings.tick_overdue,
-            quiet=settings.alert_pace.quiet,
-        )
+        if not settings.clock_check.problem:
+            watch_shadow(
+                runtime.engine,
+                source,
+                now=runtime.now,
+                overdue=settings.tick_overdue,
+                quiet=settings.alert_pace.quiet,
+            )
     except Exception as error:  # noqa: BLE001  the tick is committed and must not fail now
         log.warning("events.not_sent", error=type(error).__name__)
 

@@ -57,7 +57,7 @@ def ramp_tick() -> str:
         quiet = runtime.settings.alert_pace.quiet
         ticked = tick.tick(runtime.engine, source, now=runtime.now, actor=unattended(), quiet=quiet)
         follow_up(runtime, source)
-        show_tick(runtime.engine, ticked, now=runtime.now)
+        show_tick(runtime.engine, ticked, now=runtime.now, clock=runtime.settings.clock_check)
     line = "; ".join([*(map(_summary_line, ticked) if ticked else ["no rollout is open"]), *runtime.wrong])
     if runtime.wrong or any(each.error for each in ticked):
         raise RolloutError(line)

@@ -36,10 +36,11 @@ SIGNED_IN = "USER"  # type of a run's creator. A server sets it, Prefect's own o
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Settings, an open database, and the start time of the run.
+    """Settings with the clock of the database, the open database, and the start time of the run.
 
     Attributes:
-        wrong: the first invalid setting, if any. Invalid settings have their default values.
+        wrong: the first invalid setting, if any, and a clock that disagrees or stands still. Invalid settings have
+            their default values.
     """
 
     settings: Settings
@@ -75,6 +76,9 @@ def open_runtime(*, tolerate_bad_settings: bool = False) -> Iterator[Runtime]:
     engine = settings.open_engine()
     try:
         check_schema(engine)
+        read = settings.on_any_clock_of if tolerate_bad_settings else settings.on_clock_of
+        settings = read(engine)
+        wrong += tuple(each for each in (settings.clock_check.problem, settings.clock_note) if each)
         yield Runtime(settings, engine, settings.now(), wrong)
     finally:
         engine.dispose()

@@ -1,7 +1,8 @@
 """The registry of versions as a class, for scripts and notebooks. Each method calls one service."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Engine
@@ -13,6 +14,7 @@ from strategy_core.market.source import CandleSource
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services import canary, queries
 from strategy_core.services import versions as version_service
+from strategy_core.services.database import current_time
 from strategy_core.store import versions
 from strategy_core.store.engine import open_database, reading, upgrade
 from strategy_core.store.tables import CanaryConfig, StrategyVersion
@@ -25,7 +27,7 @@ class VersionRegistry:
         database: an address or an engine. Its schema is upgraded.
         source: candles for the validation of new versions. Default: the built-in synthetic market.
         actor: recorded in the audit trail.
-        clock: returns the current time.
+        clock: returns the current time. Default: the real time, or the time of the replay that fills the database.
     """
 
     def __init__(
@@ -34,12 +36,12 @@ class VersionRegistry:
         *,
         source: CandleSource | None = None,
         actor: Actor = Actor("sdk"),  # noqa: B008  frozen
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], datetime] | None = None,
     ) -> None:
         self.engine = open_database(database) if isinstance(database, str) else database
         self._source = source
         self._actor = actor
-        self._clock = clock
+        self._clock = clock or partial(current_time, self.engine)
         upgrade(self.engine)
 
     def _command(self, reason: str, override_reason: str = "") -> Command:

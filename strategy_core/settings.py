@@ -1,16 +1,21 @@
 """Settings from the environment, and the engine, feed, channels and clock that they describe."""
 
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AnyHttpUrl, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+import structlog
+from pydantic import AnyHttpUrl, BeforeValidator, Field, PrivateAttr, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
-from strategy_core.domain.alerts import DeliveryPace
+from strategy_core.domain.alerts import CLOCKS_DIFFER, ClockCheck, DeliveryPace
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import EvidenceUnavailable, InvalidSetting, RolloutError, reason_of
 from strategy_core.domain.plan import Plan
@@ -20,11 +25,14 @@ from strategy_core.market.open import FeedAccess, is_around_the_clock, open_sour
 from strategy_core.market.source import AbsentSource, CandleSource, ReplayClock, ReplaySource
 from strategy_core.observe.channels import AppriseChannel, read_channels
 from strategy_core.observe.prometheus import Prometheus
+from strategy_core.services.database import read_clock
 from strategy_core.services.maintenance import KEEP_AT_LEAST
 from strategy_core.store.engine import open_database
 
+REFRESH_S = 5.0  # a server reads the clock of its database again so often
 _HEADER = re.compile(r"[A-Za-z0-9-]+: *[!-~]([ -~]*[!-~])?")
 _TOKEN = re.compile(r"[!-~]+")
+log = structlog.get_logger(__name__)
 _SECRET = (
     "prometheus_url",
     "prometheus_header",
@@ -82,7 +90,9 @@ class Settings(BaseSettings):
         audit_folder: folder of the signed exports that the flow `verify-audit` writes every night. Use storage that the
             owners of the database cannot change. Without a key and a folder the flow only verifies.
         replay_from, replay_started_at, replay_speed: replay the feed as if it were live. The clock showed `replay_from`
-            at the real time `replay_started_at`, and runs `replay_speed` times as fast.
+            at the real time `replay_started_at`, and runs `replay_speed` times as fast. `rollout up` stores its clock
+            in the database, where every command finds it without these settings. If both are there, the database's
+            counts.
     """
 
     model_config = SettingsConfigDict(env_prefix="ROLLOUT_", extra="ignore")
@@ -118,6 +128,8 @@ class Settings(BaseSettings):
     replay_from: datetime | None = None
     replay_started_at: datetime | None = None
     replay_speed: float = 1.0
+    _clock_problem: str = PrivateAttr(default="")
+    _clock_stands: bool = PrivateAttr(default=False)
 
     @field_validator("prometheus_url")
     @classmethod
@@ -159,7 +171,77 @@ class Settings(BaseSettings):
         """Return the time of the replay at a real moment, or that moment without a replay."""
         if self.replay_from is None:
             return real
-        return ReplayClock(self.replay_started_at or real, self.replay_from, self.replay_speed).now(real)
+        return ReplayClock(self.replay_started_at, self.replay_from, self.replay_speed).now(real)
+
+    def on_any_clock_of(self, engine: Engine) -> "Settings":
+        """Like `on_clock_of`, but with our own clock, at last real time, in place of an error.
+
+        For rollbacks and ticks, which must work with any clock.
+        """
+        try:
+            found = self.on_clock_of(engine)
+            found.now()
+        except (SQLAlchemyError, RolloutError) as error:
+            why = str(error) if isinstance(error, RolloutError) else type(error).__name__
+            found = self.model_copy(update={} if self._has_a_time() else {"replay_from": None})
+            found._clock_problem = f"clock disagrees: the database's clock cannot be used: {why}"
+        return found
+
+    def _has_a_time(self) -> bool:
+        try:
+            return bool(self.now())
+        except RolloutError:
+            return False
+
+    def on_clock_of(self, engine: Engine, real: datetime | None = None) -> "Settings":
+        """Return these settings with the clock of the database, if it stores one.
+
+        If ROLLOUT_REPLAY_* are set too and show another time, `clock_check` says so.
+        """
+        stored, real = read_clock(engine), real or datetime.now(UTC)
+        if stored is None:
+            return self
+        try:
+            shown = stored.now(real)
+        except RolloutError as error:
+            found, problem = self.model_copy(), f"clock disagrees: the database stores a clock that cannot be: {error}"
+        else:
+            found = self.model_copy(
+                update={
+                    "replay_from": stored.replay_from,
+                    "replay_started_at": stored.started_at,
+                    "replay_speed": stored.speed,
+                }
+            )
+            problem = "" if self.replay_from is None else self._disagreement(shown, real)
+        found._clock_problem = problem
+        found._clock_stands = stored.started_at is None
+        return found
+
+    @property
+    def clock_note(self) -> str:
+        """What a scheduled run says about the database's clock if it stands still, since nothing would ever be due."""
+        if not self._clock_stands:
+            return ""
+        still = f"{self.now():%Y-%m-%d %H:%M} UTC"
+        return f"the clock of this database stands still at {still}: rollout db clock --remove lets real time count"
+
+    def _disagreement(self, shown: datetime, real: datetime) -> str:
+        try:
+            ours = self.at(real)
+        except RolloutError as error:
+            return f"clock disagrees: {error}; the database's clock is used"
+        if abs(ours - shown) <= CLOCKS_DIFFER:
+            return ""
+        return (
+            f"clock disagrees: ROLLOUT_REPLAY_FROM shows {ours:%Y-%m-%d %H:%M} UTC and the database's clock "
+            f"{shown:%Y-%m-%d %H:%M} UTC, which is used: unset ROLLOUT_REPLAY_*, or run rollout db clock --remove"
+        )
+
+    @property
+    def clock_check(self) -> ClockCheck:
+        """Whether this clock is right enough to judge what is late."""
+        return ClockCheck(self._clock_problem, CLOCKS_DIFFER * self._speed)
 
     def open_engine(self) -> Engine:
         return open_database(self.database_url)
@@ -221,6 +303,51 @@ class Settings(BaseSettings):
         except (OSError, ValueError) as error:
             why = EvidenceUnavailable(f"{self.feed}: {reason_of(error)}")
             return AbsentSource(self.feed, self.timeframe, why)
+
+
+class DatabaseClock:
+    """The settings of a long-lived process, with the clock of its database. Reading it does not wait for the database.
+
+    Args:
+        settings: of the environment. Their clock is used until the database was read.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self._engine, self._environment, self.settings = engine, settings, settings
+
+    def now(self) -> datetime:
+        return self.settings.now()
+
+    def refresh(self) -> None:
+        """Read the clock again. Without the database the last one stays."""
+        try:
+            found = self._environment.on_clock_of(self._engine)
+        except (SQLAlchemyError, RolloutError) as error:
+            log.warning("clock.not_read", error=type(error).__name__)
+            return
+        if found.clock_check.problem and found.clock_check != self.settings.clock_check:
+            log.warning("clock.disagrees", problem=found.clock_check.problem)
+        self.settings = found
+
+    def fresh_now(self) -> datetime:
+        """Return the time after reading the clock again."""
+        self.refresh()
+        return self.now()
+
+    @contextmanager
+    def kept_fresh(self, every_s: float = REFRESH_S) -> Iterator[None]:
+        """Read the clock again in a thread, so that no request waits for it: a rollback must not."""
+        ended = threading.Event()
+
+        def work() -> None:
+            while not ended.wait(every_s):
+                self.refresh()
+
+        threading.Thread(target=work, daemon=True, name="database clock").start()
+        try:
+            yield
+        finally:
+            ended.set()
 
 
 def least_settings() -> Settings:

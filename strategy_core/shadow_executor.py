@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from strategy_core.domain.candles import checked_candles
 from strategy_core.isolation.pool import WorkerPool
 from strategy_core.services import compare
+from strategy_core.services.database import current_time
 from strategy_core.services.shadow import log_candle, recorded_answers
 from strategy_core.services.versions import check_isolation
 from strategy_core.store import decisions, versions
@@ -25,7 +26,7 @@ class ShadowExecutor:
     Args:
         database: an address or an engine. Its schema is upgraded.
         deadline_s: time limit for one decision, in seconds.
-        clock: returns the current time.
+        clock: returns the current time. Default: the real time, or the time of the replay that fills the database.
     """
 
     def __init__(
@@ -33,11 +34,11 @@ class ShadowExecutor:
         database: str | Engine,
         *,
         deadline_s: float = 5.0,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], datetime] | None = None,
     ) -> None:
         self.engine = open_database(database) if isinstance(database, str) else database
         self._deadline_s = deadline_s
-        self._clock = clock
+        self._clock = clock or partial(current_time, self.engine)
         upgrade(self.engine)
 
     def execute_shadow(

@@ -42,7 +42,7 @@ from strategy_core.api.settings import ApiSettings, read_api_settings
 from strategy_core.observe import configure_logs
 from strategy_core.services.database import check_schema, failure
 from strategy_core.services.tokens import is_revoked
-from strategy_core.settings import Settings, read_settings
+from strategy_core.settings import DatabaseClock, Settings, read_settings
 
 THREADS = 200  # most of them wait for a slot, so a rollback still finds a free thread
 _APPLICATION = "strategy_core.api.app:application"
@@ -93,7 +93,7 @@ def create_app(
     """Return the application for a database, settings and an authenticator.
 
     Args:
-        clock: returns the market's time. Default: the clock of the settings.
+        clock: returns the market's time. Default: the clock of the database, or else of the settings.
         body_timeout_s: how long the body of a request may take to arrive.
         with_docs: serve /docs, a page to try the API. For development only.
     """
@@ -108,7 +108,8 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,
         lifespan=_lifespan,
     )
-    app.state.backend = Backend(engine, settings, authenticator, clock or settings.now, body_timeout_s=body_timeout_s)
+    stored = DatabaseClock(engine, settings)
+    app.state.backend = Backend(engine, stored, authenticator, clock or stored.now, body_timeout_s=body_timeout_s)
     for part in (versions, canary, rollouts, reports, evidence, routing, audit, alerts, health):
         app.include_router(part.router)
     add_handlers(app)
@@ -118,9 +119,10 @@ def create_app(
 
 
 @asynccontextmanager
-async def _lifespan(_: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     to_thread.current_default_thread_limiter().total_tokens = THREADS
-    yield
+    with app.state.backend.database_clock.kept_fresh():
+        yield
 
 
 def describe(app: FastAPI) -> None:
@@ -186,6 +188,7 @@ def application() -> FastAPI:
         body_timeout_s=api.body_timeout_s,
         with_docs=api.development,
     )
+    app.state.backend.database_clock.refresh()  # before the first request
     log.info("api.ready", pid=os.getpid())
     return app
 

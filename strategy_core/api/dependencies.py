@@ -31,7 +31,7 @@ from strategy_core.domain.errors import (
 )
 from strategy_core.market.source import CandleSource
 from strategy_core.services.queries import Scope
-from strategy_core.settings import Settings
+from strategy_core.settings import DatabaseClock, Settings
 
 Result = TypeVar("Result")
 
@@ -75,6 +75,7 @@ class Backend:
     """What the endpoints work with: database, settings, tokens and limits.
 
     Attributes:
+        database_clock: the settings, with the clock that the database stores.
         clock: returns the market's time, which differs from real time in a replay.
         body_timeout_s: how long the body of a request may take to arrive.
         heavy: limits requests that take long.
@@ -83,13 +84,17 @@ class Backend:
     """
 
     engine: Engine
-    settings: Settings
+    database_clock: DatabaseClock
     authenticator: Authenticator
     clock: Callable[[], datetime]
     body_timeout_s: float = BODY_TIMEOUT_S
     heavy: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(HEAVY_AT_ONCE))
     change_bulkhead: StrategyBulkhead = field(default_factory=StrategyBulkhead)
     rollback_bulkhead: StrategyBulkhead = field(default_factory=StrategyBulkhead)
+
+    @property
+    def settings(self) -> Settings:
+        return self.database_clock.settings
 
     def candles(self, now: datetime) -> CandleSource:
         """Return the feed. If it cannot be opened, raise EvidenceUnavailable, since that is not the client's fault."""

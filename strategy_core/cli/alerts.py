@@ -23,14 +23,17 @@ def list_alerts(
     strategy: AnyStrategy = None,
     limit: Limit = 50,
 ) -> None:
-    """List alerts and the state of the channels."""
+    """List alerts, rollouts without ticks, and the state of the channels.
+
+    This changes nothing: the scheduled delivery raises the alert about missing ticks.
+    """
     from strategy_core.cli.output import table
     from strategy_core.services.alerts import read_alerts, read_channel_states
-    from strategy_core.services.watchdog import watch_ticks
+    from strategy_core.services.watchdog import find_overdue
 
     engine = shell.engine
-    settings = shell.settings
-    watch_ticks(engine, now=shell.now, overdue=settings.tick_overdue, quiet=settings.alert_pace.quiet)
+    clock = shell.clock
+    overdue = find_overdue(engine, strategy, now=shell.now, overdue=clock.tick_overdue, clock=clock.clock_check)
     found = read_alerts(engine, strategy, limit=limit)
     missing = "ROLLOUT_ALERT_URLS is not set here: no channels"
     try:
@@ -42,6 +45,7 @@ def list_alerts(
     if found:
         columns = ["id", "at", "severity", "what", "acknowledged", "sent"]
         shown = [table(columns, [_row(each) for each in found])]
+    shown += [f"not ticked: {line}" for line in overdue]
     if states:
         rows = [(each.channel, each.sent_at, each.failed_at, each.given_up, each.waiting) for each in states]
         shown.append(table(["channel", "last sent", "last failed", "given up", "waiting"], rows))
@@ -57,6 +61,7 @@ def list_alerts(
             }
             for each in found
         ],
+        "overdue": overdue,
         "channels": [{**asdict(each), "given_up": each.given_up, "failing": each.failing} for each in states],
     }
     shell.answer(data, *shown)
@@ -68,10 +73,13 @@ def deliver(shell: Context) -> None:
     from strategy_core.services import alerts
     from strategy_core.services.watchdog import watch_ticks
 
-    settings = shell.settings
-    watch_ticks(shell.engine, now=shell.now, overdue=settings.tick_overdue, quiet=settings.alert_pace.quiet)
-    channels = settings.open_channels()
-    tried = alerts.deliver(shell.engine, channels, now=shell.now, pace=settings.alert_pace)
+    engine, clock = shell.engine, shell.clock
+    shell.warn(clock.clock_note)
+    watch_ticks(
+        engine, now=shell.now, overdue=clock.tick_overdue, quiet=clock.alert_pace.quiet, clock=clock.clock_check
+    )
+    channels = clock.open_channels()
+    tried = alerts.deliver(engine, channels, now=shell.now, pace=clock.alert_pace)
     _answer_tried(shell, tried, "nothing is due" if channels else "ROLLOUT_ALERT_URLS is not set: no alert is sent")
 
 
@@ -103,7 +111,7 @@ def try_out(
     """Send a test message to the channels."""
     from strategy_core.services.alerts import send_test
 
-    tried = send_test(shell.settings.open_channels(), channel, now=shell.now)
+    tried = send_test(shell.settings.open_channels(), channel, now=shell.settings.now())  # needs no database
     _answer_tried(shell, tried, "")
 
 

@@ -100,6 +100,7 @@ class Context:
         self.database_url = database_url
         self._actor = actor
         self._least = False
+        self._warned: set[str] = set()
 
     @cached_property
     def settings(self) -> "Settings":
@@ -117,8 +118,17 @@ class Context:
         self._least = True
 
     @cached_property
+    def clock(self) -> "Settings":
+        """The settings with the clock of the database. Prints a line if it disagrees with the environment."""
+        read = self.settings.on_any_clock_of if self._least else self.settings.on_clock_of
+        found = read(self.database)
+        self.warn(found.clock_check.problem)
+        return found
+
+    @cached_property
     def now(self) -> datetime:
-        return self.settings.now()
+        """The time of the database, which may be that of a replay."""
+        return self.clock.now()
 
     @cached_property
     def database(self) -> "Engine":
@@ -138,7 +148,13 @@ class Context:
             self.database.dispose()
 
     def candles(self) -> "CandleSource":
-        return self.settings.open_candles(self.now)
+        return self.clock.open_candles(self.now)
+
+    def warn(self, line: str) -> None:
+        """Print a line on standard error once, if it is not empty."""
+        if line and line not in self._warned:
+            self._warned.add(line)
+            typer.echo(f"warning: {line}", err=True)
 
     @cached_property
     def actor(self) -> Actor:

@@ -62,8 +62,37 @@ def maintain(
     from strategy_core.services.maintenance import maintain as maintain_database
     from strategy_core.services.maintenance import summary_lines
 
-    done = maintain_database(shell.database, now=shell.now, keep_days=shell.settings.keep_days, apply=not dry_run)
+    database = shell.database
+    done = maintain_database(database, now=shell.now, keep_days=shell.settings.keep_days, apply=not dry_run)
     shell.answer({"dry_run": dry_run} | asdict(done), *summary_lines(done, dry_run=dry_run))
+
+
+@command(commands)
+def clock(
+    shell: Context,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove it: from then on real time counts, for every process.")
+    ] = False,
+) -> None:
+    """Show the time that all processes of this database use.
+
+    `rollout up` stores the clock of its replay here. It stands still while `rollout up` does not run.
+    """
+    from strategy_core.services.database import read_clock, remove_clock
+
+    engine = shell.engine
+    if remove:
+        removed = remove_clock(engine)
+        shell.answer({"removed": removed}, "the clock is removed: real time counts" if removed else "real time counts")
+        return
+    stored, now = read_clock(engine), shell.now
+    problem = shell.clock.clock_check.problem
+    what = "real time counts"
+    if stored is not None:
+        pace = "stands still" if stored.started_at is None else f"runs {stored.speed:g} times as fast as real time"
+        what = f"the clock of a replay {pace}"
+    data = {"now": now, "stored": stored, "clock_disagrees": problem}
+    shell.answer(data, f"{what}: it is {now:%Y-%m-%d %H:%M} UTC")
 
 
 @command(commands)

@@ -82,13 +82,17 @@ def start(
     override_reason: Override = "",
     yes: Yes = False,
 ) -> None:
-    """Start a rollout: the version becomes the canary."""
+    """Start a rollout: the version becomes the canary.
+
+    In a fast replay the plan's limits for late and missing evidence are widened.
+    """
     from strategy_core.domain.gates.on_metrics import MetricThreshold
     from strategy_core.domain.plan import read_plan
     from strategy_core.services.rollouts import start_rollout
 
-    frozen = read_plan({} if plan is None else read_json(f"@{plan}", InvalidPlan))
+    asked = read_plan({} if plan is None else read_json(f"@{plan}", InvalidPlan))
     engine = shell.engine
+    frozen = shell.clock.in_replay(asked)
     percents = " → ".join(f"{stage.percent:g}" for stage in frozen.stages)
     shell.confirm(f"{version} becomes the canary of {strategy}: {percents} % of users", yes=yes)
     rollout = start_rollout(
@@ -121,9 +125,10 @@ def tick(shell: Context) -> None:
     from strategy_core.settings import read_settings
 
     shell.tolerate_bad_settings()
-    settings = shell.settings
+    engine, settings = shell.engine, shell.clock
+    shell.warn(settings.clock_note)
     source, quiet = settings.candles_if_any(shell.now), settings.alert_pace.quiet
-    ticked = tick_all(shell.engine, source, now=shell.now, actor=shell.actor, quiet=quiet)
+    ticked = tick_all(engine, source, now=shell.now, actor=shell.actor, quiet=quiet)
     rows = [
         (t.strategy_name, t.version, *((t.ruling.step, t.ruling.reason) if t.ruling else ("error", t.error)))
         for t in ticked
@@ -212,9 +217,9 @@ def decide(
 
     if choice == "rollback":
         shell.tolerate_bad_settings()
-    command = Command(shell.actor, shell.now, reason, four_eyes=shell.settings.four_eyes)
 
     def run() -> "Rollout":
+        command = Command(shell.actor, shell.now, reason, four_eyes=shell.settings.four_eyes)
         return rollouts.decide_rollout(shell.engine, command, strategy_name=strategy, choice=rollouts.Choice(choice))
 
     rollout = never_locked_out()(run)() if choice == "rollback" else run()
@@ -239,10 +244,10 @@ def rollback(
     from strategy_core.services.rollback import never_locked_out, roll_back
 
     shell.tolerate_bad_settings()
-    command = Command(shell.actor, shell.now, reason)
 
     @never_locked_out()
     def run() -> str:
+        command = Command(shell.actor, shell.now, reason)  # its clock is in the database, which may be locked
         return roll_back(shell.engine, command, strategy_name=strategy, version=version)
 
     try:

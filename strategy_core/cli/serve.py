@@ -68,12 +68,15 @@ def exporter(
     from strategy_core.observe import configure_logs
     from strategy_core.observe.exporter import serve
     from strategy_core.services.database import check_schema
+    from strategy_core.settings import DatabaseClock
 
     database = shell.database
     configure_logs()
     with suppress(DBAPIError):  # no database yet: scrapes fail until it is there
         check_schema(database)
-    serve(database, shell.settings.now, host=host, port=port, isolation=available().level)
+    serve(
+        database, DatabaseClock(database, shell.settings).fresh_now, host=host, port=port, isolation=available().level
+    )
 
 
 @command(commands)

@@ -29,7 +29,8 @@ def status(
     from strategy_core.isolation.sandbox import available
     from strategy_core.services.status import read_status
 
-    found = read_status(shell.engine, strategy, now=shell.now)
+    found = read_status(shell.engine, strategy, now=shell.now, clock=shell.clock.clock_check)
+    shell.warn(next((each.rollout.doubt for each in found if each.rollout and each.rollout.doubt), ""))
     shown = [part for each in found for part in _status_lines(each)]
     isolation = f"versions run in isolation on this machine: {available()}"
     shell.answer([_status_data(each) for each in found], *(shown or ["no strategies yet"]), isolation)
@@ -84,7 +85,9 @@ def report(
     from strategy_core.report.rollout import page_title, rollout_markdown
     from strategy_core.services.reports import read_report, resolve_rollout
 
-    found, generation = read_report(shell.engine, resolve_rollout(shell.engine, rollout), now=shell.now)
+    engine = shell.engine
+    known_id = resolve_rollout(engine, rollout)
+    found, generation = read_report(engine, known_id, now=shell.now, clock=shell.clock.clock_check)
     known = found.progress.status.rollout
     facts = {"generation": generation, "report": found}
     if shell.as_json and output is None:
@@ -132,6 +135,7 @@ def _rollout_data(status: "RolloutStatus") -> dict[str, Any]:
         "minimum_left": _seconds(status.outlook.minimum_left),
         "maximum_left": _seconds(status.outlook.maximum_left),
         "needs": status.outlook.needs,
+        "clock_disagrees": status.doubt,
         "verdicts": [row.model_dump(mode="json") | {"since": status.since[row.gate]} for row in status.verdicts],
         "live": {version: asdict(summary) for version, summary in status.live.items()},
     }
@@ -187,8 +191,8 @@ def _rollout_facts(status: "RolloutStatus") -> dict[str, object]:
         "rollout": f"{rollout.version} against {rollout.control_version}: {rollout.state}",
         "stages": f"{stages} %",
         "in stage since": rollout.stage_entered_at,
-        "minimum left": _span(status.outlook.minimum_left),
-        "maximum left": _span(status.outlook.maximum_left),
+        "minimum left": "clock disagrees" if status.doubt else _span(status.outlook.minimum_left),
+        "maximum left": "clock disagrees" if status.doubt else _span(status.outlook.maximum_left),
         "promoted": rollout.promoted_at,
         "ended": rollout.ended_at,
         "last tick": rollout.last_tick_at,

@@ -35,6 +35,7 @@ HOST_OVERLOADED = "host.overloaded"
 AWAITING_APPROVAL = "rollout.awaiting_approval"
 AWAITING_DECISION = "rollout.awaiting_decision"
 ENDED = "incident.ended"
+CLOCKS_DISAGREE = "clock.disagrees"
 
 HEADLINES: Mapping[str, str] = {
     "rollout.started": "started",
@@ -58,6 +59,7 @@ HEADLINES: Mapping[str, str] = {
     ABSENT: "has no candles",
     REVISED: "decided on a candle that was revised",
     REQUEST_WAITING: "an owner's request waits",
+    CLOCKS_DISAGREE: "the clocks disagree: missing ticks cannot be seen",
     CHANNEL_FAILED: "this alert channel has failed for too long",
     HOST_OVERLOADED: "the host is too slow to run versions",
     ENDED: "is over",
@@ -70,7 +72,7 @@ WHY = '--reason "..."'
 _RUN_NOW = {TICK_OVERDUE: "rollout tick", SHADOW_OVERDUE: "rollout shadow"}
 ACTION, ROLLBACK = "rollout_action", "rollback"  # only an alert with this label and value rolls back
 FIRING = "firing"
-CLOCKS_DIFFER = timedelta(seconds=60)  # at most, between the monitoring and the platform
+CLOCKS_DIFFER = timedelta(seconds=60)  # at most, between the monitoring, the platform and its commands
 
 _LONGEST_PART = 250  # characters of each part of a reason
 _FINGERPRINT = re.compile(r"[0-9a-f]{1,64}")
@@ -330,6 +332,8 @@ def _details(raised: Raised) -> str:
     """Return the command that shows more about an alert."""
     if raised.kind == AUDIT_BROKEN:
         return "rollout audit verify"
+    if raised.kind == CLOCKS_DISAGREE:
+        return "rollout db clock"
     if raised.strategy_name:
         return f"rollout status {quote(raised.strategy_name)}"
     return "rollout alerts list" if raised.kind == ENDED else "rollout status"
@@ -345,6 +349,31 @@ def _withdrawal(facts: Facts, strategy: str, version: str, undo: str) -> tuple[s
 
 def _is_canary(facts: Facts) -> bool:
     return facts.exposed is not None and facts.exposed.role == "canary"
+
+
+@dataclass(frozen=True, slots=True)
+class ClockCheck:
+    """Whether a clock is right enough to judge what is late.
+
+    Attributes:
+        problem: why it is not, whatever the times are. Empty if it is.
+        tolerance: how far times in the database may be ahead of the clock.
+    """
+
+    problem: str = ""
+    tolerance: timedelta = CLOCKS_DIFFER
+
+    def doubt(self, newest: datetime, now: datetime) -> str:
+        """Return why nothing that depends on *newest* can be judged as late at *now*, or an empty text."""
+        if self.problem or newest - now <= self.tolerance:
+            return self.problem
+        return (
+            f"clock disagrees: the database has a time of {newest:%Y-%m-%d %H:%M} UTC, and this clock shows "
+            f"{now:%Y-%m-%d %H:%M} UTC"
+        )
+
+
+SURE = ClockCheck()
 
 
 @dataclass(frozen=True, slots=True)

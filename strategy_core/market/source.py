@@ -122,17 +122,18 @@ class ReplayClock:
     """Simulated time as a pure function of real time, so that all processes of a replay agree.
 
     Attributes:
-        started_at: real time at which the replay began.
+        started_at: real time at which the replay began. None: the clock stands still.
         replay_from: simulated time at that moment.
         speed: simulated seconds per real second. With 3600, an hourly candle takes one second.
     """
 
-    started_at: datetime
+    started_at: datetime | None
     replay_from: datetime
     speed: float = 1.0
 
     def __post_init__(self) -> None:
-        utc(self.started_at, "started_at")
+        if self.started_at is not None:
+            utc(self.started_at, "started_at")
         utc(self.replay_from, "replay_from")
         if not 0 < self.speed <= 1_000_000:  # NaN fails the comparison too
             raise InvalidSetting("speed", self.speed, "above 0, at most 1000000")
@@ -143,6 +144,8 @@ class ReplayClock:
         Raises:
             InvalidSetting: the simulated time is outside the range that candles can have.
         """
+        if self.started_at is None:
+            return utc(self.replay_from)
         elapsed = max(utc(real_now, "real_now") - utc(self.started_at), timedelta(0))
         try:
             return utc(utc(self.replay_from) + elapsed * self.speed)

@@ -1,13 +1,14 @@
 """Prometheus metrics, read from the database at each scrape: flow runs end before a scraper could reach them."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import perf_counter
 from typing import Any, Literal
+from uuid import UUID
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -91,7 +92,17 @@ FAMILIES = (
     _gauge("rollout_blind_seconds", _OF, "Time the rollout has been blind. 0 while evidence arrives."),
     _gauge("rollout_last_tick_timestamp_seconds", _OF, "Time of the last tick."),
     _gauge("rollout_tick_age_seconds", _OF, "Time since the last tick, or since the start if there was no tick yet."),
+    _gauge(
+        "rollout_unchanged_seconds",
+        _OF,
+        "Time since an owner or a tick last changed the rollout, such as its state. Other ticks do not count.",
+    ),
     _gauge("gate_verdict", (*_OF, "gate", "verdict"), "1 for the current verdict of each gate of an open rollout."),
+    _gauge(
+        "gate_verdict_seconds",
+        (*_OF, "gate", "verdict"),
+        "Time a gate has been at breach, fail or inconclusive. Not exported for other verdicts.",
+    ),
     _gauge("gate_value", (*_OF, "gate"), "Current value of a gate of an open rollout."),
     _gauge("gate_limit", (*_OF, "gate"), "The value at which the gate's verdict changes."),
     _counter("gate_verdicts_total", ("strategy", "gate", "verdict"), "Changes of a gate's verdict, by new verdict."),
@@ -102,6 +113,11 @@ FAMILIES = (
     ),
     _counter("alerts_raised_total", ("severity", "kind"), "Alerts raised."),
     _gauge("alerts_unacknowledged", ("severity",), "Alerts without an acknowledgement."),
+    _gauge(
+        "alerts_unacknowledged_seconds",
+        (),
+        "Age of the oldest critical alert without an acknowledgement. 0 if there is none.",
+    ),
     _gauge("alert_outbox_depth", ("channel",), "Alerts due on the channel and not sent yet."),
     _gauge(
         "alert_outbox_oldest_seconds",
@@ -136,6 +152,7 @@ MOST_TALLIES = 20_000
 MOST_TOKENS = 1_000
 _LABELS = {family.name: family.labels for family in FAMILIES}
 _VERDICTS = tuple(verdict.value for verdict in Verdict)
+_DOUBTFUL = (Verdict.BREACH, Verdict.FAIL, Verdict.INCONCLUSIVE)
 ERROR_KINDS = ("breach", "deadline", "died", "invalid", "overload", "raised")
 
 
@@ -160,10 +177,13 @@ class RolloutCollector(Collector):
             samples.strategies(metrics.read_strategies(session, wanted))
             samples.versions(metrics.read_versions(session, wanted, retired_since=retired_since))
             samples.decisions(metrics.read_decisions(session, wanted, retired_since=retired_since, at_most=MOST_PAIRS))
-            samples.rollouts(metrics.read_rollouts(session, wanted), metrics.read_gates(session, wanted))
+            gates = metrics.read_gates(session, wanted)
+            samples.rollouts(
+                metrics.read_rollouts(session, wanted), gates, partial(metrics.read_verdict_since, session)
+            )
             samples.tallies(metrics.read_tallies(session, wanted, at_most=MOST_TALLIES))
             samples.comparisons(metrics.read_comparisons(session, wanted))
-            samples.alerts(metrics.read_alerts(session, wanted))
+            samples.alerts(metrics.read_alerts(session, wanted), metrics.read_unacknowledged(session, wanted))
             samples.outbox(metrics.read_outbox(session, wanted, now=self._now))
             samples.tokens(metrics.read_tokens(session, at_most=MOST_TOKENS), wanted)
         if self._isolation is not None:
@@ -237,7 +257,9 @@ class _Samples:
             if version.status != Status.RETIRED and version.symbols:
                 add("shadow_lag_seconds", key, self._since(min(map(version.decided_until, version.symbols))))
 
-    def rollouts(self, rows: Rows, gates: dict[Any, list[Any]]) -> None:
+    def rollouts(
+        self, rows: Rows, gates: dict[Any, list[Any]], since: Callable[[UUID, str, str], datetime | None]
+    ) -> None:
         add = self.add
         for row in rows:
             key = (row.strategy_name, row.version)
@@ -247,6 +269,7 @@ class _Samples:
             add("rollout_blind_seconds", key, self._age(row.blind_since) if row.blind_since else 0)
             ticked = row.last_tick_at or row.started_at  # may lie ahead, after a clock that was wrong
             add("rollout_tick_age_seconds", key, abs(self.now.timestamp() - ticked.timestamp()))
+            add("rollout_unchanged_seconds", key, self._age(row.changed_at or row.started_at))
             if row.last_tick_at is not None:
                 add("rollout_last_tick_timestamp_seconds", key, row.last_tick_at.timestamp())
             if row.concordance is not None:
@@ -254,9 +277,15 @@ class _Samples:
             with self._readable():
                 stages, names = _read_plan(row.plan)
                 add("rollout_stages", key, stages)
-                self._gates(key, names, gates.get(row.id, []))
+                self._gates(key, names, gates.get(row.id, []), partial(since, row.id))
 
-    def _gates(self, key: tuple[str, str], names: Sequence[str], newest: Iterable[Sequence[Any]]) -> None:
+    def _gates(
+        self,
+        key: tuple[str, str],
+        names: Sequence[str],
+        newest: Iterable[Sequence[Any]],
+        since: Callable[[str, str], datetime | None],
+    ) -> None:
         add = self.add
         for gate in names:
             self._causes.setdefault((key[0], gate), 0)
@@ -266,6 +295,8 @@ class _Samples:
                 continue
             verdict, value, limit = json.loads(finding)
             add("gate_verdict", (*key, gate, verdict), 1)
+            if verdict in _DOUBTFUL and (began := since(gate, verdict)) is not None:
+                add("gate_verdict_seconds", (*key, gate, verdict), self._age(began))
             if value is not None:
                 add("gate_value", (*key, gate), value)
             if limit is not None:
@@ -308,13 +339,14 @@ class _Samples:
                     if value is not None:
                         self.add("comparison_difference_r", (name, version, bound), value)
 
-    def alerts(self, rows: Rows) -> None:
+    def alerts(self, rows: Rows, oldest: datetime | None) -> None:
         raised = {(severity.value, kind): 0 for severity in Severity for kind in HEADLINES}
         open_now = dict.fromkeys([severity.value for severity in Severity], 0)
         for kind, severity, total, acknowledged in rows:
             known = kind if kind in HEADLINES else "other"  # of an earlier release
             raised[severity, known] = raised.get((severity, known), 0) + total
             open_now[severity] += total - acknowledged
+        self.add("alerts_unacknowledged_seconds", (), 0 if oldest is None else self._age(oldest))
         self.add_all("alerts_raised_total", raised.items())
         self.add_all("alerts_unacknowledged", [((severity,), total) for severity, total in open_now.items()])
 

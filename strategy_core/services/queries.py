@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Engine
 
-from strategy_core.domain.alerts import Severity
+from strategy_core.domain.alerts import SURE, ClockCheck, Severity
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import NoCanary, UnknownSymbol
 from strategy_core.domain.lifecycle import Status, utc
@@ -141,7 +141,9 @@ def count_slots(engine: Engine, rollout: Rollout) -> int:
     return len(closed)
 
 
-def read_rollout(engine: Engine, rollout_id: UUID, *, now: datetime) -> tuple[RolloutStatus, int]:
+def read_rollout(
+    engine: Engine, rollout_id: UUID, *, now: datetime, clock: ClockCheck = SURE
+) -> tuple[RolloutStatus, int]:
     """Return a rollout's status and the generation of its strategy.
 
     Raises:
@@ -149,7 +151,7 @@ def read_rollout(engine: Engine, rollout_id: UUID, *, now: datetime) -> tuple[Ro
     """
     with reading(engine) as session:
         rollout, generation = pagination.rollout_at(session, rollout_id)
-        return rollout_status(session, rollout, utc(now, "now")), generation
+        return rollout_status(session, rollout, utc(now, "now"), clock), generation
 
 
 def list_canaries(engine: Engine, scope: Scope) -> list[tuple[CanaryConfig, int]]:

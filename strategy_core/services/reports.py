@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from strategy_core.domain.alerts import ROLLED_BACK, Severity
+from strategy_core.domain.alerts import ROLLED_BACK, SURE, ClockCheck, Severity
 from strategy_core.domain.errors import InvalidPlan, UnknownRollout
 from strategy_core.domain.gates.base import SEVERITY, Verdict
 from strategy_core.domain.gates.on_slots import Harm
@@ -152,7 +152,9 @@ class RolloutReport:
     rolled_back: RollbackFacts | None
 
 
-def read_report(engine: Engine, rollout_id: UUID, *, now: datetime) -> tuple[RolloutReport, int]:
+def read_report(
+    engine: Engine, rollout_id: UUID, *, now: datetime, clock: ClockCheck = SURE
+) -> tuple[RolloutReport, int]:
     """Return the report of an open or ended rollout, and the generation of its strategy.
 
     Raises:
@@ -162,7 +164,7 @@ def read_report(engine: Engine, rollout_id: UUID, *, now: datetime) -> tuple[Rol
     with snapshot(engine) as session:
         rollout, generation = pagination.rollout_at(session, rollout_id)
         census = Census(session)
-        progress = _progress(session, rollout, census, now, with_live_trades=True)
+        progress = _progress(session, rollout, census, now, clock, with_live_trades=True)
         pair = (rollout.strategy_name, rollout.version, rollout.control_version)
         nightly = outcomes.newest_report(session, *pair)
         undone = _rollback_event(session, rollout)
@@ -195,7 +197,9 @@ def resolve_rollout(engine: Engine, named: str) -> UUID:
     return found[0].id
 
 
-def read_progress(engine: Engine, rollout_ids: Sequence[UUID], *, now: datetime) -> Iterator[Progress]:
+def read_progress(
+    engine: Engine, rollout_ids: Sequence[UUID], *, now: datetime, clock: ClockCheck = SURE
+) -> Iterator[Progress]:
     """Yield the progress of these rollouts, without live trades and without counting a large directory.
 
     Rollouts with an unreadable plan are skipped.
@@ -206,7 +210,7 @@ def read_progress(engine: Engine, rollout_ids: Sequence[UUID], *, now: datetime)
         for rollout_id in rollout_ids:
             rollout = rollouts.get_rollout(session, rollout_id)
             with suppress(InvalidPlan):
-                yield _progress(session, rollout, census, now, with_live_trades=False)
+                yield _progress(session, rollout, census, now, clock, with_live_trades=False)
 
 
 def read_rollback(engine: Engine, *, rollout_id: UUID | None = None, event: AuditEvent | None = None) -> RollbackFacts:
@@ -224,12 +228,14 @@ def read_rollback(engine: Engine, *, rollout_id: UUID | None = None, event: Audi
         return _rollback_facts(session, undone, rollout, Census(session))
 
 
-def _progress(session: Session, rollout: Rollout, census: Census, now: datetime, *, with_live_trades: bool) -> Progress:
+def _progress(
+    session: Session, rollout: Rollout, census: Census, now: datetime, clock: ClockCheck, *, with_live_trades: bool
+) -> Progress:
     at = rollout.ended_at or max(now, rollout.started_at)
     shares = served(session, rollout.strategy_name, rollout.version, census, since=rollout.started_at, until=at)
     first, beyond = share_at(session, rollout.strategy_name, rollout.version, at)
     return Progress(
-        status=rollout_status(session, rollout, at, with_live_trades=with_live_trades),
+        status=rollout_status(session, rollout, at, clock, with_live_trades=with_live_trades),
         at=at,
         started_by=audit.starter(session, rollout.id),
         percent=as_percent(beyond - first),

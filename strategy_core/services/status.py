@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlalchemy import Engine
 from sqlmodel import Session
 
+from strategy_core.domain.alerts import SURE, ClockCheck
 from strategy_core.domain.gates.base import SEVERITY, Finding, Freshness, Verdict
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.plan import read_plan
@@ -32,6 +33,7 @@ class RolloutStatus:
         since: by gate, when its present verdict began.
         outlook: what the rollout waits for.
         live: by version, live trades since the start beside the shadow, if the platform reports trades of it.
+        doubt: why no time left can be given, because the clocks disagree. Empty if they do not.
     """
 
     rollout: Rollout
@@ -40,6 +42,7 @@ class RolloutStatus:
     since: Mapping[str, datetime]
     outlook: Outlook
     live: Mapping[str, LiveSummary]
+    doubt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,13 @@ class StrategyStatus:
     alerts: Sequence[AlertOutbox]
 
 
-def read_status(engine: Engine, strategy_name: str | None = None, *, now: datetime) -> list[StrategyStatus]:
+def read_status(
+    engine: Engine, strategy_name: str | None = None, *, now: datetime, clock: ClockCheck = SURE
+) -> list[StrategyStatus]:
     """Return the status of one strategy, or of all strategies by name.
+
+    Args:
+        clock: whether *now* can be compared with the times in the database.
 
     Raises:
         UnknownStrategy
@@ -66,10 +74,10 @@ def read_status(engine: Engine, strategy_name: str | None = None, *, now: dateti
         if strategy_name is not None:
             versions.get_strategy(session, strategy_name)
         names = versions.strategy_names(session) if strategy_name is None else [strategy_name]
-        return [_status(session, name, now) for name in names]
+        return [_status(session, name, now, clock) for name in names]
 
 
-def _status(session: Session, strategy_name: str, now: datetime) -> StrategyStatus:
+def _status(session: Session, strategy_name: str, now: datetime, clock: ClockCheck) -> StrategyStatus:
     state = strategy_state(session, strategy_name)
     newest = rollouts.open_rollout(session, strategy_name) or next(
         iter(rollouts.list_rollouts(session, strategy_name)), None
@@ -80,29 +88,34 @@ def _status(session: Session, strategy_name: str, now: datetime) -> StrategyStat
         canary=state["canary"],
         percent=state["percent"],
         shadows=tuple(v.version for v in versions.list_versions(session, strategy_name, Status.SHADOW)),
-        rollout=rollout_status(session, newest, now) if newest else None,
+        rollout=rollout_status(session, newest, now, clock) if newest else None,
         alerts=find_alerts(session, strategy_name, limit=ALERTS_SHOWN),
     )
 
 
 def rollout_status(
-    session: Session, rollout: Rollout, now: datetime, *, with_live_trades: bool = True
+    session: Session, rollout: Rollout, now: datetime, clock: ClockCheck = SURE, *, with_live_trades: bool = True
 ) -> RolloutStatus:
     """Return the status of an open or ended rollout within the open transaction.
 
     Args:
+        clock: whether *now* can be compared with the times in the database. Where it cannot, the outlook is empty.
         with_live_trades: summarise live trades, which takes longer the more there are. If False, `live` is empty.
     """
     plan = read_plan(rollout.plan)
     known = {gate.name for gate in plan.gates} | {Freshness().name}  # an earlier release may have had other gates
     known_rows = [row for row in rollouts.last_verdicts(session, rollout.id).values() if row.gate in known]
+    newest = max(rollout.stage_entered_at, rollout.last_tick_at or rollout.started_at)
+    doubt = "" if rollout.ended_at is not None else clock.doubt(newest, now)
+    found = outlook(plan, position(rollout), [_finding(verdict) for verdict in known_rows], now)
     return RolloutStatus(
         rollout=rollout,
         stages=tuple(stage.percent for stage in plan.stages),
         verdicts=sorted(known_rows, key=lambda verdict: (SEVERITY[Verdict(verdict.verdict)], verdict.gate)),
         since={verdict.gate: rollouts.held_since(session, verdict) for verdict in known_rows},
-        outlook=outlook(plan, position(rollout), [_finding(verdict) for verdict in known_rows], now),
+        outlook=Outlook(None, None, (doubt,)) if doubt else found,
         live=_live(session, rollout, now) if with_live_trades else {},
+        doubt=doubt,
     )
 
 

@@ -17,10 +17,13 @@ from sqlmodel import Session
 from strategy_core.domain.alerts import (
     ABSENT,
     BLIND,
+    CLOCKS_DISAGREE,
     QUIET,
     SHADOW_OVERDUE,
     STALE,
+    SURE,
     TICK_OVERDUE,
+    ClockCheck,
     Fault,
     Severity,
     affected_text,
@@ -43,7 +46,7 @@ from strategy_core.services.alerts import (
 from strategy_core.services.evidence import in_a_line
 from strategy_core.services.transitions import exposure_of, strategy_state
 from strategy_core.store import alerts, decisions, rollouts, versions
-from strategy_core.store.engine import reading, retry_transient
+from strategy_core.store.engine import reading, retry_transient, transaction
 from strategy_core.store.tables import Incident, Rollout, StrategyVersion
 
 LATE_ALLOWED = 2  # candles that a vendor may be late
@@ -52,17 +55,47 @@ EXPLAINED = {gate.name for gate in (Freshness(), Errors(), Silence())}  # gates 
 
 
 @retry_transient()
-def watch_ticks(engine: Engine, *, now: datetime, overdue: timedelta, quiet: timedelta = QUIET) -> list[str]:
+def watch_ticks(
+    engine: Engine, *, now: datetime, overdue: timedelta, quiet: timedelta = QUIET, clock: ClockCheck = SURE
+) -> list[str]:
     """Alert on open rollouts whose last tick is *overdue* long ago. Return them, one line each.
 
-    A last tick equally far in the future counts too: its clock was wrong, and it would hide missing ticks.
+    A last tick equally far in the future raises another alert: one of the two clocks is wrong, and missing ticks cannot
+    be seen.
+
+    Args:
+        clock: whether *now* can be compared with the times in the database. If not, no alert is raised.
     """
     now = utc(now, "now")
+    if clock.problem:
+        return []
     with reading(engine) as session:
         found = [one for one in rollouts.open_rollouts(session) if abs(now - _last_tick(one)) >= overdue]
-        faults = [_tick_fault(session, found)] if found else []
+        late = [one for one in found if not clock.doubt(_last_tick(one), now)]
+        faults = [_tick_fault(session, late, now, clock)] if late else []
     report_faults(engine, TICK, faults, now=now, quiet=quiet)
-    return [_overdue_line(rollout) for rollout in found]
+    if len(late) < len(found):
+        with transaction(engine) as session:
+            for rollout in found:
+                if rollout not in late:
+                    _alert_clock(session, rollout, now, clock)
+    return [_overdue_line(rollout, now, clock) for rollout in found]
+
+
+def find_overdue(
+    engine: Engine, strategy_name: str | None = None, *, now: datetime, overdue: timedelta, clock: ClockCheck = SURE
+) -> list[str]:
+    """Return what `watch_ticks` would alert on, one line each, without writing."""
+    now = utc(now, "now")
+    if clock.problem:
+        return []
+    with reading(engine) as session:
+        found = rollouts.open_rollouts(session)
+    return [
+        _overdue_line(one, now, clock)
+        for one in found
+        if strategy_name in (None, one.strategy_name) and abs(now - _last_tick(one)) >= overdue
+    ]
 
 
 def watch_shadow(
@@ -204,22 +237,43 @@ def _last_tick(rollout: Rollout) -> datetime:
     return rollout.last_tick_at or rollout.started_at
 
 
-def _overdue_line(rollout: Rollout) -> str:
-    since = f"{_last_tick(rollout):%Y-%m-%d %H:%M} UTC"
-    return f"{rollout.strategy_name} {rollout.version} was last ticked at {since}: its gates do not run"
+def _overdue_line(rollout: Rollout, now: datetime, clock: ClockCheck) -> str:
+    name, since = f"{rollout.strategy_name} {rollout.version}", _last_tick(rollout)
+    if doubt := clock.doubt(since, now):
+        return f"whether {name} is ticked cannot be seen: {doubt}"
+    return f"{name} was last ticked at {since:%Y-%m-%d %H:%M} UTC: its gates do not run"
 
 
-def _tick_fault(session: Session, found: Sequence[Rollout]) -> Fault:
+def _alert_clock(session: Session, rollout: Rollout, now: datetime, clock: ClockCheck) -> None:
+    name, since = rollout.strategy_name, _last_tick(rollout)
+    alerts.raise_alert(
+        session,
+        CLOCKS_DISAGREE,
+        _overdue_line(rollout, now, clock),
+        severity=Severity.CRITICAL.value,
+        strategy_name=name,
+        dedupe_key=f"{rollout.id} {CLOCKS_DISAGREE} {since.isoformat()}",
+        facts={
+            "control_version": rollout.control_version,
+            "ticked_at": since.isoformat(),
+            **_serving(session, name, rollout.version),
+        },
+        now=now,
+        rollout_id=rollout.id,
+    )
+
+
+def _tick_fault(session: Session, found: Sequence[Rollout], now: datetime, clock: ClockCheck) -> Fault:
     strategies = [rollout.strategy_name for rollout in found]
     oldest = min(found, key=_last_tick)
     facts: dict[str, Any] = {"ticked_at": _last_tick(oldest).isoformat()}
     if len(found) == 1:
         facts |= {"version": oldest.version, "control_version": oldest.control_version}
         facts |= _serving(session, oldest.strategy_name, oldest.version)
-        text = _overdue_line(oldest)
+        text = _overdue_line(oldest, now, clock)
     else:
         names = few_of([f"{rollout.strategy_name} {rollout.version}" for rollout in found])
-        text = f"the gates of {len(found)} rollouts do not run ({names}): {_overdue_line(oldest)}"
+        text = f"the gates of {len(found)} rollouts do not run ({names}): {_overdue_line(oldest, now, clock)}"
     return Fault(
         cause=TICK,
         kind=TICK_OVERDUE,

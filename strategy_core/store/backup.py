@@ -119,7 +119,8 @@ def _run(tool: str, engine: Engine, *arguments: str) -> None:
         )
     url = engine.url.set(drivername="postgresql")
     password = {"PGPASSWORD": url.password} if url.password else {}
-    target = url._replace(password=None).render_as_string()
+    server, question, options = url._replace(password=None).render_as_string().partition("?")
+    target = server + question + options.replace("+", "%20")  # libpq takes + for itself, not for a blank
     done = subprocess.run(  # noqa: S603  the address comes from the owner's settings
         [program, "--no-password", f"--dbname={target}", *arguments],
         env=os.environ | password,

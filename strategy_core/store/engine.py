@@ -36,6 +36,7 @@ LOCK_BUDGET_S = 3.0  # all waits of one rollback for SQLite's locks: the whole c
 _OVERFLOW = 25  # connections beyond the pool's 5: requests that wait for a lock must leave some for a rollback
 _SET_IDLE_TIMEOUT = "SET LOCAL idle_in_transaction_session_timeout = '{}s'"
 _ROWS_PER_STATEMENT = 5_000
+_READ_ONLY = "ro"
 _UPGRADE_LOCK = 7_406_355_206_117_209  # an arbitrary advisory-lock id, which must be the same in every release
 _LOCKS_WITHIN = "10s"  # a rollback queues behind the lock that an upgrade waits for
 _ADDRESSES = "sqlite:///FILE or postgresql://USER@HOST/NAME"
@@ -70,6 +71,9 @@ _PASSWORD = re.compile(r"(?<=//)([^:@]*):.*@")
 
 def open_database(url: str) -> Engine:
     """Return an engine for `sqlite:///file.db` or `postgresql://…`. It connects when first used.
+
+    `?mode=ro` opens a SQLite file only for reading. For PostgreSQL use
+    `?options=-c%20default_transaction_read_only=on`, or a role that may only read.
 
     Raises:
         InvalidSetting: *url* is not an address of SQLite or PostgreSQL.
@@ -489,19 +493,26 @@ def _sqlite(url: Any) -> Engine:
         usual_s = float(url.query.get("timeout", BUSY_SECONDS))
     except (TypeError, ValueError):  # TypeError: it is given twice
         raise InvalidSetting("database_url", str(url), "a number of seconds as timeout") from None
+    mode, url = url.query.get("mode", ""), url.difference_update_query(["mode"])
+    if mode not in ("", _READ_ONLY):
+        raise InvalidSetting("database_url", f"{url}?mode={mode}", f"mode={_READ_ONLY}, or no mode")
     engine = create_engine(url, connect_args={} if "timeout" in url.query else {"timeout": usual_s})
     event.listen(engine, "do_execute", send_rows)
 
     @event.listens_for(engine, "do_connect")
-    def await_others(*_given: Any) -> None:
+    def await_others(_dialect: Any, _record: Any, arguments: list[Any], options: dict[str, Any]) -> None:
         _await_unlocked(Path(url.database or ""))
+        if mode == _READ_ONLY:
+            arguments[0] = f"{Path(url.database or '').absolute().as_uri()}?mode={mode}"
+            options["uri"] = True
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # the driver issues BEGIN too late for IMMEDIATE
         record.info[_WAIT_MS] = _lock_wait_ms(usual_s)
         connection.execute(f"PRAGMA busy_timeout={record.info[_WAIT_MS]}")
-        connection.execute("PRAGMA journal_mode=WAL")
+        if mode != _READ_ONLY:
+            connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA recursive_triggers=ON")  # without it INSERT OR REPLACE bypasses the delete triggers
 

@@ -12,11 +12,13 @@ from uuid import UUID
 from sqlalchemy import Text, and_, cast, func, or_, select
 from sqlmodel import Session, col
 
+from strategy_core.domain.alerts import Severity
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.ramp import ENDED
 from strategy_core.store.tables import (
     AlertDelivery,
     AlertOutbox,
+    AuditEvent,
     CanaryConfig,
     ComparisonReport,
     Counted,
@@ -30,6 +32,8 @@ from strategy_core.store.tables import (
     StrategyVersion,
     Tally,
 )
+
+VERDICTS_READ = 1_000  # of a gate, back to its last change: at a verdict a tick, two thirds of a day
 
 Strategies: TypeAlias = Collection[str] | None  # names, or all
 Rows: TypeAlias = Sequence[Any]
@@ -118,6 +122,7 @@ def read_rollouts(session: Session, strategies: Strategies) -> Rows:
             col(Rollout.stage_entered_at),
             col(Rollout.blind_since),
             col(Rollout.last_tick_at),
+            _last_change().label("changed_at"),
             cast(col(Rollout.plan), Text).label("plan"),
             col(RolloutBook.totals)["concordance"].as_float().label("concordance"),
         )
@@ -126,6 +131,29 @@ def read_rollouts(session: Session, strategies: Strategies) -> Rows:
         .order_by(col(Rollout.strategy_name))
     )
     return session.connection().execute(_in_strategies(query, col(Rollout.strategy_name), strategies)).all()
+
+
+def _last_change() -> Any:
+    """Return the subquery for the time of a rollout's newest audit event: each change of its state is one."""
+    newest = select(func.max(col(AuditEvent.at))).where(col(AuditEvent.rollout_id) == col(Rollout.id))
+    return newest.correlate(Rollout).scalar_subquery()
+
+
+def read_verdict_since(session: Session, rollout_id: UUID, gate: str, verdict: str) -> datetime | None:
+    """Return since when a gate has had its newest verdict, as far as its newest `VERDICTS_READ` rows show."""
+    at = col(GateVerdict.ticked_at)
+    newest = (
+        select(at, col(GateVerdict.verdict))
+        .where(col(GateVerdict.rollout_id) == rollout_id, col(GateVerdict.gate) == gate)
+        .order_by(at.desc())
+        .limit(VERDICTS_READ)
+        .subquery()
+    )
+    other = session.connection().execute(select(func.max(newest.c.ticked_at)).where(newest.c.verdict != verdict))
+    before, began = other.scalar(), select(func.min(newest.c.ticked_at))
+    if before is not None:
+        began = began.where(newest.c.ticked_at > before)
+    return session.connection().execute(began).scalar()
 
 
 def read_gates(session: Session, strategies: Strategies) -> dict[UUID, list[Any]]:
@@ -212,6 +240,17 @@ def read_alerts(session: Session, strategies: Strategies) -> Rows:
         func.count(col(AlertOutbox.acknowledged_at)),
     ).group_by(col(AlertOutbox.kind), col(AlertOutbox.severity))
     return session.connection().execute(_in_strategies(query, col(AlertOutbox.strategy_name), strategies)).all()
+
+
+def read_unacknowledged(session: Session, strategies: Strategies) -> datetime | None:
+    """Return the time of the oldest critical alert without an acknowledgement, if there is one."""
+    query = (
+        select(col(AlertOutbox.at))
+        .where(col(AlertOutbox.severity) == Severity.CRITICAL.value, col(AlertOutbox.acknowledged_at).is_(None))
+        .order_by(col(AlertOutbox.id))
+        .limit(1)
+    )
+    return session.connection().execute(_in_strategies(query, col(AlertOutbox.strategy_name), strategies)).scalar()
 
 
 def read_outbox(session: Session, strategies: Strategies, *, now: datetime) -> Rows:

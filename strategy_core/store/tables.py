@@ -14,6 +14,7 @@ from sqlalchemy import (
     Dialect,
     ForeignKeyConstraint,
     Index,
+    Integer,
     LargeBinary,
     Text,
     UniqueConstraint,
@@ -612,6 +613,27 @@ class LiveTrade(SQLModel, table=True):
     canary_bp: int  # share of users routed to the canary when the trade was opened
     misrouted: bool  # the version is not the one that routing gave this user then
     ingested_at: datetime = Field(sa_column=_time())
+
+
+# Time
+
+
+class StoredClock(SQLModel, table=True):
+    """The clock of the replay that fills this database. One row, or none: then the real time counts.
+
+    `rollout up` writes it when it starts, and lets it stand still when it stops. `rollout db clock --remove` deletes
+    it.
+    """
+
+    __tablename__ = "replay_clock"
+    __table_args__ = (
+        CheckConstraint("id = 1", name="ck_one_clock"),
+        CheckConstraint("speed > 0 AND speed <= 1000000", name="ck_clock_speed"),
+    )
+    id: int = Field(default=1, sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    replay_from: datetime = Field(sa_column=_time())
+    started_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))  # empty: the clock stands still
+    speed: float
 
 
 # Requests: what owners ask for in forms, and the API's idempotency

@@ -1,5 +1,6 @@
 """Rollouts, canaries and rollbacks over HTTP: what owners say, and to which of them."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ from sqlalchemy import Engine
 from strategy_core.domain.audit import Command
 from strategy_core.domain.plan import read_plan
 from strategy_core.domain.ramp import State
+from strategy_core.market.source import ReplayClock
+from strategy_core.services.database import start_clock
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.rollouts import start_rollout
 from strategy_core.services.versions import activate_version
@@ -15,7 +18,7 @@ from strategy_core.settings import Settings
 from tests.api.asking import DAILY, FEED, PLAN, WHY, Api, World, put_state
 from tests.api.every import fields, refused
 from tests.api.signing import NOW, token
-from tests.builders import OWNER
+from tests.builders import HOUR, MONDAY, OWNER
 
 
 def test_a_canary_is_made_by_hand_and_widened_by_hand(api: Api, world: World) -> None:
@@ -165,3 +168,23 @@ def test_the_last_version_is_retired_where_the_strategy_is_to_be_closed(api: Api
     assert (closed.status_code, closed.json()["status"]) == (200, "retired")
     problem = refused(api.get("/route", params={"user_id": "u1", "strategy_name": "ppo_gold"}), 404)
     assert problem["detail"].startswith("'ppo_gold' is closed: no version is active, so its users get none")
+
+
+def test_the_api_uses_the_clock_of_the_database_and_says_when_clocks_disagree(engine: Engine, world: World) -> None:
+    start_clock(engine, ReplayClock(None, MONDAY + 2 * HOUR))
+    server = Api(engine, Settings(feed=FEED))
+    backend = server.app.state.backend
+    server.app.state.backend = replace(backend, clock=backend.database_clock.now)
+
+    backend.database_clock.refresh()
+    by_the_replay = server.get(f"/rollouts/{world.rollout}").json()
+    start_clock(engine, ReplayClock(None, MONDAY - HOUR))
+    backend.database_clock.refresh()
+    before_it_began = server.get(f"/rollouts/{world.rollout}").json()
+    undone = server.post("/rollback", {"strategy_name": "fib_rsi", **WHY})
+
+    assert (by_the_replay["minimum_left_s"], by_the_replay["clock_disagrees"]) == (22 * 3600, "")
+    assert (before_it_began["minimum_left_s"], before_it_began["maximum_left_s"]) == (None, None)
+    assert before_it_began["clock_disagrees"].startswith("clock disagrees: the database has a time of 2026-03-02 00:00")
+    assert before_it_began["needs"] == [before_it_began["clock_disagrees"]]
+    assert undone.status_code == 200

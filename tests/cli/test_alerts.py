@@ -88,17 +88,21 @@ def test_a_channel_that_takes_nothing_is_an_error(rollout: Rollout, database: En
     assert SECRET not in tried.out + tried.err + delivered.out + delivered.err
 
 
-@pytest.mark.parametrize("command", ["list", "deliver"])
-def test_that_nobody_ticks_is_seen_by_whoever_looks(
-    rollout: Rollout, database: Engine, monkeypatch: pytest.MonkeyPatch, command: str
+def test_missing_ticks_are_shown_to_who_lists_and_alerted_on_by_who_delivers(
+    rollout: Rollout, database: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_version(database, "1", Status.ACTIVE)
     put_version(database, "2")
     rollout("start", "fib_rsi", "2", "--yes")
     set_clock(monkeypatch, MONDAY + HOUR)
+    late = "fib_rsi 2 was last ticked at 2026-03-02 00:00 UTC: its gates do not run"
 
-    rollout("alerts", command)
+    listed = rollout("alerts", "list", "--json").data
+    shown = rollout("alerts", "list").out
+    rollout("alerts", "deliver")
 
+    assert ([each["kind"] for each in listed["alerts"]], listed["overdue"]) == (["rollout.started"], [late])
+    assert f"not ticked: {late}\n" in shown
     assert "rollout.tick_overdue" in [each["kind"] for each in rollout("alerts", "list", "--json").data["alerts"]]
 
 

@@ -212,6 +212,7 @@ def write_prometheus(folder: Path, exporter: int, api: str, alertmanager: int, t
     for group in rules["groups"]:
         for rule in group["rules"]:
             rule.pop("for", None)
+            rule["expr"] = rule["expr"].replace("offset 5m", "offset 5s")
     (folder / RULES.name).write_text(yaml.safe_dump(rules))
 
 

@@ -3,13 +3,14 @@
 The tests share one `up` and run in the order of its life. Each waits for what it asserts.
 """
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,7 +18,10 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from prefect.states import Completed, Scheduled
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin
@@ -25,9 +29,11 @@ from websockets.typing import Origin
 from deployments import automations
 from deployments.processes import password
 from deployments.up import up
+from flows.maintain import prune_runs
 from flows.ramp import set_canary_percent
 from strategy_core.domain.errors import InvalidPercent
 from strategy_core.domain.lifecycle import Status
+from strategy_core.services.database import read_clock
 from strategy_core.store import audit, decisions, rollouts, versions
 from strategy_core.store.engine import open_database, reading
 from strategy_core.store.tables import AuditEvent
@@ -297,6 +303,26 @@ def test_an_owner_is_answered_by_the_api_with_a_token_for_development(running: U
     assert httpx.get(f"{url}/docs").status_code == 200
 
 
+def test_another_shell_needs_only_the_address_of_the_database(
+    running: Up, served: Mapping[str, Mapping[str, Any]]
+) -> None:
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("ROLLOUT_")}
+    url = f"sqlite:///{running.state / 'rollout.db'}"
+
+    def shown(*words: str) -> Any:
+        command = [sys.executable, "-m", "strategy_core.cli", *words, "--json", "--database-url", url]
+        done = subprocess.run(command, env=plain, check=True, capture_output=True, text=True)
+        assert done.stderr == ""
+        return json.loads(done.stdout)
+
+    known, listed, clock = shown("status", "fib_rsi"), shown("alerts", "list"), shown("db", "clock")
+
+    assert known[0]["rollout"]["clock_disagrees"] == ""
+    assert listed["overdue"] == []
+    assert {each["kind"] for each in listed["alerts"]} & {"rollout.tick_overdue", "clock.disagrees"} == set()
+    assert clock["stored"]["speed"] == 5760.0
+
+
 def test_whoever_looks_at_the_metrics_needs_no_token(running: Up) -> None:
     address = running.prints(r"metrics +(http://127\.0\.0\.1:\d+/metrics)\n")[1]
 
@@ -408,6 +434,41 @@ def test_workers_would_be_given_the_same_deployments(
         assert each["paused"] is False
 
 
+def test_old_runs_of_our_own_deployments_are_deleted_and_an_owners_are_kept_longer(
+    running: Up, api: httpx.Client, served: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """A run ends when the server says so, and the time of the nightly flow is moved in place of that."""
+    now = datetime.now(UTC)
+    settings = {PREFECT_API_URL: str(api.base_url).rstrip("/"), PREFECT_API_AUTH_STRING: running.password()}
+    with temporary_settings(settings), get_client(sync_client=True) as client:
+
+        def ended(deployment: str | None, **parameters: str) -> UUID:
+            """Return a finished run of a deployment of ours, or of a flow without one."""
+            later: State[Any] = Scheduled(scheduled_time=now + timedelta(days=1))  # no runner takes it before it ends
+            if deployment is None:
+                run = client.create_flow_run(set_canary_percent, state=later).id
+            else:
+                of = UUID(served[deployment]["id"])
+                run = client.create_flow_run_from_deployment(of, parameters=parameters, state=later).id
+            client.set_flow_run_state(run, Completed(), force=True)
+            return run
+
+        def left() -> list[UUID]:
+            known = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=runs)))
+            return [each for each in runs if each in {run.id for run in known}]
+
+        runs = [ended("ramp-tick"), ended("pause", strategy_name="fib_rsi", owner="ana"), ended(None)]
+        deleted = [prune_runs(client, now=now + timedelta(days=6))]
+        young = left()
+        deleted.append(prune_runs(client, now=now + timedelta(days=8)))
+        after_a_week = left()
+        deleted.append(prune_runs(client, now=now + timedelta(days=91)))
+
+        assert (young, after_a_week, left()) == (runs, runs[1:], runs[2:])
+    assert deleted[0] == 0
+    assert min(deleted[1:]) > 0
+
+
 def test_ctrl_c_stops_everything_it_started(running: Up, api: httpx.Client) -> None:
     groups = running.groups()
     assert len(groups) == 4
@@ -418,3 +479,8 @@ def test_ctrl_c_stops_everything_it_started(running: Up, api: httpx.Client) -> N
     assert members(groups) == []
     with pytest.raises(httpx.TransportError):
         api.get("/health")
+    engine = open_database(f"sqlite:///{running.state / 'rollout.db'}")
+    stopped = read_clock(engine)
+    engine.dispose()
+    assert stopped is not None
+    assert stopped.started_at is None  # it stands still

@@ -49,6 +49,7 @@ RAISED: dict[str, tuple[str, dict[str, Any]]] = {
     "strategy.closed": ("warning", {"version": "1", "exposed": NOBODY, "exposed_before": ACTIVE}),
     "host.overloaded": ("critical", {"version": "2", "exposed": CANARY}),
     "incident.ended": ("info", {"incident": "feed.stale"}),
+    "clock.disagrees": ("critical", PAIR | {"exposed": CANARY}),
 }
 SAID = {
     "rollout.started": [
@@ -185,6 +186,12 @@ SAID = {
     "incident.ended": [
         "[info] fib_rsi: over: the feed is stale",
         "details: rollout status fib_rsi",
+    ],
+    "clock.disagrees": [
+        "[critical] fib_rsi 2: the clocks disagree: missing ticks cannot be seen",
+        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
+        "details: rollout db clock",
+        'acknowledge: rollout alerts ack 17 --reason "..."',
     ],
 }
 

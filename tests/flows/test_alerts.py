@@ -7,7 +7,10 @@ from sqlalchemy import Engine
 
 from flows.alerts import deliver_alerts
 from flows.ramp import start_canary
+from flows.rollback import rollback
 from strategy_core.domain.lifecycle import Status
+from strategy_core.market.source import ReplayClock
+from strategy_core.services.database import start_clock
 from tests.builders import HOUR, MONDAY, put_version
 from tests.endpoint import Endpoint
 from tests.flows.conftest import Clock
@@ -92,3 +95,27 @@ def test_in_a_replay_ticks_are_awaited_in_real_minutes(
     deliver_alerts.fn()
 
     assert "rollout.tick_overdue" in [alert.kind for alert in outbox(started)]
+
+
+def test_a_clock_that_disagrees_fails_the_run_and_raises_nothing(started: Engine, at: Clock) -> None:
+    start_clock(started, ReplayClock(None, MONDAY + 4 * HOUR))
+
+    state = deliver_alerts.fn()
+
+    assert state.is_failed()
+    assert "clock disagrees: ROLLOUT_REPLAY_FROM shows 2026-03-02 00:00 UTC" in str(state.message)
+    assert [alert.kind for alert in outbox(started)] == ["rollout.started"]
+    assert rollback.fn("fib_rsi", owner="ana", reason="now").is_completed()
+
+
+def test_a_flow_needs_no_settings_for_the_clock_of_a_replay(started: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REPLAY_FROM", "REPLAY_STARTED_AT"):
+        monkeypatch.delenv(f"ROLLOUT_{name}")
+    start_clock(started, ReplayClock(None, MONDAY + HOUR))
+
+    state = deliver_alerts.fn()
+
+    still = "the clock of this database stands still at 2026-03-02 01:00 UTC: rollout db clock --remove lets real time"
+    assert (state.is_failed(), still in str(state.message)) == (True, True)  # as long as no replay runs
+    (alert,) = (each for each in outbox(started) if each.kind == "rollout.tick_overdue")
+    assert alert.at == MONDAY + HOUR

@@ -11,7 +11,9 @@ from strategy_core.domain.audit import Command
 from strategy_core.domain.lifecycle import Status
 from strategy_core.services.canary import activate_canary, update_canary_percent
 from tests.builders import DAY, MONDAY, OWNER, put_version
+from tests.endpoint import Endpoint
 from tests.flows.conftest import Clock
+from tests.flows.test_artifacts import in_a_run
 from tests.services.outbox import outbox
 
 
@@ -130,3 +132,15 @@ def undo_the_last_change(engine: Engine) -> None:
         run("DELETE FROM audit_event WHERE position = 4")
         run("UPDATE strategy SET generation = 3, audit_head = (SELECT hash FROM audit_event WHERE position = 3)")
         run("UPDATE canary_config SET rollout_bp = 500, generation = 1")
+
+
+def test_a_server_that_deletes_no_runs_leaves_the_database_maintained(
+    engine: Engine, at: Clock, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint.status = 500
+
+    with in_a_run(monkeypatch, endpoint.url):
+        state = maintain_database.fn()
+
+    assert state.is_completed()
+    assert str(state.message).endswith("; old flow runs are left for the next night: PrefectHTTPStatusError")

@@ -1,26 +1,27 @@
 """What an operator reads of a rollout, from its start to its rollback: every number, on both databases."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
 
 from strategy_core.domain.audit import Command
-from strategy_core.domain.gates.base import Errors, InvalidDecisions
+from strategy_core.domain.gates.base import Errors, Finding, InvalidDecisions, Verdict
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.routing import bucket_of
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.observe.metrics import NAMES, exposition
+from strategy_core.services.alerts import acknowledge
 from strategy_core.services.compare import compare_all
 from strategy_core.services.live_trades import ingest
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.rollouts import pause, start_rollout
 from strategy_core.services.tick import tick
 from strategy_core.services.tokens import record_token, revoke_token
 from strategy_core.services.users import load_users
-from strategy_core.store import alerts, versions
+from strategy_core.store import alerts, rollouts, versions
 from strategy_core.store.engine import reading, transaction
 from tests.builders import DAY, GOLD, HOUR, MONDAY, OWNER, decision_row, put_day, put_decisions, put_version
 from tests.observe.scraping import scrape
@@ -311,3 +312,35 @@ def test_an_owners_rollback_is_his(ramped: Engine) -> None:
     assert scrape(ramped, now=NOW)["rollbacks_total cause=owner strategy=fib_rsi"] == 1
     with reading(ramped) as session:
         assert versions.with_status(session, "fib_rsi", Status.CANARY) is None
+
+
+def test_how_long_something_lasts_is_exported_and_needs_no_memory(ramped: Engine) -> None:
+    """A rule that waits with `for` begins again after each gap between scrapes."""
+    put_alert(ramped, "users lose money", "critical", at=NOW)
+    put_alert(ramped, "they still do", "critical", at=NOW + HOUR)
+    for hour, verdict in enumerate(("inconclusive", "pass", "inconclusive", "inconclusive")):
+        put_verdict(ramped, "errors", verdict, NOW + hour * HOUR)
+
+    found = scrape(ramped, now=NOW + 4 * HOUR)
+
+    assert {name: value for name, value in found.items() if name.startswith("gate_verdict_seconds")} == {
+        "gate_verdict_seconds gate=errors strategy=fib_rsi verdict=inconclusive version=2": 2 * 3600
+    }
+    assert found["alerts_unacknowledged_seconds"] == 4 * 3600
+    assert found[f"rollout_unchanged_seconds {OF}"] == 28 * 3600
+
+    pause(ramped, Command(OWNER, NOW + 4 * HOUR), strategy_name="fib_rsi")
+    acknowledge(ramped, Command(OWNER, NOW + 4 * HOUR, "seen"), [each.id or 0 for each in outbox(ramped)])
+    put_verdict(ramped, "errors", "fail", NOW + 4 * HOUR)
+    later = scrape(ramped, now=NOW + 5 * HOUR)
+
+    assert later["gate_verdict_seconds gate=errors strategy=fib_rsi verdict=fail version=2"] == 3600
+    assert (later["alerts_unacknowledged_seconds"], later[f"rollout_unchanged_seconds {OF}"]) == (0, 3600)
+
+
+def put_verdict(engine: Engine, gate: str, verdict: str, at: datetime) -> None:
+    with transaction(engine) as session:
+        rollout = rollouts.open_rollout(session, "fib_rsi")
+        assert rollout is not None
+        finding = Finding(gate=gate, verdict=Verdict(verdict), reason=f"{verdict} at {at}")
+        rollouts.record_findings(session, rollout, [finding], at)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from sqlalchemy import Engine
 
+from strategy_core.domain.alerts import ClockCheck
 from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import EvidenceUnavailable
 from strategy_core.domain.lifecycle import Status
@@ -21,7 +22,7 @@ from strategy_core.services.alerts import alert_message
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.rollouts import start_rollout
 from strategy_core.services.tick import tick
-from strategy_core.services.watchdog import watch_feed, watch_shadow, watch_ticks
+from strategy_core.services.watchdog import find_overdue, watch_feed, watch_shadow, watch_ticks
 from tests.builders import DAY, GOLD, HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
 from tests.services.outbox import outbox
 
@@ -61,15 +62,32 @@ def test_a_rollout_that_is_ticked_or_over_is_not_told_of(ramped: Engine, market:
     assert overdue_alerts(ramped) == []
 
 
-def test_ticks_that_stopped_are_told_of_though_the_last_lies_ahead(ramped: Engine, market: SyntheticSource) -> None:
-    """By a clock that was days ahead; else nobody would hear of it until the true time has come so far."""
+def test_a_last_tick_that_lies_ahead_is_an_alert_about_clocks(ramped: Engine, market: SyntheticSource) -> None:
+    """Missing ticks cannot be seen until the true time has come so far. But none is known to be missing."""
     tick(ramped, market, now=MONDAY + 3 * DAY)
 
     watch_ticks(ramped, now=MONDAY + HOUR, overdue=OVERDUE)
 
-    assert len(overdue_alerts(ramped)) == 1
+    assert overdue_alerts(ramped) == []
+    (alert,) = (each for each in outbox(ramped) if each.kind == "clock.disagrees")
+    assert (alert.severity, alert.text) == (
+        "critical",
+        "whether fib_rsi 2 is ticked cannot be seen: clock disagrees: the database has a time of 2026-03-05 00:00 UTC, "
+        "and this clock shows 2026-03-02 01:00 UTC",
+    )
     metrics = exposition(ramped, now=MONDAY + 2 * DAY)[0].decode()
     assert 'rollout_tick_age_seconds{strategy="fib_rsi",version="2"} 86400' in metrics
+
+
+def test_a_clock_that_is_known_to_be_wrong_calls_nothing_late(ramped: Engine) -> None:
+    wrong = ClockCheck("clock disagrees: ROLLOUT_REPLAY_FROM shows another time")
+
+    assert watch_ticks(ramped, now=MONDAY + DAY, overdue=OVERDUE, clock=wrong) == []
+    assert find_overdue(ramped, now=MONDAY + DAY, overdue=OVERDUE, clock=wrong) == []
+    assert find_overdue(ramped, now=MONDAY + DAY, overdue=OVERDUE) == [
+        "fib_rsi 2 was last ticked at 2026-03-02 00:00 UTC: its gates do not run"
+    ]
+    assert [alert.kind for alert in outbox(ramped)] == ["rollout.started"]
 
 
 class Still(SyntheticSource):

@@ -183,7 +183,7 @@ def show_report_page(context: Requested, rollout_id: RolloutId) -> Response:
 
 def _read(context: RequestContext, rollout_id: UUID) -> tuple[reports.RolloutReport, int]:
     context.reads(queries.find_rollout(context.engine, rollout_id).strategy_name)
-    return reports.read_report(context.engine, rollout_id, now=context.now)
+    return reports.read_report(context.engine, rollout_id, now=context.now, clock=context.backend.settings.clock_check)
 
 
 def _nightly(found: ComparisonCurves | None) -> NightlyComparison | None:

@@ -153,6 +153,10 @@ class RolloutDetail(RolloutResponse):
     stages: list[float] = Field(description="Share of users in each stage, in percent.")
     verdicts: list[CurrentVerdict] = Field(description="The newest verdict of each gate, worst first.")
     needs: list[str] = Field(description="What must happen before the rollout continues, most urgent first.")
+    clock_disagrees: str = Field(
+        description="Why no time left can be given, because the API's clock and the times in the database disagree. "
+        "Otherwise empty."
+    )
     minimum_left_s: float | None = Field(
         description="Seconds left of the stage's minimum time, or of the observation after promotion."
     )
@@ -232,7 +236,9 @@ def list_rollouts(
 @router.get("/rollouts/{rollout_id}", summary="Show a rollout")
 def show_rollout(context: Requested, rollout_id: RolloutId, response: Response) -> RolloutDetail:
     """Return a rollout with its stage, the verdicts of its gates, and what it waits for."""
-    found, generation = queries.read_rollout(context.engine, rollout_id, now=context.now)
+    found, generation = queries.read_rollout(
+        context.engine, rollout_id, now=context.now, clock=context.backend.settings.clock_check
+    )
     context.reads(found.rollout.strategy_name)
     response.headers["ETag"] = f'"{generation}"'
     return detail(found)
@@ -362,6 +368,7 @@ def detail(found: RolloutStatus) -> RolloutDetail:
                 for row in found.verdicts
             ],
             "needs": left.needs,
+            "clock_disagrees": found.doubt,
             "minimum_left_s": left.minimum_left.total_seconds() if left.minimum_left is not None else None,
             "maximum_left_s": left.maximum_left.total_seconds() if left.maximum_left is not None else None,
             "live": found.live,
