@@ -16,7 +16,7 @@ down_revision = "v0008"
 branch_labels = None
 depends_on = None
 
-_TOKEN = "service_token"
+_TOKEN = "service_token"  # noqa: S105  a table
 _FROZEN = ("id", "name", "role", "strategies", "read_only", "issued_at", "expires_at", "issued_by")
 _REVOCATION = ("revoked_at", "revoked_by", "revoked_because")
 _ONCE = "a service token is revoked once"
