@@ -108,9 +108,10 @@ def test_a_host_that_loads_neither_version_takes_no_users_off_the_canary(
     """It is blind until it can be judged again, and falls at the plan's limit as any blind rollout does."""
     run(three, market, MONDAY + 2 * HOUR)
     everything = ("clockwork 1", "clockwork 2", "a 1", "b 1")
-    for hour in (5, 6):
-        run(three, market, MONDAY + hour * HOUR, *everything)
-        step, reason = ruled(tick(three, market, now=MONDAY + hour * HOUR))
+    for minute in (0, 30):
+        now = MONDAY + 5 * HOUR + timedelta(minutes=minute)
+        run(three, market, now, *everything)
+        step, reason = ruled(tick(three, market, now=now))
         assert (step, reason.partition(":")[0]) == (Step.HOLD, "freshness")
     assert newest(three).blind_since == MONDAY + 5 * HOUR
     assert kinds(three) == ["host.overloaded"]
