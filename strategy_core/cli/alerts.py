@@ -27,7 +27,7 @@ def list_alerts(
 
     This changes nothing: the scheduled delivery raises the alert about missing ticks.
     """
-    from strategy_core.cli.output import table
+    from strategy_core.cli.context import table
     from strategy_core.services.alerts import read_alerts, read_channel_states
     from strategy_core.services.watchdog import find_overdue
 
@@ -116,7 +116,7 @@ def try_out(
 
 
 def _answer_tried(shell: Context, tried: "Sequence[Tried]", if_empty: str) -> None:
-    from strategy_core.cli.output import table
+    from strategy_core.cli.context import table
 
     rows = [(each.alert_id or None, each.channel, each.problem or "sent") for each in tried]
     shell.answer([asdict(each) for each in tried], table(["alert", "channel", "result"], rows) if rows else if_empty)

@@ -65,7 +65,7 @@ def at(
 
     Each fact comes with the change that set it.
     """
-    from strategy_core.cli.output import table
+    from strategy_core.cli.context import table
     from strategy_core.services.audit import state_at
 
     stood = state_at(shell.engine, strategy, moment(time, "--at") or shell.now)
@@ -86,7 +86,7 @@ def at(
 @command(commands)
 def rollout(shell: Context, rollout: Annotated[UUID, typer.Argument(metavar="ID", help="Rollout id.")]) -> None:
     """Show the timeline of a rollout: verdicts, changes and alerts."""
-    from strategy_core.cli.output import table
+    from strategy_core.cli.context import table
     from strategy_core.services.audit import about_rollout
 
     found, entries = about_rollout(shell.engine, rollout)
@@ -195,7 +195,7 @@ def _wanted(
 
 
 def _changes(events: Sequence["AuditEvent"]) -> Any:
-    from strategy_core.cli.output import table
+    from strategy_core.cli.context import table
 
     columns = ["at", "by", "action", "strategy", "version", "active", "canary", "reason"]
     rows = [
@@ -244,6 +244,6 @@ def _value(value: Mapping[str, Any] | str | float | None) -> object:
 
 
 def _change(before: object, after: object) -> str:
-    from strategy_core.cli.output import cell
+    from strategy_core.cli.context import cell
 
     return cell(after) if before == after else f"{cell(before)} → {cell(after)}"

@@ -72,7 +72,7 @@ def calibrate(
 
 
 def _healthy(calibrations: "Sequence[Calibration]") -> "Table | None":
-    from strategy_core.cli.output import table
+    from strategy_core.cli.context import table
 
     rows = [
         (
@@ -91,7 +91,7 @@ def _healthy(calibrations: "Sequence[Calibration]") -> "Table | None":
 
 
 def _harmful(calibrations: "Sequence[Calibration]") -> "Table | None":
-    from strategy_core.cli.output import table
+    from strategy_core.cli.context import table
 
     rows = [
         (

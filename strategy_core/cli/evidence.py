@@ -22,7 +22,7 @@ def shadow(shell: Context) -> None:
     """Log the decisions of all versions on newly closed candles."""
     from dataclasses import asdict
 
-    from strategy_core.cli.output import table
+    from strategy_core.cli.context import table
     from strategy_core.isolation.pool import WorkerPool
     from strategy_core.services.shadow import run_shadow
 
@@ -93,7 +93,7 @@ def decisions(
     limit: Limit = 20,
 ) -> None:
     """Show the decisions of a version, candle by candle."""
-    from strategy_core.cli.output import table
+    from strategy_core.cli.context import table
     from strategy_core.domain.lifecycle import utc
     from strategy_core.services.queries import newest_decisions
 
@@ -151,7 +151,7 @@ def users(
 
 
 def _comparison_tables(found: "Comparison", version: str) -> list["RenderableType"]:
-    from strategy_core.cli.output import facts_table, table
+    from strategy_core.cli.context import facts_table, table
 
     known = {
         "candles": f"{found.candles_compared} compared, {found.candles_excluded} excluded",

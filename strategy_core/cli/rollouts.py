@@ -40,7 +40,7 @@ def plan(
     Shows how many users each stage reaches, how many slots (candles with a signal) its gates need, how long that
     takes, and whether the stage can collect enough of them.
     """
-    from strategy_core.cli.output import table
+    from strategy_core.cli.context import table
     from strategy_core.domain.plan import read_plan
     from strategy_core.services.rollouts import preview_plan
     from strategy_core.services.users import plan_audience
@@ -120,7 +120,7 @@ def tick(shell: Context) -> None:
     """
     from dataclasses import asdict
 
-    from strategy_core.cli.output import table
+    from strategy_core.cli.context import table
     from strategy_core.services.tick import tick as tick_all
     from strategy_core.settings import read_settings
 
@@ -145,7 +145,7 @@ def sample(shell: Context) -> None:
     """Sample the external metrics of open rollouts, for the next tick."""
     from dataclasses import asdict
 
-    from strategy_core.cli.output import table
+    from strategy_core.cli.context import table
     from strategy_core.services.sample_metrics import sample_metrics
 
     sampled = sample_metrics(shell.engine, shell.settings.open_prometheus(), now=shell.now)

@@ -221,7 +221,7 @@ def _record_token(shell: Context, claims: dict[str, Any], reason: str) -> None:
 
 
 def _list_tokens(shell: Context) -> None:
-    from strategy_core.cli.output import table
+    from strategy_core.cli.context import table
     from strategy_core.services.tokens import list_tokens
 
     found = list_tokens(shell.engine)

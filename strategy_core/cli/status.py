@@ -45,7 +45,7 @@ def verdicts(
     limit: Limit = 50,
 ) -> None:
     """Show the gate verdicts of a rollout over time, with reasons."""
-    from strategy_core.cli.output import table
+    from strategy_core.cli.context import table
     from strategy_core.services.history import read_verdicts
 
     found = read_verdicts(shell.engine, strategy, gate=gate, rollout_id=rollout, limit=limit)
@@ -105,7 +105,7 @@ def report(
 
 
 def _spark_lines(found: "VerdictHistory") -> list[str]:
-    from strategy_core.cli.output import cell, spark
+    from strategy_core.cli.context import cell, spark
 
     if not found.values:
         return []
@@ -142,7 +142,7 @@ def _rollout_data(status: "RolloutStatus") -> dict[str, Any]:
 
 
 def _status_lines(status: "StrategyStatus") -> list["RenderableType"]:
-    from strategy_core.cli.output import facts_table, plain, table
+    from strategy_core.cli.context import facts_table, plain, table
 
     canary = f"{status.canary} for {status.percent:g} % of users" if status.canary else None
     known: dict[str, object] = {
@@ -168,7 +168,7 @@ def _status_lines(status: "StrategyStatus") -> list["RenderableType"]:
 
 def _live_table(status: "RolloutStatus") -> "RenderableType":
     """Compare live results with shadow results, per version."""
-    from strategy_core.cli.output import table
+    from strategy_core.cli.context import table
 
     columns = ["version", "from", "trades", "win rate", "average PnL", "expectancy R", "drawdown", "fidelity"]
     rows: list[tuple[object, ...]] = []

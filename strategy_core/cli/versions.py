@@ -67,7 +67,7 @@ def list_(
     status: Annotated[Status | None, typer.Option(help="Only versions with this status.")] = None,
 ) -> None:
     """List versions, oldest first."""
-    from strategy_core.cli.output import table
+    from strategy_core.cli.context import table
     from strategy_core.services.queries import all_versions
 
     found = all_versions(shell.engine, strategy, status=status)
@@ -139,7 +139,7 @@ def retire(
 @command(commands)
 def isolate(shell: Context) -> None:
     """Try to break out of the isolation that versions run in on this machine."""
-    from strategy_core.cli.output import table
+    from strategy_core.cli.context import table
     from strategy_core.isolation.probe import prove_isolation
     from strategy_core.isolation.sandbox import available
 
@@ -173,7 +173,7 @@ def _known_answers(report: dict[str, Any]) -> str:
 
 
 def _answer_version(shell: Context, version: "StrategyVersion", headline: str | None = None) -> None:
-    from strategy_core.cli.output import facts_table, table
+    from strategy_core.cli.context import facts_table, table
 
     report: dict[str, Any] = version.registration_report
     known = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from strategy_core.cli.output import spark
+from strategy_core.cli.context import spark
 from strategy_core.domain.lifecycle import Status
 from tests.builders import HOUR, MONDAY, decision_row, put_decisions, put_version
 from tests.cli.conftest import Rollout, set_clock
