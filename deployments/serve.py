@@ -193,7 +193,8 @@ def run_deployed(file: Path, *, alive: Path | None = None) -> None:
         raise InvalidSetting("PREFECT_API_URL", url, f"a server that answers ({type(error).__name__})") from None
     if not ids:
         raise InvalidSetting("PREFECT_API_URL", url, "a server with the deployments: run `rollout deploy`")
-    run_clock([each for each in deployed(file, ids) if each.name not in left], alive=alive)
+    with force_exit():
+        run_clock([each for each in deployed(file, ids) if each.name not in left], alive=alive)
 
 
 def deployed(file: Path, ids: Mapping[str, UUID]) -> list[Served]:

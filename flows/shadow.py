@@ -1,13 +1,42 @@
-"""The flow that logs the decisions of all versions and records the outcomes of closed trades."""
+"""The flow that logs all versions' decisions and the outcomes of closed trades, also split by symbol over Dask."""
 
-from prefect import flow
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
-from flows.dask import run_local, run_on_dask
+from prefect import flow, task
+from sqlalchemy.exc import DBAPIError
+
 from flows.parameters import Candles
-from flows.runtime import one_line, open_runtime
-from strategy_core.domain.errors import RolloutError
+from flows.runtime import Runtime, one_line, open_runtime
+from strategy_core.domain.errors import MissingExtra, RolloutError, reason_of
+from strategy_core.domain.lifecycle import Status
+from strategy_core.isolation.pool import WorkerPool, own_cores
+from strategy_core.services.database import failure
+from strategy_core.services.queries import all_versions
 from strategy_core.services.score import score_outcomes
-from strategy_core.services.shadow import ShadowRun
+from strategy_core.services.shadow import ShadowRun, run_shadow
+
+if TYPE_CHECKING:
+    from prefect_dask.task_runners import DaskTaskRunner, PrefectDaskFuture
+
+LOCAL = "local"
+SHARDS_TIMEOUT_S = 900.0  # for all shards together: a stuck one must not block later runs
+CONNECT_TIMEOUT_S = 10.0  # to the scheduler: without the cluster the run must still be in time
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResult:
+    """The result of one shard, or of all shards merged.
+
+    Attributes:
+        problems: why a shard or the cluster failed. The next run catches up on missing decisions.
+    """
+
+    runs: Sequence[ShadowRun]
+    problems: Sequence[str] = ()
 
 
 @flow(flow_run_name="shadow run")
@@ -30,6 +59,113 @@ def shadow_run(catch_up: Candles = 1_000) -> str:
     if any(run.error for run in result.runs) or result.problems or scored.refused:
         raise RolloutError("; ".join([line, *result.problems, *scored.refused]))
     return line
+
+
+def run_local(
+    runtime: Runtime, *, catch_up: int, symbols: Sequence[str] | None = None, at_once: int | None = None
+) -> ShardResult:
+    """Run on this machine, for all symbols or for *symbols*."""
+    settings = runtime.settings
+    with WorkerPool(deadline_s=settings.decision_deadline_s, at_once=at_once or settings.shadow_workers) as workers:
+        source, quiet = runtime.candles(), settings.alert_pace.quiet
+        runs = run_shadow(
+            runtime.engine, source, workers, now=runtime.now, catch_up=catch_up, symbols=symbols, quiet=quiet
+        )
+    return ShardResult(runs)
+
+
+def run_on_dask(runtime: Runtime, *, catch_up: int) -> ShardResult:
+    """Run on the Dask cluster of the settings, or on this machine if the cluster cannot be reached.
+
+    A shard that is late, or lost with its worker, is repeated on this machine. Each decision is logged once.
+
+    Raises:
+        MissingExtra: Dask is not installed.
+    """
+    address = runtime.settings.shadow_dask
+    assert address is not None
+    try:
+        with _runner(address, runtime.settings.shadow_workers) as runner:
+            asked: dict[str, Any] = {
+                "now": runtime.now,
+                "catch_up": catch_up,
+                "at_once": 1 if address == LOCAL else None,
+            }
+            shards = _split_symbols(runtime, len(runner.client.nthreads()))
+            futures = [runner.submit(shadow_shard, {"symbols": symbols, **asked}) for symbols in shards]
+            deadline = time.monotonic() + SHARDS_TIMEOUT_S
+            results = [_shard_result(future, deadline) for future in futures]
+    except OSError as error:  # includes timeouts
+        why = f"the Dask cluster at {address} cannot be reached, ran on this machine instead: {reason_of(error)}"
+        return replace(run_local(runtime, catch_up=catch_up), problems=[why])
+    asked["at_once"] = None
+    lost = [symbol for symbols, (_, ended) in zip(shards, results, strict=True) if not ended for symbol in symbols]
+    repeated = [shadow_shard.fn(lost, **asked)] if lost else []
+    return merge_shards([*(result for result, _ in results), *repeated])
+
+
+@task(name="shadow shard")
+def shadow_shard(symbols: list[str], now: datetime, catch_up: int, at_once: int | None) -> ShardResult:
+    """Run for some symbols, with the settings of the machine that executes it."""
+    try:
+        with open_runtime() as runtime:
+            return run_local(replace(runtime, now=now), catch_up=catch_up, symbols=symbols, at_once=at_once)
+    except RolloutError as error:
+        return ShardResult([], [reason_of(error)])
+    except DBAPIError as error:
+        return ShardResult([], [failure(error)])
+
+
+def merge_shards(shards: Sequence[ShardResult]) -> ShardResult:
+    """Merge shards into one result, version by version."""
+    by_version: dict[tuple[str, str, str], list[ShadowRun]] = {}
+    for shard in shards:
+        for run in shard.runs:
+            by_version.setdefault((run.strategy_name, run.version, run.role), []).append(run)
+    runs = [
+        ShadowRun(
+            *name,
+            logged=sum(run.logged for run in parts),
+            signals=sum(run.signals for run in parts),
+            errors=sum(run.errors for run in parts),
+            error="; ".join(dict.fromkeys(run.error for run in parts if run.error)),
+        )
+        for name, parts in by_version.items()
+    ]
+    return ShardResult(runs, list(dict.fromkeys(problem for shard in shards for problem in shard.problems)))
+
+
+def _runner(address: str, workers: int | None) -> "DaskTaskRunner":
+    try:
+        from prefect_dask.task_runners import DaskTaskRunner
+    except ModuleNotFoundError:
+        raise MissingExtra("a candle run on a Dask cluster", "dask") from None
+    if address != LOCAL:
+        return DaskTaskRunner(address=address, client_kwargs={"timeout": CONNECT_TIMEOUT_S})
+    local = {"n_workers": workers or own_cores(), "threads_per_worker": 1, "dashboard_address": None}
+    return DaskTaskRunner(cluster_kwargs=local)
+
+
+def _split_symbols(runtime: Runtime, count: int) -> list[list[str]]:
+    """Split the symbols into *count* groups, so that all versions decide on a symbol in the same shard."""
+    if count == 0:
+        raise ConnectionError("it has no workers")
+    running = [version for version in all_versions(runtime.engine) if version.status != Status.RETIRED]
+    symbols = sorted({symbol for version in running for symbol in version.symbols})
+    return [group for group in (symbols[start::count] for start in range(count)) if group]
+
+
+def _shard_result(future: "PrefectDaskFuture[ShardResult]", deadline: float) -> tuple[ShardResult, bool]:
+    """Return a shard's result, and whether it finished by *deadline* (monotonic seconds). A late one is cancelled."""
+    future.wait(max(0.1, deadline - time.monotonic()))
+    status = future.wrapped_future.status
+    if status != "finished":
+        future.wrapped_future.cancel()  # type: ignore[no-untyped-call]
+        return ShardResult(
+            [], [f"a shard was late or lost with its worker, and was repeated on this machine: {status}"]
+        ), False
+    result = future.result(raise_on_failure=False)
+    return result if isinstance(result, ShardResult) else ShardResult([], [f"a shard failed: {result}"]), True
 
 
 def _summary_line(run: ShadowRun) -> str:

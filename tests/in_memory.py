@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from strategy_core.domain import BoolArray, FloatArray, IntArray, comparison
+from strategy_core.domain import comparison
+from strategy_core.domain.arrays import BoolArray, FloatArray, IntArray
 from strategy_core.domain.comparison import Cell, Comparison, Interval
 from strategy_core.domain.comparison import day_cluster_interval as interval_of_days
 from strategy_core.domain.performance import ClosedTrades, Performance, max_drawdown, performance

@@ -31,7 +31,7 @@ CHANGES = {
     *("alerts ack", "alerts deliver", "db restore", "db upgrade"),
 }
 WITHOUT_DATABASE = {"alerts test", "demo", "deploy", "isolate", "token", "up"}
-SERVERS = {"api", "exporter"}  # their endpoints are tried below
+SERVERS = {"api", "clock", "exporter"}  # their endpoints are tried below
 FOUND_WRONG = {"audit verify", "db check"}  # rows that a test wrote without the trail
 MORE = {
     "calibrate": ["--ramps", "1", "--days", "1", "--scenario", "identical"],

@@ -16,16 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 from uuid import uuid4
 
 import typer
-from rich.box import SIMPLE
-from rich.table import Table
 
 from strategy_core.domain.audit import Actor, storable
 from strategy_core.domain.errors import Invalid, InvalidName, Unconfirmed
 from strategy_core.domain.parsing import each_name_once
-from strategy_core.report import markdown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
     from sqlalchemy import Engine
 
     from strategy_core.market.source import CandleSource
@@ -296,7 +294,10 @@ def _system_user() -> str:
 _BARS = "▁▂▃▄▅▆▇█"
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> Table:
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> "Table":
+    from rich.box import SIMPLE
+    from rich.table import Table
+
     made = Table(*columns, title=title, title_justify="left", box=SIMPLE)
     for column in made.columns:
         column.overflow = "fold"  # a truncated id or reason is useless
@@ -305,8 +306,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
     return made
 
 
-def facts_table(pairs: Mapping[str, object]) -> Table:
+def facts_table(pairs: Mapping[str, object]) -> "Table":
     """Return a table with one name and value per line."""
+    from rich.table import Table
+
     made = Table(box=None, show_header=False, pad_edge=False)
     made.add_column(style="bold")
     made.add_column(overflow="fold")
@@ -317,6 +320,8 @@ def facts_table(pairs: Mapping[str, object]) -> Table:
 
 def cell(value: object) -> str:
     """Format *value* as in reports, without terminal control characters."""
+    from strategy_core.report import markdown
+
     return markdown.cell(value, plain)
 
 

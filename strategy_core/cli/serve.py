@@ -113,13 +113,12 @@ def clock(
     goes on with the flows of every minute and with owners' requests that are written down.
     """
     from deployments import prefect_yaml
-    from deployments.serve import force_exit, run_deployed
+    from deployments.serve import run_deployed
     from strategy_core.observe import configure_logs
 
     os.environ["ROLLOUT_DATABASE_URL"] = shell.settings.database_url  # for the flows
     configure_logs()
-    with force_exit():
-        run_deployed(file or prefect_yaml(), alive=alive)
+    run_deployed(file or prefect_yaml(), alive=alive)
 
 
 @command(commands)

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 from scipy.special import betaincinv  # not scipy.stats, which takes half a second to import
 
-from strategy_core.domain import FloatArray
+from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.errors import InvalidPlan
 from strategy_core.domain.evidence import Evidence, Record
 from strategy_core.domain.gates.base import Errors, InvalidDecisions, Silence, Verdict

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from scipy.special import stdtrit  # not scipy.stats, which takes half a second to import
 
-from strategy_core.domain import FloatArray, IntArray
+from strategy_core.domain.arrays import FloatArray, IntArray
 from strategy_core.domain.performance import NO_TRADES, ClosedTrades, Performance
 from strategy_core.domain.strategy import Action
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from strategy_core.domain import FloatArray, IntArray
+from strategy_core.domain.arrays import FloatArray, IntArray
 from strategy_core.domain.pair_noise import History
 from strategy_core.domain.slots import Slots
 

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import numpy as np
 
-from strategy_core.domain import BoolArray, FloatArray, IntArray
+from strategy_core.domain.arrays import BoolArray, FloatArray, IntArray
 from strategy_core.domain.live_trades import Fidelity
 from strategy_core.domain.pair_noise import History
 from strategy_core.domain.slot_ledger import Totals

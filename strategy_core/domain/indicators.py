@@ -7,7 +7,7 @@ from math import ceil
 import numpy as np
 import pandas as pd
 
-from strategy_core.domain import FloatArray, IntArray
+from strategy_core.domain.arrays import FloatArray, IntArray
 
 WINDOW_PERIODS = 10  # the seed's weight is then (1 - 1/period)^(9 * period), about 1e-4: irrelevant for a stop
 

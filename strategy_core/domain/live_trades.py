@@ -9,7 +9,7 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from strategy_core.domain import FloatArray
+from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.parsing import Moment, Name
 
 ROUTING_GRACE = timedelta(seconds=60)  # within which the platform's routers follow a change

@@ -3,7 +3,7 @@
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from strategy_core.domain import FloatArray, IntArray
+from strategy_core.domain.arrays import FloatArray, IntArray
 from strategy_core.domain.slots import Slots
 
 FEW_DAYS = 30  # of shadow history: with fewer, the measured design effect is not used

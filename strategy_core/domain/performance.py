@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from strategy_core.domain import FloatArray
+from strategy_core.domain.arrays import FloatArray
 
 
 class Performance(BaseModel):

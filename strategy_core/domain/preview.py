@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from strategy_core.domain import FloatArray, IntArray
+from strategy_core.domain.arrays import FloatArray, IntArray
 from strategy_core.domain.gates.on_slots import NotWorse
 from strategy_core.domain.pair_noise import History
 from strategy_core.domain.parsing import Name

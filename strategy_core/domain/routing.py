@@ -7,7 +7,7 @@ from hashlib import sha256
 
 import numpy as np
 
-from strategy_core.domain import IntArray
+from strategy_core.domain.arrays import IntArray
 from strategy_core.domain.errors import InvalidName, InvalidPercent
 
 BUCKETS = 10_000  # one bucket = one basis point of users

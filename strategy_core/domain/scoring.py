@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field
 
-from strategy_core.domain import BoolArray, FloatArray, IntArray, TextArray
+from strategy_core.domain.arrays import BoolArray, FloatArray, IntArray, TextArray
 from strategy_core.domain.indicators import atr, atr_bars
 
 NO_EXIT = -1

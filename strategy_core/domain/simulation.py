@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 from scipy.special import ndtr
 
-from strategy_core.domain import BoolArray, FloatArray, IntArray
+from strategy_core.domain.arrays import BoolArray, FloatArray, IntArray
 from strategy_core.domain.slots import Slots
 
 

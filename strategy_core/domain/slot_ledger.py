@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from strategy_core.domain import BoolArray, FloatArray, IntArray
+from strategy_core.domain.arrays import BoolArray, FloatArray, IntArray
 from strategy_core.domain.eprocess import EProcess, advance, begin, read_e_process
 from strategy_core.domain.pair_noise import History
 from strategy_core.domain.slots import Slots

@@ -27,7 +27,7 @@ from pandas.tseries.holiday import (
 )
 from pandas.tseries.offsets import Day, WeekOfMonth
 
-from strategy_core.domain import BoolArray, IntArray
+from strategy_core.domain.arrays import BoolArray, IntArray
 from strategy_core.domain.errors import InvalidSetting
 from strategy_core.domain.lifecycle import utc
 

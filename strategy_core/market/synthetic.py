@@ -25,7 +25,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from strategy_core.domain import FloatArray
+from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.candles import PRICES, timeframe_delta
 from strategy_core.domain.errors import InvalidSetting, UnknownSymbol
 from strategy_core.domain.lifecycle import utc

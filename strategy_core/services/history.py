@@ -11,7 +11,7 @@ import numpy as np
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from strategy_core.domain import IntArray
+from strategy_core.domain.arrays import IntArray
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.comparison import Cell, Daily, DaySums, by_day
 from strategy_core.domain.errors import InvalidName, UnknownRollout

@@ -13,8 +13,8 @@ import pandas as pd
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from strategy_core.domain import IntArray
 from strategy_core.domain.alerts import HOST_OVERLOADED, QUIET, REVISED, Fault, Severity, affected_text, few_of
+from strategy_core.domain.arrays import IntArray
 from strategy_core.domain.candles import LATE_CANDLES, Windows, closed_by, opened_ns, timeframe_delta
 from strategy_core.domain.errors import (
     InvalidCandles,

@@ -10,8 +10,8 @@ import numpy as np
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from strategy_core.domain import IntArray
 from strategy_core.domain.alerts import CountUsers, Exposed
+from strategy_core.domain.arrays import IntArray
 from strategy_core.domain.errors import InvalidReport, RolloutError
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.parsing import checked_rows

@@ -13,7 +13,7 @@ from sqlalchemy import select as select_columns
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
-from strategy_core.domain import FloatArray
+from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.comparison import DaySums
 from strategy_core.domain.evidence import Record, Sample
 from strategy_core.domain.slots import Slots, slots

@@ -10,7 +10,7 @@ import pandas as pd
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from strategy_core.domain import FloatArray
+from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.evidence import NO_ORDERS, Orders
 from strategy_core.domain.live_trades import TradeReport
 from strategy_core.domain.routing import BUCKETS

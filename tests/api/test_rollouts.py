@@ -118,9 +118,14 @@ def test_what_is_said_to_a_rollout_that_has_ended_reaches_no_other(
     )
     body = {**WHY, "choice": "rollback"} if said == "decide" else WHY
 
-    problem = refused(api.post(f"/rollouts/{world.rollout}/{said}", body), 409)
+    answer = api.post(f"/rollouts/{world.rollout}/{said}", body)
 
-    assert problem["state"] == "rolled_back"
+    if said == "rollback":
+        assert answer.headers["rolled-back-before"].endswith(" by ana")
+    elif said == "decide":
+        assert refused(answer, 409)["type"] == "/problems/already-rolled-back"
+    else:
+        assert refused(answer, 409)["state"] == "rolled_back"
     assert api.get("/rollouts").json()["items"][0]["state"] == "running"
 
 

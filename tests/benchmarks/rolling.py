@@ -6,7 +6,7 @@ from datetime import timedelta
 import numpy as np
 import pandas as pd
 
-from strategy_core.domain import BoolArray, FloatArray, IntArray
+from strategy_core.domain.arrays import BoolArray, FloatArray, IntArray
 from strategy_core.domain.calibration import RampResult, run_ramp
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.pair_noise import History, measure

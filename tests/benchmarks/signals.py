@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from strategy_core.domain import BoolArray, FloatArray, IntArray
+from strategy_core.domain.arrays import BoolArray, FloatArray, IntArray
 from strategy_core.domain.strategy import Action, Context
 from strategy_core.strategies.fib_rsi import FibRsi, FibRsiParams
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from strategy_core.domain import FloatArray
+from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.calibration import RampResult
 from strategy_core.domain.pair_noise import deviation
 from strategy_core.domain.plan import Plan

@@ -7,7 +7,7 @@ import pandas as pd
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from strategy_core.domain import FloatArray
+from strategy_core.domain.arrays import FloatArray
 
 PRICES = ["open", "high", "low", "close"]
 START = "2024-01-01"

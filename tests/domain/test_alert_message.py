@@ -49,6 +49,7 @@ RAISED: dict[str, tuple[str, dict[str, Any]]] = {
     "strategy.closed": ("warning", {"version": "1", "exposed": NOBODY, "exposed_before": ACTIVE}),
     "host.overloaded": ("critical", {"version": "2", "exposed": CANARY}),
     "incident.ended": ("info", {"incident": "feed.stale"}),
+    "owner.request_waiting": ("critical", {"request": "0a1b2c3d-0000-4000-8000-000000000001"}),
     "clock.disagrees": ("critical", PAIR | {"exposed": CANARY}),
 }
 SAID = {
@@ -187,6 +188,11 @@ SAID = {
         "[info] fib_rsi: over: the feed is stale",
         "details: rollout status fib_rsi",
     ],
+    "owner.request_waiting": [
+        "[critical] fib_rsi: an owner's request waits",
+        "details: rollout status fib_rsi",
+        'acknowledge: rollout alerts ack 17 --reason "..."',
+    ],
     "clock.disagrees": [
         "[critical] fib_rsi 2: the clocks disagree: missing ticks cannot be seen",
         "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
@@ -232,7 +238,9 @@ def test_every_kind_names_a_command_that_acts(kind: str) -> None:
 
 
 def test_no_kind_that_a_service_raises_is_without_its_words() -> None:
-    written = re.compile(r'"((?:rollout|strategy|version|candles?|feed|shadow|alerts|incident|host)\.[a-z_]+)"')
+    written = re.compile(
+        r'"((?:rollout|strategy|version|candles?|feed|shadow|alerts|incident|host|owner|clock)\.[a-z_]+)"'
+    )
     kinds = {kind for file in SERVICES.glob("*.py") for kind in written.findall(file.read_text())}
 
     assert kinds

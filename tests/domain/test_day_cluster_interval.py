@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from strategy_core.domain import FloatArray
+from strategy_core.domain.arrays import FloatArray
 from tests.in_memory import day_cluster_interval
 
 

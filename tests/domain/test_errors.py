@@ -67,6 +67,9 @@ FACTS = {
     "channel": "slack-1f2e3d4c",
     "idempotency_key": "k1",
     "retry_after_s": 40,
+    "done": "2",
+    "at": MONDAY,
+    "by": "ana",
     "required": "namespaces",
     "available": "landlock (no namespaces: not permitted)",
 }

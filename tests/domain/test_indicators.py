@@ -5,7 +5,7 @@ import talib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strategy_core.domain import FloatArray
+from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.indicators import atr, atr_bars, true_range
 from tests.domain.markets import candles_of, markets, walk
 from tests.effort import examples

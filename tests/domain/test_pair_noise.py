@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategy_core.domain import FloatArray
+from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.pair_noise import UNKNOWN_DESIGN_EFFECT, History, bound, design_effect, deviation, measure
 from strategy_core.domain.slots import Slots, slots
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from strategy_core.domain import FloatArray
+from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.performance import ClosedTrades, drawdown, equity, max_drawdown, performance
 
 NONE = np.empty(0)

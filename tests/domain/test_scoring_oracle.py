@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strategy_core.domain import FloatArray, IntArray
+from strategy_core.domain.arrays import FloatArray, IntArray
 from strategy_core.domain.indicators import atr
 from strategy_core.domain.performance import max_drawdown, performance
 from strategy_core.domain.scoring import NO_RANGE, ExitReason, ScoringRule, marks, score

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from strategy_core.domain import FloatArray
+from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.pair_noise import design_effect
 from strategy_core.domain.simulation import (
     HARMFUL,

@@ -43,6 +43,7 @@ TOLD = {
     "strategy.closed": ["strategy.closed"],
     "incident.ended": ["incident.ended"],
     "host.overloaded": ["host.overloaded"],
+    "owner.request_waiting": ["owner.request_waiting"],
     "clock.disagrees": ["clock.disagrees"],
 }
 

@@ -13,11 +13,10 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine
 
-from flows import dask
-from flows.dask import ShardResult, merge_shards, run_local
+from flows import shadow
 from flows.register import register_version
 from flows.runtime import open_runtime
-from flows.shadow import shadow_run
+from flows.shadow import ShardResult, merge_shards, run_local, shadow_run
 from strategy_core.domain.errors import InvalidSetting
 from strategy_core.domain.lifecycle import Status
 from strategy_core.services.shadow import ShadowRun
@@ -136,7 +135,7 @@ def test_a_cluster_that_is_away_is_told_and_the_run_goes_on_here(
 ) -> None:
     put_version(engine, "1", at=MONDAY)  # its fingerprint is no build's
     at(MONDAY + HOUR)
-    monkeypatch.setattr(dask, "CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(shadow, "CONNECT_TIMEOUT_S", 0.2)
     monkeypatch.setenv("ROLLOUT_SHADOW_DASK", "tcp://127.0.0.1:1")
 
     told = shadow_run.fn().message or ""
@@ -163,7 +162,7 @@ def test_a_share_that_no_worker_takes_is_given_up_at_the_deadline() -> None:
         Client(empty) as client,  # type: ignore[no-untyped-call]
     ):
         waiting = client.submit(len, "share")
-        share, ended = dask._shard_result(PrefectDaskFuture(uuid4(), waiting), time.monotonic() + 0.2)
+        share, ended = shadow._shard_result(PrefectDaskFuture(uuid4(), waiting), time.monotonic() + 0.2)
 
         assert not ended
         assert share.problems == ["a shard was late or lost with its worker, and was repeated on this machine: pending"]

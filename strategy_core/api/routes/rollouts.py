@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any
+from urllib.parse import quote
 from uuid import UUID
 
 from fastapi import Query, Response
@@ -82,7 +83,6 @@ class RolledBackResponse(ResponseModel):
 
     strategy_name: str = Field(description="Name of the strategy.")
     version: str = Field(description="The version that was rolled back. It serves no users now.")
-    already: str = Field(default="", description="If an earlier request did it: when, and by whom.")
 
 
 class RolloutResponse(ResponseModel):
@@ -303,20 +303,29 @@ def decide(context: Requested, rollout_id: RolloutId, body: DecideRequest, if_ma
 
 
 @router.post("/rollouts/{rollout_id}/rollback", dependencies=[KEYED_IF_VALID], summary="Roll back one rollout")
-def roll_back_rollout(context: Requested, rollout_id: RolloutId, body: RequiredReason) -> RolledBackResponse:
-    """Roll back this rollout now, in any state. There is no `If-Match`."""
+def roll_back_rollout(
+    context: Requested, response: Response, rollout_id: RolloutId, body: RequiredReason
+) -> RolledBackResponse:
+    """Roll back this rollout now, in any state. There is no `If-Match`.
+
+    If it is rolled back already, the header `Rolled-Back-Before` says when and by whom.
+    """
     strategy_name = queries.find_rollout(context.engine, rollout_id).strategy_name
-    return _rolled_back(context, strategy_name, body.reason, rollout_id=rollout_id)
+    return _rolled_back(context, response, strategy_name, body.reason, rollout_id=rollout_id)
 
 
 @router.post("/rollback", dependencies=[KEYED_IF_VALID], summary="Roll back a strategy")
-def roll_back_strategy(context: Requested, body: Rollback) -> RolledBackResponse:
-    """Roll back the current rollout or canary now. If `version` is given, this can also undo its activation."""
-    return _rolled_back(context, body.strategy_name, body.reason, version=body.version)
+def roll_back_strategy(context: Requested, response: Response, body: Rollback) -> RolledBackResponse:
+    """Roll back the current rollout or canary now. If `version` is given, this can also undo its activation.
+
+    If it is rolled back already, the header `Rolled-Back-Before` says when and by whom.
+    """
+    return _rolled_back(context, response, body.strategy_name, body.reason, version=body.version)
 
 
 def _rolled_back(
     context: RequestContext,
+    response: Response,
     strategy_name: str,
     reason: str,
     *,
@@ -330,7 +339,8 @@ def _rolled_back(
     try:
         return RolledBackResponse(strategy_name=strategy_name, version=context.rolls_back(strategy_name, run))
     except AlreadyRolledBack as done:
-        return RolledBackResponse(strategy_name=strategy_name, version=done.done, already=str(done))
+        response.headers["Rolled-Back-Before"] = f"{done.at:%Y-%m-%dT%H:%M:%SZ} by {quote(done.by, safe=' ()')}"
+        return RolledBackResponse(strategy_name=strategy_name, version=done.done)
 
 
 def _change_rollout(

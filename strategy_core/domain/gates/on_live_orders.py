@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 from scipy.special import betaln, logsumexp
 
-from strategy_core.domain import BoolArray, FloatArray, IntArray
+from strategy_core.domain.arrays import BoolArray, FloatArray, IntArray
 from strategy_core.domain.errors import EvidenceUnavailable
 from strategy_core.domain.evidence import Evidence, Orders
 from strategy_core.domain.gates.base import Finding, Gate, Margins, Verdict
