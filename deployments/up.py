@@ -41,6 +41,11 @@ _SMALL = {  # what Prefect's own vacuum keeps. `maintain-database` deletes sched
     "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": "7776000",  # 90 days of finished runs, in s
     "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "P2D",  # half of all bytes
 }
+_IDLE = {  # services of the server that `rollout up` has no use for, or that need not look every five seconds
+    "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_FOREMAN_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "30",
+}
 _PRIVATE = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
 
 
@@ -189,6 +194,7 @@ def _own_prefect(state: Path, port: int) -> dict[str, str]:
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(addresses(port, None)),
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASES,
         **_SMALL,
+        **_IDLE,
     }
 
 

@@ -126,7 +126,8 @@ def _round(owners: Sequence[Owner], told: Told, name: str, wish: Wish, *, condit
     generation = owners[0].generation()
     answers: list[httpx.Response] = []
     _everybody(owners, lambda owner: answers.append(wish(owner, generation if conditional else None)))
-    winners = [answer for answer in answers if answer.status_code in WON]
+    done = [answer for answer in answers if answer.status_code in WON]
+    winners = [answer for answer in done if "rolled-back-before" not in answer.headers]  # that one finds it done
     told.rounds[name, len(winners)] += 1
     now = owners[0].generation()
     if len(winners) != 1 or now != generation + 1:
