@@ -126,10 +126,6 @@ class Fault:
     rollout_id: UUID | None = None
 
     @property
-    def topic(self) -> str:
-        return self.cause.partition(" ")[0]
-
-    @property
     def all_facts(self) -> dict[str, Any]:
         return {**self.facts, **affected_facts(self.strategies, self.symbols)}
 
