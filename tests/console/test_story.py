@@ -11,7 +11,7 @@ from strategy_core.store.engine import reading
 from strategy_core.store.tables import AuditEvent, Rollout
 from tests.console.conftest import Up
 
-pytestmark = [pytest.mark.full, pytest.mark.xdist_group("prefect")]
+pytestmark = [pytest.mark.full, pytest.mark.xdist_group("console")]
 SYMBOLS = ("GOLD", "SILVER", "PLATINUM", "PALLADIUM")
 Shoot = Callable[[str], None]
 LOADED_MS = 15_000
