@@ -14,13 +14,13 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import structlog
@@ -47,6 +47,7 @@ from sqlalchemy.exc import DBAPIError
 
 from deployments.automations import HEARTBEAT_S
 from flows.runtime import DONE_BEFORE, INTERRUPTED, creator_of, taken_over
+from strategy_core.domain.errors import RolloutError, reason_of
 from strategy_core.isolation.forkserver import fork_server
 from strategy_core.services import owner_requests
 from strategy_core.services.owner_requests import ALERT_AFTER, LEASE, Request
@@ -65,6 +66,11 @@ READS_MUCH = frozenset(
     {"nightly_comparison", "maintain_database", "verify_audit", "register_version", "compare", "plan"}
 )
 _SKIPPED = "Skipped"
+_UNAVAILABLE = (
+    DBAPIError,
+    RolloutError,
+    OSError,
+)  # of the database. RolloutError: it is locked, or a commit unsure
 _FORGOTTEN = timedelta(hours=1)  # a request that is older is not found on the server, only in the database
 
 log = structlog.get_logger(__name__)
@@ -130,7 +136,7 @@ class Clock:
         """Start runs until *stop* is set, then wait for them up to `STOP_WITHIN_S` and end the processes.
 
         Args:
-            alive: a file to touch every second.
+            alive: a file to touch every few seconds.
         """
         looked = 0.0
         while not stop.is_set():
@@ -201,14 +207,24 @@ class Clock:
             self.client.set_flow_run_state(run.id, done, force=True)
 
     def _start(self, served: Served, run: FlowRunResponse) -> None:
+        self._begun[served.id] = time.monotonic()
+        self._begin(run.id, served, self._do)
+
+    def _begin(self, key: UUID, served: Served, work: Callable[[Served, UUID, Working], None]) -> None:
+        """Do *work* in a thread, which counts as running at once."""
         running = Working(served, time.monotonic())
         with self._lock:
-            self._running[run.id] = running
-        self._begun[served.id] = time.monotonic()
-        work = contextvars.copy_context()  # with the open client
-        running.thread = threading.Thread(
-            target=work.run, args=(self._do, served, run.id, running), name=served.name, daemon=True
-        )
+            self._running[key] = running
+
+        def run() -> None:
+            try:
+                work(served, key, running)
+            finally:
+                with self._lock:
+                    self._running.pop(key, None)
+
+        context = contextvars.copy_context()  # with the open client
+        running.thread = threading.Thread(target=context.run, args=(run,), name=served.name, daemon=True)
         running.thread.start()
 
     def _do(self, served: Served, run_id: UUID, running: Working) -> None:
@@ -219,9 +235,6 @@ class Clock:
                 self._execute(served, run_id, running)
         except (httpx.HTTPError, ObjectNotFound) as error:
             log.warning("clock.run_lost", flow=served.name, run=str(run_id), error=str(error))
-        finally:
-            with self._lock:
-                self._running.pop(run_id, None)
 
     def _do_change(self, served: Served, run_id: UUID, running: Working) -> None:
         run = self.client.read_flow_run(run_id)
@@ -236,7 +249,7 @@ class Clock:
         """Write the request down. A rollback goes on without; anything else stays scheduled and is tried again."""
         try:
             row = self._take(request)
-        except (DBAPIError, OSError) as error:
+        except _UNAVAILABLE as error:
             log.warning("clock.not_written_down", action=request.action, error=type(error).__name__)
             return request.action == "rollback"
         return row
@@ -250,7 +263,7 @@ class Clock:
         """Store how a request ended, if it has. One that the database interrupted stays open and is taken over."""
         if state is None or state.name == INTERRUPTED or not state.is_final() or state.is_crashed():
             return False
-        with suppress(DBAPIError):
+        with suppress(*_UNAVAILABLE):
             owner_requests.end(
                 self.engine,
                 request.id,
@@ -299,7 +312,8 @@ class Clock:
         try:
             given = served.flow.validate_parameters(run.parameters)
             name = str(served.flow.flow_run_name).format(**given)
-            self.client.set_flow_run_name(run.id, name)
+            with suppress(httpx.HTTPError, ObjectNotFound):  # a name must not keep a rollback from users
+                self.client.set_flow_run_name(run.id, name)
             with FlowRunContext(
                 flow=served.flow,
                 flow_run=run,
@@ -335,7 +349,7 @@ class Clock:
         try:
             for request in owner_requests.left_undone(self.engine, now=datetime.now(UTC)):
                 self._take_over(request)
-        except DBAPIError as error:
+        except _UNAVAILABLE as error:
             log.warning("clock.database_away", error=type(error).__name__)
 
     def _find_waiting(self) -> None:
@@ -350,11 +364,11 @@ class Clock:
             if waited < ALERT_AFTER:
                 continue
             request = Request(run.id, served.function, run.parameters, creator_of(run))
-            settings = least_settings().on_clock_of(self.engine)
-            with suppress(DBAPIError):
-                owner_requests.alert_waiting(self.engine, request, waited=waited, now=settings.now())
-                if waited >= LEASE:
-                    self._take_over(request)
+            with suppress(*_UNAVAILABLE):
+                market_time = least_settings().on_clock_of(self.engine).now()
+                owner_requests.alert_waiting(self.engine, request, waited=waited, now=market_time)
+            if waited >= LEASE:
+                self._take_over(request)
 
     def _take_over(self, request: Request) -> None:
         """Do a request without a run of Prefect, and report the result there."""
@@ -362,37 +376,26 @@ class Clock:
         served = by_function.get(request.action)
         if served is None or not self._taken(request):
             return
-        running = Working(served, time.monotonic())
-        with self._lock:
-            self._running[request.id] = running
-        work = contextvars.copy_context()
-        running.thread = threading.Thread(
-            target=work.run, args=(self._do_without_prefect, served, request), name=served.name, daemon=True
-        )
-        running.thread.start()
+        self._begin(request.id, served, lambda *_: self._do_without_prefect(served, request))
 
     def _do_without_prefect(self, served: Served, request: Request) -> None:
-        try:
-            with suppress(httpx.HTTPError, ObjectNotFound):
-                known = self.client.read_flow_run(request.id).state
-                if known is not None and self._settle(request, known):
-                    return
-            with taken_over(request):
-                try:
-                    if owner_requests.is_made(self.engine, request):
-                        state: State[Any] = Completed(message=DONE_BEFORE)
-                    else:
-                        state = served.flow.fn(**served.flow.validate_parameters(dict(request.parameters)))
-                except DBAPIError:
-                    return  # another clock, or this one, tries again after the lease
-                except Exception as error:  # noqa: BLE001  e.g. invalid parameters. The request must end with a line
-                    state = Failed(message=" ".join(str(error).split()) or type(error).__name__)
-            self._settle(request, state)
-            with suppress(httpx.HTTPError, ObjectNotFound):
-                self.client.set_flow_run_state(request.id, state, force=True)
-        finally:
-            with self._lock:
-                self._running.pop(request.id, None)
+        with suppress(httpx.HTTPError, ObjectNotFound):
+            known = self.client.read_flow_run(request.id).state
+            if known is not None and self._settle(request, known):
+                return
+        with taken_over(request):
+            try:
+                if owner_requests.is_made(self.engine, request):
+                    state: State[Any] = Completed(message=DONE_BEFORE)
+                else:
+                    state = served.flow.fn(**served.flow.validate_parameters(dict(request.parameters)))
+            except DBAPIError:
+                return  # another clock, or this one, tries again after the lease
+            except Exception as error:  # noqa: BLE001  e.g. invalid parameters. The request must end with a line
+                state = Failed(message=reason_of(error))
+        self._settle(request, state)
+        with suppress(httpx.HTTPError, ObjectNotFound):
+            self.client.set_flow_run_state(request.id, state, force=True)
 
     def _cancel(self) -> None:
         for run in self._runs(StateType.CANCELLING):
@@ -441,20 +444,14 @@ class Clock:
             if time.monotonic() - self._begun.get(served.id, 0.0) < max(every_s, MINUTE_S):
                 continue
             self._begun[served.id] = time.monotonic()
-            threading.Thread(target=self._do_alone, args=(served,), name=served.name, daemon=True).start()
+            self._begin(uuid4(), served, lambda served, *_: self._do_alone(served))
 
     def _do_alone(self, served: Served) -> None:
-        key = UUID(int=hash((served.id, time.monotonic())) & (2**128 - 1))
-        with self._lock:
-            self._running[key] = Working(served, time.monotonic())
         try:
             state = served.flow.fn()
             log.info("clock.ran_alone", flow=served.name, line=state.message)
         except Exception as error:  # noqa: BLE001  the next minute tries again
             log.warning("clock.failed_alone", flow=served.name, error=f"{type(error).__name__}: {error}")
-        finally:
-            with self._lock:
-                self._running.pop(key, None)
 
     def _stop(self) -> None:
         until = time.monotonic() + STOP_WITHIN_S
@@ -478,7 +475,7 @@ def _due_at(run: FlowRunResponse) -> datetime:
 
 
 def run_clock(served: Sequence[Served], *, alive: Path | None = None) -> None:
-    """Run until SIGTERM or Ctrl-C. *alive* is a file to touch every second."""
+    """Run until SIGTERM or Ctrl-C. *alive* is a file to touch every few seconds."""
     with ExitStack() as stack:
         stop = stack.enter_context(_until_signal())
         context = stack.enter_context(SyncClientContext())

@@ -175,7 +175,7 @@ def run_deployed(file: Path, *, alive: Path | None = None) -> None:
     Those with a work queue of their own are left to the worker of that queue.
 
     Args:
-        alive: a file to touch every second.
+        alive: a file to touch every few seconds.
 
     Raises:
         InvalidSetting: the server does not answer, or has none of them.

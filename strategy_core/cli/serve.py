@@ -104,7 +104,7 @@ def clock(
         Path | None, typer.Option(metavar="FILE", help="Your own prefect.yaml. Default: the packaged one.")
     ] = None,
     alive: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Touch this file every second, for a health check.")
+        Path | None, typer.Option(metavar="FILE", help="Touch this file every few seconds, for a health check.")
     ] = None,
 ) -> None:
     """Run the deployed flows that are due, until Ctrl-C.

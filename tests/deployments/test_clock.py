@@ -1,12 +1,14 @@
 """The clock against a real Prefect server: what it starts, passes over, writes down and takes over."""
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
@@ -218,6 +220,17 @@ def test_a_rollback_is_done_though_it_cannot_be_written_down(
 
     assert client.read_flow_run(run).state_name == "Completed"
     assert actions(clock.engine) == ["start_rollout", "roll_back"]
+
+
+def test_a_rollback_waits_for_no_lock_to_be_written_down(sqlite_url: str, client: SyncPrefectClient) -> None:
+    """Anything else is tried again later."""
+    clock = a_clock(open_database(sqlite_url), client, {})
+    with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        taken = [clock._taken(Request(uuid4(), action, {})) for action in ("rollback", "pause")]
+    clock.engine.dispose()
+
+    assert taken == [True, False]
 
 
 def test_without_the_server_ticks_go_on(clock: Clock, client: SyncPrefectClient, ids: Mapping[str, UUID]) -> None:
