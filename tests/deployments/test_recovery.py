@@ -66,6 +66,8 @@ class Life:
         return wait_for(answer)
 
     def served(self) -> Mapping[str, UUID]:
+        """Return the ids of the deployments once the clock runs: `up` puts its automations before that."""
+        self.ticks_on()
         with httpx.Client(base_url=self.url, timeout=60, headers=self.up.login()) as client:
             found = wait_for(lambda: each if len(each := deployments(client)) == len(names()) else None)
         return {name: UUID(each["id"]) for name, each in found.items()}
