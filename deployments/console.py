@@ -1,5 +1,6 @@
 """`python -m deployments.console`: Prefect's server for this machine, closed to other web pages."""
 
+import os
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address, ip_network
 from urllib.parse import urlsplit
@@ -17,9 +18,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from deployments.processes import OPEN, addresses
-from flows.runtime import SIGNED_IN
-from strategy_core.settings import read_settings
+from strategy_core.domain.audit import SIGNED_IN
 
+_OWNER_HEADER = "ROLLOUT_CONSOLE_OWNER_HEADER"
 _REFUSED_CODE = 1008  # of a websocket: policy violation
 _PAGE = """<!doctype html><title>Prefect</title>
 <script>localStorage.setItem("prefect-password", location.hash.slice(1)); location.replace("/")</script>
@@ -83,11 +84,14 @@ def creator_from(header: str, proxies: Sequence[str]) -> Callable[[Request], Cre
 
 def main() -> None:
     """Serve until a signal stops the server. Address, password and database come from Prefect's own settings."""
-    ours, settings = read_settings(), get_current_settings()
+    settings = get_current_settings()
     app = create_app(final=True)
-    if ours.console_owner_header:
+    if _OWNER_HEADER in map(str.upper, os.environ):
+        from strategy_core.settings import read_settings  # it would double the memory of a server that needs none of it
+
+        ours = read_settings()
         overrides = app.api_app.dependency_overrides  # type: ignore[attr-defined]
-        overrides[get_created_by] = creator_from(ours.console_owner_header, ours.console_proxies)
+        overrides[get_created_by] = creator_from(ours.console_owner_header or "", ours.console_proxies)
     server = settings.server
     config = uvicorn.Config(
         OwnOrigin(app, addresses(server.api.port, settings.ui_url)),

@@ -45,6 +45,7 @@ _IDLE = {  # services of the server that `rollout up` has no use for, or that ne
     "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_FOREMAN_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "30",
+    "PYTHONTZPATH": "",  # the package tzdata lists the time zones a hundred times as fast, once for every schedule read
 }
 _PRIVATE = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
 

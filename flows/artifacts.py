@@ -84,8 +84,10 @@ def show_tick(engine: Engine, ticked: Sequence[TickResult], *, now: datetime, cl
 
 def show_change(strategy_name: str | None) -> None:
     """Write a report of what this run changed of a strategy, and update its rollout's progress."""
+    if strategy_name is None:  # a scheduled run: to open a client would cost more than the run
+        return
     with _best_effort("change") as client:
-        if client is None or strategy_name is None:
+        if client is None:
             return
         settings = least_settings()
         engine = settings.open_engine()

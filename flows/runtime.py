@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from flows.artifacts import show_change
-from strategy_core.domain.audit import FORM, RAMP, UNVERIFIED_FORM, Actor
+from strategy_core.domain.audit import FORM, RAMP, SIGNED_IN, UNVERIFIED_FORM, Actor
 from strategy_core.domain.errors import AlreadyDone, InvalidSetting, RolloutError, reason_of
 from strategy_core.market.source import CandleSource
 from strategy_core.observe import configure_logs
@@ -30,8 +30,8 @@ from strategy_core.settings import Settings, least_settings, read_settings
 P = ParamSpec("P")
 DONE_BEFORE = "done before, by the first start of this run"
 INTERRUPTED = "Interrupted"  # name of the final state of a run that the database interrupted
+_engines: dict[str, Engine] = {}  # by address
 _taken_over: ContextVar[Request | None] = ContextVar("taken_over", default=None)
-SIGNED_IN = "USER"  # type of a run's creator. A server sets it, Prefect's own only for automations and no client can
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,11 @@ class Runtime:
         return self.settings.candles_if_any(self.now)
 
 
+def engine_of(settings: Settings) -> Engine:
+    """Return the engine of the database, one in a process: a new one would compile every statement again."""
+    return _engines.setdefault(settings.database_url, settings.open_engine())
+
+
 @contextmanager
 def open_runtime(*, tolerate_bad_settings: bool = False) -> Iterator[Runtime]:
     """Open what the settings in the environment name.
@@ -73,7 +78,7 @@ def open_runtime(*, tolerate_bad_settings: bool = False) -> Iterator[Runtime]:
         if not tolerate_bad_settings:
             raise
         settings, wrong = least_settings(), (str(error),)
-    engine = settings.open_engine()
+    engine = engine_of(settings)
     try:
         check_schema(engine)
         read = settings.on_any_clock_of if tolerate_bad_settings else settings.on_clock_of

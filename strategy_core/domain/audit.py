@@ -54,6 +54,8 @@ def shown_actor(name: str, source: str) -> str:
 
 FORM = "form"
 UNVERIFIED_FORM = "form, unverified"  # an owner's name as typed in a form. Part of the event's hash, as every source
+# type of the creator of a run of Prefect. A server sets it, Prefect's own only for automations, and no client can
+SIGNED_IN = "USER"
 RAMP = Actor("ramp", role="system", source="flow")
 
 
