@@ -293,7 +293,7 @@ def demo(
     """
     from rich.console import Console
 
-    from strategy_core.demo import run_demo
+    from strategy_core.demo.run import run_demo
     from strategy_core.observe import configure_logs
 
     configure_logs(level=logging.WARNING)

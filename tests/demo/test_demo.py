@@ -7,8 +7,7 @@ import pytest
 from rich.console import Console
 
 from strategy_core.cli import main
-from strategy_core.demo import run_demo, run_story
-from strategy_core.demo.result import DemoResult, show_result
+from strategy_core.demo.run import DemoResult, run_demo, run_story, show_result
 from strategy_core.domain.errors import InvalidCandles, InvalidSetting
 from strategy_core.market.synthetic import SyntheticSource
 from tests.builders import GOLD, MONDAY
