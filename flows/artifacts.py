@@ -7,6 +7,7 @@ HTTP API is used directly, because the client's own methods send each text as an
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from re import fullmatch
@@ -15,8 +16,9 @@ from typing import Any
 import httpx
 import structlog
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.context import SettingsContext, get_settings_context
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, Settings, temporary_settings
 from sqlalchemy import Engine
 
 from strategy_core.domain.alerts import SURE, ClockCheck
@@ -203,17 +205,40 @@ def _inert(words: str) -> str:
     return storable(words).translate(dict.fromkeys(map(ord, "[]<>`")))
 
 
+@dataclass(frozen=True, slots=True)
+class _Impatient:
+    """A client with a short timeout, for settings without retries. To make both takes as long as a tick.
+
+    Attributes:
+        made_for: the settings that were current.
+    """
+
+    made_for: Settings
+    settings: Settings
+    client: SyncPrefectClient
+
+    @classmethod
+    def make(cls, current: Settings) -> "_Impatient":
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}) as settings:
+            client = get_client(httpx_settings={"timeout": _PATIENCE}, sync_client=True)
+            return cls(current, settings, client.__enter__())  # open as long as the process
+
+
+_kept: _Impatient | None = None
+
+
 @contextmanager
 def _best_effort(what: str) -> Iterator[SyncPrefectClient | None]:
     """Yield a client with a short timeout, or None outside a flow run. Errors are only logged."""
+    global _kept  # noqa: PLW0603  one for the process
     if not flow_run.id or not PREFECT_API_URL.value():
         yield None
         return
     try:
-        with (
-            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
-            get_client(httpx_settings={"timeout": _PATIENCE}, sync_client=True) as client,
-        ):
-            yield client
+        now = get_settings_context()
+        if _kept is None or _kept.made_for is not now.settings:
+            _kept = _Impatient.make(now.settings)
+        with SettingsContext(profile=now.profile, settings=_kept.settings):
+            yield _kept.client
     except Exception as error:  # noqa: BLE001  the change is committed and must not fail now
         log.warning("artifacts.not_shown", what=what, error=f"{type(error).__name__}: {error}")
