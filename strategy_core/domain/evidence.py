@@ -159,6 +159,7 @@ class Evidence:
             needs, and all later ones without a value.
         orders: users' live orders since the start, as reported by the platform.
         platform_problem: why the reports of the platform or its metrics could not be read, or "".
+        orders_stopped: why live orders of a version seem to have stopped, or "".
         fidelity: how well shadow results predict live results of the active version, if there are live trades.
     """
 
@@ -179,5 +180,6 @@ class Evidence:
     feed_problem: str = ""
     samples: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
     orders: Orders = NO_ORDERS
+    orders_stopped: str = ""
     fidelity: Fidelity | None = None
     platform_problem: str = ""

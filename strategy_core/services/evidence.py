@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
+from strategy_core.domain.arrays import IntArray
 from strategy_core.domain.candles import LATE_CANDLES, timeframe_delta
 from strategy_core.domain.errors import RolloutError, reason_of
 from strategy_core.domain.evidence import Evidence
@@ -23,11 +24,13 @@ from strategy_core.domain.slot_ledger import SlotLedger, Totals, add_slots, open
 from strategy_core.domain.slots import Slots
 from strategy_core.market.source import CandleSource
 from strategy_core.services.live_trades import FIDELITY_HISTORY, live_fidelity
-from strategy_core.store import evidence, live_trades, versions
+from strategy_core.store import decisions, evidence, live_trades, versions
 from strategy_core.store.engine import failure
 from strategy_core.store.tables import Rollout, RolloutBook, StrategyVersion
 
 LOOK_BACK = timedelta(days=180)  # older slots reflect another market
+REPORTED_WITHIN = timedelta(days=1)  # by then, a platform that reports its trades once a day has reported them
+STOPPED_SIGNALS = 10  # older than that, without an order of any user: with fewer, all users may have declined
 
 
 def shadow_slots(
@@ -183,7 +186,7 @@ def load_evidence(
         session, strategy_name, booking.pending, patience, timeframe=pair.timeframe, spoken=spoken
     )
     asked: dict[str, Any] = {"symbols": pair.symbols, "since": since, "spoken": spoken}
-    platform = _platform_facts(session, rollout, plan, now)
+    platform = _platform_facts(session, rollout, plan, pair, now)
     return Evidence(
         now=now,
         started_at=since,
@@ -206,7 +209,7 @@ def load_evidence(
     )
 
 
-def _platform_facts(session: Session, rollout: Rollout, plan: Plan, now: datetime) -> dict[str, Any]:
+def _platform_facts(session: Session, rollout: Rollout, plan: Plan, pair: VersionPair, now: datetime) -> dict[str, Any]:
     """Return live trades and metric samples, or why they are unreadable. Gates on slots must still rule then."""
     name, since = rollout.strategy_name, rollout.started_at
     canary, active = rollout.version, rollout.control_version
@@ -216,15 +219,43 @@ def _platform_facts(session: Session, rollout: Rollout, plan: Plan, now: datetim
             sampled = evidence.read_samples(session, rollout.id, metrics)
             if not live_trades.reports_any(session, name):
                 return {"samples": sampled}
+            orders = live_trades.read_orders(session, name, canary, active, since=since)
+            serving = {canary: True, **({active: False} if plan.stages[rollout.stage_index].percent < 100 else {})}
+            stopped = [
+                _stopped(session, name, version, pair.symbols, orders.candle[orders.canary == is_canary], now)
+                for version, is_canary in serving.items()
+            ]
             return {
                 "samples": sampled,
-                "orders": live_trades.read_orders(session, name, canary, active, since=since),
+                "orders": orders,
+                "orders_stopped": "; ".join(filter(None, stopped)),
                 "fidelity": live_fidelity(session, name, active, since=since - FIDELITY_HISTORY, until=now),
             }
     except (DBAPIError, ArithmeticError, ValueError) as error:  # unreadable rows, or values that are not numbers
         if isinstance(error, DBAPIError) and error.connection_invalidated:
             raise  # the connection is lost: the whole tick is retried
         return {"platform_problem": in_a_line(error)}
+
+
+def _stopped(
+    session: Session, strategy_name: str, version: str, symbols: Sequence[str], candles: IntArray, now: datetime
+) -> str:
+    """Return why the live orders of a version, on *candles*, seem to have stopped, or an empty text.
+
+    A version without any order yet is left out: it may have no users who trade.
+    """
+    if len(candles) == 0:
+        return ""
+    newest, until = datetime.fromtimestamp(int(candles.max()), UTC), now - REPORTED_WITHIN
+    if newest > until:
+        return ""
+    asked: dict[str, Any] = {"since": newest, "until": until, "at_most": STOPPED_SIGNALS}
+    if decisions.count_signals(session, strategy_name, version, symbols, **asked) < STOPPED_SIGNALS:
+        return ""
+    return (
+        f"version {version} has signalled {STOPPED_SIGNALS} times or more since its newest live order of "
+        f"{newest:%Y-%m-%d %H:%M} UTC"
+    )
 
 
 def in_a_line(error: Exception) -> str:

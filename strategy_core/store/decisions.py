@@ -183,6 +183,23 @@ def signals_to_score(
     ).all()
 
 
+def count_signals(
+    session: Session,
+    strategy_name: str,
+    version: str,
+    symbols: Sequence[str],
+    *,
+    since: datetime,
+    until: datetime,
+    at_most: int,
+) -> int:
+    """Return how many signals there were on candles opened from *since* until *until*, counted up to *at_most*."""
+    asked = (LOG.strategy_name == strategy_name, LOG.version == version, col(LOG.symbol).in_(symbols))
+    within = (col(LOG.timestamp) >= since, col(LOG.timestamp) <= until, col(LOG.decision).in_(SIGNALS))
+    few = select(LOG.id).where(*asked, *within).limit(at_most).subquery()
+    return session.exec(select(func.count()).select_from(few)).one()
+
+
 def _key(strategy_name: str, version: str, symbol: str) -> tuple[Any, ...]:
     return (LOG.strategy_name == strategy_name, LOG.version == version, LOG.symbol == symbol)
 

@@ -93,6 +93,24 @@ def test_unless_the_plan_requires_them(gate: ExecutionGate) -> None:
     assert judged(required, orders=NO_ORDERS).verdict is Verdict.INSUFFICIENT
 
 
+@pytest.mark.parametrize(("required", "verdict"), [(False, Verdict.INSUFFICIENT), (True, Verdict.BLIND)])
+@pytest.mark.parametrize("gate", GATES)
+def test_no_gate_passes_on_orders_that_have_stopped(gate: ExecutionGate, required: bool, verdict: Verdict) -> None:
+    gate = gate.model_copy(update={"required": required})
+
+    finding = judged(gate, orders=stream(1), orders_stopped="version 2 has no orders")
+
+    assert judged(gate, orders=stream(1)).verdict is Verdict.PASS
+    assert finding.verdict is verdict
+    assert finding.reason.startswith("version 2 has no orders; before that: ")
+
+
+def test_harm_that_was_proven_before_they_stopped_stays_proven() -> None:
+    wrong = replace(NO_ORDERS, misrouted=1, misrouted_example="trade t1 of user u1 on 2")
+
+    assert judged(RoutingAudit(), orders=wrong, orders_stopped="no orders").verdict is Verdict.BREACH
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(
     "of",

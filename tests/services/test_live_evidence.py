@@ -75,6 +75,42 @@ def test_healthy_orders_pass(ramped: Engine, market: SyntheticSource) -> None:
     assert (found["order_errors"].n, found["sample_ratio"].n) == (5 * 17, 400)
 
 
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [
+        ("1", "version 1 has signalled 10 times or more since its newest live order of 2026-03-02 17:00 UTC"),
+        ("2", "version 2 has signalled 10 times or more since its newest live order of 2026-03-02 17:00 UTC"),
+        (None, ""),
+    ],
+)
+def test_no_gate_passes_on_orders_of_a_version_that_have_stopped(
+    ramped: Engine, market: SyntheticSource, version: str | None, reason: str
+) -> None:
+    days = [MONDAY + number * DAY for number in range(4)]
+    for day in days:
+        put_shadow_day(ramped, day)
+        rows = (row for row in trades(day) if day == MONDAY or row["version"] != version)
+        ingest(ramped, rows, now=day + DAY)
+
+    _, _, found = ruled(ramped, market, days[-1] + DAY)
+
+    for gate in ("order_errors", "latency", "sample_ratio", "routing_audit"):
+        assert found[gate].verdict is (Verdict.INSUFFICIENT if reason else Verdict.PASS)
+        assert found[gate].reason.startswith(reason)
+
+
+def test_orders_that_come_once_a_day_have_not_stopped(ramped: Engine, market: SyntheticSource) -> None:
+    days = [MONDAY + number * DAY for number in range(4)]
+    for day in days:
+        put_shadow_day(ramped, day)
+    for day in days[:-1]:
+        ingest(ramped, trades(day), now=days[-1] + DAY)
+
+    _, _, found = ruled(ramped, market, days[-1] + DAY)
+
+    assert found["order_errors"].verdict is Verdict.PASS
+
+
 def test_orders_that_fail_on_the_canary_alone_roll_it_back(ramped: Engine, market: SyntheticSource) -> None:
     put_shadow_day(ramped)
     rows = [

@@ -1,6 +1,7 @@
 """Gates on users' live orders: order errors, latency, sample ratio and routing.
 
-Without reported live orders these gates pass with that reason, unless they are `required`.
+Without reported live orders these gates pass with that reason, unless they are `required`. Once there are orders of a
+version, they must go on while it signals: if they stop, what they showed before is old, and no gate passes on it.
 
 Users of one version copy the same signals, and a broken account fails repeatedly, so neither orders nor candles are
 independent. A user therefore counts once, with the first fault. Faults are compared between users of the two versions
@@ -31,13 +32,23 @@ class ExecutionGate(Gate):
     """A gate on live orders. *alpha* bounds the probability that a healthy rollout EVER gets another verdict."""
 
     alpha: float = Field(default=0.001, gt=0, lt=0.5)
-    required: bool = Field(default=False, description="whether missing live orders hold the rollout")
+    required: bool = Field(
+        default=False, description="whether missing live orders hold the rollout, and stopped ones are `blind`"
+    )
 
-    def orders(self, evidence: Evidence) -> Orders:
-        """Return the reported orders. Raise EvidenceUnavailable if they could not be read."""
+    def judge(self, evidence: Evidence, margins: Margins) -> Finding:
         if evidence.platform_problem:
             raise EvidenceUnavailable(evidence.platform_problem)
-        return evidence.orders
+        found = self.judge_orders(evidence.orders)
+        if found.verdict is not Verdict.PASS or not evidence.orders_stopped:
+            return found
+        verdict = Verdict.BLIND if self.required else Verdict.INSUFFICIENT
+        reason = f"{evidence.orders_stopped}; before that: {found.reason}"
+        return found.model_copy(update={"verdict": verdict, "reason": reason})
+
+    def judge_orders(self, orders: Orders) -> Finding:
+        """Return the finding on the orders that have come."""
+        raise NotImplementedError
 
     def none_of(self, what: str) -> Finding:
         verdict = Verdict.INSUFFICIENT if self.required else Verdict.PASS
@@ -73,8 +84,7 @@ class OrderErrors(ExecutionGate):
     tolerated: float = Field(default=1.5, ge=1)
     against: tuple[float, ...] = Field(default=(2.0, 4.0, 10.0), min_length=1)
 
-    def judge(self, evidence: Evidence, margins: Margins) -> Finding:
-        orders = self.orders(evidence)
+    def judge_orders(self, orders: Orders) -> Finding:
         if len(orders) == 0:
             return self.none_of("live orders are reported")
         return self._faults(orders, orders.failed, self.tolerated, self.against, "errors")
@@ -93,8 +103,7 @@ class Latency(ExecutionGate):
     against: tuple[float, ...] = Field(default=(0.04, 0.08, 0.20), min_length=1)
     minimum_fills: int = Field(default=500, ge=100, description="fills of the active version before any counts as slow")
 
-    def judge(self, evidence: Evidence, margins: Margins) -> Finding:
-        orders = self.orders(evidence)
+    def judge_orders(self, orders: Orders) -> Finding:
         filled = orders.where(~np.isnan(orders.latency_ms))
         if len(filled) == 0:
             return self.none_of("latency of live orders is reported")
@@ -123,9 +132,8 @@ class SampleRatio(ExecutionGate):
     kind: Literal["sample_ratio"] = "sample_ratio"
     concentration: float = Field(default=100, gt=0, description="κ, in users: larger values detect smaller deviations")
 
-    def judge(self, evidence: Evidence, margins: Margins) -> Finding:
-        known = self.orders(evidence)
-        orders = known.where((known.share > 0) & (known.share < 1))
+    def judge_orders(self, orders: Orders) -> Finding:
+        orders = orders.where((orders.share > 0) & (orders.share < 1))
         if len(orders) == 0:
             return self.none_of("live orders while a canary serves a part of the users")
         now = float(orders.share[-1])
@@ -150,8 +158,7 @@ class RoutingAudit(ExecutionGate):
 
     kind: Literal["routing_audit"] = "routing_audit"
 
-    def judge(self, evidence: Evidence, margins: Margins) -> Finding:
-        orders = self.orders(evidence)
+    def judge_orders(self, orders: Orders) -> Finding:
         facts = {"value": orders.misrouted, "limit": 1, "n": len(orders)}
         if orders.misrouted:
             reason = f"{orders.misrouted} live trades of users on a wrong version, such as {orders.misrouted_example}"
