@@ -12,6 +12,7 @@ SHRINKAGE_DAYS = 10  # independent days that are added to the measured ones
 CLIPPED = 1.1  # corrects for clipping the day sums at their 95 % quantile: 1 / E[min(z², 1.96²)]
 DOUBT = 1.9  # safety factor of a measured clustering, which two months give to within a quarter
 EDGE_DAYS = 60
+_SAME = 1e-12  # squares that differ by less are rounding
 PRIOR_SLOTS = 4  # added slots of an unknown pair, of which the active version alone wins one
 
 
@@ -21,7 +22,7 @@ class History(BaseModel):
     Attributes:
         slots, days: number of slots, and of UTC days with slots.
         slots_per_day: over calendar days.
-        design_effect: variance of a day's sum of d, relative to independent slots. At least 1.
+        design_effect: variance of a day's sum of d around its mean, relative to independent slots. At least 1.
         design_effect_bound: a cautious upper value, used to prove harm.
         provisional: too few days to measure the design effect, so it is assumed.
         trade_r: root mean square R of the active version's trades.
@@ -85,19 +86,24 @@ def measure(slots: Slots, calendar_days: float) -> History:
 
 
 def design_effect(differences: FloatArray, days: IntArray) -> float:
-    """Return Σ_day (Σ d)² / Σ d², shrunk towards 1 by ten independent days. At least 1.
+    """Return Σ_day (Σ (d - mean))² / Σ (d - mean)², shrunk towards 1 by ten independent days. At least 1.
 
-    Day sums are clipped at the 95 % quantile of their size, so that no single day dominates. Sums of 0 do not count in
-    the quantile, or a pair that differs on one day of forty would seem not to cluster.
+    Sums are taken around the mean: around 0, a steady loss would look like clustering, and hide itself. They are
+    clipped at the 95 % quantile of their size, so that no single day dominates. Days on which the pair never differs do
+    not count in the quantile, or a pair that differs on one day of forty would seem not to cluster.
 
-    Source: Kish (1965), "Survey Sampling", 5.4, for clusters of unequal size around a mean of 0.
+    Source: Kish (1965), "Survey Sampling", 5.4, for clusters of unequal size.
     """
-    squares = float(np.sum(differences**2))
-    if squares == 0:
+    if not np.any(differences):
+        return 1.0
+    around = differences - differences.mean()
+    squares = float(np.sum(around**2))
+    if squares <= _SAME * float(np.sum(differences**2)):
         return 1.0
     _, codes = np.unique(days, return_inverse=True)
-    sums = np.bincount(codes, weights=differences)
-    reach = np.quantile(np.abs(sums[sums != 0]), 0.95) if np.any(sums) else 0.0
+    sums = np.bincount(codes, weights=around)
+    differs = np.bincount(codes, weights=differences != 0) > 0
+    reach = np.quantile(np.abs(sums[differs]), 0.95)
     raw = CLIPPED * float(np.sum(np.clip(sums, -reach, reach) ** 2)) / squares
     count = len(sums)
     return max(1.0, (count * raw + SHRINKAGE_DAYS) / (count + SHRINKAGE_DAYS))

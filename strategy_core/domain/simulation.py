@@ -68,13 +68,18 @@ class Market:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A market and a fault of the canary from a day on, on all symbols or on the first *symbols*."""
+    """A market and a fault of the canary from a day on, on all symbols or on the first *symbols*.
+
+    Attributes:
+        in_shadow: whether the fault stood in shadow too. Otherwise it comes with the release.
+    """
 
     name: str
     market: Market
     fault: Fault = Fault.NONE
     from_day: int = 0
     symbols: int | None = None
+    in_shadow: bool = False
 
     @property
     def healthy(self) -> bool:
@@ -101,6 +106,9 @@ HARMFUL = (
     Scenario("severe_from_day_10", Market(), Fault.SEVERE, from_day=10),
     Scenario("drawdown_spike", Market(), Fault.SPIKE, from_day=3),
     Scenario("one_symbol_of_ten", Market(), Fault.SEVERE, symbols=1),
+    Scenario("severe_in_shadow_too", Market(), Fault.SEVERE, in_shadow=True),
+    Scenario("mild_in_shadow_too", Market(), Fault.MILD, in_shadow=True),
+    Scenario("every_trade_loses_in_shadow_too", Market(), Fault.EVERY_LOSS, in_shadow=True),
 )
 SCENARIOS = {scenario.name: scenario for scenario in (*HEALTHY, *HARMFUL)}
 
@@ -144,11 +152,12 @@ def simulate(
 
 
 def simulate_shadow(scenario: Scenario, rng: np.random.Generator, *, days: int) -> Slots:
-    """Return the shadow history of the scenario's pair, without its fault, shock and late swings."""
+    """Return the shadow history of the scenario's pair, without shock and late swings, and with a fault `in_shadow`."""
     market = scenario.market
     swing = 0.0 if market.swings_from_day > 0 else market.day_swing
     before = replace(market, day_swing=swing, swings_from_day=0, shock=False)
-    return simulate(Scenario(scenario.name, before), rng, days=days, first_day=-days).slots
+    calm = replace(scenario, market=before, fault=scenario.fault if scenario.in_shadow else Fault.NONE)
+    return simulate(calm, rng, days=days, first_day=-days).slots
 
 
 def resampled(

@@ -38,6 +38,14 @@ def test_what_a_day_shares_raises_it_as_kish_says() -> None:
     assert np.mean(effects) == pytest.approx(2.57, abs=0.15)
 
 
+@pytest.mark.parametrize("each", [-1.0, 0.5])
+def test_a_steady_difference_is_no_clustering(each: float) -> None:
+    d, days = noise(1)
+
+    assert design_effect(d + each, days) == pytest.approx(design_effect(d, days), abs=1e-9)
+    assert design_effect(np.full(len(days), each), days) == 1.0
+
+
 def test_no_single_day_makes_it() -> None:
     d, days = noise(1)
     d[days == 7] += 40.0

@@ -60,8 +60,8 @@ def test_all_scenarios_are_tried_unless_some_are_named_each_once() -> None:
     told: list[tuple[int, int]] = []
     found = calibrate(Plan(), ramps=1, days=11, seed=1, done=lambda count, of: told.append((count, of)))
 
-    assert len(found.scenarios) == 17
-    assert told == [(count, 17) for count in range(1, 18)]
+    assert len(found.scenarios) == 20
+    assert told == [(count, 20) for count in range(1, 21)]
     assert [one.scenario for one in tried("severe", "identical", "severe", ramps=1).scenarios] == [
         "severe",
         "identical",

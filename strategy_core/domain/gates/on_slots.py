@@ -51,7 +51,7 @@ class NotWorse(Gate):
     """Pass when the canary is proven not worse, by the stage's margins, in R per slot and in slots won.
 
     The lower bounds come from a one-sided asymptotic confidence sequence, valid at all ticks together. With n slots,
-    s² = δ·mean(d²) - mean(d)² and ρ² = (-2 ln 2a + ln(1 - 2 ln 2a)) / `tuned_for`, a = 1 - confidence:
+    s² = δ·(mean(d²) - mean(d)²) and ρ² = (-2 ln 2a + ln(1 - 2 ln 2a)) / `tuned_for`, a = 1 - confidence:
 
         bound = mean - s·sqrt(2(nρ² + 1) / (nρ)² · ln(1 + sqrt(nρ² + 1) / (2a)))
 
@@ -95,7 +95,7 @@ class NotWorse(Gate):
 
     def _measure(self, n: int, total: float, squares: float, effect: float, margin: float, unit: str) -> Finding:
         mean = total / n
-        low = mean - self.reach(n, math.sqrt(max(0.0, effect * squares / n - mean**2)))
+        low = mean - self.reach(n, math.sqrt(max(0.0, effect * (squares / n - mean**2))))
         reason = f"difference {mean:+.3f} {unit}, lower bound {low:+.3f}, margin {-margin:+.3f}, {n} slots"
         verdict = Verdict.PASS if low > -margin else Verdict.INCONCLUSIVE
         return self.found(verdict, reason, value=mean, limit=-margin, low=low, n=n)
