@@ -103,8 +103,9 @@ def report_faults(
     is_news: Callable[[Session, Incident], bool] = lambda *_: True,
     partly: bool = False,
 ) -> None:
-    """Open, extend or end the incidents of a topic. An incident is one alert when it begins and one when it is over.
+    """Open, extend or end the incidents of a topic.
 
+    An incident is one alert when it begins, one if it becomes more severe, and one when it is over.
     It runs in a transaction that holds no row of a strategy, so that no rollback waits for an incident.
 
     Args:
