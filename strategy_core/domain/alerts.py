@@ -156,10 +156,18 @@ def affected_text(strategies: Sequence[str], symbols: Sequence[str]) -> str:
     return " of ".join(parts)
 
 
-def ended_text(kind: str, lasted: timedelta, strategies: Sequence[str], symbols: Sequence[str]) -> str:
-    """Return the text of the alert that an incident is over."""
-    affected = affected_text(strategies, symbols)
+def ended_text(
+    kind: str, lasted: timedelta, strategies: Sequence[str], symbols: Sequence[str], *, version: str = ""
+) -> str:
+    """Return the text of the alert that an incident is over.
+
+    Args:
+        version: of the one strategy, if the incident affects only that.
+    """
     about = f"{HEADLINES.get(kind, kind)}: over after {format_duration(lasted)}"
+    if version:
+        return f"{strategies[0]} {version} {about}"
+    affected = affected_text(strategies, symbols)
     return f"{about}, affected {affected}" if affected else about
 
 

@@ -241,18 +241,30 @@ def was_open(session: Session, topics: Collection[str], since: datetime) -> bool
 
 def open_incident(session: Session, fault: Fault, now: datetime) -> None:
     """Open the incident of a fault and raise its alert, unless it is open already."""
-    affected = {"strategies": list(fault.strategies), "symbols": list(fault.symbols)}
-    row = Incident(
+    row = _new_incident(fault, now)
+    if insert_if_new(session, Incident, [row.model_dump(exclude={"id"})]):
+        _raise_fault(session, fault, row, now)
+
+
+def keep_open(session: Session, fault: Fault, now: datetime) -> None:
+    """Open the incident of a fault that has been alerted, or note that it is seen again."""
+    found = session.execute(
+        update(Incident).where(col(Incident.cause) == fault.cause, col(Incident.ended_at).is_(None)).values(seen_at=now)
+    )
+    if found.rowcount == 0:  # type: ignore[attr-defined]
+        insert_if_new(session, Incident, [_new_incident(fault, now).model_dump(exclude={"id"})])
+
+
+def _new_incident(fault: Fault, now: datetime) -> Incident:
+    return Incident(
         cause=fault.cause,
         kind=fault.kind,
         started_at=now,
         seen_at=now,
-        affected=affected,
+        affected={"strategies": list(fault.strategies), "symbols": list(fault.symbols)},
         alerted=_alerted(fault),
         alerted_at=now,
     )
-    if insert_if_new(session, Incident, [row.model_dump(exclude={"id"})]):
-        _raise_fault(session, fault, row, now)
 
 
 def note_fault(session: Session, incident: Incident, fault: Fault, now: datetime, *, repeat_after: timedelta) -> None:
