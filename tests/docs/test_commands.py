@@ -17,10 +17,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+import yaml
 from typer.main import get_command
 
 from strategy_core.cli import app
-from tests.docs.pages import HOW_TO, QUICKSTART, README, ROOT, Block, blocks, code_of, name
+from tests.deployments.monitoring import rules
+from tests.docs.pages import HOW_TO, PAGES, QUICKSTART, README, ROOT, Block, blocks, code_of, commands_of, name
 
 RUNNABLE = [page for page in HOW_TO if any(block.language == "sh" for block in blocks(page))]
 PRELOADED = Path(__file__).with_name("preloaded.py")
@@ -149,11 +151,43 @@ def test_a_command_or_option_that_does_not_exist_is_found(call: str) -> None:
     assert unknown(call)
 
 
-@pytest.mark.parametrize("page", [README, QUICKSTART, *HOW_TO], ids=name)
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_a_page_names_only_commands_and_options_that_exist(page: Path) -> None:
     calls = [call for code in code_of(page) for call in CALL.findall(code)]
 
     assert [call for call in calls if unknown(call)] == []
+
+
+def test_runbooks_name_only_commands_and_options_that_exist() -> None:
+    texts = [re.sub(r"\{\{-?(?: (?:if|else|end))?.*?\}\}", " x ", rule["annotations"]["runbook"]) for rule in rules()]
+    calls = [call for text in texts for call in CALL.findall(text)]
+
+    assert len(calls) >= len(texts)
+    assert [call for call in calls if unknown(call)] == []
+
+
+def services_of(command: str) -> list[str]:
+    """Return the services that a `docker compose` command names."""
+    words = shlex.split(command)[2:]
+    if words[0] == "--profile":
+        words = words[2:]
+    subcommand, *rest = words
+    if subcommand not in ("exec", "run"):
+        return [word for word in rest if not word.startswith("-")]
+    while rest[0].startswith("-"):
+        rest = rest[2:] if rest[0] in ("--user", "--volume", "--workdir") else rest[1:]
+    return rest[:1]
+
+
+def test_compose_commands_name_services_that_exist() -> None:
+    services = yaml.safe_load((ROOT / "deployments" / "compose.yaml").read_text())["services"]
+    commands = commands_of("docker compose ")
+
+    named = [(where, service) for where, command in commands for service in services_of(command)]
+
+    assert len(commands) > 15
+    assert len(named) > 10
+    assert [each for each in named if each[1] not in services] == []
 
 
 def test_the_readmes_links_lead_somewhere() -> None:
