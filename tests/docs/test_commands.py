@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +24,7 @@ from typer.main import get_command
 from strategy_core.cli import app
 from tests.deployments.monitoring import rules
 from tests.docs.pages import HOW_TO, PAGES, QUICKSTART, README, ROOT, Block, blocks, code_of, commands_of, name
+from tests.endpoint import serving
 
 RUNNABLE = [page for page in HOW_TO if any(block.language == "sh" for block in blocks(page))]
 PRELOADED = Path(__file__).with_name("preloaded.py")
@@ -116,6 +118,43 @@ def test_a_how_to_pages_commands_run(page: Path, after_quickstart: Path, uv: Pat
     exported = [line for block in blocks(QUICKSTART) for line in block.text.splitlines() if line.startswith("export ")]
 
     run_page(page, shutil.copytree(after_quickstart, tmp_path / "work"), uv, quick, after="; ".join(exported))
+
+
+EXPORTS = [line for block in blocks(QUICKSTART) for line in block.text.splitlines() if line.startswith("export ")]
+
+
+def console(page: str, *holding: str, **replaced: str) -> list[Block]:
+    """Return the `console` blocks of a how-to page that hold one of these texts, with their placeholders replaced."""
+    found = [each for each in blocks(ROOT / "docs" / "how-to" / page) if each.language == "console"]
+    found = [each for each in found if any(text in each.text for text in holding)]
+    for placeholder, value in replaced.items():
+        found = [replace(each, text=each.text.replace(placeholder, value)) for each in found]
+    return found
+
+
+@pytest.mark.full
+def test_the_rollbacks_in_their_page_run(after_quickstart: Path, uv: Path, quick: Path, tmp_path: Path) -> None:
+    folder, page = shutil.copytree(after_quickstart, tmp_path / "work"), ROOT / "docs" / "how-to" / "roll-back.md"
+    canary, activation = console(page.name, "rollout rollback")
+    activate = "rollout activate fib_rsi 2.0.0 --override-reason mended --yes"
+
+    first = run(page, [canary], folder, uv, quick, after="; ".join(EXPORTS))
+    second = run(page, [activation], folder, uv, quick, after="; ".join([*EXPORTS, activate]))
+
+    assert "fib_rsi 2.0.0 was rolled back already" in first[canary]  # by the quickstart
+    assert "fib_rsi 2.0.0" in second[activation]
+    assert "already" not in second[activation]
+
+
+@pytest.mark.full
+def test_the_test_of_a_channel_in_its_page_arrives(uv: Path, quick: Path, tmp_path: Path) -> None:
+    page, shown = ROOT / "docs" / "how-to" / "send-alerts.md", "slack://... critical=mailto://... json://HOST/path"
+    with serving() as endpoint:
+        address = endpoint.url.removeprefix("http://")
+        blocks_of_page = console(page.name, "rollout alerts test", **{shown: f"json://{address}/path"})
+        run(page, blocks_of_page, tmp_path, uv, quick)
+
+    assert "Nothing has happened." in endpoint.posted[0]["message"]
 
 
 @pytest.mark.full
