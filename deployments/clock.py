@@ -138,14 +138,13 @@ class Clock:
         Args:
             alive: a file to touch every few seconds.
         """
-        looked = 0.0
+        look_at = 0.0
         while not stop.is_set():
             self.step()
             if alive is not None:
                 alive.touch()
-            if time.monotonic() - looked >= LOOK_S:
-                looked = time.monotonic()
-                self.look()
+            if time.monotonic() >= look_at:
+                look_at = time.monotonic() + self.look()
             stop.wait(POLL_S)
         self._stop()
 
@@ -340,10 +339,15 @@ class Clock:
                 gone: State[Any] = Crashed(message=f"Its process ended with exit code {code}.")
                 self.client.set_flow_run_state(run_id, gone, force=True)
 
-    def look(self) -> None:
-        """Take over requests that nobody does, and cancel runs as owners wish."""
+    def look(self) -> float:
+        """Take over requests that nobody does, and cancel runs as owners wish.
+
+        Returns:
+            Seconds until the next look: less than `LOOK_S` if a request waits that is to be alerted or taken over.
+        """
+        again_s = LOOK_S
         with suppress(httpx.HTTPError):
-            self._find_waiting()
+            again_s = min([LOOK_S, *self._find_waiting()])
             self._cancel()
             self._send_heartbeats()
         try:
@@ -351,24 +355,32 @@ class Clock:
                 self._take_over(request)
         except _UNAVAILABLE as error:
             log.warning("clock.database_away", error=type(error).__name__)
+        return again_s
 
-    def _find_waiting(self) -> None:
-        """Write down the changes that have not begun: their worker has ended, or never came."""
-        now = datetime.now(UTC)
+    def _find_waiting(self) -> list[float]:
+        """Write down the changes that have not begun: their worker has ended, or never came.
+
+        Returns:
+            Seconds until each of them has waited for `ALERT_AFTER`, or for `LEASE`.
+        """
+        now, later = datetime.now(UTC), []
         for run in self._runs(StateType.SCHEDULED, StateType.PENDING, StateType.CRASHED):
             served = self.served.get(run.deployment_id) if run.deployment_id else None
             if served is None or not served.is_change or run.id in self._running:
                 continue
-            since = run.state.timestamp if run.state and run.state.is_pending() else run.expected_start_time
-            waited = now - (since or now)
+            waited = now - (run.expected_start_time or now)
+            held = now - run.state.timestamp if run.state and run.state.is_pending() else waited
+            limits = ((ALERT_AFTER, waited), (LEASE, held))
+            later += [(limit - so_far).total_seconds() for limit, so_far in limits if so_far < limit]
             if waited < ALERT_AFTER:
                 continue
             request = Request(run.id, served.function, run.parameters, creator_of(run))
             with suppress(*_UNAVAILABLE):
                 market_time = least_settings().on_clock_of(self.engine).now()
                 owner_requests.alert_waiting(self.engine, request, waited=waited, now=market_time)
-            if waited >= LEASE:
+            if held >= LEASE:
                 self._take_over(request)
+        return later
 
     def _take_over(self, request: Request) -> None:
         """Do a request without a run of Prefect, and report the result there."""

@@ -14,7 +14,7 @@ import typer
 
 from strategy_core.cli.context import Context, Reason, Symbol, command, require_reason
 from strategy_core.domain.audit import Command
-from strategy_core.domain.errors import InvalidSetting, MissingExtra
+from strategy_core.domain.errors import InvalidSetting, MissingExtra, reason_of
 
 commands = typer.Typer()
 
@@ -194,9 +194,16 @@ def token(
         else:
             typer.echo(made)  # alone, for $(rollout token)
         return
-    with _new_file(output, f"{made}\n"):
+    listed = False
+    try:
+        with _new_file(output, f"{made}\n"):
+            if service:
+                _record_token(shell, claims, reason)
+                listed = True
+    except BaseException:
         if service:
-            _record_token(shell, claims, reason)
+            _withdraw_token(shell, claims["jti"], listed=listed)
+        raise
     until = f"{datetime.fromtimestamp(claims['exp'], UTC):%Y-%m-%d %H:%M} UTC"
     shell.answer(
         {"file": str(output), "claims": claims}, f"{output}: token {claims['jti']} of {claims['sub']}, until {until}"
@@ -217,6 +224,18 @@ def _record_token(shell: Context, claims: dict[str, Any], reason: str) -> None:
         issued_at=datetime.fromtimestamp(claims["iat"], UTC),
         expires_at=datetime.fromtimestamp(claims["exp"], UTC),
     )
+
+
+def _withdraw_token(shell: Context, token_id: str, *, listed: bool) -> None:
+    """Revoke a token whose file could not be written. It may be listed also if its issue was recorded in part."""
+    from strategy_core.services.tokens import revoke_token
+
+    command = Command(shell.actor, shell.now, "its file was not written")
+    try:
+        revoke_token(shell.engine, command, token_id, at=datetime.now(UTC))
+    except Exception as error:  # noqa: BLE001  the error of the file is the one to show
+        if listed:
+            typer.echo(f"token {token_id} is not revoked ({reason_of(error)}): rollout token --revoke", err=True)
 
 
 def _list_tokens(shell: Context) -> None:

@@ -1,6 +1,6 @@
 """Commands that register, list, show, activate and retire versions."""
 
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -174,7 +174,9 @@ def _known_answers(report: dict[str, Any]) -> str:
 
 def _answer_version(shell: Context, version: "StrategyVersion", headline: str | None = None) -> None:
     from strategy_core.cli.context import facts_table, table
+    from strategy_core.isolation.fingerprint import list_model_files
 
+    files = list_model_files(version.fingerprint_parts)
     report: dict[str, Any] = version.registration_report
     known = {
         "version": f"{version.strategy_name} {version.version}",
@@ -194,9 +196,10 @@ def _answer_version(shell: Context, version: "StrategyVersion", headline: str | 
     columns = ["check", "passed", "decisions", "signals", "detail"]
     checks = [[check[column if column != "check" else "name"] for column in columns] for check in report["checks"]]
     shell.answer(
-        version.model_dump(mode="json"),
+        version.model_dump(mode="json") | {"model_files": [asdict(file) for file in files]},
         *([headline] if headline else []),
         facts_table(known),
+        *([table(["model file", "fingerprint"], [astuple(file) for file in files])] if files else []),
         table(columns, checks, title="Registration report"),
         *(f"warning: {warning}" for warning in report["warnings"]),
     )

@@ -1,7 +1,7 @@
 """Alerts: headlines, the message with the commands that act on it, the delivery pace, and Alertmanager requests."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -66,7 +66,7 @@ HEADLINES: Mapping[str, str] = {
 }
 QUIET = timedelta(minutes=10)  # without the fault until an incident is over: a feed that comes and goes is one incident
 FEW = 5  # names in a list, the others are counted
-LISTED = 50  # names in the facts of an alert
+LISTED = 50  # symbols in the facts of an alert
 LONGEST = 700  # characters of a gate's or a version's text: some channels refuse long messages
 WHY = '--reason "..."'
 _RUN_NOW = {TICK_OVERDUE: "rollout tick", SHADOW_OVERDUE: "rollout shadow"}
@@ -74,6 +74,8 @@ ACTION, ROLLBACK = "rollout_action", "rollback"  # only an alert with this label
 FIRING = "firing"
 CLOCKS_DIFFER = timedelta(seconds=60)  # at most, between the monitoring, the platform and its commands
 
+_TIMES, _COUNTS = {"started_at", "seen_at", "ticked_at"}, {"symbol_count", "strategy_count"}
+_NAMELESS = {"incident", "symbols", "host", "load_per_core", *_TIMES, *_COUNTS}  # facts that name no strategy
 _LONGEST_PART = 250  # characters of each part of a reason
 _FINGERPRINT = re.compile(r"[0-9a-f]{1,64}")
 
@@ -131,13 +133,29 @@ class Fault:
 
 
 def affected_facts(strategies: Sequence[str], symbols: Sequence[str]) -> dict[str, Any]:
-    """Return the facts about what an incident affects. Long lists are cut, with their length beside them."""
+    """Return the facts about what an incident affects. A long list of symbols is cut, with its length beside it."""
     return {
-        "strategies": list(strategies[:LISTED]),
+        "strategies": list(strategies),  # all of them: they decide who may see the alert
         "strategy_count": len(strategies),
         "symbols": list(symbols[:LISTED]),
         "symbol_count": len(symbols),
     }
+
+
+def restricted(kind: str, facts: Mapping[str, Any], may_see: Collection[str]) -> tuple[str, dict[str, Any]] | None:
+    """Return text and facts of an alert about several strategies without the names of those outside *may_see*.
+
+    Returns:
+        None if the alert names no other strategy.
+    """
+    affected = facts.get("strategies", ())
+    seen = [name for name in affected if name in may_see]
+    if len(seen) == len(affected):
+        return None
+    others = len(affected) - len(seen)
+    headline = f"over: {_headline(str(facts.get('incident', '')))}" if kind == ENDED else _headline(kind)
+    text = f"{headline}, affects {few_of(seen)} and {others:,} other {'strategy' if others == 1 else 'strategies'}"
+    return text, {name: value for name, value in facts.items() if name in _NAMELESS} | {"strategies": seen}
 
 
 def few_of(names: Sequence[str]) -> str:
@@ -156,10 +174,18 @@ def affected_text(strategies: Sequence[str], symbols: Sequence[str]) -> str:
     return " of ".join(parts)
 
 
-def ended_text(kind: str, lasted: timedelta, strategies: Sequence[str], symbols: Sequence[str]) -> str:
-    """Return the text of the alert that an incident is over."""
-    affected = affected_text(strategies, symbols)
+def ended_text(
+    kind: str, lasted: timedelta, strategies: Sequence[str], symbols: Sequence[str], *, version: str = ""
+) -> str:
+    """Return the text of the alert that an incident is over.
+
+    Args:
+        version: of the one strategy, if the incident affects only that.
+    """
     about = f"{HEADLINES.get(kind, kind)}: over after {format_duration(lasted)}"
+    if version:
+        return f"{strategies[0]} {version} {about}"
+    affected = affected_text(strategies, symbols)
     return f"{about}, affected {affected}" if affected else about
 
 

@@ -119,6 +119,23 @@ def registered_model_files(parts: Mapping[str, str]) -> dict[str, str]:
     return {name: digest for name, digest in parts.items() if name.startswith(_MODEL_FILE)}
 
 
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A file that a version declares. *fingerprint* is the SHA-256 of its content at registration."""
+
+    name: str
+    fingerprint: str
+
+
+def list_model_files(parts: Mapping[str, str]) -> list[ModelFile]:
+    """Return the model files among a version's *parts*, in the order in which it declares them."""
+    found = []
+    for part, digest in registered_model_files(parts).items():
+        number, _, name = part.removeprefix(_MODEL_FILE).partition(" ")
+        found.append((int(number), ModelFile(name, digest)))
+    return [file for _, file in sorted(found, key=lambda each: each[0])]
+
+
 def schema_of(parts: Mapping[str, str]) -> str:
     """Return the schema of a registered version's parts."""
     return parts.get("schema", "1")

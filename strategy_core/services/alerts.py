@@ -38,10 +38,10 @@ from strategy_core.services.users import counted
 from strategy_core.store import alerts, decisions, rollouts, versions
 from strategy_core.store.alerts import ChannelState
 from strategy_core.store.engine import reading, retry_transient, transaction
-from strategy_core.store.tables import AlertDelivery, AlertOutbox, Incident
+from strategy_core.store.tables import AlertDelivery, AlertOutbox, Incident, StrategyVersion
 
 FEED, SHADOW, TICK, CHANNEL = "feed", "shadow", "tick", "channel"  # topics of incidents
-BLINDNESS, REVISIONS, HOST = "blind", "revisions", "host"
+BLINDNESS, REVISIONS, HOST, REFUSAL = "blind", "revisions", "host", "refused"
 GROWN_AFTER = 6  # times the quiet time, until an incident that has doubled is alerted again
 _WAITING = {AWAITING_APPROVAL: State.AWAITING_APPROVAL, AWAITING_DECISION: State.AWAITING_DECISION}
 PASS_S = 45.0  # real seconds until a pass stops claiming messages: well within a lease and within a minute
@@ -103,8 +103,9 @@ def report_faults(
     is_news: Callable[[Session, Incident], bool] = lambda *_: True,
     partly: bool = False,
 ) -> None:
-    """Open, extend or end the incidents of a topic. An incident is one alert when it begins and one when it is over.
+    """Open, extend or end the incidents of a topic.
 
+    An incident is one alert when it begins, one if it becomes more severe, and one when it is over.
     It runs in a transaction that holds no row of a strategy, so that no rollback waits for an incident.
 
     Args:
@@ -150,10 +151,11 @@ def _write_incidents(
 def _raise_end(session: Session, incident: Incident, now: datetime) -> None:
     strategies, symbols = incident.affected["strategies"], incident.affected["symbols"]
     topic, _, name = incident.cause.partition(" ")
+    version = _refused_version(incident)[1] if topic == REFUSAL else ""
     alerts.raise_alert(
         session,
         ENDED,
-        ended_text(incident.kind, abs(incident.seen_at - incident.started_at), strategies, symbols),
+        ended_text(incident.kind, abs(incident.seen_at - incident.started_at), strategies, symbols, version=version),
         severity=Severity.INFO.value,
         strategy_name=strategies[0] if len(strategies) == 1 else "",
         dedupe_key=f"{incident.cause} since {incident.started_at.isoformat()}, over",
@@ -163,6 +165,7 @@ def _raise_end(session: Session, incident: Incident, now: datetime) -> None:
             "seen_at": incident.seen_at.isoformat(),
             **affected_facts(strategies, symbols),
             **({"channel": name} if topic == CHANNEL else {}),
+            **({"version": version} if version else {}),
         },
         now=now,
     )
@@ -172,6 +175,22 @@ def open_incidents(engine: Engine, *topics: str) -> list[Incident]:
     """Return the open incidents of these topics."""
     with reading(engine) as session:
         return alerts.open_incidents(session, *topics)
+
+
+@retry_transient()
+def note_refused(engine: Engine, refused: Sequence[StrategyVersion], *, now: datetime) -> None:
+    """Note for each version that it could not be run, so that a delivery alerts once it decides again.
+
+    The alert is raised with the log of its run, and the incident in a transaction that holds no row of a strategy.
+    """
+    if not refused:
+        return
+    with transaction(engine) as session:
+        for each in refused:
+            cause = f"{REFUSAL} {each.strategy_name} {each.version}"
+            alerts.keep_open(
+                session, Fault(cause, REFUSED, Severity.CRITICAL, text="", strategies=[each.strategy_name]), now
+            )
 
 
 @retry_transient()
@@ -189,6 +208,31 @@ def close_resolved(engine: Engine, *, now: datetime) -> None:
         alerts.resolve(session, over, now)
 
 
+def _end_refusals(engine: Engine, now: datetime, quiet: timedelta) -> None:
+    """Alert that versions decide again, once they have not been refused for *quiet*."""
+    with reading(engine) as session:
+        over = [
+            incident
+            for incident in alerts.open_incidents(session, REFUSAL)
+            if abs(now - incident.seen_at) >= quiet
+            and (
+                _decided_after(session, *_refused_version(incident), incident.seen_at)
+                or not _is_used(session, incident)
+            )
+        ]
+    if over:
+        _write_incidents(engine, REFUSAL, [], over, now=now, quiet=quiet, is_news=_is_used)
+
+
+def _is_used(session: Session, incident: Incident) -> bool:
+    return versions.get_version(session, *_refused_version(incident)).status != Status.RETIRED
+
+
+def _refused_version(incident: Incident) -> tuple[str, str]:
+    (name,) = incident.affected["strategies"]
+    return name, incident.cause.removeprefix(f"{REFUSAL} {name} ")
+
+
 def _is_answered(session: Session, alert: AlertOutbox) -> bool:
     if alert.rollout_id is None:
         return False
@@ -202,7 +246,11 @@ def _runs_again(session: Session, alert: AlertOutbox) -> bool:
         return True
     if alert.facts.get("partly"):  # another machine decides, which tells nothing about the one that refuses
         return False
-    return any(row.logged_at > alert.at for row in decisions.find_decisions(session, name, version, limit=1))
+    return _decided_after(session, name, version, alert.at)
+
+
+def _decided_after(session: Session, name: str, version: str, moment: datetime) -> bool:
+    return any(row.logged_at > moment for row in decisions.find_decisions(session, name, version, limit=1))
 
 
 def deliver(
@@ -221,6 +269,7 @@ def deliver(
     """
     now = utc(now, "now")
     close_resolved(engine, now=now)
+    _end_refusals(engine, now, pace.quiet)
     if not channels:
         return []
     shared = _Pass(engine, now, pace, jitter, counted(engine))

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Engine
 
-from strategy_core.domain.alerts import SURE, ClockCheck, Severity
+from strategy_core.domain.alerts import SURE, ClockCheck, Severity, restricted
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import NoCanary, UnknownSymbol
 from strategy_core.domain.lifecycle import Status, utc
@@ -243,6 +243,8 @@ def list_alerts(
 ) -> list[AlertStatus]:
     """Return a page of alerts with their deliveries, newest first, before the cursor *before_id*.
 
+    An alert about several strategies is listed for each of them.
+
     Raises:
         UnknownStrategy
     """
@@ -258,7 +260,19 @@ def list_alerts(
             limit=limit,
         )
         sent = alerts.of_alerts(session, [alert.id or 0 for alert in found])
-    return [AlertStatus(alert, [each for each in sent if each.alert_id == alert.id]) for alert in found]
+    return [
+        AlertStatus(visible_alert(alert, scope.strategies), [each for each in sent if each.alert_id == alert.id])
+        for alert in found
+    ]
+
+
+def visible_alert(alert: AlertOutbox, may_see: Collection[str] | None) -> AlertOutbox:
+    """Return the alert without the names of strategies outside *may_see*. None: all may be seen."""
+    hidden = None if may_see is None or alert.strategy_name else restricted(alert.kind, alert.facts, may_see)
+    if hidden is None:
+        return alert
+    text, facts = hidden
+    return AlertOutbox(**alert.model_dump() | {"text": text, "facts": facts})
 
 
 def find_alert(engine: Engine, alert_id: int) -> AlertOutbox:

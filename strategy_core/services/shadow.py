@@ -13,7 +13,7 @@ import pandas as pd
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from strategy_core.domain.alerts import HOST_OVERLOADED, QUIET, REVISED, Fault, Severity, affected_text, few_of
+from strategy_core.domain.alerts import HOST_OVERLOADED, QUIET, REFUSED, REVISED, Fault, Severity, affected_text, few_of
 from strategy_core.domain.arrays import IntArray
 from strategy_core.domain.candles import LATE_CANDLES, Windows, closed_by, opened_ns, timeframe_delta
 from strategy_core.domain.errors import (
@@ -32,7 +32,7 @@ from strategy_core.isolation.pool import WorkerPool, own_cores
 from strategy_core.isolation.protocol import Answer
 from strategy_core.market.source import CandleSource
 from strategy_core.services import version_alerts
-from strategy_core.services.alerts import FEED, HOST, REVISIONS, report_faults
+from strategy_core.services.alerts import FEED, HOST, REVISIONS, note_refused, report_faults
 from strategy_core.services.watchdog import StaleSymbol, feed_faults, serving_facts
 from strategy_core.store import decisions, versions
 from strategy_core.store.decisions import Last, last_rows, newest_rows, rows_since
@@ -148,7 +148,16 @@ def run_shadow(
     runs = [run for _, together in by_strategy for run in _log(engine, list(together), now)]
     _report_feed(engine, backlogs, now, quiet)
     _report_host(engine, backlogs, now, quiet)
+    note_refused(engine, [backlog.version for backlog in backlogs if _is_refused(backlog)], now=now)
     return runs
+
+
+def _is_refused(backlog: VersionBacklog) -> bool:
+    """Whether no worker of the version could be run, which an alert tells and no other incident explains."""
+    answered = any(due.rows for due in backlog.due)
+    if backlog.refused is None or backlog.told_by_host or answered:
+        return False
+    return version_alerts.refusal_kind(backlog.refused) == REFUSED
 
 
 def _judge_host(engine: Engine, workers: WorkerPool, backlogs: Sequence[VersionBacklog]) -> None:

@@ -35,11 +35,7 @@ def alert_refused(
     Args:
         partly: another worker of the version has answered, so it still decides in part. Then alert once a day.
     """
-    kind = REFUSED
-    if isinstance(error, FingerprintMismatch | AnswersMismatch):
-        kind = TAMPERED
-    elif isinstance(error, IsolationBreach):
-        kind = BREACH
+    kind = refusal_kind(error)
     name = (version.strategy_name, version.version)
     reason = reason_of(error)
     without_numbers = _NUMBERS.sub("#", reason)
@@ -49,6 +45,13 @@ def alert_refused(
         decided = [at for symbol in symbols for at, _ in decisions.newest_rows(session, *name, symbol, 1)]
         key = f"{kind} {without_numbers} after {max(decided).isoformat() if decided else 'nothing'}"
     _alert(session, version, kind, reason, Severity.CRITICAL, key=key, now=now, partly=partly)
+
+
+def refusal_kind(error: RolloutError) -> str:
+    """Return the kind of the alert that a version could not be run because of *error*."""
+    if isinstance(error, FingerprintMismatch | AnswersMismatch):
+        return TAMPERED
+    return BREACH if isinstance(error, IsolationBreach) else REFUSED
 
 
 def alert_breaches(session: Session, version: StrategyVersion, answers: Iterable[Answer], now: datetime) -> None:

@@ -241,25 +241,38 @@ def was_open(session: Session, topics: Collection[str], since: datetime) -> bool
 
 def open_incident(session: Session, fault: Fault, now: datetime) -> None:
     """Open the incident of a fault and raise its alert, unless it is open already."""
-    affected = {"strategies": list(fault.strategies), "symbols": list(fault.symbols)}
-    row = Incident(
+    row = _new_incident(fault, now)
+    if insert_if_new(session, Incident, [row.model_dump(exclude={"id"})]):
+        _raise_fault(session, fault, row, now)
+
+
+def keep_open(session: Session, fault: Fault, now: datetime) -> None:
+    """Open the incident of a fault that has been alerted, or note that it is seen again."""
+    found = session.execute(
+        update(Incident).where(col(Incident.cause) == fault.cause, col(Incident.ended_at).is_(None)).values(seen_at=now)
+    )
+    if found.rowcount == 0:  # type: ignore[attr-defined]
+        insert_if_new(session, Incident, [_new_incident(fault, now).model_dump(exclude={"id"})])
+
+
+def _new_incident(fault: Fault, now: datetime) -> Incident:
+    return Incident(
         cause=fault.cause,
         kind=fault.kind,
         started_at=now,
         seen_at=now,
-        affected=affected,
+        affected={"strategies": list(fault.strategies), "symbols": list(fault.symbols)},
         alerted=_alerted(fault),
         alerted_at=now,
     )
-    if insert_if_new(session, Incident, [row.model_dump(exclude={"id"})]):
-        _raise_fault(session, fault, row, now)
 
 
 def note_fault(session: Session, incident: Incident, fault: Fault, now: datetime, *, repeat_after: timedelta) -> None:
     """Note that the fault of an open incident is seen again, and what it affects now.
 
-    Alerts already sent are not changed. A fault that has grown to twice what its newest alert says, *repeat_after* that
-    alert, is alerted again: a small fault that lasts must not hide a large one.
+    Alerts already sent are not changed. A fault that has become more severe is alerted again at once, and only once if
+    it changes to and fro. One that has grown to twice what its newest alert says is alerted again *repeat_after* that
+    alert. A small fault that lasts must not hide a large one.
     """
     session.refresh(incident, with_for_update=True)
     if incident.ended_at is not None:
@@ -273,9 +286,15 @@ def note_fault(session: Session, incident: Incident, fault: Fault, now: datetime
     grown = len(fault.symbols) >= 2 * max(1, incident.alerted["symbols"]) or len(fault.strategies) >= 2 * max(
         1, len(incident.alerted["strategies"])
     )
-    if grown and now - incident.alerted_at >= repeat_after:
+    told = Severity(incident.alerted["severity"])
+    worse = fault.severity in told.and_worse[1:]
+    if worse or (grown and now - incident.alerted_at >= repeat_after):
         incident.alerts += 1
-        incident.alerted, incident.alerted_at = _alerted(fault), now
+        incident.alerted = (
+            _alerted(fault, before=incident.alerted) if worse else _alerted(fault) | {"severity": told.value}
+        )
+        incident.alerted_at = now
+        incident.kind = fault.kind if worse else incident.kind
         _raise_fault(session, fault, incident, now)
     session.add(incident)
     session.flush()
@@ -316,8 +335,14 @@ def _raise_fault(session: Session, fault: Fault, incident: Incident, now: dateti
     )
 
 
-def _alerted(fault: Fault) -> dict[str, Any]:
-    return {"strategies": list(fault.strategies), "symbols": len(fault.symbols)}
+def _alerted(fault: Fault, *, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what the newest alert says, together with *before*: a part that became worse is not the whole fault."""
+    known = before or {"strategies": [], "symbols": 0}
+    return {
+        "strategies": _merged(known["strategies"], fault.strategies),
+        "symbols": max(known["symbols"], len(fault.symbols)),
+        "severity": fault.severity.value,
+    }
 
 
 def _incident_key(incident: Incident, number: int) -> str:

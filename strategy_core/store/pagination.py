@@ -5,8 +5,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, and_, bindparam, func, inspect, or_, select, union
+from sqlalchemy import Select, Text, and_, bindparam, exists, func, inspect, or_, select, type_coerce, union
 from sqlalchemy import select as select_columns
+from sqlalchemy.dialects.postgresql import JSONB, array
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col
 
@@ -62,15 +63,32 @@ def page_alerts(
     before_id: int | None,
     limit: int,
 ) -> list[AlertOutbox]:
-    """Return alerts, newest first. *before_id* is the id of the last one seen."""
+    """Return alerts, newest first. *before_id* is the id of the last one seen.
+
+    Args:
+        strategies: alerts about one of these, or about several of which it is one. None: all alerts.
+    """
     after = None if before_id is None else (before_id,)
     query = _page(select_columns(AlertOutbox), (col(AlertOutbox.id),), after, limit, descending=True)
-    query = query.where(*_of(col(AlertOutbox.strategy_name), strategies))
+    if strategies is not None:
+        of_several = and_(col(AlertOutbox.strategy_name) == "", _affects(session, strategies))
+        query = query.where(
+            col(AlertOutbox.strategy_name).in_(["", *sorted(strategies)]),  # so that its index is used
+            or_(col(AlertOutbox.strategy_name) != "", of_several),
+        )
     if severity is not None:
         query = query.where(col(AlertOutbox.severity) == severity.value)
     if unacknowledged:
         query = query.where(col(AlertOutbox.acknowledged_at).is_(None))
     return list(session.execute(query).scalars())
+
+
+def _affects(session: Session, strategies: Collection[str]) -> Any:
+    """Whether an alert about several strategies affects one of these."""
+    if session.get_bind().dialect.name == "postgresql":
+        return type_coerce(AlertOutbox.facts, JSONB)["strategies"].has_any(array(sorted(strategies), type_=Text))
+    affected = func.json_each(col(AlertOutbox.facts), "$.strategies").table_valued("value")
+    return exists().where(affected.c.value.in_(sorted(strategies)))
 
 
 def page_decisions(

@@ -525,7 +525,9 @@ class AlertDelivery(SQLModel, table=True):
 
 
 class Incident(SQLModel, table=True):
-    """A fault that lasts: one alert when it begins, one when it is over. At most one per cause is open.
+    """A fault that lasts: one alert when it begins, one if it becomes more severe, one when it is over.
+
+    At most one per cause is open.
 
     Who looks for the fault opens it, notes each time when it is seen, and ends it once it has been gone for
     `domain.alerts.QUIET`. Ended incidents are kept.
@@ -543,12 +545,12 @@ class Incident(SQLModel, table=True):
     )
     id: int | None = Field(default=None, primary_key=True)
     cause: str  # its topic, and a name if there may be several: `feed`, `channel slack-1f2e3d4c`
-    kind: str  # of its first alert
+    kind: str  # of its first alert of the highest severity
     started_at: datetime = Field(sa_column=_time())
     seen_at: datetime = Field(sa_column=_time())  # when the fault was last seen
     ended_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
     affected: dict[str, Any] = Field(sa_column=_json())  # names of all strategies and symbols so far
-    alerted: dict[str, Any] = Field(sa_column=_json())  # strategies and number of symbols in the newest alert
+    alerted: dict[str, Any] = Field(sa_column=_json())  # strategies, number of symbols and highest severity
     alerted_at: datetime = Field(sa_column=_time())
     alerts: int = 1  # raised while it is open
 

@@ -2,12 +2,16 @@
 
 import json
 from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
 
+from tests.api.asking import Api
 from tests.builders import DAY, HOUR, MONDAY, put_version
 from tests.cli.conftest import Rollout, set_clock
+from tests.services import versions_under_test
 
 OFFENDER = ("--entry-point", "tests.cli.offenders:Offender", "--symbols", "GOLD")
 
@@ -139,3 +143,29 @@ def test_a_version_that_was_changed_is_refused_aloud(
     assert said.code == 1
     assert "is not the build that was registered" in tampered["error"]
     assert (tampered["logged"], sound["logged"]) == (0, 3)
+
+
+def test_the_model_files_of_a_version_are_shown_in_its_order(
+    rollout: Rollout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: Engine
+) -> None:
+    weights = [f"weights-{number}.bin" for number in range(11, 0, -1)]
+    for name in weights:
+        (tmp_path / name).write_text(name)
+    (tmp_path / "a_strategy_with_weights.py").write_text(
+        Path(versions_under_test.__file__).read_text()
+        + "\n\nclass Weighted(Clockwork):\n    def model_files(self, params):\n"
+        + f"        return [__import__('pathlib').Path(__file__).with_name(name) for name in {weights}]\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options = ("--entry-point", "a_strategy_with_weights:Weighted", "--symbols", "GOLD")
+    files = [{"name": name, "fingerprint": sha256(name.encode()).hexdigest()} for name in weights]
+
+    registered = rollout("register", "weighted", "1", *options, "--json").data
+    shown = rollout("show", "weighted", "1").out.splitlines()
+    answered = Api(database).get(f"/versions/{registered['id']}").json()
+
+    assert registered["model_files"] == files
+    assert rollout("show", "weighted", "1", "--json").data["model_files"] == files
+    assert answered["model_files"] == files
+    lines = [line.split() for line in shown if line.strip().startswith("weights-")]
+    assert lines == [[each["name"], each["fingerprint"]] for each in files]

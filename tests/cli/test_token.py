@@ -1,6 +1,11 @@
 """`rollout token`: a server with the same settings accepts the token, which is the only output."""
 
+import shutil
+import sqlite3
 import sys
+import threading
+from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -200,6 +205,65 @@ def test_a_command_that_fails_leaves_the_file_as_it_was(
 
     assert (refused.code, new.code) == (code, code)
     assert {each.name: each.read_text() for each in folder.iterdir()} == {"rollout.token": "the last one"}
+
+
+def vanish(file: Path) -> None:
+    shutil.rmtree(file.parent)
+
+
+@pytest.mark.parametrize("spoil", [Path.mkdir, vanish], ids=["the file is a folder", "its folder has vanished"])
+def test_a_token_whose_file_cannot_be_put_in_place_is_revoked(
+    rollout: Rollout, put: Any, tmp_path: Path, database: Engine, spoil: Callable[[Path], None]
+) -> None:
+    """The file is spoiled while the command waits for the database to list the token."""
+    put(SECRET=SECRET)
+    put_version(database, "1", Status.ACTIVE)
+    file = tmp_path / "etc" / "rollout.token"
+    file.parent.mkdir()
+    locked, ended = threading.Event(), threading.Event()
+
+    def spoil_meanwhile() -> None:
+        with closing(sqlite3.connect(str(database.url.database), isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            locked.set()
+            while not ended.is_set() and not any(file.parent.iterdir()):
+                ended.wait(0.01)
+            spoil(file)
+            other.execute("ROLLBACK")
+
+    meanwhile = threading.Thread(target=spoil_meanwhile)
+    meanwhile.start()
+    locked.wait()
+    refused = rollout("token", "--service", "--output", str(file))
+    ended.set()
+    meanwhile.join()
+
+    assert (refused.code, refused.out, len(refused.err.splitlines())) == (2, "", 1), refused.err
+    assert "a file in a folder that you can write to" in refused.err
+    assert [each.name for each in tmp_path.glob("etc/*token*")] == (["rollout.token"] if spoil == Path.mkdir else [])
+    (listed,) = rollout("token", "--list", "--json").data
+    assert listed["revoked_because"] == "its file was not written"
+    events = rollout("audit", "log", "fib_rsi", "--json").data
+    assert sorted(each["action"] for each in events) == ["issue_token", "revoke_token"]
+
+
+def test_a_token_whose_issue_is_recorded_in_part_is_revoked(
+    rollout: Rollout, put: Any, tmp_path: Path, database: Engine
+) -> None:
+    put(SECRET=SECRET)
+    put_version(database, "1", Status.ACTIVE)
+    with database.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER no_issue BEFORE INSERT ON audit_event WHEN NEW.action = 'issue_token' "
+            "BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+        )
+
+    refused = rollout("token", "--service", "--output", str(tmp_path / "rollout.token"))
+
+    assert refused.code != 0
+    assert not (tmp_path / "rollout.token").exists()
+    (listed,) = rollout("token", "--list", "--json").data
+    assert listed["revoked_because"] == "its file was not written"
 
 
 def test_without_the_extra_it_says_which(rollout: Rollout, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,10 @@ from uuid import UUID, uuid4
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import SyncClientContext
-from prefect.states import Pending, Scheduled
+from prefect.states import Cancelled, Pending, Scheduled
 from prefect.testing.utilities import prefect_test_harness
 from sqlalchemy import Engine
 from sqlmodel import select
@@ -24,7 +25,7 @@ from deployments.clock import ALONE_AFTER_S, Clock
 from deployments.serve import deployed, put
 from strategy_core.domain.lifecycle import Status
 from strategy_core.services import owner_requests
-from strategy_core.services.owner_requests import LEASE, Request
+from strategy_core.services.owner_requests import ALERT_AFTER, LEASE, Request
 from strategy_core.store import audit, rollouts
 from strategy_core.store.engine import open_database, reading
 from strategy_core.store.tables import OwnerRequest
@@ -34,6 +35,7 @@ from tests.services.outbox import outbox
 
 pytestmark = [pytest.mark.full, pytest.mark.xdist_group("prefect")]
 
+MINUTE = timedelta(minutes=1)
 SERVED = ("ramp-tick", "rollback", "start-canary", "pause", "plan")
 
 
@@ -192,6 +194,64 @@ def test_a_request_on_which_no_worker_begins_is_alerted(
     assert alert.kind == "owner.request_waiting"
     assert "pause of fib_rsi" in alert.text
     assert requests(clock.engine) == []  # it has time until the lease is over
+
+
+@pytest.fixture
+def nothing_waits(client: SyncPrefectClient) -> None:
+    """Cancel what earlier tests have left on the server."""
+    left = FlowRunFilterStateType(any_=[StateType.SCHEDULED, StateType.PENDING, StateType.CRASHED])
+    for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=left))):
+        client.set_flow_run_state(run.id, Cancelled(), force=True)
+
+
+def claimed(client: SyncPrefectClient, ids: Mapping[str, UUID], *, since: timedelta) -> UUID:
+    """Return a request that was due *since* then and is claimed by a worker that does not begin."""
+    due: State[Any] = Scheduled(scheduled_time=datetime.now(UTC) - since)
+    parameters = {"strategy_name": "fib_rsi", "owner": "ana"}
+    run = client.create_flow_run_from_deployment(ids["pause"], parameters=parameters, state=due).id
+    client.set_flow_run_state(run, Pending())
+    return run
+
+
+@pytest.mark.usefixtures("nothing_waits")
+def test_a_look_comes_sooner_only_if_a_request_would_wait_too_long_until_then(
+    clock: Clock, client: SyncPrefectClient, ids: Mapping[str, UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limits are long, so that none is reached while the test runs."""
+    for limit, length in (("LOOK_S", 600.0), ("ALERT_AFTER", 30 * MINUTE), ("LEASE", 50 * MINUTE)):
+        monkeypatch.setattr(f"deployments.clock.{limit}", length)
+    idle = clock.look()
+    claimed(client, ids, since=MINUTE)
+    new = clock.look()
+    claimed(client, ids, since=25 * MINUTE)
+    waiting = clock.look()
+    alerts_before = len(outbox(clock.engine))
+    late = claimed(client, ids, since=31 * MINUTE)
+
+    clock.look()
+
+    assert (idle, new, alerts_before) == (600.0, 600.0, 0)
+    assert 0 < waiting <= 300
+    (alert,) = outbox(clock.engine)
+    assert (alert.kind, alert.facts["request"]) == ("owner.request_waiting", str(late))
+
+
+@pytest.mark.usefixtures("nothing_waits")
+def test_the_alert_about_a_request_that_waits_needs_no_second_regular_look(
+    clock: Clock, client: SyncPrefectClient, ids: Mapping[str, UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deployments.clock.LOOK_S", 3_600.0)
+    run = claimed(client, ids, since=ALERT_AFTER / 2)
+    stop = threading.Event()
+    loop = threading.Thread(target=clock.run, args=(stop,))
+    loop.start()
+
+    wait_until(lambda: outbox(clock.engine))
+
+    stop.set()
+    loop.join()
+    (alert,) = outbox(clock.engine)
+    assert (alert.kind, alert.facts["request"]) == ("owner.request_waiting", str(run))
 
 
 def test_without_a_database_a_request_waits_on_the_server(

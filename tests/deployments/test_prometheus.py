@@ -40,6 +40,7 @@ from tests.deployments.monitoring import (
     expressions_of_rules,
     read,
 )
+from tests.docs.pages import commands_of
 from tests.endpoint import serving
 from tests.services.ramping import days
 
@@ -250,6 +251,48 @@ def test_the_shipped_files_are_what_their_programs_take() -> None:
     run("promtool", "check", "config", PROMETHEUS / "prometheus.yml")
     run("promtool", "check", "rules", "--lint-fatal", PROMETHEUS / RULES.name)
     run("amtool", "check-config", PROMETHEUS / "alertmanager.yml")
+
+
+@pytest.mark.parametrize(
+    "command",
+    sorted({command for tool in ("promtool", "amtool check-config") for _, command in commands_of(tool)}),
+)
+def test_the_checks_in_pages_and_comments_succeed_beside_the_shipped_files(command: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-ec", command],
+        cwd=shutil.copytree(PROMETHEUS, tmp_path / "here"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_silences_in_pages_are_taken_by_an_alertmanager_with_the_shipped_file(tmp_path: Path) -> None:
+    pages = [line for tool in ("amtool --", "docker compose exec alertmanager amtool --") for line in commands_of(tool)]
+    address = f"127.0.0.1:{processes.free_port()}"
+    with program(
+        tmp_path / "alertmanager.log",
+        f"http://{address}/-/ready",
+        "prometheus-alertmanager",
+        f"--config.file={PROMETHEUS / 'alertmanager.yml'}",
+        f"--storage.path={tmp_path / 'data'}",
+        f"--web.listen-address={address}",
+        "--cluster.listen-address=",
+    ):
+        for _, line in pages:
+            run(
+                "bash", "-ec", line.removeprefix("docker compose exec alertmanager ").replace("127.0.0.1:9093", address)
+            )
+        silences = httpx.get(f"http://{address}/api/v2/silences").json()
+        for silence in silences:
+            run("amtool", f"--alertmanager.url=http://{address}", "silence", "expire", silence["id"])
+
+    assert len(pages) == 2
+    assert [(each["matchers"][0]["value"], each["createdBy"]) for each in silences] == [
+        ("RolloutUnprotected", "ana")
+    ] * 2
 
 
 def test_every_rule_fires_when_it_should_and_not_when_it_should_not() -> None:

@@ -12,15 +12,19 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+import yaml
 from typer.main import get_command
 
 from strategy_core.cli import app
-from tests.docs.pages import HOW_TO, QUICKSTART, README, ROOT, Block, blocks, code_of, name
+from tests.deployments.monitoring import rules
+from tests.docs.pages import HOW_TO, PAGES, QUICKSTART, README, ROOT, Block, blocks, code_of, commands_of, name
+from tests.endpoint import serving
 
 RUNNABLE = [page for page in HOW_TO if any(block.language == "sh" for block in blocks(page))]
 PRELOADED = Path(__file__).with_name("preloaded.py")
@@ -116,6 +120,43 @@ def test_a_how_to_pages_commands_run(page: Path, after_quickstart: Path, uv: Pat
     run_page(page, shutil.copytree(after_quickstart, tmp_path / "work"), uv, quick, after="; ".join(exported))
 
 
+EXPORTS = [line for block in blocks(QUICKSTART) for line in block.text.splitlines() if line.startswith("export ")]
+
+
+def console(page: str, *holding: str, **replaced: str) -> list[Block]:
+    """Return the `console` blocks of a how-to page that hold one of these texts, with their placeholders replaced."""
+    found = [each for each in blocks(ROOT / "docs" / "how-to" / page) if each.language == "console"]
+    found = [each for each in found if any(text in each.text for text in holding)]
+    for placeholder, value in replaced.items():
+        found = [replace(each, text=each.text.replace(placeholder, value)) for each in found]
+    return found
+
+
+@pytest.mark.full
+def test_the_rollbacks_in_their_page_run(after_quickstart: Path, uv: Path, quick: Path, tmp_path: Path) -> None:
+    folder, page = shutil.copytree(after_quickstart, tmp_path / "work"), ROOT / "docs" / "how-to" / "roll-back.md"
+    canary, activation = console(page.name, "rollout rollback")
+    activate = "rollout activate fib_rsi 2.0.0 --override-reason mended --yes"
+
+    first = run(page, [canary], folder, uv, quick, after="; ".join(EXPORTS))
+    second = run(page, [activation], folder, uv, quick, after="; ".join([*EXPORTS, activate]))
+
+    assert "fib_rsi 2.0.0 was rolled back already" in first[canary]  # by the quickstart
+    assert "fib_rsi 2.0.0" in second[activation]
+    assert "already" not in second[activation]
+
+
+@pytest.mark.full
+def test_the_test_of_a_channel_in_its_page_arrives(uv: Path, quick: Path, tmp_path: Path) -> None:
+    page, shown = ROOT / "docs" / "how-to" / "send-alerts.md", "slack://... critical=mailto://... json://HOST/path"
+    with serving() as endpoint:
+        address = endpoint.url.removeprefix("http://")
+        blocks_of_page = console(page.name, "rollout alerts test", **{shown: f"json://{address}/path"})
+        run(page, blocks_of_page, tmp_path, uv, quick)
+
+    assert "Nothing has happened." in endpoint.posted[0]["message"]
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("example", EXAMPLES, ids=name)
 def test_an_examples_own_commands_run(example: Path, uv: Path, quick: Path, tmp_path: Path) -> None:
@@ -149,11 +190,43 @@ def test_a_command_or_option_that_does_not_exist_is_found(call: str) -> None:
     assert unknown(call)
 
 
-@pytest.mark.parametrize("page", [README, QUICKSTART, *HOW_TO], ids=name)
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_a_page_names_only_commands_and_options_that_exist(page: Path) -> None:
     calls = [call for code in code_of(page) for call in CALL.findall(code)]
 
     assert [call for call in calls if unknown(call)] == []
+
+
+def test_runbooks_name_only_commands_and_options_that_exist() -> None:
+    texts = [re.sub(r"\{\{-?(?: (?:if|else|end))?.*?\}\}", " x ", rule["annotations"]["runbook"]) for rule in rules()]
+    calls = [call for text in texts for call in CALL.findall(text)]
+
+    assert len(calls) >= len(texts)
+    assert [call for call in calls if unknown(call)] == []
+
+
+def services_of(command: str) -> list[str]:
+    """Return the services that a `docker compose` command names."""
+    words = shlex.split(command)[2:]
+    if words[0] == "--profile":
+        words = words[2:]
+    subcommand, *rest = words
+    if subcommand not in ("exec", "run"):
+        return [word for word in rest if not word.startswith("-")]
+    while rest[0].startswith("-"):
+        rest = rest[2:] if rest[0] in ("--user", "--volume", "--workdir") else rest[1:]
+    return rest[:1]
+
+
+def test_compose_commands_name_services_that_exist() -> None:
+    services = yaml.safe_load((ROOT / "deployments" / "compose.yaml").read_text())["services"]
+    commands = commands_of("docker compose ")
+
+    named = [(where, service) for where, command in commands for service in services_of(command)]
+
+    assert len(commands) > 15
+    assert len(named) > 10
+    assert [each for each in named if each[1] not in services] == []
 
 
 def test_the_readmes_links_lead_somewhere() -> None:

@@ -1,5 +1,7 @@
 """What services raise holds all that an owner is told: from the evidence to the words."""
 
+from datetime import timedelta
+
 import pytest
 from sqlalchemy import Engine
 
@@ -9,7 +11,7 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.isolation.protocol import Answer
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services import version_alerts
-from strategy_core.services.alerts import alert_message, deliver
+from strategy_core.services.alerts import alert_message, deliver, note_refused, open_incidents
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.rollouts import approve
 from strategy_core.services.tick import tick
@@ -156,6 +158,28 @@ def test_a_refusal_is_closed_once_the_version_decides_again_or_is_retired(engine
         ("2", "system"),
         ("3", ""),
         ("4", ""),
+    ]
+
+
+def test_a_refusal_is_over_once_the_version_decides_again_and_silently_if_it_is_retired(engine: Engine) -> None:
+    """Until then it goes on, also if nothing asks the version for hours because the feed is away."""
+    for name in ("1", "2", "3"):
+        version = put_version(engine, name)
+        for minute in (0, 30):
+            note_refused(engine, [version], now=MONDAY + timedelta(minutes=minute))
+    with transaction(engine) as session:
+        versions.move(session, versions.get_version(session, "fib_rsi", "2"), Status.RETIRED, MONDAY)
+    deliver(engine, [], now=MONDAY + 5 * HOUR)
+    still_open = [each.cause for each in open_incidents(engine, "refused")]
+    put_decisions(engine, decision_row("1", MONDAY + 5 * HOUR))
+
+    for hour in (7, 8):
+        deliver(engine, [], now=MONDAY + hour * HOUR)
+
+    assert still_open == ["refused fib_rsi 1", "refused fib_rsi 3"]
+    assert [each.cause for each in open_incidents(engine, "refused")] == ["refused fib_rsi 3"]
+    assert [(each.kind, each.text) for each in outbox(engine)] == [
+        ("incident.ended", "fib_rsi 1 refused to run: over after 0.5 h")
     ]
 
 

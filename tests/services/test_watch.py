@@ -18,11 +18,18 @@ from strategy_core.market.files import FileSource
 from strategy_core.market.source import AbsentSource, CandleSource, ReplaySource
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.observe.metrics import exposition
-from strategy_core.services.alerts import alert_message
+from strategy_core.services.alerts import FEED, alert_message, report_faults
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.rollouts import start_rollout
 from strategy_core.services.tick import tick
-from strategy_core.services.watchdog import find_overdue, watch_feed, watch_shadow, watch_ticks
+from strategy_core.services.watchdog import (
+    StaleSymbol,
+    feed_faults,
+    find_overdue,
+    watch_feed,
+    watch_shadow,
+    watch_ticks,
+)
 from tests.builders import DAY, GOLD, HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
 from tests.services.outbox import outbox
 
@@ -256,6 +263,51 @@ def test_a_feed_that_comes_and_goes_each_minute_is_one_incident(engine: Engine, 
         watch_feed(engine, whole, now=MONDAY + 6 * HOUR + minute * MINUTE)
 
     assert [alert.kind for alert in outbox(engine)] == ["feed.stale", "incident.ended"]
+
+
+@pytest.mark.parametrize("many", [3, pytest.param(500, marks=pytest.mark.full)])
+def test_a_stale_feed_that_cannot_be_read_any_more_is_told_of_once_more_as_critical(engine: Engine, many: int) -> None:
+    """It changes to and fro, and a shadow run sees a part of it."""
+    symbols = [f"S{number:03}" for number in range(many)]
+    for number in range(10):
+        put_version(engine, "1", Status.ACTIVE, strategy_name=f"strategy-{number}", symbols=symbols, at=MONDAY)
+    feed = Flat(symbols, until=MONDAY + 3 * HOUR)
+    absent = AbsentSource("/feed.csv", "1h", EvidenceUnavailable("/feed.csv is not there"))
+
+    for minute in range(90):
+        watch_feed(engine, absent if minute % 10 == 9 else feed, now=MONDAY + 6 * HOUR + minute * MINUTE)
+    feed.until = MONDAY + DAY
+    for minute in range(90, 110):
+        watch_feed(engine, feed, now=MONDAY + 6 * HOUR + minute * MINUTE)
+
+    stale, absent_alert, over = outbox(engine)
+    assert [(each.kind, each.severity, each.facts["symbol_count"]) for each in (stale, absent_alert, over)] == [
+        ("feed.stale", "warning", many),
+        ("candles.absent", "critical", many),
+        ("incident.ended", "info", many),
+    ]
+    assert absent_alert.at == MONDAY + 6 * HOUR + 9 * MINUTE
+    assert over.text.startswith("has no candles: over after 1.5 h, affected ")
+    assert [each.acknowledged_by for each in (stale, absent_alert)] == ["system", "system"]
+
+
+def test_a_part_that_becomes_critical_takes_nothing_back_of_what_was_told(engine: Engine, still: Still) -> None:
+    """A shadow run reports the one symbol that it cannot read. That all are stale was told, and is not told again."""
+    put_version(engine, "1", Status.ACTIVE, symbols=[GOLD, "SILVER"])
+    put_version(engine, "1", Status.ACTIVE, strategy_name="other", symbols=[GOLD])
+    unreadable = StaleSymbol("SILVER", "1h", "SILVER is unavailable", absent=True)
+    part = feed_faults(engine, [unreadable], {("SILVER", "1h"): ["fib_rsi"]})
+
+    watch_feed(engine, still, now=MONDAY + 6 * HOUR)
+    for minute in range(180):
+        now = MONDAY + 7 * HOUR + minute * MINUTE
+        report_faults(engine, FEED, part, now=now, partly=True)
+        watch_feed(engine, still, now=now)
+
+    assert [(each.kind, each.facts["symbols"]) for each in outbox(engine)] == [
+        ("feed.stale", [GOLD, "SILVER"]),
+        ("candles.absent", ["SILVER"]),
+    ]
 
 
 def test_a_small_fault_that_lasts_hides_no_large_one(engine: Engine, still: Still, market: SyntheticSource) -> None:

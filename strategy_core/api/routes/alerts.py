@@ -67,7 +67,7 @@ class AlertResponse(ResponseModel):
     at: datetime = Field(description="When it was raised.")
     severity: Severity = Field(description="How urgent it is.")
     kind: str = Field(description="What happened, as a word for programs.")
-    strategy_name: str = Field(description="The strategy. Empty if the alert concerns all strategies.")
+    strategy_name: str = Field(description="The strategy. Empty if the alert concerns several or all strategies.")
     rollout_id: UUID | None = Field(description="The rollout, if the alert concerns one.")
     text: str = Field(description="The message.")
     facts: dict[str, Any] = Field(description="The values behind the message.")
@@ -152,13 +152,17 @@ _webhook = webhook_router("alerts")
 @_guarded.get("/alerts", summary="List alerts")
 def list_alerts(
     context: Requested,
-    strategy_name: Annotated[StrategyName | None, Query(description="Only this strategy.")] = None,
+    strategy_name: Annotated[StrategyName | None, Query(description="Only alerts that affect this strategy.")] = None,
     severity: Annotated[Severity | None, Query(description="Only alerts of this severity.")] = None,
     unacknowledged: Annotated[bool, Query(description="Only alerts that are not acknowledged.")] = False,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[AlertResponse]:
-    """List alerts, newest first, with their deliveries per channel."""
+    """List alerts, newest first, with their deliveries per channel.
+
+    A token that is limited to some strategies also lists alerts about several strategies that affect one of them. Other
+    strategies are counted in them and not named.
+    """
     (before_id,) = read_cursor(cursor, number) or (None,)
     found = queries.list_alerts(
         context.engine,

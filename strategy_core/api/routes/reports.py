@@ -1,5 +1,6 @@
 """The report of a rollout, as JSON and as an HTML page."""
 
+from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
@@ -183,7 +184,13 @@ def show_report_page(context: Requested, rollout_id: RolloutId) -> Response:
 
 def _read(context: RequestContext, rollout_id: UUID) -> tuple[reports.RolloutReport, int]:
     context.reads(queries.find_rollout(context.engine, rollout_id).strategy_name)
-    return reports.read_report(context.engine, rollout_id, now=context.now, clock=context.backend.settings.clock_check)
+    found, generation = reports.read_report(
+        context.engine, rollout_id, now=context.now, clock=context.backend.settings.clock_check
+    )
+    if found.rolled_back is not None:
+        shown = [queries.visible_alert(each, context.principal.strategies) for each in found.rolled_back.alerts]
+        found = replace(found, rolled_back=replace(found.rolled_back, alerts=shown))
+    return found, generation
 
 
 def _nightly(found: ComparisonCurves | None) -> NightlyComparison | None:

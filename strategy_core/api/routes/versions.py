@@ -30,6 +30,7 @@ from strategy_core.api.schemas import (
 from strategy_core.domain.audit import Command
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.scoring import ScoringRule
+from strategy_core.isolation.fingerprint import list_model_files
 from strategy_core.services import queries, versions
 from strategy_core.services.versions import register_version
 from strategy_core.store.tables import StrategyVersion
@@ -113,9 +114,17 @@ class VersionResponse(ResponseModel):
     quarantined_at: datetime | None = Field(description="When it was rolled back. Null if it was used again since.")
 
 
+class ModelFileResponse(ResponseModel):
+    """A file that the version declares, as it was at registration."""
+
+    name: str = Field(description="Name of the file, without its folder.")
+    fingerprint: str = Field(description="SHA-256 of its content.")
+
+
 class VersionDetail(VersionResponse):
     """A version with the report of its registration."""
 
+    model_files: list[ModelFileResponse] = Field(description="The files that it declares, in its order.")
     fingerprint_parts: dict[str, str] = Field(description="SHA-256 of each part of the fingerprint.")
     registration_report: dict[str, Any] = Field(
         description="Result of the validation: checks, exercised signals and warnings."
@@ -146,7 +155,7 @@ def register(context: Requested, body: Registration, response: Response) -> Vers
         deadline_s=context.backend.settings.decision_deadline_s,
     )
     response.headers["Location"] = f"{PREFIX}/versions/{found.id}"
-    return VersionDetail.model_validate(found)
+    return _detail(found)
 
 
 @router.get("/versions", summary="List versions")
@@ -172,7 +181,7 @@ def show_version(context: Requested, version_id: VersionId, response: Response) 
     found, generation = queries.find_version(context.engine, version_id)
     context.reads(found.strategy_name)
     response.headers["ETag"] = f'"{generation}"'
-    return VersionDetail.model_validate(found)
+    return _detail(found)
 
 
 @router.post("/versions/{version_id}/activate", dependencies=[KEYED], summary="Activate a version")
@@ -210,6 +219,11 @@ def retire(context: Requested, version_id: VersionId, body: Retirement, if_match
         close=body.close,
     )
     return VersionResponse.model_validate(found)
+
+
+def _detail(found: StrategyVersion) -> VersionDetail:
+    files = list_model_files(found.fingerprint_parts)
+    return VersionDetail.model_validate(found.model_dump() | {"model_files": files}, from_attributes=True)
 
 
 def _find_version(context: RequestContext, version_id: UUID) -> StrategyVersion:
