@@ -20,11 +20,14 @@ from strategy_core.services.score import score_outcomes
 from strategy_core.services.shadow import ShadowRun, run_shadow
 
 if TYPE_CHECKING:
+    from distributed import Client
     from prefect_dask.task_runners import DaskTaskRunner, PrefectDaskFuture
 
 LOCAL = "local"
 SHARDS_TIMEOUT_S = 900.0  # for all shards together: a stuck one must not block later runs
 CONNECT_TIMEOUT_S = 10.0  # to the scheduler: without the cluster the run must still be in time
+CLUSTER_TIMEOUT_S = 30.0  # without a worker or an answer of the scheduler. A killed worker starts again by then
+_LOOK_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,8 @@ def run_local(
 def run_on_dask(runtime: Runtime, *, catch_up: int) -> ShardResult:
     """Run on the Dask cluster of the settings, or on this machine if the cluster cannot be reached.
 
-    A shard that is late, or lost with its worker, is repeated on this machine. Each decision is logged once.
+    A shard that is late, or lost with its worker, is repeated on this machine, and so are all if the cluster is lost.
+    Each decision is logged once.
 
     Raises:
         MissingExtra: Dask is not installed.
@@ -93,8 +97,8 @@ def run_on_dask(runtime: Runtime, *, catch_up: int) -> ShardResult:
             }
             shards = _split_symbols(runtime, len(runner.client.nthreads()))
             futures = [runner.submit(shadow_shard, {"symbols": symbols, **asked}) for symbols in shards]
-            deadline = time.monotonic() + SHARDS_TIMEOUT_S
-            results = [_shard_result(future, deadline) for future in futures]
+            _await_shards(futures, runner.client)
+            results = [_shard_result(future) for future in futures]
     except OSError as error:  # includes timeouts
         why = f"the Dask cluster at {address} cannot be reached, ran on this machine instead: {reason_of(error)}"
         return replace(run_local(runtime, catch_up=catch_up), problems=[why])
@@ -155,16 +159,39 @@ def _split_symbols(runtime: Runtime, count: int) -> list[list[str]]:
     return [group for group in (symbols[start::count] for start in range(count)) if group]
 
 
-def _shard_result(future: "PrefectDaskFuture[ShardResult]", deadline: float) -> tuple[ShardResult, bool]:
-    """Return a shard's result, and whether it finished by *deadline* (monotonic seconds). A late one is cancelled."""
-    future.wait(max(0.1, deadline - time.monotonic()))
+def _await_shards(futures: "Sequence[PrefectDaskFuture[ShardResult]]", client: "Client") -> None:
+    """Wait until all shards have ended or are late, or the cluster has had no worker for CLUSTER_TIMEOUT_S.
+
+    Raises:
+        OSError: the scheduler does not answer.
+    """
+    seen = time.monotonic()  # a worker
+    deadline = seen + SHARDS_TIMEOUT_S
+    while waiting := [future for future in futures if future.wrapped_future.status == "pending"]:
+        if client.nthreads(callback_timeout=CLUSTER_TIMEOUT_S):  # type: ignore[no-untyped-call]
+            seen = time.monotonic()
+        left = min(deadline, seen + CLUSTER_TIMEOUT_S) - time.monotonic()
+        if left <= 0:
+            return
+        waiting[0].wait(min(left, _LOOK_EVERY_S))
+
+
+def _shard_result(future: "PrefectDaskFuture[ShardResult]") -> tuple[ShardResult, bool]:
+    """Return a shard's result, and whether it has finished. Any other is cancelled.
+
+    Raises:
+        TimeoutError: it has finished, and its worker does not hand the result over.
+    """
     status = future.wrapped_future.status
+    if status == "finished":
+        future.wait(CLUSTER_TIMEOUT_S)  # for the result itself
+        status = future.wrapped_future.status
     if status != "finished":
         future.wrapped_future.cancel()  # type: ignore[no-untyped-call]
         return ShardResult(
             [], [f"a shard was late or lost with its worker, and was repeated on this machine: {status}"]
         ), False
-    result = future.result(raise_on_failure=False)
+    result = future.result(timeout=0.1, raise_on_failure=False)
     return result if isinstance(result, ShardResult) else ShardResult([], [f"a shard failed: {result}"]), True
 
 

@@ -66,6 +66,12 @@ _CONNECT_TIMEOUTS = {  # without these a tick would wait 15 minutes for a server
     "keepalives_interval": 5,
     "keepalives_count": 3,
 }
+_SERVER_TIMEOUTS = {  # a server keeps the locks of a client that vanished, by default for up to two hours
+    "tcp_user_timeout": 30_000,  # milliseconds
+    "tcp_keepalives_idle": 20,
+    "tcp_keepalives_interval": 5,
+    "tcp_keepalives_count": 3,
+}
 _PASSWORD = re.compile(r"(?<=//)([^:@]*):.*@")
 
 
@@ -485,6 +491,19 @@ def _postgresql(url: Any) -> Engine:
         connect_args={name: value for name, value in _CONNECT_TIMEOUTS.items() if name not in url.query},
     )
     event.listen(engine, "do_execute", send_rows)
+    given = str(url.query.get("options", ""))
+    timeouts = [
+        f"set_config('{name}', '{value}', false)" for name, value in _SERVER_TIMEOUTS.items() if name not in given
+    ]
+
+    @event.listens_for(engine, "connect")
+    def set_timeouts(connection: Any, _record: Any) -> None:
+        """Not with the startup packet: PgBouncer refuses options there."""
+        if timeouts:
+            connection.autocommit = True  # or a rollback would undo it
+            connection.execute(f"SELECT {', '.join(timeouts)}")
+            connection.autocommit = False
+
     return engine
 
 

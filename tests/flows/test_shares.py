@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,17 +151,24 @@ def test_without_the_extra_it_says_which(engine: Engine, at: Clock, monkeypatch:
     assert "pip install 'strategy-rollout[dask]'" in (shadow_run.fn().message or "")
 
 
-def test_a_share_that_no_worker_takes_is_given_up_at_the_deadline() -> None:
+@pytest.mark.parametrize(
+    ("limit", "seconds"),
+    [("SHARDS_TIMEOUT_S", 0.2), pytest.param("CLUSTER_TIMEOUT_S", 3.0, marks=pytest.mark.full)],
+)
+def test_a_share_that_no_worker_takes_is_given_up(limit: str, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or a cluster that loses its workers would hold up every later run."""
     from distributed import Client, LocalCluster
     from prefect_dask.task_runners import PrefectDaskFuture
 
+    monkeypatch.setattr(shadow, limit, seconds)
     with (
         LocalCluster(n_workers=0, processes=False, dashboard_address=None) as empty,  # type: ignore[no-untyped-call]
         Client(empty) as client,  # type: ignore[no-untyped-call]
     ):
         waiting = client.submit(len, "share")
-        share, ended = shadow._shard_result(PrefectDaskFuture(uuid4(), waiting), time.monotonic() + 0.2)
+        future = PrefectDaskFuture[ShardResult](uuid4(), waiting)
+        shadow._await_shards([future], client)
+        share, ended = shadow._shard_result(future)
 
         assert not ended
         assert share.problems == ["a shard was late or lost with its worker, and was repeated on this machine: pending"]
