@@ -53,6 +53,7 @@ from strategy_core.services import owner_requests
 from strategy_core.services.owner_requests import ALERT_AFTER, LEASE, Request
 from strategy_core.services.rollback import never_locked_out
 from strategy_core.settings import least_settings
+from strategy_core.store.tables import OwnerRequest
 
 POLL_S = 2.0
 LOOK_S = 10.0  # for requests that nobody does, and for runs to cancel
@@ -251,12 +252,18 @@ class Clock:
         except _UNAVAILABLE as error:
             log.warning("clock.not_written_down", action=request.action, error=type(error).__name__)
             return request.action == "rollback"
-        return row
+        if row is not None and row.ended_at is not None:  # the server was away then, and still has the run as open
+            self._report(request, Failed(message=row.line) if row.failed else Completed(message=row.line))
+            return False
+        return row is not None
 
     @never_locked_out(1.0)
-    def _take(self, request: Request) -> bool:
-        row = owner_requests.take(self.engine, request, by=self.name, now=datetime.now(UTC))
-        return row is not None and row.ended_at is None
+    def _take(self, request: Request) -> OwnerRequest | None:
+        return owner_requests.take(self.engine, request, by=self.name, now=datetime.now(UTC))
+
+    def _report(self, request: Request, state: State[Any]) -> None:
+        with suppress(httpx.HTTPError, ObjectNotFound):
+            self.client.set_flow_run_state(request.id, state, force=True)
 
     def _settle(self, request: Request, state: State[Any] | None) -> bool:
         """Store how a request ended, if it has. One that the database interrupted stays open and is taken over."""
@@ -358,26 +365,29 @@ class Clock:
         return again_s
 
     def _find_waiting(self) -> list[float]:
-        """Write down the changes that have not begun: their worker has ended, or never came.
+        """Take over the changes that have not begun, or have not ended: their worker has ended, or never came.
 
         Returns:
             Seconds until each of them has waited for `ALERT_AFTER`, or for `LEASE`.
         """
         now, later = datetime.now(UTC), []
-        for run in self._runs(StateType.SCHEDULED, StateType.PENDING, StateType.CRASHED):
+        for run in self._runs(StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.CRASHED):
             served = self.served.get(run.deployment_id) if run.deployment_id else None
             if served is None or not served.is_change or run.id in self._running:
                 continue
-            waited = now - (run.expected_start_time or now)
-            held = now - run.state.timestamp if run.state and run.state.is_pending() else waited
-            limits = ((ALERT_AFTER, waited), (LEASE, held))
-            later += [(limit - so_far).total_seconds() for limit, so_far in limits if so_far < limit]
-            if waited < ALERT_AFTER:
+            begun = run.state_type == StateType.RUNNING
+            if begun and served.in_process:  # it may take longer than the lease
                 continue
+            waited = now - (run.expected_start_time or now)
+            moved = run.state if begun or run.state_type == StateType.PENDING else None
+            held = now - moved.timestamp if moved else waited
+            limits = [(LEASE, held), *([] if begun else [(ALERT_AFTER, waited)])]
+            later += [(limit - so_far).total_seconds() for limit, so_far in limits if so_far < limit]
             request = Request(run.id, served.function, run.parameters, creator_of(run))
-            with suppress(*_UNAVAILABLE):
-                market_time = least_settings().on_clock_of(self.engine).now()
-                owner_requests.alert_waiting(self.engine, request, waited=waited, now=market_time)
+            if not begun and waited >= ALERT_AFTER:
+                with suppress(*_UNAVAILABLE):
+                    market_time = least_settings().on_clock_of(self.engine).now()
+                    owner_requests.alert_waiting(self.engine, request, waited=waited, now=market_time)
             if held >= LEASE:
                 self._take_over(request)
         return later
@@ -406,8 +416,7 @@ class Clock:
             except Exception as error:  # noqa: BLE001  e.g. invalid parameters. The request must end with a line
                 state = Failed(message=reason_of(error))
         self._settle(request, state)
-        with suppress(httpx.HTTPError, ObjectNotFound):
-            self.client.set_flow_run_state(request.id, state, force=True)
+        self._report(request, state)
 
     def _cancel(self) -> None:
         for run in self._runs(StateType.CANCELLING):

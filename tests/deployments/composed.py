@@ -78,11 +78,10 @@ class Installation:
         self.once("upgrade")
         prepare(self.database_url)
         self.once("prefect-upgrade")
-        self.start_service("prefect")
-        self.start_service("prefect-services")
+        self.start_services("prefect")
+        self.start_services("prefect-services")
         self.once("deploy")
-        for name in ("worker", "maintainer", "api", "exporter"):
-            self.start_service(name)
+        self.start_services("worker", "maintainer", "api", "exporter")
 
     def stop(self) -> None:
         """End every process that was started here, by its id."""
@@ -98,10 +97,19 @@ class Installation:
         shutil.rmtree(self.cluster, ignore_errors=True)
 
     def kill(self, name: str) -> None:
-        """End a service and all of its processes at once, as the machine's lack of memory would."""
+        """End a service and all of its processes at once, as a container ends when its first process is killed."""
         process = self.processes.pop(name)
-        os.killpg(process.pid, signal.SIGKILL)
+        for pid in (process.pid, *descendants(process.pid)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         process.wait(10)
+
+    def start_ended(self) -> list[str]:
+        """Start the services that have ended, as `restart: unless-stopped` does, and return their names at once."""
+        ended = [name for name in LASTING if name not in self.processes or self.processes[name].poll() is not None]
+        for name in ended:
+            self._spawn(name, self.command(name), self.environment(name))
+        return ended
 
     def make_cluster(self) -> None:
         user = {"user": "nobody"} if os.getuid() == 0 else {}  # PostgreSQL refuses to run as root
@@ -156,12 +164,17 @@ class Installation:
             "Redis answers",
         )
 
-    def start_service(self, name: str) -> None:
-        """Start a service that lasts, and wait until it is healthy if it has a check that asks an address."""
-        self._spawn(name, self.command(name), self.environment(name))
+    def start_services(self, *names: str) -> None:
+        """Start services that last, and wait until those are healthy whose check asks an address."""
+        for name in names:
+            self._spawn(name, self.command(name), self.environment(name))
+        for name in names:
+            self.await_health(name)
+
+    def await_health(self, name: str) -> None:
         check = " ".join(SERVICES[name].get("healthcheck", {}).get("test", []))
         if address := re.search(r"'(http://[^']+)'", check):
-            url = self._local(address[1])
+            url = self._local(address[1], name)
             until(lambda: True if answers(url) else None, f"{name} is healthy")
 
     def once(self, name: str) -> str:
@@ -239,6 +252,16 @@ class Installation:
                 start_new_session=True,
                 user=user,
             )
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes that a process has started, and those that these have started."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parents = {int(child): int(parent) for child, parent in map(str.split, listed.splitlines())}
+    found = [pid]
+    for each in found:
+        found += [child for child, parent in parents.items() if parent == each]
+    return found[1:]
 
 
 def answers(url: str) -> bool:

@@ -15,7 +15,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import SyncClientContext
-from prefect.states import Cancelled, Pending, Scheduled
+from prefect.states import Cancelled, Pending, Running, Scheduled
 from prefect.testing.utilities import prefect_test_harness
 from sqlalchemy import Engine
 from sqlmodel import select
@@ -178,6 +178,29 @@ def test_a_request_that_was_done_but_not_noted_is_not_done_again(
     wait_until(lambda: ended(client, run))
     assert actions(clock.engine).count("start_rollout") == 1
     assert client.read_flow_run(run).state_name == "Completed"
+
+
+@pytest.mark.parametrize("left", [Scheduled, Pending, Running], ids=lambda state: state.__name__)
+def test_a_result_that_the_server_could_not_take_is_reported_later(
+    clock: Clock, client: SyncPrefectClient, ids: Mapping[str, UUID], monkeypatch: pytest.MonkeyPatch, left: Any
+) -> None:
+    """The server was away when the request was taken over. The run would stay open for ever."""
+    for name in ("ALERT_AFTER", "LEASE"):
+        monkeypatch.setattr(f"deployments.clock.{name}", timedelta(0))
+    run = start(client, ids)
+    client.set_flow_run_state(run, left(), force=True)
+    request = Request(run, "start_canary", {"strategy_name": "fib_rsi", "version": "v2", "owner": "ana"})
+    owner_requests.take(clock.engine, request, by="an ended process", now=datetime.now(UTC))
+    owner_requests.end(clock.engine, run, "v2 was started", failed=False, now=datetime.now(UTC))
+
+    clock.step()
+    clock.look()
+    wait_until(lambda: not clock.busy)
+
+    found = client.read_flow_run(run).state
+    assert found is not None
+    assert (found.name, found.message) == ("Completed", "v2 was started")
+    assert actions(clock.engine) == []
 
 
 def test_a_request_on_which_no_worker_begins_is_alerted(
