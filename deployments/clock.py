@@ -358,6 +358,7 @@ class Clock:
             self._cancel()
             self._send_heartbeats()
         try:
+            self._renew()
             for request in owner_requests.left_undone(self.engine, now=datetime.now(UTC)):
                 self._take_over(request)
         except _UNAVAILABLE as error:
@@ -391,6 +392,12 @@ class Clock:
             if held >= LEASE:
                 self._take_over(request)
         return later
+
+    def _renew(self) -> None:
+        """Keep what runs in a process: it may take longer than the lease. A thread that hangs is to be taken over."""
+        with self._lock:
+            working = [run for run, each in self._running.items() if each.served.is_change and each.served.in_process]
+        owner_requests.renew(self.engine, working, by=self.name, now=datetime.now(UTC))
 
     def _take_over(self, request: Request) -> None:
         """Do a request without a run of Prefect, and report the result there."""

@@ -1,6 +1,6 @@
 """Requests of owners, made in forms: written down before they are done, and taken over if nobody does them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -61,6 +61,22 @@ def take(engine: Engine, request: Request, *, by: str, now: datetime) -> OwnerRe
         )
         found = session.get_one(OwnerRequest, request.id)
         return found if claimed.rowcount or found.ended_at is not None else None
+
+
+def renew(engine: Engine, request_ids: Sequence[UUID], *, by: str, now: datetime) -> None:
+    """Extend the claims of *by* to `LEASE` from *now* on, for requests that it still works on."""
+    if not request_ids:
+        return
+    with transaction(engine) as session:
+        session.connection().execute(
+            update(OwnerRequest)
+            .where(
+                col(OwnerRequest.id).in_(request_ids),
+                col(OwnerRequest.taken_by) == by,
+                col(OwnerRequest.ended_at).is_(None),
+            )
+            .values(taken_until=utc(now, "now") + LEASE)
+        )
 
 
 def end(engine: Engine, request_id: UUID, line: str, *, failed: bool, now: datetime) -> None:

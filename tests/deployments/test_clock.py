@@ -36,7 +36,7 @@ from tests.services.outbox import outbox
 pytestmark = [pytest.mark.full, pytest.mark.xdist_group("prefect")]
 
 MINUTE = timedelta(minutes=1)
-SERVED = ("ramp-tick", "rollback", "start-canary", "pause", "plan")
+SERVED = ("ramp-tick", "rollback", "start-canary", "pause", "plan", "register-version")
 
 
 @pytest.fixture(scope="module")
@@ -344,6 +344,25 @@ def test_a_run_that_reads_much_has_a_process_of_its_own_and_its_end_is_seen(
     assert found.state_type == StateType.CRASHED
     assert found.state is not None
     assert found.state.message == "Its process ended with exit code -9."
+
+
+def test_a_request_in_a_process_stays_its_clocks_as_long_as_that_works(
+    clock: Clock, client: SyncPrefectClient, ids: Mapping[str, UUID]
+) -> None:
+    ask(client, ids, "register-version", strategy_name="fib_rsi", version="v3", symbols=["GOLD"], owner="ana")
+    clock.step()
+    wait_until(lambda: clock.processes)
+    (process,) = clock.processes
+    with clock.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE owner_request SET taken_until = '2026-01-01 00:00:00'")
+
+    clock.look()
+
+    assert owner_requests.left_undone(clock.engine, now=datetime.now(UTC)) == []
+    process.kill()
+    wait_until(lambda: not clock.busy)
+    clock.look()  # from now on it is not renewed
+    assert len(owner_requests.left_undone(clock.engine, now=datetime.now(UTC) + LEASE)) == 1
 
 
 def test_a_stop_waits_for_what_runs_and_ends_processes(
