@@ -59,6 +59,7 @@ POLL_S = 2.0
 LOOK_S = 10.0  # for requests that nobody does, and for runs to cancel
 ALONE_AFTER_S = 30.0  # without an answer of the server, the flows of every minute run without it
 MINUTE_S = 60.0
+UNSCHEDULED_S = 180.0  # without a run of a flow of every minute, its schedule is looked at
 NO_HINDRANCE_S = 120.0  # a run that takes longer does not hold back the next run of its deployment
 AT_ONCE = 3  # runs of one scheduled deployment, if each is such a hindrance
 IN_PROCESSES = 3  # at once
@@ -181,6 +182,7 @@ class Clock:
         # what owners ask for comes first
         for each in sorted(by_deployment, key=lambda key: self.served[key].every_s is not None):
             self._start_due(self.served[each], by_deployment[each])
+        self._run_unscheduled()
 
     def _start_due(self, served: Served, due: Sequence[FlowRunResponse]) -> None:
         if served.every_s is None:
@@ -473,6 +475,39 @@ class Clock:
                 continue
             self._begun[served.id] = time.monotonic()
             self._begin(uuid4(), served, lambda served, *_: self._do_alone(served))
+
+    def _run_unscheduled(self) -> None:
+        """Run the flows of every minute that a server answers about and has ceased to schedule.
+
+        It happens when its API is up and the process with its services is not.
+        """
+        for served in self.served.values():
+            idle_s = time.monotonic() - self._begun.setdefault(served.id, time.monotonic())
+            if served.every_s is None or idle_s < UNSCHEDULED_S or self._hindered(served):
+                continue
+            self._begun[served.id] = time.monotonic()
+            if self._is_forgotten(served):
+                log.warning("clock.not_scheduled", flow=served.name)
+                self._begun[served.id] += MINUTE_S - UNSCHEDULED_S  # the next one is due in a minute
+                self._begin(uuid4(), served, lambda served, *_: self._do_alone(served))
+
+    def _is_forgotten(self, served: Served) -> bool:
+        """Whether no run of the deployment was due lately, although its schedule is active."""
+        now = datetime.now(UTC)
+        try:
+            due = self.client.read_flow_runs(
+                flow_run_filter=FlowRunFilter(
+                    expected_start_time=FlowRunFilterExpectedStartTime(
+                        before_=now, after_=now - timedelta(seconds=UNSCHEDULED_S)
+                    )
+                ),
+                deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[served.id])),
+                limit=1,
+            )
+            found = self.client.read_deployment(served.id)
+        except (httpx.HTTPError, ObjectNotFound):
+            return False
+        return not due and not found.paused and any(each.active for each in found.schedules)
 
     def _do_alone(self, served: Served) -> None:
         try:

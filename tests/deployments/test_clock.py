@@ -12,8 +12,10 @@ from uuid import UUID, uuid4
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.context import SyncClientContext
 from prefect.states import Cancelled, Pending, Running, Scheduled
 from prefect.testing.utilities import prefect_test_harness
@@ -327,6 +329,28 @@ def test_without_the_server_ticks_go_on(clock: Clock, client: SyncPrefectClient,
 
     with reading(clock.engine) as session:
         assert rollouts.list_rollouts(session)[0].last_tick_at == MONDAY
+
+
+@pytest.mark.parametrize("active", [True, False], ids=["active", "paused by an owner"])
+def test_ticks_go_on_when_the_server_answers_and_schedules_nothing(
+    clock: Clock, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch, active: bool
+) -> None:
+    """Its scheduler is away: here the only run of the schedule is due next year."""
+    (tick,) = put(prefect_yaml(), only=("ramp-tick",), schedules=False).values()
+    started = start(client, {each.name: each.id for each in clock.served.values()})
+    wait_until(lambda: ended(client, started), step=clock.step)
+    wait_until(lambda: not clock.busy)
+    monkeypatch.setattr("deployments.clock.UNSCHEDULED_S", 0.0)
+    client.create_deployment_schedules(
+        tick, [DeploymentScheduleCreate(schedule=CronSchedule(cron="0 0 1 1 *", timezone="UTC"), active=active)]
+    )
+
+    clock.step()
+    wait_until(lambda: not clock.busy)
+
+    with reading(clock.engine) as session:
+        (rollout,) = rollouts.list_rollouts(session)
+    assert (rollout.last_tick_at == MONDAY) is active
 
 
 def test_a_run_that_reads_much_has_a_process_of_its_own_and_its_end_is_seen(
