@@ -118,7 +118,7 @@ def test_every_past_verdict_is_recomputed_from_its_rows_to_the_same_number(
         expected = []
         for total, squares in ((totals.d, totals.d_squares), (totals.w, totals.w_squares)):
             mean = total / row.n
-            deviation = math.sqrt(UNKNOWN_DESIGN_EFFECT * squares / row.n - mean**2)
+            deviation = math.sqrt(UNKNOWN_DESIGN_EFFECT * (squares / row.n - mean**2))
             expected.append(mean - NotWorse().reach(row.n, deviation))
         assert any(row.low == pytest.approx(low, abs=1e-12) for low in expected)
 
