@@ -57,7 +57,9 @@ class Runtime:
 
 def engine_of(settings: Settings) -> Engine:
     """Return the engine of the database, one in a process: a new one would compile every statement again."""
-    return _engines.setdefault(settings.database_url, settings.open_engine())
+    if settings.database_url not in _engines:
+        _engines[settings.database_url] = settings.open_engine()
+    return _engines[settings.database_url]
 
 
 @contextmanager

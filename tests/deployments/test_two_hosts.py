@@ -191,7 +191,7 @@ def test_a_worker_killed_in_mid_candle_leaves_no_trace(site: Site, alone: Log, f
 
 
 def test_a_link_cut_in_mid_candle_leaves_no_trace(site: Site, alone: Log, first: Worker, second: Worker) -> None:
-    """The cut host's transaction has written its rows. Until the server gives it up, nobody else can write them."""
+    """The cut host's transaction has written its rows. Until the server ends it, these rows are locked."""
     with candle(site, first, second, prepared="few_symbols") as run:
         with all_waiting_to_commit(site, first, second):
             site.hosts.cut(first.number)
