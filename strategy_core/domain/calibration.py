@@ -16,7 +16,7 @@ from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.errors import InvalidPlan
 from strategy_core.domain.evidence import Evidence, Record
 from strategy_core.domain.gates.base import Errors, InvalidDecisions, Silence, Verdict
-from strategy_core.domain.gates.on_slots import Divergence, ExcessDrawdown, Harm, LosingStreak, NotWorse
+from strategy_core.domain.gates.on_slots import Divergence, ExcessDrawdown, Harm, LosingStreak, NotWorse, WinRate
 from strategy_core.domain.pair_noise import History, measure
 from strategy_core.domain.performance import drawdown, equity
 from strategy_core.domain.plan import Plan
@@ -24,7 +24,7 @@ from strategy_core.domain.ramp import Position, Ruling, State, Step, decide, jud
 from strategy_core.domain.simulation import (
     HARMFUL,
     RISK_FRACTION,
-    Fault,
+    Change,
     Market,
     Ramp,
     Scenario,
@@ -48,6 +48,7 @@ SIMULATED = (  # other gates need live orders or metrics, which a simulation has
     LosingStreak,
     ExcessDrawdown,
     Harm,
+    WinRate,
     NotWorse,
     Divergence,
 )
@@ -270,19 +271,25 @@ class CalibrationCase:
     days: int
     pair: RecordedPair | None = None
 
+    @property
+    def lasting(self) -> int:
+        """Days of each ramp."""
+        return self.scenario.days or self.days
+
     def draw(self, seed: int, number: int) -> tuple[History, Ramp]:
         """Return ramp *number* of this scenario with its shadow history. Other ramps do not affect it."""
         rng = np.random.default_rng(
             np.random.SeedSequence(seed, spawn_key=(crc32(self.scenario.name.encode()), number))
         )
-        scenario, days = self.scenario, self.days
+        scenario, days = self.scenario, self.lasting
         if self.pair is None:
-            return measure(simulate_shadow(scenario, rng, days=SHADOW_DAYS), SHADOW_DAYS), simulate(
-                scenario, rng, days=days
-            )
+            shadow = simulate_shadow(scenario, rng, days=scenario.shadow_days)
+            symbols = [f"S{number}" for number in range(scenario.market.symbols)]
+            history = measure(shadow, scenario.shadow_days, symbols=symbols, candles=scenario.shadow_days * 24)
+            return history, simulate(scenario, rng, days=days)
         ramp = resampled(
             self.pair.slots,
-            scenario.fault,
+            scenario.change,
             rng,
             days=days,
             from_day=scenario.from_day,
@@ -292,11 +299,11 @@ class CalibrationCase:
 
     def run(self, seed: int, number: int) -> RampResult:
         risk_fraction = RISK_FRACTION if self.pair is None else self.pair.risk_fraction
-        return run_ramp(self.plan, *self.draw(seed, number), days=self.days, risk_fraction=risk_fraction)
+        return run_ramp(self.plan, *self.draw(seed, number), days=self.lasting, risk_fraction=risk_fraction)
 
     def bound(self, seed: int) -> float | None:
         """Return the information bound in slots. None without a fault, and for faults that a hard limit finds."""
-        if self.scenario.fault in (Fault.NONE, Fault.SPIKE):
+        if self.scenario.change in (Change.NONE, Change.SPIKE):
             return None
         found = information_bound([self.draw(seed, number)[1] for number in range(BOUND_RAMPS)], BOUND_ALPHA)
         return found if np.isfinite(found) else None

@@ -19,7 +19,7 @@ from strategy_core.domain.errors import InvalidPercent, InvalidPlan, UnarmedPlan
 from strategy_core.domain.gates.base import Duration, Errors, InvalidDecisions, Margins, Silence, duration_field
 from strategy_core.domain.gates.on_live_orders import Latency, OrderErrors, RoutingAudit, SampleRatio
 from strategy_core.domain.gates.on_metrics import MetricThreshold
-from strategy_core.domain.gates.on_slots import Divergence, ExcessDrawdown, Harm, LosingStreak, NotWorse
+from strategy_core.domain.gates.on_slots import Divergence, ExcessDrawdown, Harm, LosingStreak, NotWorse, WinRate
 from strategy_core.domain.routing import basis_points
 
 _MOST_LATE = 1_000  # candles
@@ -46,6 +46,7 @@ AnyGate = Annotated[
     | LosingStreak
     | ExcessDrawdown
     | Harm
+    | WinRate
     | NotWorse
     | Divergence
     | OrderErrors
@@ -71,8 +72,8 @@ class Stage(BaseModel):
         return basis_points(self.percent)
 
 
-def _stage(percent: float, pnl_r: float, win: float, pnl_of_edge: float = 0) -> Stage:
-    margins = Margins(pnl_r=pnl_r, win=win, pnl_of_edge=pnl_of_edge)
+def _stage(percent: float, pnl_r: float) -> Stage:
+    margins = Margins(pnl_r=pnl_r, pnl_r_per_year=12)
     return Stage(percent=percent, minimum_time=timedelta(days=1), margins=margins)
 
 
@@ -82,11 +83,11 @@ class Plan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     stages: tuple[Stage, ...] = (
-        _stage(5, 0.15, 0.06),
-        _stage(10, 0.10, 0.05),
-        _stage(25, 0.07, 0.04),
-        _stage(50, 0.02, 0.03, pnl_of_edge=0.5),
-        _stage(100, 0.02, 0.03, pnl_of_edge=0.5),
+        _stage(5, 0.15),
+        _stage(10, 0.10),
+        _stage(25, 0.07),
+        _stage(50, 0.065),
+        _stage(100, 0.065),
     )
     approve_before: tuple[Percent, ...] = Field(
         default=(100.0,), description="percents of the stages that need an owner's approval"
@@ -116,6 +117,7 @@ class Plan(BaseModel):
         LosingStreak(),
         ExcessDrawdown(),
         Harm(),
+        WinRate(dry_run=True),
         NotWorse(),
         Divergence(),
         OrderErrors(),

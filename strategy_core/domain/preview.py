@@ -7,14 +7,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from strategy_core.domain.arrays import FloatArray, IntArray
-from strategy_core.domain.gates.on_slots import NotWorse
+from strategy_core.domain.gates.on_slots import SLOTS_FACTOR, NotWorse
 from strategy_core.domain.pair_noise import History
 from strategy_core.domain.parsing import Name
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.routing import BUCKETS, as_percent
 
 ESTIMATE = "an estimate: no user list is loaded"
-SLOTS_FACTOR = 3.1  # standard deviations over the margin, for a version as good as the active to pass
 
 
 class Account(BaseModel):
@@ -208,7 +207,7 @@ def preview(plan: Plan, history: History, calendar_days: float) -> Preview:
     stages, booked = [], 0
     for stage in plan.stages:
         margins = stage.margins
-        needed = max(minimum, _needed(pnl, margins.pnl(history.edge)), _needed(win, margins.win))
+        needed = max(minimum, _needed(pnl, margins.pnl(history)), _needed(win, margins.win or math.inf))
         minimum_days = stage.minimum_time.total_seconds() / 86_400
         expected = None
         if per_day > 0 and pnl is not None:

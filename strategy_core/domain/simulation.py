@@ -9,14 +9,14 @@ from enum import StrEnum
 from itertools import pairwise
 
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import gammaln, ndtr
 
 from strategy_core.domain.arrays import BoolArray, FloatArray, IntArray
 from strategy_core.domain.slots import Slots
 
 
-class Fault(StrEnum):
-    """The fault of the canary."""
+class Change(StrEnum):
+    """What makes the canary different from the active version. Some changes do no harm."""
 
     NONE = "none"
     MILD = "mild"  # loses one of eleven wins: 55 % become 50 %
@@ -24,15 +24,33 @@ class Fault(StrEnum):
     EVERY_LOSS = "every_trade_loses"
     SILENT = "goes_silent"
     SPIKE = "drawdown_spike"  # the next eight trades lose 30 % of equity
+    RARE_LOSSES = "rare_large_losses"  # wins one of ten losses, but one trade of fifty loses 13 R
+    SLOW_DECAY = "slow_decay"  # loses ever more wins: after 30 days as many as SEVERE
+    IMPROVED = "improved"  # wins one of eight losses
+    FEWER_WINS = "fewer_wins"  # 55 % become 44 %, and wins are 1.75 times as large: more R a trade
+    FEWER_WINS_ALIKE = "fewer_wins_alike"  # 55 % become 44 %, and wins are 1.5 times as large: as much R a trade
+    WIDER = "twice_the_variance"  # of its R, around the same mean
+    MORE_TRADES = "more_trades"  # also trades where the pair holds, as well as elsewhere
 
 
-LOST_WINS = {Fault.MILD: 1 / 11, Fault.SEVERE: 3 / 11}
+LOST_WINS = {
+    Change.MILD: 1 / 11,
+    Change.SEVERE: 3 / 11,
+    Change.SLOW_DECAY: 3 / 11,
+    Change.FEWER_WINS: 0.2,
+    Change.FEWER_WINS_ALIKE: 0.2,
+}
+LARGER_WINS = {Change.FEWER_WINS: 1.75, Change.FEWER_WINS_ALIKE: 1.5}
+WON_LOSSES = {Change.RARE_LOSSES: 0.1, Change.IMPROVED: 0.125}
+RARE, RARE_LOSS_R = 0.02, 13.0
+DECAY_DAYS = 30
 LARGER_LOSSES = 1.5
 SPIKE_TRADES, SPIKE_LOSS = 8, 0.30
 BOUND_CLIP_IN_TRADES = 4.0  # in root mean square R of the active version's trades, so that it rarely clips
 RISK_FRACTION = 0.0025  # of equity on one R: 2,000 trades of 1.55 R then have a deviation of 17 % of equity
 SIZE_SPREAD = 0.6  # of log |R|
 ROOT_MEAN_SQUARE_R = 1.55
+MEAN_SIZE = ROOT_MEAN_SQUARE_R / np.exp(SIZE_SPREAD**2 / 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,50 +58,84 @@ class Market:
     """A pair of equally good versions and the market that they trade in.
 
     Attributes:
-        slots_per_day: spread evenly over the day.
+        slots_per_day: spread evenly over the day, one of each symbol on a candle.
         win_rate: of both versions. Sizes of wins and losses are lognormal, 1.55 R in root mean square.
         apart: share of slots on which the two are independent. On all others they trade the same.
         alone: share of these independent slots on which only one of the two signals.
+        signals: share of slots on which the pair trades. On the others only `Change.MORE_TRADES` does.
         day_swing: standard deviation of the canary's daily win rate, on the independent slots.
+        common_swing: the same, of both versions and on all slots: days that are good or bad for both.
         swings_from_day: first day with these swings.
         overlap: consecutive slots with correlated outcomes, as for trades that are open at the same time.
+        together: correlation of the outcomes on one candle, over its symbols.
+        tail: sizes follow a Student t with these degrees of freedom, of the same mean. 0: lognormal.
+        tail_from_day: first day with this tail.
         shock: for a third of one day, every trade of both versions loses 1.5 times its size.
-        symbols: number of symbols, traded in turn.
+        symbols: number of symbols.
         holding_days: mean time from a slot to its close, exponential. Slots are booked when they close.
         missing: share of slots that are missing from the records.
     """
 
-    slots_per_day: int = 96
+    slots_per_day: float = 96
     win_rate: float = 0.55
     apart: float = 0.11
     alone: float = 0.3
+    signals: float = 1.0
     day_swing: float = 0.0
+    common_swing: float = 0.0
     swings_from_day: int = 0
     overlap: int = 1
+    together: float = 0.0
+    tail: float = 0.0
+    tail_from_day: int = 0
     shock: bool = False
     symbols: int = 10
     holding_days: float = 0.0
     missing: float = 0.0
 
+    @property
+    def calm(self) -> "Market":
+        """The market before the ramp: without what begins during it."""
+        before = replace(self, shock=False)
+        if self.swings_from_day > 0:
+            before = replace(before, day_swing=0.0, common_swing=0.0, swings_from_day=0)
+        if self.tail_from_day > 0:
+            before = replace(before, tail=0.0, tail_from_day=0)
+        return before
+
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A market and a fault of the canary from a day on, on all symbols or on the first *symbols*.
+    """A market, and a change of the canary from a day on, on all symbols or on the first *symbols*.
 
     Attributes:
-        in_shadow: whether the fault stood in shadow too. Otherwise it comes with the release.
+        healthy: whether the canary is as good as the active version, or better, for as long as the ramp lasts.
+        in_shadow: whether the change stood in shadow too. Otherwise it comes with the release.
+        shadow_days: days of shadow before the ramp.
+        days: of the ramp, if not those of the calibration.
     """
 
     name: str
     market: Market
-    fault: Fault = Fault.NONE
+    change: Change = Change.NONE
+    healthy: bool = True
     from_day: int = 0
     symbols: int | None = None
     in_shadow: bool = False
+    shadow_days: int = 60
+    days: int | None = None
 
-    @property
-    def healthy(self) -> bool:
-        return self.fault is Fault.NONE
+
+THIRD = Market(signals=1 / 3)
+LOSING = Market(signals=1 / 3, win_rate=0.45)
+
+
+def _harm(
+    name: str, change: Change, market: Market | None = None, *, symbols: int | None = None, days: int | None = None
+) -> tuple[Scenario, Scenario]:
+    """Return a fault in both forms: it comes with the release, and it stood in shadow too."""
+    release = Scenario(name, market or Market(), change, healthy=False, symbols=symbols, days=days)
+    return release, replace(release, name=f"{name}_in_shadow_too", in_shadow=True)
 
 
 HEALTHY = (
@@ -96,19 +148,35 @@ HEALTHY = (
     Scenario("overlapping_trades", Market(apart=0.3, overlap=8)),
     Scenario("delayed_closes", Market(holding_days=0.5)),
     Scenario("missing_candles", Market(missing=0.3)),
+    Scenario("common_factor_in_a_candle", Market(apart=0.3, together=0.5)),
+    Scenario("heavy_tails", Market(tail=2.2)),
+    Scenario("heavy_tails_from_day_8", Market(tail=2.2, tail_from_day=8)),
     Scenario("clustering_from_day_8", Market(apart=0.3, day_swing=0.15, swings_from_day=8)),
+    Scenario("strong_clustering_from_day_8", Market(apart=0.6, day_swing=0.15, swings_from_day=8)),
+    Scenario("regimes_from_day_8", Market(apart=0.3, alone=1.0, common_swing=0.2, swings_from_day=8)),
+    Scenario("three_times_the_trades", THIRD, Change.MORE_TRADES),
+    Scenario("three_times_the_trades_in_shadow_too", THIRD, Change.MORE_TRADES, in_shadow=True),
+    Scenario("twice_the_variance", Market(), Change.WIDER),
+    Scenario("twice_the_variance_in_shadow_too", Market(), Change.WIDER, in_shadow=True),
+    Scenario("fewer_wins_more_money", Market(), Change.FEWER_WINS),
+    Scenario("fewer_wins_more_money_in_shadow_too", Market(), Change.FEWER_WINS, in_shadow=True),
+    Scenario("fewer_wins_as_much_money", Market(), Change.FEWER_WINS_ALIKE),
+    Scenario("improved", Market(), Change.IMPROVED, in_shadow=True),
 )
 HARMFUL = (
-    Scenario("severe", Market(), Fault.SEVERE),
-    Scenario("mild", Market(), Fault.MILD),
-    Scenario("every_trade_loses", Market(), Fault.EVERY_LOSS),
-    Scenario("goes_silent", Market(), Fault.SILENT),
-    Scenario("severe_from_day_10", Market(), Fault.SEVERE, from_day=10),
-    Scenario("drawdown_spike", Market(), Fault.SPIKE, from_day=3),
-    Scenario("one_symbol_of_ten", Market(), Fault.SEVERE, symbols=1),
-    Scenario("severe_in_shadow_too", Market(), Fault.SEVERE, in_shadow=True),
-    Scenario("mild_in_shadow_too", Market(), Fault.MILD, in_shadow=True),
-    Scenario("every_trade_loses_in_shadow_too", Market(), Fault.EVERY_LOSS, in_shadow=True),
+    *_harm("severe", Change.SEVERE),
+    *_harm("mild", Change.MILD),
+    *_harm("every_trade_loses", Change.EVERY_LOSS),
+    *_harm("goes_silent", Change.SILENT),
+    *_harm("rare_large_losses", Change.RARE_LOSSES, days=40),
+    *_harm("one_symbol_of_ten", Change.SEVERE, symbols=1),
+    *_harm("one_dead_symbol_of_ten", Change.EVERY_LOSS, symbols=1),
+    *_harm("one_silent_symbol_of_ten", Change.SILENT, symbols=1),
+    *_harm("three_times_the_losing_trades", Change.MORE_TRADES, LOSING),
+    Scenario("severe_from_day_10", Market(), Change.SEVERE, healthy=False, from_day=10),
+    Scenario("severe_from_day_15", Market(), Change.SEVERE, healthy=False, from_day=15, days=40),
+    Scenario("slow_decay", Market(), Change.SLOW_DECAY, healthy=False, days=40),
+    Scenario("drawdown_spike", Market(), Change.SPIKE, healthy=False, from_day=3),
 )
 SCENARIOS = {scenario.name: scenario for scenario in (*HEALTHY, *HARMFUL)}
 
@@ -119,7 +187,7 @@ class Ramp:
 
     Attributes:
         closed_at: days since the start, ascending, shape (slots,).
-        faulty: slots with the fault. All False without a fault.
+        faulty: slots with a harmful change. All False without one.
     """
 
     slots: Slots
@@ -131,38 +199,36 @@ def simulate(
     scenario: Scenario, rng: np.random.Generator, *, days: int, first_day: int = 0, risk_fraction: float = RISK_FRACTION
 ) -> Ramp:
     """Return a ramp of *days* from the UTC day *first_day* on. One R is *risk_fraction* of equity."""
-    canary_r, active_r, canary_side, active_side, opened_at = _pair(scenario.market, rng, days)
-    symbol = np.arange(len(opened_at)) % scenario.market.symbols
-    faulty = opened_at >= scenario.from_day if not scenario.healthy else np.zeros(len(opened_at), np.bool_)
+    market = scenario.market
+    canary_r, active_r, canary_side, active_side, opened_at = _pair(market, rng, days, scenario.change)
+    symbol = np.arange(len(opened_at)) % market.symbols
+    changed = np.full(len(opened_at), scenario.change is not Change.NONE) & (opened_at >= scenario.from_day)
     if scenario.symbols is not None:
-        faulty &= symbol < scenario.symbols
-    canary_r, canary_side = harmed(scenario.fault, canary_r, canary_side, faulty, rng, risk_fraction)
-    closed_at = opened_at + rng.exponential(scenario.market.holding_days, len(opened_at))
-    recorded = ((canary_side != 0) | (active_side != 0)) & (rng.random(len(opened_at)) >= scenario.market.missing)
+        changed &= symbol < scenario.symbols
+    canary_r, canary_side = changed_by(
+        scenario.change, canary_r, canary_side, changed, rng, risk_fraction, opened_at=opened_at, market=market
+    )
+    closed_at = opened_at + rng.exponential(market.holding_days, len(opened_at))
+    recorded = ((canary_side != 0) | (active_side != 0)) & (rng.random(len(opened_at)) >= market.missing)
     order = np.argsort(closed_at, kind="stable")
     order = order[(recorded & (closed_at < days))[order]]
-    slots = Slots(
-        first_day + closed_at[order].astype(np.int64),
-        canary_r[order],
-        active_r[order],
-        canary_side[order],
-        active_side[order],
+    slots = Slots(first_day + closed_at.astype(np.int64), canary_r, active_r, canary_side, active_side, symbol).take(
+        order
     )
-    return Ramp(slots, closed_at[order], faulty[order])
+    return Ramp(slots, closed_at[order], changed[order] & (not scenario.healthy))
 
 
 def simulate_shadow(scenario: Scenario, rng: np.random.Generator, *, days: int) -> Slots:
-    """Return the shadow history of the scenario's pair, without shock and late swings, and with a fault `in_shadow`."""
-    market = scenario.market
-    swing = 0.0 if market.swings_from_day > 0 else market.day_swing
-    before = replace(market, day_swing=swing, swings_from_day=0, shock=False)
-    calm = replace(scenario, market=before, fault=scenario.fault if scenario.in_shadow else Fault.NONE)
-    return simulate(calm, rng, days=days, first_day=-days).slots
+    """Return the shadow history of the scenario's pair, in its calm market, and with a change `in_shadow`."""
+    before = replace(
+        scenario, market=scenario.market.calm, change=scenario.change if scenario.in_shadow else Change.NONE
+    )
+    return simulate(before, rng, days=days, first_day=-days).slots
 
 
 def resampled(
     history: Slots,
-    fault: Fault,
+    change: Change,
     rng: np.random.Generator,
     *,
     days: int,
@@ -178,49 +244,58 @@ def resampled(
     by_day = [np.arange(first, end) for first, end in pairwise(edges.tolist())]
     drawn = rng.integers(0, len(by_day), days)
     rows = [by_day[code] for code in drawn.tolist()]
-    chosen = np.concatenate(rows)
+    chosen = history.take(np.concatenate(rows))
     day = np.repeat(np.arange(days), [len(each) for each in rows])
     swapped = (rng.random(days) < 0.5)[day]
-    canary_r = np.where(swapped, history.active_r[chosen], history.canary_r[chosen])
-    active_r = np.where(swapped, history.canary_r[chosen], history.active_r[chosen])
-    canary_side = np.where(swapped, history.active_side[chosen], history.canary_side[chosen])
-    active_side = np.where(swapped, history.canary_side[chosen], history.active_side[chosen])
-    faulty = day >= from_day if fault is not Fault.NONE else np.zeros(len(day), np.bool_)
-    canary_r, canary_side = harmed(fault, canary_r, canary_side, faulty, rng, risk_fraction)
+    canary_r = np.where(swapped, chosen.active_r, chosen.canary_r)
+    active_r = np.where(swapped, chosen.canary_r, chosen.active_r)
+    canary_side = np.where(swapped, chosen.active_side, chosen.canary_side)
+    active_side = np.where(swapped, chosen.canary_side, chosen.active_side)
+    faulty = day >= from_day if change is not Change.NONE else np.zeros(len(day), np.bool_)
+    canary_r, canary_side = changed_by(change, canary_r, canary_side, faulty, rng, risk_fraction)
     signalled = (canary_side != 0) | (active_side != 0)
     position = np.concatenate([np.arange(len(each)) / len(each) for each in rows])
-    slots = Slots(
-        day[signalled],
-        canary_r[signalled],
-        active_r[signalled],
-        canary_side[signalled],
-        active_side[signalled],
-    )
+    slots = Slots(day, canary_r, active_r, canary_side, active_side, chosen.symbol).take(signalled)
     return Ramp(slots, (day + position)[signalled], faulty[signalled])
 
 
-def harmed(
-    fault: Fault,
+def changed_by(
+    change: Change,
     r: FloatArray,
     side: IntArray,
-    faulty: BoolArray,
+    changed: BoolArray,
     rng: np.random.Generator,
     risk_fraction: float,
+    *,
+    opened_at: FloatArray | None = None,
+    market: Market = Market(),
 ) -> tuple[FloatArray, IntArray]:
-    """Return R and sides of a healthy version after adding the fault on the slots *faulty*."""
-    if fault in LOST_WINS:
-        lost = faulty & (r > 0) & (rng.random(len(r)) < LOST_WINS[fault])
+    """Return R and sides of a version after the change on the slots *changed*."""
+    if change in LOST_WINS:
+        chance: float | FloatArray = LOST_WINS[change]
+        if change is Change.SLOW_DECAY:
+            chance = chance * np.minimum(1.0, (np.zeros(len(r)) if opened_at is None else opened_at) / DECAY_DAYS)
+        lost = changed & (r > 0) & (rng.random(len(r)) < chance)
         r = np.where(lost, -r, r)
-        if fault is Fault.SEVERE:
-            r = np.where(faulty & (r < 0), LARGER_LOSSES * r, r)
-    elif fault is Fault.EVERY_LOSS:
-        r = np.where(faulty, -np.abs(r), r)
-    elif fault is Fault.SILENT:
-        r, side = np.where(faulty, 0.0, r), np.where(faulty, 0, side)
-    elif fault is Fault.SPIKE:
-        spiked = faulty & (side != 0)
+        r = np.where(changed & (r > 0), LARGER_WINS.get(change, 1.0) * r, r)
+        if change is Change.SEVERE:
+            r = np.where(changed & (r < 0), LARGER_LOSSES * r, r)
+    if change in WON_LOSSES:
+        won = changed & (r < 0) & (rng.random(len(r)) < WON_LOSSES[change])
+        r = np.where(won, -r, r)
+        if change is Change.RARE_LOSSES:
+            r = np.where(changed & (side != 0) & (rng.random(len(r)) < RARE), -RARE_LOSS_R, r)
+    elif change is Change.EVERY_LOSS:
+        r = np.where(changed, -np.abs(r), r)
+    elif change is Change.SILENT:
+        r, side = np.where(changed, 0.0, r), np.where(changed, 0, side)
+    elif change is Change.SPIKE:
+        spiked = changed & (side != 0)
         spiked &= np.cumsum(spiked) <= SPIKE_TRADES
         r = np.where(spiked, -SPIKE_LOSS / SPIKE_TRADES / risk_fraction, r)
+    elif change is Change.WIDER:
+        mean = (2 * market.win_rate - 1) * MEAN_SIZE
+        r = np.where(changed & (side != 0), mean + np.sqrt(2) * (r - mean), r)
     return r, side
 
 
@@ -256,15 +331,15 @@ def information_bound(ramps: Sequence[Ramp], alpha: float) -> float:
 
 
 def _pair(
-    market: Market, rng: np.random.Generator, days: int
+    market: Market, rng: np.random.Generator, days: int, change: Change
 ) -> tuple[FloatArray, FloatArray, IntArray, IntArray, FloatArray]:
-    n = days * market.slots_per_day
+    n = round(days * market.slots_per_day)
     opened_at = np.arange(n) / market.slots_per_day
     day = opened_at.astype(np.int64)
-    active_r = _trades(market, rng, np.full(n, market.win_rate))
-    rates = np.full(days, market.win_rate) + market.day_swing * rng.standard_normal(days)
-    rates[: market.swings_from_day] = market.win_rate
-    own = _trades(market, rng, np.clip(rates, 0.02, 0.98)[day])
+    common = market.win_rate + _swing(market, market.common_swing, rng, days)
+    active_r = _trades(market, rng, np.clip(common, 0.02, 0.98)[day], day)
+    rates = common + _swing(market, market.day_swing, rng, days)
+    own = _trades(market, rng, np.clip(rates, 0.02, 0.98)[day], day)
     apart = rng.random(n) < market.apart
     one_sided = rng.random(n)
     active_alone = apart & (one_sided < market.alone / 2)
@@ -276,23 +351,41 @@ def _pair(
         own = np.where(struck, -LARGER_LOSSES * np.abs(own), own)
     side = np.ones(n, np.int64)
     canary_r = np.where(active_alone, 0.0, np.where(apart, own, active_r))
-    return (
-        canary_r,
-        np.where(canary_alone, 0.0, active_r),
-        np.where(active_alone, 0, side),
-        np.where(canary_alone, 0, side),
-        opened_at,
-    )
+    active_r = np.where(canary_alone, 0.0, active_r)
+    canary_side, active_side = np.where(active_alone, 0, side), np.where(canary_alone, 0, side)
+    if market.signals < 1:
+        idle = rng.random(n) >= market.signals
+        busy = change is Change.MORE_TRADES
+        canary_r, canary_side = np.where(idle, own * busy, canary_r), np.where(idle, int(busy), canary_side)
+        active_r, active_side = np.where(idle, 0.0, active_r), np.where(idle, 0, active_side)
+    return canary_r, active_r, canary_side, active_side, opened_at
 
 
-def _trades(market: Market, rng: np.random.Generator, win_rates: FloatArray) -> FloatArray:
+def _swing(market: Market, deviation: float, rng: np.random.Generator, days: int) -> FloatArray:
+    swing: FloatArray = deviation * rng.standard_normal(days)
+    swing[: market.swings_from_day] = 0.0
+    return swing
+
+
+def _trades(market: Market, rng: np.random.Generator, win_rates: FloatArray, day: IntArray) -> FloatArray:
     n = len(win_rates)
     size = np.exp(SIZE_SPREAD * rng.standard_normal(n)) * ROOT_MEAN_SQUARE_R / np.exp(SIZE_SPREAD**2)
-    if market.overlap == 1:
-        won = rng.random(n) < win_rates
-    else:  # a moving average of normal noise is correlated over `overlap` slots, and its ranks are uniform
+    if market.tail:
+        heavy = np.abs(rng.standard_t(market.tail, n)) * MEAN_SIZE / _mean_size(market.tail)
+        size = np.where(day >= market.tail_from_day, heavy, size)
+    if market.overlap > 1:  # a moving average of normal noise is correlated over `overlap` slots
         noise = rng.standard_normal(n + market.overlap - 1)
-        mixed = np.convolve(noise, np.ones(market.overlap), mode="valid") / np.sqrt(market.overlap)
-        won = ndtr(mixed) < win_rates
+        won = ndtr(np.convolve(noise, np.ones(market.overlap), mode="valid") / np.sqrt(market.overlap)) < win_rates
+    elif market.together:
+        factor = np.repeat(rng.standard_normal(n // market.symbols + 1), market.symbols)[:n]
+        own = rng.standard_normal(n)
+        won = ndtr(np.sqrt(market.together) * factor + np.sqrt(1 - market.together) * own) < win_rates
+    else:
+        won = rng.random(n) < win_rates
     trades: FloatArray = np.where(won, size, -size)
     return trades
+
+
+def _mean_size(df: float) -> float:
+    """Return the mean of |t| with *df* degrees of freedom."""
+    return float(np.exp(gammaln((df + 1) / 2) - gammaln(df / 2)) * 2 * np.sqrt(df / np.pi) / (df - 1))

@@ -26,11 +26,10 @@ from strategy_core.domain.calibration import (
 )
 from strategy_core.domain.errors import Incomparable, InvalidName, InvalidSetting
 from strategy_core.domain.lifecycle import utc
-from strategy_core.domain.pair_noise import measure
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.domain.simulation import SCENARIOS, Scenario
-from strategy_core.services.evidence import shadow_slots
+from strategy_core.services.evidence import read_shadow
 from strategy_core.services.rollouts import check_comparable
 from strategy_core.store import versions
 from strategy_core.store.engine import reading
@@ -103,12 +102,12 @@ def read_pair(engine: Engine, *, strategy_name: str, version: str, now: datetime
         active = versions.active_version(session, strategy_name)
         check_comparable(chosen, active)
         scoring = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring)
-        slots, calendar_days = shadow_slots(session, chosen, active, now)
-    days = len(np.unique(slots.day))
+        shadow = read_shadow(session, chosen, active, now)
+    slots, days = shadow.slots, len(np.unique(shadow.slots.day))
     if len(slots) < FEWEST_SLOTS or days < FEWEST_DAYS:
         found = f"{len(slots)} closed slots on {days} days in shadow, needed are {FEWEST_SLOTS} on {FEWEST_DAYS}"
         raise Incomparable(strategy_name, version, active.version, found)
-    return RecordedPair(slots, measure(slots, calendar_days), scoring.risk_fraction)
+    return RecordedPair(slots, shadow.history, scoring.risk_fraction)
 
 
 def _find_scenario(known: dict[str, Scenario], name: str) -> Scenario:

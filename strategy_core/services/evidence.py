@@ -15,7 +15,7 @@ from strategy_core.domain.errors import RolloutError, reason_of
 from strategy_core.domain.evidence import Evidence
 from strategy_core.domain.gates.base import Finding
 from strategy_core.domain.gates.on_metrics import MetricThreshold
-from strategy_core.domain.pair_noise import History
+from strategy_core.domain.pair_noise import History, measure
 from strategy_core.domain.performance import max_drawdown
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import judge_all
@@ -33,15 +33,30 @@ REPORTED_WITHIN = timedelta(days=1)  # by then, a platform that reports its trad
 STOPPED_SIGNALS = 10  # older than that, without an order of any user: with fewer, all users may have declined
 
 
-def shadow_slots(
-    session: Session, version: StrategyVersion, active: StrategyVersion, now: datetime
-) -> tuple[Slots, float]:
-    """Return the pair's slots in shadow, and the number of calendar days they cover."""
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """What a pair did in shadow: its slots, their measured history, and the calendar days they cover."""
+
+    slots: Slots
+    history: History
+    days: float
+
+
+def read_shadow(session: Session, version: StrategyVersion, active: StrategyVersion, now: datetime) -> Shadow:
+    """Return the pair's shadow of at most the last 180 days."""
     start = max(now - LOOK_BACK, version.created_at, active.created_at)
-    closed, _ = evidence.read_slots(
-        session, version.strategy_name, version.version, active.version, start=start, end=now
+    name, symbols = version.strategy_name, shared_symbols(version, active)
+    closed, _ = evidence.read_slots(session, name, version.version, active.version, start=start, end=now)
+    candles = min(
+        evidence.count_candles(session, name, each.version, symbols, start=start, end=now) for each in (version, active)
     )
-    return evidence.as_slots(closed), (now - start).total_seconds() / 86_400
+    found, days = evidence.as_slots(closed, symbols), (now - start).total_seconds() / 86_400
+    return Shadow(found, measure(found, days, symbols=symbols, candles=candles), days)
+
+
+def shared_symbols(one: StrategyVersion, other: StrategyVersion) -> list[str]:
+    """Return the symbols that both versions decide on, in alphabetical order."""
+    return sorted(set(one.symbols) & set(other.symbols))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +93,7 @@ def load_ledger(session: Session, rollout: Rollout, symbols: Sequence[str]) -> B
     closed, pending = evidence.read_slots(session, strategy_name, canary, active, start=since)
     spoken = evidence.newest_spoken(session, strategy_name, (canary, active), since)
     new = evidence.not_booked(session, rollout.id, closed)
-    after, _ = add_slots(before, evidence.as_slots(new), history)
+    after, _ = add_slots(before, evidence.as_slots(new, symbols), history)
     settled = {symbol: _earlier_of(spoken[canary].get(symbol), spoken[active].get(symbol)) for symbol in symbols}
     return Booking(row, history, after, new, pending, spoken, settled)
 
@@ -114,7 +129,7 @@ def _rebook(session: Session, rollout: Rollout, history: History, *, first: int 
     """Book the rows again tick by tick: another order of sums would round differently."""
     found = open_ledger(history)
     for _, together in groupby(evidence.booked(session, rollout.id, first=first), key=lambda row: row.booked_at):
-        found, _ = add_slots(found, evidence.as_slots(list(together)), history)
+        found, _ = add_slots(found, evidence.as_slots(list(together), history.symbols), history)
     return found
 
 
@@ -151,7 +166,7 @@ class Feed:
 def load_pair(session: Session, rollout: Rollout) -> VersionPair:
     canary = versions.get_version(session, rollout.strategy_name, rollout.version)
     active = versions.get_version(session, rollout.strategy_name, rollout.control_version)
-    return VersionPair(sorted(set(canary.symbols) & set(active.symbols)), timeframe_delta(canary.timeframe))
+    return VersionPair(shared_symbols(canary, active), timeframe_delta(canary.timeframe))
 
 
 def read_feed(source: CandleSource, pair: VersionPair, moment: datetime) -> Feed:

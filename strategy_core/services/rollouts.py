@@ -13,12 +13,11 @@ from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import FourEyes, Incomparable, NotAwaiting, RolloutOpen, UnknownRollout
 from strategy_core.domain.gates.base import SEVERITY, Freshness, Verdict
 from strategy_core.domain.lifecycle import Status, utc
-from strategy_core.domain.pair_noise import measure
 from strategy_core.domain.parsing import same_owner
 from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.preview import Audience, Preview, preview
 from strategy_core.domain.ramp import Ruling, State, Step
-from strategy_core.services.evidence import Feed, judge, shadow_slots
+from strategy_core.services.evidence import Feed, judge, read_shadow
 from strategy_core.services.rollback import never_locked_out, roll_back
 from strategy_core.services.tick import apply_ruling
 from strategy_core.services.transitions import ChangeAlert, check_open, make_canary, recorded_change
@@ -76,7 +75,7 @@ def start_rollout(
                 stage_entered_at=now,
                 stage_extended_at=now,
             )
-            history = measure(*shadow_slots(session, chosen, active, now))
+            history = read_shadow(session, chosen, active, now).history
             rollouts.add_rollout(session, rollout, history.model_dump(mode="json"))
             change.rollout_id = rollout.id
             change.after["plan"] = values_digest(rollout.plan)
@@ -322,8 +321,8 @@ def preview_plan(engine: Engine, *, strategy_name: str, version: str, plan: Plan
         chosen = versions.get_version(session, strategy_name, version)
         active = versions.active_version(session, strategy_name)
         check_comparable(chosen, active)
-        slots, days = shadow_slots(session, chosen, active, now)
-    return preview(plan, measure(slots, days), days)
+        shadow = read_shadow(session, chosen, active, now)
+    return preview(plan, shadow.history, shadow.days)
 
 
 def show_plan(

@@ -111,13 +111,38 @@ class ClosedSlot:
     active_side: int
 
 
-def as_slots(closed: Sequence[ClosedSlot | BookedSlot]) -> Slots:
+def as_slots(closed: Sequence[ClosedSlot | BookedSlot], symbols: Sequence[str]) -> Slots:
+    """Return the slots of a pair that both decide on *symbols*."""
+    positions = {symbol: position for position, symbol in enumerate(symbols)}
     return slots(
         [
-            ((one.closed_at - _EPOCH).days, one.canary_r, one.active_r, one.canary_side, one.active_side)
+            (
+                (one.closed_at - _EPOCH).days,
+                one.canary_r,
+                one.active_r,
+                one.canary_side,
+                one.active_side,
+                positions.get(one.symbol, 0),
+            )
             for one in closed
         ]
     )
+
+
+def count_candles(
+    session: Session, strategy_name: str, version: str, symbols: Sequence[str], *, start: datetime, end: datetime
+) -> int:
+    """Return how many candles of *symbols* in [start, end) the version decided without an error."""
+    return session.exec(
+        select(func.count()).where(
+            LOG.strategy_name == strategy_name,
+            LOG.version == version,
+            col(LOG.symbol).in_(symbols),
+            col(LOG.timestamp) >= start,
+            col(LOG.timestamp) < end,
+            *_DECIDED,
+        )
+    ).one()
 
 
 def read_slots(

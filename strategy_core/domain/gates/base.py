@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSche
 
 from strategy_core.domain.errors import EvidenceUnavailable
 from strategy_core.domain.evidence import Evidence, Record
+from strategy_core.domain.pair_noise import History
+
+DAYS_A_YEAR = 365
 
 
 class Verdict(StrEnum):
@@ -34,14 +37,21 @@ class Margins(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     pnl_r: float = Field(gt=0, le=1, description="R per slot")
-    win: float = Field(gt=0, le=0.5, description="share of slots won")
+    pnl_r_per_year: float = Field(
+        default=0, ge=0, le=1_000, description="R a year, if that is more: what strategies with few signals need"
+    )
+    win: float | None = Field(
+        default=None, gt=0, le=0.5, description="share of slots won. Not judged by default: money is, not wins"
+    )
     pnl_of_edge: float = Field(
         default=0, ge=0, lt=1, description="share of the active version's mean R per slot, if that is more"
     )
 
-    def pnl(self, edge: float) -> float:
-        """Return the PnL margin in R per slot, for an active version that makes *edge* R per slot."""
-        return max(self.pnl_r, self.pnl_of_edge * edge)
+    def pnl(self, history: History) -> float:
+        """Return the PnL margin in R per slot, for a pair with that history."""
+        a_year = DAYS_A_YEAR * history.slots_per_day
+        yearly = min(1.0, self.pnl_r_per_year / a_year) if a_year > 0 else 0.0
+        return max(self.pnl_r, yearly, self.pnl_of_edge * history.edge)
 
 
 class Finding(BaseModel):

@@ -1,62 +1,122 @@
 """Gates on slots: proven harm, proven non-inferiority, divergence, losing streaks and drawdown."""
 
 import math
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
+from strategy_core.domain.eprocess import BY_SYMBOL
 from strategy_core.domain.errors import EvidenceUnavailable
 from strategy_core.domain.evidence import Evidence
-from strategy_core.domain.gates.base import SEVERITY, Finding, Gate, Margins, Verdict
+from strategy_core.domain.gates.base import SEVERITY, Duration, Finding, Gate, Margins, Verdict, duration_field
+from strategy_core.domain.pair_noise import History
+from strategy_core.domain.slot_ledger import Totals
 
+SLOTS_FACTOR = 3.1  # standard deviations over the margin, for a version as good as the active to pass
+ALIKE_SLOTS = 10  # on candles without a signal even a dead version is alike
+OWN_MARGINS = 1.5  # how far its own mean may lie below 0 where slots in shadow count
+LARGE_LOSSES = 1.0  # standard deviations by which losses beyond the clip outweigh the gains
+LEAST_TUNED, MOST_TUNED = 50, 5_000
 SURE = 1e-7  # false streaks per slot: one in a thousand rollouts of 10,000 slots
 
 
 class Harm(Gate):
-    """Fail when the e-process of harm has ever reached 1/alpha. Hold while it is at `freeze_at` or above.
+    """Fail when the canary is proven to earn less. Hold while that is likely.
 
-    A version that is not worse is rolled back by this gate with a probability of at most *alpha*, over all stages and
-    ticks. *alpha* is below the 1 % budget of a whole rollout, which leaves room for the hard limits and for the error
-    of a design effect that is measured on two months of shadow. Values are log10 E.
+    Harm is money: the e-process is on the difference in R, see `domain.eprocess`. The gate fails when E has ever
+    reached 1/alpha, or when E has reached `freeze_at` and the e-process on wins has reached `confirmed_at`. So the win
+    rate may confirm what money makes likely, and never decides alone. It holds the stage while E is at `freeze_at` or
+    above.
+
+    A version that earns as much is rolled back by E alone with a probability of at most *alpha*, over all stages and
+    looks (Ville 1939), and by both together with at most 1/`confirmed_at` more if it also wins as often. One that earns
+    as much and wins less often is bounded by 1/`freeze_at`, and was measured below 1 %. Values are log10 E.
     """
 
     warns: ClassVar[bool] = True
 
     kind: Literal["harm"] = "harm"
-    alpha: float = Field(default=0.008, gt=0, lt=0.5)
+    alpha: float = Field(default=0.01, gt=0, lt=0.5)
     freeze_at: float = Field(default=10.0, gt=1)
+    confirmed_at: float = Field(default=200.0, gt=1, description="E on wins that confirms likely harm")
 
     def judge(self, evidence: Evidence, margins: Margins) -> Finding:
         totals = evidence.totals
-        now, peak = totals.log_e / math.log(10), totals.log_peak / math.log(10)
+        now, peak, wins = (value / math.log(10) for value in (totals.log_e, totals.log_peak, totals.log_win_peak))
         limit = -math.log10(self.alpha)
         if totals.slots == 0:
             return self.nothing_yet("slot")
         if math.isnan(now) or math.isnan(peak):
             raise EvidenceUnavailable("the e-process is not a number, because of an invalid outcome")
         facts = {"value": now, "limit": limit, "n": totals.slots}
-        measured = f"E = {_power(now)} against {1 / self.alpha:.0f}, {totals.slots} slots"
+        lost = _money(evidence)
         provisional = "; its design effect is provisional" if evidence.history.provisional else ""
         if peak >= limit:
-            reason = f"the canary does harm: E reached {_power(peak)} (limit {1 / self.alpha:.0f}){provisional}"
+            reason = (
+                f"the canary earns less: E reached {_power(peak)} (limit {1 / self.alpha:.0f}), {lost}{provisional}"
+            )
             return self.found(Verdict.FAIL, reason, **facts | {"value": peak})
+        if peak >= math.log10(self.freeze_at) and wins >= math.log10(self.confirmed_at):
+            reason = (
+                f"the canary earns less: E reached {_power(peak)}, and E on wins {_power(wins)}, {lost}{provisional}"
+            )
+            return self.found(Verdict.FAIL, reason, **facts | {"value": peak})
+        measured = f"E = {_power(now)} against {1 / self.alpha:.0f}, {lost}"
         if now >= math.log10(self.freeze_at):
             reason = f"harm is likely, the stage is frozen: {measured} (frozen from {self.freeze_at:g}){provisional}"
             return self.found(Verdict.INCONCLUSIVE, reason, **facts)
         return self.found(Verdict.PASS, measured + provisional, **facts)
 
 
-class NotWorse(Gate):
-    """Pass when the canary is proven not worse, by the stage's margins, in R per slot and in slots won.
+class WinRate(Gate):
+    """Fail when the canary is proven to win less often, whatever it earns.
 
-    The lower bounds come from a one-sided asymptotic confidence sequence, valid at all ticks together. With n slots,
-    s² = δ·(mean(d²) - mean(d)²) and ρ² = (-2 ln 2a + ln(1 - 2 ln 2a)) / `tuned_for`, a = 1 - confidence:
+    In the default plan it has no vote, because a version may win less often and earn more. Values are log10 E.
+    """
+
+    kind: Literal["win_rate"] = "win_rate"
+    alpha: float = Field(default=0.005, gt=0, lt=0.5)
+
+    def judge(self, evidence: Evidence, margins: Margins) -> Finding:
+        totals = evidence.totals
+        now, peak, limit = totals.log_win / math.log(10), totals.log_win_peak / math.log(10), -math.log10(self.alpha)
+        if totals.slots == 0:
+            return self.nothing_yet("slot")
+        if math.isnan(peak):
+            raise EvidenceUnavailable("the e-process is not a number, because of an invalid outcome")
+        wins = f"{totals.w / totals.slots:+.1%} of slots won"
+        if peak >= limit:
+            reason = f"the canary wins less often: {wins}, E reached {_power(peak)} (limit {1 / self.alpha:.0f})"
+            return self.found(Verdict.FAIL, reason, value=peak, limit=limit, n=totals.slots)
+        return self.found(Verdict.PASS, f"{wins}, E = {_power(now)}", value=now, limit=limit, n=totals.slots)
+
+
+class NotWorse(Gate):
+    """Pass when the canary is proven to earn no less than the active version, by the margin of the stage.
+
+    The lower bound comes from a one-sided asymptotic confidence sequence, valid at all ticks together. With n slots,
+    s² = δ·(mean(c²) - mean(c)²) and ρ² = (-2 ln 2a + ln(1 - 2 ln 2a)) / t, a = 1 - confidence:
 
         bound = mean - s·sqrt(2(nρ² + 1) / (nρ)² · ln(1 + sqrt(nρ² + 1) / (2a)))
 
-    Each of the two bounds has the full error probability, because both must pass. Harm is judged by `Harm`. If live
-    results show that shadow results are unreliable, the gate is inconclusive.
+    c is d clipped at three units, so that few large trades do not widen the bound. The mean is that of c or of d, the
+    lower one. If losses beyond the clip outweigh the gains there by more than chance, nothing is clipped. t is half the
+    slots that an equal version needs for the margin (or `tuned_for`): the bound is tightest there.
+
+    Three ways lead to a pass:
+
+    - the bound of the rollout's own slots lies above the margin;
+    - if they would take longer than `patience`, the bound of shadow and rollout together lies above the margin, with
+      `own_slots` of the rollout whose mean is at most 1.5 margins below 0. The same code had the same evidence in
+      shadow, and the rollout's own slots show that what serves users is that code;
+    - both versions did the same on `alike_candles` candles and ten slots in shadow and rollout, `own_candles` of them
+      in the rollout. Where all decisions are equal, signals need not be waited for.
+
+    With `margins.win` the share of slots won must pass its own bound too. If live results show that shadow results are
+    unreliable, the gate is inconclusive.
 
     Source: Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas (2024), "Time-uniform central limit theory", theorem 2.2 and
     its one-sided form.
@@ -66,7 +126,13 @@ class NotWorse(Gate):
     minimum_slots: int = Field(default=30, ge=2)
     minimum_days: int = Field(default=3, ge=2)
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
-    tuned_for: int = Field(default=1250, ge=1, description="number of slots at which the bound is tightest")
+    tuned_for: int | None = Field(default=None, ge=1, description="number of slots at which the bound is tightest")
+    patience: Duration = duration_field(
+        timedelta(days=60), "time in which its own slots must be able to suffice, or those in shadow count as well"
+    )
+    own_slots: int = Field(default=8, ge=2, description="slots of the rollout itself, where those in shadow count")
+    alike_candles: int = Field(default=1_000, ge=100, description="candles decided alike that prove the same code")
+    own_candles: int = Field(default=24, ge=1, description="of them in the rollout")
     minimum_fidelity: float = Field(default=0.8, gt=0, lt=1, description="of shadow and live results (Lin)")
     fidelity_slots: int = Field(default=30, ge=2, description="slots with live trades before fidelity is judged")
 
@@ -81,29 +147,72 @@ class NotWorse(Gate):
         return finding
 
     def _compare(self, evidence: Evidence, margins: Margins) -> Finding:
-        totals, effect = evidence.totals, evidence.history.design_effect
-        n = totals.slots
+        totals, history = evidence.totals, evidence.history
+        if (alike := self._alike(evidence)) is not None:
+            return alike
+        margin, n = margins.pnl(history), totals.slots
+        if self.needs_shadow(history, margin):
+            if n < self.own_slots:
+                reason = f"{n} of {self.own_slots} slots of its own; those in shadow count besides"
+                return self.found(Verdict.INSUFFICIENT, reason, value=n, limit=self.own_slots, n=n)
+            own, least = totals.d / n, -OWN_MARGINS * margin
+            if own <= least:
+                reason = f"its own {n} slots: {own:+.3f} R per slot, needs {least:+.3f}"
+                return self.found(Verdict.INCONCLUSIVE, reason, value=own, limit=least, n=n)
+            return self._money(totals, history, margin, with_shadow=True)
         if n < self.minimum_slots or totals.days < self.minimum_days:
             reason = f"{n} of {self.minimum_slots} slots on {totals.days} of {self.minimum_days} days"
             return self.found(Verdict.INSUFFICIENT, reason, value=n, limit=self.minimum_slots, n=n)
-        pnl = margins.pnl(evidence.history.edge)
-        judged = [
-            self._measure(n, totals.d, totals.d_squares, effect, pnl, "R per slot"),
-            self._measure(n, totals.w, totals.w_squares, effect, margins.win, "of slots won"),
-        ]
+        judged = [self._money(totals, history, margin)]
+        if margins.win is not None:
+            won, tuned = totals.w / n, self._tuned(history, margin)
+            spread = history.design_effect * (totals.w_squares / n - won**2)
+            judged.append(self._measure(n, won, spread, margins.win, "of slots won", tuned))
         return min(judged, key=lambda finding: (SEVERITY[finding.verdict], _slack(finding)))
 
-    def _measure(self, n: int, total: float, squares: float, effect: float, margin: float, unit: str) -> Finding:
-        mean = total / n
-        low = mean - self.reach(n, math.sqrt(max(0.0, effect * (squares / n - mean**2))))
+    def _money(self, totals: Totals, history: History, margin: float, *, with_shadow: bool = False) -> Finding:
+        """Judge d over the rollout's slots, or over those in shadow as well."""
+        parts: list[Totals | History] = [totals, history] if with_shadow else [totals]
+        n, d, clipped = (sum(getattr(part, name) for part in parts) for name in ("slots", "d", "clipped"))
+        whole = _loses_largely([totals]) or _loses_largely([totals, history])
+        squares = sum(part.d_squares if whole else part.clipped_squares for part in parts)
+        spread = history.design_effect * (squares / n - ((d if whole else clipped) / n) ** 2)
+        return self._measure(n, min(d, clipped) / n, spread, margin, "R per slot", self._tuned(history, margin))
+
+    def _alike(self, evidence: Evidence) -> Finding | None:
+        """Return a pass if both versions did the same on enough candles."""
+        own = min(evidence.canary.decided, evidence.active.decided)
+        candles = own + evidence.history.alike_candles
+        slots = evidence.history.slots + evidence.totals.slots
+        if evidence.totals.unequal or slots < ALIKE_SLOTS or own < self.own_candles or candles < self.alike_candles:
+            return None
+        if evidence.history.alike_candles == 0 and own < self.alike_candles:
+            return None
+        reason = f"both did the same on {candles} candles, {own} of them in the rollout, and on {slots} slots"
+        return self.found(Verdict.PASS, reason, value=0.0, limit=0.0, low=0.0, n=evidence.totals.slots)
+
+    def needs_shadow(self, history: History, margin: float) -> bool:
+        """Return whether the rollout's own slots would take longer than `patience` to suffice."""
+        days = self.patience.total_seconds() / 86_400
+        return history.slots_per_day * days < self.slots_needed(history, margin)
+
+    def slots_needed(self, history: History, margin: float) -> float:
+        """Return how many slots a version as good as the active one needs to pass: (3.1·s / margin)²."""
+        return max(self.minimum_slots, (SLOTS_FACTOR * deviation_of(history) / margin) ** 2)
+
+    def _tuned(self, history: History, margin: float) -> float:
+        return self.tuned_for or min(MOST_TUNED, max(LEAST_TUNED, self.slots_needed(history, margin) / 2))
+
+    def _measure(self, n: int, mean: float, variance: float, margin: float, unit: str, tuned_for: float) -> Finding:
+        low = mean - self.reach(n, math.sqrt(max(0.0, variance)), tuned_for)
         reason = f"difference {mean:+.3f} {unit}, lower bound {low:+.3f}, margin {-margin:+.3f}, {n} slots"
         verdict = Verdict.PASS if low > -margin else Verdict.INCONCLUSIVE
         return self.found(verdict, reason, value=mean, limit=-margin, low=low, n=n)
 
-    def reach(self, n: int, deviation: float) -> float:
+    def reach(self, n: int, deviation: float, tuned_for: float) -> float:
         """Return the distance of the bound below the mean of *n* slots, given the standard deviation of one slot."""
         a = 1 - self.confidence
-        rho_squared = (-2 * math.log(2 * a) + math.log(1 - 2 * math.log(2 * a))) / self.tuned_for
+        rho_squared = (-2 * math.log(2 * a) + math.log(1 - 2 * math.log(2 * a))) / tuned_for
         grown = n * rho_squared + 1
         return deviation * math.sqrt(2 * grown / (n**2 * rho_squared) * math.log(1 + math.sqrt(grown) / (2 * a)))
 
@@ -136,7 +245,7 @@ class Divergence(Gate):
             (n - unlike) * math.log1p(-stake) + unlike * math.log1p(stake * (1 - limit) / limit)
             for stake in (0.1, 0.3, 0.9)
         ]
-        log_e = float(np.logaddexp.reduce(wealth) - math.log(len(wealth))) / history.design_effect
+        log_e = float(np.logaddexp.reduce(wealth) - math.log(len(wealth))) / history.unlike_effect
         if log_e >= -math.log(self.alpha):
             reason = f"decisions differ from shadow, the stage is frozen: {reason}"
             return self.found(Verdict.INCONCLUSIVE, reason, **facts)
@@ -190,6 +299,31 @@ class ExcessDrawdown(Gate):
         facts = {"value": canary, "limit": limit, "n": totals.slots}
         reason = f"drawdown {canary:.2%}, the active version's {active:.2%}, limit {limit:.2%}"
         return self.found(Verdict.BREACH if canary >= limit else Verdict.PASS, reason, **facts)
+
+
+def _loses_largely(parts: Sequence[Totals | History]) -> bool:
+    """Return whether losses beyond the clip outweigh the gains there by more than chance."""
+    cut = sum(part.d - part.clipped for part in parts)
+    return cut < -LARGE_LOSSES * math.sqrt(sum(part.cut_squares for part in parts))
+
+
+def deviation_of(history: History) -> float:
+    """Return the standard deviation of d by slot, with its clustering. 1 unit for a pair without a history."""
+    if history.slots < 2:
+        return history.unit
+    mean = history.clipped / history.slots
+    return math.sqrt(max(0.0, history.design_effect * (history.clipped_squares / history.slots - mean**2)))
+
+
+def _money(evidence: Evidence) -> str:
+    """Return what the canary earned more or less, in R and in equity, and the symbol that stands out."""
+    totals, history = evidence.totals, evidence.history
+    text = f"{totals.d:+.1f} R in {totals.slots} slots ({totals.d * evidence.risk_fraction:+.1%} of equity)"
+    if len(history.symbols) > 1:
+        share = totals.log_symbol + math.log(BY_SYMBOL / len(history.symbols)) - totals.log_e
+        if share >= math.log(0.5):
+            text += f", mostly on {history.symbols[totals.symbol]}"
+    return text
 
 
 def _power(log10: float) -> str:
