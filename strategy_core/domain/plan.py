@@ -86,8 +86,8 @@ class Plan(BaseModel):
         _stage(5, 0.15),
         _stage(10, 0.10),
         _stage(25, 0.07),
-        _stage(50, 0.065),
-        _stage(100, 0.065),
+        _stage(50, 0.07),
+        _stage(100, 0.07),
     )
     approve_before: tuple[Percent, ...] = Field(
         default=(100.0,), description="percents of the stages that need an owner's approval"

@@ -44,7 +44,15 @@ class Harm(Gate):
     confirmed_at: float = Field(default=200.0, gt=1, description="E on wins that confirms likely harm")
 
     def judge(self, evidence: Evidence, margins: Margins) -> Finding:
-        totals = evidence.totals
+        return self.weigh(evidence.totals, evidence.history, evidence.risk_fraction)
+
+    def proven(self, totals: Totals) -> bool:
+        """Return whether harm has been proven at any time so far."""
+        confirmed = totals.log_peak >= math.log(self.freeze_at) and totals.log_win_peak >= math.log(self.confirmed_at)
+        return confirmed or totals.log_peak >= -math.log(self.alpha)
+
+    def weigh(self, totals: Totals, history: History, risk_fraction: float) -> Finding:
+        """Return the finding on slots of a pair with that history. One R is *risk_fraction* of equity."""
         now, peak, wins = (value / math.log(10) for value in (totals.log_e, totals.log_peak, totals.log_win_peak))
         limit = -math.log10(self.alpha)
         if totals.slots == 0:
@@ -52,23 +60,18 @@ class Harm(Gate):
         if math.isnan(now) or math.isnan(peak):
             raise EvidenceUnavailable("the e-process is not a number, because of an invalid outcome")
         facts = {"value": now, "limit": limit, "n": totals.slots}
-        lost = _money(evidence)
-        provisional = "; its design effect is provisional" if evidence.history.provisional else ""
-        if peak >= limit:
-            reason = (
-                f"the canary earns less: E reached {_power(peak)} (limit {1 / self.alpha:.0f}), {lost}{provisional}"
-            )
+        money = _money(totals, history, risk_fraction)
+        if history.provisional:
+            money += "; its design effect is provisional"
+        if self.proven(totals):
+            beyond = f"(limit {1 / self.alpha:.0f})" if peak >= limit else f"and E on wins {_power(wins)}"
+            reason = f"the canary earns less: E reached {_power(peak)} {beyond}, {money}"
             return self.found(Verdict.FAIL, reason, **facts | {"value": peak})
-        if peak >= math.log10(self.freeze_at) and wins >= math.log10(self.confirmed_at):
-            reason = (
-                f"the canary earns less: E reached {_power(peak)}, and E on wins {_power(wins)}, {lost}{provisional}"
-            )
-            return self.found(Verdict.FAIL, reason, **facts | {"value": peak})
-        measured = f"E = {_power(now)} against {1 / self.alpha:.0f}, {lost}"
+        measured = f"E = {_power(now)} against {1 / self.alpha:.0f}, {money}"
         if now >= math.log10(self.freeze_at):
-            reason = f"harm is likely, the stage is frozen: {measured} (frozen from {self.freeze_at:g}){provisional}"
+            reason = f"harm is likely, the stage is frozen: {measured} (frozen from {self.freeze_at:g})"
             return self.found(Verdict.INCONCLUSIVE, reason, **facts)
-        return self.found(Verdict.PASS, measured + provisional, **facts)
+        return self.found(Verdict.PASS, measured, **facts)
 
 
 class WinRate(Gate):
@@ -200,6 +203,15 @@ class NotWorse(Gate):
         """Return how many slots a version as good as the active one needs to pass: (3.1·s / margin)²."""
         return max(self.minimum_slots, (SLOTS_FACTOR * deviation_of(history) / margin) ** 2)
 
+    def own_slots_needed(self, history: History, margin: float) -> int:
+        """Return how many of these must be of the rollout itself. None if both did the same in shadow."""
+        needed = self.slots_needed(history, margin)
+        if history.alike_candles >= self.alike_candles and history.slots >= ALIKE_SLOTS:
+            return 0
+        if self.needs_shadow(history, margin):
+            return max(self.own_slots, math.ceil(needed - history.slots))
+        return math.ceil(needed)
+
     def _tuned(self, history: History, margin: float) -> float:
         return self.tuned_for or min(MOST_TUNED, max(LEAST_TUNED, self.slots_needed(history, margin) / 2))
 
@@ -315,10 +327,9 @@ def deviation_of(history: History) -> float:
     return math.sqrt(max(0.0, history.design_effect * (history.clipped_squares / history.slots - mean**2)))
 
 
-def _money(evidence: Evidence) -> str:
+def _money(totals: Totals, history: History, risk_fraction: float) -> str:
     """Return what the canary earned more or less, in R and in equity, and the symbol that stands out."""
-    totals, history = evidence.totals, evidence.history
-    text = f"{totals.d:+.1f} R in {totals.slots} slots ({totals.d * evidence.risk_fraction:+.1%} of equity)"
+    text = f"{totals.d:+.1f} R in {totals.slots} slots ({totals.d * risk_fraction:+.1%} of equity)"
     if len(history.symbols) > 1:
         share = totals.log_symbol + math.log(BY_SYMBOL / len(history.symbols)) - totals.log_e
         if share >= math.log(0.5):
