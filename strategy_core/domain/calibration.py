@@ -132,7 +132,7 @@ def run_ramp(
     warning = {gate.name for gate in plan.gates if gate.warns}
 
     def tick(now: datetime, booked: int, at: Position) -> tuple[Ruling, bool]:
-        candles = Record(decided=max(1, int((now - START) / LOOK_EVERY)))
+        candles = Record(decided=max(1, int((now - START) / LOOK_EVERY)) * max(1, len(history.symbols)))
         evidence = Evidence(
             now=now,
             started_at=START,

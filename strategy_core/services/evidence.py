@@ -51,7 +51,7 @@ def read_shadow(session: Session, version: StrategyVersion, active: StrategyVers
         evidence.count_candles(session, name, each.version, symbols, start=start, end=now) for each in (version, active)
     )
     found, days = evidence.as_slots(closed, symbols), (now - start).total_seconds() / 86_400
-    return Shadow(found, measure(found, days, symbols=symbols, candles=candles), days)
+    return Shadow(found, measure(found, days, symbols=symbols, candles=candles // len(symbols)), days)
 
 
 def shared_symbols(one: StrategyVersion, other: StrategyVersion) -> list[str]:

@@ -17,6 +17,7 @@ from strategy_core.domain.slot_ledger import Totals
 
 SLOTS_FACTOR = 3.1  # standard deviations over the margin, for a version as good as the active to pass
 ALIKE_SLOTS = 10  # on candles without a signal even a dead version is alike
+SELDOM_DAYS = 15  # in which a pair that seldom signals has fewer than the minimum of slots
 OWN_MARGINS = 1.5  # how far its own mean may lie below 0 where slots in shadow count
 LARGE_LOSSES = 1.0  # standard deviations by which losses beyond the clip outweigh the gains
 LEAST_TUNED, MOST_TUNED = 50, 5_000
@@ -115,8 +116,9 @@ class NotWorse(Gate):
     - if they would take longer than `patience`, the bound of shadow and rollout together lies above the margin, with
       `own_slots` of the rollout whose mean is at most 1.5 margins below 0. The same code had the same evidence in
       shadow, and the rollout's own slots show that what serves users is that code;
-    - both versions did the same on `alike_candles` candles and ten slots in shadow and rollout, `own_candles` of them
-      in the rollout. Where all decisions are equal, signals need not be waited for.
+    - the pair seldom signals, and both versions did the same on `alike_candles` candles of each symbol and on ten slots
+      in shadow and rollout, with `own_candles` of them in the rollout. So many equal decisions show that the rollout
+      carries the same code, without the signals of months.
 
     With `margins.win` the share of slots won must pass its own bound too. If live results show that shadow results are
     unreliable, the gate is inconclusive.
@@ -134,7 +136,7 @@ class NotWorse(Gate):
         timedelta(days=60), "time in which its own slots must be able to suffice, or those in shadow count as well"
     )
     own_slots: int = Field(default=8, ge=2, description="slots of the rollout itself, where those in shadow count")
-    alike_candles: int = Field(default=1_000, ge=100, description="candles decided alike that prove the same code")
+    alike_candles: int = Field(default=1_000, ge=100, description="candles of each symbol decided alike that prove the same code")
     own_candles: int = Field(default=24, ge=1, description="of them in the rollout")
     minimum_fidelity: float = Field(default=0.8, gt=0, lt=1, description="of shadow and live results (Lin)")
     fidelity_slots: int = Field(default=30, ge=2, description="slots with live trades before fidelity is judged")
@@ -183,16 +185,20 @@ class NotWorse(Gate):
         return self._measure(n, min(d, clipped) / n, spread, margin, "R per slot", self._tuned(history, margin))
 
     def _alike(self, evidence: Evidence) -> Finding | None:
-        """Return a pass if both versions did the same on enough candles."""
-        own = min(evidence.canary.decided, evidence.active.decided)
-        candles = own + evidence.history.alike_candles
-        slots = evidence.history.slots + evidence.totals.slots
-        if evidence.totals.unequal or slots < ALIKE_SLOTS or own < self.own_candles or candles < self.alike_candles:
+        """Return a pass if both versions seldom signal, and did the same on enough candles of each symbol."""
+        history, totals = evidence.history, evidence.totals
+        own = min(evidence.canary.decided, evidence.active.decided) // max(1, len(history.symbols))
+        candles, slots = own + history.alike_candles, history.slots + totals.slots
+        if totals.unequal or not self.seldom_signals(history) or slots < ALIKE_SLOTS:
             return None
-        if evidence.history.alike_candles == 0 and own < self.alike_candles:
+        if own < self.own_candles or candles < self.alike_candles:
             return None
         reason = f"both did the same on {candles} candles, {own} of them in the rollout, and on {slots} slots"
-        return self.found(Verdict.PASS, reason, value=0.0, limit=0.0, low=0.0, n=evidence.totals.slots)
+        return self.found(Verdict.PASS, reason, value=0.0, limit=0.0, low=0.0, n=totals.slots)
+
+    def seldom_signals(self, history: History) -> bool:
+        """Return whether the pair takes longer than 15 days for the minimum of slots, and was alike in shadow."""
+        return history.alike_candles > 0 and history.slots_per_day * SELDOM_DAYS < self.minimum_slots
 
     def needs_shadow(self, history: History, margin: float) -> bool:
         """Return whether the rollout's own slots would take longer than `patience` to suffice."""
@@ -206,7 +212,7 @@ class NotWorse(Gate):
     def own_slots_needed(self, history: History, margin: float) -> int:
         """Return how many of these must be of the rollout itself. None if both did the same in shadow."""
         needed = self.slots_needed(history, margin)
-        if history.alike_candles >= self.alike_candles and history.slots >= ALIKE_SLOTS:
+        if self.seldom_signals(history) and history.slots >= ALIKE_SLOTS:
             return 0
         if self.needs_shadow(history, margin):
             return max(self.own_slots, math.ceil(needed - history.slots))
