@@ -136,7 +136,7 @@ class NotWorse(Gate):
         timedelta(days=60), "time in which its own slots must be able to suffice, or those in shadow count as well"
     )
     own_slots: int = Field(default=8, ge=2, description="slots of the rollout itself, where those in shadow count")
-    alike_candles: int = Field(default=1_000, ge=100, description="candles of each symbol decided alike that prove the same code")
+    alike_candles: int = Field(default=1_000, ge=100, description="of each symbol, that prove equal code")
     own_candles: int = Field(default=24, ge=1, description="of them in the rollout")
     minimum_fidelity: float = Field(default=0.8, gt=0, lt=1, description="of shadow and live results (Lin)")
     fidelity_slots: int = Field(default=30, ge=2, description="slots with live trades before fidelity is judged")
