@@ -106,8 +106,8 @@ class NotWorse(Gate):
 
         bound = mean - s·sqrt(2(nρ² + 1) / (nρ)² · ln(1 + sqrt(nρ² + 1) / (2a)))
 
-    c is d clipped at three units, so that few large trades do not widen the bound. The mean is that of c or of d, the
-    lower one. If losses beyond the clip outweigh the gains there by more than chance, nothing is clipped. t is half the
+    c is d clipped at three units, so that few large trades do not widen the bound. If losses beyond the clip outweigh
+    the gains there by more than chance, nothing is clipped: the clip must not hide them. t is half the
     slots that an equal version needs for the margin (or `tuned_for`): the bound is tightest there.
 
     Three ways lead to a pass:
@@ -178,11 +178,17 @@ class NotWorse(Gate):
     def _money(self, totals: Totals, history: History, margin: float, *, with_shadow: bool = False) -> Finding:
         """Judge d over the rollout's slots, or over those in shadow as well."""
         parts: list[Totals | History] = [totals, history] if with_shadow else [totals]
-        n, d, clipped = (sum(getattr(part, name) for part in parts) for name in ("slots", "d", "clipped"))
-        whole = _loses_largely([totals]) or _loses_largely([totals, history])
-        squares = sum(part.d_squares if whole else part.clipped_squares for part in parts)
-        spread = history.design_effect * (squares / n - ((d if whole else clipped) / n) ** 2)
-        return self._measure(n, min(d, clipped) / n, spread, margin, "R per slot", self._tuned(history, margin))
+        n = sum(part.slots for part in parts)
+        if _loses_largely([totals]) or _loses_largely([totals, history]):
+            mean = sum(part.d for part in parts) / n
+            variance = sum(part.d_squares for part in parts) / n - mean**2
+            if history.slots:  # where large losses are rare, the rollout may have had none yet
+                variance = max(variance, history.d_squares / history.slots - (history.d / history.slots) ** 2)
+        else:
+            mean = sum(part.clipped for part in parts) / n
+            variance = sum(part.clipped_squares for part in parts) / n - mean**2
+        variance *= history.design_effect
+        return self._measure(n, mean, variance, margin, "R per slot", self._tuned(history, margin))
 
     def _alike(self, evidence: Evidence) -> Finding | None:
         """Return a pass if both versions seldom signal, and did the same on enough candles of each symbol."""
