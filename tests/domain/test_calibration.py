@@ -13,7 +13,7 @@ from strategy_core.domain.gates.on_slots import ExcessDrawdown, Harm, LosingStre
 from strategy_core.domain.pair_noise import History, measure
 from strategy_core.domain.plan import Plan, Stage
 from strategy_core.domain.simulation import RISK_FRACTION, SCENARIOS, Ramp, simulate, simulate_shadow
-from strategy_core.domain.slot_ledger import add_slots, open_ledger
+from strategy_core.domain.slot_ledger import Totals, add_slots, open_ledger
 from strategy_core.domain.slots import slots
 
 KNOWN = History(design_effect=1.0, design_effect_bound=1.0, provisional=False, win_noise=0.05, lost_share=0.02)
@@ -54,7 +54,7 @@ def test_a_rollback_is_dated_by_the_very_slot_that_made_it(name: str) -> None:
         history = measure(simulate_shadow(SCENARIOS[name], rng, days=60), 60)
         ramp = simulate(SCENARIOS[name], rng, days=days)
         path = add_slots(open_ledger(history), ramp.slots, history)[1]
-        first = next(n for n, totals in enumerate(path, start=1) if totals.log_peak >= -math.log(0.008))
+        first = next(n for n, totals in enumerate(path, start=1) if _proven(totals))
         began = int(np.argmax(ramp.faulty))
 
         result = run_ramp(plan, history, ramp, days=days)
@@ -65,8 +65,14 @@ def test_a_rollback_is_dated_by_the_very_slot_that_made_it(name: str) -> None:
         assert result.days == ramp.closed_at[first - 1] - ramp.closed_at[began]
 
 
+def _proven(totals: Totals) -> bool:
+    """E on money has reached 100, or 10 with an E on wins of 200."""
+    money, wins = math.exp(totals.log_peak), math.exp(totals.log_win_peak)
+    return money >= 100 or (money >= 10 and wins >= 200)
+
+
 def test_a_stage_that_freezes_is_dated_too() -> None:
-    """Seven lost wins make E pass 10, and five more 125. A healthy ramp is not frozen."""
+    """E passes 10 some lost wins before 100. A healthy ramp is not frozen."""
     harmed = run_ramp(QUICK, KNOWN, ramp_of(*every_hour(0, 60, LOST), faulty_from=0), days=4)
 
     assert harmed.frozen_after is not None

@@ -1,15 +1,20 @@
 import math
+from datetime import timedelta
 
 import numpy as np
 import pytest
 
-from strategy_core.domain.gates.base import Verdict
-from strategy_core.domain.gates.on_slots import Harm, NotWorse
+from strategy_core.domain.gates.base import Margins, Verdict
+from strategy_core.domain.gates.on_slots import SLOTS_FACTOR, Harm, NotWorse
 from strategy_core.domain.pair_noise import History, measure
-from strategy_core.domain.plan import Plan
+from strategy_core.domain.plan import Plan, Stage
 from strategy_core.domain.preview import Preview, preview
 from strategy_core.domain.simulation import SCENARIOS, simulate_shadow
 from strategy_core.domain.slots import slots
+
+
+def _plan(margins: Margins) -> Plan:
+    return Plan(stages=(Stage(percent=100, minimum_time=timedelta(days=1), margins=margins),))
 
 
 def history(a_day: int, days: int, calendar_days: float) -> History:
@@ -39,6 +44,23 @@ def test_one_symbols_handful_of_signals_is_underpowered() -> None:
     assert told.stages[0].slots_needed == math.ceil(of.design_effect * (3.1 / 0.15) ** 2 - 60)  # shadow counts
     assert told.underpowered
     assert told.verdict.startswith(f"underpowered: the 5 % stage needs {told.stages[0].slots_needed} slots")
+
+
+def test_a_margin_for_wins_needs_more_slots() -> None:
+    """Each slot is won by one of the two: a deviation of one win."""
+    pair = history(a_day=1, days=60, calendar_days=90)
+    needed = preview(_plan(Margins(pnl_r=0.15, win=0.06)), pair, 90).stages[0].slots_needed
+
+    assert needed == math.ceil((SLOTS_FACTOR * (pair.win_deviation or 0.0) / 0.06) ** 2)
+    assert needed > preview(_plan(Margins(pnl_r=0.15)), pair, 90).stages[0].slots_needed
+
+
+def test_a_margin_a_year_needs_fewer_slots_where_signals_are_rare() -> None:
+    """60 R a year at two slots in three days are 0.25 R a slot."""
+    pair = history(a_day=1, days=60, calendar_days=90)
+    needed = preview(_plan(Margins(pnl_r=0.15, pnl_r_per_year=60)), pair, 90).stages[0].slots_needed
+
+    assert needed == math.ceil((SLOTS_FACTOR * (pair.pnl_deviation or 0.0) / (60 / (365 * 2 / 3))) ** 2)
 
 
 def test_without_a_history_it_says_that_it_does_not_know() -> None:

@@ -160,20 +160,27 @@ class NotWorse(Gate):
             if n < self.own_slots:
                 reason = f"{n} of {self.own_slots} slots of its own; those in shadow count besides"
                 return self.found(Verdict.INSUFFICIENT, reason, value=n, limit=self.own_slots, n=n)
+            if (few := self._too_few(n + history.slots, totals.days + history.days)) is not None:
+                return few
             own, least = totals.d / n, -OWN_MARGINS * margin
             if own <= least:
                 reason = f"its own {n} slots: {own:+.3f} R per slot, needs {least:+.3f}"
                 return self.found(Verdict.INCONCLUSIVE, reason, value=own, limit=least, n=n)
             return self._money(totals, history, margin, with_shadow=True)
-        if n < self.minimum_slots or totals.days < self.minimum_days:
-            reason = f"{n} of {self.minimum_slots} slots on {totals.days} of {self.minimum_days} days"
-            return self.found(Verdict.INSUFFICIENT, reason, value=n, limit=self.minimum_slots, n=n)
+        if (few := self._too_few(n, totals.days)) is not None:
+            return few
         judged = [self._money(totals, history, margin)]
         if margins.win is not None:
             won, tuned = totals.w / n, self._tuned(history, margin)
             spread = history.design_effect * (totals.w_squares / n - won**2)
             judged.append(self._measure(n, won, spread, margins.win, "of slots won", tuned))
         return min(judged, key=lambda finding: (SEVERITY[finding.verdict], _slack(finding)))
+
+    def _too_few(self, n: int, days: int) -> Finding | None:
+        if n >= self.minimum_slots and days >= self.minimum_days:
+            return None
+        reason = f"{n} of {self.minimum_slots} slots on {days} of {self.minimum_days} days"
+        return self.found(Verdict.INSUFFICIENT, reason, value=n, limit=self.minimum_slots, n=n)
 
     def _money(self, totals: Totals, history: History, margin: float, *, with_shadow: bool = False) -> Finding:
         """Judge d over the rollout's slots, or over those in shadow as well."""
@@ -207,9 +214,12 @@ class NotWorse(Gate):
         return history.alike_candles > 0 and history.slots_per_day * SELDOM_DAYS < self.minimum_slots
 
     def needs_shadow(self, history: History, margin: float) -> bool:
-        """Return whether the rollout's own slots would take longer than `patience` to suffice."""
+        """Return whether the rollout's own slots would take longer than `patience` to suffice.
+
+        Without slots in shadow there are none to count as well.
+        """
         days = self.patience.total_seconds() / 86_400
-        return history.slots_per_day * days < self.slots_needed(history, margin)
+        return 0 < history.slots_per_day * days < self.slots_needed(history, margin)
 
     def slots_needed(self, history: History, margin: float) -> float:
         """Return how many slots a version as good as the active one needs to pass: (3.1·s / margin)²."""
