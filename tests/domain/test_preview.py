@@ -60,7 +60,8 @@ def test_a_margin_a_year_needs_fewer_slots_where_signals_are_rare() -> None:
     pair = history(a_day=1, days=60, calendar_days=90)
     needed = preview(_plan(Margins(pnl_r=0.15, pnl_r_per_year=60)), pair, 90).stages[0].slots_needed
 
-    assert needed == math.ceil((SLOTS_FACTOR * (pair.pnl_deviation or 0.0) / (60 / (365 * 2 / 3))) ** 2)
+    margin = 60 / (365 * 2 / 3)
+    assert needed == math.ceil(pair.design_effect * (SLOTS_FACTOR / margin) ** 2 - pair.slots)
 
 
 def test_without_a_history_it_says_that_it_does_not_know() -> None:

@@ -185,15 +185,14 @@ class NotWorse(Gate):
     def _money(self, totals: Totals, history: History, margin: float, *, with_shadow: bool = False) -> Finding:
         """Judge d over the rollout's slots, or over those in shadow as well."""
         parts: list[Totals | History] = [totals, history] if with_shadow else [totals]
-        n = sum(part.slots for part in parts)
+        n, d, clipped = (sum(getattr(part, name) for part in parts) for name in ("slots", "d", "clipped"))
+        mean = clipped / n
+        variance = sum(part.clipped_squares for part in parts) / n - mean**2
         if _loses_largely([totals]) or _loses_largely([totals, history]):
-            mean = sum(part.d for part in parts) / n
-            variance = sum(part.d_squares for part in parts) / n - mean**2
+            mean = min(d, clipped) / n
+            variance = sum(part.d_squares for part in parts) / n - (d / n) ** 2
             if history.slots:  # where large losses are rare, the rollout may have had none yet
                 variance = max(variance, history.d_squares / history.slots - (history.d / history.slots) ** 2)
-        else:
-            mean = sum(part.clipped for part in parts) / n
-            variance = sum(part.clipped_squares for part in parts) / n - mean**2
         variance *= history.design_effect
         return self._measure(n, mean, variance, margin, "R per slot", self._tuned(history, margin))
 
@@ -338,7 +337,7 @@ class ExcessDrawdown(Gate):
 def _loses_largely(parts: Sequence[Totals | History]) -> bool:
     """Return whether losses beyond the clip outweigh the gains there by more than chance."""
     cut = sum(part.d - part.clipped for part in parts)
-    return cut < -LARGE_LOSSES * math.sqrt(sum(part.cut_squares for part in parts))
+    return cut < 0 and cut <= -LARGE_LOSSES * math.sqrt(sum(part.cut_squares for part in parts))
 
 
 def deviation_of(history: History) -> float:
