@@ -1,7 +1,7 @@
 """Evidence of a rollout: the pair's shadow history, the slot ledger, and the facts that gates judge."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Any
@@ -124,17 +124,23 @@ class Watch:
 
 def load_watch(session: Session, rollout: Rollout, booking: Booking, symbols: Sequence[str], now: datetime) -> Watch:
     """Return the ledger of the watch with the new slots of *booking*. It is read-only."""
-    row, history = booking.row, booking.history
-    noted = row.totals.get("watch", {})
-    ended = rollout.ended_at or now
+    slots, history = booking.row.slots, booking.history
+    before, ended = read_watch(session, rollout), rollout.ended_at or now
     since = ended + max(0, (now - ended) // WATCH_QUARTER) * WATCH_QUARTER
-    if noted and (before := datetime.fromisoformat(noted["since"])) >= since:  # later: the clock was set back
-        since, start = before, noted["start"]
-        book = read_ledger(noted["book"]) or _rebook(session, rollout, history, start=start)
-    else:
-        start, book = row.slots, open_ledger(history)
-    book, _ = add_slots(book, evidence.as_slots(booking.new, symbols), history)
-    return Watch(since, start, noted.get("own_slots", row.slots), book)
+    if before is None or before.since < since:  # not later: a clock that is set back begins no quarter
+        before = Watch(since, slots, before.own_slots if before else slots, open_ledger(history))
+    book, _ = add_slots(before.book, evidence.as_slots(booking.new, symbols), history)
+    return replace(before, book=book)
+
+
+def read_watch(session: Session, rollout: Rollout) -> Watch | None:
+    """Return the stored ledger of the watch, or None before its first slot."""
+    row = evidence.get_book(session, rollout.id)
+    if (noted := row.totals.get("watch")) is None:
+        return None
+    history = History.model_validate(row.history)
+    book = read_ledger(noted["book"]) or _rebook(session, rollout, history, start=noted["start"])
+    return Watch(datetime.fromisoformat(noted["since"]), noted["start"], noted["own_slots"], book)
 
 
 def own_slots(session: Session, rollout: Rollout) -> int:

@@ -13,7 +13,7 @@ from sqlmodel import Session
 
 from strategy_core.domain.alerts import QUIET, WATCH_HARM, WATCH_LIKELY_HARM, Severity
 from strategy_core.domain.audit import RAMP, Actor, Command
-from strategy_core.domain.errors import InvalidPlan, LostRace
+from strategy_core.domain.errors import EvidenceUnavailable, InvalidPlan, LostRace
 from strategy_core.domain.gates.base import Finding, Freshness, Verdict
 from strategy_core.domain.gates.on_slots import WATCH, WATCH_QUARTER, judge_watch
 from strategy_core.domain.lifecycle import Status, utc
@@ -266,6 +266,8 @@ def _act_on_watch(session: Session, rollout: Rollout, finding: Finding, since: d
     """Alert on harm that is proven or likely, once a quarter, or roll the version back if its plan says so."""
     if finding.verdict is Verdict.PASS:
         return
+    if finding.verdict is Verdict.BLIND:
+        raise EvidenceUnavailable(finding.reason)
     proven = finding.verdict is Verdict.FAIL
     reason = f"against {rollout.control_version} since {since:%Y-%m-%d}: {finding.reason}"
     facts = {"version": rollout.version, "control_version": rollout.control_version, **finding.model_dump(mode="json")}

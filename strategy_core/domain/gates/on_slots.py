@@ -341,13 +341,14 @@ def judge_watch(totals: Totals, history: History, risk_fraction: float) -> Findi
     """Return whether a promoted version is proven to earn less than its predecessor since a standing watch began.
 
     It fails when E, the e-process of `Harm`, has ever reached 1/`WATCH_ALPHA`. A version that earns as much fails with
-    a probability of at most `WATCH_ALPHA` in each quarter (Ville 1939). Harm is likely while E is at `WATCH_LIKELY` or
-    above. Values are log10 E.
+    a probability of at most `WATCH_ALPHA` in each quarter (Ville 1939). It is inconclusive while E is at `WATCH_LIKELY`
+    or above, and blind if an invalid outcome has made E unreadable. Values are log10 E.
     """
     now, peak = totals.log_e / math.log(10), totals.log_peak / math.log(10)
     limit, likely = -math.log10(WATCH_ALPHA), math.log10(WATCH_LIKELY)
     if math.isnan(now) or math.isnan(peak):
-        raise EvidenceUnavailable("the e-process is not a number, because of an invalid outcome")
+        reason = "the e-process is not a number, because of an invalid outcome"
+        return Finding(gate=WATCH, verdict=Verdict.BLIND, reason=reason, n=totals.slots)
     verdict = Verdict.FAIL if peak >= limit else Verdict.INCONCLUSIVE if now >= likely else Verdict.PASS
     shown = f"E reached {_power(peak)}" if verdict is Verdict.FAIL else f"E = {_power(now)}"
     reason = f"{_money(totals, history, risk_fraction)}, {shown} (limit {1 / WATCH_ALPHA:.0f})"
