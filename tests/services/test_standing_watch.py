@@ -11,6 +11,7 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.ramp import Step
 from strategy_core.market.synthetic import SyntheticSource
+from strategy_core.services.alerts import deliver
 from strategy_core.services.audit import verify_trail
 from strategy_core.services.evidence import Watch, read_watch, recompute
 from strategy_core.services.reports import read_report
@@ -110,6 +111,20 @@ def test_harm_after_the_bake_is_alerted_once(two: Engine, market: SyntheticSourc
     assert "% of equity), E reached" in proven.text
     assert (proven.facts["gate"], proven.facts["control_version"]) == ("watch", "1")
     assert standing(two)[0] == {"1": "shadow", "2": "active"}
+
+
+def test_an_alert_of_the_watch_is_closed_once_the_version_is_rolled_back(two: Engine, market: SyntheticSource) -> None:
+    now = complete(two, market, MONDAY)
+    now = days(two, now, 6, HARMED)
+    tick(two, market, now=now)
+    deliver(two, [], now=now)
+    (before,) = raised(two, "watch.harm")
+
+    roll_back(two, Command(OWNER, now, "it loses"), strategy_name="fib_rsi", version="2")
+    deliver(two, [], now=now + HOUR)
+
+    (after,) = raised(two, "watch.harm")
+    assert (before.acknowledged_by, after.acknowledged_by) == ("", "system")
 
 
 def test_harm_is_alerted_again_in_the_next_quarter(two: Engine, market: SyntheticSource) -> None:
