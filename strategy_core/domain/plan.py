@@ -110,6 +110,11 @@ class Plan(BaseModel):
         timedelta(days=7),
         "time after the promotion in which the previous active version stays in shadow, ready to be reinstated",
     )
+    watch: Literal["off", "alert", "rollback"] = Field(
+        default="alert",
+        description="action when the version, once it has baked, is proven to earn less than its predecessor. Unless "
+        "off, the predecessor stays in shadow after the bake",
+    )
     gates: tuple[AnyGate, ...] = (
         Errors(),
         InvalidDecisions(),

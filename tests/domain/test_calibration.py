@@ -38,7 +38,7 @@ def every_hour(first: int, end: int, pair: tuple[float, float]) -> list[tuple[fl
 def plan_of(*gates: Any, percents: tuple[float, ...] = (50.0, 100.0), **fields: Any) -> Plan:
     margins = Margins(pnl_r=0.5, win=0.5)
     stages = tuple(Stage(percent=percent, minimum_time=HOUR, margins=margins) for percent in percents)
-    return Plan(stages=stages, gates=gates, **{"approve_before": (), "bake": 24 * HOUR} | fields)
+    return Plan(stages=stages, gates=gates, **{"approve_before": (), "bake": 24 * HOUR, "watch": "off"} | fields)
 
 
 QUICK = plan_of(Harm(), NotWorse(minimum_days=2))
@@ -124,6 +124,33 @@ def test_while_it_bakes_it_may_still_be_rolled_back() -> None:
     assert result.gate == "harm"
     assert result.promoted_on == 31 / 24
     assert 40 < result.slots <= 55
+
+
+def test_after_the_bake_a_standing_watch_finds_harm_until_the_ramp_ends() -> None:
+    pairs = ramp_of(*every_hour(0, 40, SAME), *every_hour(40, 96, LOST), faulty_from=40)
+
+    left_alone, alerted, undone = (
+        run_ramp(plan_of(Harm(), percents=(100.0,), watch=watch), KNOWN, pairs, days=4)
+        for watch in ("off", "alert", "rollback")
+    )
+
+    assert (left_alone.gate, left_alone.rolled_back_after) == (None, None)
+    assert alerted == undone
+    assert alerted.gate == "watch"
+    assert alerted.rolled_back_after is not None
+    assert 0 < alerted.rolled_back_after < 30
+    assert alerted.promoted_on == left_alone.promoted_on
+
+
+def test_a_watch_begins_anew_every_quarter() -> None:
+    """A hundred days with a win each, then one loss after another: the second quarter forgets the wins."""
+    pairs = [(24 * day + 0.5, 2.0, 1.0) for day in range(95)] + [(2_280.5 + n / 50, *LOST) for n in range(40)]
+
+    result = run_ramp(plan_of(Harm(), percents=(100.0,), watch="alert"), KNOWN, ramp_of(*pairs), days=100)
+
+    path = add_slots(open_ledger(KNOWN), ramp_of(*pairs[92:]).slots, KNOWN)[1]
+    proven = next(n for n, totals in enumerate(path, 1) if totals.log_peak >= math.log(400))
+    assert (result.gate, result.slots) == ("watch", 92 + proven)
 
 
 def test_an_owner_approves_at_once_which_takes_a_look_more() -> None:

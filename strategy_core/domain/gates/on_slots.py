@@ -21,6 +21,10 @@ SELDOM_DAYS = 15  # in which a pair that seldom signals has fewer than the minim
 OWN_MARGINS = 1.5  # how far its own mean may lie below 0 where slots in shadow count
 LARGE_LOSSES = 1.0  # standard deviations by which losses beyond the clip outweigh the gains
 LEAST_TUNED, MOST_TUNED = 50, 5_000
+WATCH = "watch"
+WATCH_ALPHA = 0.0025  # of a standing watch, each quarter: 1 % a year
+WATCH_QUARTER = timedelta(days=90)
+WATCH_LIKELY = 10.0  # E from which harm is likely
 SURE = 1e-7  # false streaks per slot: one in a thousand rollouts of 10,000 slots
 
 
@@ -346,6 +350,25 @@ def deviation_of(history: History) -> float:
         return history.unit
     mean = history.clipped / history.slots
     return math.sqrt(max(0.0, history.design_effect * (history.clipped_squares / history.slots - mean**2)))
+
+
+def judge_watch(totals: Totals, history: History, risk_fraction: float) -> Finding:
+    """Return whether a promoted version is proven to earn less than its predecessor since a standing watch began.
+
+    It fails when E, the e-process of `Harm`, has ever reached 1/`WATCH_ALPHA`. A version that earns as much fails with
+    a probability of at most `WATCH_ALPHA` in each quarter (Ville 1939). It is inconclusive while E is at `WATCH_LIKELY`
+    or above, and blind if an invalid outcome has made E unreadable. Values are log10 E.
+    """
+    now, peak = totals.log_e / math.log(10), totals.log_peak / math.log(10)
+    limit, likely = -math.log10(WATCH_ALPHA), math.log10(WATCH_LIKELY)
+    if math.isnan(now) or math.isnan(peak):
+        reason = "the e-process is not a number, because of an invalid outcome"
+        return Finding(gate=WATCH, verdict=Verdict.BLIND, reason=reason, n=totals.slots)
+    verdict = Verdict.FAIL if peak >= limit else Verdict.INCONCLUSIVE if now >= likely else Verdict.PASS
+    shown = f"E reached {_power(peak)}" if verdict is Verdict.FAIL else f"E = {_power(now)}"
+    reason = f"{_money(totals, history, risk_fraction)}, {shown} (limit {1 / WATCH_ALPHA:.0f})"
+    value = peak if verdict is Verdict.FAIL else now
+    return Finding(gate=WATCH, verdict=verdict, reason=reason, value=value, limit=limit, n=totals.slots)
 
 
 def _money(totals: Totals, history: History, risk_fraction: float) -> str:
