@@ -22,6 +22,7 @@ from strategy_core.store.engine import reading, transaction
 from strategy_core.store.tables import BookedSlot, Rollout
 from tests.builders import (
     DAY,
+    GOLD,
     HOUR,
     MONDAY,
     OWNER,
@@ -189,6 +190,49 @@ def test_the_history_is_measured_at_the_start_and_kept(engine: Engine, market: S
     assert not kept.provisional
     assert kept.design_effect > 1.5  # both slots of a day lose together
     assert kept.edge == pytest.approx(0.6)
+
+
+def test_the_shadow_counts_candles_that_both_decided_on_shared_symbols(engine: Engine) -> None:
+    """Neither errors, nor symbols of one of the two, nor candles from the start of the rollout on."""
+    put_version(engine, "1", Status.ACTIVE, symbols=[GOLD, "OIL", "ZINC"])
+    put_version(engine, "2", symbols=["OIL", GOLD])
+    put_day(engine, MONDAY, BOTH, {"1": 0.6, "2": 0.6}, signal_hours=[3, 9])
+    put_decisions(
+        engine,
+        *(decision_row(version, MONDAY + hour * HOUR, symbol="OIL") for version in BOTH for hour in range(6)),
+        decision_row("1", MONDAY + 6 * HOUR, symbol="OIL"),
+        *(decision_row("1", MONDAY + hour * HOUR, symbol="ZINC") for hour in range(9)),
+        decision_row("2", MONDAY + 7 * HOUR, "error", symbol="OIL", error_kind="raised"),
+        *(decision_row(version, MONDAY + 30 * HOUR) for version in BOTH),
+    )
+    rollout = _start(engine, MONDAY + DAY)
+
+    with reading(engine) as session:
+        kept = History.model_validate(evidence.get_book(session, rollout.id).history)
+    assert kept.symbols == (GOLD, "OIL")
+    assert kept.alike_candles == 24 + 6
+    assert kept.slots == 2
+
+
+def test_slots_are_booked_by_symbol(engine: Engine, market: SyntheticSource) -> None:
+    """The second symbol of the pair loses. What is recomputed from the rows says so too."""
+    put_version(engine, "1", Status.ACTIVE, symbols=[GOLD, "OIL"])
+    put_version(engine, "2", symbols=[GOLD, "OIL"])
+    _start(engine, MONDAY)
+    put_day(engine, MONDAY, BOTH, {"1": 0.6, "2": 0.6}, signal_hours=range(1, 20, 2))
+    for version, r in WORSE.items():
+        at = [MONDAY + hour * HOUR for hour in range(1, 20, 2)]
+        put_decisions(engine, *(decision_row(version, each, "buy", symbol="OIL") for each in at))
+        put_outcomes(engine, *(outcome_row(version, each, r, symbol="OIL") for each in at))
+    tick(engine, market, now=MONDAY + DAY)
+
+    rollout = _newest(engine)
+    with reading(engine) as session:
+        stored = evidence.get_book(session, rollout.id).totals["book"]["totals"]
+        recomputed = recompute(session, rollout)
+    assert (stored["slots"], stored["symbol"]) == (20, 1)
+    assert stored["log_symbol"] > 0
+    assert recomputed.log_symbol == pytest.approx(stored["log_symbol"], abs=1e-12)
 
 
 def test_a_candle_that_the_vendor_delivers_late_is_booked_too(ramped: Engine, market: SyntheticSource) -> None:
