@@ -148,6 +148,8 @@ class Evidence:
         pending_slots: slots with a trade that is still open.
         canary_drawdown, active_drawdown: the largest since the start, of marked-to-market equity with open trades, as a
             fraction of the equity peak. None before the first trade.
+        canary_falls: (close of the candle, drawdown) of the candles on which the canary's drawdown exceeded all before,
+            oldest first, where the candles are known.
         risk_fraction: share of equity risked on one R.
         stage_entered_at: start of the present stage.
         newest_candle: open time of the newest candle on which both versions have a row, on the symbol that lags most.
@@ -183,3 +185,4 @@ class Evidence:
     orders_stopped: str = ""
     fidelity: Fidelity | None = None
     platform_problem: str = ""
+    canary_falls: Sequence[tuple[datetime, float]] = ()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from strategy_core.domain.arrays import FloatArray
+from strategy_core.domain.arrays import FloatArray, IntArray
 
 
 class Performance(BaseModel):
@@ -114,6 +114,14 @@ def drawdown(equity: FloatArray) -> FloatArray:
     """
     peak = np.maximum(np.maximum.accumulate(equity), 1.0)
     return (peak - equity) / peak
+
+
+def deepest_so_far(marks: FloatArray, risk_fraction: float) -> tuple[IntArray, FloatArray]:
+    """Return the positions of the candles whose drawdown exceeds all before, and their drawdowns, both ascending."""
+    falls = drawdown(equity(marks, risk_fraction))
+    before = np.concatenate([[0.0], np.maximum.accumulate(falls)[:-1]]) if len(falls) else falls
+    found = np.flatnonzero(falls > before)
+    return found, falls[found]
 
 
 def max_drawdown(marks: FloatArray, risk_fraction: float) -> float | None:

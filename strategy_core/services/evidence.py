@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Any
 
+import numpy as np
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
@@ -15,22 +17,25 @@ from strategy_core.domain.errors import RolloutError, reason_of
 from strategy_core.domain.evidence import Evidence
 from strategy_core.domain.gates.base import Finding
 from strategy_core.domain.gates.on_metrics import MetricThreshold
-from strategy_core.domain.gates.on_slots import WATCH_QUARTER
+from strategy_core.domain.gates.on_slots import WATCH_QUARTER, ExcessDrawdown, LosingStreak
 from strategy_core.domain.pair_noise import History, measure
-from strategy_core.domain.performance import max_drawdown
-from strategy_core.domain.plan import Plan
+from strategy_core.domain.performance import deepest_so_far, max_drawdown
+from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.ramp import judge_all
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.domain.slot_ledger import SlotLedger, Totals, add_slots, open_ledger, read_ledger
 from strategy_core.domain.slots import Slots
 from strategy_core.market.source import CandleSource
 from strategy_core.services.live_trades import FIDELITY_HISTORY, live_fidelity
-from strategy_core.store import decisions, evidence, live_trades, versions
-from strategy_core.store.engine import failure
+from strategy_core.services.score import foresee
+from strategy_core.store import decisions, evidence, live_trades, rollouts, versions
+from strategy_core.store.engine import failure, reading
+from strategy_core.store.outcomes import marks_by_candle
 from strategy_core.store.tables import Rollout, RolloutBook, StrategyVersion
 
 LOOK_BACK = timedelta(days=180)  # older slots reflect another market
 REPORTED_WITHIN = timedelta(days=1)  # by then, a platform that reports its trades once a day has reported them
+_SAME = 1e-9  # of equity: sums in another order differ by less
 STOPPED_SIGNALS = 10  # older than that, without an order of any user: with fewer, all users may have declined
 
 
@@ -255,13 +260,14 @@ def load_evidence(
     canary, active = rollout.version, rollout.control_version
     settled, spoken = booking.settled, booking.spoken
     symbol = max(feed.due, key=lambda name: feed.due[name] - (settled.get(name) or since), default=None)
-    canary_marks, active_marks = evidence.read_marks(session, strategy_name, canary, active, since=since)
+    candles, canary_marks, active_marks = evidence.read_marks(session, strategy_name, canary, active, since=since)
     scoring = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring)
     patience = scoring.horizon + 1 + plan.late_candles
     late = evidence.oldest_overdue(
         session, strategy_name, booking.pending, patience, timeframe=pair.timeframe, spoken=spoken
     )
     asked: dict[str, Any] = {"symbols": pair.symbols, "since": since, "spoken": spoken}
+    falls = zip(*(each.tolist() for each in deepest_so_far(canary_marks, scoring.risk_fraction)), strict=True)
     platform = _platform_facts(session, rollout, plan, pair, now)
     return Evidence(
         now=now,
@@ -281,8 +287,54 @@ def load_evidence(
         if late
         else "",
         feed_problem=feed.problem,
+        canary_falls=[(candles[at] + pair.timeframe, drawdown) for at, drawdown in falls],
         **platform,
     )
+
+
+def next_limit(
+    engine: Engine,
+    source: CandleSource,
+    rollout: Rollout,
+    rows: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    now: datetime,
+) -> datetime | None:
+    """Return the close of the first candle at which the rollout may pass its limit of drawdown or of losing streaks.
+
+    A tick must judge it there. Before that candle the drawdown stays below its least limit or is no deeper than a tick
+    has judged, and too few trades close for a streak.
+
+    Args:
+        rows: by version, rows of decisions that are not logged yet.
+    """
+    gates = [gate for gate in read_plan(rollout.plan).gates if not gate.dry_run]
+    name, since = rollout.strategy_name, rollout.started_at
+    with reading(engine) as session:
+        pair = [versions.get_version(session, name, each) for each in (rollout.version, rollout.control_version)]
+        rule = ScoringRule.model_validate(versions.get_strategy(session, name).scoring)
+        marks = marks_by_candle(session, name, rollout.version, start=since)
+        booking = load_ledger(session, rollout, shared_symbols(*pair))
+        judged = {gate: row.value or 0.0 for gate, row in rollouts.last_verdicts(session, rollout.id).items()}
+    canary, active = (foresee(engine, source, each, rows.get(each.version, []), rule, now=now) for each in pair)
+    moments: list[datetime] = []
+    for gate in gates:
+        if isinstance(gate, ExcessDrawdown):
+            for row in canary.marks:
+                marks[row["timestamp"]] = marks.get(row["timestamp"], 0.0) + row["r"]
+            candles = sorted(candle for candle in marks if candle >= since)
+            changes = np.array([marks[candle] for candle in candles], np.float64)
+            least = max(gate.drawdown, judged.get(gate.name, 0.0) + 2 * _SAME) - _SAME
+            falls = zip(*deepest_so_far(changes, rule.risk_fraction), strict=True)
+            moments += [candles[at] + timeframe_delta(pair[0].timeframe) for at, fall in falls if fall >= least][:1]
+        if isinstance(gate, LosingStreak):
+            totals, limit = booking.book.totals, gate.limit(booking.history)
+            if limit <= totals.longest_streak > judged.get(gate.name, 0):
+                moments.append(since)
+            lost = [row["closed_at"] for row in canary.outcomes if row["r_multiple"] < 0]
+            won = [row["closed_at"] for row in active.outcomes if row["r_multiple"] > 0]
+            moments += sorted(lost + won)[max(0, limit - totals.streak - 1) :][:1]
+    return min(moments, default=None)
 
 
 def _platform_facts(session: Session, rollout: Rollout, plan: Plan, pair: VersionPair, now: datetime) -> dict[str, Any]:

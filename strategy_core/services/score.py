@@ -1,6 +1,7 @@
 """Scoring: book the outcomes of closed trades, and mark open trades to market."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
@@ -19,7 +20,7 @@ from strategy_core.domain.strategy import Action
 from strategy_core.market.source import CandleSource
 from strategy_core.store import decisions, outcomes, versions
 from strategy_core.store.engine import reading, retry_transient, transaction
-from strategy_core.store.tables import StrategyVersion, decision_id
+from strategy_core.store.tables import SIGNALS, StrategyVersion, decision_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,14 @@ class Scored:
     refused: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """The rows that scoring will book once some decisions are logged: outcomes of closed trades, and equity marks."""
+
+    outcomes: Sequence[Mapping[str, Any]]
+    marks: Sequence[Mapping[str, Any]]
+
+
 @dataclass(slots=True)
 class _Unscored:
     """One version's unscored signals on one symbol, and the result of their simulation."""
@@ -55,11 +64,14 @@ class _Unscored:
     lost: int = 0
 
 
-def score_outcomes(engine: Engine, source: CandleSource, *, now: datetime) -> Scored:
+def score_outcomes(engine: Engine, source: CandleSource, *, now: datetime, strategy_name: str | None = None) -> Scored:
     """Book the outcomes of all signals whose trades have closed by *now*. A second run changes no row.
 
     Candles are read and trades simulated outside any transaction, so that rollbacks do not wait. Then each strategy is
     booked in one transaction, so that no tick sees a shock in one version alone.
+
+    Args:
+        strategy_name: score only this strategy. The default is all.
     """
     with reading(engine) as session:
         rules = {
@@ -68,7 +80,7 @@ def score_outcomes(engine: Engine, source: CandleSource, *, now: datetime) -> Sc
         }
         found = [
             _read_unscored(session, version, symbol, rules[version.strategy_name])
-            for version in versions.list_versions(session)
+            for version in versions.list_versions(session, strategy_name)
             for symbol in version.symbols
         ]
     scored, refused = [], []
@@ -88,6 +100,31 @@ def score_outcomes(engine: Engine, source: CandleSource, *, now: datetime) -> Sc
     return Scored(booked, pending, lost, tuple(refused))
 
 
+def foresee(
+    engine: Engine,
+    source: CandleSource,
+    version: StrategyVersion,
+    rows: Sequence[Mapping[str, Any]],
+    rule: ScoringRule,
+    *,
+    now: datetime,
+) -> Foreseen:
+    """Return what scoring will book once *rows* of the version's decisions are logged. Nothing is written.
+
+    A symbol whose candles are unavailable is left out.
+    """
+    ahead: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        ahead.setdefault(row["symbol"], []).append(row)
+    with reading(engine) as session:
+        read = [_read_unscored(session, version, symbol, rule, ahead.get(symbol, [])) for symbol in version.symbols]
+    found = [one for one in read if one is not None]
+    for one in found:
+        with suppress(RolloutError):
+            _simulate(one, source, now)
+    return Foreseen([row for one in found for row in one.outcomes], [row for one in found for row in one.marks])
+
+
 @retry_transient()
 def _book(engine: Engine, together: Sequence[_Unscored]) -> int:
     with transaction(engine) as session:
@@ -96,12 +133,24 @@ def _book(engine: Engine, together: Sequence[_Unscored]) -> int:
         return booked
 
 
-def _read_unscored(session: Session, version: StrategyVersion, symbol: str, rule: ScoringRule) -> _Unscored | None:
-    signals = decisions.signals_to_score(session, version, symbol, horizon=rule.horizon)
-    decided = decisions.newest_decided(session, version.strategy_name, version.version, symbol) if signals else None
-    if decided is None:
+def _read_unscored(
+    session: Session,
+    version: StrategyVersion,
+    symbol: str,
+    rule: ScoringRule,
+    ahead: Sequence[Mapping[str, Any]] = (),
+) -> _Unscored | None:
+    """Return the signals that are logged, and those in *ahead*: rows of the symbol that are not logged yet."""
+    signals = dict(decisions.signals_to_score(session, version, symbol, horizon=rule.horizon))
+    signals |= {row["timestamp"]: row["decision"] for row in ahead if row["decision"] in SIGNALS}
+    decided = max((row["timestamp"] for row in ahead), default=None)
+    if decided is None and signals:
+        decided = decisions.newest_decided(session, version.strategy_name, version.version, symbol)
+    if decided is None or not signals:
         return None
-    return _Unscored(version, symbol, rule, signals, decided, outcomes.newest_mark(session, version, symbol))
+    return _Unscored(
+        version, symbol, rule, sorted(signals.items()), decided, outcomes.newest_mark(session, version, symbol)
+    )
 
 
 def _simulate(one: _Unscored, source: CandleSource, now: datetime) -> None:

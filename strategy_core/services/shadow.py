@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import Any
 
 import pandas as pd
+import structlog
 from sqlalchemy import Engine
 from sqlmodel import Session
 
@@ -33,8 +34,11 @@ from strategy_core.isolation.protocol import Answer
 from strategy_core.market.source import CandleSource
 from strategy_core.services import version_alerts
 from strategy_core.services.alerts import FEED, HOST, REVISIONS, note_refused, report_faults
+from strategy_core.services.evidence import next_limit
+from strategy_core.services.score import score_outcomes
+from strategy_core.services.tick import tick_rollout
 from strategy_core.services.watchdog import StaleSymbol, feed_faults, serving_facts
-from strategy_core.store import decisions, versions
+from strategy_core.store import decisions, rollouts, versions
 from strategy_core.store.decisions import Last, last_rows, newest_rows, rows_since
 from strategy_core.store.engine import reading, retry_transient, transaction
 from strategy_core.store.tables import ERROR, SIGNALS, ShadowDecisionLog, StrategyVersion, decision_id
@@ -48,6 +52,7 @@ _LOOK_BACK = timedelta(days=7)  # added to twice the late candles: a closed week
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 Rows = Sequence[tuple[datetime, str]]
+log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -73,6 +78,7 @@ class VersionBacklog:
         absent: symbols whose candles are unavailable, with the reason. The other symbols are still decided.
         refused: why the version could not be run, or not to the end. One of its workers may have answered before.
         asked: whether this run asked it.
+        logged, logged_to: rows that this run has logged before its end, on candles that had closed by that time.
         load_s: its slowest load in this run, in seconds.
         host_fault: why the host is at fault for what hit it, or "".
         told_by_host: whether the alert about the host tells that it was not run.
@@ -87,9 +93,24 @@ class VersionBacklog:
     refused: RolloutError | None = None
     patience: FailureBudget = field(default_factory=FailureBudget)
     asked: bool = False
+    logged: int = 0
+    logged_to: datetime | None = None
     load_s: float = 0.0
     host_fault: str = ""
     told_by_host: bool = False
+
+    def rows_to_log(self, closed_by: datetime | None = None) -> list[dict[str, Any]]:
+        """Return the rows that are not logged yet, of candles that closed by *closed_by*. The default is all."""
+        if self.version.status == Status.RETIRED:  # since this run has begun
+            return []
+        delta = timeframe_delta(self.version.timeframe)
+        return [
+            row
+            for due in self.due
+            for row in due.rows
+            if (self.logged_to is None or row["timestamp"] + delta > self.logged_to)
+            and (closed_by is None or row["timestamp"] + delta <= closed_by)
+        ]
 
     @property
     def hit(self) -> bool:
@@ -125,6 +146,10 @@ def run_shadow(
 
     Repeated, late and parallel runs give the same log. A failing version does not affect the others.
 
+    With several candles to log, an open rollout is ticked after each candle at which it may pass a limit of money, as
+    if the candles had come one by one. After the last candle the caller scores and ticks, as always. A run for some
+    *symbols* only cannot judge a rollout, and leaves that out.
+
     Args:
         catch_up: maximum missed candles to decide per symbol, the oldest first. It is lowered if the whole run would
             exceed DECISIONS_A_RUN. The next run continues.
@@ -144,8 +169,12 @@ def run_shadow(
     due = read_due_candles(engine, source, backlogs, now, catch_up)
     workers.share_out(due, lambda backlog, dues: _decide(engine, workers, backlog, dues, now))
     _judge_host(engine, workers, backlogs)
-    by_strategy = groupby(backlogs, key=lambda backlog: backlog.version.strategy_name)
-    runs = [run for _, together in by_strategy for run in _log(engine, list(together), now)]
+    runs = []
+    for _, group in groupby(backlogs, key=lambda backlog: backlog.version.strategy_name):
+        together = list(group)
+        if symbols is None:
+            _log_to_limits(engine, source, together, now)
+        runs += _log(engine, together, now)
     _report_feed(engine, backlogs, now, quiet)
     _report_host(engine, backlogs, now, quiet)
     note_refused(engine, [backlog.version for backlog in backlogs if _is_refused(backlog)], now=now)
@@ -450,6 +479,70 @@ def _decide(
             due.answers, due.rows = answers, _rows(version, due, answers, now)
 
 
+def _log_to_limits(engine: Engine, source: CandleSource, backlogs: Sequence[VersionBacklog], now: datetime) -> None:
+    """Log one strategy's decisions up to each candle at which its rollout may pass a limit, and tick it there.
+
+    Decisions after the candle at which a rollout ends are those of a version that no user has.
+    """
+    done = None
+    while (moment := _next_limit(engine, source, backlogs, now)) is not None and (done is None or moment > done):
+        done = moment
+        try:
+            _log_to(engine, backlogs, moment)
+            score_outcomes(engine, source, now=moment, strategy_name=backlogs[0].version.strategy_name)
+            _tick_at(engine, source, backlogs, moment, now)
+        except Exception as error:  # noqa: BLE001  the decisions must be logged, and the scheduled tick judges them
+            log.warning("shadow.limit_not_judged", error=f"{type(error).__name__}: {error}")
+            return
+
+
+def _next_limit(
+    engine: Engine, source: CandleSource, backlogs: Sequence[VersionBacklog], now: datetime
+) -> datetime | None:
+    """Return the close of the next candle at which the strategy's rollout must be ticked, except for the last one."""
+    rows = {backlog.version.version: backlog.rows_to_log() for backlog in backlogs}
+    opened = {row["timestamp"] for mine in rows.values() for row in mine}
+    if len(opened) < 2:
+        return None
+    with reading(engine) as session:
+        rollout = rollouts.open_rollout(session, backlogs[0].version.strategy_name)
+    if rollout is None:
+        return None
+    try:
+        moment = next_limit(engine, source, rollout, rows, now=now)
+    except RolloutError:  # an unreadable plan, for which the scheduled tick has a ruling
+        return None
+    last = max(opened) + timeframe_delta(backlogs[0].version.timeframe)
+    return None if moment is None or moment >= last else moment
+
+
+@retry_transient()
+def _log_to(engine: Engine, backlogs: Sequence[VersionBacklog], moment: datetime) -> None:
+    with transaction(engine) as session:
+        logged = [decisions.log_decisions(session, backlog.rows_to_log(moment)) for backlog in backlogs]
+    for backlog, count in zip(backlogs, logged, strict=True):
+        backlog.logged, backlog.logged_to = backlog.logged + count, moment
+
+
+def _tick_at(
+    engine: Engine, source: CandleSource, backlogs: Sequence[VersionBacklog], moment: datetime, now: datetime
+) -> None:
+    """Tick the strategy's rollout at *moment*, or at its newest change if that is later. Note the roles that follow."""
+    name = backlogs[0].version.strategy_name
+    with reading(engine) as session:
+        rollout = rollouts.open_rollout(session, name)
+    if rollout is None:
+        return
+    changed = max(rollout.last_tick_at or rollout.started_at, rollout.stage_entered_at, rollout.stage_extended_at)
+    tick_rollout(engine, source, rollout.id, now=min(now, max(moment, changed)))
+    with reading(engine) as session:
+        roles = {version.version: version.status for version in versions.list_versions(session, name)}
+    for backlog in backlogs:
+        backlog.version.status = roles[backlog.version.version]
+        for row in backlog.rows_to_log():
+            row["role"] = backlog.version.status
+
+
 @retry_transient()
 def _log(engine: Engine, backlogs: Sequence[VersionBacklog], now: datetime) -> list[ShadowRun]:
     """Log the decisions of one strategy's versions together.
@@ -476,7 +569,7 @@ def _log_version(session: Session, backlog: VersionBacklog, now: datetime) -> Sh
         if not backlog.told_by_host:
             version_alerts.alert_refused(session, version, backlog.symbols, backlog.refused, now, partly=bool(rows))
     version_alerts.alert_breaches(session, version, [answer for due in backlog.due for answer in due.answers], now)
-    logged = decisions.log_decisions(session, rows)
+    logged = backlog.logged + decisions.log_decisions(session, backlog.rows_to_log())
     signals = sum(row["decision"] in SIGNALS for row in rows)
     errors = sum(row["decision"] == ERROR for row in rows)
     absent = "; ".join(f"{symbol}: {why}" for symbol, why in backlog.absent.items())

@@ -29,6 +29,39 @@ LOG = ShadowDecisionLog
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 _ITS_OUTCOME = is_of(Outcome, LOG)
 TALLY = DecisionTally
+_MINE = (
+    LOG.strategy_name == bindparam("strategy_name"),
+    LOG.version == bindparam("version"),
+    LOG.symbol == bindparam("symbol"),
+)
+_MARKED = (
+    select(func.max(EquityMark.timestamp))
+    .where(
+        EquityMark.strategy_name == bindparam("strategy_name"),
+        EquityMark.version == bindparam("version"),
+        EquityMark.symbol == bindparam("symbol"),
+    )
+    .scalar_subquery()
+)
+_OLDEST_OPEN = (
+    select(LOG.timestamp)
+    .where(*_MINE, col(LOG.timestamp) <= _MARKED)
+    .order_by(col(LOG.timestamp).desc())
+    .offset(bindparam("back"))
+    .limit(1)
+    .scalar_subquery()
+)
+_TO_SCORE = (  # built once, because building it takes longer than the query
+    select(LOG.timestamp, LOG.decision)
+    .outerjoin(Outcome, _ITS_OUTCOME)
+    .where(
+        *_MINE,
+        col(LOG.timestamp) >= func.coalesce(_OLDEST_OPEN, _BEGINNING, type_=UtcDateTime()),
+        col(LOG.decision).in_(SIGNALS),
+        col(Outcome.decision_id).is_(None),
+    )
+    .order_by(col(LOG.timestamp))
+)
 
 
 def log_decisions(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
@@ -152,35 +185,8 @@ def signals_to_score(
     Looks back *horizon* + 1 candles from the newest candle with an equity mark. Older trades had closed by then, so
     the cost does not grow with the log.
     """
-    mine = _key(version.strategy_name, version.version, symbol)
-    marked = (
-        select(func.max(EquityMark.timestamp))
-        .where(
-            EquityMark.strategy_name == version.strategy_name,
-            EquityMark.version == version.version,
-            EquityMark.symbol == symbol,
-        )
-        .scalar_subquery()
-    )
-    since = (
-        select(LOG.timestamp)
-        .where(*mine, col(LOG.timestamp) <= marked)
-        .order_by(col(LOG.timestamp).desc())
-        .offset(horizon + 1)
-        .limit(1)
-        .scalar_subquery()
-    )
-    return session.exec(
-        select(LOG.timestamp, LOG.decision)
-        .outerjoin(Outcome, _ITS_OUTCOME)
-        .where(
-            *mine,
-            col(LOG.timestamp) >= func.coalesce(since, _BEGINNING, type_=UtcDateTime()),
-            col(LOG.decision).in_(SIGNALS),
-            col(Outcome.decision_id).is_(None),
-        )
-        .order_by(col(LOG.timestamp))
-    ).all()
+    params = {"strategy_name": version.strategy_name, "version": version.version, "symbol": symbol}
+    return session.exec(_TO_SCORE, params={**params, "back": horizon + 1}).all()
 
 
 def count_signals(

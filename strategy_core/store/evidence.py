@@ -378,12 +378,13 @@ def read_record(
 
 def read_marks(
     session: Session, strategy_name: str, canary: str, active: str, *, since: datetime
-) -> tuple[FloatArray, FloatArray]:
-    """Return both arms' changes of marked-to-market R since then, aligned by candle, each of shape (candles,)."""
+) -> tuple[Sequence[datetime], FloatArray, FloatArray]:
+    """Return the candles with marks since then, and both arms' changes of marked-to-market R, of shape (candles,)."""
     ours = marks_by_candle(session, strategy_name, canary, start=since)
     theirs = marks_by_candle(session, strategy_name, active, start=since)
     candles = sorted(ours.keys() | theirs.keys())
     return (
+        candles,
         np.array([ours.get(candle, 0.0) for candle in candles], np.float64),
         np.array([theirs.get(candle, 0.0) for candle in candles], np.float64),
     )

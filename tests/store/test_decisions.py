@@ -89,7 +89,7 @@ def test_slots_of_before_the_rollout_do_not_count(engine: Engine) -> None:
 
     with reading(engine) as session:
         closed, _ = evidence.read_slots(session, "fib_rsi", "2", "1", start=MONDAY + DAY)
-        ours, theirs = evidence.read_marks(session, "fib_rsi", "2", "1", since=MONDAY + DAY)
+        _, ours, theirs = evidence.read_marks(session, "fib_rsi", "2", "1", since=MONDAY + DAY)
 
     assert len(closed) == 2
     assert (ours.sum(), theirs.sum()) == (0.0, 2.0)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -301,14 +301,18 @@ class LosingStreak(Gate):
 
     def judge(self, evidence: Evidence, margins: Margins) -> Finding:
         n, streak = evidence.totals.slots, evidence.totals.longest_streak
-        limit = max(self.slots, math.ceil(math.log(SURE) / math.log(evidence.history.lost_share)))
+        limit = self.limit(evidence.history)
         facts = {"value": streak, "limit": limit, "n": n}
         if streak >= limit:
             reason = f"{streak} slots in a row were won by the active version and lost by the canary"
-            return self.found(Verdict.BREACH, f"{reason} (limit {limit})", **facts)
+            passed = f", passed by {streak - limit} that closed since the tick before" if streak > limit else ""
+            return self.found(Verdict.BREACH, f"{reason} (limit {limit}{passed})", **facts)
         if n == 0:
             return self.nothing_yet("slot")
         return self.found(Verdict.PASS, f"longest streak {streak} slots", **facts)
+
+    def limit(self, history: History) -> int:
+        return max(self.slots, math.ceil(math.log(SURE) / math.log(history.lost_share)))
 
 
 class ExcessDrawdown(Gate):
@@ -335,7 +339,21 @@ class ExcessDrawdown(Gate):
         limit = max(self.drawdown, active + max(self.excess, self.relative * active, self.sigmas * sigma))
         facts = {"value": canary, "limit": limit, "n": totals.slots}
         reason = f"drawdown {canary:.2%}, the active version's {active:.2%}, limit {limit:.2%}"
-        return self.found(Verdict.BREACH if canary >= limit else Verdict.PASS, reason, **facts)
+        if canary < limit:
+            return self.found(Verdict.PASS, reason, **facts)
+        return self.found(Verdict.BREACH, reason + _passage(evidence.canary_falls, limit), **facts)
+
+
+def _passage(falls: Sequence[tuple[datetime, float]], limit: float) -> str:
+    """Return at which candle the drawdown passed *limit*, from where, and by how much."""
+    first = next((at for at, (_, value) in enumerate(falls) if value >= limit), None)
+    if first is None:
+        return ""
+    close, value = falls[first]
+    before = falls[first - 1][1] if first else 0.0
+    where = f"at the candle that closed {close:%Y-%m-%d %H:%M} UTC, which fell from {before:.2%} to {value:.2%}"
+    text = f"; passed by {100 * (value - limit):.2f} points {where}"
+    return text if first == len(falls) - 1 else f"{text}, and deeper before this tick"
 
 
 def _loses_largely(parts: Sequence[Totals | History]) -> bool:
