@@ -63,6 +63,7 @@ GAINS_PRIOR = 200  # slots for which the shadow's cut gains count, against the r
 TYPICAL_FALL = 0.05  # of the win rate, for which the middle win bet grows fastest
 LARGEST_MIDDLE = 0.6  # a pair without any difference so far may still differ
 WIN_SHARES = (0.05, 0.475, 0.475)
+WIN_PART = 0.5  # of clustering that begins in R, which begins in wins
 FORGET_DAYS = 8  # of the running design effect: older days count less by 1/e
 LARGEST_STEP = 9.0  # of a squared difference of two days, in its expected size
 
@@ -87,7 +88,7 @@ class EProcess:
         held_back: share of the wealth that has not been bet yet.
         first_day, last_day: UTC days of the first and the newest slot, as days since 1970. None before the first.
         exposure, reach: I, and the maximum of |I|, on the newest day, shape (1 + symbols,).
-        size: mean size of the active version's newest trades, in units. 0 before the first.
+        size: mean size of the active version's newest trades, in units. That of the shadow before the first.
         cut: sum of the gains above the cut by kind of slot and stake, shape (3, stakes). `kinds` counts the slots.
         day_d, day_squares: Σ d and Σ d² of the newest day. `yesterday_d` is Σ d of the day before, None before two.
         steps, expected: Σ of the squared differences of successive days, and of what independent slots would give.
@@ -221,7 +222,8 @@ def _bet(process: EProcess, slots: Slots, history: History) -> tuple[EProcess, F
 
     staked = _win_stakes(history)
     w = np.outer(slots.win_difference, staked)
-    wins = process.wins + np.cumsum(np.log1p(-w) - (history.win_effect_bound - 1.0) * w**2 / 2, axis=0)
+    win_effect = history.win_effect_bound + WIN_PART * (effect - history.design_effect_bound)
+    wins = process.wins + np.cumsum(np.log1p(-w) - (win_effect - 1.0) * w**2 / 2, axis=0)
 
     by_row = _log_sum(wealth + _log_shares(len(process.money)), process.held_back)
     log_win = _log_sum(wins + np.log(WIN_SHARES), process.held_back)

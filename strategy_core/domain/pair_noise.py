@@ -10,7 +10,7 @@ from strategy_core.domain.slots import Slots
 
 FEW_DAYS = 30  # of shadow history: with fewer, the measured design effect is not used
 UNKNOWN_DESIGN_EFFECT = 3.0
-LEAST_EFFECT = 1.1  # of a bound: two months without any clustering do not exclude a little
+LEAST_EFFECT = 1.2  # of a bound: two months without any clustering do not exclude a little
 SHRINKAGE_DAYS = 10  # independent days that are added to the measured ones
 CLIPPED = 1.1  # corrects for clipping the day sums at their 95 % quantile: 1 / E[min(z², 1.96²)]
 DOUBT = 7.0  # safety factor of a measured clustering: 1 + 7 / sqrt(days), two months give it to within a quarter

@@ -270,9 +270,11 @@ def resampled(
     canary_side = np.where(swapped, chosen.active_side, chosen.canary_side)
     active_side = np.where(swapped, chosen.canary_side, chosen.active_side)
     faulty = day >= from_day if change is not Change.NONE else np.zeros(len(day), np.bool_)
-    canary_r, canary_side = changed_by(change, canary_r, canary_side, faulty, rng, risk_fraction)
-    signalled = (canary_side != 0) | (active_side != 0)
     position = np.concatenate([np.arange(len(each)) / len(each) for each in rows])
+    canary_r, canary_side = changed_by(
+        change, canary_r, canary_side, faulty, rng, risk_fraction, opened_at=day + position
+    )
+    signalled = (canary_side != 0) | (active_side != 0)
     slots = Slots(day, canary_r, active_r, canary_side, active_side, chosen.symbol).take(signalled)
     return Ramp(slots, (day + position)[signalled], faulty[signalled])
 
