@@ -30,6 +30,7 @@ For harm that begins late, part of the wealth is held back, and a share of it is
 
 import math
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -69,8 +70,11 @@ LARGEST_STEP = 9.0  # of a squared difference of two days, in its expected size
 
 _KAPPA = np.array(STAKES)
 _CUTS = LARGEST_LOSS / _KAPPA
+_IS_KIND = np.eye(KINDS)
+_LOG_WIN_SHARES = np.log(WIN_SHARES)
 
 
+@lru_cache
 def _log_shares(rows: int) -> FloatArray:
     with np.errstate(divide="ignore"):
         logs: FloatArray = np.log(np.array([SHARES, *[SYMBOL_SHARES] * (rows - 1)]))
@@ -198,9 +202,9 @@ def _bet(process: EProcess, slots: Slots, history: History) -> tuple[EProcess, F
     calm = np.maximum(1.0, CALM * UNIT_OF_SIZE * sizes[:-1])
     x = d / (history.unit * calm)
     above = np.maximum(x[:, None] - _CUTS, 0.0)
-    is_kind = np.eye(KINDS)[kind]
-    seen = process.cut + np.cumsum(is_kind[:, :, None] * above[:, None, :], axis=0)
-    counts = process.kinds + np.cumsum(is_kind, axis=0)
+    is_kind = _IS_KIND[kind]
+    seen = process.cut + (is_kind[:, :, None] * above[:, None, :]).cumsum(axis=0)
+    counts = process.kinds + is_kind.cumsum(axis=0)
     bias = _bias(process, history, kind, seen, counts)
     stake = np.minimum(_KAPPA, MOST_LOST / (_CUTS + bias))
     z = -stake * (np.minimum(x[:, None], _CUTS) + bias)
@@ -212,10 +216,10 @@ def _bet(process: EProcess, slots: Slots, history: History) -> tuple[EProcess, F
     rows = np.zeros((n, len(process.money)))
     rows[:, 0] = 1.0
     rows[np.arange(n), 1 + np.minimum(slots.symbol, len(process.money) - 2)] = 1.0
-    exposure = process.exposure + np.cumsum(rows * slots.rate_difference[:, None], axis=0)
+    exposure = process.exposure + (rows * slots.rate_difference[:, None]).cumsum(axis=0)
     reach = np.maximum(process.reach, np.maximum.accumulate(np.abs(exposure), axis=0))
     variance = DAY_DOUBT * history.day_variance / history.unit**2
-    wealth = process.money + np.cumsum(rows[:, :, None] * gains[:, None, :], axis=0)
+    wealth = process.money + (rows[:, :, None] * gains[:, None, :]).cumsum(axis=0)
     if variance > 0:
         charge = variance * (reach**2 - process.reach**2)
         wealth[:, :, :-1] -= charge[:, :, None] * _KAPPA**2 / 2
@@ -223,10 +227,10 @@ def _bet(process: EProcess, slots: Slots, history: History) -> tuple[EProcess, F
     staked = _win_stakes(history)
     w = np.outer(slots.win_difference, staked)
     win_effect = history.win_effect_bound + WIN_PART * (effect - history.design_effect_bound)
-    wins = process.wins + np.cumsum(np.log1p(-w) - (win_effect - 1.0) * w**2 / 2, axis=0)
+    wins = process.wins + (np.log1p(-w) - (win_effect - 1.0) * w**2 / 2).cumsum(axis=0)
 
     by_row = _log_sum(wealth + _log_shares(len(process.money)), process.held_back)
-    log_win = _log_sum(wins + np.log(WIN_SHARES), process.held_back)
+    log_win = _log_sum(wins + _LOG_WIN_SHARES, process.held_back)
     after = replace(
         process,
         money=wealth[-1],
