@@ -4,7 +4,7 @@ It reads what was done, never how things stood after it; only what an action can
 elsewhere: a plan's percents, the percent that an owner set by hand, and how versions stood before the trail began.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -32,16 +32,19 @@ class Replay:
     Attributes:
         statuses: by version; at first those that no event tells of.
         percents: of the stages, by rollout.
+        unwatched: rollouts whose plan has no watch after the bake.
         ended: by rollout, how it ended.
     """
 
     statuses: dict[str, str]
     percents: Mapping[UUID, Sequence[float]]
+    unwatched: Collection[UUID] = ()
     percent: float = 0.0
     rollout: Open | None = None
     ended: dict[UUID, str] = field(default_factory=dict)
     _activated: list[str] = field(default_factory=list)  # who became active, one after another
     _quarantined: set[str] = field(default_factory=set)
+    _replaced: set[str] = field(default_factory=set)  # by a rollout that completed
 
     def __post_init__(self) -> None:
         self._activated = [version for version, status in self.statuses.items() if status == "active"]
@@ -131,8 +134,11 @@ class Replay:
 
     def _complete(self, event: AuditEvent) -> None:
         assert self.rollout is not None
-        self.statuses[self.rollout.control] = "retired"
+        stays = None if self.rollout.id in self.unwatched else self.rollout.control
         self._end("completed")
+        for version in self._replaced - self._quarantined - {stays}:
+            if self.statuses[version] == "shadow":
+                self.statuses[version] = "retired"
 
     def _roll_back(self, event: AuditEvent) -> None:
         self._quarantined.add(event.version)
@@ -147,8 +153,8 @@ class Replay:
                 self._end("aborted")
             if self._with("canary") is not None:
                 self._withdraw()
-            retired = [v for v, status in self.statuses.items() if status == "retired" and v not in self._quarantined]
-            before = [version for version in self._activated if version in retired]
+            idle = [v for v, status in self.statuses.items() if status in ("retired", "shadow")]
+            before = [v for v in self._activated if v in idle and v not in self._quarantined]
             self._serve(before[-1], outgoing="retired")
 
     def _take_users_off(self, rollout: Open) -> None:
@@ -184,6 +190,8 @@ class Replay:
     def _end(self, state: str) -> None:
         assert self.rollout is not None
         self.ended[self.rollout.id] = state
+        if state == "completed":
+            self._replaced.add(self.rollout.control)
         self.rollout = None
 
     def _with(self, status: str) -> str | None:

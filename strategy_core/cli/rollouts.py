@@ -38,7 +38,7 @@ def plan(
     """Preview a rollout: users, evidence and days needed per stage.
 
     Shows how many users each stage reaches, how many slots (candles with a signal) its gates need, how long that
-    takes, and whether the stage can collect enough of them.
+    takes, what the version earned in shadow, and how soon faults would be found.
     """
     from strategy_core.cli.context import table
     from strategy_core.domain.plan import read_plan
@@ -66,9 +66,15 @@ def plan(
     data = found.model_dump(mode="json") | {
         "underpowered": found.underpowered,
         "verdict": found.verdict,
+        "notes": found.notes,
         "audience": reached.model_dump(mode="json") | {"estimated": reached.estimated},
     }
-    lines = [_audience_line(reached), *(_overlap_line(overlap) for overlap in reached.overlaps), found.verdict]
+    lines = [
+        _audience_line(reached),
+        *(_overlap_line(overlap) for overlap in reached.overlaps),
+        found.verdict,
+        *found.notes,
+    ]
     shell.answer(data, table(columns, rows), *lines)
 
 

@@ -123,6 +123,7 @@ def _status_data(status: "StrategyStatus") -> dict[str, Any]:
         "canary": status.canary,
         "percent": status.percent,
         "shadows": status.shadows,
+        "watch": status.watch,
         "rollout": None if rollout is None else _rollout_data(rollout),
         "alerts": [alert.model_dump(mode="json") for alert in status.alerts],
     }
@@ -150,6 +151,7 @@ def _status_lines(status: "StrategyStatus") -> list["RenderableType"]:
         "active": status.active or "none: the strategy is closed, its users get no version",
         "canary": canary,
         "shadow": status.shadows,
+        "watch": status.watch,
     }
     shown: list[RenderableType] = []
     if (rollout := status.rollout) is not None:

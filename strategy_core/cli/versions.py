@@ -83,8 +83,11 @@ def list_(
 def show(shell: Context, strategy: StrategyName, version: VersionName) -> None:
     """Show a version and its registration report."""
     from strategy_core.services.queries import get_version
+    from strategy_core.services.status import watch_of
 
-    _answer_version(shell, get_version(shell.engine, strategy, version))
+    found = get_version(shell.engine, strategy, version)
+    watch = watch_of(shell.engine, strategy) if found.status == Status.ACTIVE else None
+    _answer_version(shell, found, watch=watch)
 
 
 @command(commands)
@@ -172,7 +175,9 @@ def _known_answers(report: dict[str, Any]) -> str:
     return f"{report['answers_windows']} windows, {report['answers_digest']}"
 
 
-def _answer_version(shell: Context, version: "StrategyVersion", headline: str | None = None) -> None:
+def _answer_version(
+    shell: Context, version: "StrategyVersion", headline: str | None = None, *, watch: str | None = None
+) -> None:
     from strategy_core.cli.context import facts_table, table
     from strategy_core.isolation.fingerprint import list_model_files
 
@@ -181,6 +186,7 @@ def _answer_version(shell: Context, version: "StrategyVersion", headline: str | 
     known = {
         "version": f"{version.strategy_name} {version.version}",
         "status": version.status,
+        **({"watch": watch} if watch else {}),
         "entry point": version.entry_point,
         "config": ", ".join(f"{key}={value}" for key, value in version.config.items()),
         "symbols": version.symbols,
@@ -196,7 +202,7 @@ def _answer_version(shell: Context, version: "StrategyVersion", headline: str | 
     columns = ["check", "passed", "decisions", "signals", "detail"]
     checks = [[check[column if column != "check" else "name"] for column in columns] for check in report["checks"]]
     shell.answer(
-        version.model_dump(mode="json") | {"model_files": [asdict(file) for file in files]},
+        version.model_dump(mode="json") | {"watch": watch, "model_files": [asdict(file) for file in files]},
         *([headline] if headline else []),
         facts_table(known),
         *([table(["model file", "fingerprint"], [astuple(file) for file in files])] if files else []),

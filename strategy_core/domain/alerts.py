@@ -36,6 +36,8 @@ AWAITING_APPROVAL = "rollout.awaiting_approval"
 AWAITING_DECISION = "rollout.awaiting_decision"
 ENDED = "incident.ended"
 CLOCKS_DISAGREE = "clock.disagrees"
+WATCH_HARM = "watch.harm"
+WATCH_LIKELY_HARM = "watch.likely_harm"
 
 HEADLINES: Mapping[str, str] = {
     "rollout.started": "started",
@@ -62,6 +64,8 @@ HEADLINES: Mapping[str, str] = {
     CLOCKS_DISAGREE: "the clocks disagree: missing ticks cannot be seen",
     CHANNEL_FAILED: "this alert channel has failed for too long",
     HOST_OVERLOADED: "the host is too slow to run versions",
+    WATCH_HARM: "earns less than its predecessor",
+    WATCH_LIKELY_HARM: "seems to earn less than its predecessor",
     ENDED: "is over",
 }
 QUIET = timedelta(minutes=10)  # without the fault until an incident is over: a feed that comes and goes is one incident
@@ -330,8 +334,8 @@ def _suggested_commands(raised: Raised, facts: Facts) -> list[tuple[str, str]]:
             return [("answer", f"{decide} extend {WHY}"), ("or", f"{decide} advance {WHY}"), ("or", undo)]
         case "rollout.promoted":
             return [(f"to reinstate {facts.control_version or 'its predecessor'}", undo), status]
-        case "rollout.completed":
-            return [("to undo", f"rollout rollback {strategy} --version {version} {WHY}")]
+        case "rollout.completed" | "watch.harm" | "watch.likely_harm":
+            return [("to undo", f"rollout rollback {strategy} --version {version} {WHY}"), *acknowledge]
         case "rollout.rolled_back":
             return [("details", f"rollout verdicts {strategy}"), *acknowledge]
         case "rollout.frozen":

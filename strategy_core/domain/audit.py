@@ -257,8 +257,7 @@ class Replay:
             rollout["state"] = frozenset({_end_state(facts, rollout, reinstates=reinstates)})
             rollout["ended_at"] = frozenset({at})
             if action == "complete":
-                for control in rollout["control_version"]:
-                    self._move(control, Status.RETIRED, at)
+                self._retire_predecessors(facts["after"], rollout, at)
         elif rollout_id == self._open:
             rollout |= _stage_columns(rollout, action, at, after)
         counts = action not in ("start_rollout", "update_canary_percent")
@@ -266,6 +265,12 @@ class Replay:
             rollout["generation"] = frozenset({max(rollout["generation"]) + 1})
         if after.state is None:
             self._open = None
+
+    def _retire_predecessors(self, after: Any, rollout: Columns, at: datetime) -> None:
+        """Retire the versions that the event names. Releases before the standing watch retired the control."""
+        named = after.get("retired") if isinstance(after, Mapping) else None
+        for version in named if isinstance(named, list) else rollout["control_version"]:
+            self._move(_text(version), Status.RETIRED, at)
 
 
 @dataclass(frozen=True, slots=True)

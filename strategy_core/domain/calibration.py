@@ -16,7 +16,17 @@ from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.errors import InvalidPlan
 from strategy_core.domain.evidence import Evidence, Record
 from strategy_core.domain.gates.base import Errors, InvalidDecisions, Silence, Verdict
-from strategy_core.domain.gates.on_slots import Divergence, ExcessDrawdown, Harm, LosingStreak, NotWorse, WinRate
+from strategy_core.domain.gates.on_slots import (
+    WATCH,
+    WATCH_QUARTER,
+    Divergence,
+    ExcessDrawdown,
+    Harm,
+    LosingStreak,
+    NotWorse,
+    WinRate,
+    judge_watch,
+)
 from strategy_core.domain.pair_noise import History, measure
 from strategy_core.domain.performance import drawdown, equity
 from strategy_core.domain.plan import Plan
@@ -63,8 +73,9 @@ class RampResult(BaseModel):
 
     Attributes:
         slots: booked until the end.
-        rolled_back_after: slots from the start of the fault, or of a healthy ramp, to the rollback.
-        gate: the gate that rolled it back.
+        rolled_back_after: slots from the start of the fault, or of a healthy ramp, to the rollback. A standing watch
+            that proves harm counts as one, also if the plan only alerts then.
+        gate: the gate that rolled it back, or `watch`.
         days: simulated days from the same start to the rollback.
         promoted_on: day of the promotion.
         frozen_after: slots from the start of the fault to the first hourly tick at which a gate froze the stage.
@@ -121,7 +132,8 @@ def run_ramp(
 ) -> RampResult:
     """Run one simulated ramp through *plan*, with hourly ticks and immediate approvals by an owner.
 
-    A rollback is dated by the slot that caused it: the slots since the previous tick are judged one by one.
+    A rollback is dated by the slot that caused it: the slots since the previous tick are judged one by one. After its
+    bake a promoted version is watched until the ramp ends.
     """
     totals = [Totals(), *add_slots(open_ledger(history), ramp.slots, history)[1]]
     canary = _deepest(ramp.slots.canary_r, risk_fraction)
@@ -132,7 +144,7 @@ def run_ramp(
     warning = {gate.name for gate in plan.gates if gate.warns}
 
     def tick(now: datetime, booked: int, at: Position) -> tuple[Ruling, bool]:
-        candles = Record(decided=max(1, int((now - START) / LOOK_EVERY)))
+        candles = Record(decided=max(1, int((now - START) / LOOK_EVERY)) * max(1, len(history.symbols)))
         evidence = Evidence(
             now=now,
             started_at=START,
@@ -161,11 +173,13 @@ def run_ramp(
             frozen_after = booked - began
         if ruling.step is Step.ROLL_BACK:
             first = next(n for n in range(min(previous + 1, booked), booked + 1) if _rolls_back(tick(now, n, at)[0]))
-            ended = _rolled_back(ramp, first, ruling, promoted_on)
-            return ended.model_copy(update={"frozen_after": frozen_after})
+            return _found(ramp, first, ruling.worst.gate if ruling.worst else None, promoted_on, frozen_after)
         if ruling.step is Step.PROMOTE:
             promoted_on = hour / 24
         if ruling.step is Step.COMPLETE:
+            proven = None if plan.watch == "off" else _watch(ramp, history, booked, hour / 24, risk_fraction)
+            if proven is not None:
+                return _found(ramp, proven, WATCH, promoted_on, frozen_after)
             break
         at = _apply_step(at, ruling.step, now)
         previous = booked
@@ -227,7 +241,22 @@ def _rolls_back(ruling: Ruling) -> bool:
     return ruling.step is Step.ROLL_BACK
 
 
-def _rolled_back(ramp: Ramp, booked: int, ruling: Ruling, promoted_on: float | None) -> RampResult:
+def _watch(ramp: Ramp, history: History, booked: int, completed: float, risk_fraction: float) -> int | None:
+    """Return how many slots were booked when a watch that began on day *completed* proved harm, or None."""
+    quarters = ((ramp.closed_at - completed) // (WATCH_QUARTER / timedelta(days=1))).astype(np.int64)
+    while booked < len(ramp.closed_at):
+        end = int(np.searchsorted(quarters, quarters[booked], side="right"))
+        _, path = add_slots(open_ledger(history), ramp.slots.take(slice(booked, end)), history)
+        for number, totals in enumerate(path, booked + 1):
+            if judge_watch(totals, history, risk_fraction).verdict is Verdict.FAIL:
+                return number
+        booked = end
+    return None
+
+
+def _found(
+    ramp: Ramp, booked: int, gate: str | None, promoted_on: float | None, frozen_after: int | None
+) -> RampResult:
     """Return the outcome, counted from the first faulty slot, or from the start of a healthy ramp."""
     began = int(np.argmax(ramp.faulty)) if ramp.faulty.any() else 0
     started = float(ramp.closed_at[began]) if ramp.faulty.any() else 0.0
@@ -235,9 +264,10 @@ def _rolled_back(ramp: Ramp, booked: int, ruling: Ruling, promoted_on: float | N
     return RampResult(
         slots=booked,
         rolled_back_after=booked - began,
-        gate=ruling.worst.gate if ruling.worst else None,
+        gate=gate,
         days=ended - started,
         promoted_on=promoted_on,
+        frozen_after=frozen_after,
     )
 
 

@@ -206,6 +206,16 @@ class Quarantined(Refused):
     quarantined_at: datetime
 
 
+class HarmfulInShadow(Refused):
+    """{strategy_name!r} {version!r} has done harm in shadow already: {reason}.
+    Register a better version, or give an override reason to start its rollout all the same.
+    """
+
+    strategy_name: str
+    version: str
+    reason: OneLine
+
+
 class RolloutOpen(Refused):
     """A rollout of {strategy_name!r} {version!r} is {state}. {instead}."""
 

@@ -24,7 +24,7 @@ class Status(StrEnum):
     CANARY = "canary"
 
     # Serves all other users, one version per strategy. Ends when a successor replaces it: it is retired, or stays in
-    # shadow until the successor has baked.
+    # shadow while the successor bakes and is watched.
     ACTIVE = "active"
 
     # Makes no decisions and serves no users, but its open trades are still scored. An owner may activate it again. A
@@ -35,7 +35,7 @@ class Status(StrEnum):
 MAY_FOLLOW: Mapping[Status, frozenset[Status]] = {
     Status.SHADOW: frozenset({Status.CANARY, Status.ACTIVE, Status.RETIRED}),
     Status.CANARY: frozenset({Status.ACTIVE, Status.SHADOW, Status.RETIRED}),
-    Status.ACTIVE: frozenset({Status.RETIRED, Status.SHADOW}),  # shadow while its successor bakes
+    Status.ACTIVE: frozenset({Status.RETIRED, Status.SHADOW}),  # shadow while its successor bakes or is watched
     Status.RETIRED: frozenset({Status.ACTIVE, Status.SHADOW}),
 }
 

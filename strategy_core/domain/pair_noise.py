@@ -50,7 +50,7 @@ class History(BaseModel):
         pnl_deviation, win_deviation: sqrt(n) times the day-clustered standard error of mean d and w. None with fewer
             than two days.
         d, d_squares, clipped, clipped_squares, cut_squares: sums over the slots, as in `slot_ledger.Totals`.
-        alike_candles: candles that both versions decided without any unequal slot. 0 if there was one.
+        alike_candles: candles of each symbol that both versions decided without any unequal slot. 0 if there was one.
         symbols: that both versions decide on, in alphabetical order.
     """
 
@@ -91,7 +91,7 @@ def measure(slots: Slots, calendar_days: float, *, symbols: Sequence[str] = (), 
 
     Args:
         symbols: see `History`.
-        candles: that both versions decided, with or without a slot.
+        candles: of each symbol, that both versions decided with or without a slot.
     """
     if len(slots) == 0:
         return History(symbols=tuple(symbols), alike_candles=candles)

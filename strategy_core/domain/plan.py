@@ -86,8 +86,8 @@ class Plan(BaseModel):
         _stage(5, 0.15),
         _stage(10, 0.10),
         _stage(25, 0.07),
-        _stage(50, 0.065),
-        _stage(100, 0.065),
+        _stage(50, 0.07),
+        _stage(100, 0.07),
     )
     approve_before: tuple[Percent, ...] = Field(
         default=(100.0,), description="percents of the stages that need an owner's approval"
@@ -109,6 +109,11 @@ class Plan(BaseModel):
     bake: Duration = duration_field(
         timedelta(days=7),
         "time after the promotion in which the previous active version stays in shadow, ready to be reinstated",
+    )
+    watch: Literal["off", "alert", "rollback"] = Field(
+        default="alert",
+        description="action when the version, once it has baked, is proven to earn less than its predecessor. Unless "
+        "off, the predecessor stays in shadow after the bake",
     )
     gates: tuple[AnyGate, ...] = (
         Errors(),

@@ -2,17 +2,33 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from strategy_core.domain.arrays import FloatArray, IntArray
-from strategy_core.domain.gates.on_slots import SLOTS_FACTOR, NotWorse
+from strategy_core.domain.gates.base import DAYS_A_YEAR, Finding, Verdict
+from strategy_core.domain.gates.on_slots import SLOTS_FACTOR, Harm, NotWorse
 from strategy_core.domain.pair_noise import History
 from strategy_core.domain.parsing import Name
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.routing import BUCKETS, as_percent
+from strategy_core.domain.simulation import Change, resampled
+from strategy_core.domain.slot_ledger import add_slots, open_ledger
+from strategy_core.domain.slots import Slots
 
+_NORMAL_95 = 1.96
+OFTEN = 5  # slots a day, from which on money is told by the day
+FIRST_DAYS = 4
+TRIALS = 15  # draws for each fault: enough to say how many days it takes, in a fraction of a second
+MOST_DAYS, MOST_SLOTS = 180, 3_000  # of one draw
+FEWEST_SLOTS, FEWEST_DAYS = 30, 10  # of shadow, to draw from
+_FAULTS = {
+    Change.EVERY_LOSS: "every trade loses",
+    Change.SEVERE: "3 of 11 wins are lost and losses grow by half",
+    Change.MILD: "1 of 11 wins is lost",
+}
 ESTIMATE = "an estimate: no user list is loaded"
 
 
@@ -153,12 +169,33 @@ class StagePreview(BaseModel):
         slots_needed: since the start of the rollout, so that a version as good as the active one passes.
         days_expected: at this stage, if the pair has slots.
         underpowered: whether the maximum stage time ends before the evidence can suffice.
+        margin_r: how much less than the active version still passes, in R per slot.
     """
 
     percent: float
     slots_needed: int
     days_expected: float | None
     underpowered: bool
+    margin_r: float
+
+
+class Detection(BaseModel):
+    """How soon the gate `harm` finds a fault that is put on the pair's days in shadow, from the first day on.
+
+    Attributes:
+        fault: what the fault does, in words.
+        found: share of the trials in which it is found within *horizon_days*.
+        median_days: until it is found, if it is in half of the trials.
+        worst_loss_r: R that a user on the canary has lost by then or by the horizon, against the active version: 95 %
+            of the trials lose less. `worst_loss` is the same as a share of equity.
+    """
+
+    fault: str
+    found: float
+    horizon_days: int
+    median_days: float | None
+    worst_loss_r: float
+    worst_loss: float
 
 
 class Preview(BaseModel):
@@ -167,6 +204,11 @@ class Preview(BaseModel):
     Attributes:
         slots, days: slots and calendar days of the history.
         pnl_deviation, win_deviation: standard deviation of the difference per slot, clustered by day.
+        r_per_day: what the version earned more (or less) than the active one in shadow, in R a day.
+        r_per_day_low, r_per_day_high: its 95 % interval, by days. None with too few days.
+        harm: what the plan's gate `harm` says of the shadow. On `fail` the start is refused.
+        risk_fraction: share of equity risked on one R.
+        detections: how soon faults are found. Empty with too few slots in shadow.
     """
 
     slots: int
@@ -174,7 +216,13 @@ class Preview(BaseModel):
     slots_per_day: float
     pnl_deviation: float | None
     win_deviation: float | None
+    r_per_day: float
+    r_per_day_low: float | None
+    r_per_day_high: float | None
+    harm: Finding | None
+    risk_fraction: float
     stages: list[StagePreview]
+    detections: list[Detection]
 
     @property
     def underpowered(self) -> bool:
@@ -182,7 +230,9 @@ class Preview(BaseModel):
 
     @property
     def verdict(self) -> str:
-        """One line that states whether the plan can reach a verdict."""
+        """One line that states whether the plan can start, and whether it can reach a verdict."""
+        if self.harm is not None and self.harm.verdict is Verdict.FAIL:
+            return f"refused: in shadow {self.harm.reason}. Give an override reason to start it all the same"
         if self.pnl_deviation is None:
             return f"unknown: {self.slots} slots in {self.days:.0f} days of shadow are too few to plan by"
         short = next((stage for stage in self.stages if stage.underpowered), None)
@@ -195,19 +245,53 @@ class Preview(BaseModel):
             f"at {self.slots_per_day:.1f} a day that is {days:.0f} days"
         )
 
+    @property
+    def notes(self) -> list[str]:
+        """What the shadow says, what the last stage tolerates, and how soon faults are found, a line each."""
+        notes = []
+        if self.r_per_day_low is not None and self.r_per_day_high is not None:
+            less = "less" if self.r_per_day < 0 else "more"
+            interval = f"95 %: {self.r_per_day_low:+.2f} to {self.r_per_day_high:+.2f}"
+            money = self._of_capital(self.r_per_day)
+            notes.append(f"in shadow it earned {abs(self.r_per_day):.2f} R a day {less} ({interval}), {money}")
+        if self.harm is not None and self.harm.verdict is Verdict.INCONCLUSIVE:
+            notes.append(f"warning: {self.harm.reason}, in shadow already")
+        if self.stages and self.slots_per_day > 0:
+            margin = self.stages[-1].margin_r
+            money = self._of_capital(-self.slots_per_day * margin)
+            notes.append(f"a version may earn up to {margin:.3f} R a slot less and still be promoted: {money}")
+        notes.extend(self._found(each) for each in self.detections)
+        return notes
 
-def preview(plan: Plan, history: History, calendar_days: float) -> Preview:
-    """Return the preview of *plan*, given the history of the pair over *calendar_days* of shadow.
+    def _of_capital(self, r_per_day: float) -> str:
+        often = self.slots_per_day >= OFTEN
+        money = r_per_day * self.risk_fraction * 10_000 * (1 if often else DAYS_A_YEAR)
+        return f"{money:+,.0f} a {'day' if often else 'year'} on 10,000"
 
-    Slots needed = (3.1 · s / margin)², with s the deviation of the paired difference: the maximum for PnL and win rate,
-    and at least the minimum of the gate.
+    def _found(self, one: Detection) -> str:
+        loss = f"at worst {one.worst_loss_r:.0f} R ({one.worst_loss:.1%} of equity) are lost by then"
+        if one.median_days is None:
+            return f"if {one.fault}: found in {one.found:.0%} of trials within {one.horizon_days} days, {loss}"
+        return f"if {one.fault}: found after {one.median_days:.1f} days, in {one.found:.0%} of trials, {loss}"
+
+
+def preview(
+    plan: Plan, history: History, calendar_days: float, *, slots: Slots | None = None, risk_fraction: float = 0.0
+) -> Preview:
+    """Return the preview of *plan*, given the *slots* and the history of the pair over *calendar_days* of shadow.
+
+    Slots needed = (3.1 · s / margin)², with s the deviation of the paired difference, and at least the minimum of the
+    gate. See `NotWorse` for pairs with few slots, and for those that do the same.
     """
     per_day, pnl, win = history.slots_per_day, history.pnl_deviation, history.win_deviation
-    minimum = next((gate.minimum_slots for gate in plan.gates if isinstance(gate, NotWorse)), 0)
+    gate = next((gate for gate in plan.gates if isinstance(gate, NotWorse)), None)
     stages, booked = [], 0
     for stage in plan.stages:
         margins = stage.margins
-        needed = max(minimum, _needed(pnl, margins.pnl(history)), _needed(win, margins.win or math.inf))
+        margin = margins.pnl(history)
+        needed = gate.own_slots_needed(history, margin) if gate else 0
+        if margins.win is not None:
+            needed = max(needed, _needed(win, margins.win))
         minimum_days = stage.minimum_time.total_seconds() / 86_400
         expected = None
         if per_day > 0 and pnl is not None:
@@ -216,16 +300,93 @@ def preview(plan: Plan, history: History, calendar_days: float) -> Preview:
         maximum_days = plan.maximum_stage_time.total_seconds() / 86_400
         underpowered = expected is None or expected > maximum_days
         stages.append(
-            StagePreview(percent=stage.percent, slots_needed=needed, days_expected=expected, underpowered=underpowered)
+            StagePreview(
+                percent=stage.percent,
+                slots_needed=needed,
+                days_expected=expected,
+                underpowered=underpowered,
+                margin_r=margin,
+            )
         )
+    mean = history.d / history.slots if history.slots else 0.0
+    reach = None if pnl is None else _NORMAL_95 * pnl / math.sqrt(history.slots)
     return Preview(
         slots=history.slots,
         days=calendar_days,
         slots_per_day=per_day,
         pnl_deviation=pnl,
         win_deviation=win,
+        r_per_day=mean * per_day,
+        r_per_day_low=None if reach is None else (mean - reach) * per_day,
+        r_per_day_high=None if reach is None else (mean + reach) * per_day,
+        harm=None if slots is None else harm_in_shadow(plan, slots, history, risk_fraction),
+        risk_fraction=risk_fraction,
         stages=stages,
+        detections=[] if slots is None else detections(plan, slots, history, risk_fraction),
     )
+
+
+def harm_in_shadow(plan: Plan, slots: Slots, history: History, risk_fraction: float) -> Finding | None:
+    """Return what the plan's armed gate `harm` says of the pair's *slots* in shadow, or None without the gate.
+
+    Signals that the version misses in shadow count too: in a rollout, only those that it misses beyond.
+    """
+    gate = _armed_harm(plan)
+    if gate is None or len(slots) == 0:
+        return None
+    judged = history.model_copy(update={"missed": 0.0})
+    book, _ = add_slots(open_ledger(judged), slots, judged)
+    return gate.weigh(book.totals, judged, risk_fraction)
+
+
+def detections(plan: Plan, slots: Slots, history: History, risk_fraction: float) -> list[Detection]:
+    """Return how soon the plan's gate `harm` finds typical faults. The pair's days in shadow are drawn again.
+
+    Empty without the gate, or if the shadow has too few slots. The same shadow gives the same result.
+    """
+    gate = _armed_harm(plan)
+    if gate is None or len(slots) < FEWEST_SLOTS or history.days < FEWEST_DAYS:
+        return []
+    horizon = max(1, min(MOST_DAYS, math.floor(MOST_SLOTS / history.slots_per_day)))
+    found = []
+    for fault, told in _FAULTS.items():
+        rng = np.random.default_rng(TRIALS)
+        delays, losses = zip(
+            *(_one_detection(gate, slots, history, fault, rng, horizon) for _ in range(TRIALS)), strict=True
+        )
+        middle = float(np.quantile(delays, 0.5, method="higher"))
+        worst = max(0.0, float(np.quantile(losses, 0.95, method="higher")))
+        found.append(
+            Detection(
+                fault=told,
+                found=float(np.mean(np.isfinite(delays))),
+                horizon_days=horizon,
+                median_days=middle if math.isfinite(middle) else None,
+                worst_loss_r=worst,
+                worst_loss=worst * risk_fraction,
+            )
+        )
+    return found
+
+
+def _one_detection(
+    gate: Harm, slots: Slots, history: History, fault: Change, rng: np.random.Generator, horizon: int
+) -> tuple[float, float]:
+    """Return the days until harm is proven in one draw (inf beyond the *horizon*), and the R lost by then."""
+    book, day, part = open_ledger(history), 0, FIRST_DAYS
+    while day < horizon:
+        ramp = resampled(slots, fault, rng, days=part)
+        shifted = replace(ramp.slots, day=ramp.slots.day + day)
+        book, totals = add_slots(book, shifted, history)
+        for closed_at, each in zip(ramp.closed_at.tolist(), totals, strict=True):
+            if gate.proven(each):
+                return day + closed_at, -each.d
+        day, part = day + part, min(2 * part, horizon)  # most faults are found soon
+    return math.inf, -book.totals.d
+
+
+def _armed_harm(plan: Plan) -> Harm | None:
+    return next((gate for gate in plan.gates if isinstance(gate, Harm) and not gate.dry_run), None)
 
 
 def _needed(deviation: float | None, margin: float) -> int:

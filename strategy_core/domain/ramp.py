@@ -38,7 +38,8 @@ class State(StrEnum):
     # reason opens a new rollout of it.
     ROLLED_BACK = "rolled_back"
 
-    # Ended by the tick after the bake, or when an owner activates the version. It is the active version, and its
+    # Ended by the tick after the bake, or when an owner activates the version. It is the active version. After a bake
+    # its predecessor stays in shadow, and each tick watches the two, unless the plan has no watch. Else the
     # predecessor is retired.
     COMPLETED = "completed"
 
@@ -59,7 +60,7 @@ class Step(StrEnum):
     LAPSE = "lapse"  # drop an approval whose evidence no longer holds, and hold
     AWAIT_DECISION = "await_decision"  # ask an owner: extend, advance or roll back
     PROMOTE = "promote"  # make the canary the active version, and start the bake
-    COMPLETE = "complete"  # end the bake and retire the predecessor
+    COMPLETE = "complete"  # end the bake, and watch the version against its predecessor or retire that
     ROLL_BACK = "roll_back"  # take all users off the version
 
 

@@ -126,15 +126,25 @@ class Scenario:
     days: int | None = None
 
 
+YEARS = 5 * 365  # of past candles before a slow pair's ramp
+RARELY = Market(slots_per_day=1.5 / 7, symbols=1)  # one strategy on one symbol
+WEEKDAYS = Market(slots_per_day=5 / 7, symbols=1)
 THIRD = Market(signals=1 / 3)
 LOSING = Market(signals=1 / 3, win_rate=0.45)
 
 
 def _harm(
-    name: str, change: Change, market: Market | None = None, *, symbols: int | None = None, days: int | None = None
+    name: str,
+    change: Change,
+    market: Market | None = None,
+    *,
+    symbols: int | None = None,
+    days: int | None = None,
+    shadow_days: int = 60,
 ) -> tuple[Scenario, Scenario]:
     """Return a fault in both forms: it comes with the release, and it stood in shadow too."""
-    release = Scenario(name, market or Market(), change, healthy=False, symbols=symbols, days=days)
+    market = market or Market()
+    release = Scenario(name, market, change, healthy=False, symbols=symbols, days=days, shadow_days=shadow_days)
     return release, replace(release, name=f"{name}_in_shadow_too", in_shadow=True)
 
 
@@ -162,6 +172,10 @@ HEALTHY = (
     Scenario("fewer_wins_more_money_in_shadow_too", Market(), Change.FEWER_WINS, in_shadow=True),
     Scenario("fewer_wins_as_much_money", Market(), Change.FEWER_WINS_ALIKE),
     Scenario("improved", Market(), Change.IMPROVED, in_shadow=True),
+    Scenario("rare_signals_identical", replace(RARELY, apart=0.0), shadow_days=YEARS, days=60),
+    Scenario("rare_signals", RARELY, shadow_days=YEARS, days=60),
+    Scenario("five_signals_a_week_identical", replace(WEEKDAYS, apart=0.0), shadow_days=YEARS, days=60),
+    Scenario("five_signals_a_week", WEEKDAYS, shadow_days=YEARS, days=60),
 )
 HARMFUL = (
     *_harm("severe", Change.SEVERE),
@@ -176,6 +190,10 @@ HARMFUL = (
     Scenario("severe_from_day_10", Market(), Change.SEVERE, healthy=False, from_day=10),
     Scenario("severe_from_day_15", Market(), Change.SEVERE, healthy=False, from_day=15, days=40),
     Scenario("slow_decay", Market(), Change.SLOW_DECAY, healthy=False, days=40),
+    *_harm("rare_signals_severe", Change.SEVERE, RARELY, shadow_days=YEARS, days=90),
+    *_harm("rare_signals_every_trade_loses", Change.EVERY_LOSS, RARELY, shadow_days=YEARS, days=90),
+    *_harm("five_signals_a_week_severe", Change.SEVERE, WEEKDAYS, shadow_days=YEARS, days=90),
+    *_harm("five_signals_a_week_every_trade_loses", Change.EVERY_LOSS, WEEKDAYS, shadow_days=YEARS, days=45),
     Scenario("drawdown_spike", Market(), Change.SPIKE, healthy=False, from_day=3),
 )
 SCENARIOS = {scenario.name: scenario for scenario in (*HEALTHY, *HARMFUL)}

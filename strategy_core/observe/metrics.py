@@ -20,6 +20,7 @@ from strategy_core.domain.alerts import HEADLINES, Severity
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import InvalidPlan, InvalidTimeframe
 from strategy_core.domain.gates.base import Freshness, Verdict
+from strategy_core.domain.gates.on_slots import WATCH
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.plan import read_plan
 from strategy_core.domain.ramp import ALERT, BLIND, OWNER, UNANSWERED
@@ -109,7 +110,7 @@ FAMILIES = (
     _counter(
         "rollbacks_total",
         ("strategy", "cause"),
-        "Rollbacks by cause: the gate that failed, or owner, alert, blind, unanswered.",
+        "Rollbacks by cause: the gate that failed, or owner, alert, watch, blind, unanswered.",
     ),
     _counter("alerts_raised_total", ("severity", "kind"), "Alerts raised."),
     _gauge("alerts_unacknowledged", ("severity",), "Alerts without an acknowledgement."),
@@ -225,7 +226,7 @@ class _Samples:
         add = self.add
         for name, generation, version, percent_bp, users, below in rows:
             add("strategy_generation", (name,), generation)
-            self._causes |= dict.fromkeys([(name, cause) for cause in (OWNER, ALERT, BLIND, UNANSWERED)], 0)
+            self._causes |= dict.fromkeys([(name, cause) for cause in (OWNER, ALERT, WATCH, BLIND, UNANSWERED)], 0)
             if users is not None:
                 add("directory_users", (name,), users)
             if version is not None:

@@ -68,7 +68,8 @@ def preview_markdown(preview: Preview, audience: Audience) -> str:
         + " of users"
         for overlap in audience.overlaps
     ]
-    return sections(f"**{plain(preview.verdict)}**, {base}", table(columns, rows), "\n".join(overlaps))
+    notes = [f"- {plain(note)}" for note in preview.notes]
+    return sections(f"**{plain(preview.verdict)}**, {base}", table(columns, rows), "\n".join([*notes, *overlaps]))
 
 
 def progress_markdown(progress: Progress, *, footer: str = "") -> str:

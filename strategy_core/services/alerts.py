@@ -1,7 +1,7 @@
 """Incidents and alert delivery: raise one alert per incident, send the outbox to each channel, acknowledge alerts."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,6 +20,8 @@ from strategy_core.domain.alerts import (
     ENDED,
     QUIET,
     REFUSED,
+    WATCH_HARM,
+    WATCH_LIKELY_HARM,
     CountUsers,
     DeliveryPace,
     Fault,
@@ -195,12 +197,13 @@ def note_refused(engine: Engine, refused: Sequence[StrategyVersion], *, now: dat
 
 @retry_transient()
 def close_resolved(engine: Engine, *, now: datetime) -> None:
-    """Acknowledge alerts whose cause is over: an answered question, or a version that decides again or is retired."""
+    """Acknowledge alerts whose cause is over.
+
+    A question is answered, a refused version decides again or is retired, a harmful one is no longer active.
+    """
     with reading(engine) as session:
         over = [
-            alert.id or 0
-            for alert in alerts.open_alerts(session, [*_WAITING, REFUSED])
-            if (_is_answered if alert.kind in _WAITING else _runs_again)(session, alert)
+            alert.id or 0 for alert in alerts.open_alerts(session, list(_OVER)) if _OVER[alert.kind](session, alert)
         ]
     if not over:
         return
@@ -239,6 +242,11 @@ def _is_answered(session: Session, alert: AlertOutbox) -> bool:
     return rollouts.get_rollout(session, alert.rollout_id).state != _WAITING[alert.kind]
 
 
+def _is_replaced(session: Session, alert: AlertOutbox) -> bool:
+    active = versions.with_status(session, alert.strategy_name, Status.ACTIVE)
+    return active is None or active.version != alert.facts.get("version")
+
+
 def _runs_again(session: Session, alert: AlertOutbox) -> bool:
     name, version = alert.strategy_name, str(alert.facts.get("version", ""))
     known = {each.version: each.status for each in versions.list_versions(session, name)}
@@ -251,6 +259,13 @@ def _runs_again(session: Session, alert: AlertOutbox) -> bool:
 
 def _decided_after(session: Session, name: str, version: str, moment: datetime) -> bool:
     return any(row.logged_at > moment for row in decisions.find_decisions(session, name, version, limit=1))
+
+
+_OVER: Mapping[str, Callable[[Session, AlertOutbox], bool]] = {
+    **dict.fromkeys(_WAITING, _is_answered),
+    REFUSED: _runs_again,
+    **dict.fromkeys((WATCH_HARM, WATCH_LIKELY_HARM), _is_replaced),
+}
 
 
 def deliver(

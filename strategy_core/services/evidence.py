@@ -1,7 +1,7 @@
 """Evidence of a rollout: the pair's shadow history, the slot ledger, and the facts that gates judge."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Any
@@ -17,7 +17,7 @@ from strategy_core.domain.errors import RolloutError, reason_of
 from strategy_core.domain.evidence import Evidence
 from strategy_core.domain.gates.base import Finding
 from strategy_core.domain.gates.on_metrics import MetricThreshold
-from strategy_core.domain.gates.on_slots import ExcessDrawdown, LosingStreak
+from strategy_core.domain.gates.on_slots import WATCH_QUARTER, ExcessDrawdown, LosingStreak
 from strategy_core.domain.pair_noise import History, measure
 from strategy_core.domain.performance import deepest_so_far, max_drawdown
 from strategy_core.domain.plan import Plan, read_plan
@@ -57,7 +57,7 @@ def read_shadow(session: Session, version: StrategyVersion, active: StrategyVers
         evidence.count_candles(session, name, each.version, symbols, start=start, end=now) for each in (version, active)
     )
     found, days = evidence.as_slots(closed, symbols), (now - start).total_seconds() / 86_400
-    return Shadow(found, measure(found, days, symbols=symbols, candles=candles), days)
+    return Shadow(found, measure(found, days, symbols=symbols, candles=candles // len(symbols)), days)
 
 
 def shared_symbols(one: StrategyVersion, other: StrategyVersion) -> list[str]:
@@ -85,17 +85,20 @@ class Booking:
     settled: Mapping[str, datetime | None]
 
 
-def load_ledger(session: Session, rollout: Rollout, symbols: Sequence[str]) -> Booking:
+def load_ledger(
+    session: Session, rollout: Rollout, symbols: Sequence[str], *, not_before: datetime | None = None
+) -> Booking:
     """Return the rollout's ledger with all slots that have closed by now. It is read-only.
 
     Args:
         symbols: the symbols that both versions decide on.
+        not_before: slots on earlier candles are left out.
     """
     row = evidence.get_book(session, rollout.id)
     history = History.model_validate(row.history)
     before = read_ledger(row.totals.get("book", {})) or _rebook(session, rollout, history)
     strategy_name, canary, active = rollout.strategy_name, rollout.version, rollout.control_version
-    since = _unsettled_from(row, rollout)
+    since = max(_unsettled_from(row, rollout), not_before or rollout.started_at)
     closed, pending = evidence.read_slots(session, strategy_name, canary, active, start=since)
     spoken = evidence.newest_spoken(session, strategy_name, (canary, active), since)
     new = evidence.not_booked(session, rollout.id, closed)
@@ -104,8 +107,61 @@ def load_ledger(session: Session, rollout: Rollout, symbols: Sequence[str]) -> B
     return Booking(row, history, after, new, pending, spoken, settled)
 
 
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """The second ledger of a completed rollout, whose version is watched. It begins anew every quarter.
+
+    Attributes:
+        since: start of the quarter. The first one starts at the end of the bake.
+        start: position of the quarter's first slot.
+        own_slots: slots that the rollout booked before it ended. The later ones are the watch's.
+    """
+
+    since: datetime
+    start: int
+    own_slots: int
+    book: SlotLedger
+
+    def as_data(self) -> dict[str, Any]:
+        numbers = {"start": self.start, "own_slots": self.own_slots}
+        return {"since": self.since.isoformat(), **numbers, "book": self.book.as_data()}
+
+
+def load_watch(session: Session, rollout: Rollout, booking: Booking, symbols: Sequence[str], now: datetime) -> Watch:
+    """Return the ledger of the watch with the new slots of *booking*. It is read-only."""
+    slots, history = booking.row.slots, booking.history
+    before, ended = read_watch(session, rollout), rollout.ended_at or now
+    since = ended + max(0, (now - ended) // WATCH_QUARTER) * WATCH_QUARTER
+    if before is None or before.since < since:  # not later: a clock that is set back begins no quarter
+        before = Watch(since, slots, before.own_slots if before else slots, open_ledger(history))
+    book, _ = add_slots(before.book, evidence.as_slots(booking.new, symbols), history)
+    return replace(before, book=book)
+
+
+def read_watch(session: Session, rollout: Rollout) -> Watch | None:
+    """Return the stored ledger of the watch, or None before its first slot."""
+    row = evidence.get_book(session, rollout.id)
+    if (noted := row.totals.get("watch")) is None:
+        return None
+    history = History.model_validate(row.history)
+    book = read_ledger(noted["book"]) or _rebook(session, rollout, history, start=noted["start"])
+    return Watch(datetime.fromisoformat(noted["since"]), noted["start"], noted["own_slots"], book)
+
+
+def own_slots(session: Session, rollout: Rollout) -> int:
+    """Return how many slots the rollout has booked, without those of the watch after its end."""
+    row = evidence.get_book(session, rollout.id)
+    return int(row.totals.get("watch", {}).get("own_slots", row.slots))
+
+
 def save_ledger(
-    session: Session, rollout: Rollout, booking: Booking, *, now: datetime, concordance: float | None = None
+    session: Session,
+    rollout: Rollout,
+    booking: Booking,
+    *,
+    now: datetime,
+    concordance: float | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """Store the ledger from `load_ledger` and the candle from which the next tick has to read.
 
@@ -121,6 +177,8 @@ def save_ledger(
     now_from = open_from.isoformat()
     unsettled = was if was[-1:] == [now_from] else [*was, now_from][-LATE_CANDLES:]
     row.totals = {"book": booking.book.as_data(), "unsettled_from": unsettled, "concordance": concordance}
+    if watch is not None:
+        row.totals |= {"watch": watch.as_data()}
     session.add(row)
     session.flush()
 
@@ -131,10 +189,12 @@ def recompute(session: Session, rollout: Rollout, *, first: int | None = None) -
     return _rebook(session, rollout, history, first=first).totals
 
 
-def _rebook(session: Session, rollout: Rollout, history: History, *, first: int | None = None) -> SlotLedger:
+def _rebook(
+    session: Session, rollout: Rollout, history: History, *, first: int | None = None, start: int = 0
+) -> SlotLedger:
     """Book the rows again tick by tick: another order of sums would round differently."""
-    found = open_ledger(history)
-    for _, together in groupby(evidence.booked(session, rollout.id, first=first), key=lambda row: row.booked_at):
+    found, rows = open_ledger(history), evidence.booked(session, rollout.id, first=first, start=start)
+    for _, together in groupby(rows, key=lambda row: row.booked_at):
         found, _ = add_slots(found, evidence.as_slots(list(together), history.symbols), history)
     return found
 

@@ -18,6 +18,7 @@ from strategy_core.domain.lifecycle import utc
 from strategy_core.domain.pair_noise import History
 from strategy_core.domain.plan import read_plan
 from strategy_core.domain.routing import as_percent
+from strategy_core.services.evidence import own_slots
 from strategy_core.services.history import (
     Census,
     ComparisonCurves,
@@ -172,7 +173,7 @@ def read_report(
             progress=progress,
             cost=_cost(session, rollout),
             equity=read_equity(session, *pair, start=rollout.started_at, end=progress.at),
-            days=days_of(evidence.booked_by_day(session, rollout_id)),
+            days=days_of(evidence.booked_by_day(session, rollout_id, first=own_slots(session, rollout))),
             usual_unlike=_usual_unlike(session, rollout),
             comparison=None if nightly is None else comparison_curves(session, nightly),
             changes=audit.find_events(session, limit=_MOST_CHANGES, newest=True, rollout_id=rollout_id),
@@ -256,7 +257,7 @@ def _harm(session: Session, rollout: Rollout) -> HarmPath | None:
 
 
 def _cost(session: Session, rollout: Rollout) -> RollbackCost:
-    return RollbackCost(*evidence.booked_r(session, rollout.id))
+    return RollbackCost(*evidence.booked_r(session, rollout.id, first=own_slots(session, rollout)))
 
 
 def _usual_unlike(session: Session, rollout: Rollout) -> float | None:

@@ -1,11 +1,11 @@
 """Rollback by an owner or an alert. It needs no evidence, no candles and no other service."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
 import structlog
@@ -15,6 +15,7 @@ from sqlmodel import Session
 from strategy_core.domain.alerts import RollbackRequest
 from strategy_core.domain.audit import Command, shown_actor, storable
 from strategy_core.domain.errors import AlreadyDone, AlreadyRolledBack, NotAwaiting, NothingToRollBack
+from strategy_core.domain.gates.on_slots import WATCH
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.ramp import ALERT, OWNER, State
 from strategy_core.isolation.forkserver import end_worker
@@ -103,32 +104,47 @@ def roll_back(
         AlreadyRolledBack: the newest change of the strategy was this rollback. Callers report success.
         NothingToRollBack: no such version serves users, or no version was active before it.
     """
-    command = replace(command, reason=storable(command.reason))  # no text may stop a rollback
-    reason = f"by {command.actor.shown}: {command.reason}"
     with transaction(engine) as session:
         versions.lock_strategy(session, strategy_name)
         if rollout_id is not None:
             _check_not_done(session, strategy_name, version, rollout_id)
         check_open(session, strategy_name, rollout_id, "roll back")
-        rollout = rollouts.open_rollout(session, strategy_name)
-        with recorded_change(
-            session, command, "roll_back", strategy_name, reason=command.reason, cause=cause
-        ) as change:
-            if rollout is not None and version in (None, rollout.version):
-                change.version, change.rollout_id = rollout.version, rollout.id
-                reinstate_control(session, rollout, now=command.now)
-                end_rollout(session, rollout, State.ROLLED_BACK, reason, command.now)
-            else:
-                change.version = _undo_by_hand(session, strategy_name, version, rollout, reason, command.now)
-            change.alert = ChangeAlert(
-                "rollout.rolled_back",
-                f"{strategy_name} {change.version} rolled back {reason}",
-                severity="critical" if cause == ALERT else "warning",
-                dedupe_key=f"rolled_back {strategy_name} {change.version} {command.now.isoformat()}",
-                facts={"reason": command.reason},
-                exposed_before=True,
-            )
-        return change.version
+        return take_off(session, command, strategy_name, version, cause=cause)
+
+
+def take_off(
+    session: Session,
+    command: Command,
+    strategy_name: str,
+    version: str | None,
+    *,
+    cause: str,
+    facts: Mapping[str, Any] | None = None,
+) -> str:
+    """Do what `roll_back` does, within a transaction that has locked the strategy.
+
+    Args:
+        facts: further facts of the alert.
+    """
+    command = replace(command, reason=storable(command.reason))  # no text may stop a rollback
+    reason = f"by {command.actor.shown}: {command.reason}"
+    rollout = rollouts.open_rollout(session, strategy_name)
+    with recorded_change(session, command, "roll_back", strategy_name, reason=command.reason, cause=cause) as change:
+        if rollout is not None and version in (None, rollout.version):
+            change.version, change.rollout_id = rollout.version, rollout.id
+            reinstate_control(session, rollout, now=command.now)
+            end_rollout(session, rollout, State.ROLLED_BACK, reason, command.now)
+        else:
+            change.version = _undo_by_hand(session, strategy_name, version, rollout, reason, command.now)
+        change.alert = ChangeAlert(
+            "rollout.rolled_back",
+            f"{strategy_name} {change.version} rolled back {reason}",
+            severity="critical" if cause in (ALERT, WATCH) else "warning",
+            dedupe_key=f"rolled_back {strategy_name} {change.version} {command.now.isoformat()}",
+            facts={"reason": command.reason, **(facts or {})},
+            exposed_before=True,
+        )
+    return change.version
 
 
 def _undo_by_hand(

@@ -10,14 +10,22 @@ from sqlmodel import Session
 
 from strategy_core.domain.audit import Command, values_digest
 from strategy_core.domain.candles import timeframe_delta
-from strategy_core.domain.errors import FourEyes, Incomparable, NotAwaiting, RolloutOpen, UnknownRollout
+from strategy_core.domain.errors import (
+    FourEyes,
+    HarmfulInShadow,
+    Incomparable,
+    NotAwaiting,
+    RolloutOpen,
+    UnknownRollout,
+)
 from strategy_core.domain.gates.base import SEVERITY, Freshness, Verdict
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.parsing import same_owner
 from strategy_core.domain.plan import Plan, read_plan
-from strategy_core.domain.preview import Audience, Preview, preview
+from strategy_core.domain.preview import Audience, Preview, harm_in_shadow, preview
 from strategy_core.domain.ramp import Ruling, State, Step
-from strategy_core.services.evidence import Feed, judge, read_shadow
+from strategy_core.domain.scoring import ScoringRule
+from strategy_core.services.evidence import Feed, Shadow, judge, read_shadow
 from strategy_core.services.rollback import never_locked_out, roll_back
 from strategy_core.services.tick import apply_ruling
 from strategy_core.services.transitions import ChangeAlert, check_open, make_canary, recorded_change
@@ -47,6 +55,7 @@ def start_rollout(
         IllegalTransition: the version is not in shadow, or another version is the canary.
         Quarantined: the version was rolled back, and the command has no override reason.
         Incomparable: the version and the active one have no candles in common.
+        HarmfulInShadow: the plan's gate `harm` is proven by the shadow, and the command has no override reason.
         LostRace: the command's generation is outdated.
     """
     plan.check_armed()
@@ -59,6 +68,9 @@ def start_rollout(
             raise RolloutOpen(strategy_name, open_one.version, open_one.state, "let it end, or roll it back")
         active = versions.active_version(session, strategy_name)
         check_comparable(chosen, active)
+        shadow = read_shadow(session, chosen, active, now)
+        if not command.override_reason.strip():
+            _check_harmless_in_shadow(chosen, plan, shadow, _risk_fraction(session, strategy_name))
         first = plan.stages[0]
         with recorded_change(session, command, "start_rollout", strategy_name, version) as change:
             if chosen.status == Status.CANARY:  # a canary set by hand: the plan takes it over
@@ -75,8 +87,7 @@ def start_rollout(
                 stage_entered_at=now,
                 stage_extended_at=now,
             )
-            history = read_shadow(session, chosen, active, now).history
-            rollouts.add_rollout(session, rollout, history.model_dump(mode="json"))
+            rollouts.add_rollout(session, rollout, shadow.history.model_dump(mode="json"))
             change.rollout_id = rollout.id
             change.after["plan"] = values_digest(rollout.plan)
             change.alert = ChangeAlert(
@@ -87,6 +98,16 @@ def start_rollout(
                 facts={"control_version": active.version},
             )
         return rollout
+
+
+def _check_harmless_in_shadow(version: StrategyVersion, plan: Plan, shadow: Shadow, risk_fraction: float) -> None:
+    found = harm_in_shadow(plan, shadow.slots, shadow.history, risk_fraction)
+    if found is not None and found.verdict is Verdict.FAIL:
+        raise HarmfulInShadow(version.strategy_name, version.version, found.reason)
+
+
+def _risk_fraction(session: Session, strategy_name: str) -> float:
+    return ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring).risk_fraction
 
 
 def check_comparable(version: StrategyVersion, active: StrategyVersion) -> None:
@@ -322,7 +343,8 @@ def preview_plan(engine: Engine, *, strategy_name: str, version: str, plan: Plan
         active = versions.active_version(session, strategy_name)
         check_comparable(chosen, active)
         shadow = read_shadow(session, chosen, active, now)
-    return preview(plan, shadow.history, shadow.days)
+        risk_fraction = _risk_fraction(session, strategy_name)
+    return preview(plan, shadow.history, shadow.days, slots=shadow.slots, risk_fraction=risk_fraction)
 
 
 def show_plan(

@@ -9,13 +9,17 @@ from sqlmodel import Session
 
 from strategy_core.domain.alerts import SURE, ClockCheck
 from strategy_core.domain.gates.base import SEVERITY, Finding, Freshness, Verdict
+from strategy_core.domain.gates.on_slots import judge_watch
 from strategy_core.domain.lifecycle import Status, utc
+from strategy_core.domain.pair_noise import History
 from strategy_core.domain.plan import read_plan
 from strategy_core.domain.ramp import Outlook, outlook
+from strategy_core.domain.scoring import ScoringRule
+from strategy_core.services.evidence import read_watch
 from strategy_core.services.live_trades import LiveSummary, summarise_trades
 from strategy_core.services.tick import position
-from strategy_core.services.transitions import strategy_state
-from strategy_core.store import live_trades, rollouts, versions
+from strategy_core.services.transitions import strategy_state, why_unwatched
+from strategy_core.store import evidence, live_trades, rollouts, versions
 from strategy_core.store.alerts import find_alerts
 from strategy_core.store.engine import reading
 from strategy_core.store.tables import AlertOutbox, GateVerdict, Rollout
@@ -47,13 +51,20 @@ class RolloutStatus:
 
 @dataclass(frozen=True, slots=True)
 class StrategyStatus:
-    """One strategy. *percent* is the canary's share of users, *shadows* are its versions in shadow."""
+    """One strategy.
+
+    Attributes:
+        percent: the canary's share of users.
+        shadows: versions in shadow.
+        watch: what the standing watch of the active version has found, or why it is not watched.
+    """
 
     strategy_name: str
     active: str | None
     canary: str | None
     percent: float
     shadows: tuple[str, ...]
+    watch: str
     rollout: RolloutStatus | None
     alerts: Sequence[AlertOutbox]
 
@@ -88,9 +99,36 @@ def _status(session: Session, strategy_name: str, now: datetime, clock: ClockChe
         canary=state["canary"],
         percent=state["percent"],
         shadows=tuple(v.version for v in versions.list_versions(session, strategy_name, Status.SHADOW)),
+        watch=_watch(session, strategy_name),
         rollout=rollout_status(session, newest, now, clock) if newest else None,
         alerts=find_alerts(session, strategy_name, limit=ALERTS_SHOWN),
     )
+
+
+def watch_of(engine: Engine, strategy_name: str) -> str:
+    """Return `StrategyStatus.watch` of one strategy."""
+    with reading(engine) as session:
+        return _watch(session, strategy_name)
+
+
+def _watch(session: Session, strategy_name: str) -> str:
+    active = versions.with_status(session, strategy_name, Status.ACTIVE)
+    if active is None:
+        return ""
+    if (baking := rollouts.open_rollout(session, strategy_name)) and baking.version == active.version:
+        return "not yet: its rollout bakes, and the gates judge it"
+    rollout = rollouts.completed_rollouts(session, strategy_name).get(strategy_name)
+    if rollout is None:
+        return f"not watched: no completed rollout made {active.version} active"
+    if why := why_unwatched(session, rollout):
+        return f"not watched: {why}"
+    watch = read_watch(session, rollout)
+    if watch is None:
+        return f"against {rollout.control_version} since {rollout.ended_at:%Y-%m-%d}: no slot yet"
+    history = History.model_validate(evidence.get_book(session, rollout.id).history)
+    risk_fraction = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring).risk_fraction
+    found = judge_watch(watch.book.totals, history, risk_fraction)
+    return f"against {rollout.control_version} since {watch.since:%Y-%m-%d}: {found.reason}"
 
 
 def rollout_status(

@@ -1,8 +1,9 @@
 """The tick: read a rollout's evidence, decide the next step and apply it, in one transaction."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -10,16 +11,26 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
-from strategy_core.domain.alerts import QUIET, Severity
+from strategy_core.domain.alerts import QUIET, WATCH_HARM, WATCH_LIKELY_HARM, Severity
 from strategy_core.domain.audit import RAMP, Actor, Command
-from strategy_core.domain.errors import InvalidPlan, LostRace
+from strategy_core.domain.errors import EvidenceUnavailable, InvalidPlan, LostRace
 from strategy_core.domain.gates.base import Finding, Freshness, Verdict
+from strategy_core.domain.gates.on_slots import WATCH, WATCH_QUARTER, judge_watch
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.ramp import ENDED, Position, Ruling, State, Step, decide, judge_all
+from strategy_core.domain.scoring import ScoringRule
 from strategy_core.market.source import CandleSource
-from strategy_core.services.evidence import in_a_line, load_evidence, load_ledger, load_pair, read_feed, save_ledger
-from strategy_core.services.rollback import never_locked_out
+from strategy_core.services.evidence import (
+    in_a_line,
+    load_evidence,
+    load_ledger,
+    load_pair,
+    load_watch,
+    read_feed,
+    save_ledger,
+)
+from strategy_core.services.rollback import never_locked_out, take_off
 from strategy_core.services.transitions import (
     ChangeAlert,
     end_rollout,
@@ -27,7 +38,9 @@ from strategy_core.services.transitions import (
     recorded_change,
     reinstate_control,
     replace_active,
+    retire_predecessors,
     strategy_state,
+    why_unwatched,
 )
 from strategy_core.services.watchdog import BlindRollout, watch_blindness
 from strategy_core.store import alerts, rollouts, versions
@@ -69,7 +82,7 @@ class TickResult:
 def tick(
     engine: Engine, source: CandleSource, *, now: datetime, actor: Actor = RAMP, quiet: timedelta = QUIET
 ) -> list[TickResult]:
-    """Tick every open rollout. A rollout that fails does not stop the others.
+    """Tick every open rollout, then watch the versions that have completed one. A failure does not stop the others.
 
     Args:
         quiet: how long rollouts must see evidence until their blindness is over, for alerts.
@@ -86,14 +99,19 @@ def tick(
         else:
             if ruled is not None:
                 ticked.append(TickResult(*about, *ruled))
-    _report_blindness(engine, ticked, now, quiet)
+    _report_blindness(engine, ticked, _watch_all(engine, now, actor), now, quiet)
     return ticked
 
 
-def _report_blindness(engine: Engine, ticked: Sequence[TickResult], now: datetime, quiet: timedelta) -> None:
+def _report_blindness(
+    engine: Engine, ticked: Sequence[TickResult], unwatched: Sequence[BlindRollout], now: datetime, quiet: timedelta
+) -> None:
     """Alert on blind rollouts once all rollouts are ruled on: one incident, however many there are.
 
     The rulings are committed. If the alerts cannot be written, the next tick writes them.
+
+    Args:
+        unwatched: completed rollouts whose watch failed.
     """
     blind = [
         BlindRollout(each.rollout_id, each.strategy_name, each.version, _blind_gate(each), each.ruling.reason)
@@ -101,7 +119,7 @@ def _report_blindness(engine: Engine, ticked: Sequence[TickResult], now: datetim
         if each.ruling is not None and each.ruling.blind and each.ruling.step is not Step.ROLL_BACK
     ]
     try:
-        watch_blindness(engine, blind, now=now, quiet=quiet)
+        watch_blindness(engine, [*blind, *unwatched], now=now, quiet=quiet)
     except DBAPIError as error:
         log.warning("tick.blindness_not_alerted", error=type(error).__name__)
 
@@ -195,6 +213,83 @@ def tick_rollout(
         return ruling, findings
 
 
+def _watch_all(engine: Engine, now: datetime, actor: Actor) -> list[BlindRollout]:
+    """Watch every active version that has completed a rollout, and return those whose watch failed."""
+    try:
+        with reading(engine) as session:
+            completed = list(rollouts.completed_rollouts(session).values())
+    except DBAPIError as error:
+        log.warning("tick.watch_failed", error=type(error).__name__)
+        return []
+    failed = []
+    for rollout in completed:
+        try:
+            watch_version(engine, rollout.id, now=now, actor=actor)
+        except Exception as error:  # noqa: BLE001  as in `tick`
+            problem = f"its standing watch failed: {in_a_line(error)}"
+            failed.append(BlindRollout(rollout.id, rollout.strategy_name, rollout.version, WATCH, problem))
+    return failed
+
+
+@never_locked_out(BUSY_SECONDS)
+@retry_transient()
+def watch_version(engine: Engine, rollout_id: UUID, *, now: datetime, actor: Actor = RAMP) -> Finding | None:
+    """Book the new slots of a promoted version and its predecessor, and act if harm is proven or likely.
+
+    It does nothing, and locks nothing, if the version is not watched or no new slot has closed.
+    """
+    now = utc(now, "now")
+    since = now - WATCH_QUARTER  # a trade that has not closed within a quarter is given up
+    with reading(engine) as session:
+        rollout = rollouts.get_rollout(session, rollout_id)
+        if why_unwatched(session, rollout):
+            return None
+        pair = load_pair(session, rollout)
+        if not load_ledger(session, rollout, pair.symbols, not_before=since).new:
+            return None
+    with transaction(engine) as session:
+        strategy = versions.lock_strategy(session, rollout.strategy_name)
+        rollout = rollouts.get_rollout(session, rollout_id)
+        newest = rollouts.completed_rollouts(session, rollout.strategy_name).get(rollout.strategy_name)
+        if newest is None or newest.id != rollout.id or why_unwatched(session, rollout):
+            return None
+        booking = load_ledger(session, rollout, pair.symbols, not_before=since)
+        watch = load_watch(session, rollout, booking, pair.symbols, now)
+        save_ledger(session, rollout, booking, now=now, watch=watch)
+        risk_fraction = ScoringRule.model_validate(strategy.scoring).risk_fraction
+        finding = judge_watch(watch.book.totals, booking.history, risk_fraction)
+        _act_on_watch(session, rollout, finding, watch.since, Command(actor, now))
+        return finding
+
+
+def _act_on_watch(session: Session, rollout: Rollout, finding: Finding, since: datetime, command: Command) -> None:
+    """Alert on harm that is proven or likely, once a quarter, or roll the version back if its plan says so."""
+    if finding.verdict is Verdict.PASS:
+        return
+    if finding.verdict is Verdict.BLIND:
+        raise EvidenceUnavailable(finding.reason)
+    proven = finding.verdict is Verdict.FAIL
+    reason = f"against {rollout.control_version} since {since:%Y-%m-%d}: {finding.reason}"
+    facts = {"version": rollout.version, "control_version": rollout.control_version, **finding.model_dump(mode="json")}
+    if proven and rollout.plan.get("watch") == "rollback":
+        command = replace(command, reason=f"standing watch {reason}")
+        take_off(session, command, rollout.strategy_name, rollout.version, cause=WATCH, facts=facts)
+        return
+    name, kind = rollout.strategy_name, WATCH_HARM if proven else WATCH_LIKELY_HARM
+    what = "earns less than its predecessor" if proven else "seems to earn less than its predecessor"
+    alerts.raise_alert(
+        session,
+        kind,
+        f"{name} {rollout.version} {what}, {reason}",
+        severity=(Severity.CRITICAL if proven else Severity.WARNING).value,
+        strategy_name=name,
+        dedupe_key=f"{rollout.id} {kind} {since.isoformat()}",
+        facts={**facts, "exposed": exposure_of(session, name, rollout.version, strategy_state(session, name))},
+        now=command.now,
+        rollout_id=rollout.id,
+    )
+
+
 def monotonic_now(now: datetime, rollout: Rollout) -> datetime:
     """Return the time of this tick: at least the previous tick's, unless that clock was far ahead.
 
@@ -232,7 +327,7 @@ def apply_ruling(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling,
         evidence=rollouts.verdict_ids(session, rollout.id),
         cause=ruling.cause,
     ) as change:
-        _take_step(session, rollout, plan, ruling, command.now)
+        change.after |= _take_step(session, rollout, plan, ruling, command.now)
         worst = ruling.worst.model_dump(mode="json") if ruling.worst else {}
         change.alert = ChangeAlert(
             kind,
@@ -266,7 +361,8 @@ def _waits_already(rollout: Rollout, ruling: Ruling) -> bool:
     return ruling.step in _WAITS and rollout.state == _WAITS[ruling.step]
 
 
-def _take_step(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, now: datetime) -> None:
+def _take_step(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, now: datetime) -> dict[str, Any]:
+    """Take the step, and return what the audit event shows beside the strategy's state."""
     entered = {"state": State.RUNNING.value, "stage_entered_at": now, "stage_extended_at": now}
     match ruling.step:
         case Step.ADVANCE:
@@ -283,12 +379,12 @@ def _take_step(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, n
             replace_active(session, winner, outgoing_becomes=Status.SHADOW, now=now)
             rollouts.change_rollout(session, rollout, promoted_at=now, reason=ruling.reason, **entered)
         case Step.COMPLETE:
-            predecessor = versions.get_version(session, rollout.strategy_name, rollout.control_version)
-            versions.move(session, predecessor, Status.RETIRED, now)
             end_rollout(session, rollout, State.COMPLETED, ruling.reason, now)
+            return {"retired": retire_predecessors(session, rollout, now, keep=plan.watch != "off")}
         case Step.ROLL_BACK:
             reinstate_control(session, rollout, now=now)
             end_rollout(session, rollout, State.ROLLED_BACK, ruling.reason, now)
+    return {}
 
 
 def _raise_alert(

@@ -218,6 +218,46 @@ def check_open(session: Session, strategy_name: str, rollout_id: UUID | None, wh
         raise NotAwaiting(what, state, set(State) - ENDED)
 
 
+def retire_predecessors(session: Session, rollout: Rollout, now: datetime, *, keep: bool) -> list[str]:
+    """Retire the versions that the strategy's completed rollouts have replaced and that are still in shadow.
+
+    Args:
+        rollout: has just completed.
+        keep: whether its own predecessor stays in shadow, to be watched against.
+
+    Returns:
+        The versions that were retired.
+    """
+    replaced = set(rollouts.completed_controls(session, rollout.strategy_name))
+    leaving = [
+        version
+        for version in versions.list_versions(session, rollout.strategy_name, Status.SHADOW)
+        if (not keep if version.version == rollout.control_version else version.version in replaced)
+        and version.quarantined_at is None
+    ]
+    for version in leaving:
+        versions.move(session, version, Status.RETIRED, now)
+    return [version.version for version in leaving]
+
+
+def why_unwatched(session: Session, rollout: Rollout) -> str:
+    """Return why the version of a completed rollout is not watched, or an empty text.
+
+    It is watched against the version that a rollback would reinstate, as long as that decides in shadow.
+    """
+    control = versions.get_version(session, rollout.strategy_name, rollout.control_version)
+    previous = versions.previously_active(session, rollout.strategy_name)
+    if rollout.plan.get("watch") == "off":
+        return "its plan has no watch"
+    if control.quarantined_at is not None:
+        return f"its predecessor {control.version} is quarantined"
+    if control.status != Status.SHADOW:
+        return f"its predecessor {control.version} is {control.status}"
+    if previous is None or previous.id != control.id:
+        return f"{previous.version if previous else 'another version'} was active after {control.version}"
+    return ""
+
+
 def abort_rollout(session: Session, rollout: Rollout, why: str, now: datetime) -> None:
     """End a rollout whose control is no longer active. Its canary goes back to shadow without quarantine."""
     candidate = versions.get_version(session, rollout.strategy_name, rollout.version)

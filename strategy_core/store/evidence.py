@@ -213,9 +213,10 @@ def get_book(session: Session, rollout_id: UUID) -> RolloutBook:
     return session.get_one(RolloutBook, rollout_id)
 
 
-def booked(session: Session, rollout_id: UUID, *, first: int | None = None) -> Sequence[BookedSlot]:
-    """Return the slots that a rollout has booked, in that order. *first* limits their number."""
-    query = select(BookedSlot).where(BookedSlot.rollout_id == rollout_id).order_by(col(BookedSlot.position))
+def booked(session: Session, rollout_id: UUID, *, first: int | None = None, start: int = 0) -> Sequence[BookedSlot]:
+    """Return the slots that a rollout has booked, from position *start* on. *first* limits their number."""
+    mine = (BookedSlot.rollout_id == rollout_id, col(BookedSlot.position) >= start)
+    query = select(BookedSlot).where(*mine).order_by(col(BookedSlot.position))
     return session.exec(query if first is None else query.limit(first)).all()
 
 
@@ -225,24 +226,25 @@ def newest_booked(session: Session, rollout_id: UUID, limit: int) -> Sequence[Bo
     return session.exec(query.order_by(col(BookedSlot.position).desc()).limit(limit)).all()
 
 
-def booked_r(session: Session, rollout_id: UUID) -> tuple[int, float, float]:
-    """Return (number of booked slots, Σ R of the canary, Σ R of its control)."""
+def booked_r(session: Session, rollout_id: UUID, *, first: int) -> tuple[int, float, float]:
+    """Return (number of slots, Σ R of the canary, Σ R of its control) over the *first* booked slots."""
     found = session.execute(
         select_columns(
             func.count(),
             func.coalesce(func.sum(col(BookedSlot.canary_r)), 0.0),
             func.coalesce(func.sum(col(BookedSlot.active_r)), 0.0),
-        ).where(col(BookedSlot.rollout_id) == rollout_id)
+        ).where(col(BookedSlot.rollout_id) == rollout_id, col(BookedSlot.position) < first)
     ).one()
     return found[0], found[1], found[2]
 
 
-def booked_by_day(session: Session, rollout_id: UUID) -> list[DaySums]:
-    """Return the sums of a rollout's slots by UTC day of the candle, as in comparisons (not of the close)."""
+def booked_by_day(session: Session, rollout_id: UUID, *, first: int) -> list[DaySums]:
+    """Return the sums of the *first* booked slots by UTC day of the candle, as in comparisons (not of the close)."""
     day = cast(extract("epoch", col(BookedSlot.timestamp)), BigInteger) // _DAY_S
     unlike = func.count().filter(col(BookedSlot.canary_side) != BookedSlot.active_side)
     sums = (func.sum(col(BookedSlot.canary_r)), func.sum(col(BookedSlot.active_r)))
-    query = select_columns(day, func.count(), unlike, *sums).where(col(BookedSlot.rollout_id) == rollout_id)
+    mine = (col(BookedSlot.rollout_id) == rollout_id, col(BookedSlot.position) < first)
+    query = select_columns(day, func.count(), unlike, *sums).where(*mine)
     return [DaySums(*row) for row in session.execute(query.group_by(text("1")))]
 
 

@@ -5,22 +5,26 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import bindparam, func, update
+from sqlalchemy import and_, bindparam, func, update
 from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from strategy_core.domain.errors import LostRace, NoCanary, UnknownRollout
 from strategy_core.domain.gates.base import Finding
-from strategy_core.domain.ramp import ENDED
+from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.ramp import ENDED, State
 from strategy_core.store import counters
-from strategy_core.store.tables import CanaryConfig, Counted, GateVerdict, Rollout, RolloutBook
+from strategy_core.store.tables import CanaryConfig, Counted, GateVerdict, Rollout, RolloutBook, StrategyVersion
 
 _NEWEST = (
     select(GateVerdict.gate, func.max(GateVerdict.ticked_at).label("ticked_at"))
     .where(GateVerdict.rollout_id == bindparam("rollout_id"))
     .group_by(GateVerdict.gate)
     .subquery()
+)
+_OWN_VERSION = and_(
+    col(StrategyVersion.strategy_name) == Rollout.strategy_name, col(StrategyVersion.version) == Rollout.version
 )
 _LAST_VERDICTS = (
     select(GateVerdict)
@@ -95,6 +99,25 @@ def list_rollouts(session: Session, strategy_name: str | None = None) -> Sequenc
     if strategy_name is not None:
         query = query.where(Rollout.strategy_name == strategy_name)
     return session.exec(query).all()
+
+
+def completed_rollouts(session: Session, strategy_name: str | None = None) -> dict[str, Rollout]:
+    """Return the newest completed rollout of each active version that has one, by strategy."""
+    query = (
+        select(Rollout)
+        .join(StrategyVersion, _OWN_VERSION)
+        .where(Rollout.state == State.COMPLETED, StrategyVersion.status == Status.ACTIVE)
+        .order_by(Rollout.strategy_name, col(Rollout.ended_at))
+    )
+    if strategy_name is not None:
+        query = query.where(Rollout.strategy_name == strategy_name)
+    return {rollout.strategy_name: rollout for rollout in session.exec(query).all()}
+
+
+def completed_controls(session: Session, strategy_name: str) -> Sequence[str]:
+    """Return the versions that completed rollouts of the strategy have replaced."""
+    done = (Rollout.strategy_name == strategy_name, Rollout.state == State.COMPLETED)
+    return session.exec(select(Rollout.control_version).where(*done).distinct()).all()
 
 
 def change_rollout(session: Session, rollout: Rollout, **changes: Any) -> None:

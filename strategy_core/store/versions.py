@@ -150,12 +150,15 @@ def _routings(rows: Sequence[Any]) -> dict[str, Routing | None]:
 
 
 def previously_active(session: Session, strategy_name: str) -> StrategyVersion | None:
-    """Return the previously active version: the retired one with the latest activation, not quarantined."""
+    """Return the previously active version: the one with the latest activation, retired or in shadow.
+
+    Quarantined versions are left out. A predecessor is in shadow while its successor bakes, and while it is watched.
+    """
     return session.exec(
         select(StrategyVersion)
         .where(
             StrategyVersion.strategy_name == strategy_name,
-            StrategyVersion.status == Status.RETIRED,
+            col(StrategyVersion.status).in_([Status.RETIRED, Status.SHADOW]),
             col(StrategyVersion.activated_at).is_not(None),
             col(StrategyVersion.quarantined_at).is_(None),
         )

@@ -70,15 +70,7 @@ class Pair:
     def between(self, start: float, end: float) -> "Pair":
         """Return the slots that opened at *start* or later and had closed by *end*."""
         chosen = np.flatnonzero((self.opened_at >= start) & (self.closed_at <= end))
-        every = self.slots
-        slots = Slots(
-            every.day[chosen],
-            every.canary_r[chosen],
-            every.active_r[chosen],
-            every.canary_side[chosen],
-            every.active_side[chosen],
-        )
-        return Pair(slots, self.opened_at[chosen], self.closed_at[chosen])
+        return Pair(self.slots.take(chosen), self.opened_at[chosen], self.closed_at[chosen])
 
 
 def pair(candles: pd.DataFrame, canary: Arm, active: Arm) -> Pair:
@@ -88,7 +80,8 @@ def pair(candles: pd.DataFrame, canary: Arm, active: Arm) -> Pair:
     at = np.flatnonzero(signalled & closed)
     closed_at = np.maximum(canary.closed_at, active.closed_at)
     at = at[np.argsort(closed_at[at], kind="stable")]
-    slots = Slots(closed_at[at].astype(np.int64), canary.r[at], active.r[at], canary.side[at], active.side[at])
+    symbol = np.zeros(len(at), np.int64)  # the history is of one
+    slots = Slots(closed_at[at].astype(np.int64), canary.r[at], active.r[at], canary.side[at], active.side[at], symbol)
     return Pair(slots, _days(pd.DatetimeIndex(candles.index))[at], closed_at[at])
 
 

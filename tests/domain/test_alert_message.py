@@ -20,6 +20,7 @@ STAYS = {"exposed": CANARY, "exposed_before": CANARY}
 PAIR = {"version": "2", "control_version": "1"}
 PASSED = {"gate": "not_worse", "verdict": "pass", "value": 0.012, "limit": -0.1, "low": -0.02, "high": 0.044, "n": 120}
 BROKEN = {"gate": "losing_streak", "verdict": "breach", "value": 40.0, "limit": 12.0, "low": None, "n": 40}
+WATCHED = {"gate": "watch", "verdict": "inconclusive", "value": 1.2, "limit": 2.60206, "low": None, "n": 240}
 UNSURE = PASSED | {"verdict": "inconclusive"}
 
 RAISED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -51,6 +52,8 @@ RAISED: dict[str, tuple[str, dict[str, Any]]] = {
     "incident.ended": ("info", {"incident": "feed.stale"}),
     "owner.request_waiting": ("critical", {"request": "0a1b2c3d-0000-4000-8000-000000000001"}),
     "clock.disagrees": ("critical", PAIR | {"exposed": CANARY}),
+    "watch.harm": ("critical", PAIR | WATCHED | {"verdict": "fail", "value": 2.7, "exposed": ACTIVE}),
+    "watch.likely_harm": ("warning", PAIR | WATCHED | {"exposed": ACTIVE}),
 }
 SAID = {
     "rollout.started": [
@@ -198,6 +201,19 @@ SAID = {
         "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
         "details: rollout db clock",
         'acknowledge: rollout alerts ack 17 --reason "..."',
+    ],
+    "watch.harm": [
+        "[critical] fib_rsi 2: earns less than its predecessor",
+        "gate watch: fail, value 2.7 against limit 2.60206, n 240",
+        "users: 100 % (8,240) get it; for 0.0 h, since 2026-03-06 00:00 UTC",
+        'to undo: rollout rollback fib_rsi --version 2 --reason "..."',
+        'acknowledge: rollout alerts ack 17 --reason "..."',
+    ],
+    "watch.likely_harm": [
+        "[warning] fib_rsi 2: seems to earn less than its predecessor",
+        "gate watch: inconclusive, value 1.2 against limit 2.60206, n 240",
+        "users: 100 % (8,240) get it; for 0.0 h, since 2026-03-06 00:00 UTC",
+        'to undo: rollout rollback fib_rsi --version 2 --reason "..."',
     ],
 }
 

@@ -13,7 +13,7 @@ from strategy_core.domain.gates.on_slots import ExcessDrawdown, Harm, LosingStre
 from strategy_core.domain.pair_noise import History, measure
 from strategy_core.domain.plan import Plan, Stage
 from strategy_core.domain.simulation import RISK_FRACTION, SCENARIOS, Ramp, simulate, simulate_shadow
-from strategy_core.domain.slot_ledger import add_slots, open_ledger
+from strategy_core.domain.slot_ledger import Totals, add_slots, open_ledger
 from strategy_core.domain.slots import slots
 
 KNOWN = History(design_effect=1.0, design_effect_bound=1.0, provisional=False, win_noise=0.05, lost_share=0.02)
@@ -38,7 +38,7 @@ def every_hour(first: int, end: int, pair: tuple[float, float]) -> list[tuple[fl
 def plan_of(*gates: Any, percents: tuple[float, ...] = (50.0, 100.0), **fields: Any) -> Plan:
     margins = Margins(pnl_r=0.5, win=0.5)
     stages = tuple(Stage(percent=percent, minimum_time=HOUR, margins=margins) for percent in percents)
-    return Plan(stages=stages, gates=gates, **{"approve_before": (), "bake": 24 * HOUR} | fields)
+    return Plan(stages=stages, gates=gates, **{"approve_before": (), "bake": 24 * HOUR, "watch": "off"} | fields)
 
 
 QUICK = plan_of(Harm(), NotWorse(minimum_days=2))
@@ -54,7 +54,7 @@ def test_a_rollback_is_dated_by_the_very_slot_that_made_it(name: str) -> None:
         history = measure(simulate_shadow(SCENARIOS[name], rng, days=60), 60)
         ramp = simulate(SCENARIOS[name], rng, days=days)
         path = add_slots(open_ledger(history), ramp.slots, history)[1]
-        first = next(n for n, totals in enumerate(path, start=1) if totals.log_peak >= -math.log(0.008))
+        first = next(n for n, totals in enumerate(path, start=1) if _proven(totals))
         began = int(np.argmax(ramp.faulty))
 
         result = run_ramp(plan, history, ramp, days=days)
@@ -65,8 +65,14 @@ def test_a_rollback_is_dated_by_the_very_slot_that_made_it(name: str) -> None:
         assert result.days == ramp.closed_at[first - 1] - ramp.closed_at[began]
 
 
+def _proven(totals: Totals) -> bool:
+    """E on money has reached 100, or 10 with an E on wins of 200."""
+    money, wins = math.exp(totals.log_peak), math.exp(totals.log_win_peak)
+    return money >= 100 or (money >= 10 and wins >= 200)
+
+
 def test_a_stage_that_freezes_is_dated_too() -> None:
-    """Seven lost wins make E pass 10, and five more 125. A healthy ramp is not frozen."""
+    """E passes 10 some lost wins before 100. A healthy ramp is not frozen."""
     harmed = run_ramp(QUICK, KNOWN, ramp_of(*every_hour(0, 60, LOST), faulty_from=0), days=4)
 
     assert harmed.frozen_after is not None
@@ -118,6 +124,33 @@ def test_while_it_bakes_it_may_still_be_rolled_back() -> None:
     assert result.gate == "harm"
     assert result.promoted_on == 31 / 24
     assert 40 < result.slots <= 55
+
+
+def test_after_the_bake_a_standing_watch_finds_harm_until_the_ramp_ends() -> None:
+    pairs = ramp_of(*every_hour(0, 40, SAME), *every_hour(40, 96, LOST), faulty_from=40)
+
+    left_alone, alerted, undone = (
+        run_ramp(plan_of(Harm(), percents=(100.0,), watch=watch), KNOWN, pairs, days=4)
+        for watch in ("off", "alert", "rollback")
+    )
+
+    assert (left_alone.gate, left_alone.rolled_back_after) == (None, None)
+    assert alerted == undone
+    assert alerted.gate == "watch"
+    assert alerted.rolled_back_after is not None
+    assert 0 < alerted.rolled_back_after < 30
+    assert alerted.promoted_on == left_alone.promoted_on
+
+
+def test_a_watch_begins_anew_every_quarter() -> None:
+    """A hundred days with a win each, then one loss after another: the second quarter forgets the wins."""
+    pairs = [(24 * day + 0.5, 2.0, 1.0) for day in range(95)] + [(2_280.5 + n / 50, *LOST) for n in range(40)]
+
+    result = run_ramp(plan_of(Harm(), percents=(100.0,), watch="alert"), KNOWN, ramp_of(*pairs), days=100)
+
+    path = add_slots(open_ledger(KNOWN), ramp_of(*pairs[92:]).slots, KNOWN)[1]
+    proven = next(n for n, totals in enumerate(path, 1) if totals.log_peak >= math.log(400))
+    assert (result.gate, result.slots) == ("watch", 92 + proven)
 
 
 def test_an_owner_approves_at_once_which_takes_a_look_more() -> None:

@@ -10,6 +10,7 @@ from strategy_core.domain.errors import RolloutError
 from tests.builders import DAY, MONDAY
 
 FACTS = {
+    "reason": "the canary earns less",
     "strategy_name": "fib_rsi",
     "version": "2",
     "wanted": "9f",

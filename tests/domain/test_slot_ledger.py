@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategy_core.domain.pair_noise import History
+from strategy_core.domain.pair_noise import CLIP_UNITS, History
 from strategy_core.domain.slot_ledger import Totals, add_slots, open_ledger, read_ledger
 from strategy_core.domain.slots import Slots, slots
 
@@ -35,6 +35,25 @@ def test_it_adds_up() -> None:
     assert (found.d, found.d_squares) == (-3.0, 9.0)
     assert (found.w, found.w_squares) == (-1.5, 1.25)
     assert found.active_squares == 6.0
+    assert (found.unlike, found.unequal) == (2, 3)
+
+
+def test_differences_beyond_three_units_are_cut_and_what_is_cut_is_kept() -> None:
+    """One unit of this history is 1 R."""
+    found = totals(slots([(0, 11.0, 1.0, 1, 1), (0, -4.0, 1.0, 1, 1), (0, 2.0, 1.0, 1, 1)]))
+
+    assert found.d == 6.0
+    assert (found.clipped, found.clipped_squares) == (CLIP_UNITS - CLIP_UNITS + 1, 2 * CLIP_UNITS**2 + 1)
+    assert found.cut_squares == (10 - CLIP_UNITS) ** 2 + (5 - CLIP_UNITS) ** 2
+
+
+def test_the_totals_have_the_newest_evidence_by_symbol() -> None:
+    history = HISTORY.model_copy(update={"symbols": ("GOLD", "OIL")})
+    rows = slots([(0, -1.0 if i % 2 else 1.0, 1.0, 1, 1, i % 2) for i in range(60)])
+    found = add_slots(open_ledger(history), rows, history)[0].totals
+
+    assert found.symbol == 1
+    assert found.log_symbol > 0
 
 
 def test_streaks_go_on_from_one_booking_to_the_next() -> None:

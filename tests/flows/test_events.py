@@ -45,6 +45,8 @@ TOLD = {
     "host.overloaded": ["host.overloaded"],
     "owner.request_waiting": ["owner.request_waiting"],
     "clock.disagrees": ["clock.disagrees"],
+    "watch.harm": ["watch.harm"],
+    "watch.likely_harm": ["watch.likely_harm"],
 }
 
 

@@ -188,8 +188,9 @@ class Model(Standing):
         return self.active.activated if self.active and name == self.active.name else None
 
     def before_the_active(self) -> Version | None:
-        """Who served last of those that are retired and did no harm."""
-        served = [one for one in self.versions.values() if one.status == "retired" and not one.quarantined]
+        """Who served last of those that serve nobody now and did no harm."""
+        idle = ("retired", "shadow")
+        served = [one for one in self.versions.values() if one.status in idle and not one.quarantined]
         return max((one for one in served if one.activated), key=lambda one: one.activated or LONG_AGO, default=None)
 
     def _second(self, demanded: bool, actor: str) -> Refusals:

@@ -34,6 +34,7 @@ class Terms:
     blind_limit: timedelta = 5 * HOUR
     bake: timedelta = 6 * HOUR
     armed: bool = True
+    watch: bool = True  # after the bake, against the predecessor
     answerable: bool = True  # else a gate waits for slots that never come
 
 
@@ -77,6 +78,7 @@ class Standing:
     canary_since: datetime | None = None
     rollout: Rollout | None = None
     ended: list[str] = field(default_factory=list)
+    replaced: set[str] = field(default_factory=set)  # by a rollout that completed
     trail: list[tuple[str, str]] = field(default_factory=list)  # action and version
     alerts: list[str] = field(default_factory=list)
     causes: list[str] = field(default_factory=list)
@@ -120,6 +122,8 @@ class Standing:
             self.canary.status = "shadow"
 
     def _end(self, state: str) -> None:
+        if self.rollout and state == "completed":
+            self.replaced.add(self.rollout.control)
         self.rollout = None
         self.ended.append(state)
 
@@ -215,8 +219,11 @@ class Standing:
             rollout.enter(now)
             rollout.promoted = now
         elif step == "complete":
-            self.versions[rollout.control].status = "retired"
             self._end("completed")
+            for name in self.replaced - ({rollout.control} if rollout.terms.watch else set()):
+                version = self.versions[name]
+                if version.status == "shadow" and not version.quarantined:
+                    version.status = "retired"
         else:
             self._undo(rollout, now)
             self._end("rolled_back")

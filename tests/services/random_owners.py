@@ -30,6 +30,7 @@ CATCH_UP = 15  # candles at most
 TERMS = [
     Terms(),
     Terms(percents=(10.0, 100.0), approve_before=(), bake=3 * HOUR),
+    Terms(percents=(10.0, 100.0), approve_before=(), bake=3 * HOUR, watch=False),
     Terms(answerable=False),
     Terms(answerable=False, on_inconclusive="rollback"),
     Terms(armed=False),
@@ -56,6 +57,7 @@ def plan_of(terms: Terms) -> Plan:
             "maximum_stage_time": terms.maximum.total_seconds(),
             "blind_limit": terms.blind_limit.total_seconds(),
             "bake": terms.bake.total_seconds(),
+            "watch": "alert" if terms.watch else "off",
             "gates": gates,
         }
     )

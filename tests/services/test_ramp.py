@@ -42,7 +42,7 @@ def test_it_advances_stage_by_stage_waits_for_the_owner_is_promoted_and_bakes(
 
     now = days(ramped, now, 7)
     assert ruled(tick(ramped, market, now=now)) == (Step.COMPLETE, "baked 7.0 d without harm")
-    assert standing(ramped)[0] == {"1": "retired", "2": "active"}
+    assert standing(ramped)[0] == {"1": "shadow", "2": "active"}
     with reading(ramped) as session:
         actions = [event.action for event in audit.events(session)]
     assert actions == [

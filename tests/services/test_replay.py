@@ -28,7 +28,7 @@ from tests.replay import Replay
 
 VERSIONS = {"1": "active"} | {str(n): "shadow" for n in range(2, 20)} | {"20": "retired"}
 STAGE = {"minimum_time": 3_600, "margins": {"pnl_r": 0.1, "win": 0.05}}
-PLANS = [Plan(), read_plan({"stages": [{**STAGE, "percent": 7.5}, {**STAGE, "percent": 100}]})]
+PLANS = [Plan(), read_plan({"stages": [{**STAGE, "percent": 7.5}, {**STAGE, "percent": 100}], "watch": "off"})]
 PERCENTS = [0, 0.01, 12.5, 33.33, 99.99, 100, 150]
 STEPS = 250
 
@@ -175,7 +175,7 @@ def test_a_trail_tells_all_that_was_done(engine: Engine, seed: int) -> None:
         percents = {each.id: [stage.percent for stage in read_plan(each.plan).stages] for each in every}
         statuses = {each.version: each.status for each in versions.list_versions(session, "fib_rsi")}
         events = audit.events(session, "fib_rsi")
-    replay = Replay(dict(VERSIONS), percents)
+    replay = Replay(dict(VERSIONS), percents, {each.id for each in every if each.plan["watch"] == "off"})
     seen = set()
     for event in events[len(VERSIONS) :]:
         assert replay.standing == event.before, event.action

@@ -99,7 +99,7 @@ def test_progress_tells_stage_users_gates_and_what_must_happen(ramped: Engine, m
     assert (progress.percent, progress.users, progress.directory, progress.started_by) == (5.0, None, None, "ana")
     assert progress.harm is not None
     assert progress.harm.at == (now,)
-    assert progress.harm.limit == pytest.approx(2.0969, abs=1e-4)
+    assert progress.harm.limit == 2.0
     assert progress.harm.freeze_at == 1.0
     shown = progress_markdown(progress)
     assert shown.startswith("# fib\\_rsi 2 against 1: running at 5 % of users\n")

@@ -7,6 +7,7 @@ from sqlalchemy import Engine
 
 from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import (
+    HarmfulInShadow,
     IllegalTransition,
     Incomparable,
     NoActiveVersion,
@@ -18,10 +19,10 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.services.canary import activate_canary
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.rollouts import preview_plan, start_rollout
 from strategy_core.store import alerts, audit, versions
 from strategy_core.store.engine import reading
-from tests.builders import DAY, MONDAY, OWNER, put_version
+from tests.builders import DAY, MONDAY, OWNER, put_day, put_version
 from tests.services.ramping import newest, standing
 
 
@@ -100,3 +101,46 @@ def test_a_quarantined_version_is_ramped_again_only_with_a_reason(ramped: Engine
     )
 
     assert standing(ramped) == ({"1": "active", "2": "canary"}, 5.0)
+
+
+class TestHarmInShadow:
+    """A version that lost money in shadow already does not start by itself."""
+
+    @pytest.fixture
+    def lost(self, engine: Engine) -> Engine:
+        put_version(engine, "1", Status.ACTIVE)
+        put_version(engine, "2")
+        for day in range(12):
+            put_day(engine, MONDAY + day * DAY, {"1": "buy", "2": "buy"}, {"1": 0.6, "2": -0.9}, signal_hours=[1, 5, 9])
+        return engine
+
+    def test_it_is_refused_with_what_it_lost_and_nothing_has_changed(self, lost: Engine) -> None:
+        with pytest.raises(HarmfulInShadow, match=r"earns less: E reached .* -54\.0 R in 36 slots") as refused:
+            start_rollout(lost, self.command(), strategy_name="fib_rsi", version="2", plan=Plan())
+
+        assert refused.value.version == "2"
+        with reading(lost) as session:
+            assert versions.get_version(session, "fib_rsi", "2").status == Status.SHADOW
+            assert list(audit.events(session)) == []
+
+    def test_an_owner_may_start_it_all_the_same_with_a_reason(self, lost: Engine) -> None:
+        start_rollout(lost, self.command("bad feed"), strategy_name="fib_rsi", version="2", plan=Plan())
+
+        assert standing(lost)[0] == {"1": "active", "2": "canary"}
+
+    def test_the_plan_says_so_before(self, lost: Engine) -> None:
+        told = preview_plan(lost, strategy_name="fib_rsi", version="2", plan=Plan(), now=MONDAY + 12 * DAY)
+
+        assert told.verdict.startswith("refused: in shadow the canary earns less")
+        assert any("R a day less" in note for note in told.notes)
+
+    @pytest.mark.parametrize("gates", [[{"kind": "harm", "dry_run": True}, {"kind": "errors"}], [{"kind": "errors"}]])
+    def test_a_plan_without_an_armed_gate_on_harm_does_not_ask(self, lost: Engine, gates: list[dict[str, Any]]) -> None:
+        plan = read_plan({"gates": gates})
+
+        start_rollout(lost, self.command(), strategy_name="fib_rsi", version="2", plan=plan)
+
+        assert standing(lost)[0] == {"1": "active", "2": "canary"}
+
+    def command(self, override_reason: str = "") -> Command:
+        return Command(OWNER, MONDAY + 12 * DAY, override_reason=override_reason)

@@ -89,15 +89,9 @@ def test_an_open_rollout_is_judged_by_the_new_gates_on_all_it_has_seen(
     first_release: Engine, market: SyntheticSource
 ) -> None:
     before: Any = {"counted": False}
-    put_day(first_release, MONDAY, {"1": "buy", "2": "buy"}, {"1": 0.5, "2": -0.5}, signal_hours=range(0, 20), **before)
-    put_day(
-        first_release,
-        MONDAY + DAY,
-        {"1": "buy", "2": "buy"},
-        {"1": 0.5, "2": -0.5},
-        signal_hours=range(0, 20),
-        **before,
-    )
+    both, worth = {"1": "buy", "2": "buy"}, {"1": 0.5, "2": -1.0}
+    for day in range(2):
+        put_day(first_release, MONDAY + day * DAY, both, worth, signal_hours=range(0, 20), **before)
 
     upgrade(first_release)
 
@@ -108,7 +102,7 @@ def test_an_open_rollout_is_judged_by_the_new_gates_on_all_it_has_seen(
     (ticked,) = tick(first_release, market, now=MONDAY + 2 * DAY)
     assert ticked.ruling is not None, ticked.error
     assert ticked.ruling.step is Step.ROLL_BACK
-    assert ticked.ruling.reason.startswith("harm: the canary does harm")
+    assert ticked.ruling.reason.startswith("harm: the canary earns less")
 
 
 def test_what_was_raised_before_anybody_delivered_wakes_nobody(first_release: Engine, endpoint: Endpoint) -> None:

@@ -170,6 +170,7 @@ class PlanPreview(ResponseModel):
     preview: Preview = Field(description="Duration and statistical power of the plan.")
     underpowered: bool = Field(description="Whether the plan is too short to detect the difference.")
     verdict: str = Field(description="One line that explains whether the plan can reach a conclusion.")
+    notes: list[str] = Field(description="What the shadow shows, and how soon faults would be found, a line each.")
     audience: Audience = Field(description="The users that each stage reaches.")
     estimated: bool = Field(description="Whether the numbers of users are estimates, because no directory is loaded.")
 
@@ -214,6 +215,7 @@ def preview_rollout(context: Requested, body: PlanRequest) -> PlanPreview:
         preview=preview,
         underpowered=preview.underpowered,
         verdict=preview.verdict,
+        notes=preview.notes,
         audience=audience,
         estimated=audience.estimated,
     )

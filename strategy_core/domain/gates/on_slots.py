@@ -17,9 +17,14 @@ from strategy_core.domain.slot_ledger import Totals
 
 SLOTS_FACTOR = 3.1  # standard deviations over the margin, for a version as good as the active to pass
 ALIKE_SLOTS = 10  # on candles without a signal even a dead version is alike
+SELDOM_DAYS = 15  # in which a pair that seldom signals has fewer than the minimum of slots
 OWN_MARGINS = 1.5  # how far its own mean may lie below 0 where slots in shadow count
 LARGE_LOSSES = 1.0  # standard deviations by which losses beyond the clip outweigh the gains
 LEAST_TUNED, MOST_TUNED = 50, 5_000
+WATCH = "watch"
+WATCH_ALPHA = 0.0025  # of a standing watch, each quarter: 1 % a year
+WATCH_QUARTER = timedelta(days=90)
+WATCH_LIKELY = 10.0  # E from which harm is likely
 SURE = 1e-7  # false streaks per slot: one in a thousand rollouts of 10,000 slots
 
 
@@ -44,7 +49,15 @@ class Harm(Gate):
     confirmed_at: float = Field(default=200.0, gt=1, description="E on wins that confirms likely harm")
 
     def judge(self, evidence: Evidence, margins: Margins) -> Finding:
-        totals = evidence.totals
+        return self.weigh(evidence.totals, evidence.history, evidence.risk_fraction)
+
+    def proven(self, totals: Totals) -> bool:
+        """Return whether harm has been proven at any time so far."""
+        confirmed = totals.log_peak >= math.log(self.freeze_at) and totals.log_win_peak >= math.log(self.confirmed_at)
+        return confirmed or totals.log_peak >= -math.log(self.alpha)
+
+    def weigh(self, totals: Totals, history: History, risk_fraction: float) -> Finding:
+        """Return the finding on slots of a pair with that history. One R is *risk_fraction* of equity."""
         now, peak, wins = (value / math.log(10) for value in (totals.log_e, totals.log_peak, totals.log_win_peak))
         limit = -math.log10(self.alpha)
         if totals.slots == 0:
@@ -52,23 +65,18 @@ class Harm(Gate):
         if math.isnan(now) or math.isnan(peak):
             raise EvidenceUnavailable("the e-process is not a number, because of an invalid outcome")
         facts = {"value": now, "limit": limit, "n": totals.slots}
-        lost = _money(evidence)
-        provisional = "; its design effect is provisional" if evidence.history.provisional else ""
-        if peak >= limit:
-            reason = (
-                f"the canary earns less: E reached {_power(peak)} (limit {1 / self.alpha:.0f}), {lost}{provisional}"
-            )
+        money = _money(totals, history, risk_fraction)
+        if history.provisional:
+            money += "; its design effect is provisional"
+        if self.proven(totals):
+            beyond = f"(limit {1 / self.alpha:.0f})" if peak >= limit else f"and E on wins {_power(wins)}"
+            reason = f"the canary earns less: E reached {_power(peak)} {beyond}, {money}"
             return self.found(Verdict.FAIL, reason, **facts | {"value": peak})
-        if peak >= math.log10(self.freeze_at) and wins >= math.log10(self.confirmed_at):
-            reason = (
-                f"the canary earns less: E reached {_power(peak)}, and E on wins {_power(wins)}, {lost}{provisional}"
-            )
-            return self.found(Verdict.FAIL, reason, **facts | {"value": peak})
-        measured = f"E = {_power(now)} against {1 / self.alpha:.0f}, {lost}"
+        measured = f"E = {_power(now)} against {1 / self.alpha:.0f}, {money}"
         if now >= math.log10(self.freeze_at):
-            reason = f"harm is likely, the stage is frozen: {measured} (frozen from {self.freeze_at:g}){provisional}"
+            reason = f"harm is likely, the stage is frozen: {measured} (frozen from {self.freeze_at:g})"
             return self.found(Verdict.INCONCLUSIVE, reason, **facts)
-        return self.found(Verdict.PASS, measured + provisional, **facts)
+        return self.found(Verdict.PASS, measured, **facts)
 
 
 class WinRate(Gate):
@@ -102,8 +110,8 @@ class NotWorse(Gate):
 
         bound = mean - s·sqrt(2(nρ² + 1) / (nρ)² · ln(1 + sqrt(nρ² + 1) / (2a)))
 
-    c is d clipped at three units, so that few large trades do not widen the bound. The mean is that of c or of d, the
-    lower one. If losses beyond the clip outweigh the gains there by more than chance, nothing is clipped. t is half the
+    c is d clipped at three units, so that few large trades do not widen the bound. If losses beyond the clip outweigh
+    the gains there by more than chance, nothing is clipped: the clip must not hide them. t is half the
     slots that an equal version needs for the margin (or `tuned_for`): the bound is tightest there.
 
     Three ways lead to a pass:
@@ -112,8 +120,9 @@ class NotWorse(Gate):
     - if they would take longer than `patience`, the bound of shadow and rollout together lies above the margin, with
       `own_slots` of the rollout whose mean is at most 1.5 margins below 0. The same code had the same evidence in
       shadow, and the rollout's own slots show that what serves users is that code;
-    - both versions did the same on `alike_candles` candles and ten slots in shadow and rollout, `own_candles` of them
-      in the rollout. Where all decisions are equal, signals need not be waited for.
+    - the pair seldom signals, and both versions did the same on `alike_candles` candles of each symbol and on ten slots
+      in shadow and rollout, with `own_candles` of them in the rollout. So many equal decisions show that the rollout
+      carries the same code, without the signals of months.
 
     With `margins.win` the share of slots won must pass its own bound too. If live results show that shadow results are
     unreliable, the gate is inconclusive.
@@ -131,7 +140,7 @@ class NotWorse(Gate):
         timedelta(days=60), "time in which its own slots must be able to suffice, or those in shadow count as well"
     )
     own_slots: int = Field(default=8, ge=2, description="slots of the rollout itself, where those in shadow count")
-    alike_candles: int = Field(default=1_000, ge=100, description="candles decided alike that prove the same code")
+    alike_candles: int = Field(default=1_000, ge=100, description="of each symbol, that prove equal code")
     own_candles: int = Field(default=24, ge=1, description="of them in the rollout")
     minimum_fidelity: float = Field(default=0.8, gt=0, lt=1, description="of shadow and live results (Lin)")
     fidelity_slots: int = Field(default=30, ge=2, description="slots with live trades before fidelity is judged")
@@ -155,14 +164,15 @@ class NotWorse(Gate):
             if n < self.own_slots:
                 reason = f"{n} of {self.own_slots} slots of its own; those in shadow count besides"
                 return self.found(Verdict.INSUFFICIENT, reason, value=n, limit=self.own_slots, n=n)
+            if (few := self._too_few(n + history.slots, totals.days + history.days)) is not None:
+                return few
             own, least = totals.d / n, -OWN_MARGINS * margin
             if own <= least:
                 reason = f"its own {n} slots: {own:+.3f} R per slot, needs {least:+.3f}"
                 return self.found(Verdict.INCONCLUSIVE, reason, value=own, limit=least, n=n)
             return self._money(totals, history, margin, with_shadow=True)
-        if n < self.minimum_slots or totals.days < self.minimum_days:
-            reason = f"{n} of {self.minimum_slots} slots on {totals.days} of {self.minimum_days} days"
-            return self.found(Verdict.INSUFFICIENT, reason, value=n, limit=self.minimum_slots, n=n)
+        if (few := self._too_few(n, totals.days)) is not None:
+            return few
         judged = [self._money(totals, history, margin)]
         if margins.win is not None:
             won, tuned = totals.w / n, self._tuned(history, margin)
@@ -170,35 +180,62 @@ class NotWorse(Gate):
             judged.append(self._measure(n, won, spread, margins.win, "of slots won", tuned))
         return min(judged, key=lambda finding: (SEVERITY[finding.verdict], _slack(finding)))
 
+    def _too_few(self, n: int, days: int) -> Finding | None:
+        if n >= self.minimum_slots and days >= self.minimum_days:
+            return None
+        reason = f"{n} of {self.minimum_slots} slots on {days} of {self.minimum_days} days"
+        return self.found(Verdict.INSUFFICIENT, reason, value=n, limit=self.minimum_slots, n=n)
+
     def _money(self, totals: Totals, history: History, margin: float, *, with_shadow: bool = False) -> Finding:
         """Judge d over the rollout's slots, or over those in shadow as well."""
         parts: list[Totals | History] = [totals, history] if with_shadow else [totals]
         n, d, clipped = (sum(getattr(part, name) for part in parts) for name in ("slots", "d", "clipped"))
-        whole = _loses_largely([totals]) or _loses_largely([totals, history])
-        squares = sum(part.d_squares if whole else part.clipped_squares for part in parts)
-        spread = history.design_effect * (squares / n - ((d if whole else clipped) / n) ** 2)
-        return self._measure(n, min(d, clipped) / n, spread, margin, "R per slot", self._tuned(history, margin))
+        mean = clipped / n
+        variance = sum(part.clipped_squares for part in parts) / n - mean**2
+        if _loses_largely([totals]) or _loses_largely([totals, history]):
+            mean = min(d, clipped) / n
+            variance = sum(part.d_squares for part in parts) / n - (d / n) ** 2
+            if history.slots:  # where large losses are rare, the rollout may have had none yet
+                variance = max(variance, history.d_squares / history.slots - (history.d / history.slots) ** 2)
+        variance *= history.design_effect
+        return self._measure(n, mean, variance, margin, "R per slot", self._tuned(history, margin))
 
     def _alike(self, evidence: Evidence) -> Finding | None:
-        """Return a pass if both versions did the same on enough candles."""
-        own = min(evidence.canary.decided, evidence.active.decided)
-        candles = own + evidence.history.alike_candles
-        slots = evidence.history.slots + evidence.totals.slots
-        if evidence.totals.unequal or slots < ALIKE_SLOTS or own < self.own_candles or candles < self.alike_candles:
+        """Return a pass if both versions seldom signal, and did the same on enough candles of each symbol."""
+        history, totals = evidence.history, evidence.totals
+        own = min(evidence.canary.decided, evidence.active.decided) // max(1, len(history.symbols))
+        candles, slots = own + history.alike_candles, history.slots + totals.slots
+        if totals.unequal or not self.seldom_signals(history) or slots < ALIKE_SLOTS:
             return None
-        if evidence.history.alike_candles == 0 and own < self.alike_candles:
+        if own < self.own_candles or candles < self.alike_candles:
             return None
         reason = f"both did the same on {candles} candles, {own} of them in the rollout, and on {slots} slots"
-        return self.found(Verdict.PASS, reason, value=0.0, limit=0.0, low=0.0, n=evidence.totals.slots)
+        return self.found(Verdict.PASS, reason, value=0.0, limit=0.0, low=0.0, n=totals.slots)
+
+    def seldom_signals(self, history: History) -> bool:
+        """Return whether the pair takes longer than 15 days for the minimum of slots, and was alike in shadow."""
+        return history.alike_candles > 0 and history.slots_per_day * SELDOM_DAYS < self.minimum_slots
 
     def needs_shadow(self, history: History, margin: float) -> bool:
-        """Return whether the rollout's own slots would take longer than `patience` to suffice."""
+        """Return whether the rollout's own slots would take longer than `patience` to suffice.
+
+        Without slots in shadow there are none to count as well.
+        """
         days = self.patience.total_seconds() / 86_400
-        return history.slots_per_day * days < self.slots_needed(history, margin)
+        return 0 < history.slots_per_day * days < self.slots_needed(history, margin)
 
     def slots_needed(self, history: History, margin: float) -> float:
         """Return how many slots a version as good as the active one needs to pass: (3.1·s / margin)²."""
         return max(self.minimum_slots, (SLOTS_FACTOR * deviation_of(history) / margin) ** 2)
+
+    def own_slots_needed(self, history: History, margin: float) -> int:
+        """Return how many of these must be of the rollout itself. None if both did the same in shadow."""
+        needed = self.slots_needed(history, margin)
+        if self.seldom_signals(history) and history.slots >= ALIKE_SLOTS:
+            return 0
+        if self.needs_shadow(history, margin):
+            return max(self.own_slots, math.ceil(needed - history.slots))
+        return math.ceil(needed)
 
     def _tuned(self, history: History, margin: float) -> float:
         return self.tuned_for or min(MOST_TUNED, max(LEAST_TUNED, self.slots_needed(history, margin) / 2))
@@ -322,7 +359,7 @@ def _passage(falls: Sequence[tuple[datetime, float]], limit: float) -> str:
 def _loses_largely(parts: Sequence[Totals | History]) -> bool:
     """Return whether losses beyond the clip outweigh the gains there by more than chance."""
     cut = sum(part.d - part.clipped for part in parts)
-    return cut < -LARGE_LOSSES * math.sqrt(sum(part.cut_squares for part in parts))
+    return cut < 0 and cut <= -LARGE_LOSSES * math.sqrt(sum(part.cut_squares for part in parts))
 
 
 def deviation_of(history: History) -> float:
@@ -333,10 +370,28 @@ def deviation_of(history: History) -> float:
     return math.sqrt(max(0.0, history.design_effect * (history.clipped_squares / history.slots - mean**2)))
 
 
-def _money(evidence: Evidence) -> str:
+def judge_watch(totals: Totals, history: History, risk_fraction: float) -> Finding:
+    """Return whether a promoted version is proven to earn less than its predecessor since a standing watch began.
+
+    It fails when E, the e-process of `Harm`, has ever reached 1/`WATCH_ALPHA`. A version that earns as much fails with
+    a probability of at most `WATCH_ALPHA` in each quarter (Ville 1939). It is inconclusive while E is at `WATCH_LIKELY`
+    or above, and blind if an invalid outcome has made E unreadable. Values are log10 E.
+    """
+    now, peak = totals.log_e / math.log(10), totals.log_peak / math.log(10)
+    limit, likely = -math.log10(WATCH_ALPHA), math.log10(WATCH_LIKELY)
+    if math.isnan(now) or math.isnan(peak):
+        reason = "the e-process is not a number, because of an invalid outcome"
+        return Finding(gate=WATCH, verdict=Verdict.BLIND, reason=reason, n=totals.slots)
+    verdict = Verdict.FAIL if peak >= limit else Verdict.INCONCLUSIVE if now >= likely else Verdict.PASS
+    shown = f"E reached {_power(peak)}" if verdict is Verdict.FAIL else f"E = {_power(now)}"
+    reason = f"{_money(totals, history, risk_fraction)}, {shown} (limit {1 / WATCH_ALPHA:.0f})"
+    value = peak if verdict is Verdict.FAIL else now
+    return Finding(gate=WATCH, verdict=verdict, reason=reason, value=value, limit=limit, n=totals.slots)
+
+
+def _money(totals: Totals, history: History, risk_fraction: float) -> str:
     """Return what the canary earned more or less, in R and in equity, and the symbol that stands out."""
-    totals, history = evidence.totals, evidence.history
-    text = f"{totals.d:+.1f} R in {totals.slots} slots ({totals.d * evidence.risk_fraction:+.1%} of equity)"
+    text = f"{totals.d:+.1f} R in {totals.slots} slots ({totals.d * risk_fraction:+.1%} of equity)"
     if len(history.symbols) > 1:
         share = totals.log_symbol + math.log(BY_SYMBOL / len(history.symbols)) - totals.log_e
         if share >= math.log(0.5):
