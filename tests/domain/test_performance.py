@@ -1,5 +1,7 @@
 """Performance, computed by hand. `test_scoring_oracle` compares with an independent library."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from strategy_core.domain.arrays import FloatArray
-from strategy_core.domain.performance import ClosedTrades, drawdown, equity, max_drawdown, performance
+from strategy_core.domain.performance import ClosedTrades, deepest_so_far, drawdown, equity, max_drawdown, performance
 
 NONE = np.empty(0)
 
@@ -89,6 +91,16 @@ def test_the_drawdown_is_the_worst_of_all_pairs_of_moments(marks: FloatArray) ->
 
     pairs = [(peak - later) / peak for at, peak in enumerate(account) for later in account[at:]]
     assert worst == pytest.approx(max(pairs), abs=1e-12)
+
+
+@given(marks=series)
+def test_the_candles_on_which_the_drawdown_exceeds_all_before(marks: FloatArray) -> None:
+    worst = [0.0, *(max_drawdown(marks[: at + 1], 0.005) or 0.0 for at in range(len(marks)))]
+    expected = [(at, now) for at, (before, now) in enumerate(pairwise(worst)) if now > before]
+
+    positions, falls = deepest_so_far(marks, 0.005)
+
+    assert list(zip(positions, falls, strict=True)) == expected
 
 
 @given(marks=series, cut=st.integers(0, 50))

@@ -31,6 +31,7 @@ from strategy_core.domain.plan import Plan
 from strategy_core.domain.simulation import SCENARIOS
 from strategy_core.domain.slot_ledger import Totals, add_slots, open_ledger
 from strategy_core.domain.slots import Slots, slots
+from tests.builders import HOUR, MONDAY
 from tests.domain.facts import MARGINS, NOTHING
 
 KNOWN = History(
@@ -581,6 +582,12 @@ class TestLosingStreak:
 
         assert finding.verdict is Verdict.BREACH
         assert finding.limit == 8
+        assert finding.reason.endswith("lost by the canary (limit 8)")
+
+    def test_slots_that_close_together_may_pass_it_by_more_than_one(self) -> None:
+        finding = judged(LosingStreak(), paired([-1.0] * 10, [1.0] * 10))
+
+        assert finding.reason.endswith("(limit 8, passed by 2 that closed since the tick before)")
 
     def test_a_slot_that_both_lose_breaks_the_streak(self) -> None:
         finding = judged(LosingStreak(), paired([-1.0] * 15, [1.0] * 7 + [-1.0] + [1.0] * 7))
@@ -602,6 +609,18 @@ class TestExcessDrawdown:
 
         assert finding.verdict is Verdict.BREACH
         assert finding.reason == "drawdown 25.00%, the active version's 0.00%, limit 20.00%"
+
+    def test_it_says_at_which_candle_the_limit_was_passed_and_by_how_much(self) -> None:
+        falls = [(MONDAY, 0.05), (MONDAY + HOUR, 0.189), (MONDAY + 2 * HOUR, 0.213)]
+        passed = (
+            "passed by 1.30 points at the candle that closed 2026-03-02 02:00 UTC, which fell from 18.90% to 21.30%"
+        )
+
+        finding = judged(ExcessDrawdown(), canary_drawdown=0.213, canary_falls=falls)
+        late = judged(ExcessDrawdown(), canary_drawdown=0.34, canary_falls=[*falls, (MONDAY + 3 * HOUR, 0.34)])
+
+        assert finding.reason == f"drawdown 21.30%, the active version's 0.00%, limit 20.00%; {passed}"
+        assert late.reason.endswith(f"; {passed}, and deeper before this tick")
 
     def test_a_shock_to_both_is_none(self) -> None:
         assert judged(ExcessDrawdown(), canary_drawdown=0.4, active_drawdown=0.4).verdict is Verdict.PASS
