@@ -492,7 +492,7 @@ def _log_to_limits(engine: Engine, source: CandleSource, backlogs: Sequence[Vers
             score_outcomes(engine, source, now=moment, strategy_name=backlogs[0].version.strategy_name)
             _tick_at(engine, source, backlogs, moment, now)
         except Exception as error:  # noqa: BLE001  the decisions must be logged, and the scheduled tick judges them
-            log.warning("shadow.limit_not_judged", error=f"{type(error).__name__}: {error}")
+            log.warning("limit.not_judged", error=f"{type(error).__name__}: {error}")
             return
 
 

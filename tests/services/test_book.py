@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine
 
 from strategy_core.domain.audit import Command
-from strategy_core.domain.gates.on_slots import LARGE_LOSSES, SLOTS_FACTOR
+from strategy_core.domain.gates.on_slots import LARGE_LOSSES, LEAST_TUNED, SLOTS_FACTOR
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.pair_noise import CLIP_UNITS, UNKNOWN_DESIGN_EFFECT, History
 from strategy_core.domain.plan import Plan
@@ -127,16 +127,17 @@ def _lower_bound(differences: Sequence[float]) -> float:
     """
     clipped = [min(max(d, -CLIP_UNITS), CLIP_UNITS) for d in differences]
     cut = [d - c for d, c in zip(differences, clipped, strict=True)]
-    if sum(cut) < -LARGE_LOSSES * math.sqrt(sum(each**2 for each in cut)):
-        clipped = list(differences)
     n, a = len(differences), 0.05
-    mean = sum(clipped) / n
-    variance = UNKNOWN_DESIGN_EFFECT * sum((c - mean) ** 2 for c in clipped) / n
-    tuned_for = (SLOTS_FACTOR / Plan().stages[0].margins.pnl_r) ** 2 / 2
+    mean, judged = sum(clipped) / n, clipped
+    if sum(cut) < 0 and sum(cut) <= -LARGE_LOSSES * math.sqrt(sum(each**2 for each in cut)):
+        mean, judged = min(mean, sum(differences) / n), list(differences)
+    around = sum(judged) / n
+    variance = UNKNOWN_DESIGN_EFFECT * sum((each - around) ** 2 for each in judged) / n
+    tuned_for = max(LEAST_TUNED, (SLOTS_FACTOR / Plan().stages[0].margins.pnl_r) ** 2 / 2)
     rho_squared = (-2 * math.log(2 * a) + math.log(1 - 2 * math.log(2 * a))) / tuned_for
     grown = n * rho_squared + 1
     reach = math.sqrt(2 * grown / (n**2 * rho_squared) * math.log(1 + math.sqrt(grown) / (2 * a)))
-    return min(mean, sum(differences) / n) - math.sqrt(variance) * reach
+    return mean - math.sqrt(variance) * reach
 
 
 def test_totals_of_another_release_are_computed_anew(ramped: Engine, market: SyntheticSource) -> None:
@@ -179,7 +180,7 @@ def test_the_history_is_measured_at_the_start_and_kept(engine: Engine, market: S
     put_version(engine, "1", Status.ACTIVE, at=MONDAY - 50 * DAY)
     put_version(engine, "2", at=MONDAY - 40 * DAY)
     for day in range(-45, 0):
-        worth: dict[str, Any] = {"1": 0.6, "2": 0.6 if day % 3 else -1.0}
+        worth: dict[str, Any] = {"1": 0.6, "2": 0.6 if day % 3 else (-1.0, 2.2)[day % 2]}
         put_day(engine, MONDAY + day * DAY, BOTH, worth, signal_hours=[3, 9])
     rollout = _start(engine, MONDAY)
     tick(engine, market, now=MONDAY + HOUR)
@@ -210,7 +211,7 @@ def test_the_shadow_counts_candles_that_both_decided_on_shared_symbols(engine: E
     with reading(engine) as session:
         kept = History.model_validate(evidence.get_book(session, rollout.id).history)
     assert kept.symbols == (GOLD, "OIL")
-    assert kept.alike_candles == 24 + 6
+    assert kept.alike_candles == (24 + 6) // 2
     assert kept.slots == 2
 
 
