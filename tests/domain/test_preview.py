@@ -163,3 +163,7 @@ class TestWithItsSlots:
         assert {stage.slots_needed for stage in told.stages} == {8}
         assert [stage.margin_r for stage in told.stages] == pytest.approx([12 / (365 * told.slots_per_day)] * 5)
         assert {stage.slots_needed for stage in same.stages} == {0}
+
+
+def test_without_a_slot_there_is_nothing_to_tell() -> None:
+    assert preview(Plan(), History(), 10).notes == []
