@@ -40,7 +40,7 @@ class TestOnTheSyntheticMarket:
     def test_the_versions_end_as_they_should(self, story: DemoResult) -> None:
         ends = {version.version: (version.status, version.quarantined) for version in story.versions}
 
-        assert ends == {"1.0.0": ("retired", False), "2.0.0": ("active", False), "3.0.0": ("shadow", True)}
+        assert ends == {"1.0.0": ("shadow", False), "2.0.0": ("active", False), "3.0.0": ("shadow", True)}
         assert [version.errors for version in story.versions] == [0, 0, 0]
 
     def test_the_timeline_has_every_change_with_its_reason(self, story: DemoResult) -> None:
