@@ -53,7 +53,7 @@ class TestOnTheSyntheticMarket:
     def test_the_same_seed_gives_the_same_result(self, story: DemoResult) -> None:
         """Golden: a change of these is a change of routing, scoring, gates or market, and must be meant."""
         assert [(one.version, one.state, one.slots) for one in story.rollouts] == [
-            ("2.0.0", "completed", 120),
+            ("2.0.0", "completed", 123),
             ("3.0.0", "rolled_back", 263),
         ]
 
