@@ -32,7 +32,8 @@ def calibrate(
     days: Annotated[int, typer.Option(metavar="N", min=1, max=365, help="Maximum length of a rollout.")] = 20,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Random seed, for the same result again.")] = 1,
     scenario: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Only this scenario. Can be repeated.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="This scenario, also one that is not among the usual ones. Can be repeated."),
     ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Also draw a chart.")] = None,
 ) -> None:

@@ -330,8 +330,8 @@ def preview(
 def harm_in_shadow(plan: Plan, slots: Slots, history: History, risk_fraction: float) -> Finding | None:
     """Return what the plan's armed gate `harm` says of the pair's *slots* in shadow, or None without the gate.
 
-    Signals that the version misses in shadow count too: in a rollout, only those that it misses beyond. E of 20 is proof
-    enough here, because a false refusal hurts no user, and an owner may start the version all the same.
+    Signals that the version misses in shadow count too: in a rollout, only those that it misses beyond. E of 20 is
+    proof enough here, because a false refusal hurts no user, and an owner may start the version all the same.
     """
     gate = _armed_harm(plan)
     if gate is None or len(slots) == 0:

@@ -197,6 +197,9 @@ HARMFUL = (
     Scenario("drawdown_spike", Market(), Change.SPIKE, healthy=False, from_day=3),
 )
 SCENARIOS = {scenario.name: scenario for scenario in (*HEALTHY, *HARMFUL)}
+USUAL = [  # one form of each, and none that takes years of shadow
+    name for name, scenario in SCENARIOS.items() if not scenario.in_shadow and scenario.shadow_days < YEARS
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from strategy_core.domain.errors import Incomparable, InvalidName, InvalidSettin
 from strategy_core.domain.lifecycle import utc
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.scoring import ScoringRule
-from strategy_core.domain.simulation import SCENARIOS, Scenario
+from strategy_core.domain.simulation import SCENARIOS, USUAL, Scenario
 from strategy_core.services.evidence import read_shadow
 from strategy_core.services.rollouts import check_comparable
 from strategy_core.store import versions
@@ -64,7 +64,7 @@ def calibrate(
     """Simulate *ramps* ramps of each scenario under *plan*, on all cores.
 
     Args:
-        scenarios: names of the scenarios to run. Empty means all.
+        scenarios: names of the scenarios to run. Empty means the usual ones, or all of a pair.
         pair: draw slots from this pair's history instead of the scenarios' markets.
         workers: number of processes, one per core by default. The result does not depend on it.
         done: called with the number of finished ramps and the total.
@@ -76,9 +76,10 @@ def calibrate(
     """
     plan, left_out = simulable(plan)
     known = SCENARIOS if pair is None else OF_A_PAIR
-    chosen = [_find_scenario(known, name) for name in dict.fromkeys(scenarios)] or list(known.values())
+    names = scenarios or (USUAL if pair is None else list(OF_A_PAIR))
+    chosen = [_find_scenario(known, name) for name in dict.fromkeys(names)]
     for each in chosen:
-        if each.from_day >= days:
+        if each.from_day >= (each.days or days):
             raise InvalidSetting("days", days, f"more than {each.from_day}, when the fault of {each.name} begins")
     trials = [CalibrationCase(plan, each, days, pair) for each in chosen]
     results = _run_all(trials, ramps, seed, workers, done)

@@ -13,6 +13,7 @@ from strategy_core.domain.gates.on_metrics import MetricThreshold
 from strategy_core.domain.gates.on_slots import Harm
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
+from strategy_core.domain.simulation import USUAL
 from strategy_core.services.calibrate import Calibrated, calibrate, read_pair
 from tests.builders import DAY, HOUR, MONDAY, decision_row, outcome_row, put_decisions, put_outcomes, put_version
 
@@ -56,12 +57,12 @@ def test_a_scenarios_ramps_are_its_own_and_its_seeds() -> None:
 
 
 @pytest.mark.full
-def test_all_scenarios_are_tried_unless_some_are_named_each_once() -> None:
+def test_the_usual_scenarios_are_tried_unless_some_are_named_each_once() -> None:
     told: list[tuple[int, int]] = []
     found = calibrate(Plan(), ramps=1, days=11, seed=1, done=lambda count, of: told.append((count, of)))
 
-    assert len(found.scenarios) == 20
-    assert told == [(count, 20) for count in range(1, 21)]
+    assert [each.scenario for each in found.scenarios] == USUAL
+    assert told == [(count, len(USUAL)) for count in range(1, len(USUAL) + 1)]
     assert [one.scenario for one in tried("severe", "identical", "severe", ramps=1).scenarios] == [
         "severe",
         "identical",
