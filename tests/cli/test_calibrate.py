@@ -97,7 +97,7 @@ def test_a_pairs_own_past_is_drawn_from_and_nothing_changes(rollout: Rollout, pa
 @pytest.mark.full
 def test_the_picture_shows_each_scenario_its_bound_and_what_is_tolerated(rollout: Rollout, tmp_path: Path) -> None:
     file = tmp_path / "gates.svg"
-    names = ["equivalent", "severe", "drawdown_spike", "one_symbol_of_ten"]
+    names = ["equivalent", "severe", "drawdown_spike", "rare_signals_severe"]
     few = [part for name in names for part in ("--scenario", name)]
 
     said = rollout("calibrate", "--ramps", "4", *few, "--plot", str(file))

@@ -39,7 +39,7 @@ def test_an_owner_registers_starts_watches_approves_and_rolls_back(up: Up, page:
     submit(page, up, "Completed", "seasonal v3 serves 5 % against v1")
     started = rollout(up)
     assert (started.version, started.plan["approve_before"]) == ("v3", [10.0])
-    assert len(started.plan["gates"]) == 12
+    assert len(started.plan["gates"]) == 13
 
     read(page, up, "rollout-seasonal-v3", "seasonal v3 against v1: running at 5 % of users")
     up.wait_for(lambda: True if rollout(up).state == State.AWAITING_APPROVAL else None, "an approval is asked for")

@@ -136,7 +136,8 @@ class Oracle:
             self._multiply(name, len(STAKES), 1 - constants.MOST_SILENT * (y + tolerated) / (1 + tolerated))
         w = (float(np.sign(canary_r)) - float(np.sign(active_r))) / 2
         for number, stake in enumerate(self.win_stakes):
-            charge = (history.win_effect_bound - 1) / 2 * (stake * w) ** 2
+            clustered = history.win_effect_bound + constants.WIN_PART * (effect - history.design_effect_bound)
+            charge = (clustered - 1) / 2 * (stake * w) ** 2
             self._multiply("wins", number, (1 - stake * w) * math.exp(-charge))
         if active_side != 0:
             self.size += (abs(active_r) / history.unit - self.size) / constants.NEWEST_TRADES
