@@ -1,5 +1,6 @@
 import math
 from datetime import timedelta
+from functools import cache
 
 import numpy as np
 import pytest
@@ -81,6 +82,7 @@ def test_identical_versions_need_only_the_minimum_time() -> None:
     assert [stage.days_expected for stage in told.stages] == [30.0, 1.0, 1.0, 1.0, 1.0]
 
 
+@cache
 def simulated(name: str) -> Preview:
     scenario = SCENARIOS[name]
     shadow = simulate_shadow(scenario, np.random.default_rng(7), days=60)
