@@ -149,9 +149,9 @@ class TestWithItsSlots:
         assert (told.detections, told.harm) == ([], None)
 
     def test_a_fault_without_a_trace_is_not_found(self) -> None:
-        nothing = slots([(day, 0.0, 0.0, 1, 1) for day in range(40)])
+        nothing = slots([(3 * day, 0.0, 0.0, 1, 1) for day in range(40)])
 
-        told = preview(Plan(), measure(nothing, 40), 40, slots=nothing)
+        told = preview(Plan(), measure(nothing, 120), 120, slots=nothing)
 
         assert [(each.found, each.median_days, each.worst_loss_r) for each in told.detections] == [(0.0, None, 0.0)] * 3
 
