@@ -187,8 +187,8 @@ class Detection(BaseModel):
         fault: what the fault does, in words.
         found: share of the trials in which it is found within *horizon_days*.
         median_days: until it is found, if it is in half of the trials.
-        worst_loss_r: R that a user on the canary has lost by then or by the horizon, against the active version: 95 %
-            of the trials lose less. `worst_loss` is the same as a share of equity.
+        worst_loss_r: R that a user on the canary has lost by then or by the horizon, against the active version, in the
+            worst of the trials. `worst_loss` is the same as a share of equity.
     """
 
     fault: str
