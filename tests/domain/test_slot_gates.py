@@ -24,6 +24,7 @@ from strategy_core.domain.gates.on_slots import (
     LosingStreak,
     NotWorse,
     WinRate,
+    judge_watch,
 )
 from strategy_core.domain.live_trades import Fidelity
 from strategy_core.domain.pair_noise import CLIP_UNITS, History, measure
@@ -634,3 +635,9 @@ class TestExcessDrawdown:
 
         assert finding.verdict is Verdict.PASS
         assert finding.limit == pytest.approx(4 * 0.01 * (20 * 36) ** 0.5)
+
+
+def test_a_watch_on_an_invalid_outcome_is_blind() -> None:
+    finding = judge_watch(Totals(slots=1, log_e=math.nan, log_peak=math.nan), KNOWN, 0.01)
+
+    assert (finding.verdict, finding.n) == (Verdict.BLIND, 1)
