@@ -49,7 +49,6 @@ from strategy_core.domain.slots import Slots
 START = datetime(2026, 1, 5, tzinfo=UTC)  # an arbitrary day
 LOOK_EVERY = timedelta(hours=1)
 CONFIDENCE = 0.95
-SHADOW_DAYS = 60  # of shadow history before a simulated ramp
 BOUND_RAMPS, BOUND_ALPHA = 100, 0.01
 SIMULATED = (  # other gates need live orders or metrics, which a simulation has not
     Errors,

@@ -96,6 +96,7 @@ class EProcess:
         cut: sum of the gains above the cut by kind of slot and stake, shape (3, stakes). `kinds` counts the slots.
         day_d, day_squares: Σ d and Σ d² of the newest day. `yesterday_d` is Σ d of the day before, None before two.
         steps, expected: Σ of the squared differences of successive days, and of what independent slots would give.
+        weight: number of these differences, the older ones counted less.
         log_e, log_peak: natural logarithm of E on money, now and at its highest.
         log_win, log_win_peak: the same of E on wins.
     """

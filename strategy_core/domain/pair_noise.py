@@ -1,9 +1,10 @@
 """Noise and daily clustering of a pair of versions, measured on its shadow history."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from strategy_core.domain.arrays import FloatArray, IntArray
 from strategy_core.domain.slots import Slots
@@ -82,6 +83,14 @@ class History(BaseModel):
     cut_squares: float = 0.0
     alike_candles: int = 0
     symbols: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_sums(cls, data: Any) -> Any:
+        """Count no slots of an older release: its history has no sums of d, and zeros in their place would be evidence."""
+        if isinstance(data, dict) and data.get("slots") and "d_squares" not in data and "trade_r" in data:
+            return data | {"slots": 0, "days": 0}
+        return data
 
 
 def measure(slots: Slots, calendar_days: float, *, symbols: Sequence[str] = (), candles: int = 0) -> History:

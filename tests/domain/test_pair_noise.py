@@ -259,3 +259,11 @@ def test_an_active_version_that_only_held_gives_no_scale() -> None:
 def test_one_day_has_no_deviation() -> None:
     assert deviation(np.ones(5), np.zeros(5, np.int64)) is None
     assert deviation(np.array([]), np.array([], np.int64)) is None
+
+
+def test_a_history_of_an_older_release_counts_no_slots() -> None:
+    """It has no sums of d. Zeros in their place would be evidence that the two are equal."""
+    older = History.model_validate({"slots": 50, "days": 40, "slots_per_day": 0.3, "trade_r": 1.4, "win_noise": 0.2})
+
+    assert (older.slots, older.days, older.slots_per_day, older.win_noise) == (0, 0, 0.3, 0.2)
+    assert History.model_validate(History(slots=50).model_dump()).slots == 50

@@ -420,7 +420,7 @@ class TestNotWorseWithShadow:
         finding = judged(NotWorse(), margins=SLOW_MARGINS, history=SLOW)
 
         assert finding.verdict is Verdict.INSUFFICIENT
-        assert finding.reason == "0 of 8 slots of its own; those in shadow count besides"
+        assert finding.reason == "0 of 8 slots of its own; those in shadow count too"
 
     def test_too_few_slots_of_its_own_do_not_pass(self) -> None:
         """Shadow alone proves nothing about what serves users now."""
@@ -641,3 +641,12 @@ def test_a_watch_on_an_invalid_outcome_is_blind() -> None:
     finding = judge_watch(Totals(slots=1, log_e=math.nan, log_peak=math.nan), KNOWN, 0.01)
 
     assert (finding.verdict, finding.n) == (Verdict.BLIND, 1)
+
+
+def test_the_slots_of_an_older_releases_shadow_are_no_evidence() -> None:
+    older = History.model_validate({"slots": 50, "days": 40, "slots_per_day": 0.3, "trade_r": 1.4})
+
+    finding = judged(NotWorse(), paired([0.1] * 10, [0.1] * 10, a_day=1), history=older)
+
+    assert finding.verdict is Verdict.INSUFFICIENT
+    assert finding.reason == "10 of 30 slots on 10 of 3 days"

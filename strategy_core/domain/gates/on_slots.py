@@ -38,7 +38,7 @@ class Harm(Gate):
 
     A version that earns as much is rolled back by E alone with a probability of at most *alpha*, over all stages and
     looks (Ville 1939), and by both together with at most 1/`confirmed_at` more if it also wins as often. One that earns
-    as much and wins less often is bounded by 1/`freeze_at`, and was measured below 1 %. Values are log10 E.
+    as much and wins less often is bounded by 1/`freeze_at`, and was measured at 2 to 5 %. Values are log10 E.
     """
 
     warns: ClassVar[bool] = True
@@ -162,7 +162,7 @@ class NotWorse(Gate):
         margin, n = margins.pnl(history), totals.slots
         if self.needs_shadow(history, margin):
             if n < self.own_slots:
-                reason = f"{n} of {self.own_slots} slots of its own; those in shadow count besides"
+                reason = f"{n} of {self.own_slots} slots of its own; those in shadow count too"
                 return self.found(Verdict.INSUFFICIENT, reason, value=n, limit=self.own_slots, n=n)
             if (few := self._too_few(n + history.slots, totals.days + history.days)) is not None:
                 return few
