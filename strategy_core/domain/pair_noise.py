@@ -87,7 +87,7 @@ class History(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_sums(cls, data: Any) -> Any:
-        """Count no slots of an older release: its history has no sums of d, and zeros in their place would be evidence."""
+        """Count no slots of an older release: it kept no sums of d, and zeros in their place would be evidence."""
         if isinstance(data, dict) and data.get("slots") and "d_squares" not in data and "trade_r" in data:
             return data | {"slots": 0, "days": 0}
         return data
