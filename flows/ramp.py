@@ -14,6 +14,7 @@ from flows.parameters import (
     Reason,
     Remark,
     Strategy,
+    Symbol,
     Version,
     chosen_plan,
 )
@@ -204,6 +205,49 @@ def resume(strategy_name: Strategy, owner: Owner, reason: Remark = "") -> str:
             runtime.engine, Command(owned_by(owner), runtime.now, reason), strategy_name=strategy_name
         )
     return f"{strategy_name} {rollout.version} is {rollout.state}"
+
+
+@owner_flow("exclude {symbol} from {strategy_name}")
+def exclude(strategy_name: Strategy, symbol: Symbol, owner: Owner, reason: Reason) -> str:
+    """Take one symbol off the canary: every user gets the active version on it.
+
+    The rollout goes on with the other symbols. The version is not promoted until the symbol is included again. The
+    platform must route by symbol.
+
+    Args:
+        strategy_name: Strategy name.
+        symbol: The symbol to exclude.
+        owner: Your name.
+        reason: Stored in the audit trail.
+    """
+    with open_runtime() as runtime:
+        rollout = rollouts.exclude_symbol(
+            runtime.engine,
+            Command(owned_by(owner), runtime.now, reason),
+            strategy_name=strategy_name,
+            symbol=symbol,
+        )
+    return f"{strategy_name} {rollout.version} no longer serves {symbol}"
+
+
+@owner_flow("include {symbol} in {strategy_name}")
+def include(strategy_name: Strategy, symbol: Symbol, owner: Owner, reason: Reason) -> str:
+    """Let the canary serve an excluded symbol again. The gates judge it from now on.
+
+    Args:
+        strategy_name: Strategy name.
+        symbol: The symbol to include.
+        owner: Your name.
+        reason: Stored in the audit trail.
+    """
+    with open_runtime() as runtime:
+        rollout = rollouts.include_symbol(
+            runtime.engine,
+            Command(owned_by(owner), runtime.now, reason, four_eyes=runtime.settings.four_eyes),
+            strategy_name=strategy_name,
+            symbol=symbol,
+        )
+    return f"{strategy_name} {rollout.version} serves {symbol} again"
 
 
 def _summary_line(ticked: tick.TickResult) -> str:

@@ -185,6 +185,37 @@ def resume(shell: Context, strategy: StrategyName, reason: Reason = "") -> None:
     _answer_rollout(shell, rollout, f"{strategy} {rollout.version} is resumed")
 
 
+SymbolName = Annotated[str, typer.Argument(metavar="SYMBOL", help="Symbol of the feed.")]
+
+
+@command(commands)
+def exclude(shell: Context, strategy: StrategyName, symbol: SymbolName, reason: NeededReason) -> None:
+    """Take one symbol off the canary.
+
+    Every user gets the active version on it. The rollout goes on with the other symbols, but the version is not
+    promoted until the symbol is included again. The platform must route by symbol.
+    """
+    from strategy_core.services import rollouts
+
+    command = Command(shell.actor, shell.now, reason)
+    rollout = rollouts.exclude_symbol(shell.engine, command, strategy_name=strategy, symbol=symbol)
+    line = f"{strategy} {rollout.version} no longer serves {symbol}, where the platform routes by symbol"
+    _answer_rollout(shell, rollout, line, f"To undo it: rollout include {strategy} {symbol} --reason WHY")
+
+
+@command(commands)
+def include(shell: Context, strategy: StrategyName, symbol: SymbolName, reason: NeededReason) -> None:
+    """Let the canary serve an excluded symbol again.
+
+    The gates judge it from now on.
+    """
+    from strategy_core.services import rollouts
+
+    command = Command(shell.actor, shell.now, reason, four_eyes=shell.settings.four_eyes)
+    rollout = rollouts.include_symbol(shell.engine, command, strategy_name=strategy, symbol=symbol)
+    _answer_rollout(shell, rollout, f"{strategy} {rollout.version} serves {symbol} again")
+
+
 @command(commands)
 def approve(shell: Context, strategy: StrategyName, reason: Reason = "") -> None:
     """Approve the next stage of a rollout.
@@ -312,14 +343,20 @@ def percent(shell: Context, strategy: StrategyName, percent: Percent, reason: Re
 
 @command(commands)
 def route(
-    shell: Context, user: Annotated[str, typer.Argument(metavar="USER", help="User id.")], strategy: StrategyName
+    shell: Context,
+    user: Annotated[str, typer.Argument(metavar="USER", help="User id.")],
+    strategy: StrategyName,
+    symbol: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Symbol of the trade. It may be excluded from the canary."),
+    ] = None,
 ) -> None:
     """Show which version a user gets now, and why."""
     from dataclasses import asdict
 
     from strategy_core.services.queries import route_user
 
-    found = route_user(shell.engine, user_id=user, strategy_name=strategy)
+    found = route_user(shell.engine, user_id=user, strategy_name=strategy, symbol=symbol)
     shell.answer(asdict(found) | {"why": found.why}, f"{user} gets {strategy} {found.version}: {found.why}")
 
 

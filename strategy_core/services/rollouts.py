@@ -1,5 +1,6 @@
-"""Rollouts as owners steer them: preview, start, approve, decide, pause and resume."""
+"""Rollouts as owners steer them: preview, start, approve, decide, pause, resume, and exclude a symbol."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -11,13 +12,16 @@ from sqlmodel import Session
 from strategy_core.domain.audit import Command, values_digest
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import (
+    CannotExclude,
     FourEyes,
     HarmfulInShadow,
+    IllegalTransition,
     Incomparable,
     NotAwaiting,
     RolloutOpen,
     UnknownRollout,
 )
+from strategy_core.domain.exclusions import Exclusion, exclude, excluded_now, include
 from strategy_core.domain.gates.base import SEVERITY, Freshness, Verdict
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.parsing import same_owner
@@ -33,6 +37,11 @@ from strategy_core.services.users import plan_audience
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading, retry_transient, transaction
 from strategy_core.store.tables import Rollout, StrategyVersion
+
+_EXCLUSION_ALERTS = {
+    "exclude_symbol": ("rollout.symbol_excluded", "no longer serves {}", "warning"),
+    "include_symbol": ("rollout.symbol_included", "serves {} again", "info"),
+}
 
 
 @retry_transient()
@@ -186,6 +195,8 @@ def decide_rollout(
         plan = read_plan(rollout.plan)
         _check_harmless(session, rollout, plan, command.now)
         last = rollout.stage_index + 1 == len(plan.stages)
+        if last:
+            check_all_included(session, rollout)
         ruling = Ruling(Step.PROMOTE if last else Step.ADVANCE, f"by {command.actor.shown}: {command.reason}")
         apply_ruling(session, rollout, plan, ruling, command)
         return rollout
@@ -242,6 +253,112 @@ def resume(
             present = rollouts.get_canary(session, strategy_name).rollout_bp
             share = stage.percent_bp if rollout.blind_since is None else min(present, stage.percent_bp)
         return _change_rollout(session, command, "resume", rollout, changes, share=share)
+
+
+@retry_transient()
+def exclude_symbol(
+    engine: Engine,
+    command: Command,
+    *,
+    strategy_name: str,
+    symbol: str,
+    rollout_id: UUID | None = None,
+) -> Rollout:
+    """Take one symbol off the canary: every user gets the active version on it, from now on.
+
+    The gates no longer judge the symbol, apart from slots and trades of signals from before. The rollout goes on with
+    the other symbols, but it is not promoted until the symbol is included again.
+
+    Args:
+        symbol: one on which the canary decides.
+        rollout_id: the expected rollout, by default the open one.
+
+    Raises:
+        UnknownStrategy, UnknownRollout
+        CannotExclude: the symbol is unknown, excluded already or the last one, or the version is active by now.
+        NotAwaiting: *rollout_id* has ended.
+        LostRace: the command's generation is outdated.
+    """
+    with transaction(engine) as session:
+        rollout, known = _lock_exclusions(session, command, strategy_name, symbol, rollout_id, "exclude")
+        canary = versions.get_version(session, strategy_name, rollout.version)
+        control = versions.get_version(session, strategy_name, rollout.control_version)
+        served = set(canary.symbols) - excluded_now(known)
+        if symbol not in served:
+            problem = (
+                "it is excluded already" if symbol in canary.symbols else f"{canary.version} does not decide on it"
+            )
+            raise CannotExclude("exclude", strategy_name, symbol, problem, served)
+        if not (served - {symbol}) & set(control.symbols):
+            raise CannotExclude("exclude", strategy_name, symbol, "the gates would have no symbol left", ["rollback"])
+        now_out = exclude(known, symbol, command.now)
+        return _change_exclusions(session, command, "exclude_symbol", rollout, symbol, now_out)
+
+
+@retry_transient()
+def include_symbol(
+    engine: Engine,
+    command: Command,
+    *,
+    strategy_name: str,
+    symbol: str,
+    rollout_id: UUID | None = None,
+) -> Rollout:
+    """Let the canary serve a symbol again that was excluded. The gates judge it from now on.
+
+    Raises:
+        UnknownStrategy, UnknownRollout
+        CannotExclude: the symbol is not excluded.
+        NotAwaiting, LostRace: as in `exclude_symbol`.
+        FourEyes: the actor started the rollout.
+    """
+    with transaction(engine) as session:
+        rollout, known = _lock_exclusions(session, command, strategy_name, symbol, rollout_id, "include")
+        if symbol not in excluded_now(known):
+            raise CannotExclude("include", strategy_name, symbol, "it is not excluded", excluded_now(known))
+        check_second_owner(session, rollout, command)
+        still_out = include(known, symbol, command.now)
+        return _change_exclusions(session, command, "include_symbol", rollout, symbol, still_out)
+
+
+def _lock_exclusions(
+    session: Session, command: Command, strategy_name: str, symbol: str, rollout_id: UUID | None, what: str
+) -> tuple[Rollout, list[Exclusion]]:
+    """Lock the strategy and return its open rollout with the exclusions of its canary."""
+    versions.lock_strategy(session, strategy_name, command.if_generation)
+    check_open(session, strategy_name, rollout_id, what)
+    rollout = _get_open_rollout(session, strategy_name)
+    if rollout.promoted_at is not None:
+        problem = f"{rollout.version} is active for all users"
+        raise CannotExclude(what, strategy_name, symbol, problem, ["rollback"])
+    return rollout, rollouts.exclusions_of(session, rollout)
+
+
+def _change_exclusions(
+    session: Session, command: Command, action: str, rollout: Rollout, symbol: str, exclusions: Sequence[Exclusion]
+) -> Rollout:
+    name, version = rollout.strategy_name, rollout.version
+    with recorded_change(
+        session,
+        command,
+        action,
+        name,
+        version,
+        rollout_id=rollout.id,
+        reason=command.reason,
+        evidence=rollouts.verdict_ids(session, rollout.id),
+    ) as change:
+        rollouts.set_exclusions(session, name, exclusions)
+        change.after["symbol"] = symbol
+        kind, does, severity = _EXCLUSION_ALERTS[action]
+        change.alert = ChangeAlert(
+            kind,
+            f"{name} {version} {does.format(symbol)}: {command.reason or 'no reason given'}",
+            severity=severity,
+            dedupe_key=f"{rollout.id} {action} {symbol} {command.now.isoformat()}",
+            facts={"control_version": rollout.control_version, "symbol": symbol},
+        )
+    return rollout
 
 
 @never_locked_out()
@@ -321,6 +438,13 @@ def _change_rollout(
             rollouts.set_canary_share(session, rollout.strategy_name, share)
         rollouts.change_rollout(session, rollout, **changes)
     return rollout
+
+
+def check_all_included(session: Session, rollout: Rollout) -> None:
+    """Raise IllegalTransition if a symbol is excluded: with the promotion, the version would serve it to all users."""
+    if excluded := excluded_now(rollouts.exclusions_of(session, rollout)):
+        because = f"{', '.join(sorted(excluded))} excluded: include it first"
+        raise IllegalTransition(Status.CANARY, Status.ACTIVE, [Status.SHADOW], because)
 
 
 def check_second_owner(session: Session, rollout: Rollout, command: Command) -> None:

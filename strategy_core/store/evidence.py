@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
-from sqlalchemy import BigInteger, bindparam, cast, exists, extract, func, text, true
+from sqlalchemy import BigInteger, and_, bindparam, cast, exists, extract, func, text, true
 from sqlalchemy import select as select_columns
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
@@ -16,6 +16,7 @@ from sqlmodel import Session, col, select
 from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.comparison import DaySums
 from strategy_core.domain.evidence import Record, Sample
+from strategy_core.domain.exclusions import Exclusion
 from strategy_core.domain.slots import Slots, slots
 from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action
 from strategy_core.store.engine import insert_if_new
@@ -338,18 +339,22 @@ def read_record(
     symbols: Sequence[str],
     since: datetime,
     spoken: Mapping[str, Mapping[str, datetime]],
+    left_out: Sequence[Exclusion] = (),
 ) -> Record:
     """Return the version's record since then. Candles that only *other* decided count as silent.
 
     Args:
+        symbols: on which silence counts.
+        left_out: symbols and candles, by their open times, whose rows do not count.
         spoken: see `newest_spoken`. Used to look only at symbols on which *version* lags.
 
     Errors and silence for which the host is at fault are not counted, see `Record`.
     """
-    mine = (LOG.strategy_name == strategy_name, LOG.version == version, col(LOG.timestamp) >= since)
+    counts = not_left_out(col(LOG.symbol), col(LOG.timestamp), left_out)
+    mine = (LOG.strategy_name == strategy_name, LOG.version == version, col(LOG.timestamp) >= since, *counts)
     theirs_too = (LOG.strategy_name == strategy_name, LOG.version == other, col(LOG.timestamp) >= since)
     params = {"strategy_name": strategy_name, "version": version, "since": since}
-    counted = session.exec(_COUNTED[session.get_bind().dialect.name], params=params).all()
+    counted = session.exec(_COUNTED[session.get_bind().dialect.name].where(*counts), params=params).all()
     errors = {kind: count for decision, kind, count in counted if decision == ERROR}
     ours, theirs = spoken[version], spoken[other]
     lagging = [one for one in symbols if one in theirs and (one not in ours or ours[one] < theirs[one])]
@@ -376,12 +381,26 @@ def read_record(
     )
 
 
+def not_left_out(symbol: Any, moment: Any, left_out: Sequence[Exclusion]) -> list[Any]:
+    """Return the conditions by which rows with these two columns are in no exclusion."""
+    return [
+        ~and_(symbol == one.symbol, moment >= one.since, true() if one.until is None else moment < one.until)
+        for one in left_out
+    ]
+
+
 def read_marks(
-    session: Session, strategy_name: str, canary: str, active: str, *, since: datetime
+    session: Session,
+    strategy_name: str,
+    canary: str,
+    active: str,
+    *,
+    since: datetime,
+    left_out: Sequence[Exclusion] = (),
 ) -> tuple[Sequence[datetime], FloatArray, FloatArray]:
     """Return the candles with marks since then, and both arms' changes of marked-to-market R, of shape (candles,)."""
-    ours = marks_by_candle(session, strategy_name, canary, start=since)
-    theirs = marks_by_candle(session, strategy_name, active, start=since)
+    ours = marks_by_candle(session, strategy_name, canary, start=since, left_out=left_out)
+    theirs = marks_by_candle(session, strategy_name, active, start=since, left_out=left_out)
     candles = sorted(ours.keys() | theirs.keys())
     return (
         candles,

@@ -11,6 +11,7 @@ from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from strategy_core.domain.errors import LostRace, NoCanary, UnknownRollout
+from strategy_core.domain.exclusions import Exclusion, read_exclusions
 from strategy_core.domain.gates.base import Finding
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.ramp import ENDED, State
@@ -54,7 +55,7 @@ def point_canary(
             strategy_name=strategy_name, version=version, rollout_bp=rollout_bp, salt=salt, started_at=now
         )
     else:
-        canary.version, canary.rollout_bp, canary.started_at = version, rollout_bp, now
+        canary.version, canary.rollout_bp, canary.started_at, canary.exclusions = version, rollout_bp, now, []
         canary.generation += 1
     session.add(canary)
     session.flush()
@@ -68,6 +69,23 @@ def set_canary_share(session: Session, strategy_name: str, rollout_bp: int) -> C
     session.add(canary)
     session.flush()
     return canary
+
+
+def set_exclusions(session: Session, strategy_name: str, exclusions: Sequence[Exclusion]) -> CanaryConfig:
+    canary = get_canary(session, strategy_name)
+    canary.exclusions = [one.as_data() for one in exclusions]
+    canary.generation += 1
+    session.add(canary)
+    session.flush()
+    return canary
+
+
+def exclusions_of(session: Session, rollout: Rollout) -> list[Exclusion]:
+    """Return the exclusions of an open rollout, those that are over included. One that has ended has none."""
+    canary = find_canary(session, rollout.strategy_name)
+    if canary is None or canary.version != rollout.version or rollout.ended_at is not None:
+        return []
+    return read_exclusions(canary.exclusions)
 
 
 def add_rollout(session: Session, rollout: Rollout, history: dict[str, Any]) -> None:

@@ -181,6 +181,7 @@ class CanaryConfig(SQLModel, table=True):
     salt: str = ""
     generation: int = 1
     started_at: datetime = Field(sa_column=_time())
+    exclusions: list[dict[str, Any]] = Field(default_factory=list, sa_column=_json())
 
     @property
     def rollout_percent(self) -> float:

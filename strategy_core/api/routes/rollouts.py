@@ -24,6 +24,7 @@ from strategy_core.api.schemas import (
     ResponseModel,
     RolloutId,
     StrategyName,
+    Symbol,
     VersionName,
     identity,
     moment,
@@ -64,6 +65,12 @@ class DecideRequest(RequiredReason):
     choice: Choice = Field(
         description="extend: restart the stage's time limit. advance: go to the next stage. rollback: roll back now."
     )
+
+
+class ExcludeRequest(RequiredReason):
+    """Take one symbol off the canary, or let the canary serve it again."""
+
+    symbol: Symbol
 
 
 class Rollback(RequestModel):
@@ -304,6 +311,24 @@ def decide(context: Requested, rollout_id: RolloutId, body: DecideRequest, if_ma
     return decided(context.changes(strategy_name))
 
 
+@router.post("/rollouts/{rollout_id}/exclude", dependencies=[KEYED], summary="Exclude a symbol from the canary")
+def exclude(context: Requested, rollout_id: RolloutId, body: ExcludeRequest, if_match: IfMatch) -> RolloutResponse:
+    """Give every user the active version on one symbol. The version is not promoted until it is included again.
+
+    Routers need the symbol with each question: without it they answer for the symbols that are not excluded.
+    """
+    return _change_rollout(context, rollouts.exclude_symbol, rollout_id, body, if_match, symbol=body.symbol)
+
+
+@router.post("/rollouts/{rollout_id}/include", dependencies=[KEYED], summary="Include an excluded symbol again")
+def include(context: Requested, rollout_id: RolloutId, body: ExcludeRequest, if_match: IfMatch) -> RolloutResponse:
+    """Let the canary serve a symbol again. The gates judge it from now on."""
+    four_eyes = context.backend.settings.four_eyes
+    return _change_rollout(
+        context, rollouts.include_symbol, rollout_id, body, if_match, four_eyes=four_eyes, symbol=body.symbol
+    )
+
+
 @router.post("/rollouts/{rollout_id}/rollback", dependencies=[KEYED_IF_VALID], summary="Roll back one rollout")
 def roll_back_rollout(
     context: Requested, response: Response, rollout_id: RolloutId, body: RequiredReason
@@ -349,12 +374,17 @@ def _change_rollout(
     context: RequestContext,
     change: Callable[..., object],
     rollout_id: UUID,
-    body: OptionalReason,
+    body: OptionalReason | RequiredReason,
     if_generation: int | None,
     *,
     four_eyes: bool = False,
+    **asked: str,
 ) -> RolloutResponse:
-    """Apply *change* to the rollout with this id only, also if its strategy has a newer one."""
+    """Apply *change* to the rollout with this id only, also if its strategy has a newer one.
+
+    Args:
+        asked: further arguments of *change*.
+    """
     strategy_name = queries.find_rollout(context.engine, rollout_id).strategy_name
     found = change(
         context.engine,
@@ -363,6 +393,7 @@ def _change_rollout(
         ),
         strategy_name=strategy_name,
         rollout_id=rollout_id,
+        **asked,
     )
     return RolloutResponse.model_validate(found)
 
