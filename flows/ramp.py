@@ -209,10 +209,10 @@ def resume(strategy_name: Strategy, owner: Owner, reason: Remark = "") -> str:
 
 @owner_flow("exclude {symbol} from {strategy_name}")
 def exclude(strategy_name: Strategy, symbol: Symbol, owner: Owner, reason: Reason) -> str:
-    """Take one symbol off the canary: every user gets the active version on it.
+    """Take one symbol off the canary for the rest of the rollout: every user gets the active version on it.
 
-    The rollout goes on with the other symbols. The version is not promoted until the symbol is included again. The
-    platform must route by symbol.
+    The rollout goes on with the other symbols, and is not promoted. The platform must route by symbol
+    (ROLLOUT_ROUTES_BY_SYMBOL=1).
 
     Args:
         strategy_name: Strategy name.
@@ -226,28 +226,9 @@ def exclude(strategy_name: Strategy, symbol: Symbol, owner: Owner, reason: Reaso
             Command(owned_by(owner), runtime.now, reason),
             strategy_name=strategy_name,
             symbol=symbol,
+            routes_by_symbol=runtime.settings.routes_by_symbol,
         )
     return f"{strategy_name} {rollout.version} no longer serves {symbol}"
-
-
-@owner_flow("include {symbol} in {strategy_name}")
-def include(strategy_name: Strategy, symbol: Symbol, owner: Owner, reason: Reason) -> str:
-    """Let the canary serve an excluded symbol again. The gates judge it from now on.
-
-    Args:
-        strategy_name: Strategy name.
-        symbol: The symbol to include.
-        owner: Your name.
-        reason: Stored in the audit trail.
-    """
-    with open_runtime() as runtime:
-        rollout = rollouts.include_symbol(
-            runtime.engine,
-            Command(owned_by(owner), runtime.now, reason, four_eyes=runtime.settings.four_eyes),
-            strategy_name=strategy_name,
-            symbol=symbol,
-        )
-    return f"{strategy_name} {rollout.version} serves {symbol} again"
 
 
 def _summary_line(ticked: tick.TickResult) -> str:

@@ -97,9 +97,6 @@ class Replay:
     def _exclude_symbol(self, event: AuditEvent) -> None:
         self.excluded.add(event.after["symbol"])
 
-    def _include_symbol(self, event: AuditEvent) -> None:
-        self.excluded.remove(event.after["symbol"])
-
     def _start_rollout(self, event: AuditEvent) -> None:
         assert event.rollout_id is not None
         control = self._with("active")

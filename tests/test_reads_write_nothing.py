@@ -32,7 +32,6 @@ CHANGES = {
         "canary",
         "decide",
         "exclude",
-        "include",
         "outcomes",
         "pause",
         "percent",

@@ -185,35 +185,31 @@ def resume(shell: Context, strategy: StrategyName, reason: Reason = "") -> None:
     _answer_rollout(shell, rollout, f"{strategy} {rollout.version} is resumed")
 
 
-SymbolName = Annotated[str, typer.Argument(metavar="SYMBOL", help="Symbol of the feed.")]
-
-
 @command(commands)
-def exclude(shell: Context, strategy: StrategyName, symbol: SymbolName, reason: NeededReason) -> None:
-    """Take one symbol off the canary.
+def exclude(
+    shell: Context,
+    strategy: StrategyName,
+    symbol: Annotated[str, typer.Argument(metavar="SYMBOL", help="Symbol of the feed.")],
+    reason: NeededReason,
+    yes: Yes = False,
+) -> None:
+    """Take one symbol off the canary for the rest of the rollout.
 
-    Every user gets the active version on it. The rollout goes on with the other symbols, but the version is not
-    promoted until the symbol is included again. The platform must route by symbol.
+    Every user gets the active version on it. The rollout goes on with the other symbols, and is not promoted. The
+    platform must route by symbol (ROLLOUT_ROUTES_BY_SYMBOL=1).
     """
-    from strategy_core.services import rollouts
+    from strategy_core.services.rollouts import exclude_symbol
 
-    command = Command(shell.actor, shell.now, reason)
-    rollout = rollouts.exclude_symbol(shell.engine, command, strategy_name=strategy, symbol=symbol)
-    line = f"{strategy} {rollout.version} no longer serves {symbol}, where the platform routes by symbol"
-    _answer_rollout(shell, rollout, line, f"To undo it: rollout include {strategy} {symbol} --reason WHY")
-
-
-@command(commands)
-def include(shell: Context, strategy: StrategyName, symbol: SymbolName, reason: NeededReason) -> None:
-    """Let the canary serve an excluded symbol again.
-
-    The gates judge it from now on.
-    """
-    from strategy_core.services import rollouts
-
-    command = Command(shell.actor, shell.now, reason, four_eyes=shell.settings.four_eyes)
-    rollout = rollouts.include_symbol(shell.engine, command, strategy_name=strategy, symbol=symbol)
-    _answer_rollout(shell, rollout, f"{strategy} {rollout.version} serves {symbol} again")
+    engine = shell.engine
+    shell.confirm(f"the canary of {strategy} no longer serves {symbol}, and is not promoted", yes=yes)
+    rollout = exclude_symbol(
+        engine,
+        Command(shell.actor, shell.now, reason),
+        strategy_name=strategy,
+        symbol=symbol,
+        routes_by_symbol=shell.settings.routes_by_symbol,
+    )
+    _answer_rollout(shell, rollout, f"{strategy} {rollout.version} no longer serves {symbol}")
 
 
 @command(commands)

@@ -50,7 +50,6 @@ HEADLINES: Mapping[str, str] = {
     ROLLED_BACK: "rolled back",
     "rollout.frozen": "frozen: harm is likely but not proven",
     "rollout.symbol_excluded": "a symbol is excluded from the canary",
-    "rollout.symbol_included": "the canary serves an excluded symbol again",
     BLIND: "blind: no evidence",
     TICK_OVERDUE: "tick overdue: its users are not protected",
     TAMPERED: "not the build that was registered",
@@ -236,7 +235,6 @@ class Facts(BaseModel):
     low: float | None = None
     high: float | None = None
     n: int = 0
-    symbol: str = ""
     channel: str = ""
     incident: str = ""  # the kind of the alert at its start
     strategy_count: int = 0
@@ -328,9 +326,8 @@ def _suggested_commands(raised: Raised, facts: Facts) -> list[tuple[str, str]]:
     critical = raised.severity is Severity.CRITICAL
     acknowledge = [("acknowledge", f"rollout alerts ack {raised.id} {WHY}")] if critical else []
     match raised.kind:
-        case "rollout.started" | "rollout.advanced" | "rollout.symbol_excluded" | "rollout.symbol_included":
-            include = ("to include it", f"rollout include {strategy} {quote(facts.symbol)} {WHY}")
-            return [*([include] if raised.kind == "rollout.symbol_excluded" else []), ("to undo", undo)]
+        case "rollout.started" | "rollout.advanced":
+            return [("to undo", undo)]
         case "rollout.awaiting_approval":
             return [("to continue", f"rollout approve {strategy} {WHY}"), ("or", undo)]
         case "rollout.awaiting_decision":

@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 from strategy_core.domain.errors import InvalidExport
-from strategy_core.domain.exclusions import Exclusion, exclude, include
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.parsing import check_owner_name
 
@@ -140,7 +139,7 @@ class Chain:
         self.breaks.append(ChainBreak(link.position, problem))
 
 
-_CANARY_ALONE = ("update_canary_percent", "exclude_symbol", "include_symbol")  # the rollout's row stays as it is
+_CANARY_ALONE = ("update_canary_percent", "exclude_symbol")  # the rollout's row stays as it is
 _SETS_CANARY = ("start_rollout", "advance", *_CANARY_ALONE)
 
 Columns: TypeAlias = dict[str, frozenset[Any]]  # column -> values that the events allow, mostly one
@@ -163,7 +162,7 @@ class Replay:
     versions: dict[str, Columns] = field(default_factory=dict)
     rollouts: dict[UUID, Columns] = field(default_factory=dict)
     _open: UUID | None = None
-    _exclusions: list[Exclusion] = field(default_factory=list)
+    _excluded: dict[str, Any] = field(default_factory=dict)
     _newest_activation: datetime | None = None
 
     def follow(self, facts: Mapping[str, Any]) -> None:
@@ -193,11 +192,8 @@ class Replay:
             self._set(version, quarantined_at=at)
         elif reinstates:
             self._set(before.active, quarantined_at=at)
-        symbol = facts["after"].get("symbol") if isinstance(facts["after"], Mapping) else None
-        if action == "exclude_symbol":
-            self._exclusions = exclude(self._exclusions, str(symbol), at)
-        if action == "include_symbol":
-            self._exclusions = include(self._exclusions, str(symbol), at)
+        if action == "exclude_symbol" and isinstance(facts["after"], Mapping):
+            self._excluded[str(facts["after"].get("symbol"))] = facts["after"].get("since")
         self._follow_canary(action, at, before, after, promoted=_baked(own))
         self._follow_rollout(facts, before, after, reinstates=reinstates)
 
@@ -237,13 +233,13 @@ class Replay:
         moved = after.canary != before.canary
         if after.canary is not None and moved:
             self.canary |= {"version": frozenset({after.canary}), "started_at": frozenset({at})}
-            self._exclusions = []
+            self._excluded = {}
         if not self.canary:
             return
         resumed = action == "resume" and not promoted
         if moved or resumed or action in _SETS_CANARY:
             self.canary["generation"] = frozenset({max(self.canary.get("generation", {0})) + 1})
-        self.canary["exclusions"] = frozenset({values_digest([one.as_data() for one in self._exclusions])})
+        self.canary["excluded_symbols"] = frozenset({values_digest(self._excluded)})
         self.canary["rollout_bp"] = frozenset({after.percent_bp if after.canary is not None else 0})
 
     def _follow_rollout(

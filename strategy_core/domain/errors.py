@@ -249,9 +249,8 @@ class NotAwaiting(Refused):
 
 
 class CannotExclude(Refused):
-    """Cannot {what} {symbol} of {strategy_name!r}: {problem}. Allowed: {allowed}."""
+    """Cannot exclude {symbol} from the canary of {strategy_name!r}: {problem}. Allowed: {allowed}."""
 
-    what: str
     strategy_name: str
     symbol: str
     problem: str

@@ -1,52 +1,41 @@
-"""Symbols that a canary does not serve, and the times between which they are excluded."""
+"""Symbols that are excluded from a canary, as they are stored: by symbol, the time since which it is excluded."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from strategy_core.domain.errors import EvidenceUnavailable
 
-@dataclass(frozen=True, slots=True)
-class Exclusion:
-    """A symbol that the canary does not serve from *since* until *until* (None: it is still excluded)."""
-
-    symbol: str
-    since: datetime
-    until: datetime | None = None
-
-    def covers(self, symbol: str, moment: datetime) -> bool:
-        return symbol == self.symbol and self.since <= moment and (self.until is None or moment < self.until)
-
-    def as_data(self) -> dict[str, str | None]:
-        until = None if self.until is None else _stored_time(self.until)
-        return {"symbol": self.symbol, "since": _stored_time(self.since), "until": until}
+UNREADABLE = "unreadable"  # in place of the symbols
 
 
-def read_exclusions(stored: Sequence[Mapping[str, Any]]) -> list[Exclusion]:
-    """Return the exclusions of a canary from their stored form."""
-    return [
-        Exclusion(
-            one["symbol"], datetime.fromisoformat(one["since"]), one["until"] and datetime.fromisoformat(one["until"])
-        )
-        for one in stored
-    ]
+def read_excluded(stored: Any) -> dict[str, datetime]:
+    """Return by symbol since when it is excluded.
+
+    Raises:
+        EvidenceUnavailable: other software wrote the value.
+    """
+    try:
+        found = {str(symbol): datetime.fromisoformat(since) for symbol, since in stored.items()}
+    except (AttributeError, TypeError, ValueError):
+        found = None
+    if found is None or any(since.tzinfo is None for since in found.values()):
+        raise EvidenceUnavailable(f"the symbols that are excluded from the canary cannot be read: {stored!r:.100}")
+    return found
 
 
-def excluded_now(exclusions: Sequence[Exclusion]) -> frozenset[str]:
-    return frozenset(one.symbol for one in exclusions if one.until is None)
+def excluded_names(stored: Any) -> list[str]:
+    """Return the excluded symbols, or UNREADABLE. It does not raise: a rollback records them too."""
+    try:
+        return sorted(read_excluded(stored))
+    except EvidenceUnavailable:
+        return [UNREADABLE]
 
 
-def exclude(exclusions: Sequence[Exclusion], symbol: str, at: datetime) -> list[Exclusion]:
-    return [*exclusions, Exclusion(symbol, at)]
+def excluded_data(excluded: Mapping[str, datetime]) -> dict[str, str]:
+    """Return what is stored."""
+    return {symbol: stored_time(since) for symbol, since in excluded.items()}
 
 
-def include(exclusions: Sequence[Exclusion], symbol: str, at: datetime) -> list[Exclusion]:
-    """End the exclusion of *symbol*."""
-    return [
-        Exclusion(one.symbol, one.since, max(at, one.since)) if one.symbol == symbol and one.until is None else one
-        for one in exclusions
-    ]
-
-
-def _stored_time(moment: datetime) -> str:
+def stored_time(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds")

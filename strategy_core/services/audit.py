@@ -545,7 +545,7 @@ def _mismatches(session: Session, strategy: StrategyRow, replay: Replay) -> Iter
 def _compared(table: str, key: str, row: Any, columns: Columns) -> Iterator[Mismatch]:
     for name, allowed in columns.items():
         value = getattr(row, name)
-        if name in ("plan", "scoring", "exclusions"):
+        if name in ("plan", "scoring", "excluded_symbols"):
             value = values_digest(value)
         if value not in allowed:
             expected = " or ".join(sorted(_shown(each) for each in allowed))

@@ -15,7 +15,6 @@ from strategy_core.domain.arrays import IntArray
 from strategy_core.domain.candles import LATE_CANDLES, timeframe_delta
 from strategy_core.domain.errors import RolloutError, reason_of
 from strategy_core.domain.evidence import Evidence
-from strategy_core.domain.exclusions import Exclusion, excluded_now
 from strategy_core.domain.gates.base import Finding
 from strategy_core.domain.gates.on_metrics import MetricThreshold
 from strategy_core.domain.gates.on_slots import WATCH_QUARTER, ExcessDrawdown, LosingStreak
@@ -217,33 +216,25 @@ class VersionPair:
 
     Attributes:
         symbols: the symbols that both decide on. Lateness and silence on other symbols do not count.
-        exclusions: symbols that the canary does not serve, for the time between.
+        excluded: by symbol, since when the canary does not serve it.
     """
 
     symbols: Sequence[str]
     timeframe: timedelta
-    exclusions: Sequence[Exclusion] = ()
-
-    @property
-    def excluded(self) -> frozenset[str]:
-        """The symbols that the canary does not serve now."""
-        return excluded_now(self.exclusions)
+    excluded: Mapping[str, datetime]
 
     @property
     def served(self) -> list[str]:
         return [symbol for symbol in self.symbols if symbol not in self.excluded]
 
     @property
-    def left_out(self) -> list[Exclusion]:
-        """The exclusions by the open times of candles: a signal comes when its candle closes."""
-        return [
-            Exclusion(one.symbol, one.since - self.timeframe, one.until and one.until - self.timeframe)
-            for one in self.exclusions
-        ]
+    def left_out(self) -> dict[str, datetime]:
+        """By excluded symbol, the first candle that does not count: a signal comes when its candle closes."""
+        return {symbol: since - self.timeframe for symbol, since in self.excluded.items()}
 
     def counts(self, symbol: str, candle: datetime) -> bool:
         """Return whether the canary served the symbol when the candle closed."""
-        return not any(one.covers(symbol, candle) for one in self.left_out)
+        return symbol not in self.excluded or candle + self.timeframe < self.excluded[symbol]
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,8 +248,8 @@ class Feed:
 def load_pair(session: Session, rollout: Rollout) -> VersionPair:
     canary = versions.get_version(session, rollout.strategy_name, rollout.version)
     active = versions.get_version(session, rollout.strategy_name, rollout.control_version)
-    exclusions = rollouts.exclusions_of(session, rollout)
-    return VersionPair(shared_symbols(canary, active), timeframe_delta(canary.timeframe), exclusions)
+    excluded = rollouts.excluded_from(session, rollout)
+    return VersionPair(shared_symbols(canary, active), timeframe_delta(canary.timeframe), excluded)
 
 
 def read_feed(source: CandleSource, pair: VersionPair, moment: datetime) -> Feed:
@@ -288,7 +279,7 @@ def load_evidence(
     due = {name: candle for name, candle in feed.due.items() if name in pair.served}
     symbol = max(due, key=lambda name: due[name] - (settled.get(name) or since), default=None)
     candles, canary_marks, active_marks = evidence.read_marks(
-        session, strategy_name, canary, active, since=since, left_out=pair.left_out
+        session, strategy_name, canary, active, since=since, left_out=pair.left_out, timeframe=pair.timeframe
     )
     scoring = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring)
     patience = scoring.horizon + 1 + plan.late_candles
@@ -343,7 +334,9 @@ def next_limit(
         pair = load_pair(session, rollout)
         both = [versions.get_version(session, name, each) for each in (rollout.version, rollout.control_version)]
         rule = ScoringRule.model_validate(versions.get_strategy(session, name).scoring)
-        marks = marks_by_candle(session, name, rollout.version, start=since, left_out=pair.left_out)
+        marks = marks_by_candle(
+            session, name, rollout.version, start=since, left_out=pair.left_out, timeframe=pair.timeframe
+        )
         booking = load_ledger(session, rollout, pair)
         judged = {gate: row.value or 0.0 for gate, row in rollouts.last_verdicts(session, rollout.id).items()}
     canary, active = (foresee(engine, source, each, rows.get(each.version, []), rule, now=now) for each in both)
@@ -351,6 +344,9 @@ def next_limit(
         [row for row in each if pair.counts(row["symbol"], row["timestamp"])]
         for each in (canary.marks, canary.outcomes, active.outcomes)
     )
+    for row in ours:  # as `marks_by_candle` has it: held by users when its symbol was excluded
+        if not pair.counts(row["symbol"], row["closed_at"] - pair.timeframe) and row["r_multiple"] < 0:
+            marked.append({"timestamp": row["closed_at"] - pair.timeframe, "r": row["r_multiple"]})
     moments: list[datetime] = []
     for gate in gates:
         if isinstance(gate, ExcessDrawdown):
@@ -381,7 +377,7 @@ def _platform_facts(session: Session, rollout: Rollout, plan: Plan, pair: Versio
             sampled = evidence.read_samples(session, rollout.id, metrics)
             if not live_trades.reports_any(session, name):
                 return {"samples": sampled}
-            orders = live_trades.read_orders(session, name, canary, active, since=since, left_out=pair.exclusions)
+            orders = live_trades.read_orders(session, name, canary, active, since=since, left_out=pair.excluded)
             serving = {canary: True, **({active: False} if plan.stages[rollout.stage_index].percent < 100 else {})}
             stopped = [
                 _stopped(session, name, version, pair.served, orders.candle[orders.canary == is_canary], now)

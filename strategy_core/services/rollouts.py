@@ -1,7 +1,7 @@
 """Rollouts as owners steer them: preview, start, approve, decide, pause, resume, and exclude a symbol."""
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -21,7 +21,7 @@ from strategy_core.domain.errors import (
     RolloutOpen,
     UnknownRollout,
 )
-from strategy_core.domain.exclusions import Exclusion, exclude, excluded_now, include
+from strategy_core.domain.exclusions import stored_time
 from strategy_core.domain.gates.base import SEVERITY, Freshness, Verdict
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.parsing import same_owner
@@ -34,14 +34,9 @@ from strategy_core.services.rollback import never_locked_out, roll_back
 from strategy_core.services.tick import apply_ruling
 from strategy_core.services.transitions import ChangeAlert, check_open, make_canary, recorded_change
 from strategy_core.services.users import plan_audience
-from strategy_core.store import audit, rollouts, versions
+from strategy_core.store import audit, decisions, rollouts, versions
 from strategy_core.store.engine import reading, retry_transient, transaction
 from strategy_core.store.tables import Rollout, StrategyVersion
-
-_EXCLUSION_ALERTS = {
-    "exclude_symbol": ("rollout.symbol_excluded", "no longer serves {}", "warning"),
-    "include_symbol": ("rollout.symbol_included", "serves {} again", "info"),
-}
 
 
 @retry_transient()
@@ -196,7 +191,7 @@ def decide_rollout(
         _check_harmless(session, rollout, plan, command.now)
         last = rollout.stage_index + 1 == len(plan.stages)
         if last:
-            check_all_included(session, rollout)
+            check_serves_all(session, rollout)
         ruling = Ruling(Step.PROMOTE if last else Step.ADVANCE, f"by {command.actor.shown}: {command.reason}")
         apply_ruling(session, rollout, plan, ruling, command)
         return rollout
@@ -262,103 +257,84 @@ def exclude_symbol(
     *,
     strategy_name: str,
     symbol: str,
+    routes_by_symbol: bool,
     rollout_id: UUID | None = None,
 ) -> Rollout:
-    """Take one symbol off the canary: every user gets the active version on it, from now on.
+    """Take one symbol off the canary for the rest of the rollout: every user gets the active version on it.
 
     The gates no longer judge the symbol, apart from slots and trades of signals from before. The rollout goes on with
-    the other symbols, but it is not promoted until the symbol is included again.
+    the other symbols, and is not promoted.
 
     Args:
         symbol: one on which the canary decides.
+        routes_by_symbol: whether the platform gives the symbol with each question for a version. If it does not, its
+            users stay on the canary, and the gates would no longer protect them.
         rollout_id: the expected rollout, by default the open one.
 
     Raises:
         UnknownStrategy, UnknownRollout
-        CannotExclude: the symbol is unknown, excluded already or the last one, or the version is active by now.
+        CannotExclude: the symbol is unknown, excluded already or the last one, the version is active by now, or the
+            platform does not route by symbol.
         NotAwaiting: *rollout_id* has ended.
         LostRace: the command's generation is outdated.
     """
     with transaction(engine) as session:
-        rollout, known = _lock_exclusions(session, command, strategy_name, symbol, rollout_id, "exclude")
+        versions.lock_strategy(session, strategy_name, command.if_generation)
+        check_open(session, strategy_name, rollout_id, "exclude")
+        rollout = _get_open_rollout(session, strategy_name)
         canary = versions.get_version(session, strategy_name, rollout.version)
-        control = versions.get_version(session, strategy_name, rollout.control_version)
-        served = set(canary.symbols) - excluded_now(known)
-        if symbol not in served:
-            problem = (
-                "it is excluded already" if symbol in canary.symbols else f"{canary.version} does not decide on it"
+        excluded = rollouts.excluded_from(session, rollout)
+        served = set(canary.symbols) - excluded.keys()
+        judged = served & set(versions.get_version(session, strategy_name, rollout.control_version).symbols)
+        if not routes_by_symbol:
+            problem, allowed = (
+                "the platform is not known to route by symbol",
+                ["ROLLOUT_ROUTES_BY_SYMBOL=1 once it does"],
             )
-            raise CannotExclude("exclude", strategy_name, symbol, problem, served)
-        if not (served - {symbol}) & set(control.symbols):
-            raise CannotExclude("exclude", strategy_name, symbol, "the gates would have no symbol left", ["rollback"])
-        now_out = exclude(known, symbol, command.now)
-        return _change_exclusions(session, command, "exclude_symbol", rollout, symbol, now_out)
+        elif rollout.promoted_at is not None:
+            problem, allowed = f"{canary.version} is active for all users", ["rollback"]
+        elif symbol not in canary.symbols:
+            problem, allowed = f"{canary.version} does not decide on it", sorted(served)
+        elif symbol in excluded:
+            problem, allowed = "it is excluded already", sorted(served)
+        elif not judged - {symbol}:
+            problem, allowed = "the gates would have no symbol left", ["rollback"]
+        else:
+            since = _unexposed_from(session, rollout, symbol, timeframe_delta(canary.timeframe), command.now)
+            _exclude(session, command, rollout, symbol, excluded, since)
+            return rollout
+        raise CannotExclude(strategy_name, symbol, problem, allowed)
 
 
-@retry_transient()
-def include_symbol(
-    engine: Engine,
+def _unexposed_from(session: Session, rollout: Rollout, symbol: str, timeframe: timedelta, now: datetime) -> datetime:
+    """Return from when no user gets the canary's signals: not before what was judged or decided, as clocks err."""
+    newest = decisions.newest_decided(session, rollout.strategy_name, rollout.version, symbol)
+    decided = [] if newest is None else [newest + timeframe + timedelta(microseconds=1)]
+    return max([now, rollout.started_at, rollout.last_tick_at or now, *decided])
+
+
+def _exclude(
+    session: Session,
     command: Command,
-    *,
-    strategy_name: str,
+    rollout: Rollout,
     symbol: str,
-    rollout_id: UUID | None = None,
-) -> Rollout:
-    """Let the canary serve a symbol again that was excluded. The gates judge it from now on.
-
-    Raises:
-        UnknownStrategy, UnknownRollout
-        CannotExclude: the symbol is not excluded.
-        NotAwaiting, LostRace: as in `exclude_symbol`.
-        FourEyes: the actor started the rollout.
-    """
-    with transaction(engine) as session:
-        rollout, known = _lock_exclusions(session, command, strategy_name, symbol, rollout_id, "include")
-        if symbol not in excluded_now(known):
-            raise CannotExclude("include", strategy_name, symbol, "it is not excluded", excluded_now(known))
-        check_second_owner(session, rollout, command)
-        still_out = include(known, symbol, command.now)
-        return _change_exclusions(session, command, "include_symbol", rollout, symbol, still_out)
-
-
-def _lock_exclusions(
-    session: Session, command: Command, strategy_name: str, symbol: str, rollout_id: UUID | None, what: str
-) -> tuple[Rollout, list[Exclusion]]:
-    """Lock the strategy and return its open rollout with the exclusions of its canary."""
-    versions.lock_strategy(session, strategy_name, command.if_generation)
-    check_open(session, strategy_name, rollout_id, what)
-    rollout = _get_open_rollout(session, strategy_name)
-    if rollout.promoted_at is not None:
-        problem = f"{rollout.version} is active for all users"
-        raise CannotExclude(what, strategy_name, symbol, problem, ["rollback"])
-    return rollout, rollouts.exclusions_of(session, rollout)
-
-
-def _change_exclusions(
-    session: Session, command: Command, action: str, rollout: Rollout, symbol: str, exclusions: Sequence[Exclusion]
-) -> Rollout:
+    excluded: Mapping[str, datetime],
+    since: datetime,
+) -> None:
     name, version = rollout.strategy_name, rollout.version
+    evidence = rollouts.verdict_ids(session, rollout.id)
     with recorded_change(
-        session,
-        command,
-        action,
-        name,
-        version,
-        rollout_id=rollout.id,
-        reason=command.reason,
-        evidence=rollouts.verdict_ids(session, rollout.id),
+        session, command, "exclude_symbol", name, version, rollout_id=rollout.id, evidence=evidence
     ) as change:
-        rollouts.set_exclusions(session, name, exclusions)
-        change.after["symbol"] = symbol
-        kind, does, severity = _EXCLUSION_ALERTS[action]
+        rollouts.set_excluded(session, name, {**excluded, symbol: since})
+        change.after |= {"symbol": symbol, "since": stored_time(since)}
         change.alert = ChangeAlert(
-            kind,
-            f"{name} {version} {does.format(symbol)}: {command.reason or 'no reason given'}",
-            severity=severity,
-            dedupe_key=f"{rollout.id} {action} {symbol} {command.now.isoformat()}",
+            "rollout.symbol_excluded",
+            f"{name} {version} no longer serves {symbol}: {command.reason or 'no reason given'}",
+            severity="warning",
+            dedupe_key=f"{rollout.id} excluded {symbol}",
             facts={"control_version": rollout.control_version, "symbol": symbol},
         )
-    return rollout
 
 
 @never_locked_out()
@@ -440,10 +416,10 @@ def _change_rollout(
     return rollout
 
 
-def check_all_included(session: Session, rollout: Rollout) -> None:
+def check_serves_all(session: Session, rollout: Rollout) -> None:
     """Raise IllegalTransition if a symbol is excluded: with the promotion, the version would serve it to all users."""
-    if excluded := excluded_now(rollouts.exclusions_of(session, rollout)):
-        because = f"{', '.join(sorted(excluded))} excluded: include it first"
+    if excluded := sorted(rollouts.excluded_from(session, rollout)):
+        because = f"{', '.join(excluded)} excluded from its canary"
         raise IllegalTransition(Status.CANARY, Status.ACTIVE, [Status.SHADOW], because)
 
 

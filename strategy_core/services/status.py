@@ -8,7 +8,6 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from strategy_core.domain.alerts import SURE, ClockCheck
-from strategy_core.domain.exclusions import excluded_now
 from strategy_core.domain.gates.base import SEVERITY, Finding, Freshness, Verdict
 from strategy_core.domain.gates.on_slots import judge_watch
 from strategy_core.domain.lifecycle import Status, utc
@@ -149,7 +148,7 @@ def rollout_status(
     known_rows = [row for row in rollouts.last_verdicts(session, rollout.id).values() if row.gate in known]
     newest = max(rollout.stage_entered_at, rollout.last_tick_at or rollout.started_at)
     doubt = "" if rollout.ended_at is not None else clock.doubt(newest, now)
-    excluded = excluded_now(rollouts.exclusions_of(session, rollout))
+    excluded = strategy_state(session, rollout.strategy_name).get("excluded", ())
     found = outlook(plan, position(rollout, excluded), [_finding(verdict) for verdict in known_rows], now)
     return RolloutStatus(
         rollout=rollout,

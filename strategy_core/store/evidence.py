@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
 import numpy as np
-from sqlalchemy import BigInteger, and_, bindparam, cast, exists, extract, func, text, true
+from sqlalchemy import BigInteger, bindparam, cast, exists, extract, func, text, true
 from sqlalchemy import select as select_columns
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
@@ -16,11 +17,10 @@ from sqlmodel import Session, col, select
 from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.comparison import DaySums
 from strategy_core.domain.evidence import Record, Sample
-from strategy_core.domain.exclusions import Exclusion
 from strategy_core.domain.slots import Slots, slots
 from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action
 from strategy_core.store.engine import insert_if_new
-from strategy_core.store.outcomes import is_of, marks_by_candle
+from strategy_core.store.outcomes import is_of, marks_by_candle, not_left_out
 from strategy_core.store.pagination import per_dialect
 from strategy_core.store.tables import (
     ERROR,
@@ -339,13 +339,13 @@ def read_record(
     symbols: Sequence[str],
     since: datetime,
     spoken: Mapping[str, Mapping[str, datetime]],
-    left_out: Sequence[Exclusion] = (),
+    left_out: Mapping[str, datetime] = MappingProxyType({}),
 ) -> Record:
     """Return the version's record since then. Candles that only *other* decided count as silent.
 
     Args:
         symbols: on which silence counts.
-        left_out: symbols and candles, by their open times, whose rows do not count.
+        left_out: by symbol, the first candle from which its rows do not count.
         spoken: see `newest_spoken`. Used to look only at symbols on which *version* lags.
 
     Errors and silence for which the host is at fault are not counted, see `Record`.
@@ -381,14 +381,6 @@ def read_record(
     )
 
 
-def not_left_out(symbol: Any, moment: Any, left_out: Sequence[Exclusion]) -> list[Any]:
-    """Return the conditions by which rows with these two columns are in no exclusion."""
-    return [
-        ~and_(symbol == one.symbol, moment >= one.since, true() if one.until is None else moment < one.until)
-        for one in left_out
-    ]
-
-
 def read_marks(
     session: Session,
     strategy_name: str,
@@ -396,11 +388,15 @@ def read_marks(
     active: str,
     *,
     since: datetime,
-    left_out: Sequence[Exclusion] = (),
+    **asked: Any,
 ) -> tuple[Sequence[datetime], FloatArray, FloatArray]:
-    """Return the candles with marks since then, and both arms' changes of marked-to-market R, of shape (candles,)."""
-    ours = marks_by_candle(session, strategy_name, canary, start=since, left_out=left_out)
-    theirs = marks_by_candle(session, strategy_name, active, start=since, left_out=left_out)
+    """Return the candles with marks since then, and both arms' changes of marked-to-market R, of shape (candles,).
+
+    Args:
+        asked: `left_out` and `timeframe` of `marks_by_candle`.
+    """
+    ours = marks_by_candle(session, strategy_name, canary, start=since, **asked)
+    theirs = marks_by_candle(session, strategy_name, active, start=since, **asked)
     candles = sorted(ours.keys() | theirs.keys())
     return (
         candles,

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,10 @@ from sqlmodel import Session, col, select
 
 from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.evidence import NO_ORDERS, Orders
-from strategy_core.domain.exclusions import Exclusion
 from strategy_core.domain.live_trades import TradeReport
 from strategy_core.domain.routing import BUCKETS
 from strategy_core.store.engine import insert_if_new
-from strategy_core.store.evidence import not_left_out
+from strategy_core.store.outcomes import not_left_out
 from strategy_core.store.tables import LiveTrade, Outcome
 
 ORDERS_READ = 100_000  # per tick, which runs every minute and holds the strategy's lock
@@ -58,7 +58,7 @@ def read_orders(
     active: str,
     *,
     since: datetime,
-    left_out: Sequence[Exclusion] = (),
+    left_out: Mapping[str, datetime] = MappingProxyType({}),
     at_most: int = ORDERS_READ,
 ) -> Orders:
     """Return the live orders of both versions that were opened since then, and any misrouted trades.
@@ -66,7 +66,7 @@ def read_orders(
     If there are more than *at_most*, only the newest whole UTC days are read, at least two.
 
     Args:
-        left_out: symbols that the canary does not serve. Their orders count only if they are misrouted.
+        left_out: by symbol, since when the canary does not serve it. Orders from then on count if they are misrouted.
     """
     of_strategy = (col(LiveTrade.strategy_name) == strategy_name, col(LiveTrade.opened_at) >= since)
     mine = (*of_strategy, *not_left_out(col(LiveTrade.symbol), col(LiveTrade.opened_at), left_out))

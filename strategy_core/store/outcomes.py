@@ -2,24 +2,17 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import BigInteger, and_, bindparam, cast, extract, func, text
 from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, select
 
-from strategy_core.domain.exclusions import Exclusion
 from strategy_core.store.bulk_insert import write_if_new
 from strategy_core.store.engine import insert_if_new
 from strategy_core.store.pagination import per_dialect
-from strategy_core.store.tables import (
-    SIGNALS,
-    ComparisonReport,
-    EquityMark,
-    Outcome,
-    ShadowDecisionLog,
-    StrategyVersion,
-)
+from strategy_core.store.tables import ComparisonReport, EquityMark, Outcome, StrategyVersion
 
 _MARKS = per_dialect(  # built once, because building it dominates the tick of many rollouts
     select(EquityMark.timestamp, func.sum(EquityMark.r))
@@ -77,49 +70,37 @@ def marks_by_candle(
     *,
     start: datetime,
     end: datetime | None = None,
-    left_out: Sequence[Exclusion] = (),
+    left_out: Mapping[str, datetime] = MappingProxyType({}),
+    timeframe: timedelta = timedelta(0),
 ) -> dict[datetime, float]:
     """Return the change of marked-to-market R by candle in [start, end), summed over symbols.
 
     Args:
-        left_out: symbols and candles, by their open times, whose marks are left out once no trade from before is open.
+        left_out: by symbol, the first candle from which its marks are left out. Marks are not stored by trade, so a
+            trade of an earlier signal, which users may still hold, then counts with its whole loss when it closes.
+        timeframe: of the candles. Needed for *left_out*.
     """
-    query = _MARKS[session.get_bind().dialect.name]
+    query = _MARKS[session.get_bind().dialect.name].where(
+        *not_left_out(col(EquityMark.symbol), col(EquityMark.timestamp), left_out)
+    )
     if end is not None:
         query = query.where(col(EquityMark.timestamp) < end)
     params = {"strategy_name": strategy_name, "version": version, "start": start}
     found: dict[datetime, float] = dict(session.exec(query, params=params).all())
-    for one in left_out:
-        begin = _users_hold_none_from(session, strategy_name, version, one, start)
-        if begin is None:
-            continue
-        mine = query.where(col(EquityMark.symbol) == one.symbol, col(EquityMark.timestamp) >= begin)
-        if one.until is not None:
-            mine = mine.where(col(EquityMark.timestamp) < one.until)
-        for candle, r in session.exec(mine, params=params).all():
-            found[candle] -= r
+    for symbol, first in left_out.items():
+        mine = (Outcome.strategy_name == strategy_name, Outcome.version == version, Outcome.symbol == symbol)
+        held = (col(Outcome.timestamp) >= start, col(Outcome.timestamp) < first)
+        lost = (col(Outcome.closed_at) >= first + timeframe, col(Outcome.r_multiple) < 0)
+        for closed_at, r in session.exec(
+            select(Outcome.closed_at, Outcome.r_multiple).where(*mine, *held, *lost)
+        ).all():
+            found[closed_at - timeframe] = found.get(closed_at - timeframe, 0.0) + r
     return found
 
 
-def _users_hold_none_from(
-    session: Session, strategy_name: str, version: str, exclusion: Exclusion, start: datetime
-) -> datetime | None:
-    """Return from when the trades of signals before the exclusion have all closed, or None if one is still open."""
-    before = (
-        ShadowDecisionLog.strategy_name == strategy_name,
-        ShadowDecisionLog.version == version,
-        ShadowDecisionLog.symbol == exclusion.symbol,
-        col(ShadowDecisionLog.timestamp) >= start,
-        col(ShadowDecisionLog.timestamp) < exclusion.since,
-        col(ShadowDecisionLog.decision).in_(SIGNALS),
-    )
-    closed = select(func.count(), func.count(col(Outcome.decision_id)), func.max(Outcome.closed_at))
-    signals, booked, newest = session.exec(
-        closed.select_from(ShadowDecisionLog).outerjoin(Outcome, is_of(Outcome, ShadowDecisionLog)).where(*before)
-    ).one()
-    if booked < signals:
-        return None
-    return exclusion.since if newest is None else max(exclusion.since, newest)
+def not_left_out(symbol: Any, moment: Any, left_out: Mapping[str, datetime]) -> list[Any]:
+    """Return the conditions by which rows with these two columns are before the moment of their symbol."""
+    return [~and_(symbol == name, moment >= first) for name, first in left_out.items()]
 
 
 def marks_by_stretch(

@@ -16,7 +16,6 @@ from strategy_core.api.auth import Authenticator, Failures
 from strategy_core.api.routes import PREFIX
 from strategy_core.api.settings import ApiSettings
 from strategy_core.domain.audit import Command
-from strategy_core.domain.exclusions import Exclusion
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import read_plan
 from strategy_core.domain.ramp import State
@@ -57,7 +56,7 @@ class Api:
     """What a client sees: a request as whoever holds a token, and the answer."""
 
     engine: Engine
-    settings: Settings = field(default_factory=lambda: Settings(feed=FEED))
+    settings: Settings = field(default_factory=lambda: Settings(feed=FEED, routes_by_symbol=True))
     clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
@@ -123,7 +122,7 @@ def put_world(engine: Engine) -> World:
     )
     with transaction(engine) as session:
         session.add(verdict(rollout.id))
-        rollouts.set_exclusions(session, "fib_rsi", [Exclusion("SILVER", MONDAY)])
+        rollouts.set_excluded(session, "fib_rsi", {"SILVER": MONDAY})
     with reading(engine) as session:
         (alert,) = alerts.find_alerts(session, "fib_rsi")
     return World(ids, str(rollout.id), str(alert.id))
@@ -223,7 +222,6 @@ SAMPLES: dict[str, Sample] = {
     "pause": Sample("POST", "/rollouts/{rollout}/pause", WHY, changes="fib_rsi"),
     "resume": Sample("POST", "/rollouts/{rollout}/resume", WHY, state=State.PAUSED, changes="fib_rsi"),
     "exclude": Sample("POST", "/rollouts/{rollout}/exclude", {**WHY, "symbol": "OIL"}, changes="fib_rsi"),
-    "include": Sample("POST", "/rollouts/{rollout}/include", {**WHY, "symbol": "SILVER"}, changes="fib_rsi"),
     "approve": Sample("POST", "/rollouts/{rollout}/approve", WHY, state=State.AWAITING_APPROVAL, changes="fib_rsi"),
     "decide": Sample(
         "POST",

@@ -3,19 +3,18 @@
 import pytest
 from sqlalchemy import Engine
 
-from strategy_core.domain.exclusions import Exclusion
 from strategy_core.domain.lifecycle import Status
 from strategy_core.store import rollouts
 from strategy_core.store.engine import reading, transaction
-from tests.builders import MONDAY, put_version
+from tests.builders import put_version
 from tests.cli.conftest import Rollout
 
 
 @pytest.fixture
 def started(database: Engine, rollout: Rollout, monkeypatch: pytest.MonkeyPatch) -> Engine:
     monkeypatch.setenv("ROLLOUT_FOUR_EYES", "1")
-    for version, status in (("1", Status.ACTIVE), ("2", Status.SHADOW)):
-        put_version(database, version, status, symbols=("GOLD", "SILVER"))
+    put_version(database, "1", Status.ACTIVE)
+    put_version(database, "2")
     assert rollout("start", "fib_rsi", "2", "--yes", "--actor", "ana").code == 0
     return database
 
@@ -27,14 +26,11 @@ def started(database: Engine, rollout: Rollout, monkeypatch: pytest.MonkeyPatch)
         ("awaiting_decision", "decide fib_rsi advance --reason enough"),
         ("paused", "percent fib_rsi 50 --yes"),
         ("running", "activate fib_rsi 2 --yes"),
-        ("running", "include fib_rsi SILVER --reason enough"),
     ],
 )
 def test_who_started_a_rollout_needs_another_owner(rollout: Rollout, started: Engine, state: str, command: str) -> None:
     with transaction(started) as session:
         rollouts.change_rollout(session, rollouts.list_rollouts(session)[0], state=state)
-        if command.startswith("include"):
-            rollouts.set_exclusions(session, "fib_rsi", [Exclusion("SILVER", MONDAY)])
 
     refused = rollout(*command.split(" "), "--actor", "ana")
 

@@ -51,27 +51,29 @@ def test_status_says_what_must_happen_before_it_goes_on(
     assert {verdict["since"] for verdict in known["rollout"]["verdicts"]} == {"2026-03-02T01:00:00Z"}
 
 
-def test_an_excluded_symbol_is_shown_wherever_the_canary_is(rollout: Rollout, database: Engine) -> None:
+def test_an_excluded_symbol_is_shown_wherever_the_canary_is(
+    rollout: Rollout, database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for version, status in (("1", Status.ACTIVE), ("2", Status.SHADOW)):
         put_version(database, version, status, symbols=("GOLD", "SILVER"))
     assert rollout("start", "fib_rsi", "2", "--yes").code == 0
-
-    said = rollout("exclude", "fib_rsi", "SILVER", "--reason", "its feed is odd")
-
-    assert said.out == (
-        "fib_rsi 2 no longer serves SILVER, where the platform routes by symbol\n"
-        "To undo it: rollout include fib_rsi SILVER --reason WHY\n"
+    command = ("exclude", "fib_rsi", "SILVER", "--yes", "--reason", "its feed is odd")
+    refused = rollout(*command)
+    assert (refused.code, refused.err) == (
+        5,
+        "error: cannot exclude SILVER from the canary of 'fib_rsi': the platform is not known to route by symbol; "
+        "allowed: ROLLOUT_ROUTES_BY_SYMBOL=1 once it does\n",
     )
+    monkeypatch.setenv("ROLLOUT_ROUTES_BY_SYMBOL", "1")
+
+    assert rollout(*command).out == "fib_rsi 2 no longer serves SILVER\n"
+
     shown, (known,) = rollout("status").out, rollout("status", "--json").data
     assert "canary          2 for 5 % of users, not on SILVER " in shown
-    assert "SILVER must be included again before the promotion: rollout include" in shown
     assert known["excluded_symbols"] == ["SILVER"]
     routed = rollout("route", "u13", "fib_rsi", "--symbol", "SILVER").out
     assert routed == "u13 gets fib_rsi 1: SILVER is excluded from the canary\n"
     assert re.search(r"excluded +SILVER", rollout("audit", "at", "fib_rsi", "2026-03-02T00:00Z").out)
-    assert rollout("exclude", "fib_rsi", "GOLD", "--reason", "odd").code == 5
-    assert rollout("include", "fib_rsi", "SILVER", "--reason", "back").out == "fib_rsi 2 serves SILVER again\n"
-    assert "not on" not in rollout("status").out
 
 
 def test_a_metric_is_sampled_told_and_judged(

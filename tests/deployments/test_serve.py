@@ -42,7 +42,6 @@ def test_what_moves_rollouts_is_scheduled_and_what_owners_do_is_not() -> None:
         "pause",
         "resume",
         "exclude",
-        "include",
         "activate",
         "promote",
         "retire",

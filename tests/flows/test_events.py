@@ -27,7 +27,6 @@ TOLD = {
     "rollout.awaiting_decision": ["rollout.held"],
     "rollout.frozen": ["rollout.held"],
     "rollout.symbol_excluded": ["rollout.symbol_excluded"],
-    "rollout.symbol_included": ["rollout.symbol_included"],
     "rollout.blind": ["rollout.held"],
     "rollout.promoted": ["rollout.promoted"],
     "rollout.completed": ["rollout.completed"],

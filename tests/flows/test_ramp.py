@@ -11,7 +11,6 @@ from flows.ramp import (
     approve_stage,
     decide,
     exclude,
-    include,
     pause,
     ramp_tick,
     resume,
@@ -227,19 +226,21 @@ def test_resuming_restores_the_stages_percent(started: Engine) -> None:
         assert rollouts.get_canary(session, "fib_rsi").rollout_bp == 500
 
 
-def test_a_symbol_is_excluded_and_included_by_form(engine: Engine, at: Clock) -> None:
+def test_a_symbol_is_excluded_by_form_if_the_platform_routes_by_symbol(
+    engine: Engine, at: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for version, status in (("v1", Status.ACTIVE), ("v2", Status.SHADOW)):
         put_version(engine, version, status, symbols=(GOLD, "SILVER"))
     start_canary.fn("fib_rsi", "v2", owner="ana", plan=Plan())
+    assert exclude.fn("fib_rsi", "SILVER", owner="ana", reason="its feed is odd").is_failed()
+    monkeypatch.setenv("ROLLOUT_ROUTES_BY_SYMBOL", "1")
 
     out = exclude.fn("fib_rsi", "SILVER", owner="ana", reason="its feed is odd")
 
     assert out.message == "fib_rsi v2 no longer serves SILVER"
     with reading(engine) as session:
         assert versions.routing(session, "fib_rsi").excluded == {"SILVER"}
-    assert exclude.fn("fib_rsi", "OIL", owner="ana", reason="odd").is_failed()
-    assert include.fn("fib_rsi", "SILVER", owner="ana", reason="back").message == "fib_rsi v2 serves SILVER again"
-    assert newest_event(engine).action == "include_symbol"
+    assert newest_event(engine).action == "exclude_symbol"
 
 
 def test_an_approval_is_refused_until_it_is_asked_for(started: Engine) -> None:

@@ -10,7 +10,6 @@ from structlog.testing import capture_logs
 from strategy_core import Router
 from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import RoutingUnavailable
-from strategy_core.domain.exclusions import Exclusion
 from strategy_core.router import http
 from strategy_core.services.rollback import roll_back
 from strategy_core.store import rollouts
@@ -52,7 +51,7 @@ def test_a_change_reaches_the_router(api: Endpoint, canary: Engine) -> None:
 
 def test_an_excluded_symbol_reaches_the_router(api: Endpoint, canary: Engine) -> None:
     with transaction(canary) as session:
-        rollouts.set_exclusions(session, "fib_rsi", [Exclusion("SILVER", MONDAY)])
+        rollouts.set_excluded(session, "fib_rsi", {"SILVER": MONDAY})
     api.body = routing_answer(canary)
 
     with Router(api_url=api.url) as router:

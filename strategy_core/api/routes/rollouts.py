@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any
 from urllib.parse import quote
 from uuid import UUID
@@ -68,7 +69,7 @@ class DecideRequest(RequiredReason):
 
 
 class ExcludeRequest(RequiredReason):
-    """Take one symbol off the canary, or let the canary serve it again."""
+    """Take one symbol off the canary."""
 
     symbol: Symbol
 
@@ -313,20 +314,14 @@ def decide(context: Requested, rollout_id: RolloutId, body: DecideRequest, if_ma
 
 @router.post("/rollouts/{rollout_id}/exclude", dependencies=[KEYED], summary="Exclude a symbol from the canary")
 def exclude(context: Requested, rollout_id: RolloutId, body: ExcludeRequest, if_match: IfMatch) -> RolloutResponse:
-    """Give every user the active version on one symbol. The version is not promoted until it is included again.
+    """Give every user the active version on one symbol, for the rest of the rollout, which is not promoted.
 
-    Routers need the symbol with each question: without it they answer for the symbols that are not excluded.
+    Allowed with `ROLLOUT_ROUTES_BY_SYMBOL=1`: the platform must give the symbol with each question for a version.
     """
-    return _change_rollout(context, rollouts.exclude_symbol, rollout_id, body, if_match, symbol=body.symbol)
-
-
-@router.post("/rollouts/{rollout_id}/include", dependencies=[KEYED], summary="Include an excluded symbol again")
-def include(context: Requested, rollout_id: RolloutId, body: ExcludeRequest, if_match: IfMatch) -> RolloutResponse:
-    """Let the canary serve a symbol again. The gates judge it from now on."""
-    four_eyes = context.backend.settings.four_eyes
-    return _change_rollout(
-        context, rollouts.include_symbol, rollout_id, body, if_match, four_eyes=four_eyes, symbol=body.symbol
+    change = partial(
+        rollouts.exclude_symbol, symbol=body.symbol, routes_by_symbol=context.backend.settings.routes_by_symbol
     )
+    return _change_rollout(context, change, rollout_id, body, if_match)
 
 
 @router.post("/rollouts/{rollout_id}/rollback", dependencies=[KEYED_IF_VALID], summary="Roll back one rollout")
@@ -378,13 +373,8 @@ def _change_rollout(
     if_generation: int | None,
     *,
     four_eyes: bool = False,
-    **asked: str,
 ) -> RolloutResponse:
-    """Apply *change* to the rollout with this id only, also if its strategy has a newer one.
-
-    Args:
-        asked: further arguments of *change*.
-    """
+    """Apply *change* to the rollout with this id only, also if its strategy has a newer one."""
     strategy_name = queries.find_rollout(context.engine, rollout_id).strategy_name
     found = change(
         context.engine,
@@ -393,7 +383,6 @@ def _change_rollout(
         ),
         strategy_name=strategy_name,
         rollout_id=rollout_id,
-        **asked,
     )
     return RolloutResponse.model_validate(found)
 

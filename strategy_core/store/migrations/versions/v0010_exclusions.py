@@ -1,4 +1,4 @@
-"""The symbols that a canary does not serve, with the times between which they are excluded."""
+"""The symbols that are excluded from a canary, and since when."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,4 +12,4 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column("canary_config", sa.Column("exclusions", JSON, nullable=False, server_default="[]"))
+    op.add_column("canary_config", sa.Column("excluded_symbols", JSON, nullable=False, server_default="{}"))
