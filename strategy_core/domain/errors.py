@@ -575,6 +575,12 @@ class StrategyFailed(Untrusted):
     what: str  # in one line, the exception of the version's own code, or how its process died
 
 
+class TrainingFailed(Refused):
+    """No model was trained: {why}. Allowed: other candles, a later end, or more tries."""
+
+    why: str
+
+
 class StrategyOverdue(StrategyFailed):
     """{what}.
 

@@ -1,0 +1,69 @@
+"""The command `python -m strategy_core.training`."""
+
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from strategy_core.domain.errors import RolloutError
+from strategy_core.market.open import open_source
+from strategy_core.training.ppo import UPDATES, by_year, train
+
+_FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M"]
+
+
+def run(
+    candles: Annotated[str, typer.Option(metavar="FEED", help="Candles: a file, a folder or synthetic:GOLD.")],
+    until: Annotated[datetime, typer.Option(formats=_FORMATS, help="Train on candles before this time, in UTC.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File of the model, which must not exist yet.")],
+    symbol: Annotated[str | None, typer.Option(metavar="NAME", help="Symbol, if the feed has several.")] = None,
+    timeframe: Annotated[str, typer.Option(help="Timeframe of the candles.")] = "1h",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first try.")] = 7,
+    tries: Annotated[int, typer.Option(min=1, max=99, help="Trainings, of which the median is kept.")] = 5,
+    updates: Annotated[int, typer.Option(min=1, help="Updates of each training.")] = UPDATES,
+) -> None:
+    """Train a model of ppo_gold."""
+    try:
+        source = open_source(candles, symbol=symbol, timeframe=timeframe)
+        end = until.replace(tzinfo=UTC)
+        known = source.candles(source.symbols()[0], closed_by=datetime.now(UTC))
+        with Progress(transient=True) as shown, out.open("xb") as file:
+            task = shown.add_task("training", total=tries * updates)
+            try:
+                model = train(
+                    known,
+                    end,
+                    seed=seed,
+                    tries=tries,
+                    updates=updates,
+                    progress=lambda done, _: shown.update(task, completed=done),
+                )
+            except BaseException:
+                out.unlink()
+                raise
+            written = (model.model_dump_json() + "\n").encode()
+            file.write(written)
+    except (RolloutError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    card, last = model.card, known.index[-1]
+    typer.echo(f"{out}: {len(written)} bytes, sha256 {sha256(written).hexdigest()}")
+    typer.echo(
+        f"in sample: {card.mean_r:+.3f} R a signal, {card.win_rate:.1%} won, {card.signals_per_day:.2f} signals a day, "
+        f"{card.buys:.0%} buys (seed {card.seed})"
+    )
+    for year in by_year(model, known):
+        where = "in sample" if year.in_sample else "out of sample"
+        typer.echo(
+            f"{year.year} {where:13}  {year.signals:4} signals  {year.win_rate:.1%} won  "
+            f"{year.mean_r:+.3f} ± {year.error:.3f} R a signal"
+        )
+    if last < end:
+        typer.echo(f"The candles end on {last:%Y-%m-%d}, before --until: nothing is out of sample.")
+
+
+if __name__ == "__main__":
+    typer.run(run)
