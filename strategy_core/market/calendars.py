@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -28,13 +28,13 @@ from pandas.tseries.holiday import (
 from pandas.tseries.offsets import Day, WeekOfMonth
 
 from strategy_core.domain.arrays import BoolArray, IntArray
+from strategy_core.domain.candles import GRID
 from strategy_core.domain.errors import InvalidSetting
 from strategy_core.domain.lifecycle import utc
 
 NEW_YORK = ZoneInfo("America/New_York")
 _HOUR = timedelta(hours=1)
 _EDGE = timedelta(minutes=5)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FRIDAY, _SATURDAY, _SUNDAY = 4, 5, 6
 ALL_SESSION = 0  # the whole session is closed, from the evening before
 NOON = 12
@@ -126,7 +126,7 @@ class Calendar(Protocol):
         """Return for each candle of length *delta* whether the market is open at some time during it."""
         ...
 
-    def last_open_candle(self, now: datetime, delta: timedelta, grid: datetime = _EPOCH) -> datetime:
+    def last_open_candle(self, now: datetime, delta: timedelta, grid: datetime = GRID) -> datetime:
         """Return the open time of the newest candle that has closed by *now* and had the market open.
 
         Candles open at *grid* and at whole multiples of *delta* before and after it.
@@ -144,7 +144,7 @@ class AlwaysOpen:
     def open_candles(self, opens: pd.DatetimeIndex, delta: timedelta) -> BoolArray:
         return np.ones(len(opens), dtype=bool)
 
-    def last_open_candle(self, now: datetime, delta: timedelta, grid: datetime = _EPOCH) -> datetime:
+    def last_open_candle(self, now: datetime, delta: timedelta, grid: datetime = GRID) -> datetime:
         return _newest_closed(now, delta, grid)
 
 
@@ -171,10 +171,10 @@ class WeeklySession:
             in_any &= ~_at_an_edge(opens, delta)
         return in_any
 
-    def last_open_candle(self, now: datetime, delta: timedelta, grid: datetime = _EPOCH) -> datetime:
+    def last_open_candle(self, now: datetime, delta: timedelta, grid: datetime = GRID) -> datetime:
         newest, days = _newest_closed(now, delta, grid), 4  # longer than any weekend
         while True:  # ends, because the number of listed holidays is finite
-            opens = pd.date_range(newest - timedelta(days=days), newest, freq=delta)
+            opens = pd.date_range(end=newest, periods=timedelta(days=days) // delta + 1, freq=delta)
             in_session = self.open_candles(opens, delta)
             if in_session.any():
                 return opens[in_session][-1].to_pydatetime()
@@ -202,6 +202,10 @@ class WeeklySession:
 
 
 CALENDARS: Mapping[str, Calendar] = {"metals": WeeklySession(Holidays()), "always": AlwaysOpen()}
+DAY_ZONES: Mapping[str, str] = {  # in which a day of the market begins at midnight: a session ends at 17:00 New York
+    "metals": "America/New_York+07:00",
+    "always": "UTC",
+}
 
 
 def _at_an_edge(opens: pd.DatetimeIndex, delta: timedelta) -> BoolArray:

@@ -14,7 +14,7 @@ import pandas as pd
 import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
-from strategy_core.domain.candles import PRICES, checked_candles, count_closed, timeframe_delta
+from strategy_core.domain.candles import GRID, PRICES, checked_candles, count_closed, timeframe_delta
 from strategy_core.domain.errors import EvidenceUnavailable, FeedUnavailable, RolloutError, UnknownSymbol
 from strategy_core.domain.lifecycle import utc
 from strategy_core.market.calendars import Calendar
@@ -25,7 +25,6 @@ T = TypeVar("T")
 TRIES = 3
 LONGEST_WAIT_S = 15.0  # candle runs start once a minute, so a longer wait would only delay the next run
 BEGINNING = datetime(1678, 1, 1, tzinfo=UTC)  # pandas has no earlier candles
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # on the grid of every timeframe
 
 log = structlog.get_logger(__name__)
 
@@ -141,7 +140,7 @@ class LiveSource:
         self._now = utc(now, "now")
         self._calendar = calendar
         self._delta = timeframe_delta(vendor.timeframe)
-        self._open_candle = _EPOCH + (self._now - _EPOCH) // self._delta * self._delta  # earlier candles have closed
+        self._open_candle = GRID + (self._now - GRID) // self._delta * self._delta  # earlier candles have closed
         self._fetched: dict[str, _Fetched] = {}
         self._failed: dict[str, RolloutError] = {}
         self._down: FeedUnavailable | None = None

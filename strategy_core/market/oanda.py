@@ -1,7 +1,7 @@
 """OANDA's v20 API as a vendor of candles.
 
-Daily candles are requested aligned to midnight UTC. OANDA's default is the evening in New York, which would shift the
-candles with daylight saving time.
+Daily candles are requested aligned to midnight UTC, and weekly ones to Monday. OANDA's default is the evening in New
+York, which would shift the candles with daylight saving time.
 
 Source: OANDA v20 REST API, "Instrument Endpoints", GET /v3/instruments/{instrument}/candles.
 """
@@ -20,7 +20,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from strategy_core.domain.candles import COLUMNS, PRICES
-from strategy_core.domain.errors import EvidenceUnavailable, FeedUnavailable
+from strategy_core.domain.errors import EvidenceUnavailable, FeedUnavailable, InvalidTimeframe
 from strategy_core.domain.lifecycle import utc
 from strategy_core.market.live import CandlePage, TransientError, ask_with_retries
 
@@ -31,7 +31,10 @@ HOSTS: Mapping[Account, str] = MappingProxyType(
 )
 MOST = 4_999  # candles on a page, one less than the server's limit: see `page`
 GRANULARITIES = MappingProxyType(
-    {"1m": "M1", "5m": "M5", "15m": "M15", "30m": "M30", "1h": "H1", "2h": "H2", "4h": "H4", "1d": "D"}
+    {
+        **{"1m": "M1", "5m": "M5", "15m": "M15", "30m": "M30", "1h": "H1", "2h": "H2", "4h": "H4"},
+        **{"6h": "H6", "8h": "H8", "12h": "H12", "1d": "D", "1w": "W"},
+    }
 )
 _LARGEST = 10_000_000  # bytes of an answer; 5000 candles with bid and ask take about two million
 _LONGEST = 200  # characters of an error message
@@ -89,6 +92,8 @@ class Oanda:
     def __init__(
         self, url: str, token: SecretStr, *, timeframe: str, price: Price = "MBA", timeout: float, wait_s: float = 0.5
     ) -> None:
+        if timeframe not in GRANULARITIES:
+            raise InvalidTimeframe(timeframe, GRANULARITIES)
         self.name = f"OANDA at {urlsplit(url).netloc}"
         self.timeframe = timeframe
         self._url = url.rstrip("/")
@@ -109,6 +114,7 @@ class Oanda:
             "smooth": "false",
             "alignmentTimezone": "UTC",
             "dailyAlignment": "0",
+            "weeklyAlignment": "Monday",
         }
         answer = ask_with_retries(lambda: self._answer(instrument, asked), feed=self.name, wait_s=self._wait_s)
         if (answer.instrument, answer.granularity) != (instrument, asked["granularity"]):

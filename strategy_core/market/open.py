@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from functools import lru_cache
+from pathlib import Path
 from typing import TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
@@ -14,7 +15,7 @@ from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import InvalidSetting, UnknownSymbol
 from strategy_core.market.calendars import Calendar
 from strategy_core.market.ccxt import CcxtVendor, open_ccxt
-from strategy_core.market.files import FileSource
+from strategy_core.market.files import SYMBOL, FileOptions, FileSource, spelling
 from strategy_core.market.live import LiveSource, Vendor
 from strategy_core.market.oanda import HOSTS, Account, Oanda, Price
 from strategy_core.market.source import CandleSource
@@ -24,7 +25,6 @@ OANDA, CCXT, SYNTHETIC = "oanda", "ccxt", "synthetic"
 LIVE = (OANDA, CCXT)
 _INSTRUMENT = {OANDA: re.compile(r"[A-Z0-9]+_[A-Z0-9]+"), CCXT: re.compile(r"[A-Za-z0-9]+/[A-Za-z0-9:._/-]+")}
 _EXAMPLE = {OANDA: "oanda:GOLD=XAU_USD,SILVER=XAG_USD?account=practice", CCXT: "ccxt:binance:BTC=BTC/USDT,ETH=ETH/USDT"}
-_SYMBOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 Options = TypeVar("Options", bound=BaseModel)
 
@@ -74,6 +74,7 @@ def open_source(
     now: datetime | None = None,
     calendar: Calendar | None = None,
     access: FeedAccess = FeedAccess(),
+    day_zone: str | None = None,
 ) -> CandleSource:
     """Return the source that *feed* names.
 
@@ -82,7 +83,8 @@ def open_source(
             is optional. `symbols` is the number of instruments, the named one first.
         `oanda:GOLD=XAU_USD,XAG_USD?account=practice`: OANDA. Options: `account=live`, `price=M` for mid prices only.
         `ccxt:binance:BTC=BTC/USDT`: a crypto exchange.
-        the path of a .csv, .csv.gz or .parquet file, or of a folder with one file per symbol.
+        `candles/GOLD.csv?tz=Europe/Athens&stamp=close`: the path of a file, or of a folder of files. Options: those of
+            FileOptions. A path that exists as it is has none.
 
     Args:
         symbol: use only this symbol. For a single file, it names the file's symbol.
@@ -91,6 +93,7 @@ def open_source(
         calendar: trading hours, required for a live feed. With it, a file is expected to continue after its last row.
             A synthetic feed ignores it.
         access: access to the server of a live feed.
+        day_zone: zone of the days of files with dates alone, as in `calendars.DAY_ZONES`.
 
     Raises:
         InvalidSetting, UnknownSymbol, InvalidCandles, InvalidTimeframe, MissingExtra.
@@ -108,7 +111,22 @@ def open_source(
         return open_live(
             kind, name, spec.query, symbol=symbol, timeframe=timeframe, now=now, calendar=calendar, access=access
         )
-    return FileSource(feed, timeframe=timeframe, symbol=symbol, now=now, calendar=calendar)
+    path, options = read_file_feed(feed)
+    return FileSource(
+        path, timeframe=timeframe, symbol=symbol, now=now, calendar=calendar, options=options, day_zone=day_zone
+    )
+
+
+def read_file_feed(feed: str) -> tuple[Path, FileOptions]:
+    """Return path and options of a feed of files. A path that exists as it is has no options.
+
+    Raises:
+        InvalidSetting: an option is not valid.
+    """
+    path, marked, query = feed.rpartition("?")
+    if not marked or Path(feed).exists():
+        return Path(feed), FileOptions()
+    return Path(path), read_options(FileOptions, query)
 
 
 def is_around_the_clock(feed: str) -> bool:
@@ -184,8 +202,8 @@ def _instruments(kind: str, listed: str, symbol: str | None) -> Mapping[str, str
     found: dict[str, str] = {}
     for entry in listed.split(","):
         given, equals, instrument = entry.rpartition("=")
-        named = given if equals else re.sub(r"[^A-Za-z0-9._+-]", "-", instrument)
-        if not _INSTRUMENT[kind].fullmatch(instrument) or not _SYMBOL.fullmatch(named):
+        named = given if equals else spelling(instrument)
+        if not _INSTRUMENT[kind].fullmatch(instrument) or not SYMBOL.fullmatch(named):
             raise InvalidSetting("feed instrument", entry, f"as in {_EXAMPLE[kind]}")
         if named in found:
             raise InvalidSetting("feed instrument", entry, f"each symbol once; {named} is already {found[named]}")
@@ -203,5 +221,7 @@ def read_options(model: type[Options], query: str) -> Options:
         return model.model_validate(dict(parse_qsl(query, keep_blank_values=True)))
     except ValidationError as error:
         first = error.errors()[0]
-        allowed = f"{', '.join(model.model_fields) or 'none'} ({first['msg']})"
+        problem = first["msg"].removeprefix("Value error, ")
+        own = first["type"] == "value_error"  # a check of ours, whose text says what is allowed
+        allowed = problem if own else f"{', '.join(model.model_fields) or 'none'} ({problem})"
         raise InvalidSetting(f"feed option {first['loc'][0]}", first["input"], allowed) from None

@@ -57,12 +57,15 @@ def test_a_question_is_as_the_v20_api_wants_it(market: Market) -> None:
         "smooth": "false",
         "alignmentTimezone": "UTC",
         "dailyAlignment": "0",
+        "weeklyAlignment": "Monday",
     }
     assert headers["Authorization"] == f"Bearer {TOKEN}"
     assert headers["Accept-Datetime-Format"] == "RFC3339"
 
 
-@pytest.mark.parametrize(("timeframe", "granularity"), [("1m", "M1"), ("30m", "M30"), ("4h", "H4"), ("1d", "D")])
+@pytest.mark.parametrize(
+    ("timeframe", "granularity"), [("1m", "M1"), ("30m", "M30"), ("4h", "H4"), ("1d", "D"), ("1w", "W")]
+)
 def test_days_are_those_of_utc_whatever_the_timeframe(market: Market, timeframe: str, granularity: str) -> None:
     market.for_good = BadDay(400, b"{}")
 
