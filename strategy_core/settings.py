@@ -285,16 +285,17 @@ class Settings(BaseSettings):
             now=None if replayed else now,
             calendar=None if replayed else self._open_calendar(),
             access=FeedAccess(self.oanda_token, str(self.oanda_url) if self.oanda_url else None, self.feed_timeout),
-            day_zone=DAY_ZONES[self._calendar_name],
+            day_zone=DAY_ZONES[self.calendar_name],
         )
         return ReplaySource(source, now) if replayed else source
 
     @property
-    def _calendar_name(self) -> str:
+    def calendar_name(self) -> str:
+        """The calendar that counts: the one set, or the usual one of the feed."""
         return self.calendar or ("always" if is_around_the_clock(self.feed) else "metals")
 
     def _open_calendar(self) -> Calendar:
-        name = self._calendar_name
+        name = self.calendar_name
         if name == "metals" and self.holidays:
             return WeeklySession(read_holidays(self.holidays))
         return CALENDARS[name]

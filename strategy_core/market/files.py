@@ -215,8 +215,8 @@ class FileSource:
         for asked, where in ((symbol, "symbol"), *((each, "feed option symbol") for each in _asked(options.symbol))):
             if asked is not None and not SYMBOL.fullmatch(asked):
                 raise InvalidSetting(where, asked, f"letters, digits and ._+-, such as {spelling(asked)}")
-        files = [CandleFile(each, options, day_zone) for each in _paths(Path(path))]
-        self._series = _chosen(_all_series(files, Path(path).is_dir()), options.symbol, str(path))
+        self.files = [CandleFile(each, options, day_zone) for each in _paths(Path(path))]
+        self._series = _chosen(_all_series(self.files, Path(path).is_dir()), options.symbol, str(path))
         if symbol is not None:
             self._series = _one(self._series, symbol)
         self._loaded: dict[str, Loaded] = {}
@@ -244,6 +244,10 @@ class FileSource:
         """Return why the last row of the symbol's file is held back, or an empty text."""
         found = self._load(symbol).held_back
         return "" if found is None else str(found)
+
+    def checked(self, symbol: str) -> Checked:
+        """Return all candles of the symbol, and what the checks found."""
+        return self._load(symbol).checked
 
     def _load(self, symbol: str) -> Loaded:
         if symbol not in self._series:

@@ -165,15 +165,15 @@ def test_a_bad_file_harms_only_its_own_symbol(gold: Path) -> None:
 
 def test_what_is_no_source_is_refused(gold: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "notes.md").write_text("x")
     (tmp_path / "GOLD.csv.gz").write_bytes(gzip.compress(gold.read_bytes()))
 
     with pytest.raises(InvalidCandles, match="nowhere: no such file or folder"):
         FileSource(tmp_path / "nowhere")
-    with pytest.raises(InvalidCandles, match=r"empty: no files of candles in this folder; allowed: \.csv, \.csv\.gz"):
+    with pytest.raises(InvalidCandles, match=r"empty: no files of candles in this folder; allowed: \.csv, \.txt"):
         FileSource(tmp_path / "empty")
-    with pytest.raises(InvalidCandles, match=r"notes\.txt: is not a file of candles; allowed: "):
-        FileSource(tmp_path / "notes.txt")
+    with pytest.raises(InvalidCandles, match=r"notes\.md: is not a file of candles; allowed: "):
+        FileSource(tmp_path / "notes.md")
     with pytest.raises(InvalidCandles, match=r"two files for GOLD: GOLD\.csv and GOLD\.csv\.gz"):
         FileSource(tmp_path)
     with pytest.raises(InvalidTimeframe):
