@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import pandas as pd
 import structlog
 from pydantic import AfterValidator, BaseModel, ConfigDict
@@ -114,6 +115,7 @@ class CandleFile:
         """Return the checked candles of *symbol*, as the file names it, or of a file without symbols."""
         written, delta = self.written, timeframe_delta(timeframe)
         table = self.table.head(len(written.times))
+        self._refuse_closes(table, written)
         opens = open_times(
             written,
             Rows(str(self.path), 1, table.row_numbers),
@@ -132,6 +134,19 @@ class CandleFile:
             problem = f"{latest} lies in the future; if candles are stamped by their close, add stamp=close to the feed"
             raise InvalidCandles(str(self.path), f"{problem}, else check the zone and the clock")
         return self._checked(frame, numbers, timeframe, now)
+
+    def _refuse_closes(self, table: Table, written: Written) -> None:
+        """Raise InvalidCandles if the file shows that its times are those of closes, and no option says so."""
+        if table.close_times is None or self._options.stamp == "close":
+            return
+        try:
+            closes = read_written(table.close_times, Rows(str(self.path), 1, table.row_numbers)).times
+        except InvalidCandles:  # a column that is not read otherwise
+            return
+        apart = np.abs(closes.asi8 - written.times.asi8)
+        if closes.tz == written.times.tz and (apart < pd.Timedelta(seconds=2).value).all():
+            problem = "its times are those at which candles close; add stamp=close to the feed"
+            raise InvalidCandles(str(self.path), problem)
 
     def _checked(self, frame: pd.DataFrame, numbers: IntArray, timeframe: str, now: datetime | None) -> "Loaded":
         def check(rows: int) -> Checked:

@@ -39,7 +39,7 @@ _SUFFIX = re.compile(r"^([-+]?[\d.]+)([KMB])$")
 _TIMES = (
     *("timestamp", "opentime", "timeopen", "gmttime", "timeutc", "timegmt", "dateutc", "dategmt", "datetimeutc"),
     *("unix", "unixtime", "unixtimestamp", "datetime", "localtime", "time", "date", "bartime", "starttime", "start"),
-    *("begin", "ts", "t", "timeeet", "index", "unnamed0", ""),
+    *("begin", "ts", "t", "index", "unnamed0", "", "closetime", "timeclose", "endtime"),
 )
 _UTC_NAMES = {"gmttime", "timeutc", "timegmt", "dateutc", "dategmt", "datetimeutc"}
 _CLOSE_TIMES = ("closetime", "timeclose", "endtime")
@@ -65,7 +65,7 @@ class Table:
         named: the file's own name of each column.
         unread: columns that are not part of a candle.
         in_utc: the header says that times are in UTC.
-        close_times: the file also says when each candle closes, as it writes times.
+        close_times: the times of closes, if the file has them; shape (rows,).
     """
 
     frame: pd.DataFrame
@@ -74,9 +74,11 @@ class Table:
     named: Mapping[str, str]
     unread: tuple[str, ...] = ()
     in_utc: bool = False
+    close_times: pd.Series | None = None
 
     def head(self, rows: int) -> "Table":
-        return replace(self, frame=self.frame.iloc[:rows], row_numbers=self.row_numbers[:rows])
+        closes = None if self.close_times is None else self.close_times.iloc[:rows]
+        return replace(self, frame=self.frame.iloc[:rows], row_numbers=self.row_numbers[:rows], close_times=closes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class _TextForm:
     separator: str
     encoding: str
     first_line: int  # of the data, counted from 0
+    epoch: bool = False  # times are whole numbers that a float holds exactly
     tickers: tuple[str, ...] = field(default=())  # of each column, where a header row names them
 
     def __str__(self) -> str:
@@ -278,7 +281,7 @@ def _text_form(path: Path, volume: str | None) -> _TextForm:
                 return _with_header(path, layout, table[separator], at, separator, encoding)
     for separator in _SEPARATORS:
         if headless := _headless(table[separator][0]):
-            return _TextForm(headless, separator, encoding, 0)
+            return _TextForm(headless, separator, encoding, 0, _is_epoch(headless, table[separator][0]))
     widest = max(_SEPARATORS, key=lambda separator: len(table[separator][0]))
     raise _no_columns(path, table[widest][0])
 
@@ -309,7 +312,12 @@ def _with_header(
         found = replace(layout, columns={**layout.columns, "timestamp": 0})
     if found is None:
         raise _no_columns(path, layout.header)
-    return _TextForm(found, separator, encoding, first, tickers)
+    return _TextForm(found, separator, encoding, first, _is_epoch(found, data), tickers)
+
+
+def _is_epoch(layout: _Layout, cells: Sequence[str]) -> bool:
+    at = layout.columns.get("timestamp")
+    return at is not None and at < len(cells) and bool(re.fullmatch(r"\d{9,16}", cells[at].strip()))
 
 
 def _no_columns(path: Path, header: Sequence[object]) -> InvalidCandles:
@@ -344,10 +352,9 @@ def _from_text(path: Path, decimal: Decimal | None, volume: str | None) -> Table
 
 
 def _csv(path: Path, form: _TextForm, *, as_text: bool) -> pd.DataFrame:
-    width = len(form.layout.header)
-    text = [
-        form.layout.columns[name] for name in ("timestamp", "date", "clock", "symbol") if name in form.layout.columns
-    ]
+    width, columns = len(form.layout.header), form.layout.columns
+    kept = ("date", "clock", "symbol") if form.epoch else ("timestamp", "date", "clock", "symbol")
+    text = [columns[name] for name in kept if name in columns]
     try:
         with warnings.catch_warnings(), _open_bytes(path) as file:
             warnings.simplefilter("error", pd.errors.ParserWarning)  # else extra fields are silently dropped
@@ -415,7 +422,9 @@ def _table(
     named = {name: layout.header[at] for name, at in layout.columns.items()}
     read = pd.DataFrame(made).reset_index(drop=True)
     comma = ", decimal comma" if sign == "," else ""
-    return Table(read, row_numbers, form + comma, named, layout.unread, layout.in_utc)
+    keys = [_key(name) for name in layout.header]
+    closes = next((frame[keys.index(key)].reset_index(drop=True) for key in _CLOSE_TIMES if key in keys), None)
+    return Table(read, row_numbers, form + comma, named, layout.unread, layout.in_utc, closes)
 
 
 def _joined(date: pd.Series, clock: pd.Series) -> pd.Series:

@@ -24,13 +24,16 @@ _COMPACT = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 _ZONED = r"[Tt ]\d{1,2}.*(?:[Zz]|[+-]\d{2}(?::?\d{2})?)$"
 _NAMED_UTC = re.compile(r"\s*(?:UTC|GMT)\s*(?=[+-]\d|$)", re.IGNORECASE)
 _ISO = r"\d{4}-\d{2}-\d{2}(?:[Tt ].*)?$"
+_DOTTED = r"^(\d{4})[./](\d{2})[./](\d{2})(?=[Tt ]\d{2}:|$)"
 _SOLID = r"(?P<year>\d{4})(?P<month>\d{2})(?P<day>\d{2})[T ](?P<hour>\d{2}):?(?P<minute>\d{2}):?(?P<second>\d{2})?$"
 _PARTS = (
     r"(?P<a>\d{1,4})[-./](?P<b>\d{1,2})[-./](?P<c>\d{1,4})"
     r"(?:[T ,]+(?P<clock>\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?)\s*(?P<half>[AaPp][Mm])?)?"
     r"\s*(?P<offset>[Zz]|[+-]\d{2}(?::?\d{2})?)?$"
 )
-_READABLE = "ISO 8601, 06.01.2025 13:00, 1/6/2025 1:00 PM, 20250106 130000 or seconds since 1970"
+_UNREADABLE = (
+    "is not a time; allowed: ISO 8601, 06.01.2025 13:00, 1/6/2025 1:00 PM, 20250106 130000 or seconds since 1970"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +119,22 @@ def read_written(column: pd.Series, rows: Rows, *, dates: DateOrder | None = Non
     if isinstance(column.dtype, pd.DatetimeTZDtype) or pd.api.types.is_datetime64_dtype(column.dtype):
         times = pd.DatetimeIndex(column)
         return _in_range(Written(times if times.tz is None else times.tz_convert("UTC"), "times"), column, rows)
-    text = column.map(str).astype(object).str.strip()
-    text = text.map(lambda cell: cell.removesuffix(".0") if cell.replace(".", "", 1).isdigit() else cell)
-    numbers = pd.to_numeric(text, errors="coerce")
-    if numbers.notna().all():
-        return _in_range(_from_numbers(text, numbers.to_numpy(np.float64), rows), text, rows)
+    if pd.api.types.is_integer_dtype(column.dtype) or pd.api.types.is_float_dtype(column.dtype):
+        return _in_range(_from_numbers(column, rows), column, rows)
+    text = (column if isinstance(column.dtype, pd.StringDtype) else column.map(str)).astype("str").str.strip()
+    if _is_number(text.iloc[0]):
+        numbers = pd.to_numeric(text, errors="coerce")
+        rows.refuse(numbers.isna().to_numpy(), lambda at: f"timestamp {text.iloc[at]!r} {_UNREADABLE}")
+        return _in_range(_from_numbers(numbers, rows), text, rows)
     return _in_range(_from_text(text, rows, dates), text, rows)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _in_range(written: Written, column: pd.Series, rows: Rows) -> Written:
@@ -130,23 +143,25 @@ def _in_range(written: Written, column: pd.Series, rows: Rows) -> Written:
     return Written(written.times.as_unit("ns"), written.form)
 
 
-def _from_numbers(text: pd.Series, numbers: np.ndarray, rows: Rows) -> Written:
-    lengths = text.str.len().unique()
-    if len(lengths) == 1 and (form := _COMPACT.get(int(lengths[0]))) and text.str.isdigit().all():
-        times = pd.to_datetime(text, format=form, errors="coerce")
-        if times.notna().all() and times.dt.year.between(1900, 2199).all():
-            return Written(pd.DatetimeIndex(times), "dates such as " + str(text.iloc[0]))
-    if ((numbers >= _EXCEL[0]) & (numbers < _EXCEL[1])).all():
-        seconds = np.round(numbers * 86_400).astype(np.int64)
+def _from_numbers(numbers: pd.Series, rows: Rows) -> Written:
+    values = numbers.to_numpy()
+    whole = bool((values == np.floor(values)).all())
+    for length, form in _COMPACT.items():
+        if whole and (values >= 19 * 10 ** (length - 2)).all() and (values < 22 * 10 ** (length - 2)).all():
+            times = pd.to_datetime(numbers.astype(np.int64).astype("str"), format=form, errors="coerce")
+            if times.notna().all():
+                return Written(pd.DatetimeIndex(times), "YYYYMMDDHHMMSS"[:length])
+    if ((values >= _EXCEL[0]) & (values < _EXCEL[1])).all():
+        seconds = np.round(values * 86_400).astype(np.int64)
         return Written(pd.DatetimeIndex(pd.Timestamp("1899-12-30") + pd.to_timedelta(seconds, "s")), "days of Excel")
-    size = np.searchsorted(_EPOCH_UNITS, numbers, side="right")
+    size = np.searchsorted(_EPOCH_UNITS, values, side="right")
     factors = np.array([10**9, 10**6, 10**3, 1], dtype=np.int64)[size]
-    readable = (numbers >= _FIRST_EPOCH) & (numbers * factors < 2**63)
-    rows.refuse(~readable, lambda at: f"timestamp {text.iloc[at]!r} is not a time; allowed: {_READABLE}")
-    if text.str.isdigit().all():
-        nanoseconds = text.astype(np.int64).to_numpy() * factors
+    readable = (values >= _FIRST_EPOCH) & (values < (2**63 - 1) / factors)
+    rows.refuse(~readable, lambda at: f"timestamp {numbers.iloc[at]} {_UNREADABLE}")
+    if pd.api.types.is_integer_dtype(numbers.dtype):
+        nanoseconds = values * factors
     else:
-        nanoseconds = np.round(numbers * (factors / 1000)).astype(np.int64) * 1000  # a float has no nanoseconds
+        nanoseconds = np.round(values * (factors / 1000)).astype(np.int64) * 1000  # a float has no nanoseconds
     units = [["seconds", "milliseconds", "microseconds", "nanoseconds"][at] for at in np.unique(size)]
     return Written(
         pd.DatetimeIndex(nanoseconds.astype("datetime64[ns]"), tz="UTC"), f"{' and '.join(units)} since 1970"
@@ -154,15 +169,16 @@ def _from_numbers(text: pd.Series, numbers: np.ndarray, rows: Rows) -> Written:
 
 
 def _from_text(text: pd.Series, rows: Rows, dates: DateOrder | None) -> Written:
-    plain = (
-        text.str.replace(_NAMED_UTC, "+00:00", regex=True) if text.str.contains("UTC|GMT", case=False).any() else text
-    )
-    plain = plain.str.replace(r"\+00:00(?=[+-]\d)", "", regex=True)  # GMT+0100 is an offset, not GMT
-    form = "ISO 8601"
-    if not plain.str.match(_ISO).all():
+    first, plain, form = text.iloc[0], text, "ISO 8601"
+    if _NAMED_UTC.search(first):
+        plain = text.str.replace(_NAMED_UTC, "+00:00", regex=True)
+        plain = plain.str.replace(r"\+00:00(?=[+-]\d)", "", regex=True)  # GMT+0100 is an offset, not GMT
+    if re.match(_DOTTED, first):
+        plain, form = plain.str.replace(_DOTTED, r"\1-\2-\3", regex=True), "year first"
+    elif not re.match(_ISO, first):
         plain, form = _as_iso(plain, rows, dates)
     times = pd.DatetimeIndex(pd.to_datetime(plain, format="ISO8601", errors="coerce", utc=True))
-    rows.refuse(np.asarray(times.isna()), lambda at: f"timestamp {text.iloc[at]!r} is not a time; allowed: {_READABLE}")
+    rows.refuse(np.asarray(times.isna()), lambda at: f"timestamp {text.iloc[at]!r} {_UNREADABLE}")
     zoned = plain.str.contains(_ZONED, regex=True).to_numpy(dtype=bool)
     if zoned.any():
         rows.refuse(~zoned, lambda at: f"timestamp {text.iloc[at]!r} has no time zone, unlike other rows")
@@ -172,14 +188,16 @@ def _from_text(text: pd.Series, rows: Rows, dates: DateOrder | None) -> Written:
 
 def _as_iso(plain: pd.Series, rows: Rows, dates: DateOrder | None) -> tuple[pd.Series, str]:
     """Return the texts as ISO 8601. What is none of the known forms stays as it is."""
-    solid = plain.str.extract("^" + _SOLID)
-    if solid["year"].notna().all():
+    first = plain.iloc[0]
+    if re.match(_SOLID, first):
+        solid = plain.str.extract("^" + _SOLID)
         clock = solid["hour"] + ":" + solid["minute"] + ":" + solid["second"].fillna("00")
-        return solid["year"] + "-" + solid["month"] + "-" + solid["day"] + "T" + clock, "YYYYMMDD HHMMSS"
-    if plain.str.contains("[A-Za-z]{3}", regex=True).all():  # a month by its name
+        iso = solid["year"] + "-" + solid["month"] + "-" + solid["day"] + "T" + clock
+        return iso.where(iso.notna(), plain), "YYYYMMDD HHMMSS"
+    if re.search("[A-Za-z]{3}", first):  # a month by its name
         named = pd.to_datetime(plain, format="mixed", errors="coerce")
         if isinstance(named.dtype, np.dtype) and named.notna().any():
-            return named.map(lambda at: at.isoformat() if pd.notna(at) else "").astype(object), "month by name"
+            return named.map(lambda at: at.isoformat() if pd.notna(at) else "").astype("str"), "month by name"
     parts = plain.str.extract("^" + _PARTS)
     year_first = parts["a"].str.len() == 4
     year_last = (parts["c"].str.len() == 4) & (parts["a"].str.len() <= 2)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from strategy_core.domain.candles import COLUMNS, SIDES, TIMEFRAMES, checked_candles, timeframe_delta
-from strategy_core.domain.errors import InvalidTimeframe
+from strategy_core.domain.errors import InvalidCandles, InvalidTimeframe
 from tests.domain.hourly import hourly, refused
 
 
@@ -202,3 +202,55 @@ def test_days_may_open_when_new_york_closes() -> None:
     frame.index = pd.date_range("2024-03-06 17:00", periods=10, freq="B", tz="America/New_York", name="timestamp")
 
     assert len(checked_candles(frame, timeframe="1d", source="gold.csv").candles) == 10
+
+
+@pytest.mark.parametrize("freq", ["D", "4h"])
+def test_candles_that_follow_a_local_clock_pass_both_of_its_changes(freq: str) -> None:
+    """A session that opens at 17:00 New York is a candle of 23 hours in March, and of 25 in November."""
+    frame = hourly(300 if freq == "D" else 2000, freq=freq)
+    local = pd.date_range("2024-02-20 17:00", periods=len(frame), freq=freq, tz=None)
+    frame.index = local.tz_localize(
+        "America/New_York", ambiguous=np.ones(len(local), dtype=bool), nonexistent="shift_forward"
+    ).rename("timestamp")
+
+    checked = checked_candles(frame, timeframe="1d" if freq == "D" else "4h", source="gold.csv")
+
+    assert len(checked.candles) == len(frame)
+    assert checked.gaps == 0
+
+
+def test_a_candle_an_hour_short_is_refused_when_no_clock_explains_it() -> None:
+    frame = hourly(30, freq="D")
+    days = pd.date_range("2024-01-08 22:00", periods=30, freq="D", tz="UTC", name="timestamp")
+    frame.index = days - pd.to_timedelta(np.repeat([0, 1, 2], 10), "h")  # twice within a month
+
+    assert "is inside the 1d candle before it" in str(refused(frame, "1d"))
+
+
+def test_weeks_may_open_on_any_weekday() -> None:
+    for day in ("2024-01-05 22:00", "2024-01-07", "2024-01-08"):
+        frame = hourly(10, freq="7D")
+        frame.index = pd.date_range(day, periods=10, freq="7D", tz="UTC", name="timestamp")
+
+        assert len(checked_candles(frame, timeframe="1w", source="gold.csv").candles) == 10
+
+
+def test_errors_number_rows_as_the_source_does() -> None:
+    numbers = np.array([5, 9, 12])
+    bad = hourly(3).assign(low=[99.0, 103.0, 99.0])
+
+    with pytest.raises(InvalidCandles, match="row 9: high 102 is below low 103"):
+        checked_candles(bad, timeframe="1h", source="gold.csv", row_numbers=numbers)
+
+
+def test_prices_below_zero_are_read_where_they_are_allowed() -> None:
+    oil = hourly(3).assign(low=-40.0, close=[0.0, -37.63, 101.0])
+
+    found = checked_candles(oil, timeframe="1h", source="oil.csv", negative=True).candles
+
+    assert found["close"].tolist() == [0.0, -37.63, 101.0]
+    assert "low is -40; a price is a number above zero; the option negative=yes of a file allows it" in str(
+        refused(oil)
+    )
+    with pytest.raises(InvalidCandles, match=r"low is -inf; a price is a number$"):
+        checked_candles(oil.assign(low=-np.inf), timeframe="1h", source="oil.csv", negative=True)

@@ -102,7 +102,8 @@ def klines(unit: int, header: bool) -> Text:
     names = ["open_time", *OHLCV, "close_time", "quote_volume", "count", "taker_buy_volume", "taker_quote", "ignore"]
 
     def write(candles: pd.DataFrame) -> str:
-        rows = [[*row, int(str(row[0])) + 1, 1, 2, 3, 4, 0] for row in rows_of(candles, epoch(unit))]
+        lasts = (candles.index[1] - candles.index[0]).value // unit - 1
+        rows = [[*row, int(str(row[0])) + lasts, 1, 2, 3, 4, 0] for row in rows_of(candles, epoch(unit))]
         return table([names, *rows] if header else rows)
 
     return write
