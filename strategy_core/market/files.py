@@ -17,7 +17,7 @@ from strategy_core.domain.arrays import IntArray
 from strategy_core.domain.candles import Checked, Rows, checked_candles, timeframe_delta
 from strategy_core.domain.errors import InvalidCandles, InvalidSetting, RolloutError, UnknownSymbol
 from strategy_core.market.calendars import NEW_YORK, Calendar
-from strategy_core.market.formats import MAYBE, SUFFIXES, Decimal, Table, holds_symbols, read_table
+from strategy_core.market.formats import MAYBE, SUFFIXES, Decimal, Table, may_hold_symbols, read_table
 from strategy_core.market.source import log_repairs, newest_open, window
 from strategy_core.market.timestamps import DateOrder, Written, in_future, open_times, read_written, read_zone
 
@@ -103,7 +103,7 @@ class CandleFile:
         Raises:
             InvalidCandles: a row has no symbol.
         """
-        if not holds_symbols(self.path):
+        if not may_hold_symbols(self.path, volume=self._options.volume) or "symbol" not in self.table.frame.columns:
             return None
         names = self.table.frame["symbol"]
         blank = names.isna() | (names.astype(str).str.strip() == "")
@@ -111,8 +111,16 @@ class CandleFile:
         rows.refuse(blank.iloc[:-1].to_numpy(), lambda _: "symbol is missing")  # the last row may be incomplete
         return tuple(dict.fromkeys(names[~blank].map(str).str.strip()))
 
+    def _refuse_symbols(self) -> None:
+        """Raise InvalidCandles if the file names symbols: its rows are then not one series."""
+        if "symbol" in self.table.frame.columns:
+            found = ", ".join(self.symbols() or ())
+            raise InvalidCandles(str(self.path), f"has a column of symbols ({found}); choose one with symbol=NAME")
+
     def candles(self, symbol: str | None, timeframe: str, now: datetime | None) -> "Loaded":
         """Return the checked candles of *symbol*, as the file names it, or of a file without symbols."""
+        if symbol is None:
+            self._refuse_symbols()
         written, delta = self.written, timeframe_delta(timeframe)
         table = self.table.head(len(written.times))
         self._refuse_closes(table, written)
@@ -253,7 +261,7 @@ class FileSource:
             newest = held_at if newest is None else max(newest, held_at)
         if self._calendar is None or newest is None or (not candles.empty and newest < candles.index[-1]):
             return newest
-        return max(newest, self._calendar.last_open_candle(now, delta, _grid(newest, now, delta)))
+        return max(newest, _last_open_candle(self._calendar, newest, now, delta))
 
     def held_back(self, symbol: str) -> str:
         """Return why the last row of the symbol's file is held back, or an empty text."""
@@ -305,15 +313,17 @@ def _load(one: _Series, timeframe: str, now: datetime | None) -> Loaded:
     return loaded
 
 
-def _grid(newest: datetime, now: datetime, delta: timedelta) -> datetime:
-    """Return an open time to count candles from. Those of a session of New York follow its clock."""
+def _last_open_candle(calendar: Calendar, newest: datetime, now: datetime, delta: timedelta) -> datetime:
+    """Return the newest candle that should exist. Those of a session of New York open by its clock."""
     local, hours = newest.astimezone(NEW_YORK), min(delta // timedelta(hours=1), 24)
-    if hours < 4 or (local.hour - _CLOSE_OF_SESSION) % hours:
-        return newest
-    before, after = local.utcoffset(), now.astimezone(NEW_YORK).utcoffset()
-    assert before is not None
-    assert after is not None
-    return newest + (before - after)
+    if hours >= 4 and (local.hour - _CLOSE_OF_SESSION) % hours == 0:
+        before, offset = local.utcoffset(), now.astimezone(NEW_YORK).utcoffset()
+        assert before is not None
+        assert offset is not None
+        found = calendar.last_open_candle(now, delta, newest + (before - offset))
+        if found.astimezone(NEW_YORK).utcoffset() == offset:
+            return found  # else no candle has closed since the clock changed
+    return calendar.last_open_candle(now, delta, newest)
 
 
 def _asked(symbols: str | None) -> list[str]:

@@ -130,18 +130,17 @@ def read_table(path: Path, *, decimal: Decimal | None = None, volume: str | None
     return _from_text(path, decimal, volume)
 
 
-def holds_symbols(path: Path) -> bool:
-    """Return whether a file names the symbol of each row. Reads only its beginning, except for JSON.
+def may_hold_symbols(path: Path, *, volume: str | None = None) -> bool:
+    """Return whether a file may name the symbol of each row, from its beginning alone. `read_table` knows for certain.
 
     Raises:
         InvalidCandles, MissingExtra: as `read_table`.
     """
     if path.name.endswith(".parquet"):
-        names = _schema(path)
-        return any(_key(name) in _SYMBOLS for name in names)
+        return any(_key(name) in _SYMBOLS for name in _schema(path))
     if path.name.endswith(".feather") or _kind(path) == ".json":
-        return "symbol" in read_table(path).frame.columns
-    form = _text_form(path, None)
+        return True
+    form = _text_form(path, volume)
     return "symbol" in form.layout.columns or len(set(form.tickers[1:])) > 1
 
 
@@ -276,14 +275,23 @@ def _text_form(path: Path, volume: str | None) -> _TextForm:
     for at in range(min(_HEADER_LINES, len(lines))):
         for separator in _SEPARATORS:
             cells = table[separator][at] if at < len(table[separator]) else []
-            layout = _find_columns(path, cells, volume) if _is_header(cells) else None
+            layout = _find_columns(path, _once(cells), volume) if _is_header(cells) else None
             if layout is not None:
-                return _with_header(path, layout, table[separator], at, separator, encoding)
+                layout = replace(layout, header=tuple(cell.strip() for cell in cells))
+                form = _with_header(path, layout, table[separator], at, separator, encoding)
+                if len(set(form.tickers[1:])) < 2:
+                    _find_columns(path, cells, volume)  # refuses a name that comes twice
+                return form
     for separator in _SEPARATORS:
         if headless := _headless(table[separator][0]):
             return _TextForm(headless, separator, encoding, 0, _is_epoch(headless, table[separator][0]))
     widest = max(_SEPARATORS, key=lambda separator: len(table[separator][0]))
     raise _no_columns(path, table[widest][0])
+
+
+def _once(cells: Sequence[str]) -> Sequence[str]:
+    """Return the names of a header without repetitions, which are columns of other tickers."""
+    return [cell if cell not in cells[:at] else "" for at, cell in enumerate(cells)]
 
 
 def _is_header(cells: Sequence[str]) -> bool:

@@ -58,7 +58,7 @@ def read_zone(text: str) -> Zone:
     text = text.replace(" ", "+")  # a `+` in the query of a feed reads as a blank
     named, sign, rest = (text, "", "") if text.startswith("Etc/") else _split_offset(text)
     try:
-        ahead = timedelta() if not sign else _offset(sign + rest)
+        ahead = timedelta() if named and not sign else _offset(sign + rest)
         if not named:
             return Zone(text, timezone(ahead))
         return Zone(text, ZoneInfo(named), ahead)
