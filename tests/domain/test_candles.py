@@ -112,6 +112,7 @@ def test_what_is_not_a_table_of_candles_is_refused(bad: Any, problem: str) -> No
         ("timestamp", "1066-10-14T00:00Z", "is out of range"),
         ("timestamp", "2024-01-08T01:15Z", "2024-01-08 01:15:00+00:00 is not the open of a 1h candle"),
         ("open", "abc", "open is 'abc', not a number"),
+        ("open", 10**400, "open is inf; a price is a number above zero"),
         ("high", None, "high is nan; a price is a number above zero"),
         ("high", float("inf"), "high is inf; a price is a number above zero"),
         ("low", "-inf", "low is -inf; a price is a number above zero"),
