@@ -215,7 +215,7 @@ def _find_time(layout: _Layout, samples: Sequence[str | None]) -> _Layout | None
         shown = [(samples[place] or "").strip() if place < len(samples) else "" for place in (date, clock)]
         if _DATE.fullmatch(shown[0]) and _CLOCK.fullmatch(shown[1]):
             return replace(layout, columns={**layout.columns, "date": date, "clock": clock})
-        at = date if _TIME.fullmatch(shown[0]) else clock
+        at = clock if _TIME.fullmatch(shown[1]) else date
     return replace(layout, columns={**layout.columns, "timestamp": at}, in_utc=_key(layout.header[at]) in _UTC_NAMES)
 
 

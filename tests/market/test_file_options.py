@@ -213,6 +213,13 @@ def test_times_that_equal_the_known_closes_are_refused_with_the_option(tmp_path:
     assert opens(f"{alone}?stamp=close") == ["2025-01-06 00:00", "2025-01-06 01:00"]
 
 
+def test_of_a_date_and_a_whole_time_the_time_is_read(tmp_path: Path) -> None:
+    rows = ["2025-01-06,1736121600,1,1,1,1", "2025-01-06,1736125200,1,1,1,1"]
+    file = written(tmp_path, *rows, header="date,time,open,high,low,close\n")
+
+    assert opens(file) == ["2025-01-06 00:00", "2025-01-06 01:00"]
+
+
 def test_one_file_with_several_symbols_is_several_series(tmp_path: Path) -> None:
     lines = [
         f"{symbol},2025-01-06T0{hour}:00Z,{price},{price},{price},{price}"

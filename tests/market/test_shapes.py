@@ -34,11 +34,14 @@ def test_a_file_in_each_known_shape_is_read_back(name: str, tmp_path: Path) -> N
     pd.testing.assert_frame_equal(found, expected, check_exact=True, check_freq=False)
 
 
+FREQUENCIES = {"1m": "min", "15m": "15min", "1h": "h", "4h": "4h", "1d": "D"}
+
+
 @st.composite
-def frames(draw: st.DrawFn) -> pd.DataFrame:
-    """Candles with any prices of up to six decimals, from any hour on."""
+def frames(draw: st.DrawFn, timeframe: str) -> pd.DataFrame:
+    """Candles with any prices of up to six decimals, from any midnight on, with gaps."""
     count = draw(st.integers(3, 30))
-    start = pd.Timestamp(draw(st.datetimes(datetime(1990, 1, 1), datetime(2040, 1, 1)))).floor("h").tz_localize("UTC")  # noqa: DTZ001
+    start = pd.Timestamp(draw(st.datetimes(datetime(1990, 1, 1), datetime(2040, 1, 1)))).floor("D").tz_localize("UTC")  # noqa: DTZ001
     unit = 10.0 ** -draw(st.integers(0, 6))
     prices = st.lists(st.integers(1, 9_999_999), min_size=4, max_size=4).map(sorted)
     rows = [
@@ -48,20 +51,23 @@ def frames(draw: st.DrawFn) -> pd.DataFrame:
     volume = draw(st.lists(st.integers(0, 99_999), min_size=count, max_size=count))
     digits = round(-np.log10(unit))
     low, opened, close, high = (np.array([round(row[at] * unit, digits) for row in rows]) for at in range(4))
-    index = pd.date_range(start, periods=count, freq="h", unit="ns", name="timestamp")
+    index = pd.date_range(start, periods=count, freq=FREQUENCIES[timeframe], unit="ns", name="timestamp")
     values = dict(zip(OHLCV, (opened, high, low, close, np.array(volume, dtype=float)), strict=True))
-    return pd.DataFrame(values, index=index)
+    gap = draw(st.integers(2, count))  # the first two stay, so that the timeframe shows
+    return pd.DataFrame(values, index=index).drop(index[gap : gap + draw(st.integers(0, 3))])
 
 
 @settings(max_examples=60)
-@given(frames(), st.sampled_from(sorted(SHAPES)))
-def test_any_frame_in_any_shape_is_read_back_or_refused_with_an_option(candles: pd.DataFrame, name: str) -> None:
-    shape = SHAPES[name]
+@given(st.data(), st.sampled_from(sorted(FREQUENCIES)), st.sampled_from(sorted(SHAPES)))
+def test_any_frame_in_any_shape_is_read_back_or_refused_with_an_option(
+    data: st.DataObject, timeframe: str, name: str
+) -> None:
+    candles, shape = data.draw(frames(timeframe)), SHAPES[name]
     expected = candles if shape.volume else candles.assign(volume=np.nan)
     refusal = ""
     with TemporaryDirectory() as folder:
         try:
-            found = read(shape, candles, Path(folder))
+            found = read(shape, candles, Path(folder), timeframe)
         except InvalidCandles as error:
             refusal = str(error)
 
