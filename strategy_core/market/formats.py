@@ -195,7 +195,7 @@ def _volume(path: Path, names: Sequence[str], keys: Sequence[str], wanted: str |
         return at
     if (at := _first(keys, _VOLUMES, path, names)) is not None:
         return at
-    others = [at for at, key in enumerate(keys) if key.startswith("volume")]
+    others = [at for at, key in enumerate(keys) if "volume" in key or re.match(r"vol(?!at)", key)]
     if len(others) > 1:
         found = ", ".join(names[at] for at in others)
         raise InvalidCandles(str(path), f"has several columns of volume: {found}; add volume=NAME to the feed")

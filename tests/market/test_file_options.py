@@ -169,6 +169,7 @@ def test_volume_may_be_short_for_thousands_or_missing(tmp_path: Path, volume: st
             "time,open,high,low,close,Volume A,Volume B",
             "has several columns of volume: Volume A, Volume B; add volume=",
         ),
+        ("time,open,high,low,close,Quote Volume,Vol (USD)", "has several columns of volume: Quote Volume, Vol (USD)"),
         ("time,open,high,low,Adj Close,volume,x", "has no column close; found: time, open, high, low, Adj Close"),
     ],
 )
