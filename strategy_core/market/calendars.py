@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -206,6 +206,27 @@ DAY_ZONES: Mapping[str, str] = {  # in which a day of the market begins at midni
     "metals": "America/New_York+07:00",
     "always": "UTC",
 }
+
+
+SESSION_GRID = datetime(1970, 1, 2, 22, tzinfo=UTC)  # a Friday, 17:00 in New York
+
+
+def last_session_candle(calendar: Calendar, now: datetime, delta: timedelta, grid: datetime = SESSION_GRID) -> datetime:
+    """Like `Calendar.last_open_candle`, for candles that open by the clock of New York, one of them at *grid*."""
+
+    def last(offset: timedelta) -> datetime:
+        return calendar.last_open_candle(now, delta, grid + _new_york_offset(grid) - offset)
+
+    offset = _new_york_offset(now)
+    found = last(offset)
+    earlier = _new_york_offset(found)
+    return found if earlier == offset else last(earlier)  # no candle has closed since the clock changed
+
+
+def _new_york_offset(moment: datetime) -> timedelta:
+    offset = utc(moment).astimezone(NEW_YORK).utcoffset()
+    assert offset is not None
+    return offset
 
 
 def _at_an_edge(opens: pd.DatetimeIndex, delta: timedelta) -> BoolArray:

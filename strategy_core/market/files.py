@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 from strategy_core.domain.arrays import IntArray
 from strategy_core.domain.candles import Checked, Rows, checked_candles, timeframe_delta
 from strategy_core.domain.errors import InvalidCandles, InvalidSetting, RolloutError, UnknownSymbol
-from strategy_core.market.calendars import NEW_YORK, Calendar
+from strategy_core.market.calendars import NEW_YORK, Calendar, last_session_candle
 from strategy_core.market.formats import MAYBE, SUFFIXES, Decimal, Table, may_hold_symbols, read_table
 from strategy_core.market.source import log_repairs, newest_open, window
 from strategy_core.market.timestamps import DateOrder, Written, in_future, open_times, read_written, read_zone
@@ -315,14 +315,9 @@ def _load(one: _Series, timeframe: str, now: datetime | None) -> Loaded:
 
 def _last_open_candle(calendar: Calendar, newest: datetime, now: datetime, delta: timedelta) -> datetime:
     """Return the newest candle that should exist. Those of a session of New York open by its clock."""
-    local, hours = newest.astimezone(NEW_YORK), min(delta // timedelta(hours=1), 24)
-    if hours >= 4 and (local.hour - _CLOSE_OF_SESSION) % hours == 0:
-        before, offset = local.utcoffset(), now.astimezone(NEW_YORK).utcoffset()
-        assert before is not None
-        assert offset is not None
-        found = calendar.last_open_candle(now, delta, newest + (before - offset))
-        if found.astimezone(NEW_YORK).utcoffset() == offset:
-            return found  # else no candle has closed since the clock changed
+    hours = min(delta // timedelta(hours=1), 24)
+    if hours >= 4 and (newest.astimezone(NEW_YORK).hour - _CLOSE_OF_SESSION) % hours == 0:
+        return last_session_candle(calendar, now, delta, newest)
     return calendar.last_open_candle(now, delta, newest)
 
 

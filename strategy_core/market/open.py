@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +17,7 @@ from strategy_core.market.calendars import Calendar
 from strategy_core.market.ccxt import CcxtVendor, open_ccxt
 from strategy_core.market.files import SYMBOL, FileOptions, FileSource, spelling
 from strategy_core.market.live import LiveSource, Vendor
-from strategy_core.market.oanda import HOSTS, Account, Oanda, Price
+from strategy_core.market.oanda import HOSTS, Account, Day, Oanda, Price
 from strategy_core.market.source import CandleSource
 from strategy_core.market.synthetic import DAYS, FIRST_CANDLE, INSTRUMENTS, SyntheticSource
 
@@ -49,6 +49,7 @@ class _OandaOptions(BaseModel):
 
     account: Account = "practice"
     price: Price = "MBA"
+    day: Day = "utc"
 
 
 class _NoOptions(BaseModel):
@@ -81,7 +82,8 @@ def open_source(
     A feed is one of:
         `synthetic:GOLD?seed=7&symbols=10&start=2024-01-01&days=730`: made-up candles. Everything after the first word
             is optional. `symbols` is the number of instruments, the named one first.
-        `oanda:GOLD=XAU_USD,XAG_USD?account=practice`: OANDA. Options: `account=live`, `price=M` for mid prices only.
+        `oanda:GOLD=XAU_USD,XAG_USD?account=practice`: OANDA. Options: `account=live`, `price=M` for mid prices only,
+            `day=new-york` for days that begin at 17:00 New York.
         `ccxt:binance:BTC=BTC/USDT`: a crypto exchange.
         `candles/GOLD.csv?tz=Europe/Athens&stamp=close`: the path of a file, or of a folder of files. Options: those of
             FileOptions. A path that exists as it is has none.
@@ -172,25 +174,33 @@ def open_live(
     Raises:
         InvalidSetting, UnknownSymbol, InvalidTimeframe, MissingExtra.
     """
-    timeframe_delta(timeframe)
+    delta, by_new_york = timeframe_delta(timeframe), False
     vendor: Vendor
     if kind == OANDA:
         listed, options = name, read_options(_OandaOptions, query)
         instruments = _instruments(kind, listed, symbol)
         vendor = _oanda(options, timeframe, access)
+        by_new_york = options.day == "new-york" and delta > timedelta(hours=1)  # shorter ones open on UTC's hours too
     else:
         exchange, _, listed = name.partition(":")
         read_options(_NoOptions, query)
         instruments = _instruments(kind, listed, symbol)
         vendor = CcxtVendor(open_ccxt(exchange, timeout=access.timeout), timeframe=timeframe)
-    return LiveSource(vendor, instruments, now=now, calendar=calendar)
+    return LiveSource(vendor, instruments, now=now, calendar=calendar, by_new_york=by_new_york)
 
 
 def _oanda(options: _OandaOptions, timeframe: str, access: FeedAccess) -> Oanda:
     if access.oanda_token is None:
         raise InvalidSetting("ROLLOUT_OANDA_TOKEN", None, "the token of an OANDA account")
     url = access.oanda_url or HOSTS[options.account]
-    return Oanda(url, access.oanda_token, timeframe=timeframe, price=options.price, timeout=access.timeout)
+    return Oanda(
+        url,
+        access.oanda_token,
+        timeframe=timeframe,
+        price=options.price,
+        day=options.day,
+        timeout=access.timeout,
+    )
 
 
 def _instruments(kind: str, listed: str, symbol: str | None) -> Mapping[str, str]:
