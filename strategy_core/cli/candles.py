@@ -1,5 +1,6 @@
 """The command that checks a file of candles."""
 
+import logging
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,10 +33,12 @@ def check(
     If the file cannot be read as it is, the error names the option to add.
     """
     from strategy_core.market.check import check_file
+    from strategy_core.observe import configure_logs
 
     if picture is not None and not picture.parent.is_dir():
         raise InvalidSetting("picture", str(picture), "a file in a folder that exists")
     settings = shell.settings
+    configure_logs(level=logging.ERROR)  # repairs and a held-back row are part of the answer
     found = check_file(file, now=settings.now(), calendar=settings.calendar_name, timeframe=settings.timeframe)
     if picture is not None:
         picture.write_text(_drawn(found), encoding="utf-8")

@@ -111,7 +111,7 @@ def _zone(file: CandleFile, options: FileOptions, calendar: str) -> str:
     if file.table.in_utc:
         return "UTC, as its header says"
     if file.written.has_zone:
-        return "in the file"
+        return "UTC" if file.written.form.endswith("since 1970") else "in the file"
     if options.tz is not None:
         return options.tz
     days = "days of UTC" if DAY_ZONES[calendar] == "UTC" else "days that end at 17:00 New York"

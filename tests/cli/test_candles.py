@@ -122,6 +122,7 @@ def test_dates_alone_and_a_row_that_is_held_back_are_told(rollout: Rollout) -> N
 
     said = rollout("candles", "check", "GOLD.csv")
 
+    assert said.err == ""  # what is printed is not logged too
     assert "time zone   days that end at 17:00 New York, by the calendar metals; tz=ZONE changes it" in said.out
     assert "last row held back: GOLD.csv, row 7: low is nan" in said.out
     assert "export ROLLOUT_TIMEFRAME=1d" in said.out
