@@ -21,6 +21,7 @@ from deployments.demo_seed import SEEDER, replay_span, seed
 from deployments.processes import HOST, OPEN, Child, ChildEnded, addresses, keep_port, password
 from strategy_core.domain.errors import InvalidSetting
 from strategy_core.isolation.sandbox import available
+from strategy_core.market.calendars import DAY_ZONES
 from strategy_core.market.open import open_source
 from strategy_core.market.source import ReplayClock
 from strategy_core.services.audit import read_events
@@ -107,7 +108,12 @@ def _run(
 ) -> None:
     ReplayClock(datetime.now(UTC), datetime.now(UTC), speed)  # refuses a bad speed before anything is started
     engine = _open(settings, state, stack)
-    source = open_source(settings.feed, symbol=settings.symbol, timeframe=settings.timeframe)
+    source = open_source(
+        settings.feed,
+        symbol=settings.symbol,
+        timeframe=settings.timeframe,
+        day_zone=DAY_ZONES[settings.calendar_name],
+    )
     start, end = replay_span(engine, source)
     children: list[Child] = []
 

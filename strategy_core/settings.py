@@ -20,7 +20,7 @@ from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import EvidenceUnavailable, InvalidSetting, RolloutError, reason_of
 from strategy_core.domain.plan import Plan
 from strategy_core.isolation.sandbox import Level
-from strategy_core.market.calendars import CALENDARS, Calendar, WeeklySession, read_holidays
+from strategy_core.market.calendars import CALENDARS, DAY_ZONES, Calendar, WeeklySession, read_holidays
 from strategy_core.market.open import FeedAccess, is_around_the_clock, open_source
 from strategy_core.market.source import AbsentSource, CandleSource, ReplayClock, ReplaySource
 from strategy_core.observe.channels import AppriseChannel, read_channels
@@ -288,11 +288,17 @@ class Settings(BaseSettings):
             now=None if replayed else now,
             calendar=None if replayed else self._open_calendar(),
             access=FeedAccess(self.oanda_token, str(self.oanda_url) if self.oanda_url else None, self.feed_timeout),
+            day_zone=DAY_ZONES[self.calendar_name],
         )
         return ReplaySource(source, now) if replayed else source
 
+    @property
+    def calendar_name(self) -> str:
+        """The calendar that counts: the one set, or the usual one of the feed."""
+        return self.calendar or ("always" if is_around_the_clock(self.feed) else "metals")
+
     def _open_calendar(self) -> Calendar:
-        name = self.calendar or ("always" if is_around_the_clock(self.feed) else "metals")
+        name = self.calendar_name
         if name == "metals" and self.holidays:
             return WeeklySession(read_holidays(self.holidays))
         return CALENDARS[name]

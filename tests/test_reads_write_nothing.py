@@ -42,7 +42,7 @@ CHANGES = {
     *("rollback", "sample", "score", "shadow", "start", "tick", "users"),
     *("alerts ack", "alerts deliver", "db restore", "db upgrade"),
 }
-WITHOUT_DATABASE = {"alerts test", "demo", "deploy", "isolate", "token", "up"}
+WITHOUT_DATABASE = {"alerts test", "candles check", "demo", "deploy", "isolate", "token", "up"}
 SERVERS = {"api", "clock", "exporter"}  # their endpoints are tried below
 FOUND_WRONG = {"audit verify", "db check"}  # rows that a test wrote without the trail
 MORE = {

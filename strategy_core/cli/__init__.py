@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from strategy_core.cli import alerts, audit, calibrate, database, evidence, rollouts, serve, status, versions
+from strategy_core.cli import alerts, audit, calibrate, candles, database, evidence, rollouts, serve, status, versions
 from strategy_core.domain.errors import RolloutError
 
 _PANELS = {  # of `rollout --help`: the commands of each, the most used first
@@ -49,6 +49,7 @@ for _panel, _names in _PANELS.items():
         _command.rich_help_panel = _panel
         app.registered_commands.append(_command)
 assert not _by_name, f"in no help panel: {sorted(map(str, _by_name))}"
+app.add_typer(candles.commands, name="candles", rich_help_panel="Try it")
 app.add_typer(alerts.commands, name="alerts", rich_help_panel="Operate")
 app.add_typer(audit.commands, name="audit", rich_help_panel="Operate")
 app.add_typer(database.commands, name="db", rich_help_panel="Operate")

@@ -18,7 +18,10 @@ from strategy_core.domain.errors import InvalidSetting, MissingExtra, reason_of
 
 commands = typer.Typer()
 
-Candles = Annotated[Path | None, typer.Option(metavar="FILE", help="CSV or Parquet file. Default: a synthetic market.")]
+Candles = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="File of candles, with a feed's options. Default: a synthetic market."),
+]
 
 
 @command(commands)

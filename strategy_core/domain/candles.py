@@ -7,7 +7,7 @@ increasing, unique. Missing candles are counted but not filled.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from types import MappingProxyType
 
@@ -21,20 +21,29 @@ from strategy_core.domain.lifecycle import utc
 TIMEFRAMES: Mapping[str, timedelta] = MappingProxyType(
     {
         "1m": timedelta(minutes=1),
+        "3m": timedelta(minutes=3),
         "5m": timedelta(minutes=5),
         "15m": timedelta(minutes=15),
         "30m": timedelta(minutes=30),
         "1h": timedelta(hours=1),
         "2h": timedelta(hours=2),
         "4h": timedelta(hours=4),
+        "6h": timedelta(hours=6),
+        "8h": timedelta(hours=8),
+        "12h": timedelta(hours=12),
         "1d": timedelta(days=1),
+        "1w": timedelta(weeks=1),
     }
 )
 PRICES = ("open", "high", "low", "close")
 SIDES = tuple(f"{side}_{price}" for side in ("bid", "ask") for price in PRICES)
 COLUMNS = (*PRICES, "volume", *SIDES)
 LATE_CANDLES = 24  # a candle that the vendor delivers this late is still decided, and its slot booked
+GRID = datetime(1970, 1, 5, tzinfo=UTC)  # a Monday: an open time of every timeframe
+NOISE = 1e-9  # of the price: a smaller contradiction between prices is rounding
 _HOUR = timedelta(hours=1)
+_SESSION = timedelta(hours=4)  # from this timeframe on, vendors open candles by a local clock
+_BETWEEN_CLOCK_CHANGES = timedelta(days=300)  # clocks go forward once a year
 _ZONED = r"[Tt ]\d{2}.*(?:[Zz]|[+-]\d{2}(?::?\d{2})?)$"  # a time of day with its offset from UTC
 
 
@@ -46,14 +55,17 @@ class Repairs:
         duplicates: rows dropped because an earlier row has the same values.
         moved: rows that came after a later candle and were sorted into place.
         unclosed: 1 when the last candle had not closed by `now` and was dropped.
+        noise: rows whose prices contradicted each other by less than NOISE, such as a close one bit above the high.
+            The high, the low or the ask was moved by as much.
     """
 
     duplicates: int = 0
     moved: int = 0
     unclosed: int = 0
+    noise: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.duplicates or self.moved or self.unclosed)
+        return bool(self.duplicates or self.moved or self.unclosed or self.noise)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +76,12 @@ class Checked:
         candles: as described at the top of this module.
         gaps: places where one or more candles are missing, weekends and daily breaks included.
         unread: columns of the source that are not part of a candle.
-        held_back: why the last row is left out, if it is.
-        held_at: the open time of that row, if it can be read.
     """
 
     candles: pd.DataFrame
     repairs: Repairs
     gaps: int
     unread: tuple[str, ...]
-    held_back: InvalidCandles | None = None
-    held_at: datetime | None = None
 
 
 def timeframe_delta(timeframe: str) -> timedelta:
@@ -91,15 +99,17 @@ def checked_candles(
     source: str,
     now: datetime | None = None,
     first_row: int = 1,
+    row_numbers: IntArray | None = None,
     sparse: bool = False,
-    hold_last: bool = False,
+    negative: bool = False,
 ) -> Checked:
     """Check and repair the candles of *frame*.
 
     Times are the column `timestamp` or the index, with a time zone. They are whole multiples of the timeframe (above
-    1h: whole hours, because vendors open their day at different hours) and at least one timeframe apart. Among three
-    or more candles, two must be exactly one timeframe apart, or the file has another timeframe. Prices are finite and
-    above zero, open and close lie within low..high, and bid is at most ask. A missing `volume` becomes NaN.
+    1h: whole hours, because vendors open their day at different hours) and at least one timeframe apart. From 4h on,
+    two may be an hour closer once a year, when a clock goes forward. Among three or more candles, two must be exactly
+    one timeframe apart, or the file has another timeframe. Prices are finite and above zero, open and close lie within
+    low..high, and bid is at most ask, apart from NOISE. A missing `volume` becomes NaN.
 
     Args:
         frame: as read. It is not changed.
@@ -107,53 +117,36 @@ def checked_candles(
         source: named in errors, such as the file.
         now: drop a last candle that has not closed by then, and refuse more than one. None: all have closed.
         first_row: number of the frame's first row in its source, 2 below a header line.
+        row_numbers: the number of each row in its source, if the rows do not follow each other there.
         sparse: the source is known to have this timeframe, so its candles may all be further apart.
-        hold_last: leave out a last row that is invalid, because it may still be being written.
+        negative: prices may be zero or below.
 
     Raises:
         InvalidCandles: names the first invalid row.
         InvalidTimeframe, NaiveTime (of *now*).
     """
-    try:
-        return _check(frame, timeframe, source, now, first_row, sparse)
-    except InvalidCandles as error:
-        if not hold_last or len(frame) < 2 or error.row != first_row + len(frame) - 1:
-            raise
-        checked = _check(frame.iloc[:-1], timeframe, source, now, first_row, sparse)
-        return replace(checked, held_back=error, held_at=_time_of(frame.iloc[-1:]))
-
-
-def _time_of(row: pd.DataFrame) -> datetime | None:
-    """Return the time of a frame of one row, or None if it cannot be read."""
-    try:
-        return _times(row, _Rows("", 1))[0].to_pydatetime()
-    except InvalidCandles:
-        return None
-
-
-def _check(
-    frame: pd.DataFrame, timeframe: str, source: str, now: datetime | None, first_row: int, sparse: bool
-) -> Checked:
     delta = pd.Timedelta(timeframe_delta(timeframe)).as_unit("ns")
-    rows = _Rows(source, first_row)
+    rows = Rows(source, first_row, row_numbers)
     _check_columns(frame, rows)
     times = _times(frame, rows)
-    values = _values(frame, rows)
+    values, noisy = _values(frame, rows, negative)
     off_grid = times.asi8 % min(delta, pd.Timedelta(_HOUR)).value != 0
     rows.refuse(off_grid, lambda at: f"{times[at]} is not the open of a {timeframe} candle{_looks_like(times)}")
 
     order = np.argsort(times.asi8, kind="stable")
     kept = order[_first_of_each(times, values, order, rows)]
     as_read = times.asi8[np.sort(kept)]
-    repairs = Repairs(len(times) - len(kept), int((as_read < np.maximum.accumulate(as_read)).sum()))
+    moved = int((as_read < np.maximum.accumulate(as_read)).sum())
+    repairs = Repairs(duplicates=len(times) - len(kept), moved=moved, noise=int(noisy[kept].sum()))
     times = times[kept]
     spacing = np.diff(times.asi8)
-    overlaps = np.append(False, spacing < delta.value)
+    slack = pd.Timedelta(_HOUR).value if delta >= _SESSION else 0  # a session of local time follows its clock
+    overlaps = np.append(False, (spacing < delta.value) & ~_at_clock_changes(times, spacing, delta.value, slack))
     rows.refuse(
         overlaps, lambda at: f"{times[at]} is inside the {timeframe} candle before it{_looks_like(times)}", kept
     )
     if not sparse and len(times) >= 3 and not (spacing == delta.value).any():
-        raise InvalidCandles(source, f"no two candles are {timeframe} apart{_looks_like(times)}", first_row)
+        raise InvalidCandles(source, f"no two candles are {timeframe} apart{_looks_like(times)}", rows.number(0))
     candles = pd.DataFrame({name: column[kept] for name, column in values.items()}, index=times)
     if now is not None:
         closed = count_closed(candles, now, timeframe)
@@ -163,7 +156,16 @@ def _check(
         repairs = replace(repairs, unclosed=len(candles) - closed)
         candles, spacing = candles.iloc[:closed], spacing[: max(closed - 1, 0)]
     unread = tuple(str(name) for name in frame.columns if name not in (*COLUMNS, "timestamp"))
-    return Checked(candles, repairs, int((spacing > delta.value).sum()), unread)
+    return Checked(candles, repairs, int((spacing > delta.value + slack).sum()), unread)
+
+
+def _at_clock_changes(times: pd.DatetimeIndex, spacing: IntArray, delta: int, slack: int) -> BoolArray:
+    """Return which steps are shorter than *delta* by at most *slack*, and rare enough for a clock that goes forward."""
+    short = np.flatnonzero((spacing < delta) & (spacing >= delta - slack))
+    rare = np.diff(times.asi8[short], prepend=-(2**62)) >= pd.Timedelta(_BETWEEN_CLOCK_CHANGES).value
+    found = np.zeros(len(spacing), dtype=bool)
+    found[short] = rare
+    return found
 
 
 def closed_by(candles: pd.DataFrame, now: datetime, timeframe: str) -> pd.DataFrame:
@@ -178,20 +180,24 @@ def count_closed(candles: pd.DataFrame, now: datetime, timeframe: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
+class Rows:
     """The rows of one source, numbered as in the source."""
 
     source: str
     first: int
+    numbers: IntArray | None = None
+
+    def number(self, at: int) -> int:
+        return self.first + at if self.numbers is None else int(self.numbers[at])
 
     def refuse(self, bad: BoolArray, problem: Callable[[int], str], places: IntArray | None = None) -> None:
         """Raise InvalidCandles for the first bad row, if any. *places* are the positions of the rows before sorting."""
         if bad.any():
             at = int(bad.argmax())
-            raise InvalidCandles(self.source, problem(at), self.first + int(at if places is None else places[at]))
+            raise InvalidCandles(self.source, problem(at), self.number(int(at if places is None else places[at])))
 
 
-def _check_columns(frame: object, rows: _Rows) -> None:
+def _check_columns(frame: object, rows: Rows) -> None:
     if not isinstance(frame, pd.DataFrame):
         raise InvalidCandles(rows.source, f"is a {type(frame).__name__}, not a DataFrame of candles")
     names = [str(name) for name in frame.columns]
@@ -208,7 +214,7 @@ def _check_columns(frame: object, rows: _Rows) -> None:
         raise InvalidCandles(rows.source, "has no candles")
 
 
-def _times(frame: pd.DataFrame, rows: _Rows) -> pd.DatetimeIndex:
+def _times(frame: pd.DataFrame, rows: Rows) -> pd.DatetimeIndex:
     written = frame["timestamp"] if "timestamp" in frame.columns else frame.index.to_series()
     rows.refuse(written.isna().to_numpy(), lambda _: "timestamp is missing; is the line empty?")
     if pd.api.types.is_datetime64_any_dtype(written.dtype):
@@ -225,43 +231,63 @@ def _times(frame: pd.DataFrame, rows: _Rows) -> pd.DatetimeIndex:
     return times.tz_convert("UTC").as_unit("ns").rename("timestamp")
 
 
-def _values(frame: pd.DataFrame, rows: _Rows) -> dict[str, FloatArray]:
+def _values(frame: pd.DataFrame, rows: Rows, negative: bool) -> tuple[dict[str, FloatArray], BoolArray]:
+    """Return the columns of COLUMNS, and which rows were repaired for NOISE."""
     values = {name: _floats(frame[name], name, rows) for name in COLUMNS if name in frame.columns}
     values.setdefault("volume", np.full(len(frame), np.nan))
     for name, column in values.items():
-        _check_numbers(name, column, rows)
-    for side in ("", "bid_", "ask_"):
-        if f"{side}open" in values:
-            _check_range(side, values, rows)
-    if SIDES[0] in values:
+        _check_numbers(name, column, rows, negative)
+    noisy = np.zeros(len(frame), dtype=bool)
+    sided = SIDES[0] in values
+    for side in ("", "bid_", "ask_") if sided else ("",):
+        noisy |= _mend_range(side, values, rows)
+    if sided:
         for price in PRICES:
-            _check_spread(price, values, rows)
-    return {name: values[name] for name in COLUMNS if name in values}
+            noisy |= _mend_spread(price, values, rows)
+        _mend_range("ask_", values, rows)  # of asks that were raised
+    return {name: values[name] for name in COLUMNS if name in values}, noisy
 
 
-def _check_numbers(name: str, column: FloatArray, rows: _Rows) -> None:
+def _check_numbers(name: str, column: FloatArray, rows: Rows, negative: bool) -> None:
     if name == "volume":
         rows.refuse(np.isinf(column) | (column < 0), lambda at: f"volume is {column[at]:g}")
-    else:
-        bad = ~(np.isfinite(column) & (column > 0))
-        rows.refuse(bad, lambda at: f"{name} is {column[at]:g}; a price is a number above zero")
+        return
+    above = "a price is a number" if negative else "a price is a number above zero"
+    option = "; the option negative=yes of a file allows it"
+    bad = ~np.isfinite(column) | ((column <= 0) & (not negative))
+    rows.refuse(bad, lambda at: f"{name} is {column[at]:g}; {above}{option if -np.inf < column[at] < 0 else ''}")
 
 
-def _check_range(side: str, values: Mapping[str, FloatArray], rows: _Rows) -> None:
-    high, low = values[f"{side}high"], values[f"{side}low"]
-    rows.refuse(high < low, lambda at: f"{side}high {high[at]:.12g} is below {side}low {low[at]:.12g}")
-    outside = np.zeros(len(high), dtype=bool)
-    for price in (values[f"{side}open"], values[f"{side}close"]):
-        outside |= (price < low) | (price > high)
-    rows.refuse(outside, lambda at: f"{side}open or {side}close is outside {low[at]:.12g}..{high[at]:.12g}, its range")
+def _mend_range(side: str, values: dict[str, FloatArray], rows: Rows) -> BoolArray:
+    """Widen high and low where the other prices lie outside by no more than NOISE. Return the widened rows."""
+    opened, high, low, close = (values[f"{side}{price}"] for price in PRICES)
+    noise = NOISE * np.maximum(np.abs(high), np.abs(low))
+    rows.refuse(high < low - noise, lambda at: f"{side}high {high[at]:.12g} is below {side}low {low[at]:.12g}")
+    _check_inside(f"{side}open", opened, low, high, rows)
+    _check_inside(f"{side}close", close, low, high, rows)
+    every = np.stack([opened, high, low, close])
+    values[f"{side}high"], values[f"{side}low"] = every.max(axis=0), every.min(axis=0)
+    widened: BoolArray = (values[f"{side}high"] > high) | (values[f"{side}low"] < low)
+    return widened
 
 
-def _check_spread(price: str, values: Mapping[str, FloatArray], rows: _Rows) -> None:
+def _check_inside(name: str, price: FloatArray, low: FloatArray, high: FloatArray, rows: Rows) -> None:
+    noise = NOISE * np.maximum(np.abs(high), np.abs(low))
+    outside = (price < low - noise) | (price > high + noise)
+    rows.refuse(outside, lambda at: f"{name} {price[at]:.12g} is outside {low[at]:.12g}..{high[at]:.12g}, its range")
+
+
+def _mend_spread(price: str, values: dict[str, FloatArray], rows: Rows) -> BoolArray:
+    """Raise the ask to the bid where it is below by no more than NOISE. Return the raised rows."""
     bid, ask = values[f"bid_{price}"], values[f"ask_{price}"]
-    rows.refuse(bid > ask, lambda at: f"bid_{price} {bid[at]:.12g} is above ask_{price} {ask[at]:.12g}")
+    beyond = bid > ask + NOISE * np.abs(ask)
+    rows.refuse(beyond, lambda at: f"bid_{price} {bid[at]:.12g} is above ask_{price} {ask[at]:.12g}")
+    values[f"ask_{price}"] = np.maximum(bid, ask)
+    raised: BoolArray = bid > ask
+    return raised
 
 
-def _floats(column: pd.Series, name: str, rows: _Rows) -> FloatArray:
+def _floats(column: pd.Series, name: str, rows: Rows) -> FloatArray:
     numeric = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
     if not numeric and not (pd.api.types.is_object_dtype(column.dtype) or pd.api.types.is_string_dtype(column.dtype)):
         raise InvalidCandles(rows.source, f"{name} is of type {column.dtype}, not a number")
@@ -278,9 +304,7 @@ def _infinite_if_huge(cell: object) -> object:
     return np.inf if isinstance(cell, int) and abs(cell) > 10**300 else cell
 
 
-def _first_of_each(
-    times: pd.DatetimeIndex, values: Mapping[str, FloatArray], order: IntArray, rows: _Rows
-) -> BoolArray:
+def _first_of_each(times: pd.DatetimeIndex, values: Mapping[str, FloatArray], order: IntArray, rows: Rows) -> BoolArray:
     """Return which rows in *order* are the first with their time. Refuse a later one with other values."""
     repeated = np.append(False, np.diff(times.asi8[order]) == 0)
     differs = np.zeros(len(order), dtype=bool)
@@ -289,7 +313,7 @@ def _first_of_each(
         differs[1:] |= (here != before) & ~(np.isnan(here) & np.isnan(before))
     rows.refuse(
         repeated & differs,
-        lambda at: f"{times[order[at]]} is also in row {rows.first + order[at - 1]}, with other values",
+        lambda at: f"{times[order[at]]} is also in row {rows.number(order[at - 1])}, with other values",
         order,
     )
     return ~repeated
@@ -300,7 +324,8 @@ def _looks_like(times: pd.DatetimeIndex) -> str:
         return ""
     steps, counts = np.unique(np.diff(np.sort(times.asi8)), return_counts=True)
     most_common = pd.Timedelta(int(steps[counts.argmax()]), unit="ns")
-    return f"; most are {next((name for name, delta in TIMEFRAMES.items() if delta == most_common), most_common)} apart"
+    name = next((name for name, delta in TIMEFRAMES.items() if delta == most_common), None)
+    return f"; most are {most_common} apart" if name is None else f"; most are {name} apart: ROLLOUT_TIMEFRAME={name}"
 
 
 class Windows:

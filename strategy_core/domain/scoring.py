@@ -68,7 +68,7 @@ class ScoredTrades:
         exit_price: NaN while pending.
         risk: distance from entry to stop in price units. 0 for `no_risk`.
         pnl: in price units, after costs. NaN while pending.
-        return_fraction: pnl / entry price. NaN while pending.
+        return_fraction: pnl / entry price without its sign, 0 where that is 0. NaN while pending.
         r_multiple: pnl / risk. NaN while pending, 0 for `no_risk`.
         exit_reason: an ExitReason, "" while pending.
     """
@@ -151,7 +151,7 @@ def score(candles: pd.DataFrame, positions: ArrayLike, sides: ArrayLike, rule: S
         exit_price=out * side,
         risk=risk,
         pnl=pnl,
-        return_fraction=pnl / (entry * side),
+        return_fraction=np.divide(pnl, np.abs(entry), out=np.zeros(len(side)), where=entry != 0),
         r_multiple=np.divide(pnl, risk, out=np.zeros(len(side)), where=~unsized),
         exit_reason=reason,
     )

@@ -28,13 +28,13 @@ from pandas.tseries.holiday import (
 from pandas.tseries.offsets import Day, WeekOfMonth
 
 from strategy_core.domain.arrays import BoolArray, IntArray
+from strategy_core.domain.candles import GRID
 from strategy_core.domain.errors import InvalidSetting
 from strategy_core.domain.lifecycle import utc
 
 NEW_YORK = ZoneInfo("America/New_York")
 _HOUR = timedelta(hours=1)
 _EDGE = timedelta(minutes=5)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FRIDAY, _SATURDAY, _SUNDAY = 4, 5, 6
 ALL_SESSION = 0  # the whole session is closed, from the evening before
 NOON = 12
@@ -126,7 +126,7 @@ class Calendar(Protocol):
         """Return for each candle of length *delta* whether the market is open at some time during it."""
         ...
 
-    def last_open_candle(self, now: datetime, delta: timedelta, grid: datetime = _EPOCH) -> datetime:
+    def last_open_candle(self, now: datetime, delta: timedelta, grid: datetime = GRID) -> datetime:
         """Return the open time of the newest candle that has closed by *now* and had the market open.
 
         Candles open at *grid* and at whole multiples of *delta* before and after it.
@@ -144,7 +144,7 @@ class AlwaysOpen:
     def open_candles(self, opens: pd.DatetimeIndex, delta: timedelta) -> BoolArray:
         return np.ones(len(opens), dtype=bool)
 
-    def last_open_candle(self, now: datetime, delta: timedelta, grid: datetime = _EPOCH) -> datetime:
+    def last_open_candle(self, now: datetime, delta: timedelta, grid: datetime = GRID) -> datetime:
         return _newest_closed(now, delta, grid)
 
 
@@ -171,10 +171,10 @@ class WeeklySession:
             in_any &= ~_at_an_edge(opens, delta)
         return in_any
 
-    def last_open_candle(self, now: datetime, delta: timedelta, grid: datetime = _EPOCH) -> datetime:
+    def last_open_candle(self, now: datetime, delta: timedelta, grid: datetime = GRID) -> datetime:
         newest, days = _newest_closed(now, delta, grid), 4  # longer than any weekend
         while True:  # ends, because the number of listed holidays is finite
-            opens = pd.date_range(newest - timedelta(days=days), newest, freq=delta)
+            opens = pd.date_range(end=newest, periods=timedelta(days=days) // delta + 1, freq=delta)
             in_session = self.open_candles(opens, delta)
             if in_session.any():
                 return opens[in_session][-1].to_pydatetime()
@@ -202,6 +202,31 @@ class WeeklySession:
 
 
 CALENDARS: Mapping[str, Calendar] = {"metals": WeeklySession(Holidays()), "always": AlwaysOpen()}
+DAY_ZONES: Mapping[str, str] = {  # in which a day of the market begins at midnight: a session ends at 17:00 New York
+    "metals": "America/New_York+07:00",
+    "always": "UTC",
+}
+
+
+SESSION_GRID = datetime(1970, 1, 2, 22, tzinfo=UTC)  # a Friday, 17:00 in New York
+
+
+def last_session_candle(calendar: Calendar, now: datetime, delta: timedelta, grid: datetime = SESSION_GRID) -> datetime:
+    """Like `Calendar.last_open_candle`, for candles that open by the clock of New York, one of them at *grid*."""
+
+    def last(offset: timedelta) -> datetime:
+        return calendar.last_open_candle(now, delta, grid + _new_york_offset(grid) - offset)
+
+    offset = _new_york_offset(now)
+    found = last(offset)
+    earlier = _new_york_offset(found)
+    return found if earlier == offset else last(earlier)  # no candle has closed since the clock changed
+
+
+def _new_york_offset(moment: datetime) -> timedelta:
+    offset = utc(moment).astimezone(NEW_YORK).utcoffset()
+    assert offset is not None
+    return offset
 
 
 def _at_an_edge(opens: pd.DatetimeIndex, delta: timedelta) -> BoolArray:

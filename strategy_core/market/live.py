@@ -14,10 +14,10 @@ import pandas as pd
 import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
-from strategy_core.domain.candles import PRICES, checked_candles, count_closed, timeframe_delta
+from strategy_core.domain.candles import GRID, PRICES, checked_candles, count_closed, timeframe_delta
 from strategy_core.domain.errors import EvidenceUnavailable, FeedUnavailable, RolloutError, UnknownSymbol
 from strategy_core.domain.lifecycle import utc
-from strategy_core.market.calendars import Calendar
+from strategy_core.market.calendars import Calendar, last_session_candle
 from strategy_core.market.source import log_repairs, window
 
 T = TypeVar("T")
@@ -25,7 +25,6 @@ T = TypeVar("T")
 TRIES = 3
 LONGEST_WAIT_S = 15.0  # candle runs start once a minute, so a longer wait would only delay the next run
 BEGINNING = datetime(1678, 1, 1, tzinfo=UTC)  # pandas has no earlier candles
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # on the grid of every timeframe
 
 log = structlog.get_logger(__name__)
 
@@ -125,7 +124,15 @@ class LiveSource:
     not wait once per symbol. The next snapshot tries again.
     """
 
-    def __init__(self, vendor: Vendor, instruments: Mapping[str, str], *, now: datetime, calendar: Calendar) -> None:
+    def __init__(
+        self,
+        vendor: Vendor,
+        instruments: Mapping[str, str],
+        *,
+        now: datetime,
+        calendar: Calendar,
+        by_new_york: bool = False,
+    ) -> None:
         """Open a snapshot. Candles are fetched later, when they are needed.
 
         Args:
@@ -133,6 +140,7 @@ class LiveSource:
             instruments: the vendor's names, by symbol.
             now: time of opening. Candles that close later are not returned.
             calendar: trading hours, which decide when candles are expected.
+            by_new_york: candles open by the clock of New York, days at 17:00 and weeks on Friday.
         """
         self.name = vendor.name
         self.timeframe = vendor.timeframe
@@ -140,8 +148,9 @@ class LiveSource:
         self._instruments = dict(instruments)
         self._now = utc(now, "now")
         self._calendar = calendar
+        self._by_new_york = by_new_york
         self._delta = timeframe_delta(vendor.timeframe)
-        self._open_candle = _EPOCH + (self._now - _EPOCH) // self._delta * self._delta  # earlier candles have closed
+        self._open_candle = GRID + (self._now - GRID) // self._delta * self._delta  # earlier candles have closed
         self._fetched: dict[str, _Fetched] = {}
         self._failed: dict[str, RolloutError] = {}
         self._down: FeedUnavailable | None = None
@@ -161,6 +170,8 @@ class LiveSource:
 
     def expected_at(self, symbol: str, now: datetime) -> datetime | None:
         self._instrument(symbol)
+        if self._by_new_york:
+            return last_session_candle(self._calendar, now, self._delta)
         return self._calendar.last_open_candle(now, self._delta)
 
     def _instrument(self, symbol: str) -> str:

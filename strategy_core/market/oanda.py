@@ -1,7 +1,7 @@
 """OANDA's v20 API as a vendor of candles.
 
-Daily candles are requested aligned to midnight UTC. OANDA's default is the evening in New York, which would shift the
-candles with daylight saving time.
+Daily candles are requested aligned to midnight UTC, and weekly ones to Monday, unless the feed asks for the sessions of
+New York, which begin at 17:00 there, and on Friday. Those move with daylight saving time.
 
 Source: OANDA v20 REST API, "Instrument Endpoints", GET /v3/instruments/{instrument}/candles.
 """
@@ -20,18 +20,28 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from strategy_core.domain.candles import COLUMNS, PRICES
-from strategy_core.domain.errors import EvidenceUnavailable, FeedUnavailable
+from strategy_core.domain.errors import EvidenceUnavailable, FeedUnavailable, InvalidTimeframe
 from strategy_core.domain.lifecycle import utc
 from strategy_core.market.live import CandlePage, TransientError, ask_with_retries
 
 Account = Literal["practice", "live"]
 Price = Literal["M", "MBA"]
+Day = Literal["utc", "new-york"]
+_ALIGNMENT: Mapping[Day, Mapping[str, str]] = MappingProxyType(
+    {
+        "utc": {"alignmentTimezone": "UTC", "dailyAlignment": "0", "weeklyAlignment": "Monday"},
+        "new-york": {"alignmentTimezone": "America/New_York", "dailyAlignment": "17", "weeklyAlignment": "Friday"},
+    }
+)
 HOSTS: Mapping[Account, str] = MappingProxyType(
     {"practice": "https://api-fxpractice.oanda.com", "live": "https://api-fxtrade.oanda.com"}
 )
 MOST = 4_999  # candles on a page, one less than the server's limit: see `page`
 GRANULARITIES = MappingProxyType(
-    {"1m": "M1", "5m": "M5", "15m": "M15", "30m": "M30", "1h": "H1", "2h": "H2", "4h": "H4", "1d": "D"}
+    {
+        **{"1m": "M1", "5m": "M5", "15m": "M15", "30m": "M30", "1h": "H1", "2h": "H2", "4h": "H4"},
+        **{"6h": "H6", "8h": "H8", "12h": "H12", "1d": "D", "1w": "W"},
+    }
 )
 _LARGEST = 10_000_000  # bytes of an answer; 5000 candles with bid and ask take about two million
 _LONGEST = 200  # characters of an error message
@@ -80,6 +90,7 @@ class Oanda:
         token: token of an OANDA account. It can also be used to trade, so it must stay secret.
         timeframe: a name in GRANULARITIES.
         price: M for mid candles, MBA for mid, bid and ask candles.
+        day: when days begin: at midnight UTC, or at 17:00 New York.
         timeout: seconds for one whole answer.
         wait_s: seconds before the second try.
     """
@@ -87,13 +98,24 @@ class Oanda:
     most = MOST
 
     def __init__(
-        self, url: str, token: SecretStr, *, timeframe: str, price: Price = "MBA", timeout: float, wait_s: float = 0.5
+        self,
+        url: str,
+        token: SecretStr,
+        *,
+        timeframe: str,
+        price: Price = "MBA",
+        day: Day = "utc",
+        timeout: float,
+        wait_s: float = 0.5,
     ) -> None:
+        if timeframe not in GRANULARITIES:
+            raise InvalidTimeframe(timeframe, GRANULARITIES)
         self.name = f"OANDA at {urlsplit(url).netloc}"
         self.timeframe = timeframe
         self._url = url.rstrip("/")
         self._token = token
         self._price = price
+        self._day = day
         self._timeout = timeout
         self._wait_s = wait_s
         headers = {"Authorization": f"Bearer {token.get_secret_value()}", "Accept-Datetime-Format": "RFC3339"}
@@ -107,8 +129,7 @@ class Oanda:
             "to": utc(before).isoformat().replace("+00:00", "Z"),
             "count": str(min(count, MOST) + 1),  # the answer may include the candle that opens at `to`
             "smooth": "false",
-            "alignmentTimezone": "UTC",
-            "dailyAlignment": "0",
+            **_ALIGNMENT[self._day],
         }
         answer = ask_with_retries(lambda: self._answer(instrument, asked), feed=self.name, wait_s=self._wait_s)
         if (answer.instrument, answer.granularity) != (instrument, asked["granularity"]):

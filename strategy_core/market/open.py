@@ -3,8 +3,9 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
+from pathlib import Path
 from typing import TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
@@ -14,9 +15,9 @@ from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import InvalidSetting, UnknownSymbol
 from strategy_core.market.calendars import Calendar
 from strategy_core.market.ccxt import CcxtVendor, open_ccxt
-from strategy_core.market.files import FileSource
+from strategy_core.market.files import SYMBOL, FileOptions, FileSource, spelling
 from strategy_core.market.live import LiveSource, Vendor
-from strategy_core.market.oanda import HOSTS, Account, Oanda, Price
+from strategy_core.market.oanda import HOSTS, Account, Day, Oanda, Price
 from strategy_core.market.source import CandleSource
 from strategy_core.market.synthetic import DAYS, FIRST_CANDLE, INSTRUMENTS, SyntheticSource
 
@@ -24,7 +25,6 @@ OANDA, CCXT, SYNTHETIC = "oanda", "ccxt", "synthetic"
 LIVE = (OANDA, CCXT)
 _INSTRUMENT = {OANDA: re.compile(r"[A-Z0-9]+_[A-Z0-9]+"), CCXT: re.compile(r"[A-Za-z0-9]+/[A-Za-z0-9:._/-]+")}
 _EXAMPLE = {OANDA: "oanda:GOLD=XAU_USD,SILVER=XAG_USD?account=practice", CCXT: "ccxt:binance:BTC=BTC/USDT,ETH=ETH/USDT"}
-_SYMBOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 Options = TypeVar("Options", bound=BaseModel)
 
@@ -49,6 +49,7 @@ class _OandaOptions(BaseModel):
 
     account: Account = "practice"
     price: Price = "MBA"
+    day: Day = "utc"
 
 
 class _NoOptions(BaseModel):
@@ -74,15 +75,18 @@ def open_source(
     now: datetime | None = None,
     calendar: Calendar | None = None,
     access: FeedAccess = FeedAccess(),
+    day_zone: str | None = None,
 ) -> CandleSource:
     """Return the source that *feed* names.
 
     A feed is one of:
         `synthetic:GOLD?seed=7&symbols=10&start=2024-01-01&days=730`: made-up candles. Everything after the first word
             is optional. `symbols` is the number of instruments, the named one first.
-        `oanda:GOLD=XAU_USD,XAG_USD?account=practice`: OANDA. Options: `account=live`, `price=M` for mid prices only.
+        `oanda:GOLD=XAU_USD,XAG_USD?account=practice`: OANDA. Options: `account=live`, `price=M` for mid prices only,
+            `day=new-york` for days that begin at 17:00 New York.
         `ccxt:binance:BTC=BTC/USDT`: a crypto exchange.
-        the path of a .csv, .csv.gz or .parquet file, or of a folder with one file per symbol.
+        `candles/GOLD.csv?tz=Europe/Athens&stamp=close`: the path of a file, or of a folder of files. Options: those of
+            FileOptions. A path that exists as it is has none.
 
     Args:
         symbol: use only this symbol. For a single file, it names the file's symbol.
@@ -91,6 +95,7 @@ def open_source(
         calendar: trading hours, required for a live feed. With it, a file is expected to continue after its last row.
             A synthetic feed ignores it.
         access: access to the server of a live feed.
+        day_zone: zone of the days of files with dates alone, as in `calendars.DAY_ZONES`.
 
     Raises:
         InvalidSetting, UnknownSymbol, InvalidCandles, InvalidTimeframe, MissingExtra.
@@ -108,7 +113,22 @@ def open_source(
         return open_live(
             kind, name, spec.query, symbol=symbol, timeframe=timeframe, now=now, calendar=calendar, access=access
         )
-    return FileSource(feed, timeframe=timeframe, symbol=symbol, now=now, calendar=calendar)
+    path, options = read_file_feed(feed)
+    return FileSource(
+        path, timeframe=timeframe, symbol=symbol, now=now, calendar=calendar, options=options, day_zone=day_zone
+    )
+
+
+def read_file_feed(feed: str) -> tuple[Path, FileOptions]:
+    """Return path and options of a feed of files. A path that exists as it is has no options.
+
+    Raises:
+        InvalidSetting: an option is not valid.
+    """
+    path, marked, query = feed.rpartition("?")
+    if not marked or Path(feed).exists():
+        return Path(feed), FileOptions()
+    return Path(path), read_options(FileOptions, query)
 
 
 def is_around_the_clock(feed: str) -> bool:
@@ -154,25 +174,33 @@ def open_live(
     Raises:
         InvalidSetting, UnknownSymbol, InvalidTimeframe, MissingExtra.
     """
-    timeframe_delta(timeframe)
+    delta, by_new_york = timeframe_delta(timeframe), False
     vendor: Vendor
     if kind == OANDA:
         listed, options = name, read_options(_OandaOptions, query)
         instruments = _instruments(kind, listed, symbol)
         vendor = _oanda(options, timeframe, access)
+        by_new_york = options.day == "new-york" and delta > timedelta(hours=1)  # shorter ones open on UTC's hours too
     else:
         exchange, _, listed = name.partition(":")
         read_options(_NoOptions, query)
         instruments = _instruments(kind, listed, symbol)
         vendor = CcxtVendor(open_ccxt(exchange, timeout=access.timeout), timeframe=timeframe)
-    return LiveSource(vendor, instruments, now=now, calendar=calendar)
+    return LiveSource(vendor, instruments, now=now, calendar=calendar, by_new_york=by_new_york)
 
 
 def _oanda(options: _OandaOptions, timeframe: str, access: FeedAccess) -> Oanda:
     if access.oanda_token is None:
         raise InvalidSetting("ROLLOUT_OANDA_TOKEN", None, "the token of an OANDA account")
     url = access.oanda_url or HOSTS[options.account]
-    return Oanda(url, access.oanda_token, timeframe=timeframe, price=options.price, timeout=access.timeout)
+    return Oanda(
+        url,
+        access.oanda_token,
+        timeframe=timeframe,
+        price=options.price,
+        day=options.day,
+        timeout=access.timeout,
+    )
 
 
 def _instruments(kind: str, listed: str, symbol: str | None) -> Mapping[str, str]:
@@ -184,8 +212,8 @@ def _instruments(kind: str, listed: str, symbol: str | None) -> Mapping[str, str
     found: dict[str, str] = {}
     for entry in listed.split(","):
         given, equals, instrument = entry.rpartition("=")
-        named = given if equals else re.sub(r"[^A-Za-z0-9._+-]", "-", instrument)
-        if not _INSTRUMENT[kind].fullmatch(instrument) or not _SYMBOL.fullmatch(named):
+        named = given if equals else spelling(instrument)
+        if not _INSTRUMENT[kind].fullmatch(instrument) or not SYMBOL.fullmatch(named):
             raise InvalidSetting("feed instrument", entry, f"as in {_EXAMPLE[kind]}")
         if named in found:
             raise InvalidSetting("feed instrument", entry, f"each symbol once; {named} is already {found[named]}")
@@ -203,5 +231,7 @@ def read_options(model: type[Options], query: str) -> Options:
         return model.model_validate(dict(parse_qsl(query, keep_blank_values=True)))
     except ValidationError as error:
         first = error.errors()[0]
-        allowed = f"{', '.join(model.model_fields) or 'none'} ({first['msg']})"
+        problem = first["msg"].removeprefix("Value error, ")
+        own = first["type"] == "value_error"  # a check of ours, whose text says what is allowed
+        allowed = problem if own else f"{', '.join(model.model_fields) or 'none'} ({problem})"
         raise InvalidSetting(f"feed option {first['loc'][0]}", first["input"], allowed) from None

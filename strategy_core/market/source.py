@@ -87,6 +87,7 @@ def log_repairs(source: str, repairs: Repairs) -> None:
             duplicates=repairs.duplicates,
             moved=repairs.moved,
             unclosed=repairs.unclosed,
+            noise=repairs.noise,
         )
 
 

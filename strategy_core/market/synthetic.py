@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from strategy_core.domain.arrays import FloatArray
-from strategy_core.domain.candles import PRICES, timeframe_delta
+from strategy_core.domain.candles import GRID, PRICES, timeframe_delta
 from strategy_core.domain.errors import InvalidSetting, UnknownSymbol
 from strategy_core.domain.lifecycle import utc
 from strategy_core.market.calendars import NEW_YORK, Calendar, WeeklySession
@@ -116,7 +116,7 @@ class SyntheticSource:
         self._symbols = tuple(symbols)
         self._seed = seed
         self._delta = timeframe_delta(timeframe)
-        self._start = pd.Timestamp(utc(start, "start")).ceil(self._delta)
+        self._start = pd.Timestamp(GRID - (GRID - utc(start, "start")) // self._delta * self._delta)
         self._days = days
         self._candles: dict[str, pd.DataFrame] = {}
 

@@ -1,4 +1,4 @@
-"""Charts as self-contained SVG: equity, divergence, paired difference, evidence of harm, users, calibration."""
+"""Charts as self-contained SVG: equity, prices, divergence, paired difference, evidence of harm, users, calibration."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -68,10 +68,25 @@ def equity_svg(title: str, canary: Curve, control: Curve, *, start: datetime, en
         x = plot.left + place * (plot.right - plot.left) / 2
         _draw_key(plot.svg, x, 50, f"{curve.name}: {curve.values[-1]:+.2f} R", style)
     for curve, style in curves:
-        last = len(curve.values) - 1
-        drawn = sorted({round(number * last / (MOST_POINTS - 1)) for number in range(MOST_POINTS)})
+        drawn = _evenly(len(curve.values))
         plot.curve([(curve.times[place].timestamp(), curve.values[place]) for place in drawn], style)
     return render(plot.svg)
+
+
+def prices_svg(title: str, prices: Curve) -> str:
+    """Return the closes of candles over time, at most `MOST_POINTS` of them, evenly spaced."""
+    low, high = min(prices.values), max(prices.values)
+    high = high if high > low else low + 1.0
+    ticks = [(value, f"{value:.6g}") for value in (low + (high - low) * step / 4 for step in range(5))]
+    plot = _time_plot(title, prices.times[0], prices.times[-1], height=_MIDDLE, ticks=ticks, unit="close")
+    drawn = _evenly(len(prices.values))
+    plot.curve([(prices.times[place].timestamp(), prices.values[place]) for place in drawn], LINE_STYLES[0])
+    return render(plot.svg)
+
+
+def _evenly(count: int) -> list[int]:
+    """Return at most MOST_POINTS positions below *count*, the first and the last among them."""
+    return sorted({round(number * (count - 1) / (MOST_POINTS - 1)) for number in range(MOST_POINTS)})
 
 
 def divergence_svg(title: str, days: Sequence[Day], shadow_share: float | None) -> str:

@@ -59,7 +59,7 @@ def refused(rollout: Rollout, *arguments: str) -> tuple[int, str]:
         ("canary fib_rsi 2 nan", 2, "'nan' is not a rollout percent"),
         ("percent fib_rsi half", 2, "'half' is not a rollout percent"),
         ("percent fib_rsi -0.01", 2, "'-0.01' is not a rollout percent"),
-        ("register fib_rsi 3 --timeframe 7m", 2, "'7m' is not a timeframe; allowed: 1m, 5m, 15m, 30m, 1h, 2h, 4h, 1d"),
+        ("register fib_rsi 3 --timeframe 7m", 2, "'7m' is not a timeframe; allowed: 1m, 3m, 5m, 15m, 30m, 1h, 2h"),
         ("register fib_rsi 3 --timeframe 4h", 2, "'4h' is not a timeframe; allowed: 1h"),
         ("register fib_rsi 3 --symbols OIL", 4, "no candles of 'OIL'; known symbols: GOLD, SILVER"),
         ("register fib_rsi 3 --symbols ", 2, "[] is not a list of symbols; allowed: one symbol or more"),

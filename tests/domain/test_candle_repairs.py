@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -74,6 +75,41 @@ def test_the_gap_before_an_unclosed_candle_is_not_counted() -> None:
 def test_a_naive_now_is_refused() -> None:
     with pytest.raises(NaiveTime):
         checked_candles(hourly(), timeframe="1h", source="gold.csv", now=datetime(2024, 1, 9))  # noqa: DTZ001
+
+
+@pytest.mark.parametrize(("column", "moved"), [("close", "high"), ("open", "high"), ("high", "low")])
+def test_a_price_one_bit_outside_its_range_widens_the_range_and_is_counted(column: str, moved: str) -> None:
+    frame = hourly(4)
+    frame.loc[frame.index[1], ["open", "high", "low", "close"]] = 0.3
+    frame.loc[frame.index[1], column] = np.nextafter(0.3, 1.0 if column != "high" else 0.0)
+
+    checked = checked_candles(frame, timeframe="1h", source="gold.csv")
+
+    row = checked.candles.iloc[1]
+    assert checked.repairs == Repairs(noise=1)
+    assert row["low"] <= min(row["open"], row["close"]) <= max(row["open"], row["close"]) <= row["high"]
+    assert row["close"] == frame["close"].iloc[1]
+    assert row[moved] == frame[column].iloc[1]
+
+
+def test_a_bid_one_bit_above_the_ask_raises_the_ask() -> None:
+    frame = hourly(3, sides=True)
+    frame["ask_high"] = frame["bid_high"]
+    frame.loc[frame.index[1], "bid_high"] = np.nextafter(frame["ask_high"].iloc[1], np.inf)
+    frame["ask_close"] = frame["bid_close"]
+    frame["ask_open"] = frame["bid_open"]
+
+    checked = checked_candles(frame, timeframe="1h", source="gold.csv")
+
+    assert checked.repairs == Repairs(noise=1)
+    assert checked.candles["ask_high"].iloc[1] == frame["bid_high"].iloc[1]
+
+
+def test_more_than_noise_is_refused_with_numbers_that_differ() -> None:
+    frame = hourly(3)
+    frame.loc[frame.index[1], "close"] = frame["high"].iloc[1] * (1 + 3e-9)
+
+    assert "close 102.000000306 is outside 100..102, its range" in str(refused(frame))
 
 
 def test_checking_leaves_the_frame_as_it_was() -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from strategy_core.domain.candles import COLUMNS, SIDES, TIMEFRAMES, checked_candles, timeframe_delta
-from strategy_core.domain.errors import InvalidTimeframe
+from strategy_core.domain.errors import InvalidCandles, InvalidTimeframe
 from tests.domain.hourly import hourly, refused
 
 
@@ -29,7 +29,7 @@ def test_every_timeframe_has_its_length() -> None:
 
 
 def test_an_unknown_timeframe_is_refused_with_those_allowed() -> None:
-    with pytest.raises(InvalidTimeframe, match="'3h' is not a timeframe; allowed: 1m, 5m, 15m, 30m, 1h, 2h, 4h, 1d"):
+    with pytest.raises(InvalidTimeframe, match="'3h' is not a timeframe; allowed: 1m, 3m, 5m, 15m, 30m, 1h, 2h"):
         checked_candles(hourly(), timeframe="3h", source="gold.csv")
 
 
@@ -112,6 +112,7 @@ def test_what_is_not_a_table_of_candles_is_refused(bad: Any, problem: str) -> No
         ("timestamp", "1066-10-14T00:00Z", "is out of range"),
         ("timestamp", "2024-01-08T01:15Z", "2024-01-08 01:15:00+00:00 is not the open of a 1h candle"),
         ("open", "abc", "open is 'abc', not a number"),
+        ("open", 10**400, "open is inf; a price is a number above zero"),
         ("high", None, "high is nan; a price is a number above zero"),
         ("high", float("inf"), "high is inf; a price is a number above zero"),
         ("low", "-inf", "low is -inf; a price is a number above zero"),
@@ -121,8 +122,8 @@ def test_what_is_not_a_table_of_candles_is_refused(bad: Any, problem: str) -> No
         ("volume", -1, "volume is -1"),
         ("volume", float("inf"), "volume is inf"),
         ("high", 99, "high 99 is below low 100"),
-        ("open", 103, "open or close is outside 100..102"),
-        ("close", 99.5, "open or close is outside 100..102"),
+        ("open", 103, "open 103 is outside 100..102, its range"),
+        ("close", 99.5, "close 99.5 is outside 100..102, its range"),
     ],
 )
 def test_a_bad_row_is_refused_by_its_number(column: str, value: object, problem: str) -> None:
@@ -138,7 +139,7 @@ def test_a_bad_row_is_refused_by_its_number(column: str, value: object, problem:
     [
         ("bid_low", None, "bid_low is nan"),
         ("ask_high", 98.0, "ask_high 98 is below ask_low 100.25"),
-        ("bid_close", 103.0, "bid_open or bid_close is outside 99.75..101.75"),
+        ("bid_close", 103.0, "bid_close 103 is outside 99.75..101.75"),
         ("bid_high", 102.75, "bid_high 102.75 is above ask_high 102.25"),
     ],
 )
@@ -177,7 +178,7 @@ def test_times_are_read_with_any_offset(text: str, utc_hour: int) -> None:
 @pytest.mark.parametrize(
     ("file", "said", "problem"),
     [
-        ("15min", "1h", "2024-01-08 00:15:00+00:00 is not the open of a 1h candle; most are 15m apart"),
+        ("15min", "1h", "00:15:00+00:00 is not the open of a 1h candle; most are 15m apart: ROLLOUT_TIMEFRAME=15m"),
         ("h", "15m", "no two candles are 15m apart; most are 1h apart"),
         ("4h", "1h", "no two candles are 1h apart; most are 4h apart"),
         ("3h", "1h", "no two candles are 1h apart; most are 0 days 03:00:00 apart"),
@@ -202,3 +203,55 @@ def test_days_may_open_when_new_york_closes() -> None:
     frame.index = pd.date_range("2024-03-06 17:00", periods=10, freq="B", tz="America/New_York", name="timestamp")
 
     assert len(checked_candles(frame, timeframe="1d", source="gold.csv").candles) == 10
+
+
+@pytest.mark.parametrize("freq", ["D", "4h"])
+def test_candles_that_follow_a_local_clock_pass_both_of_its_changes(freq: str) -> None:
+    """A session that opens at 17:00 New York is a candle of 23 hours in March, and of 25 in November."""
+    frame = hourly(300 if freq == "D" else 2000, freq=freq)
+    local = pd.date_range("2024-02-20 17:00", periods=len(frame), freq=freq, tz=None)
+    frame.index = local.tz_localize(
+        "America/New_York", ambiguous=np.ones(len(local), dtype=bool), nonexistent="shift_forward"
+    ).rename("timestamp")
+
+    checked = checked_candles(frame, timeframe="1d" if freq == "D" else "4h", source="gold.csv")
+
+    assert len(checked.candles) == len(frame)
+    assert checked.gaps == 0
+
+
+def test_a_candle_an_hour_short_is_refused_when_no_clock_explains_it() -> None:
+    frame = hourly(30, freq="D")
+    days = pd.date_range("2024-01-08 22:00", periods=30, freq="D", tz="UTC", name="timestamp")
+    frame.index = days - pd.to_timedelta(np.repeat([0, 1, 2], 10), "h")  # twice within a month
+
+    assert "is inside the 1d candle before it" in str(refused(frame, "1d"))
+
+
+def test_weeks_may_open_on_any_weekday() -> None:
+    for day in ("2024-01-05 22:00", "2024-01-07", "2024-01-08"):
+        frame = hourly(10, freq="7D")
+        frame.index = pd.date_range(day, periods=10, freq="7D", tz="UTC", name="timestamp")
+
+        assert len(checked_candles(frame, timeframe="1w", source="gold.csv").candles) == 10
+
+
+def test_errors_number_rows_as_the_source_does() -> None:
+    numbers = np.array([5, 9, 12])
+    bad = hourly(3).assign(low=[99.0, 103.0, 99.0])
+
+    with pytest.raises(InvalidCandles, match="row 9: high 102 is below low 103"):
+        checked_candles(bad, timeframe="1h", source="gold.csv", row_numbers=numbers)
+
+
+def test_prices_below_zero_are_read_where_they_are_allowed() -> None:
+    oil = hourly(3).assign(low=-40.0, close=[0.0, -37.63, 101.0])
+
+    found = checked_candles(oil, timeframe="1h", source="oil.csv", negative=True).candles
+
+    assert found["close"].tolist() == [0.0, -37.63, 101.0]
+    assert "low is -40; a price is a number above zero; the option negative=yes of a file allows it" in str(
+        refused(oil)
+    )
+    with pytest.raises(InvalidCandles, match=r"low is -inf; a price is a number$"):
+        checked_candles(oil.assign(low=-np.inf), timeframe="1h", source="oil.csv", negative=True)

@@ -25,6 +25,20 @@ def traded(after: list[tuple[float, float, float, float]], side: int = 1, **chan
     return score(candles_of(HISTORY + after), [SIGNAL], [side], rule)
 
 
+@pytest.mark.parametrize(("side", "r"), [(1, -1.0), (-1, 1.0)])
+@pytest.mark.parametrize(("entry", "of_entry"), [(-30.0, 200 / 30), (0.0, 0.0)])
+def test_r_and_returns_are_defined_at_prices_below_zero(side: int, r: float, entry: float, of_entry: float) -> None:
+    """The risk is a distance, and a return is a share of the size of the entry price, or 0 where that is 0."""
+    moved = [tuple(price - 1000 + entry for price in candle) for candle in HISTORY]
+    candles = candles_of([*moved, (entry, entry, entry - 200, entry - 200)])
+
+    trades = score(candles, [SIGNAL], [side], RULE)
+
+    assert trades.risk.tolist() == [200]
+    assert trades.r_multiple.tolist() == [r]
+    assert trades.return_fraction.tolist() == [r * of_entry]
+
+
 @pytest.mark.parametrize(
     ("after", "side", "reason", "exit_in", "exit_price"),
     [

@@ -165,19 +165,19 @@ def test_a_bad_file_harms_only_its_own_symbol(gold: Path) -> None:
 
 def test_what_is_no_source_is_refused(gold: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "notes.md").write_text("x")
     (tmp_path / "GOLD.csv.gz").write_bytes(gzip.compress(gold.read_bytes()))
 
     with pytest.raises(InvalidCandles, match="nowhere: no such file or folder"):
         FileSource(tmp_path / "nowhere")
-    with pytest.raises(InvalidCandles, match=r"empty: no files of candles in this folder; allowed: \.csv, \.csv\.gz"):
+    with pytest.raises(InvalidCandles, match=r"empty: no files of candles in this folder; allowed: \.csv, \.txt"):
         FileSource(tmp_path / "empty")
-    with pytest.raises(InvalidCandles, match=r"notes\.txt: is not a file of candles; allowed: "):
-        FileSource(tmp_path / "notes.txt")
+    with pytest.raises(InvalidCandles, match=r"notes\.md: is not a file of candles; allowed: "):
+        FileSource(tmp_path / "notes.md")
     with pytest.raises(InvalidCandles, match=r"two files for GOLD: GOLD\.csv and GOLD\.csv\.gz"):
         FileSource(tmp_path)
     with pytest.raises(InvalidTimeframe):
-        FileSource(gold, timeframe="1w")
+        FileSource(gold, timeframe="7m")
 
 
 @pytest.mark.parametrize(
@@ -185,13 +185,18 @@ def test_what_is_no_source_is_refused(gold: Path, tmp_path: Path) -> None:
     [
         ("", None, "has no candles: the file is empty"),
         (HEADER, None, "has no candles"),
-        ((HEADER + ROWS[0]).replace(",", ";"), None, "has no column timestamp, open, high, low, close; found: time"),
+        ((HEADER + ROWS[0]).replace("low", "least"), None, "has no column low; found: timestamp, open, high, least"),
+        ((HEADER + ROWS[0]).replace("time", "name"), None, "has no column timestamp; found: namestamp, open"),
         (HEADER + ROWS[0] + "\n" + ROWS[1], 3, "timestamp is missing; is the line empty?"),
         (HEADER + ROWS[0] + "2024-01-08T01:00Z,101,103\n" + ROWS[2], 3, "low is nan; a price is a number above zero"),
         (HEADER + ROWS[0] + ROWS[1].replace("\n", ",9\n"), 3, "is not CSV: Expected 6 fields in line 3, saw 7"),
         (HEADER + ROWS[0].replace("\n", ",9\n"), 2, "has more fields than the header names"),
         (HEADER + ROWS[0] + '2024-01-08T01:00Z,"101', None, "is not CSV: EOF inside string"),
-        (HEADER + "".join(ROWS).replace("Z", ""), 2, "timestamp '2024-01-08T00:00:00' has no time zone"),
+        (
+            HEADER + "".join(ROWS).replace("Z", ""),
+            2,
+            "timestamp '2024-01-08 00:00:00' has no time zone; add tz=ZONE to the feed",
+        ),
         (HEADER + "".join(ROWS).replace("103,105,", "103,top,"), 5, "high is 'top', not a number"),
         (HEADER + "".join(ROWS).replace("101,103,", "101,,"), 3, "high is nan"),
         (
@@ -219,7 +224,7 @@ def test_a_bad_csv_is_refused_by_file_and_row(tmp_path: Path, text: str, row: in
         ("2024-01-08T06:00Z,106,nan,105,107,\n", "high is nan; a price is a number above zero"),
         ("2024-01-08T06:00Z,106,104,105,104,\n", "high 104 is below low 105"),
         ("2024-01-08T05:00Z,105,107,104,105,\n", "2024-01-08 05:00:00+00:00 is also in row 7, with other values"),
-        ("2024-01-0", "timestamp '2024-01-0' is not an ISO 8601 time"),
+        ("2024-01-0", "timestamp '2024-01-0' is not a time; allowed: ISO 8601"),
         ("\n", "timestamp is missing; is the line empty?"),
     ],
 )
@@ -231,7 +236,7 @@ def test_a_last_row_that_is_being_written_waits_and_holds_back_no_other(gold: Pa
         candles = source.candles("GOLD", closed_by=END)
 
     assert candles.index.tolist() == [START + hour * HOUR for hour in range(6)]
-    assert source.held_back("GOLD") == f"{gold}, row 8: {problem}"
+    assert source.held_back("GOLD").startswith(f"{gold}, row 8: {problem}")
     assert [entry["why"] for entry in logged(entries, "candles.held_back")] == [source.held_back("GOLD")]
     gold.write_text(HEADER + "".join(ROWS) + "2024-01-08T06:00Z,106,108,105,107,\n")
     complete = FileSource(gold)
@@ -321,6 +326,7 @@ def test_every_repair_is_logged_with_its_count(tmp_path: Path) -> None:
             "duplicates": 1,
             "moved": 1,
             "unclosed": 1,
+            "noise": 0,
         }
     ]
 

@@ -4,16 +4,24 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pandas as pd
 import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from strategy_core.domain.candles import SIDES
-from strategy_core.domain.errors import EvidenceUnavailable, FeedUnavailable, InvalidCandles
-from strategy_core.market.calendars import AlwaysOpen
+from strategy_core.domain.candles import SIDES, TIMEFRAMES
+from strategy_core.domain.errors import (
+    EvidenceUnavailable,
+    FeedUnavailable,
+    InvalidCandles,
+    InvalidSetting,
+    InvalidTimeframe,
+)
+from strategy_core.market.calendars import CALENDARS, AlwaysOpen
 from strategy_core.market.live import LiveSource
 from strategy_core.market.oanda import Oanda
+from strategy_core.market.open import FeedAccess, open_source
 from tests.market.vendor import BadDay, Market, serving
 
 TOKEN = "s3cr3t-t0ken"
@@ -57,12 +65,15 @@ def test_a_question_is_as_the_v20_api_wants_it(market: Market) -> None:
         "smooth": "false",
         "alignmentTimezone": "UTC",
         "dailyAlignment": "0",
+        "weeklyAlignment": "Monday",
     }
     assert headers["Authorization"] == f"Bearer {TOKEN}"
     assert headers["Accept-Datetime-Format"] == "RFC3339"
 
 
-@pytest.mark.parametrize(("timeframe", "granularity"), [("1m", "M1"), ("30m", "M30"), ("4h", "H4"), ("1d", "D")])
+@pytest.mark.parametrize(
+    ("timeframe", "granularity"), [("1m", "M1"), ("30m", "M30"), ("4h", "H4"), ("1d", "D"), ("1w", "W")]
+)
 def test_days_are_those_of_utc_whatever_the_timeframe(market: Market, timeframe: str, granularity: str) -> None:
     market.for_good = BadDay(400, b"{}")
 
@@ -71,6 +82,52 @@ def test_days_are_those_of_utc_whatever_the_timeframe(market: Market, timeframe:
 
     asked = market.asked[0][1]
     assert (asked["granularity"], asked["alignmentTimezone"], asked["dailyAlignment"]) == (granularity, "UTC", "0")
+
+
+@pytest.mark.parametrize(("timeframe", "freq"), [("1d", "D"), ("4h", "4h")])
+@pytest.mark.parametrize("changes", ["2025-03-09", "2025-11-02"])
+def test_sessions_of_new_york_are_asked_for_and_expected_over_a_change_of_the_clock(
+    market: Market, timeframe: str, freq: str, changes: str
+) -> None:
+    metals, delta, zone = CALENDARS["metals"], TIMEFRAMES[timeframe], "America/New_York"
+    first = pd.Timestamp(changes) - pd.Timedelta(days=5, hours=7)
+    walls = pd.date_range(first, periods=10 * pd.Timedelta("1D") // pd.Timedelta(delta), freq=freq)
+    grid = walls.tz_localize(zone, ambiguous=np.ones(len(walls), dtype=bool), nonexistent="shift_forward").tz_convert(
+        "UTC"
+    )
+    traded = grid[metals.open_candles(grid, delta)]
+    market.timeframe = timeframe
+    market.bars = {"XAU_USD": {at.to_pydatetime(): (2000.0, 2002.0, 1998.0, 2001.0, 7.0) for at in traded}}
+
+    for at in traded[2:]:
+        market.now = now = (at + delta).to_pydatetime()
+        vendor = Oanda(market.url, SecretStr(TOKEN), timeframe=timeframe, day="new-york", timeout=5.0, wait_s=0.001)
+        source = LiveSource(vendor, {"GOLD": "XAU_USD"}, now=now, calendar=metals, by_new_york=True)
+
+        assert source.candles("GOLD", closed_by=now, bars=2).index[-1] == at
+        assert source.expected_at("GOLD", now) == at
+    asked = market.asked[0][1]
+    assert asked["alignmentTimezone"] == "America/New_York"
+    assert (asked["dailyAlignment"], asked["weeklyAlignment"]) == ("17", "Friday")
+
+
+def test_the_days_of_a_feed_are_those_that_it_asks_for() -> None:
+    access = FeedAccess(SecretStr(TOKEN), "http://127.0.0.1:9")
+    now = datetime(2025, 7, 9, 21, tzinfo=UTC)
+
+    def expected(options: str, timeframe: str) -> datetime | None:
+        feed = f"oanda:GOLD=XAU_USD{options}"
+        source = open_source(feed, timeframe=timeframe, now=now, calendar=CALENDARS["metals"], access=access)
+        return source.expected_at("GOLD", now)
+
+    assert expected("", "1d") == datetime(2025, 7, 8, tzinfo=UTC)
+    assert expected("?day=new-york", "1d") == datetime(2025, 7, 8, 21, tzinfo=UTC)
+    assert expected("?day=new-york", "1w") == datetime(2025, 6, 27, 21, tzinfo=UTC)
+    assert expected("?day=new-york", "1h") == expected("", "1h") == datetime(2025, 7, 9, 20, tzinfo=UTC)
+    with pytest.raises(InvalidSetting, match="feed option day = 'paris'"):
+        expected("?day=paris", "1d")
+    with pytest.raises(InvalidTimeframe, match="'3m' is not a timeframe; allowed: 1m, 5m"):
+        expected("", "3m")
 
 
 def test_sides_come_with_the_middle(market: Market) -> None:

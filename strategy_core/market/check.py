@@ -1,0 +1,158 @@
+"""What a file of candles holds, and how a feed has to name it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import quote
+
+import pandas as pd
+
+from strategy_core.domain.candles import COLUMNS, Checked, Repairs, timeframe_delta
+from strategy_core.domain.errors import InvalidCandles
+from strategy_core.market.calendars import DAY_ZONES, WeeklySession
+from strategy_core.market.files import SYMBOL, CandleFile, FileOptions, FileSource, spelling
+from strategy_core.market.open import read_file_feed
+from strategy_core.market.timestamps import likely_timeframe
+
+SAFE = "/:,=+-._ "  # need no percent sign in the query of a feed
+_ORDER = ("timestamp", "date", "clock", "symbol", *COLUMNS)
+_FEW = 3  # candles in closed hours that may be chance
+_SESSION_BREAK = pd.Timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolCheck:
+    """The candles of one symbol.
+
+    Attributes:
+        candles: as strategies will see them.
+        gaps: places where candles are missing, weekends included.
+        held_back: why the last row is left out, if it is.
+    """
+
+    symbol: str
+    candles: pd.DataFrame
+    gaps: int
+    repairs: Repairs
+    held_back: str
+
+    @classmethod
+    def of(cls, symbol: str, checked: Checked, held_back: str) -> "SymbolCheck":
+        return cls(symbol, checked.candles, checked.gaps, checked.repairs, held_back)
+
+
+@dataclass(frozen=True, slots=True)
+class FileCheck:
+    """What was understood of one file.
+
+    Attributes:
+        feed: the value of ROLLOUT_FEED.
+        timeframe: the value of ROLLOUT_TIMEFRAME.
+        form: how the file is written.
+        times: how its times are written.
+        zone: the zone of its times, and where that is known from.
+        stamp: whether times are those of opens or closes, and where that is known from.
+        columns: the file's name of each column that is read.
+        unread: columns that are not part of a candle.
+        doubts: what looks wrong although it can be read.
+    """
+
+    feed: str
+    timeframe: str
+    form: str
+    times: str
+    zone: str
+    stamp: str
+    columns: dict[str, str]
+    unread: tuple[str, ...]
+    symbols: tuple[SymbolCheck, ...]
+    doubts: tuple[str, ...]
+
+
+def check_file(feed: str, *, now: datetime, calendar: str, timeframe: str) -> FileCheck:
+    """Read a file as a feed would.
+
+    Args:
+        feed: path of the file, with options after a `?`.
+        now: a last candle that has not closed by then is dropped.
+        calendar: name of the market's calendar, as in `calendars.CALENDARS`.
+        timeframe: of a file whose times are not spaced like any timeframe.
+
+    Raises:
+        InvalidCandles: the file cannot be read as it is. The message names the option to add.
+        InvalidSetting, UnknownSymbol, MissingExtra.
+    """
+    path, options = read_file_feed(feed)
+    if path.is_dir():
+        raise InvalidCandles(str(path), "is a folder; check its files one at a time")
+    found = FileSource(path, options=options, day_zone=DAY_ZONES[calendar])
+    file = found.files[0]
+    timeframe = _timeframe(found) or timeframe
+    source = FileSource(path, timeframe=timeframe, now=now, options=options, day_zone=DAY_ZONES[calendar])
+    symbols = tuple(SymbolCheck.of(name, source.checked(name), source.held_back(name)) for name in source.symbols())
+    close_stamped = options.stamp == "close"
+    doubts = [doubt_of(each.candles, timeframe, calendar, close_stamped=close_stamped) for each in symbols]
+    return FileCheck(
+        feed=_feed(path, options, source.symbols()),
+        timeframe=timeframe,
+        form=file.table.form,
+        times=file.written.form,
+        zone=_zone(file, options, calendar),
+        stamp="close" if close_stamped else "open (if a time is that of a candle's close: add stamp=close)",
+        columns={name: file.table.named[name] for name in _ORDER if name in file.table.named},
+        unread=file.table.unread,
+        symbols=symbols,
+        doubts=tuple(filter(None, doubts)),
+    )
+
+
+def _zone(file: CandleFile, options: FileOptions, calendar: str) -> str:
+    if file.table.in_utc:
+        return "UTC, as its header says"
+    if file.written.has_zone:
+        return "UTC" if file.written.form.endswith("since 1970") else "in the file"
+    if options.tz is not None:
+        return options.tz
+    days = "days of UTC" if DAY_ZONES[calendar] == "UTC" else "days that end at 17:00 New York"
+    return f"{days}, by the calendar {calendar}; tz=ZONE changes it"
+
+
+def _feed(path: Path, options: FileOptions, symbols: Sequence[str]) -> str:
+    """Return the feed, with a symbol if the name of the file is none."""
+    if len(symbols) == 1 and not SYMBOL.fullmatch(symbols[0]):
+        options = options.model_copy(update={"symbol": spelling(symbols[0])})
+    given = options.model_dump(exclude_defaults=True)
+    texts = {name: "yes" if value is True else str(value) for name, value in given.items()}
+    query = "&".join(f"{name}={quote(value, safe=SAFE)}" for name, value in texts.items())
+    return f"{path}?{query}" if query else str(path)
+
+
+def _timeframe(source: FileSource) -> str | None:
+    """Return the timeframe of the symbol with the most rows."""
+    file = source.files[0]
+    times = file.written.times
+    names = file.table.frame.get("symbol")
+    if names is not None:
+        most = names.iloc[: len(times)].value_counts().index[0]
+        times = times[(names.iloc[: len(times)] == most).to_numpy()]
+    return likely_timeframe(times)
+
+
+def doubt_of(candles: pd.DataFrame, timeframe: str, calendar: str, *, close_stamped: bool) -> str:
+    """Return what the trading hours say against the times of *candles*, or an empty text.
+
+    Candles in the daily break of metals have another zone, or are stamped by their close if none are without that.
+    """
+    delta = timeframe_delta(timeframe)
+    if calendar != "metals" or delta > _SESSION_BREAK or candles.empty:
+        return ""
+    market, opens = WeeklySession(), pd.DatetimeIndex(candles.index)
+    closed = ~market.open_candles(opens, delta)
+    if closed.sum() < _FEW:
+        return ""
+    where = f"in hours in which the market of metals is closed, the first at {opens[closed][0]:%Y-%m-%d %H:%M}"
+    what = f"{int(closed.sum()):,} candles lie {where}"
+    if not close_stamped and market.open_candles(opens - delta, delta).all():
+        return f"{what}, and none would if candles are stamped by their close: add stamp=close"
+    return f"{what}: check the zone, or set ROLLOUT_CALENDAR=always for a market that never closes"
