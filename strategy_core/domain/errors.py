@@ -397,6 +397,15 @@ class InvalidPlan(Invalid):
     problems: Lines
 
 
+class NothingToReplay(Invalid):
+    """No candle that {version!r} can be replayed on opened from {start} to {end}. {feed}."""
+
+    version: str
+    start: datetime
+    end: datetime
+    feed: str  # which candles the feed has, or how many the version needs before its first decision
+
+
 class InvalidTimeframe(Invalid):
     """{timeframe!r} is not a timeframe. Allowed: {allowed}."""
 
