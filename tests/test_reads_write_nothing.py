@@ -26,7 +26,19 @@ from tests.builders import MONDAY
 from tests.conftest import SQLITE_FIRST
 
 CHANGES = {
-    *("activate", "approve", "canary", "decide", "outcomes", "pause", "percent", "register", "resume", "retire"),
+    *(
+        "activate",
+        "approve",
+        "canary",
+        "decide",
+        "outcomes",
+        "pause",
+        "percent",
+        "register",
+        "replay",
+        "resume",
+        "retire",
+    ),
     *("rollback", "sample", "score", "shadow", "start", "tick", "users"),
     *("alerts ack", "alerts deliver", "db restore", "db upgrade"),
 }

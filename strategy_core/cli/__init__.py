@@ -22,7 +22,7 @@ _PANELS = {  # of `rollout --help`: the commands of each, the most used first
     ),
     "Evidence": (
         *("verdicts", "report", "compare", "decisions", "calibrate"),
-        *("shadow", "score", "sample", "outcomes", "users"),
+        *("replay", "shadow", "score", "sample", "outcomes", "users"),
     ),
     "Operate": ("api", "deploy", "clock", "token", "exporter", "isolate"),
 }

@@ -53,6 +53,59 @@ def score(shell: Context) -> None:
 
 
 @command(commands)
+def replay(
+    shell: Context,
+    strategy: StrategyName,
+    version: VersionName,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help="First candle. Default: 180 days before --to.")
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="Only candles before this time. Default: the newest.")
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Delete what was replayed in this period, and decide anew.")
+    ] = False,
+) -> None:
+    """Let a version and the active one decide on past candles.
+
+    The decisions and their results are kept apart from the log of live decisions. The commands compare, plan and
+    calibrate use them where there is too little live evidence. No gate of a rollout counts them.
+    """
+    from dataclasses import asdict
+
+    from strategy_core.cli.context import progress, table
+    from strategy_core.isolation.pool import WorkerPool
+    from strategy_core.services.replay import replay_version
+
+    engine, source, settings = shell.engine, shell.candles(), shell.settings
+    with (
+        WorkerPool(deadline_s=settings.decision_deadline_s, at_once=settings.shadow_workers) as workers,
+        progress() as done,
+    ):
+        found = replay_version(
+            engine,
+            source,
+            workers,
+            strategy_name=strategy,
+            version=version,
+            now=shell.now,
+            start=moment(start, "--from"),
+            end=moment(end, "--to"),
+            again=again,
+            done=done,
+        )
+    columns = ["version", "first candle", "last candle", "candles", "new", "signals", "closed", "open", "errors"]
+    fields = ("version", "first", "newest", "candles", "decided", "signals", "closed", "pending", "errors")
+    rows = [[getattr(one, field) for field in fields] for one in found]
+    notes = [note for one in found for note in one.notes]
+    following = f"Next: rollout compare {strategy} {version} --start {found[0].first:%Y-%m-%d}"
+    shell.answer([asdict(one) | {"notes": one.notes} for one in found], table(columns, rows), *notes, following)
+    if any(one.errors for one in found):
+        raise typer.Exit(1)
+
+
+@command(commands)
 def compare(
     shell: Context,
     strategy: StrategyName,
@@ -64,8 +117,11 @@ def compare(
     end: End = None,
     symbol: Symbol = None,
 ) -> None:
-    """Compare a version with the active one on the same candles."""
-    from strategy_core.services.compare import chosen_period, compare_versions
+    """Compare a version with the active one on the same candles.
+
+    On candles before both decided live, replayed decisions are compared if there are any.
+    """
+    from strategy_core.services.compare import chosen_period, compare_versions, why_empty
 
     over = chosen_period(days, moment(start, "--start"), moment(end, "--end"), shell.now)
     found = compare_versions(
@@ -76,10 +132,10 @@ def compare(
         symbol=symbol,
         source=shell.candles(),
     )
-    data = {"start": over.start, "end": over.end, **found.model_dump(mode="json")}
-    shell.answer(
-        data, f"{over.start:%Y-%m-%d %H:%M} to {over.end:%Y-%m-%d %H:%M} UTC", *_comparison_tables(found, version)
-    )
+    why = [] if found.candles_compared else why_empty(shell.engine, strategy_name=strategy, version=version, over=over)
+    data = {"start": over.start, "end": over.end, **found.model_dump(mode="json"), "notes": why}
+    shown_period = f"{over.start:%Y-%m-%d %H:%M} to {over.end:%Y-%m-%d %H:%M} UTC"
+    shell.answer(data, shown_period, *_comparison_tables(found, version), *why)
 
 
 @command(commands)
@@ -155,6 +211,7 @@ def _comparison_tables(found: "Comparison", version: str) -> list["RenderableTyp
 
     known = {
         "candles": f"{found.candles_compared} compared, {found.candles_excluded} excluded",
+        **({"from replay": f"{found.candles_replayed} of the candles"} if found.candles_replayed else {}),
         "signals": f"{version} {found.shadow_signal_count}, active {found.active_signal_count}",
         "divergence": f"{_percent(found.divergence_rate)} of actionable candles, "
         f"{_percent(found.divergence_rate_all_candles)} of all",

@@ -284,11 +284,17 @@ def _quantile(values: Sequence[float], share: float) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class RecordedPair:
-    """The shadow history of two versions, with at least one slot. *risk_fraction* is the equity risked on one R."""
+    """The shadow history of two versions, with at least one slot.
+
+    Attributes:
+        risk_fraction: the equity risked on one R.
+        replayed: of the slots, those that are from replays.
+    """
 
     slots: Slots
     history: History
     risk_fraction: float
+    replayed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

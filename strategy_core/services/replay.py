@@ -42,8 +42,8 @@ class Replayed:
         first, newest: the replayed candles, by open time.
         candles: that it can decide on in the period: each has the candles before it that the version needs.
         decided: that are new. The other ones were replayed before, or failed.
-        signals: buys and sells among the new ones.
-        outcomes: trades that have closed and were booked now.
+        signals: buys and sells in the period, new or not.
+        closed: of these, trades that have closed.
         pending: trades that are still open where the feed ends.
         errors: candles on which it failed, with the newest error. They are not stored, and are tried again next time.
         revised: candles that were replayed before on other candles than the feed has now, with the first of them.
@@ -56,12 +56,27 @@ class Replayed:
     candles: int = 0
     decided: int = 0
     signals: int = 0
-    outcomes: int = 0
+    closed: int = 0
     pending: int = 0
     errors: int = 0
     last_error: str = ""
     revised: int = 0
     first_revised: datetime | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What an owner should know of it, a line each."""
+        notes = []
+        if not self.decided and not self.errors and self.candles:
+            notes.append(f"nothing new: {self.version} was replayed on these candles before")
+        if self.errors:
+            notes.append(f"{self.version} failed on {self.errors} candles, the newest with: {self.last_error}")
+        if self.first_revised is not None:
+            notes.append(
+                f"the feed has revised candles since {self.version} was replayed on them: {self.revised} decisions, "
+                f"the first on {self.first_revised:%Y-%m-%d %H:%M} UTC. To decide them anew: --again"
+            )
+        return notes
 
 
 @dataclass(slots=True, eq=False)
@@ -289,7 +304,6 @@ def _store(engine: Engine, replayer: _Replayer, symbol: str, chunk: _Chunk, now:
             result.errors += 1
             result.last_error = f"{answer.kind}: {answer.error}"
             continue
-        result.signals += answer.decision.signals
         rows.append(
             {
                 "strategy_name": version.strategy_name,
@@ -325,11 +339,14 @@ def _score_symbol(engine: Engine, replayer: _Replayer, market: _Market, rule: Sc
     found = np.flatnonzero(positions >= 0).tolist()
     sides = np.array([1 if signals[i][1] == Action.BUY else -1 for i in found], dtype=np.int64)
     trades = score(candles, positions[found], sides, rule)
-    result.pending += int((~trades.closed & (positions[found] < market.end)).sum())
+    within = (positions[found] >= market.start) & (positions[found] < market.end)
+    result.signals += int(within.sum())
+    result.closed += int((trades.closed & within).sum())
+    result.pending = result.signals - result.closed
     rows = outcome_rows(version, market.symbol, candles, [signals[i][0] for i in found], trades)
     new = [row for row in rows if row["timestamp"] not in booked]
     for first in range(0, len(new), CHUNK):
-        result.outcomes += _book(engine, new[first : first + CHUNK])
+        _book(engine, new[first : first + CHUNK])
     changes = marks(candles, trades, rule)
     opened = pd.DatetimeIndex(candles.index)
     for first in range(market.start, len(candles), CHUNK):
@@ -339,10 +356,10 @@ def _score_symbol(engine: Engine, replayer: _Replayer, market: _Market, rule: Sc
 
 
 @retry_transient()
-def _book(engine: Engine, rows: Sequence[dict[str, Any]]) -> int:
+def _book(engine: Engine, rows: Sequence[dict[str, Any]]) -> None:
     kept = [{name: value for name, value in row.items() if name != "decision_id"} for row in rows]
     with transaction(engine) as session:
-        return replays.add_outcomes(session, kept)
+        replays.add_outcomes(session, kept)
 
 
 @retry_transient()

@@ -68,7 +68,10 @@ def test_a_margin_a_year_needs_fewer_slots_where_signals_are_rare() -> None:
 def test_without_a_history_it_says_that_it_does_not_know() -> None:
     told = preview(Plan(), History(), 10)
 
-    assert told.verdict == "unknown: 0 slots in 10 days of shadow are too few to plan by"
+    assert told.verdict == (
+        "unknown: 0 slots in 10 days of shadow are too few to plan by. "
+        "Replay the version on past candles, or let it decide on"
+    )
     assert told.underpowered
     assert preview(Plan(), measure(slots([(0, 1.0, 1.0, 1, 1)]), 0), 0).slots_per_day == 0.0
 

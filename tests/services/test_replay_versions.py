@@ -147,7 +147,8 @@ def test_a_replay_decides_and_scores_as_shadow_runs_do_and_writes_nothing_else(
         marked(rows(pair, EquityMark, "1")),
     ]
     assert replayed_rows(pair, "1") == live
-    assert theirs.signals == theirs.outcomes + theirs.pending > 10
+    assert theirs.signals == theirs.closed + theirs.pending > 10
+    assert theirs.closed == len(rows(pair, Outcome, "1"))
     assert {table: found for table, found in picture(pair).items() if table not in REPLAYED} == before
 
 
@@ -158,7 +159,9 @@ def test_a_second_replay_adds_nothing(pair: Engine, workers: WorkerPool) -> None
     second, _ = replay(pair, workers, **WEEK)
 
     assert first.decided == first.candles > 200
-    assert (second.candles, second.decided, second.outcomes, second.revised) == (first.candles, 0, 0, 0)
+    assert (second.candles, second.signals, second.closed) == (first.candles, first.signals, first.closed)
+    assert (second.decided, second.revised) == (0, 0)
+    assert second.notes == ["nothing new: 2 was replayed on these candles before"]
     assert picture(pair) == before
 
 
