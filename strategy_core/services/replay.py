@@ -184,7 +184,7 @@ def _newest_candle(source: CandleSource, version: StrategyVersion, now: datetime
 def _feed_text(source: CandleSource, version: StrategyVersion, now: datetime) -> str:
     newest = _newest_candle(source, version, now)
     until = "no candles" if newest is None else f"candles until {newest:%Y-%m-%d %H:%M} UTC"
-    return f"The feed has {until}, and the version needs {version.warmup_bars} for its first decision"
+    return f"the feed has {until}, and the version needs {version.warmup_bars} for its first decision"
 
 
 def _read_market(

@@ -52,7 +52,7 @@ FACTS = {
     "start": MONDAY,
     "end": MONDAY - DAY,
     "moment": MONDAY,
-    "feed": "The feed has no candles",
+    "feed": "the feed has no candles",
     "years": (1678, 2261),
     "field": "salt",
     "trade_id": "t1",
