@@ -1,30 +1,38 @@
 """`rollout replay`, and what other commands show of it: the first commands of a new owner."""
 
+from typing import Any
+
 import pytest
 from sqlalchemy import Engine
 
-from tests.builders import DAY, MONDAY
-from tests.cli.conftest import Rollout, contents, set_clock
+from strategy_core.domain.audit import Command
+from strategy_core.domain.lifecycle import Status
+from strategy_core.services.versions import register_version
+from strategy_core.settings import Settings
+from tests.builders import DAY, GOLD, MONDAY, OWNER
+from tests.cli.conftest import FEED, Rollout, contents, set_clock
 from tests.prepared import prepared
 
-FIRST = ("register", "fib_rsi", "1", "--symbols", "GOLD")
 WEEK = ("--from", "2026-02-23", "--to", "2026-03-02")
 
 
 @pytest.fixture
 def registered(rollout: Rollout, database: Engine) -> Rollout:
     """Version 1 is active, version 2 in shadow, both registered on Monday."""
-
-    def register(_: Engine) -> None:
-        rollout(*FIRST, "--status", "active", "--yes")
-        rollout("register", "fib_rsi", "2", "--symbols", "GOLD", "--config", '{"rsi_period": 10}')
-
-    prepared(database, register)
+    prepared(database, register_both)
     return rollout
 
 
+def register_both(engine: Engine) -> None:
+    source = Settings(feed=FEED).open_candles(MONDAY)
+    facts: dict[str, Any] = {"entry_point": "fib_rsi", "symbols": [GOLD], "timeframe": "1h"}
+    for version, status, config in (("1", Status.ACTIVE, {}), ("2", Status.SHADOW, {"rsi_period": 10})):
+        name: dict[str, Any] = {"strategy_name": "fib_rsi", "version": version, "status": status, "config": config}
+        register_version(engine, Command(OWNER, MONDAY), source, **facts, **name)
+
+
 def test_a_registration_names_the_next_step(rollout: Rollout) -> None:
-    said = rollout(*FIRST)
+    said = rollout("register", "fib_rsi", "1", "--symbols", "GOLD")
 
     assert said.out.splitlines()[-1] == "Next: rollout replay fib_rsi 1   (evidence from past candles)"
 
