@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -64,6 +64,14 @@ class Replayed:
     first_revised: datetime | None = None
 
     @property
+    def summary(self) -> str:
+        """What was decided, in one line."""
+        counts = (
+            f"{self.candles} candles, {self.decided} of them new, {self.signals} signals, {self.closed} closed trades"
+        )
+        return f"{self.strategy_name} {self.version}: {counts}" + (f", {self.errors} errors" if self.errors else "")
+
+    @property
     def notes(self) -> list[str]:
         """What an owner should know of it, a line each."""
         notes = []
@@ -123,6 +131,7 @@ def replay_version(
     now: datetime,
     start: datetime | None = None,
     end: datetime | None = None,
+    length: timedelta = LOOK_BACK,
     again: bool = False,
     done: Progress = lambda *_: None,
 ) -> list[Replayed]:
@@ -132,7 +141,7 @@ def replay_version(
     log of live decisions: no gate of a rollout counts them. A second replay of the same candles adds nothing.
 
     Args:
-        start, end: by default the 180 days before *end*, and the end of the feed.
+        start, end: by default *length* before *end*, and the end of the feed.
         again: delete what was replayed in the period, and decide anew. Meant for candles that were revised.
         done: called with the symbol, the number of its candles that are done and their total.
 
@@ -151,7 +160,7 @@ def replay_version(
         raise InvalidTimeframe(chosen.timeframe, [source.timeframe])
     if missing := sorted(set(chosen.symbols) - set(source.symbols())):
         raise UnknownSymbol(missing[0], source.symbols())
-    over = _period(source, chosen, start, end, now)
+    over = _period(source, chosen, start, end, length, now)
     replayers = [_Replayer(chosen, chosen.symbols, Replayed(strategy_name, version))]
     if active is not None and active.version != version and active.timeframe == chosen.timeframe:
         both = shared_symbols(chosen, active)
@@ -168,12 +177,17 @@ def replay_version(
 
 
 def _period(
-    source: CandleSource, version: StrategyVersion, start: datetime | None, end: datetime | None, now: datetime
+    source: CandleSource,
+    version: StrategyVersion,
+    start: datetime | None,
+    end: datetime | None,
+    length: timedelta,
+    now: datetime,
 ) -> Period:
     if end is None:
         newest = _newest_candle(source, version, now)
         end = now if newest is None else min(now, newest + timeframe_delta(version.timeframe))
-    return period(end - LOOK_BACK if start is None else start, end)
+    return period(end - length if start is None else start, end)
 
 
 def _newest_candle(source: CandleSource, version: StrategyVersion, now: datetime) -> datetime | None:

@@ -11,14 +11,14 @@ from strategy_core.store import replays
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.replays import Span, Stretch
 from tests.builders import DAY, GOLD, HOUR, MONDAY, outcome_row, put_version
+from tests.builders import replay_row as of_version
 
 KEY = {"strategy_name": "fib_rsi", "version": "1", "symbol": GOLD}
 ALL_DAY = Stretch("fib_rsi", "1", GOLD, MONDAY, MONDAY + DAY)
 
 
 def replay_row(at: datetime, decision: str = "buy", **changes: Any) -> dict[str, Any]:
-    made = {"confidence": 0.5, "reason": "", "window_hash": f"{at:%H}" * 32, "replayed_at": MONDAY + 9 * DAY}
-    return {**KEY, "timestamp": at, "decision": decision, **made, **changes}
+    return {**of_version("1", at, decision), **changes}
 
 
 def replayed_outcome(at: datetime, r: float = 1.0) -> dict[str, Any]:
