@@ -240,6 +240,15 @@ class LostRace(Refused):
     found: int | None
 
 
+class NotReplayed(Refused):
+    """{version!r} and the active version are not both replayed from {start} to {end}. {advice}."""
+
+    version: str
+    start: datetime
+    end: datetime
+    advice: str  # the command that replays them
+
+
 class NotAwaiting(Refused):
     """Cannot {what}: the rollout is {state}. Allowed when {allowed: or }."""
 

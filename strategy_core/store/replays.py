@@ -8,7 +8,9 @@ from sqlalchemy import delete, func
 from sqlalchemy import select as select_columns
 from sqlmodel import Session, SQLModel, col, select
 
+from strategy_core.domain.strategy import INSUFFICIENT_HISTORY
 from strategy_core.store.bulk_insert import write_if_new
+from strategy_core.store.outcomes import is_of
 from strategy_core.store.tables import SIGNALS, ReplayDecision, ReplayMark, ReplayOutcome
 
 
@@ -97,3 +99,44 @@ def replayed_span(session: Session, strategy_name: str, version: str, symbols: S
         )
     ).one()
     return None if first is None else Span(first, newest, candles)
+
+
+class Trade(NamedTuple):
+    """A replayed signal. *closed_at* is None while its trade is open."""
+
+    symbol: str
+    timestamp: datetime
+    closed_at: datetime | None
+
+
+def read_candles(
+    session: Session, strategy_name: str, version: str, symbols: Sequence[str], start: datetime, end: datetime
+) -> set[tuple[str, datetime]]:
+    """Return (symbol, candle) of the replayed decisions on candles in [start, end)."""
+    query = select(ReplayDecision.symbol, ReplayDecision.timestamp)
+    return set(session.exec(query.where(*_within(strategy_name, version, symbols, start, end))).all())
+
+
+def read_trades(
+    session: Session, strategy_name: str, version: str, symbols: Sequence[str], start: datetime, end: datetime
+) -> list[Trade]:
+    """Return the replayed signals on candles in [start, end)."""
+    query = (
+        select(ReplayDecision.symbol, ReplayDecision.timestamp, ReplayOutcome.closed_at)
+        .outerjoin(ReplayOutcome, is_of(ReplayOutcome, ReplayDecision))
+        .where(*_within(strategy_name, version, symbols, start, end), col(ReplayDecision.decision).in_(SIGNALS))
+    )
+    return [Trade(*row) for row in session.exec(query).all()]
+
+
+def _within(
+    strategy_name: str, version: str, symbols: Sequence[str], start: datetime, end: datetime
+) -> tuple[Any, ...]:
+    return (
+        col(ReplayDecision.strategy_name) == strategy_name,
+        col(ReplayDecision.version) == version,
+        col(ReplayDecision.symbol).in_(symbols),
+        col(ReplayDecision.timestamp) >= start,
+        col(ReplayDecision.timestamp) < end,
+        col(ReplayDecision.reason) != INSUFFICIENT_HISTORY,
+    )
