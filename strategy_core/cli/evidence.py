@@ -5,7 +5,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from strategy_core.cli.context import Context, Limit, StrategyName, Symbol, VersionName, command, moment
+from strategy_core.cli.context import (
+    Context,
+    Limit,
+    PlanFile,
+    StrategyName,
+    Symbol,
+    VersionName,
+    command,
+    moment,
+    read_json,
+)
+from strategy_core.domain.errors import InvalidPlan
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -136,6 +147,55 @@ def compare(
     data = {"start": over.start, "end": over.end, **found.model_dump(mode="json"), "notes": why}
     shown_period = f"{over.start:%Y-%m-%d %H:%M} to {over.end:%Y-%m-%d %H:%M} UTC"
     shell.answer(data, shown_period, *_comparison_tables(found, version), *why)
+
+
+@command(commands)
+def whatif(
+    shell: Context,
+    strategy: StrategyName,
+    version: VersionName,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="TIME", help="Start of the rollout. Default: 180 days after the first replay."),
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="Only candles before this time. Default: all replayed.")
+    ] = None,
+    plan: PlanFile = None,
+) -> None:
+    """Show how a rollout would have gone on replayed candles.
+
+    Every candle is a tick with the gates of the plan. Owners approve at once. Nothing is changed.
+    """
+    from dataclasses import asdict
+
+    from strategy_core.cli.context import table
+    from strategy_core.domain.plan import read_plan
+    from strategy_core.services.whatif import what_if
+
+    found = what_if(
+        shell.engine,
+        strategy_name=strategy,
+        version=version,
+        plan=read_plan({} if plan is None else read_json(f"@{plan}", InvalidPlan)),
+        start=moment(start, "--from"),
+        end=moment(end, "--to"),
+    )
+    columns = ["stage", "entered", "left", "days", "slots", "canary R", "users R", "ended by"]
+    rows = [
+        (
+            stage.name,
+            stage.entered,
+            stage.left,
+            f"{((stage.left or found.end) - stage.entered).total_seconds() / 86_400:.1f}",
+            stage.slots,
+            f"{stage.canary_r:+.2f}",
+            f"{stage.users_r:+.2f}",
+            stage.reason if stage.left else "",
+        )
+        for stage in found.stages
+    ]
+    shell.answer(asdict(found) | {"notes": found.notes}, table(columns, rows), *found.notes)
 
 
 @command(commands)

@@ -241,11 +241,10 @@ class LostRace(Refused):
 
 
 class NotReplayed(Refused):
-    """{version!r} and the active version are not both replayed from {start} to {end}. {advice}."""
+    """{strategy_name!r} {version!r} and the active version are not both replayed in this period. Run: {advice}."""
 
+    strategy_name: str
     version: str
-    start: datetime
-    end: datetime
     advice: str  # the command that replays them
 
 

@@ -24,7 +24,7 @@ from strategy_core.domain.preview import harm_in_shadow
 from strategy_core.domain.ramp import Position, Ruling, State, Step, decide, judge_all
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.domain.slot_ledger import SlotLedger, add_slots, open_ledger
-from strategy_core.services.compare import period
+from strategy_core.services.compare import Period, period
 from strategy_core.services.evidence import LOOK_BACK, shared_symbols
 from strategy_core.services.rollouts import check_comparable
 from strategy_core.store import evidence, replays, versions
@@ -80,6 +80,25 @@ class WhatIf:
     ticks: int = 0
     stages: list[StageOutcome] = field(default_factory=list)
 
+    @property
+    def notes(self) -> list[str]:
+        """How it went, and what it is based on, a line each."""
+        last = self.stages[-1]
+        when = f"on {last.left or self.end:%Y-%m-%d %H:%M} UTC"
+        ends = {"rolled_back": f"rolled back {when}", "completed": f"completed {when}", "running": f"not ended {when}"}
+        notes = [f"{ends[self.ended]}: {last.reason}"]
+        money = sum(stage.users_r for stage in self.stages)
+        notes.append(f"users had {money:+.2f} R on average, against the active version alone")
+        if self.refused:
+            notes.append(f"warning: the start would have been refused: {self.refused}")
+        notes.append(
+            f"{self.ticks:,} ticks. The noise was measured on {self.shadow_slots:,} replayed slots of the "
+            f"{self.shadow_days:.0f} days before. Owners approve at once"
+        )
+        if self.left_out:
+            notes.append(f"not simulated: {', '.join(self.left_out)}")
+        return notes
+
 
 @dataclass(frozen=True, slots=True)
 class _Past:
@@ -109,8 +128,8 @@ def what_if(
     strategy_name: str,
     version: str,
     plan: Plan,
-    start: datetime,
-    end: datetime,
+    start: datetime | None = None,
+    end: datetime | None = None,
     seen: Seen = lambda *_: None,
 ) -> WhatIf:
     """Return how a rollout of *version* would have gone on the replayed candles that opened in [start, end).
@@ -120,13 +139,14 @@ def what_if(
     days before *start*.
 
     Args:
+        start: by default 180 days after the first candle that both have replayed, or that candle if there are fewer.
+        end: by default the end of what both have replayed.
         seen: called with the time, the ruling and the findings of each tick.
 
     Raises:
         UnknownStrategy, UnknownVersion, NoActiveVersion, Incomparable, InvalidPeriod, UnarmedPlan, InvalidPlan
         NotReplayed: both versions must have been replayed in the period.
     """
-    over = period(start, end)
     plan, left_out = simulable(plan)
     with reading(engine) as session:
         chosen = versions.get_version(session, strategy_name, version)
@@ -134,11 +154,29 @@ def what_if(
         check_comparable(chosen, active)
         rule = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring)
         symbols = shared_symbols(chosen, active)
+        over = _period(session, chosen, active, start, end)
         history, refused = _shadow(session, chosen, active, over.start, plan, rule.risk_fraction)
         past = _read_past(session, chosen, active, over.start, over.end, rule.risk_fraction)
     found = WhatIf(over.start, over.end, left_out=left_out, refused=refused)
     found.shadow_slots, found.shadow_days = history.slots, LOOK_BACK / timedelta(days=1)
     return _run(found, plan, history, past, symbols, rule.risk_fraction, timeframe_delta(chosen.timeframe), seen)
+
+
+def _period(
+    session: Session, version: StrategyVersion, active: StrategyVersion, start: datetime | None, end: datetime | None
+) -> Period:
+    if start is not None and end is not None:
+        return period(start, end)
+    name, symbols = version.strategy_name, shared_symbols(version, active)
+    spans = [replays.replayed_span(session, name, each.version, symbols) for each in (version, active)]
+    ours, theirs = spans
+    if ours is None or theirs is None:
+        raise NotReplayed(name, version.version, f"rollout replay {name} {version.version} --from TIME --to TIME")
+    first, newest = max(ours.first, theirs.first), min(ours.newest, theirs.newest)
+    end = newest + timeframe_delta(version.timeframe) if end is None else end
+    if start is None:
+        start = first + LOOK_BACK if first + LOOK_BACK < end else first
+    return period(start, end)
 
 
 def _shadow(
@@ -167,19 +205,17 @@ def _read_past(
     name, delta = version.strategy_name, timeframe_delta(version.timeframe)
     symbols = shared_symbols(version, active)
     candles = [replays.read_candles(session, name, each.version, symbols, start, end) for each in (version, active)]
-    both = sorted(candles[0] & candles[1])
+    both = candles[0] & candles[1]
     if not both:
-        advice = (
-            f"replay them first: rollout replay {name} {version.version} --from {start:%Y-%m-%d} --to {end:%Y-%m-%d}"
-        )
-        raise NotReplayed(version.version, start, end, advice)
+        command = f"rollout replay {name} {version.version} --from {start:%Y-%m-%d} --to {end:%Y-%m-%d}"
+        raise NotReplayed(name, version.version, command)
     over: dict[str, Any] = {"start": start, "end": end, "tables": REPLAYED}
     closed, _ = evidence.read_slots(session, name, version.version, active.version, **over)
     signals = [
         each
         for one in (version, active)
         for each in replays.read_trades(session, name, one.version, symbols, start, end)
-        if (each.symbol, each.timestamp) in candles[0] & candles[1]
+        if (each.symbol, each.timestamp) in both
     ]
     never = int((end + LOOK_BACK).timestamp())
     ours, theirs = (marks_by_candle(session, name, each.version, **over) for each in (version, active))

@@ -95,6 +95,22 @@ def test_a_plan_and_a_calibration_say_what_is_from_replay(registered: Rollout) -
     assert "From replay: " in calibrated
 
 
+def test_a_rollout_on_past_candles_is_a_table(registered: Rollout, database: Engine) -> None:
+    missing = registered("whatif", "fib_rsi", "2")
+    registered("replay", "fib_rsi", "2", *WEEK)
+    before = contents(database)
+
+    said = registered("whatif", "fib_rsi", "2", "--from", "2026-02-24")
+    data = registered("whatif", "fib_rsi", "2", "--from", "2026-02-24", "--json").data
+
+    assert (missing.code, "run: rollout replay fib_rsi 2 --from TIME" in missing.err) == (5, True)
+    assert (said.code, said.out.split()[:3]) == (0, ["stage", "entered", "left"])
+    assert data["ended"] in ("running", "rolled_back")
+    assert data["notes"][0] in said.out
+    assert data["stages"][0]["entered"] == "2026-02-24T00:00:00Z"
+    assert contents(database) == before
+
+
 def test_a_bad_period_is_refused_in_one_line(registered: Rollout, monkeypatch: pytest.MonkeyPatch) -> None:
     set_clock(monkeypatch, MONDAY + DAY)
 

@@ -52,7 +52,7 @@ FACTS = {
     "start": MONDAY,
     "end": MONDAY - DAY,
     "moment": MONDAY,
-    "advice": "replay them first",
+    "advice": "rollout replay fib_rsi 2",
     "feed": "the feed has no candles",
     "years": (1678, 2261),
     "field": "salt",

@@ -198,3 +198,25 @@ def test_gates_without_facts_in_the_past_are_named(pairs: Engine) -> None:
 def test_what_was_not_replayed_names_the_command(pairs: Engine) -> None:
     with pytest.raises(NotReplayed, match="rollout replay past 2 --from 2026-03-23 --to 2026-03-27"):
         ask(pairs)
+    with pytest.raises(NotReplayed, match="rollout replay past 2 --from TIME --to TIME"):
+        ask(pairs, start=None, end=None)
+
+
+def test_without_a_period_all_that_was_replayed_is_used(pairs: Engine) -> None:
+    put_past(pairs, rows(END + DAY))
+
+    found = ask(pairs, start=None, end=None)
+
+    assert (found.start, found.end) == (MONDAY, END)
+    assert found.shadow_slots == 0
+
+
+def test_the_notes_say_how_it_ended_and_what_it_is_based_on(pairs: Engine) -> None:
+    put_past(pairs, rows(START + 30 * HOUR))
+
+    notes = ask(pairs, plan=Plan()).notes
+
+    assert notes[0].startswith("rolled back on 2026-03-2")
+    assert notes[1].startswith("users had -")
+    assert notes[2].endswith("slots of the 180 days before. Owners approve at once")
+    assert notes[3] == "not simulated: order_errors, latency, sample_ratio, routing_audit"
