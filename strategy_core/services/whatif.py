@@ -29,7 +29,6 @@ from strategy_core.services.evidence import LOOK_BACK, shared_symbols
 from strategy_core.services.rollouts import check_comparable
 from strategy_core.store import evidence, replays, versions
 from strategy_core.store.engine import reading
-from strategy_core.store.outcomes import marks_by_candle
 from strategy_core.store.tables import REPLAYED, StrategyVersion
 
 Seen = Callable[[datetime, Ruling, Sequence[Finding]], None]
@@ -218,7 +217,7 @@ def _read_past(
         if (each.symbol, each.timestamp) in both
     ]
     never = int((end + LOOK_BACK).timestamp())
-    ours, theirs = (marks_by_candle(session, name, each.version, **over) for each in (version, active))
+    ours, theirs = (replays.marks_by_candle(session, name, each.version, start, end) for each in (version, active))
     marked = sorted(ours.keys() | theirs.keys())
     canary = np.array([ours.get(at, 0.0) for at in marked], np.float64)
     falls = zip(*(each.tolist() for each in deepest_so_far(canary, risk_fraction)), strict=True)

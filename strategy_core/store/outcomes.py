@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import cache
 from typing import Any
 
 from sqlalchemy import BigInteger, and_, bindparam, cast, extract, func, text
@@ -14,21 +13,17 @@ from strategy_core.store.engine import insert_if_new
 from strategy_core.store.pagination import per_dialect
 from strategy_core.store.tables import LIVE, ComparisonReport, EquityMark, EvidenceTables, Outcome, StrategyVersion
 
-
-@cache  # building it dominates the tick of many rollouts
-def _marks_queries(tables: EvidenceTables) -> dict[str, Any]:
-    mark = tables.mark
-    return per_dialect(
-        select(mark.timestamp, func.sum(mark.r))
-        .where(
-            mark.strategy_name == bindparam("strategy_name"),
-            mark.version == bindparam("version"),
-            col(mark.timestamp) >= bindparam("start"),
-        )
-        .group_by(col(mark.timestamp)),
-        mark,
-        "version",
+_MARKS = per_dialect(  # built once, because building it dominates the tick of many rollouts
+    select(EquityMark.timestamp, func.sum(EquityMark.r))
+    .where(
+        EquityMark.strategy_name == bindparam("strategy_name"),
+        EquityMark.version == bindparam("version"),
+        col(EquityMark.timestamp) >= bindparam("start"),
     )
+    .group_by(col(EquityMark.timestamp)),
+    EquityMark,
+    "version",
+)
 
 
 def is_of(outcome: Any, decision: Any) -> Any:
@@ -68,18 +63,12 @@ def find_outcomes(
 
 
 def marks_by_candle(
-    session: Session,
-    strategy_name: str,
-    version: str,
-    *,
-    start: datetime,
-    end: datetime | None = None,
-    tables: EvidenceTables = LIVE,
+    session: Session, strategy_name: str, version: str, *, start: datetime, end: datetime | None = None
 ) -> dict[datetime, float]:
     """Return the change of marked-to-market R by candle in [start, end), summed over symbols."""
-    query = _marks_queries(tables)[session.get_bind().dialect.name]
+    query = _MARKS[session.get_bind().dialect.name]
     if end is not None:
-        query = query.where(col(tables.mark.timestamp) < end)
+        query = query.where(col(EquityMark.timestamp) < end)
     params = {"strategy_name": strategy_name, "version": version, "start": start}
     return dict(session.exec(query, params=params).all())
 

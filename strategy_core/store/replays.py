@@ -129,6 +129,19 @@ def read_trades(
     return [Trade(*row) for row in session.exec(query).all()]
 
 
+def marks_by_candle(
+    session: Session, strategy_name: str, version: str, start: datetime, end: datetime
+) -> dict[datetime, float]:
+    """Return the change of marked-to-market R by candle in [start, end), summed over symbols."""
+    query = select(ReplayMark.timestamp, func.sum(ReplayMark.r)).where(
+        ReplayMark.strategy_name == strategy_name,
+        ReplayMark.version == version,
+        col(ReplayMark.timestamp) >= start,
+        col(ReplayMark.timestamp) < end,
+    )
+    return dict(session.exec(query.group_by(col(ReplayMark.timestamp))).all())
+
+
 def _within(
     strategy_name: str, version: str, symbols: Sequence[str], start: datetime, end: datetime
 ) -> tuple[Any, ...]:

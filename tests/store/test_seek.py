@@ -45,7 +45,7 @@ def put_log(engine: Engine) -> None:
 
 @pytest.mark.parametrize(
     "queries",
-    [evidence._NEWEST_DECIDED, evidence._COUNTED, evidence._slot_queries(LIVE)[0], outcomes._marks_queries(LIVE)],
+    [evidence._NEWEST_DECIDED, evidence._COUNTED, evidence._slot_queries(LIVE)[0], outcomes._MARKS],
     ids=["spoken", "counted", "slots", "marks"],
 )
 def test_symbol_by_symbol_is_the_same(log: Engine, queries: dict[str, Any]) -> None:
