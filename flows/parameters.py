@@ -38,6 +38,7 @@ Percent = Annotated[float, WithJsonSchema({"type": "number", "minimum": 0, "maxi
 Days = Annotated[float, Field(gt=0, le=3660), _titled("Days")]
 Candles = Annotated[int, Field(ge=1, le=100_000), _titled("Candles")]
 Symbols = Annotated[list[Annotated[_Name, _titled("Symbol")]], Field(min_length=1), _titled("Symbols")]
+Symbol = Annotated[_Name, _titled("Symbol")]
 AnySymbol = Annotated[str, Field(max_length=64), _titled("Symbol")]  # empty: all symbols
 Config = Annotated[dict[str, Any], _titled("Config")]
 EntryPoint = Annotated[str, Field(max_length=256), _titled("Entry point")]

@@ -14,6 +14,7 @@ from flows.parameters import (
     Reason,
     Remark,
     Strategy,
+    Symbol,
     Version,
     chosen_plan,
 )
@@ -204,6 +205,30 @@ def resume(strategy_name: Strategy, owner: Owner, reason: Remark = "") -> str:
             runtime.engine, Command(owned_by(owner), runtime.now, reason), strategy_name=strategy_name
         )
     return f"{strategy_name} {rollout.version} is {rollout.state}"
+
+
+@owner_flow("exclude {symbol} from {strategy_name}")
+def exclude(strategy_name: Strategy, symbol: Symbol, owner: Owner, reason: Reason) -> str:
+    """Take one symbol off the canary for the rest of the rollout: every user gets the active version on it.
+
+    The rollout goes on with the other symbols, and is not promoted. The platform must route by symbol
+    (ROLLOUT_ROUTES_BY_SYMBOL=1).
+
+    Args:
+        strategy_name: Strategy name.
+        symbol: The symbol to exclude.
+        owner: Your name.
+        reason: Stored in the audit trail.
+    """
+    with open_runtime() as runtime:
+        rollout = rollouts.exclude_symbol(
+            runtime.engine,
+            Command(owned_by(owner), runtime.now, reason),
+            strategy_name=strategy_name,
+            symbol=symbol,
+            routes_by_symbol=runtime.settings.routes_by_symbol,
+        )
+    return f"{strategy_name} {rollout.version} no longer serves {symbol}"
 
 
 def _summary_line(ticked: tick.TickResult) -> str:

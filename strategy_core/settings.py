@@ -76,6 +76,8 @@ class Settings(BaseSettings):
         prometheus_timeout: for one response, in seconds.
         four_eyes: the owner who started a rollout may not approve or advance it, nor activate its version. Every owner
             may pause it or roll it back at any time.
+        routes_by_symbol: the platform gives the symbol with each question for a version. Then an owner may exclude a
+            symbol from a canary.
         console_owner_header: header in which a proxy in front of Prefect's UI names the owner who is signed in, such as
             `X-Forwarded-User`. Without it the owner of a form is marked `unverified`. Read by `rollout up`.
         console_proxies: addresses or networks of those proxies, separated by commas. The header counts from no other.
@@ -116,6 +118,7 @@ class Settings(BaseSettings):
     prometheus_header: SecretStr | None = None
     prometheus_timeout: float = Field(default=5.0, gt=0, le=60)
     four_eyes: bool = False
+    routes_by_symbol: bool = False
     console_owner_header: str | None = Field(default=None, pattern=r"^[A-Za-z0-9-]+$")
     console_proxies: Networks = ()
     alert_urls: SecretStr | None = None

@@ -42,6 +42,7 @@ class Replay:
     percent: float = 0.0
     rollout: Open | None = None
     ended: dict[UUID, str] = field(default_factory=dict)
+    excluded: set[str] = field(default_factory=set)
     _activated: list[str] = field(default_factory=list)  # who became active, one after another
     _quarantined: set[str] = field(default_factory=set)
     _replaced: set[str] = field(default_factory=set)  # by a rollout that completed
@@ -57,6 +58,7 @@ class Replay:
             "canary": self._with("canary"),
             "percent": self.percent,
             "rollout": {"state": rollout.state, "stage": rollout.stage} if rollout else None,
+            **({"excluded": sorted(self.excluded)} if self.excluded else {}),
         }
 
     def apply(self, event: AuditEvent) -> None:
@@ -91,6 +93,9 @@ class Replay:
 
     def _update_canary_percent(self, event: AuditEvent) -> None:
         self.percent = event.after["percent"]
+
+    def _exclude_symbol(self, event: AuditEvent) -> None:
+        self.excluded.add(event.after["symbol"])
 
     def _start_rollout(self, event: AuditEvent) -> None:
         assert event.rollout_id is not None

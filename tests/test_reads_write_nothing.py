@@ -31,6 +31,7 @@ CHANGES = {
         "approve",
         "canary",
         "decide",
+        "exclude",
         "outcomes",
         "pause",
         "percent",

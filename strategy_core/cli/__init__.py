@@ -17,7 +17,7 @@ _PANELS = {  # of `rollout --help`: the commands of each, the most used first
     "Try it": ("demo", "up"),
     "Versions": ("register", "list", "show", "activate", "retire"),
     "Rollouts": (
-        *("status", "plan", "start", "approve", "decide", "rollback", "pause", "resume"),
+        *("status", "plan", "start", "approve", "decide", "rollback", "pause", "resume", "exclude"),
         *("tick", "canary", "percent", "route"),
     ),
     "Evidence": (

@@ -69,7 +69,14 @@ def at(
     from strategy_core.services.audit import state_at
 
     stood = state_at(shell.engine, strategy, moment(time, "--at") or shell.now)
-    values = {"active": stood.active, "canary": stood.canary, "percent": stood.percent, "rollout": stood.rollout}
+    values: dict[str, Any] = {
+        "active": stood.active,
+        "canary": stood.canary,
+        "percent": stood.percent,
+        "rollout": stood.rollout,
+    }
+    if stood.excluded:
+        values["excluded"] = stood.excluded
     rows = []
     for fact, value in values.items():
         made = stood.made_by.get(fact)

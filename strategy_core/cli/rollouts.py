@@ -189,6 +189,33 @@ def resume(shell: Context, strategy: StrategyName, reason: Reason = "") -> None:
 
 
 @command(commands)
+def exclude(
+    shell: Context,
+    strategy: StrategyName,
+    symbol: Annotated[str, typer.Argument(metavar="SYMBOL", help="Symbol of the feed.")],
+    reason: NeededReason,
+    yes: Yes = False,
+) -> None:
+    """Take one symbol off the canary for the rest of the rollout.
+
+    Every user gets the active version on it. The rollout goes on with the other symbols, and is not promoted. The
+    platform must route by symbol (ROLLOUT_ROUTES_BY_SYMBOL=1).
+    """
+    from strategy_core.services.rollouts import exclude_symbol
+
+    engine = shell.engine
+    shell.confirm(f"the canary of {strategy} no longer serves {symbol}, and is not promoted", yes=yes)
+    rollout = exclude_symbol(
+        engine,
+        Command(shell.actor, shell.now, reason),
+        strategy_name=strategy,
+        symbol=symbol,
+        routes_by_symbol=shell.settings.routes_by_symbol,
+    )
+    _answer_rollout(shell, rollout, f"{strategy} {rollout.version} no longer serves {symbol}")
+
+
+@command(commands)
 def approve(shell: Context, strategy: StrategyName, reason: Reason = "") -> None:
     """Approve the next stage of a rollout.
 
@@ -315,14 +342,20 @@ def percent(shell: Context, strategy: StrategyName, percent: Percent, reason: Re
 
 @command(commands)
 def route(
-    shell: Context, user: Annotated[str, typer.Argument(metavar="USER", help="User id.")], strategy: StrategyName
+    shell: Context,
+    user: Annotated[str, typer.Argument(metavar="USER", help="User id.")],
+    strategy: StrategyName,
+    symbol: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Symbol of the trade. It may be excluded from the canary."),
+    ] = None,
 ) -> None:
     """Show which version a user gets now, and why."""
     from dataclasses import asdict
 
     from strategy_core.services.queries import route_user
 
-    found = route_user(shell.engine, user_id=user, strategy_name=strategy)
+    found = route_user(shell.engine, user_id=user, strategy_name=strategy, symbol=symbol)
     shell.answer(asdict(found) | {"why": found.why}, f"{user} gets {strategy} {found.version}: {found.why}")
 
 

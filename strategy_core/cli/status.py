@@ -122,6 +122,7 @@ def _status_data(status: "StrategyStatus") -> dict[str, Any]:
         "active": status.active,
         "canary": status.canary,
         "percent": status.percent,
+        "excluded_symbols": status.excluded,
         "shadows": status.shadows,
         "watch": status.watch,
         "rollout": None if rollout is None else _rollout_data(rollout),
@@ -146,6 +147,8 @@ def _status_lines(status: "StrategyStatus") -> list["RenderableType"]:
     from strategy_core.cli.context import facts_table, plain, table
 
     canary = f"{status.canary} for {status.percent:g} % of users" if status.canary else None
+    if canary and status.excluded:
+        canary += f", not on {', '.join(status.excluded)}"
     known: dict[str, object] = {
         "strategy": status.strategy_name,
         "active": status.active or "none: the strategy is closed, its users get no version",

@@ -49,6 +49,7 @@ HEADLINES: Mapping[str, str] = {
     "rollout.completed": "completed",
     ROLLED_BACK: "rolled back",
     "rollout.frozen": "frozen: harm is likely but not proven",
+    "rollout.symbol_excluded": "a symbol is excluded from the canary",
     BLIND: "blind: no evidence",
     TICK_OVERDUE: "tick overdue: its users are not protected",
     TAMPERED: "not the build that was registered",

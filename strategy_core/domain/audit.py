@@ -139,6 +139,9 @@ class Chain:
         self.breaks.append(ChainBreak(link.position, problem))
 
 
+_CANARY_ALONE = ("update_canary_percent", "exclude_symbol")  # the rollout's row stays as it is
+_SETS_CANARY = ("start_rollout", "advance", *_CANARY_ALONE)
+
 Columns: TypeAlias = dict[str, frozenset[Any]]  # column -> values that the events allow, mostly one
 
 
@@ -159,6 +162,7 @@ class Replay:
     versions: dict[str, Columns] = field(default_factory=dict)
     rollouts: dict[UUID, Columns] = field(default_factory=dict)
     _open: UUID | None = None
+    _excluded: dict[str, Any] = field(default_factory=dict)
     _newest_activation: datetime | None = None
 
     def follow(self, facts: Mapping[str, Any]) -> None:
@@ -188,6 +192,8 @@ class Replay:
             self._set(version, quarantined_at=at)
         elif reinstates:
             self._set(before.active, quarantined_at=at)
+        if action == "exclude_symbol" and isinstance(facts["after"], Mapping):
+            self._excluded[str(facts["after"].get("symbol"))] = facts["after"].get("since")
         self._follow_canary(action, at, before, after, promoted=_baked(own))
         self._follow_rollout(facts, before, after, reinstates=reinstates)
 
@@ -227,11 +233,13 @@ class Replay:
         moved = after.canary != before.canary
         if after.canary is not None and moved:
             self.canary |= {"version": frozenset({after.canary}), "started_at": frozenset({at})}
+            self._excluded = {}
         if not self.canary:
             return
         resumed = action == "resume" and not promoted
-        if moved or resumed or action in ("start_rollout", "advance", "update_canary_percent"):
+        if moved or resumed or action in _SETS_CANARY:
             self.canary["generation"] = frozenset({max(self.canary.get("generation", {0})) + 1})
+        self.canary["excluded_symbols"] = frozenset({values_digest(self._excluded)})
         self.canary["rollout_bp"] = frozenset({after.percent_bp if after.canary is not None else 0})
 
     def _follow_rollout(
@@ -260,7 +268,7 @@ class Replay:
                 self._retire_predecessors(facts["after"], rollout, at)
         elif rollout_id == self._open:
             rollout |= _stage_columns(rollout, action, at, after)
-        counts = action not in ("start_rollout", "update_canary_percent")
+        counts = action not in ("start_rollout", *_CANARY_ALONE)
         if counts and (after.state is None or rollout_id == self._open):
             rollout["generation"] = frozenset({max(rollout["generation"]) + 1})
         if after.state is None:
@@ -319,7 +327,7 @@ def _stage_columns(rollout: Columns, action: str, at: datetime, after: _Serving)
         columns["stage_extended_at"] = now
     if action == "promote":
         columns["promoted_at"] = now
-    pending = rollout.get("approved_stage", harmless) if action == "update_canary_percent" else harmless
+    pending = rollout.get("approved_stage", harmless) if action in _CANARY_ALONE else harmless
     columns["approved_stage"] = harmless | {after.stage + 1} if action == "approve" else pending
     return columns
 

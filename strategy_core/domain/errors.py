@@ -256,6 +256,15 @@ class NotAwaiting(Refused):
     allowed: Names
 
 
+class CannotExclude(Refused):
+    """Cannot exclude {symbol} from the canary of {strategy_name!r}: {problem}. Allowed: {allowed}."""
+
+    strategy_name: str
+    symbol: str
+    problem: str
+    allowed: Names
+
+
 class AlreadyDone(Refused):
     """{actor!r} has used idempotency key {idempotency_key!r} for a change that is done.
     Read the current state, or use another key.

@@ -76,9 +76,12 @@ class Serving:
     active: str | None
     canary: str | None
     canary_bp: int
+    excluded: frozenset[str] = frozenset()  # symbols that the canary does not serve
 
-    def version_of(self, bucket: int) -> str | None:
-        return self.canary if self.canary is not None and bucket < self.canary_bp else self.active
+    def version_of(self, bucket: int, symbol: str) -> str | None:
+        if self.canary is None or bucket >= self.canary_bp or symbol in self.excluded:
+            return self.active
+        return self.canary
 
 
 def serving_at(history: Sequence[Serving], moment: datetime) -> Serving | None:
@@ -87,8 +90,8 @@ def serving_at(history: Sequence[Serving], moment: datetime) -> Serving | None:
     return history[place - 1] if place else None
 
 
-def is_misrouted(history: Sequence[Serving], bucket: int, version: str, opened_at: datetime) -> bool:
-    """Return whether *version* is not one that routing gave the user's *bucket* around *opened_at*.
+def is_misrouted(history: Sequence[Serving], bucket: int, symbol: str, version: str, opened_at: datetime) -> bool:
+    """Return whether *version* is not one that routing gave the user's *bucket* on *symbol* around *opened_at*.
 
     A trade is routed correctly if routing gave its version at any moment from ROUTING_GRACE before it was opened until
     CLOCK_SKEW after. Before the history begins, or while no version was active, the result is False.
@@ -97,7 +100,7 @@ def is_misrouted(history: Sequence[Serving], bucket: int, version: str, opened_a
     last = bisect_right(history, opened_at + CLOCK_SKEW, key=lambda serving: serving.since)
     if first == 0:
         return False
-    given = {serving.version_of(bucket) for serving in history[first - 1 : last]}
+    given = {serving.version_of(bucket, symbol) for serving in history[first - 1 : last]}
     return version not in given and None not in given
 
 

@@ -51,6 +51,9 @@ ENDED = frozenset({State.ROLLED_BACK, State.COMPLETED, State.ABORTED})
 OWNER, ALERT, BLIND, UNANSWERED = "owner", "alert", "blind", "unanswered"  # causes of a rollback other than a gate
 
 
+_NOT_PROMOTED = "excluded. Roll back, and start a version that serves all symbols"
+
+
 class Step(StrEnum):
     """What a tick does to a rollout."""
 
@@ -75,6 +78,7 @@ class Position:
     approved_stage: int | None = None
     blind_since: datetime | None = None
     promoted_at: datetime | None = None
+    excluded: tuple[str, ...] = ()  # symbols that the canary does not serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +181,10 @@ def _climb(plan: Plan, at: Position, worst: Finding, measured: Finding, now: dat
             worst,
         )
     if worst.verdict is not Verdict.PASS:
-        return _unanswered(plan, at, worst, now)
+        return _unanswered(plan, at, worst, f"{worst.gate}: {worst.reason}", now)
     following = at.stage_index + 1
+    if following == len(plan.stages) and at.excluded:
+        return _unanswered(plan, at, worst, f"{', '.join(at.excluded)} {_NOT_PROMOTED}", now)
     passed = f"every gate passed at {stage.percent:g} %: {measured.reason}"
     if following == len(plan.stages):
         return Ruling(Step.PROMOTE, passed, measured)
@@ -188,8 +194,7 @@ def _climb(plan: Plan, at: Position, worst: Finding, measured: Finding, now: dat
     return Ruling(Step.ADVANCE, passed, measured)
 
 
-def _unanswered(plan: Plan, at: Position, worst: Finding, now: datetime) -> Ruling:
-    reason = f"{worst.gate}: {worst.reason}"
+def _unanswered(plan: Plan, at: Position, worst: Finding, reason: str, now: datetime) -> Ruling:
     waited = now - at.stage_extended_at
     if waited < plan.maximum_stage_time:
         return Ruling(Step.HOLD, reason, worst)
@@ -276,6 +281,8 @@ def _remaining_needs(plan: Plan, at: Position, armed: Sequence[Finding], now: da
         if not gate.dry_run and gate.name not in judged:
             yield f"{gate.name} must pass: no tick has judged it yet"
     following = at.stage_index + 1
+    if at.excluded and following == len(plan.stages):
+        yield f"it cannot be promoted: {', '.join(at.excluded)} {_NOT_PROMOTED}"
     if following < len(plan.stages) and plan.needs_approval(following) and at.approved_stage != following:
         when = "now" if at.state is State.AWAITING_APPROVAL else "then"
         yield f"an owner must {when} approve {plan.stages[following].percent:g} %"

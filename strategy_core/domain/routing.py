@@ -40,16 +40,24 @@ def buckets_of(user_ids: Sequence[str], salt: str = "") -> IntArray:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """The routing rule of one strategy at one moment, with the generation of the strategy."""
+    """The routing rule of one strategy at one moment, with the generation of the strategy.
+
+    Attributes:
+        excluded: symbols on which every user gets the active version.
+    """
 
     active: str
     canary: str | None
     percent_bp: int
     salt: str
     generation: int
+    excluded: frozenset[str] = frozenset()
 
-    def version_of(self, bucket: int) -> str:
-        return self.canary if self.canary is not None and bucket < self.percent_bp else self.active
+    def version_of(self, bucket: int, symbol: str | None = None) -> str:
+        """Return the version of a user's bucket on *symbol*, or on the symbols that are not excluded."""
+        if self.canary is None or bucket >= self.percent_bp or symbol in self.excluded:
+            return self.active
+        return self.canary
 
 
 def refused_user(user_id: object) -> InvalidName | None:

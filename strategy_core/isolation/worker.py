@@ -272,6 +272,7 @@ def _run_worker(pipes: Pipes, prepared: Prepared) -> NoReturn:  # pragma: no cov
     except Exception as failed:  # noqa: BLE001  whatever it is, no code of the version may run
         pipes.send(refused=["IsolationUnavailable", [prepared.found.level, protocol.one_line(failed)]])
         os._exit(0)
+    socket.has_ipv6 = False  # urllib3, which many packages import, tries IPv6 at its import: that would be a breach
     guard.arm()
     version = _load_and_report(header, parts, guard, pipes)
     gc.freeze()  # also what the version imported

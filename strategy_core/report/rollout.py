@@ -33,6 +33,7 @@ _STATE_FIELDS = {
     "canary": "canary",
     "percent": "users of the canary",
     "rollout": "rollout",
+    "excluded": "excluded symbols",
 }
 _BOLD_VERDICTS = (Verdict.BREACH, Verdict.FAIL, Verdict.BLIND)
 ERROR_WORDS = {
@@ -516,5 +517,7 @@ def _state_value(field: str, state: Mapping[str, Any]) -> str:
             return f"{value:g} %"
         case "rollout", {"state": name, "stage": int(stage)}:
             return f"{str(name).replace('_', ' ')}, stage {stage + 1}"
+        case "excluded", list(symbols):
+            return ", ".join(map(str, symbols))
         case _, value:
             return str(value)

@@ -25,12 +25,14 @@ class _StrategyRouting(BaseModel):
     rollout_percent: float
     salt: str
     generation: int = Field(ge=0)
+    excluded_symbols: list[str] = []  # releases before 0.3 send none
 
     def routing(self) -> Routing | None:
         percent_bp = basis_points(self.rollout_percent)
         if self.active is None:
             return None
-        return Routing(self.active, self.canary, percent_bp if self.canary else 0, self.salt, self.generation)
+        excluded = frozenset(self.excluded_symbols if self.canary else ())
+        return Routing(self.active, self.canary, percent_bp if self.canary else 0, self.salt, self.generation, excluded)
 
 
 class _Answer(BaseModel):

@@ -15,6 +15,7 @@ from typing import Self
 import structlog
 
 from strategy_core.domain.errors import (
+    InvalidName,
     InvalidSetting,
     NoActiveVersion,
     RouterClosed,
@@ -98,7 +99,13 @@ class Table:
             if routing.canary is not None and (routing.canary, routing.salt) == (known.canary, known.salt):
                 admitted = known.admitted
         return RouterEntry(
-            routing.active, routing.canary, routing.percent_bp, routing.salt, routing.generation, admitted=admitted
+            routing.active,
+            routing.canary,
+            routing.percent_bp,
+            routing.salt,
+            routing.generation,
+            routing.excluded,
+            admitted=admitted,
         )
 
 
@@ -185,11 +192,15 @@ class Router:
         self._start(Refresher(self._open(), self._table), load=True)
         _ROUTERS.add(self)
 
-    def version_for(self, user_id: str, strategy_name: str) -> str:
+    def version_for(self, user_id: str, strategy_name: str, symbol: str | None = None) -> str:
         """Return the version that *user_id* gets now. Takes about a microsecond.
 
+        Args:
+            symbol: of the trade, spelled as in the feed. Without it, the answer ignores that an owner may have excluded
+                a symbol from the canary.
+
         Raises:
-            InvalidName: *user_id* is empty or cannot be encoded as UTF-8.
+            InvalidName: *user_id* is empty or cannot be encoded as UTF-8, or *symbol* is not text.
             UnknownStrategy, NoActiveVersion, RouterClosed
         """
         table = self._table
@@ -200,37 +211,37 @@ class Router:
             if not served.percent_bp:
                 user_id.encode()  # refuse invalid ids also without a canary
                 return served.active
-            if bucket_of(user_id, served.salt) >= served.percent_bp:
+            if symbol in served.excluded or bucket_of(user_id, served.salt) >= served.percent_bp:
                 return served.active
         except (KeyError, UnicodeEncodeError, AttributeError, TypeError):
-            raise self._refusal(user_id, strategy_name) from None
+            raise self._refusal(user_id, strategy_name, symbol) from None
         if table.clock() - table.confirmed_at <= table.max_age_s:
             served.admitted.add(user_id)
         elif user_id not in served.admitted:
             return served.active
         return served.canary  # type: ignore[return-value]  # set, because percent_bp is above 0
 
-    def assign(self, user_ids: Iterable[str], strategy_name: str) -> list[str]:
+    def assign(self, user_ids: Iterable[str], strategy_name: str, symbol: str | None = None) -> list[str]:
         """Return `version_for` each user, in the same order and all with the same routing.
 
         A million users take about a second of CPU time. In an event loop, call this in a thread.
         """
         served = self._entry(strategy_name)
         users = user_ids if isinstance(user_ids, list) else list(user_ids)
-        self._check(users, strategy_name)
-        if not served.percent_bp:
+        self._check(users, symbol)
+        if not served.percent_bp or symbol in served.excluded:
             return [served.active] * len(users)
         assigned: list[str] = []
         for start in range(0, len(users), _BATCH):
             assigned += self._assign_batch(users[start : start + _BATCH], served)
         return assigned
 
-    def explain(self, user_id: str, strategy_name: str) -> Route:
+    def explain(self, user_id: str, strategy_name: str, symbol: str | None = None) -> Route:
         """Return the version that `version_for` would return, with the reason. Does not admit the user."""
         served = self._entry(strategy_name)
-        self._check([user_id], strategy_name)
+        self._check([user_id], symbol)
         bucket, stale = bucket_of(user_id, served.salt), self._table.stale
-        version = served.version_of(bucket)
+        version = served.version_of(bucket, symbol)
         unsettled = stale and version == served.canary
         if unsettled and user_id not in served.admitted:
             version = served.active
@@ -243,6 +254,7 @@ class Router:
             in_canary=version == served.canary,
             generation=served.generation,
             stale=unsettled,
+            excluded=symbol if symbol in served.excluded else None,
         )
 
     def generation(self, strategy_name: str) -> int:
@@ -302,7 +314,9 @@ class Router:
         choice = (served.active, served.canary)
         return [choice[within] for within in inside]  # type: ignore[misc]  # as in `version_for`
 
-    def _check(self, users: list[str], strategy_name: str) -> None:
+    def _check(self, users: list[str], symbol: object) -> None:
+        if not isinstance(symbol, str | None):
+            raise InvalidName("symbol", symbol, "text")
         try:
             "".join(users).encode()
             if all(users):
@@ -311,12 +325,14 @@ class Router:
             pass
         raise next(filter(None, (refused_user(user) for user in users)))
 
-    def _refusal(self, user_id: str, strategy_name: str) -> Exception:
+    def _refusal(self, user_id: str, strategy_name: str, symbol: object = None) -> Exception:
         """Return the reason why there is no answer."""
         if self._closed:
             return RouterClosed()
         if strategy_name not in self._table.served:
             return UnknownStrategy(strategy_name, self._table.served)
+        if not isinstance(symbol, str | None):
+            return InvalidName("symbol", symbol, "text")
         return refused_user(user_id) or NoActiveVersion(strategy_name)
 
 

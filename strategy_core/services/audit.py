@@ -38,7 +38,7 @@ from strategy_core.strategies.loading import resolve
 if TYPE_CHECKING:  # a tenth of a second, which every command would wait for
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-_FACTS = ("active", "canary", "percent", "rollout")
+_FACTS = ("active", "canary", "percent", "rollout", "excluded")
 
 
 class ExportFormat(StrEnum):
@@ -52,8 +52,9 @@ class StateAt:
 
     Attributes:
         rollout: the open rollout's state and stage index.
+        excluded: symbols that the canary did not serve.
         event: the newest change at that moment.
-        made_by: by fact (active, canary, percent, rollout), the change that set it, if the trail has one.
+        made_by: by fact (active, canary, percent, rollout, excluded), the change that set it, if the trail has one.
     """
 
     strategy_name: str
@@ -62,6 +63,7 @@ class StateAt:
     canary: str | None
     percent: float
     rollout: Mapping[str, Any] | None
+    excluded: Sequence[str]
     event: AuditEvent
     made_by: Mapping[str, AuditEvent]
 
@@ -208,6 +210,7 @@ def state_at(engine: Engine, strategy_name: str, at: datetime) -> StateAt:
             canary=event.after.get("canary"),
             percent=event.after.get("percent", 0.0),
             rollout=event.after.get("rollout"),
+            excluded=event.after.get("excluded", []),
             event=event,
             made_by={fact: made for fact in _FACTS if (made := audit.newest_change(session, event, fact))},
         )
@@ -542,7 +545,7 @@ def _mismatches(session: Session, strategy: StrategyRow, replay: Replay) -> Iter
 def _compared(table: str, key: str, row: Any, columns: Columns) -> Iterator[Mismatch]:
     for name, allowed in columns.items():
         value = getattr(row, name)
-        if name in ("plan", "scoring"):
+        if name in ("plan", "scoring", "excluded_symbols"):
             value = values_digest(value)
         if value not in allowed:
             expected = " or ".join(sorted(_shown(each) for each in allowed))

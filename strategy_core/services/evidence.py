@@ -146,12 +146,11 @@ class Booking:
 
 
 def load_ledger(
-    session: Session, rollout: Rollout, symbols: Sequence[str], *, not_before: datetime | None = None
+    session: Session, rollout: Rollout, pair: "VersionPair", *, not_before: datetime | None = None
 ) -> Booking:
     """Return the rollout's ledger with all slots that have closed by now. It is read-only.
 
     Args:
-        symbols: the symbols that both versions decide on.
         not_before: slots on earlier candles are left out.
     """
     row = evidence.get_book(session, rollout.id)
@@ -159,11 +158,13 @@ def load_ledger(
     before = read_ledger(row.totals.get("book", {})) or _rebook(session, rollout, history)
     strategy_name, canary, active = rollout.strategy_name, rollout.version, rollout.control_version
     since = max(_unsettled_from(row, rollout), not_before or rollout.started_at)
-    closed, pending = evidence.read_slots(session, strategy_name, canary, active, start=since)
+    all_closed, all_pending = evidence.read_slots(session, strategy_name, canary, active, start=since)
+    closed = [one for one in all_closed if pair.counts(one.symbol, one.timestamp)]
+    pending = [one for one in all_pending if pair.counts(one.symbol, one.timestamp)]
     spoken = evidence.newest_spoken(session, strategy_name, (canary, active), since)
     new = evidence.not_booked(session, rollout.id, closed)
-    after, _ = add_slots(before, evidence.as_slots(new, symbols), history)
-    settled = {symbol: _earlier_of(spoken[canary].get(symbol), spoken[active].get(symbol)) for symbol in symbols}
+    after, _ = add_slots(before, evidence.as_slots(new, pair.symbols), history)
+    settled = {symbol: _earlier_of(spoken[canary].get(symbol), spoken[active].get(symbol)) for symbol in pair.symbols}
     return Booking(row, history, after, new, pending, spoken, settled)
 
 
@@ -275,10 +276,25 @@ class VersionPair:
 
     Attributes:
         symbols: the symbols that both decide on. Lateness and silence on other symbols do not count.
+        excluded: by symbol, since when the canary does not serve it.
     """
 
     symbols: Sequence[str]
     timeframe: timedelta
+    excluded: Mapping[str, datetime]
+
+    @property
+    def served(self) -> list[str]:
+        return [symbol for symbol in self.symbols if symbol not in self.excluded]
+
+    @property
+    def left_out(self) -> dict[str, datetime]:
+        """By excluded symbol, the first candle that does not count: a signal comes when its candle closes."""
+        return {symbol: since - self.timeframe for symbol, since in self.excluded.items()}
+
+    def counts(self, symbol: str, candle: datetime) -> bool:
+        """Return whether the canary served the symbol when the candle closed."""
+        return symbol not in self.excluded or candle + self.timeframe < self.excluded[symbol]
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,13 +308,14 @@ class Feed:
 def load_pair(session: Session, rollout: Rollout) -> VersionPair:
     canary = versions.get_version(session, rollout.strategy_name, rollout.version)
     active = versions.get_version(session, rollout.strategy_name, rollout.control_version)
-    return VersionPair(shared_symbols(canary, active), timeframe_delta(canary.timeframe))
+    excluded = rollouts.excluded_from(session, rollout)
+    return VersionPair(shared_symbols(canary, active), timeframe_delta(canary.timeframe), excluded)
 
 
 def read_feed(source: CandleSource, pair: VersionPair, moment: datetime) -> Feed:
     """Return the candles that must have been decided by *moment*, or the problem that the source raised."""
     try:
-        due = {symbol: source.expected_at(symbol, moment) for symbol in pair.symbols}
+        due = {symbol: source.expected_at(symbol, moment) for symbol in pair.served}
     except Exception as error:  # noqa: BLE001  a failing source means blindness. Gates must still rule
         return Feed({}, in_a_line(error))
     return Feed({symbol: candle for symbol, candle in due.items() if candle is not None})
@@ -308,7 +325,7 @@ def judge(session: Session, rollout: Rollout, plan: Plan, feed: Feed, now: datet
     """Return the finding of every gate on the rollout's present evidence. It is read-only."""
     margins = plan.stages[rollout.stage_index].margins
     pair = load_pair(session, rollout)
-    booking = load_ledger(session, rollout, pair.symbols)
+    booking = load_ledger(session, rollout, pair)
     return judge_all(plan.gates, load_evidence(session, rollout, plan, pair, feed, booking, now), margins)
 
 
@@ -319,14 +336,17 @@ def load_evidence(
     strategy_name, since = rollout.strategy_name, rollout.started_at
     canary, active = rollout.version, rollout.control_version
     settled, spoken = booking.settled, booking.spoken
-    symbol = max(feed.due, key=lambda name: feed.due[name] - (settled.get(name) or since), default=None)
-    candles, canary_marks, active_marks = evidence.read_marks(session, strategy_name, canary, active, since=since)
+    due = {name: candle for name, candle in feed.due.items() if name in pair.served}
+    symbol = max(due, key=lambda name: due[name] - (settled.get(name) or since), default=None)
+    candles, canary_marks, active_marks = evidence.read_marks(
+        session, strategy_name, canary, active, since=since, left_out=pair.left_out, timeframe=pair.timeframe
+    )
     scoring = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring)
     patience = scoring.horizon + 1 + plan.late_candles
     late = evidence.oldest_overdue(
         session, strategy_name, booking.pending, patience, timeframe=pair.timeframe, spoken=spoken
     )
-    asked: dict[str, Any] = {"symbols": pair.symbols, "since": since, "spoken": spoken}
+    asked: dict[str, Any] = {"symbols": pair.served, "since": since, "spoken": spoken, "left_out": pair.left_out}
     falls = zip(*(each.tolist() for each in deepest_so_far(canary_marks, scoring.risk_fraction)), strict=True)
     platform = _platform_facts(session, rollout, plan, pair, now)
     return Evidence(
@@ -342,7 +362,7 @@ def load_evidence(
         active_drawdown=max_drawdown(active_marks, scoring.risk_fraction),
         risk_fraction=scoring.risk_fraction,
         newest_candle=settled.get(symbol) if symbol else None,
-        due_candle=feed.due[symbol] if symbol else None,
+        due_candle=due[symbol] if symbol else None,
         overdue=f"no outcome of {late.version} on {late.symbol} {late.timestamp:%Y-%m-%d %H:%M} UTC yet"
         if late
         else "",
@@ -371,28 +391,38 @@ def next_limit(
     gates = [gate for gate in read_plan(rollout.plan).gates if not gate.dry_run]
     name, since = rollout.strategy_name, rollout.started_at
     with reading(engine) as session:
-        pair = [versions.get_version(session, name, each) for each in (rollout.version, rollout.control_version)]
+        pair = load_pair(session, rollout)
+        both = [versions.get_version(session, name, each) for each in (rollout.version, rollout.control_version)]
         rule = ScoringRule.model_validate(versions.get_strategy(session, name).scoring)
-        marks = marks_by_candle(session, name, rollout.version, start=since)
-        booking = load_ledger(session, rollout, shared_symbols(*pair))
+        marks = marks_by_candle(
+            session, name, rollout.version, start=since, left_out=pair.left_out, timeframe=pair.timeframe
+        )
+        booking = load_ledger(session, rollout, pair)
         judged = {gate: row.value or 0.0 for gate, row in rollouts.last_verdicts(session, rollout.id).items()}
-    canary, active = (foresee(engine, source, each, rows.get(each.version, []), rule, now=now) for each in pair)
+    canary, active = (foresee(engine, source, each, rows.get(each.version, []), rule, now=now) for each in both)
+    marked, ours, theirs = (
+        [row for row in each if pair.counts(row["symbol"], row["timestamp"])]
+        for each in (canary.marks, canary.outcomes, active.outcomes)
+    )
+    for row in ours:  # as `marks_by_candle` has it: held by users when its symbol was excluded
+        if not pair.counts(row["symbol"], row["closed_at"] - pair.timeframe) and row["r_multiple"] < 0:
+            marked.append({"timestamp": row["closed_at"] - pair.timeframe, "r": row["r_multiple"]})
     moments: list[datetime] = []
     for gate in gates:
         if isinstance(gate, ExcessDrawdown):
-            for row in canary.marks:
+            for row in marked:
                 marks[row["timestamp"]] = marks.get(row["timestamp"], 0.0) + row["r"]
             candles = sorted(candle for candle in marks if candle >= since)
             changes = np.array([marks[candle] for candle in candles], np.float64)
             least = max(gate.drawdown, judged.get(gate.name, 0.0) + 2 * _SAME) - _SAME
             falls = zip(*deepest_so_far(changes, rule.risk_fraction), strict=True)
-            moments += [candles[at] + timeframe_delta(pair[0].timeframe) for at, fall in falls if fall >= least][:1]
+            moments += [candles[at] + pair.timeframe for at, fall in falls if fall >= least][:1]
         if isinstance(gate, LosingStreak):
             totals, limit = booking.book.totals, gate.limit(booking.history)
             if limit <= totals.longest_streak > judged.get(gate.name, 0):
                 moments.append(since)
-            lost = [row["closed_at"] for row in canary.outcomes if row["r_multiple"] < 0]
-            won = [row["closed_at"] for row in active.outcomes if row["r_multiple"] > 0]
+            lost = [row["closed_at"] for row in ours if row["r_multiple"] < 0]
+            won = [row["closed_at"] for row in theirs if row["r_multiple"] > 0]
             moments += sorted(lost + won)[max(0, limit - totals.streak - 1) :][:1]
     return min(moments, default=None)
 
@@ -407,10 +437,10 @@ def _platform_facts(session: Session, rollout: Rollout, plan: Plan, pair: Versio
             sampled = evidence.read_samples(session, rollout.id, metrics)
             if not live_trades.reports_any(session, name):
                 return {"samples": sampled}
-            orders = live_trades.read_orders(session, name, canary, active, since=since)
+            orders = live_trades.read_orders(session, name, canary, active, since=since, left_out=pair.excluded)
             serving = {canary: True, **({active: False} if plan.stages[rollout.stage_index].percent < 100 else {})}
             stopped = [
-                _stopped(session, name, version, pair.symbols, orders.candle[orders.canary == is_canary], now)
+                _stopped(session, name, version, pair.served, orders.candle[orders.canary == is_canary], now)
                 for version, is_canary in serving.items()
             ]
             return {

@@ -211,7 +211,7 @@ def _row(report: TradeReport, build: _Build, now: datetime) -> dict[str, Any]:
         "state": report.state,
         "candle_s": candle_of(report.opened_at, build.timeframe),
         "canary_bp": serving.canary_bp if serving else 0,
-        "misrouted": is_misrouted(build.history, bucket, report.version, report.opened_at),
+        "misrouted": is_misrouted(build.history, bucket, report.symbol, report.version, report.opened_at),
         "ingested_at": now,
     }
 

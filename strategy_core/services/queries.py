@@ -341,6 +341,7 @@ class Route:
         bucket: the user's bucket, in basis points.
         percent: the canary's share of users.
         stale: the router has lost the database for too long, so its canary admits no new users.
+        excluded: the symbol that was asked for, if an owner has excluded it from the canary.
     """
 
     user_id: str
@@ -351,9 +352,12 @@ class Route:
     in_canary: bool
     generation: int
     stale: bool = False
+    excluded: str | None = None
 
     @property
     def why(self) -> str:
+        if self.excluded is not None:
+            return f"{self.excluded} is excluded from the canary"
         sign = "<" if self.bucket < basis_points(self.percent) else ">="
         why = f"bucket {self.bucket / 100:.2f} {sign} canary percent {self.percent:.2f}"
         return (
@@ -363,8 +367,11 @@ class Route:
         )
 
 
-def route_user(engine: Engine, *, user_id: str, strategy_name: str) -> Route:
+def route_user(engine: Engine, *, user_id: str, strategy_name: str, symbol: str | None = None) -> Route:
     """Return the version that *user_id* gets now, with the reason.
+
+    Args:
+        symbol: of the trade, since an owner may have excluded it from the canary.
 
     Raises:
         InvalidName: *user_id* is empty or cannot be encoded.
@@ -376,7 +383,7 @@ def route_user(engine: Engine, *, user_id: str, strategy_name: str) -> Route:
     with reading(engine) as session:
         routing = versions.routing(session, strategy_name)
     bucket = bucket_of(user_id, routing.salt)
-    version = routing.version_of(bucket)
+    version = routing.version_of(bucket, symbol)
     return Route(
         user_id=user_id,
         strategy_name=strategy_name,
@@ -385,6 +392,7 @@ def route_user(engine: Engine, *, user_id: str, strategy_name: str) -> Route:
         percent=as_percent(routing.percent_bp),
         in_canary=version == routing.canary,
         generation=routing.generation,
+        excluded=symbol if symbol in routing.excluded else None,
     )
 
 

@@ -1,6 +1,7 @@
-"""Rollouts as owners steer them: preview, start, approve, decide, pause and resume."""
+"""Rollouts as owners steer them: preview, start, approve, decide, pause, resume, and exclude a symbol."""
 
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -11,13 +12,16 @@ from sqlmodel import Session
 from strategy_core.domain.audit import Command, values_digest
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import (
+    CannotExclude,
     FourEyes,
     HarmfulInShadow,
+    IllegalTransition,
     Incomparable,
     NotAwaiting,
     RolloutOpen,
     UnknownRollout,
 )
+from strategy_core.domain.exclusions import stored_time
 from strategy_core.domain.gates.base import SEVERITY, Freshness, Verdict
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.parsing import same_owner
@@ -30,7 +34,7 @@ from strategy_core.services.rollback import never_locked_out, roll_back
 from strategy_core.services.tick import apply_ruling
 from strategy_core.services.transitions import ChangeAlert, check_open, make_canary, recorded_change
 from strategy_core.services.users import plan_audience
-from strategy_core.store import audit, rollouts, versions
+from strategy_core.store import audit, decisions, rollouts, versions
 from strategy_core.store.engine import reading, retry_transient, transaction
 from strategy_core.store.tables import Rollout, StrategyVersion
 
@@ -186,6 +190,8 @@ def decide_rollout(
         plan = read_plan(rollout.plan)
         _check_harmless(session, rollout, plan, command.now)
         last = rollout.stage_index + 1 == len(plan.stages)
+        if last:
+            check_serves_all(session, rollout)
         ruling = Ruling(Step.PROMOTE if last else Step.ADVANCE, f"by {command.actor.shown}: {command.reason}")
         apply_ruling(session, rollout, plan, ruling, command)
         return rollout
@@ -242,6 +248,93 @@ def resume(
             present = rollouts.get_canary(session, strategy_name).rollout_bp
             share = stage.percent_bp if rollout.blind_since is None else min(present, stage.percent_bp)
         return _change_rollout(session, command, "resume", rollout, changes, share=share)
+
+
+@retry_transient()
+def exclude_symbol(
+    engine: Engine,
+    command: Command,
+    *,
+    strategy_name: str,
+    symbol: str,
+    routes_by_symbol: bool,
+    rollout_id: UUID | None = None,
+) -> Rollout:
+    """Take one symbol off the canary for the rest of the rollout: every user gets the active version on it.
+
+    The gates no longer judge the symbol, apart from slots and trades of signals from before. The rollout goes on with
+    the other symbols, and is not promoted.
+
+    Args:
+        symbol: one on which the canary decides.
+        routes_by_symbol: whether the platform gives the symbol with each question for a version. If it does not, its
+            users stay on the canary, and the gates would no longer protect them.
+        rollout_id: the expected rollout, by default the open one.
+
+    Raises:
+        UnknownStrategy, UnknownRollout
+        CannotExclude: the symbol is unknown, excluded already or the last one, the version is active by now, or the
+            platform does not route by symbol.
+        NotAwaiting: *rollout_id* has ended.
+        LostRace: the command's generation is outdated.
+    """
+    with transaction(engine) as session:
+        versions.lock_strategy(session, strategy_name, command.if_generation)
+        check_open(session, strategy_name, rollout_id, "exclude")
+        rollout = _get_open_rollout(session, strategy_name)
+        canary = versions.get_version(session, strategy_name, rollout.version)
+        excluded = rollouts.excluded_from(session, rollout)
+        served = set(canary.symbols) - excluded.keys()
+        judged = served & set(versions.get_version(session, strategy_name, rollout.control_version).symbols)
+        if not routes_by_symbol:
+            problem, allowed = (
+                "the platform is not known to route by symbol",
+                ["ROLLOUT_ROUTES_BY_SYMBOL=1 once it does"],
+            )
+        elif rollout.promoted_at is not None:
+            problem, allowed = f"{canary.version} is active for all users", ["rollback"]
+        elif symbol not in canary.symbols:
+            problem, allowed = f"{canary.version} does not decide on it", sorted(served)
+        elif symbol in excluded:
+            problem, allowed = "it is excluded already", sorted(served)
+        elif not judged - {symbol}:
+            problem, allowed = "the gates would have no symbol left", ["rollback"]
+        else:
+            since = _unexposed_from(session, rollout, symbol, timeframe_delta(canary.timeframe), command.now)
+            _exclude(session, command, rollout, symbol, excluded, since)
+            return rollout
+        raise CannotExclude(strategy_name, symbol, problem, allowed)
+
+
+def _unexposed_from(session: Session, rollout: Rollout, symbol: str, timeframe: timedelta, now: datetime) -> datetime:
+    """Return from when no user gets the canary's signals: not before what was judged or decided, as clocks err."""
+    newest = decisions.newest_decided(session, rollout.strategy_name, rollout.version, symbol)
+    decided = [] if newest is None else [newest + timeframe + timedelta(microseconds=1)]
+    return max([now, rollout.started_at, rollout.last_tick_at or now, *decided])
+
+
+def _exclude(
+    session: Session,
+    command: Command,
+    rollout: Rollout,
+    symbol: str,
+    excluded: Mapping[str, datetime],
+    since: datetime,
+) -> None:
+    name, version = rollout.strategy_name, rollout.version
+    evidence = rollouts.verdict_ids(session, rollout.id)
+    with recorded_change(
+        session, command, "exclude_symbol", name, version, rollout_id=rollout.id, evidence=evidence
+    ) as change:
+        rollouts.set_excluded(session, name, {**excluded, symbol: since})
+        change.after |= {"symbol": symbol, "since": stored_time(since)}
+        change.alert = ChangeAlert(
+            "rollout.symbol_excluded",
+            f"{name} {version} no longer serves {symbol}: {command.reason or 'no reason given'}",
+            severity="warning",
+            dedupe_key=f"{rollout.id} excluded {symbol}",
+            facts={"control_version": rollout.control_version, "symbol": symbol},
+        )
 
 
 @never_locked_out()
@@ -321,6 +414,13 @@ def _change_rollout(
             rollouts.set_canary_share(session, rollout.strategy_name, share)
         rollouts.change_rollout(session, rollout, **changes)
     return rollout
+
+
+def check_serves_all(session: Session, rollout: Rollout) -> None:
+    """Raise IllegalTransition if a symbol is excluded: with the promotion, the version would serve it to all users."""
+    if excluded := sorted(rollouts.excluded_from(session, rollout)):
+        because = f"{', '.join(excluded)} excluded from its canary"
+        raise IllegalTransition(Status.CANARY, Status.ACTIVE, [Status.SHADOW], because)
 
 
 def check_second_owner(session: Session, rollout: Rollout, command: Command) -> None:

@@ -55,6 +55,7 @@ class StrategyStatus:
 
     Attributes:
         percent: the canary's share of users.
+        excluded: symbols on which every user gets the active version.
         shadows: versions in shadow.
         watch: what the standing watch of the active version has found, or why it is not watched.
     """
@@ -63,6 +64,7 @@ class StrategyStatus:
     active: str | None
     canary: str | None
     percent: float
+    excluded: tuple[str, ...]
     shadows: tuple[str, ...]
     watch: str
     rollout: RolloutStatus | None
@@ -98,6 +100,7 @@ def _status(session: Session, strategy_name: str, now: datetime, clock: ClockChe
         active=state["active"],
         canary=state["canary"],
         percent=state["percent"],
+        excluded=tuple(state.get("excluded", ())),
         shadows=tuple(v.version for v in versions.list_versions(session, strategy_name, Status.SHADOW)),
         watch=_watch(session, strategy_name),
         rollout=rollout_status(session, newest, now, clock) if newest else None,
@@ -145,7 +148,8 @@ def rollout_status(
     known_rows = [row for row in rollouts.last_verdicts(session, rollout.id).values() if row.gate in known]
     newest = max(rollout.stage_entered_at, rollout.last_tick_at or rollout.started_at)
     doubt = "" if rollout.ended_at is not None else clock.doubt(newest, now)
-    found = outlook(plan, position(rollout), [_finding(verdict) for verdict in known_rows], now)
+    excluded = strategy_state(session, rollout.strategy_name).get("excluded", ())
+    found = outlook(plan, position(rollout, excluded), [_finding(verdict) for verdict in known_rows], now)
     return RolloutStatus(
         rollout=rollout,
         stages=tuple(stage.percent for stage in plan.stages),

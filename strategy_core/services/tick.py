@@ -1,6 +1,6 @@
 """The tick: read a rollout's evidence, decide the next step and apply it, in one transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -199,10 +199,11 @@ def tick_rollout(
             return None
         now = monotonic_now(now, rollout)
         plan = read_plan(rollout.plan)
-        booking = load_ledger(session, rollout, pair.symbols)
+        pair = load_pair(session, rollout)  # again: a symbol may have been excluded meanwhile
+        booking = load_ledger(session, rollout, pair)
         gathered_evidence = load_evidence(session, rollout, plan, pair, feed, booking, now)
         findings = judge_all(plan.gates, gathered_evidence, plan.stages[rollout.stage_index].margins)
-        ruling = decide(plan, position(rollout), findings, now)
+        ruling = decide(plan, position(rollout, pair.excluded), findings, now)
         if apply:
             fidelity = gathered_evidence.fidelity
             save_ledger(session, rollout, booking, now=now, concordance=fidelity.concordance if fidelity else None)
@@ -245,7 +246,7 @@ def watch_version(engine: Engine, rollout_id: UUID, *, now: datetime, actor: Act
         if why_unwatched(session, rollout):
             return None
         pair = load_pair(session, rollout)
-        if not load_ledger(session, rollout, pair.symbols, not_before=since).new:
+        if not load_ledger(session, rollout, pair, not_before=since).new:
             return None
     with transaction(engine) as session:
         strategy = versions.lock_strategy(session, rollout.strategy_name)
@@ -253,7 +254,7 @@ def watch_version(engine: Engine, rollout_id: UUID, *, now: datetime, actor: Act
         newest = rollouts.completed_rollouts(session, rollout.strategy_name).get(rollout.strategy_name)
         if newest is None or newest.id != rollout.id or why_unwatched(session, rollout):
             return None
-        booking = load_ledger(session, rollout, pair.symbols, not_before=since)
+        booking = load_ledger(session, rollout, pair, not_before=since)
         watch = load_watch(session, rollout, booking, pair.symbols, now)
         save_ledger(session, rollout, booking, now=now, watch=watch)
         risk_fraction = ScoringRule.model_validate(strategy.scoring).risk_fraction
@@ -299,7 +300,8 @@ def monotonic_now(now: datetime, rollout: Rollout) -> datetime:
     return max(now, last) if last - now <= _CLOCK_DOUBT else now
 
 
-def position(rollout: Rollout) -> Position:
+def position(rollout: Rollout, excluded: Collection[str] = ()) -> Position:
+    """Return where a rollout stands, with the symbols that are *excluded* from its canary now."""
     return Position(
         state=State(rollout.state),
         stage_index=rollout.stage_index,
@@ -308,6 +310,7 @@ def position(rollout: Rollout) -> Position:
         approved_stage=rollout.approved_stage,
         blind_since=rollout.blind_since,
         promoted_at=rollout.promoted_at,
+        excluded=tuple(sorted(excluded)),
     )
 
 

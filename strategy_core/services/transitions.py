@@ -11,6 +11,7 @@ from sqlmodel import Session
 
 from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import IllegalTransition, NotAwaiting, Quarantined, UnknownRollout
+from strategy_core.domain.exclusions import excluded_names
 from strategy_core.domain.lifecycle import MAY_FOLLOW, Status
 from strategy_core.domain.ramp import ENDED, State
 from strategy_core.domain.routing import as_percent
@@ -128,11 +129,13 @@ def strategy_state(session: Session, strategy_name: str) -> dict[str, Any]:
     canary = versions.with_status(session, strategy_name, Status.CANARY)
     config = rollouts.find_canary(session, strategy_name)
     rollout = rollouts.open_rollout(session, strategy_name)
+    excluded = excluded_names(config.excluded_symbols) if canary and config else []
     return {
         "active": active.version if active else None,
         "canary": canary.version if canary else None,
         "percent": as_percent(config.rollout_bp) if canary and config else 0.0,
         "rollout": {"state": rollout.state, "stage": rollout.stage_index} if rollout else None,
+        **({"excluded": excluded} if excluded else {}),
     }
 
 

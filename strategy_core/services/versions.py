@@ -38,7 +38,7 @@ from strategy_core.isolation.pool import WorkerPool, build_of
 from strategy_core.isolation.probe import Attempt, prove_isolation
 from strategy_core.isolation.vetting import Vetted, vet
 from strategy_core.market.source import CandleSource
-from strategy_core.services.rollouts import check_second_owner
+from strategy_core.services.rollouts import check_second_owner, check_serves_all
 from strategy_core.services.shadow import recorded_answers
 from strategy_core.services.transitions import (
     ChangeAlert,
@@ -215,7 +215,7 @@ def activate_version(engine: Engine, command: Command, *, strategy_name: str, ve
 
     Raises:
         UnknownStrategy, UnknownVersion
-        IllegalTransition: the version is already active.
+        IllegalTransition: the version is already active, or a symbol is excluded from its canary.
         Quarantined: the version was rolled back, and the command has no override reason.
         LostRace: the command's generation is outdated.
         FourEyes: the actor started the version's open rollout.
@@ -229,6 +229,7 @@ def activate_version(engine: Engine, command: Command, *, strategy_name: str, ve
         open_one = rollouts.open_rollout(session, strategy_name)
         if open_one is not None and open_one.version == version:
             check_second_owner(session, open_one, command)
+            check_serves_all(session, open_one)
         reason = command.stated_reason
         why = f"{version} activated by {command.actor.shown}" + (f": {reason}" if reason else "")
         with recorded_change(session, command, "activate_version", strategy_name, version) as change:

@@ -166,7 +166,8 @@ def serving_history(session: Session, strategy_name: str) -> list[Serving]:
     history: list[Serving] = []
     for at, after in rows:
         since = max(at, history[-1].since) if history else at
-        history.append(Serving(since, after["active"], after["canary"], basis_points(after["percent"])))
+        excluded = frozenset(after.get("excluded", ()))
+        history.append(Serving(since, after["active"], after["canary"], basis_points(after["percent"]), excluded))
     return history
 
 

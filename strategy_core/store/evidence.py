@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from strategy_core.domain.evidence import Record, Sample
 from strategy_core.domain.slots import Slots, slots
 from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action
 from strategy_core.store.engine import insert_if_new
-from strategy_core.store.outcomes import is_of, marks_by_candle
+from strategy_core.store.outcomes import is_of, marks_by_candle, not_left_out
 from strategy_core.store.pagination import per_dialect
 from strategy_core.store.tables import (
     ERROR,
@@ -360,18 +361,22 @@ def read_record(
     symbols: Sequence[str],
     since: datetime,
     spoken: Mapping[str, Mapping[str, datetime]],
+    left_out: Mapping[str, datetime] = MappingProxyType({}),
 ) -> Record:
     """Return the version's record since then. Candles that only *other* decided count as silent.
 
     Args:
+        symbols: on which silence counts.
+        left_out: by symbol, the first candle from which its rows do not count.
         spoken: see `newest_spoken`. Used to look only at symbols on which *version* lags.
 
     Errors and silence for which the host is at fault are not counted, see `Record`.
     """
-    mine = (LOG.strategy_name == strategy_name, LOG.version == version, col(LOG.timestamp) >= since)
+    counts = not_left_out(col(LOG.symbol), col(LOG.timestamp), left_out)
+    mine = (LOG.strategy_name == strategy_name, LOG.version == version, col(LOG.timestamp) >= since, *counts)
     theirs_too = (LOG.strategy_name == strategy_name, LOG.version == other, col(LOG.timestamp) >= since)
     params = {"strategy_name": strategy_name, "version": version, "since": since}
-    counted = session.exec(_COUNTED[session.get_bind().dialect.name], params=params).all()
+    counted = session.exec(_COUNTED[session.get_bind().dialect.name].where(*counts), params=params).all()
     errors = {kind: count for decision, kind, count in counted if decision == ERROR}
     ours, theirs = spoken[version], spoken[other]
     lagging = [one for one in symbols if one in theirs and (one not in ours or ours[one] < theirs[one])]
@@ -399,11 +404,21 @@ def read_record(
 
 
 def read_marks(
-    session: Session, strategy_name: str, canary: str, active: str, *, since: datetime
+    session: Session,
+    strategy_name: str,
+    canary: str,
+    active: str,
+    *,
+    since: datetime,
+    **asked: Any,
 ) -> tuple[Sequence[datetime], FloatArray, FloatArray]:
-    """Return the candles with marks since then, and both arms' changes of marked-to-market R, of shape (candles,)."""
-    ours = marks_by_candle(session, strategy_name, canary, start=since)
-    theirs = marks_by_candle(session, strategy_name, active, start=since)
+    """Return the candles with marks since then, and both arms' changes of marked-to-market R, of shape (candles,).
+
+    Args:
+        asked: `left_out` and `timeframe` of `marks_by_candle`.
+    """
+    ours = marks_by_candle(session, strategy_name, canary, start=since, **asked)
+    theirs = marks_by_candle(session, strategy_name, active, start=since, **asked)
     candles = sorted(ours.keys() | theirs.keys())
     return (
         candles,

@@ -1,8 +1,9 @@
 """Live trades: the platform's reports, read as orders or as closed slots."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from strategy_core.domain.evidence import NO_ORDERS, Orders
 from strategy_core.domain.live_trades import TradeReport
 from strategy_core.domain.routing import BUCKETS
 from strategy_core.store.engine import insert_if_new
+from strategy_core.store.outcomes import not_left_out
 from strategy_core.store.tables import LiveTrade, Outcome
 
 ORDERS_READ = 100_000  # per tick, which runs every minute and holds the strategy's lock
@@ -50,16 +52,27 @@ def reports_any(session: Session, strategy_name: str) -> bool:
 
 
 def read_orders(
-    session: Session, strategy_name: str, canary: str, active: str, *, since: datetime, at_most: int = ORDERS_READ
+    session: Session,
+    strategy_name: str,
+    canary: str,
+    active: str,
+    *,
+    since: datetime,
+    left_out: Mapping[str, datetime] = MappingProxyType({}),
+    at_most: int = ORDERS_READ,
 ) -> Orders:
     """Return the live orders of both versions that were opened since then, and any misrouted trades.
 
     If there are more than *at_most*, only the newest whole UTC days are read, at least two.
+
+    Args:
+        left_out: by symbol, since when the canary does not serve it. Orders from then on count if they are misrouted.
     """
-    mine = (col(LiveTrade.strategy_name) == strategy_name, col(LiveTrade.opened_at) >= since)
+    of_strategy = (col(LiveTrade.strategy_name) == strategy_name, col(LiveTrade.opened_at) >= since)
+    mine = (*of_strategy, *not_left_out(col(LiveTrade.symbol), col(LiveTrade.opened_at), left_out))
     first = session.exec(select(sa.func.min(LiveTrade.opened_at)).where(*mine)).one()
     if first is None:
-        return NO_ORDERS
+        return replace(NO_ORDERS, **_misrouted(session, of_strategy))
     begin = max(since, _newest_days(session, mine, at_most) or since)
     rows = (
         session.connection()
@@ -87,7 +100,7 @@ def read_orders(
         share=np.array(share, np.float64) / BUCKETS,
         first_day=int(first.timestamp()) // _DAY_S,
         cut=begin > first,
-        **_misrouted(session, mine),
+        **_misrouted(session, of_strategy),
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import BigInteger, and_, bindparam, cast, extract, func, text
@@ -63,14 +64,43 @@ def find_outcomes(
 
 
 def marks_by_candle(
-    session: Session, strategy_name: str, version: str, *, start: datetime, end: datetime | None = None
+    session: Session,
+    strategy_name: str,
+    version: str,
+    *,
+    start: datetime,
+    end: datetime | None = None,
+    left_out: Mapping[str, datetime] = MappingProxyType({}),
+    timeframe: timedelta = timedelta(0),
 ) -> dict[datetime, float]:
-    """Return the change of marked-to-market R by candle in [start, end), summed over symbols."""
-    query = _MARKS[session.get_bind().dialect.name]
+    """Return the change of marked-to-market R by candle in [start, end), summed over symbols.
+
+    Args:
+        left_out: by symbol, the first candle from which its marks are left out. Marks are not stored by trade, so a
+            trade of an earlier signal, which users may still hold, then counts with its whole loss when it closes.
+        timeframe: of the candles. Needed for *left_out*.
+    """
+    query = _MARKS[session.get_bind().dialect.name].where(
+        *not_left_out(col(EquityMark.symbol), col(EquityMark.timestamp), left_out)
+    )
     if end is not None:
         query = query.where(col(EquityMark.timestamp) < end)
     params = {"strategy_name": strategy_name, "version": version, "start": start}
-    return dict(session.exec(query, params=params).all())
+    found: dict[datetime, float] = dict(session.exec(query, params=params).all())
+    for symbol, first in left_out.items():
+        mine = (Outcome.strategy_name == strategy_name, Outcome.version == version, Outcome.symbol == symbol)
+        held = (col(Outcome.timestamp) >= start, col(Outcome.timestamp) < first)
+        lost = (col(Outcome.closed_at) >= first + timeframe, col(Outcome.r_multiple) < 0)
+        for closed_at, r in session.exec(
+            select(Outcome.closed_at, Outcome.r_multiple).where(*mine, *held, *lost)
+        ).all():
+            found[closed_at - timeframe] = found.get(closed_at - timeframe, 0.0) + r
+    return found
+
+
+def not_left_out(symbol: Any, moment: Any, left_out: Mapping[str, datetime]) -> list[Any]:
+    """Return the conditions by which rows with these two columns are before the moment of their symbol."""
+    return [~and_(symbol == name, moment >= first) for name, first in left_out.items()]
 
 
 def marks_by_stretch(

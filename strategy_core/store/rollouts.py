@@ -1,6 +1,6 @@
 """Canaries, rollouts and gate verdicts. Rollouts change by compare-and-set on their generation."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -11,6 +11,7 @@ from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from strategy_core.domain.errors import LostRace, NoCanary, UnknownRollout
+from strategy_core.domain.exclusions import excluded_data, read_excluded
 from strategy_core.domain.gates.base import Finding
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.ramp import ENDED, State
@@ -54,7 +55,7 @@ def point_canary(
             strategy_name=strategy_name, version=version, rollout_bp=rollout_bp, salt=salt, started_at=now
         )
     else:
-        canary.version, canary.rollout_bp, canary.started_at = version, rollout_bp, now
+        canary.version, canary.rollout_bp, canary.started_at, canary.excluded_symbols = version, rollout_bp, now, {}
         canary.generation += 1
     session.add(canary)
     session.flush()
@@ -68,6 +69,27 @@ def set_canary_share(session: Session, strategy_name: str, rollout_bp: int) -> C
     session.add(canary)
     session.flush()
     return canary
+
+
+def set_excluded(session: Session, strategy_name: str, excluded: Mapping[str, datetime]) -> CanaryConfig:
+    canary = get_canary(session, strategy_name)
+    canary.excluded_symbols = excluded_data(excluded)
+    canary.generation += 1
+    session.add(canary)
+    session.flush()
+    return canary
+
+
+def excluded_from(session: Session, rollout: Rollout) -> dict[str, datetime]:
+    """Return by symbol since when it is excluded from the canary of an open rollout. One that has ended has none.
+
+    Raises:
+        EvidenceUnavailable: other software wrote them.
+    """
+    canary = find_canary(session, rollout.strategy_name)
+    if canary is None or canary.version != rollout.version or rollout.ended_at is not None:
+        return {}
+    return read_excluded(canary.excluded_symbols)
 
 
 def add_rollout(session: Session, rollout: Rollout, history: dict[str, Any]) -> None:

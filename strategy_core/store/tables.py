@@ -181,6 +181,7 @@ class CanaryConfig(SQLModel, table=True):
     salt: str = ""
     generation: int = 1
     started_at: datetime = Field(sa_column=_time())
+    excluded_symbols: dict[str, str] = Field(default_factory=dict, sa_column=_json())  # symbol -> since
 
     @property
     def rollout_percent(self) -> float:

@@ -10,6 +10,7 @@ from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, select
 
 from strategy_core.domain.errors import LostRace, NoActiveVersion, UnknownStrategy, UnknownVersion
+from strategy_core.domain.exclusions import UNREADABLE, excluded_names
 from strategy_core.domain.lifecycle import Status, check_move
 from strategy_core.domain.routing import Routing
 from strategy_core.store.engine import cancel_when_idle, insert_if_new
@@ -27,6 +28,7 @@ _ROUTING = (
         col(StrategyVersion.status),
         col(StrategyVersion.version),
         col(CanaryConfig.rollout_bp),
+        col(CanaryConfig.excluded_symbols),
     )
     .outerjoin(StrategyVersion, _SERVES)
     .outerjoin(CanaryConfig, col(CanaryConfig.strategy_name) == StrategyRow.name)
@@ -145,7 +147,10 @@ def _routings(rows: Sequence[Any]) -> dict[str, Routing | None]:
         active, canary = by_status.get(Status.ACTIVE), by_status.get(Status.CANARY)
         found[name] = None
         if active is not None:
-            found[name] = Routing(active, canary, rollout_bp if canary else 0, salt, generation)
+            excluded = excluded_names(serving[0].excluded_symbols) if canary else []
+            if UNREADABLE in excluded:
+                canary, excluded = None, []  # which symbols it may serve is unknown, so it serves none
+            found[name] = Routing(active, canary, rollout_bp if canary else 0, salt, generation, frozenset(excluded))
     return found
 
 

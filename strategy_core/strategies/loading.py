@@ -13,12 +13,14 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
+from decimal import Decimal
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points
 from types import FunctionType, ModuleType
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
+import numpy as np
 import pandas as pd
 from pydantic import (
     AliasChoices,
@@ -36,6 +38,7 @@ from pydantic_core import to_jsonable_python
 
 from strategy_core.domain.errors import InvalidConfig, InvalidDecision, InvalidEntryPoint, StrategyFailed
 from strategy_core.domain.strategy import Action, Context, Decision, Strategy
+from strategy_core.strategies.adapters import adapted
 
 MAX_WARMUP_BARS = 100_000
 GROUP = "strategy_core.strategies"
@@ -259,8 +262,8 @@ class Adapted:
 
     Accepted answers are a Decision, "buy", "sell", "hold", "long" or "short" in any case, null for hold, and a dict.
     The dict has one of action, signal or decision, else side, and optionally confidence, features and reason. Other
-    keys become features, times as text. A signal without a confidence has confidence 1.0. Any other answer raises
-    InvalidDecision.
+    keys become features: times as text, and numbers that are not finite as null. A signal without a confidence has
+    confidence 1.0. Any other answer raises InvalidDecision.
     """
 
     def __init__(self, engine: Any, entry_point: str) -> None:
@@ -329,8 +332,21 @@ def as_decision(answer: object) -> Decision:
         raise InvalidDecision(f"features is {type(features).__name__}, not a dict")
     if confidence is None:
         confidence = 0.0 if action is Action.HOLD else 1.0
-    times = {key: value.isoformat() for key, value in rest.items() if isinstance(value, datetime)}
-    return Decision(action, confidence, {**(features or {}), **rest, **times}, str(reason or ""))
+    plain = {key: _plain(value) for key, value in {**(features or {}), **rest}.items()}
+    return Decision(
+        action, float(confidence) if isinstance(confidence, Decimal) else confidence, plain, str(reason or "")
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return a feature as it is logged: times as text, numbers of other types as Python's, not finite ones as null."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Decimal):
+        value = float(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _action(answer: object) -> Action:
@@ -398,7 +414,8 @@ def resolve(entry_point: str) -> str:
 
 
 def load(entry_point: str) -> Strategy:
-    """Import and create the strategy. Engines with `generate_signal`, and functions that return one, are adapted.
+    """Import and create the strategy. Engines with `generate_signal`, functions that return one, and strategies of
+    freqtrade and backtesting.py are adapted.
 
     Raises:
         InvalidEntryPoint: the module, class or function does not exist, or is not a strategy.
@@ -435,9 +452,9 @@ def as_strategy(found: Any, entry_point: str) -> Strategy:
         return cast(Strategy, strategy)
     if callable(getattr(found, "generate_signal", None)):
         return Adapted(found, entry_point)
+    if foreign := adapted(found, entry_point):
+        return foreign
     what = "it has neither decide(candles, params, context) nor generate_signal(df, symbol, timestamp)"
-    if hasattr(found, "populate_indicators"):
-        what += "; strategies of freqtrade do not run as they are: call their methods from a decide"
     raise InvalidEntryPoint(entry_point, what)
 
 

@@ -32,6 +32,7 @@ FEED = "synthetic:GOLD?seed=7&days=300"
 PAST = datetime(2024, 10, 7, tzinfo=UTC)  # a Monday with candles, which are replayed
 DAILY = {"percent": 5, "minimum_time": 86_400, "margins": {"pnl_r": 0.1, "win": 0.05}}
 PLAN = {"stages": [DAILY, {**DAILY, "percent": 100}], "gates": [{"kind": "errors"}], "maximum_stage_time": 172_800}
+SYMBOLS = ("GOLD", "OIL", "SILVER")
 REPORT: dict[str, Any] = {"checks": [], "warnings": []}
 HELD = {
     "owner": token(),
@@ -56,7 +57,7 @@ class Api:
     """What a client sees: a request as whoever holds a token, and the answer."""
 
     engine: Engine
-    settings: Settings = field(default_factory=lambda: Settings(feed=FEED))
+    settings: Settings = field(default_factory=lambda: Settings(feed=FEED, routes_by_symbol=True))
     clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
@@ -96,6 +97,8 @@ def made(engine: Engine, settings: Settings, clock: Clock) -> FastAPI:
 class World:
     """What stands in the database: `fib_rsi` 2 is 5 % canary of a rollout against 1; `ppo_gold` 1 is active, 2 shadow.
 
+    The canary serves GOLD and OIL; SILVER is excluded.
+
     Attributes:
         ids: of versions, by (strategy, version).
         rollout: the id of the open rollout.
@@ -111,7 +114,8 @@ def put_world(engine: Engine) -> World:
     ids = {}
     for strategy_name in ("fib_rsi", "ppo_gold"):
         for version, status in (("1", Status.ACTIVE), ("2", Status.SHADOW), ("3", Status.SHADOW)):
-            row = put_version(engine, version, status, strategy_name=strategy_name, registration_report=REPORT)
+            known: dict[str, Any] = {"strategy_name": strategy_name, "registration_report": REPORT, "symbols": SYMBOLS}
+            row = put_version(engine, version, status, **known)
             ids[strategy_name, version] = str(row.id)
     put_decisions(engine, *(decision_row(v, MONDAY + h * HOUR, "buy") for v in ("1", "2") for h in range(3)))
     put_replays(engine, *(replay_row(v, PAST + h * HOUR) for v in ("1", "2") for h in range(3)))
@@ -120,6 +124,7 @@ def put_world(engine: Engine) -> World:
     )
     with transaction(engine) as session:
         session.add(verdict(rollout.id))
+        rollouts.set_excluded(session, "fib_rsi", {"SILVER": MONDAY})
     with reading(engine) as session:
         (alert,) = alerts.find_alerts(session, "fib_rsi")
     return World(ids, str(rollout.id), str(alert.id))
@@ -218,6 +223,7 @@ SAMPLES: dict[str, Sample] = {
     "show_report_page": Sample("GET", "/rollouts/{rollout}/report.html"),
     "pause": Sample("POST", "/rollouts/{rollout}/pause", WHY, changes="fib_rsi"),
     "resume": Sample("POST", "/rollouts/{rollout}/resume", WHY, state=State.PAUSED, changes="fib_rsi"),
+    "exclude": Sample("POST", "/rollouts/{rollout}/exclude", {**WHY, "symbol": "OIL"}, changes="fib_rsi"),
     "approve": Sample("POST", "/rollouts/{rollout}/approve", WHY, state=State.AWAITING_APPROVAL, changes="fib_rsi"),
     "decide": Sample(
         "POST",

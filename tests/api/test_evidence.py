@@ -43,6 +43,7 @@ def test_routers_are_told_in_full_only_when_something_has_changed(api: Api, engi
         "rollout_percent": 5.0,
         "salt": "",
         "generation": 1,
+        "excluded_symbols": ["SILVER"],
     }
     assert (same.status_code, same.content) == (304, b"")
     assert other.json()["strategies"][1]["canary"] is None

@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from strategy_core.domain.audit import Command
 from strategy_core.domain.plan import read_plan
 from strategy_core.domain.ramp import State
+from strategy_core.domain.routing import bucket_of
 from strategy_core.market.source import ReplayClock
 from strategy_core.services.database import start_clock
 from strategy_core.services.rollback import roll_back
@@ -127,6 +128,23 @@ def test_what_is_said_to_a_rollout_that_has_ended_reaches_no_other(
     else:
         assert refused(answer, 409)["state"] == "rolled_back"
     assert api.get("/rollouts").json()["items"][0]["state"] == "running"
+
+
+def test_a_symbol_is_excluded(api: Api, world: World) -> None:
+    in_canary = next(user for user in map(str, range(1_000)) if bucket_of(user) < 500)
+
+    def served(symbol: str) -> str:
+        found = api.get(f"/route?strategy_name=fib_rsi&user_id={in_canary}&symbol={symbol}").json()
+        return f"{found['version']}: {found['why']}"
+
+    api.post(f"/rollouts/{world.rollout}/exclude", {**WHY, "symbol": "OIL"})
+
+    assert served("OIL") == "1: OIL is excluded from the canary"
+    assert served("GOLD").startswith("2: bucket")
+    routing = {each["strategy_name"]: each["excluded_symbols"] for each in api.get("/routing").json()["strategies"]}
+    assert routing == {"fib_rsi": ["OIL", "SILVER"], "ppo_gold": []}
+    problem = refused(api.post(f"/rollouts/{world.rollout}/exclude", {**WHY, "symbol": "GOLD"}), 409)
+    assert (problem["type"], problem["symbol"]) == ("/problems/cannot-exclude", "GOLD")
 
 
 def test_a_rollback_needs_a_reason_and_nothing_else(api: Api, world: World) -> None:

@@ -1,5 +1,6 @@
 """`rollout status` and `verdicts`: the next step, verdicts over time, and metric values."""
 
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -48,6 +49,31 @@ def test_status_says_what_must_happen_before_it_goes_on(
     assert known["rollout"]["needs"] == [needs]
     assert (known["rollout"]["minimum_left"], known["rollout"]["maximum_left"]) == (82_800.0, 5_180_400.0)
     assert {verdict["since"] for verdict in known["rollout"]["verdicts"]} == {"2026-03-02T01:00:00Z"}
+
+
+def test_an_excluded_symbol_is_shown_wherever_the_canary_is(
+    rollout: Rollout, database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version, status in (("1", Status.ACTIVE), ("2", Status.SHADOW)):
+        put_version(database, version, status, symbols=("GOLD", "SILVER"))
+    assert rollout("start", "fib_rsi", "2", "--yes").code == 0
+    command = ("exclude", "fib_rsi", "SILVER", "--yes", "--reason", "its feed is odd")
+    refused = rollout(*command)
+    assert (refused.code, refused.err) == (
+        5,
+        "error: cannot exclude SILVER from the canary of 'fib_rsi': the platform is not known to route by symbol; "
+        "allowed: ROLLOUT_ROUTES_BY_SYMBOL=1 once it does\n",
+    )
+    monkeypatch.setenv("ROLLOUT_ROUTES_BY_SYMBOL", "1")
+
+    assert rollout(*command).out == "fib_rsi 2 no longer serves SILVER\n"
+
+    shown, (known,) = rollout("status").out, rollout("status", "--json").data
+    assert "canary          2 for 5 % of users, not on SILVER " in shown
+    assert known["excluded_symbols"] == ["SILVER"]
+    routed = rollout("route", "u13", "fib_rsi", "--symbol", "SILVER").out
+    assert routed == "u13 gets fib_rsi 1: SILVER is excluded from the canary\n"
+    assert re.search(r"excluded +SILVER", rollout("audit", "at", "fib_rsi", "2026-03-02T00:00Z").out)
 
 
 def test_a_metric_is_sampled_told_and_judged(

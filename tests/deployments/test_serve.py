@@ -42,6 +42,7 @@ def test_what_moves_rollouts_is_scheduled_and_what_owners_do_is_not() -> None:
         "decide",
         "pause",
         "resume",
+        "exclude",
         "activate",
         "promote",
         "retire",

@@ -36,6 +36,7 @@ RAISED: dict[str, tuple[str, dict[str, Any]]] = {
     "rollout.completed": ("info", PAIR | {"exposed": ACTIVE, "exposed_before": ACTIVE}),
     "rollout.rolled_back": ("critical", PAIR | BROKEN | {"exposed": NOBODY, "exposed_before": CANARY}),
     "rollout.frozen": ("warning", PAIR | UNSURE | {"gate": "harm", "exposed": CANARY}),
+    "rollout.symbol_excluded": ("warning", PAIR | {"symbol": "GOLD", "exposed": CANARY}),
     "rollout.blind": ("warning", PAIR | {"exposed": CANARY}),
     "rollout.tick_overdue": ("critical", PAIR | {"exposed": CANARY}),
     "version.tampered": ("critical", {"version": "2", "exposed": CANARY}),
@@ -113,6 +114,11 @@ SAID = {
         "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
         "details: rollout verdicts fib_rsi --gate harm",
         'to undo: rollout rollback fib_rsi --reason "..."',
+    ],
+    "rollout.symbol_excluded": [
+        "[warning] fib_rsi 2: a symbol is excluded from the canary",
+        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
+        "details: rollout status fib_rsi",
     ],
     "rollout.blind": [
         "[warning] fib_rsi 2: blind: no evidence",

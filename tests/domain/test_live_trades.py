@@ -19,7 +19,7 @@ HISTORY = [
 @pytest.mark.parametrize("version", ["1", "2", "3"])
 def test_any_version_of_the_last_minute_is_right(version: str) -> None:
     """Three changes in a minute: a router may still obey any of them."""
-    assert not is_misrouted(HISTORY, 499, version, NOON + timedelta(seconds=45))
+    assert not is_misrouted(HISTORY, 499, "GOLD", version, NOON + timedelta(seconds=45))
 
 
 @pytest.mark.parametrize(
@@ -37,12 +37,12 @@ def test_any_version_of_the_last_minute_is_right(version: str) -> None:
 )
 def test_no_other_is(bucket: int, version: str, seconds: float, misrouted: bool) -> None:
     """A change counts from its moment on, and what it ended for the minute after."""
-    assert is_misrouted(HISTORY, bucket, version, NOON + timedelta(seconds=seconds)) is misrouted
+    assert is_misrouted(HISTORY, bucket, "GOLD", version, NOON + timedelta(seconds=seconds)) is misrouted
 
 
 @pytest.mark.parametrize("days", [-3, -2, -1.5])
 def test_while_nobody_was_routed_nobody_was_misrouted(days: float) -> None:
-    assert not is_misrouted(HISTORY, 0, "9", NOON + timedelta(days=days))
+    assert not is_misrouted(HISTORY, 0, "GOLD", "9", NOON + timedelta(days=days))
 
 
 def test_nobody_served_before_the_history_begins() -> None:

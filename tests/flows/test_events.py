@@ -26,6 +26,7 @@ TOLD = {
     "rollout.approval_lapsed": ["rollout.held"],
     "rollout.awaiting_decision": ["rollout.held"],
     "rollout.frozen": ["rollout.held"],
+    "rollout.symbol_excluded": ["rollout.symbol_excluded"],
     "rollout.blind": ["rollout.held"],
     "rollout.promoted": ["rollout.promoted"],
     "rollout.completed": ["rollout.completed"],

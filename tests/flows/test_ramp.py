@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, update
 
-from flows.ramp import approve_stage, decide, pause, ramp_tick, resume, set_canary_percent, start_canary
+from flows.ramp import (
+    approve_stage,
+    decide,
+    exclude,
+    pause,
+    ramp_tick,
+    resume,
+    set_canary_percent,
+    start_canary,
+)
 from flows.rollback import activate
 from strategy_core.domain.errors import InvalidPercent
 from strategy_core.domain.lifecycle import Status
@@ -15,7 +24,7 @@ from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import State
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.rollouts import Choice
-from strategy_core.store import audit, rollouts
+from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.tables import AuditEvent, Rollout
 from tests.builders import DAY, GOLD, HOUR, MONDAY, put_version
@@ -215,6 +224,23 @@ def test_resuming_restores_the_stages_percent(started: Engine) -> None:
     assert state.message == "fib_rsi v2 is running"
     with reading(started) as session:
         assert rollouts.get_canary(session, "fib_rsi").rollout_bp == 500
+
+
+def test_a_symbol_is_excluded_by_form_if_the_platform_routes_by_symbol(
+    engine: Engine, at: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version, status in (("v1", Status.ACTIVE), ("v2", Status.SHADOW)):
+        put_version(engine, version, status, symbols=(GOLD, "SILVER"))
+    start_canary.fn("fib_rsi", "v2", owner="ana", plan=Plan())
+    assert exclude.fn("fib_rsi", "SILVER", owner="ana", reason="its feed is odd").is_failed()
+    monkeypatch.setenv("ROLLOUT_ROUTES_BY_SYMBOL", "1")
+
+    out = exclude.fn("fib_rsi", "SILVER", owner="ana", reason="its feed is odd")
+
+    assert out.message == "fib_rsi v2 no longer serves SILVER"
+    with reading(engine) as session:
+        assert versions.routing(session, "fib_rsi").excluded == {"SILVER"}
+    assert newest_event(engine).action == "exclude_symbol"
 
 
 def test_an_approval_is_refused_until_it_is_asked_for(started: Engine) -> None:

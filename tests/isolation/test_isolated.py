@@ -56,6 +56,13 @@ def test_too_little_history_is_a_hold_that_nobody_is_asked_for(
         assert (answer.decision.action, answer.decision.reason) == (Action.HOLD, INSUFFICIENT_HISTORY)
 
 
+def test_a_library_that_looks_for_ipv6_at_its_import_is_no_breach(candles: pd.DataFrame) -> None:
+    with IsolatedStrategy("tests.isolation.imports_urllib3:Imports", {}) as version:
+        ((answer,),) = version.decide([DecisionRequest("GOLD", "1h", candles, [20], 5)])
+
+    assert answer.decision is not None
+
+
 def test_the_worker_has_no_secret_of_its_parent(candles: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://owner:secret@db/rollout")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")

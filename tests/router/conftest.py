@@ -61,6 +61,7 @@ def routing_answer(engine: Engine) -> bytes:
             "rollout_percent": as_percent(routing.percent_bp) if routing else 0.0,
             "salt": routing.salt if routing else "",
             "generation": routing.generation if routing else 0,
+            "excluded_symbols": sorted(routing.excluded) if routing else [],
         }
         for name, routing in found.items()
     ]

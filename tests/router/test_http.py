@@ -12,6 +12,8 @@ from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import RoutingUnavailable
 from strategy_core.router import http
 from strategy_core.services.rollback import roll_back
+from strategy_core.store import rollouts
+from strategy_core.store.engine import transaction
 from tests.builders import MONDAY, OWNER
 from tests.endpoint import Endpoint
 from tests.router.conftest import USERS, Clock, routing_answer, until
@@ -45,6 +47,16 @@ def test_a_change_reaches_the_router(api: Endpoint, canary: Engine) -> None:
     assert path == "/api/v1/strategy/routing"
     assert headers["Authorization"] == "Bearer t0ken"
     assert "If-None-Match" not in headers
+
+
+def test_an_excluded_symbol_reaches_the_router(api: Endpoint, canary: Engine) -> None:
+    with transaction(canary) as session:
+        rollouts.set_excluded(session, "fib_rsi", {"SILVER": MONDAY})
+    api.body = routing_answer(canary)
+
+    with Router(api_url=api.url) as router:
+        assert set(router.assign(USERS, "fib_rsi", "SILVER")) == {"1"}
+        assert told(router) == {"1", "2"}
 
 
 def test_what_it_knows_is_not_sent_again(api: Endpoint, clock: Clock) -> None:

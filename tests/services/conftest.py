@@ -14,6 +14,7 @@ from tests.prepared import prepared
 # What changes who gets which version, or holds locks; the others run on PostgreSQL with `-m full`.
 ON_BOTH = {
     "test_alert_faults",
+    "test_exclude",
     "test_maintain",
     "test_promote",
     "test_ramp",

@@ -63,7 +63,12 @@ def first_release(request: pytest.FixtureRequest, tmp_path: object, postgresql: 
         )
         versions.add_version(session, version_row("1", Status.ACTIVE))
         versions.add_version(session, version_row("2", Status.CANARY))
-        rollouts.point_canary(session, "fib_rsi", "2", rollout_bp=500, salt="", now=MONDAY)
+        session.connection().execute(
+            text(
+                "INSERT INTO canary_config (id, strategy_name, version, rollout_bp, salt, generation, started_at) "
+                f"VALUES ('{'b' * 12}4{'b' * 3}8{'b' * 15}', 'fib_rsi', '2', 500, '', 1, '2026-03-02 00:00:00+00:00')"
+            )
+        )
         session.connection().execute(
             text(
                 "INSERT INTO rollout (id, strategy_name, version, control_version, state, stage_index, generation, "

@@ -40,11 +40,6 @@ class Neither:
     pass
 
 
-class Freqtrade:
-    def populate_indicators(self, dataframe: pd.DataFrame, metadata: dict[str, Any]) -> pd.DataFrame:
-        return dataframe
-
-
 NOT_CALLABLE = 7
 
 

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 from uuid import UUID, uuid4
 
+import numpy as np
 import pandas as pd
 import pytest
 from pydantic import (
@@ -59,7 +60,6 @@ def test_a_known_name_and_an_object_path_are_loaded() -> None:
         (f"{OWNERS}:Nativ", "did you mean Native?"),
         (f"{OWNERS}:zzz", "its classes: .*Native"),
         (f"{OWNERS}:NOT_CALLABLE", "NOT_CALLABLE is neither a class nor a function"),
-        (f"{OWNERS}:Freqtrade", "it has neither decide.*; strategies of freqtrade do not run as they are"),
         (f"{OWNERS}:NoParams", "it has no Params"),
         (f"{OWNERS}:NoWarmup", "it has no warmup_bars"),
         (f"{OWNERS}:Neither", "it has neither decide.* nor generate_signal"),
@@ -364,6 +364,11 @@ SELL = Decision(Action.SELL, 0.3)
          Decision(Action.BUY, 1.0, {"side": "left", "at": "2026-01-05T02:00:00+00:00"})),
         ({"decision": Action.BUY, "features": {"a": 1}, "b": 2, "reason": "so"},
          Decision(Action.BUY, 1.0, {"a": 1, "b": 2}, "so")),
+        ({"action": "buy", "confidence": Decimal("0.25"), "price": Decimal("2000.5"), "rsi": np.float32(28.5),
+          "rank": np.int64(3), "ready": np.bool_(True), "atr": float("nan"),
+          "features": {"at": pd.Timestamp("2026-01-05", tz="UTC"), "far": np.inf}},
+         Decision(Action.BUY, 0.25, {"at": "2026-01-05T00:00:00+00:00", "far": None, "price": 2000.5, "rsi": 28.5,
+                                     "rank": 3, "ready": True, "atr": None})),
     ],
 )  # fmt: skip
 def test_an_engines_answers_become_decisions(answer: object, decision: Decision) -> None:

@@ -59,6 +59,7 @@ class StateAtResponse(ResponseModel):
     canary: str | None = Field(description="The canary version.")
     percent: float = Field(description="The canary's share of users, in percent.")
     rollout: dict[str, Any] | None = Field(description="The rollout that was running.")
+    excluded: list[str] = Field(description="Symbols on which every user got the active version.")
     event: AuditEventResponse = Field(description="The last change before that moment.")
     made_by: dict[str, AuditEventResponse] = Field(description="For each fact, the change that set it.")
 

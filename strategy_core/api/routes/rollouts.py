@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any
 from urllib.parse import quote
 from uuid import UUID
@@ -24,6 +25,7 @@ from strategy_core.api.schemas import (
     ResponseModel,
     RolloutId,
     StrategyName,
+    Symbol,
     VersionName,
     identity,
     moment,
@@ -64,6 +66,12 @@ class DecideRequest(RequiredReason):
     choice: Choice = Field(
         description="extend: restart the stage's time limit. advance: go to the next stage. rollback: roll back now."
     )
+
+
+class ExcludeRequest(RequiredReason):
+    """Take one symbol off the canary."""
+
+    symbol: Symbol
 
 
 class Rollback(RequestModel):
@@ -304,6 +312,18 @@ def decide(context: Requested, rollout_id: RolloutId, body: DecideRequest, if_ma
     return decided(context.changes(strategy_name))
 
 
+@router.post("/rollouts/{rollout_id}/exclude", dependencies=[KEYED], summary="Exclude a symbol from the canary")
+def exclude(context: Requested, rollout_id: RolloutId, body: ExcludeRequest, if_match: IfMatch) -> RolloutResponse:
+    """Give every user the active version on one symbol, for the rest of the rollout, which is not promoted.
+
+    Allowed with `ROLLOUT_ROUTES_BY_SYMBOL=1`: the platform must give the symbol with each question for a version.
+    """
+    change = partial(
+        rollouts.exclude_symbol, symbol=body.symbol, routes_by_symbol=context.backend.settings.routes_by_symbol
+    )
+    return _change_rollout(context, change, rollout_id, body, if_match)
+
+
 @router.post("/rollouts/{rollout_id}/rollback", dependencies=[KEYED_IF_VALID], summary="Roll back one rollout")
 def roll_back_rollout(
     context: Requested, response: Response, rollout_id: RolloutId, body: RequiredReason
@@ -349,7 +369,7 @@ def _change_rollout(
     context: RequestContext,
     change: Callable[..., object],
     rollout_id: UUID,
-    body: OptionalReason,
+    body: OptionalReason | RequiredReason,
     if_generation: int | None,
     *,
     four_eyes: bool = False,

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from strategy_core.api.dependencies import Requested
 from strategy_core.api.routes import guarded_router
-from strategy_core.api.schemas import ResponseModel, StrategyName, UserId
+from strategy_core.api.schemas import ResponseModel, StrategyName, Symbol, UserId
 from strategy_core.domain.routing import Routing, as_percent
 from strategy_core.services import queries
 from strategy_core.services.queries import route_user
@@ -25,7 +25,8 @@ class RouteResponse(ResponseModel):
     in_canary: bool = Field(description="Whether the version is the canary.")
     generation: int = Field(description="The strategy's generation.")
     why: str = Field(
-        description="Comparison of bucket and share, in percent.", examples=["bucket 59.88 >= canary percent 5.00"]
+        description="Comparison of bucket and share, in percent, or that the symbol is excluded.",
+        examples=["bucket 59.88 >= canary percent 5.00"],
     )
 
 
@@ -38,6 +39,7 @@ class StrategyRouting(ResponseModel):
     rollout_percent: float = Field(description="The canary's share of users, in percent.")
     salt: str = Field(description="The routing salt.")
     generation: int = Field(description="The strategy's generation.")
+    excluded_symbols: list[str] = Field(description="Symbols on which every user gets the active version.")
 
 
 class Routings(ResponseModel):
@@ -55,9 +57,14 @@ def route(
     user_id: Annotated[UserId, Query(description="The platform's id of the user.")],
     strategy_name: Annotated[StrategyName, Query(description="Name of the strategy.")],
     response: Response,
+    symbol: Annotated[
+        Symbol | None,
+        Query(description="Symbol of the trade, since an owner may have excluded it from the canary."),
+    ] = None,
 ) -> RouteResponse:
     """Return the version that a user gets now, and why."""
-    found = route_user(context.engine, user_id=user_id, strategy_name=context.reads(strategy_name))
+    reached = context.reads(strategy_name)
+    found = route_user(context.engine, user_id=user_id, strategy_name=reached, symbol=symbol)
     response.headers["ETag"] = f'"{found.generation}"'
     return RouteResponse.model_validate(found)
 
@@ -98,4 +105,5 @@ def _strategy_routing(strategy_name: str, routing: Routing | None) -> StrategyRo
         rollout_percent=as_percent(routing.percent_bp),
         salt=routing.salt,
         generation=routing.generation,
+        excluded_symbols=sorted(routing.excluded),
     )

@@ -11,7 +11,7 @@ from alembic import op
 from strategy_core.store.migrations.versions.v0001_first_schema import TIME, refuse
 
 revision = "v0011"
-down_revision = "v0009"
+down_revision = "v0010"
 branch_labels = None
 depends_on = None
 
