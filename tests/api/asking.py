@@ -115,10 +115,13 @@ def put_world(engine: Engine) -> World:
     for strategy_name in ("fib_rsi", "ppo_gold"):
         for version, status in (("1", Status.ACTIVE), ("2", Status.SHADOW), ("3", Status.SHADOW)):
             known: dict[str, Any] = {"strategy_name": strategy_name, "registration_report": REPORT, "symbols": SYMBOLS}
+            if strategy_name == "ppo_gold":  # which is replayed on a feed of gold
+                known["symbols"] = SYMBOLS[:1]
             row = put_version(engine, version, status, **known)
             ids[strategy_name, version] = str(row.id)
     put_decisions(engine, *(decision_row(v, MONDAY + h * HOUR, "buy") for v in ("1", "2") for h in range(3)))
-    put_replays(engine, *(replay_row(v, PAST + h * HOUR) for v in ("1", "2") for h in range(3)))
+    past = [PAST + hour * HOUR for hour in range(3)]
+    put_replays(engine, *(replay_row(v, at, strategy_name="ppo_gold") for v in ("1", "2") for at in past))
     rollout = start_rollout(
         engine, Command(OWNER, MONDAY, "proven"), strategy_name="fib_rsi", version="2", plan=read_plan(PLAN)
     )
@@ -239,8 +242,8 @@ SAMPLES: dict[str, Sample] = {
     "replay": Sample(
         "POST",
         "/replays",
-        {**BY_NAME, "version": "2", "start": PAST.isoformat(), "end": (PAST + 3 * HOUR).isoformat()},
-        changes="fib_rsi",
+        {**FREE, "start": PAST.isoformat(), "end": (PAST + 3 * HOUR).isoformat()},
+        changes="ppo_gold",
     ),
     "report_outcomes": Sample("POST", "/outcomes", {"trades": [TRADE]}, changes="fib_rsi"),
     "route": Sample("GET", "/route", params={**BY_NAME, "user_id": "u13"}),
