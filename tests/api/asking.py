@@ -121,7 +121,8 @@ def put_world(engine: Engine) -> World:
             ids[strategy_name, version] = str(row.id)
     put_decisions(engine, *(decision_row(v, MONDAY + h * HOUR, "buy") for v in ("1", "2") for h in range(3)))
     past = [PAST + hour * HOUR for hour in range(3)]
-    put_replays(engine, *(replay_row(v, at, strategy_name="ppo_gold") for v in ("1", "2") for at in past))
+    for name in ("fib_rsi", "ppo_gold"):
+        put_replays(engine, *(replay_row(v, at, strategy_name=name) for v in ("1", "2") for at in past))
     rollout = start_rollout(
         engine, Command(OWNER, MONDAY, "proven"), strategy_name="fib_rsi", version="2", plan=read_plan(PLAN)
     )
