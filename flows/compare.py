@@ -6,7 +6,7 @@ from flows.artifacts import key_of, show_comparisons, show_page
 from flows.parameters import AnySymbol, Days, Strategy, Version
 from flows.runtime import one_line, open_runtime, owner_flow
 from strategy_core.report.comparison import comparison_markdown
-from strategy_core.services.compare import compare_all, compare_with_curves, last_days
+from strategy_core.services.compare import compare_all, compare_with_curves, last_days, why_empty
 from strategy_core.services.history import read_curves
 
 
@@ -31,6 +31,8 @@ def nightly_comparison(days: Days = 30) -> str:
 def compare(strategy_name: Strategy, version: Version, days: Days = 30, symbol: AnySymbol = "") -> str:
     """Compare a version with the active one on the same candles, and show the report.
 
+    On candles before both decided live, replayed decisions are compared if there are any.
+
     Args:
         strategy_name: Strategy name.
         version: The shadow version or canary.
@@ -47,6 +49,11 @@ def compare(strategy_name: Strategy, version: Version, days: Days = 30, symbol: 
             source=runtime.candles(),
             now=runtime.now,
         )
+        asked = {"strategy_name": strategy_name, "version": version}
+        why = [] if found.candles_compared else why_empty(runtime.engine, **asked, over=last_days(days, runtime.now))
     shown = comparison_markdown(curves)
     where = show_page(key_of("comparison", strategy_name, version), shown, f"{strategy_name} {version}, {days:g} days")
-    return f"{found.candles_compared} candles and {found.slots} slots compared{where}"
+    if why:
+        return f"{why[0]}. To compare past candles, run the deployment replay{where}"
+    replayed = f", {found.candles_replayed} of the candles from replay" if found.candles_replayed else ""
+    return f"{found.candles_compared} candles and {found.slots} slots compared{replayed}{where}"

@@ -12,7 +12,7 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.isolation.fingerprint import digest_of
 from strategy_core.services.transitions import recorded_change
-from strategy_core.store import decisions, outcomes, versions
+from strategy_core.store import decisions, outcomes, replays, versions
 from strategy_core.store.engine import insert_if_new, transaction
 from strategy_core.store.tables import ShadowDecisionLog, StrategyVersion, decision_id
 
@@ -125,6 +125,18 @@ def put_decisions(engine: Engine, *rows: dict[str, Any], counted: bool = True) -
             decisions.log_decisions(session, rows)
         else:
             insert_if_new(session, ShadowDecisionLog, rows)
+
+
+def replay_row(version: str, at: datetime, decision: str = "hold", **changes: Any) -> dict[str, Any]:
+    key = {"strategy_name": "fib_rsi", "version": version, "symbol": GOLD, "timestamp": at}
+    made = {"confidence": 0.5, "reason": "", "window_hash": f"{at:%H}" * 32, "replayed_at": at + 9 * DAY}
+    return {**key, "decision": decision, **made, **changes}
+
+
+def put_replays(engine: Engine, *rows: dict[str, Any]) -> None:
+    """Store replayed decisions."""
+    with transaction(engine) as session:
+        replays.add_decisions(session, rows)
 
 
 def outcome_row(version: str, at: datetime, r: float, *, symbol: str = GOLD, candles: int = 2) -> dict[str, Any]:

@@ -36,6 +36,7 @@ CHANGES = {
         "pause",
         "percent",
         "register",
+        "replay",
         "resume",
         "retire",
     ),

@@ -21,8 +21,8 @@ _PANELS = {  # of `rollout --help`: the commands of each, the most used first
         *("tick", "canary", "percent", "route"),
     ),
     "Evidence": (
-        *("verdicts", "report", "compare", "decisions", "calibrate"),
-        *("shadow", "score", "sample", "outcomes", "users"),
+        *("verdicts", "report", "compare", "whatif", "decisions", "calibrate"),
+        *("replay", "shadow", "score", "sample", "outcomes", "users"),
     ),
     "Operate": ("api", "deploy", "clock", "token", "exporter", "isolate"),
 }

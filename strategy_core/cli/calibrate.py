@@ -1,13 +1,13 @@
 """The command that simulates how a plan's gates treat healthy and harmful canaries."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from strategy_core.cli.context import Context, PlanFile, command, read_json
+from strategy_core.cli.context import Context, PlanFile, command, progress, read_json
 from strategy_core.domain.errors import InvalidPlan, InvalidSetting
 
 if TYPE_CHECKING:
@@ -55,18 +55,22 @@ def calibrate(
         if strategy is not None and version is not None
         else None
     )
-    with _progress() as done:
+    with progress() as shown_done:
+        done = partial(shown_done, "ramps")
         found = calibrate(frozen, ramps=ramps, days=days, seed=seed, scenarios=scenario or (), pair=pair, done=done)
     if plot is not None:
         of = "simulated markets" if pair is None else f"{strategy} {version}, sampled from its shadow history"
         title = f"{of}: {ramps:,} ramps of {days} days a scenario"
         plot.write_text(calibration_svg(title, found.scenarios), encoding="utf-8")
     data = found.model_dump(mode="json") | {"strategy_name": strategy, "version": version, "ramps": ramps}
+    data |= {"slots_replayed": 0 if pair is None else pair.replayed}
     shown = [_healthy(found.scenarios), _harmful(found.scenarios), f"{ramps:,} ramps of {days} days each, seed {seed}."]
     if pair is not None:
         of = f"{pair.history.slots:,} slots on {pair.history.days} days in shadow"
         assumed = ", assumed: too few days" if pair.history.provisional else ""
         shown.append(f"Sampled from {of}, design effect {pair.history.design_effect:.2f}{assumed}.")
+        if pair.replayed:
+            shown.append(f"From replay: {pair.replayed:,} of these slots. The gates of a rollout do not count them.")
     if found.left_out:
         shown.append(f"Not simulated: {', '.join(found.left_out)}.")
     shell.answer(data, *(each for each in shown if each is not None))
@@ -115,16 +119,3 @@ def _harmful(calibrations: "Sequence[Calibration]") -> "Table | None":
 
 def _gates(one: "Calibration") -> str:
     return ", ".join(f"{gate} {count}" for gate, count in one.by_gate.items())
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar on standard error, if that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("ramps", total=None)
-        yield lambda count, of: bar.update(task, completed=count, total=of)

@@ -7,8 +7,8 @@ import logging
 import os
 import sys
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -287,6 +287,26 @@ def _system_user() -> str:
         return getpass.getuser()
     except (OSError, KeyError):  # in a container the user id may have no name
         return f"uid {os.getuid()}"
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a progress bar on standard error, if that is a terminal.
+
+    Yields a function to call with a label, the number that is done and the total.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        bar = bars.add_task("starting", total=None)
+
+        def show(label: str, count: int, of: int) -> None:
+            bars.update(bar, description=label, completed=count, total=of)
+
+        yield show
 
 
 # Tables, cells and sparklines

@@ -5,7 +5,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from strategy_core.cli.context import Context, Limit, StrategyName, Symbol, VersionName, command, moment
+from strategy_core.cli.context import (
+    Context,
+    Limit,
+    PlanFile,
+    StrategyName,
+    Symbol,
+    VersionName,
+    command,
+    moment,
+    read_json,
+)
+from strategy_core.domain.errors import InvalidPlan
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -53,6 +64,59 @@ def score(shell: Context) -> None:
 
 
 @command(commands)
+def replay(
+    shell: Context,
+    strategy: StrategyName,
+    version: VersionName,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help="First candle. Default: 180 days before --to.")
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="Only candles before this time. Default: the newest.")
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Delete what was replayed in this period, and decide anew.")
+    ] = False,
+) -> None:
+    """Let a version and the active one decide on past candles.
+
+    The decisions and their results are kept apart from the log of live decisions. The commands compare, plan and
+    calibrate use them where there is too little live evidence. No gate of a rollout counts them.
+    """
+    from dataclasses import asdict
+
+    from strategy_core.cli.context import progress, table
+    from strategy_core.isolation.pool import WorkerPool
+    from strategy_core.services.replay import replay_version
+
+    engine, source, settings = shell.engine, shell.candles(), shell.settings
+    with (
+        WorkerPool(deadline_s=settings.decision_deadline_s, at_once=settings.shadow_workers) as workers,
+        progress() as done,
+    ):
+        found = replay_version(
+            engine,
+            source,
+            workers,
+            strategy_name=strategy,
+            version=version,
+            now=shell.now,
+            start=moment(start, "--from"),
+            end=moment(end, "--to"),
+            again=again,
+            done=done,
+        )
+    columns = ["version", "first candle", "last candle", "candles", "new", "signals", "closed", "open", "errors"]
+    fields = ("version", "first", "newest", "candles", "decided", "signals", "closed", "pending", "errors")
+    rows = [[getattr(one, field) for field in fields] for one in found]
+    notes = [note for one in found for note in one.notes]
+    following = f"Next: rollout compare {strategy} {version} --start {found[0].first:%Y-%m-%d}"
+    shell.answer([asdict(one) | {"notes": one.notes} for one in found], table(columns, rows), *notes, following)
+    if any(one.errors for one in found):
+        raise typer.Exit(1)
+
+
+@command(commands)
 def compare(
     shell: Context,
     strategy: StrategyName,
@@ -64,8 +128,11 @@ def compare(
     end: End = None,
     symbol: Symbol = None,
 ) -> None:
-    """Compare a version with the active one on the same candles."""
-    from strategy_core.services.compare import chosen_period, compare_versions
+    """Compare a version with the active one on the same candles.
+
+    On candles before both decided live, replayed decisions are compared if there are any.
+    """
+    from strategy_core.services.compare import chosen_period, compare_versions, why_empty
 
     over = chosen_period(days, moment(start, "--start"), moment(end, "--end"), shell.now)
     found = compare_versions(
@@ -76,10 +143,59 @@ def compare(
         symbol=symbol,
         source=shell.candles(),
     )
-    data = {"start": over.start, "end": over.end, **found.model_dump(mode="json")}
-    shell.answer(
-        data, f"{over.start:%Y-%m-%d %H:%M} to {over.end:%Y-%m-%d %H:%M} UTC", *_comparison_tables(found, version)
+    why = [] if found.candles_compared else why_empty(shell.engine, strategy_name=strategy, version=version, over=over)
+    data = {"start": over.start, "end": over.end, **found.model_dump(mode="json"), "notes": why}
+    shown_period = f"{over.start:%Y-%m-%d %H:%M} to {over.end:%Y-%m-%d %H:%M} UTC"
+    shell.answer(data, shown_period, *_comparison_tables(found, version), *why)
+
+
+@command(commands)
+def whatif(
+    shell: Context,
+    strategy: StrategyName,
+    version: VersionName,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="TIME", help="Start of the rollout. Default: 180 days after the first replay."),
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="Only candles before this time. Default: all replayed.")
+    ] = None,
+    plan: PlanFile = None,
+) -> None:
+    """Show how a rollout would have gone on replayed candles.
+
+    Every candle is a tick with the gates of the plan. Owners approve at once. Nothing is changed.
+    """
+    from dataclasses import asdict
+
+    from strategy_core.cli.context import table
+    from strategy_core.domain.plan import read_plan
+    from strategy_core.services.whatif import what_if
+
+    found = what_if(
+        shell.engine,
+        strategy_name=strategy,
+        version=version,
+        plan=read_plan({} if plan is None else read_json(f"@{plan}", InvalidPlan)),
+        start=moment(start, "--from"),
+        end=moment(end, "--to"),
     )
+    columns = ["stage", "entered", "left", "days", "slots", "canary R", "users R", "ended by"]
+    rows = [
+        (
+            stage.name,
+            stage.entered,
+            stage.left,
+            f"{((stage.left or found.end) - stage.entered).total_seconds() / 86_400:.1f}",
+            stage.slots,
+            f"{stage.canary_r:+.2f}",
+            f"{stage.users_r:+.2f}",
+            stage.reason if stage.left else "",
+        )
+        for stage in found.stages
+    ]
+    shell.answer(asdict(found) | {"notes": found.notes}, table(columns, rows), *found.notes)
 
 
 @command(commands)
@@ -155,6 +271,7 @@ def _comparison_tables(found: "Comparison", version: str) -> list["RenderableTyp
 
     known = {
         "candles": f"{found.candles_compared} compared, {found.candles_excluded} excluded",
+        **({"from replay": f"{found.candles_replayed} of the candles"} if found.candles_replayed else {}),
         "signals": f"{version} {found.shadow_signal_count}, active {found.active_signal_count}",
         "divergence": f"{_percent(found.divergence_rate)} of actionable candles, "
         f"{_percent(found.divergence_rate_all_candles)} of all",

@@ -38,7 +38,8 @@ def plan(
     """Preview a rollout: users, evidence and days needed per stage.
 
     Shows how many users each stage reaches, how many slots (candles with a signal) its gates need, how long that
-    takes, what the version earned in shadow, and how soon faults would be found.
+    takes, what the version earned in shadow, and how soon faults would be found. With little shadow, replays of past
+    candles are used too, and it says so.
     """
     from strategy_core.cli.context import table
     from strategy_core.domain.plan import read_plan
@@ -75,6 +76,8 @@ def plan(
         found.verdict,
         *found.notes,
     ]
+    if found.pnl_deviation is None:
+        lines.append(f"Next: rollout replay {strategy} {version}")
     shell.answer(data, table(columns, rows), *lines)
 
 

@@ -57,7 +57,11 @@ def register(
         status=status,
         deadline_s=shell.settings.decision_deadline_s,
     )
-    _answer_version(shell, registered, f"{strategy} {version} is registered: {registered.status}")
+    headline = f"{strategy} {version} is registered: {registered.status}"
+    following = f"rollout replay {strategy} {version}   (evidence from past candles)"
+    if status is Status.ACTIVE:
+        following = f"rollout register {strategy} VERSION ...   (a version to compare it with)"
+    _answer_version(shell, registered, headline, following=following)
 
 
 @command(commands, "list")
@@ -176,7 +180,12 @@ def _known_answers(report: dict[str, Any]) -> str:
 
 
 def _answer_version(
-    shell: Context, version: "StrategyVersion", headline: str | None = None, *, watch: str | None = None
+    shell: Context,
+    version: "StrategyVersion",
+    headline: str | None = None,
+    *,
+    watch: str | None = None,
+    following: str | None = None,
 ) -> None:
     from strategy_core.cli.context import facts_table, table
     from strategy_core.isolation.fingerprint import list_model_files
@@ -208,4 +217,5 @@ def _answer_version(
         *([table(["model file", "fingerprint"], [astuple(file) for file in files])] if files else []),
         table(columns, checks, title="Registration report"),
         *(f"warning: {warning}" for warning in report["warnings"]),
+        *([f"Next: {following}"] if following else []),
     )

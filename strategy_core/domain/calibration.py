@@ -180,7 +180,7 @@ def run_ramp(
             if proven is not None:
                 return _found(ramp, proven, WATCH, promoted_on, frozen_after)
             break
-        at = _apply_step(at, ruling.step, now)
+        at = apply_step(at, ruling.step, now)
         previous = booked
     return RampResult(slots=booked, promoted_on=promoted_on, frozen_after=frozen_after)
 
@@ -220,7 +220,8 @@ def upper_limit(count: int, n: int) -> float:
     return 1.0 if count == n else float(betaincinv(count + 1, n - count, CONFIDENCE))
 
 
-def _apply_step(at: Position, step: Step, now: datetime) -> Position:
+def apply_step(at: Position, step: Step, now: datetime) -> Position:
+    """Return the position after a step. An owner approves at once, and extends a stage without an answer."""
     match step:
         case Step.ADVANCE:
             return replace(at, stage_index=at.stage_index + 1, stage_entered_at=now, stage_extended_at=now)
@@ -284,11 +285,17 @@ def _quantile(values: Sequence[float], share: float) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class RecordedPair:
-    """The shadow history of two versions, with at least one slot. *risk_fraction* is the equity risked on one R."""
+    """The shadow history of two versions, with at least one slot.
+
+    Attributes:
+        risk_fraction: the equity risked on one R.
+        replayed: of the slots, those that are from replays.
+    """
 
     slots: Slots
     history: History
     risk_fraction: float
+    replayed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ class Cell:
         candles: number of candles.
         closed: number of candles on which all trades have closed.
         shadow_trades, active_trades: of the closed candles. NO_TRADES where the version held.
+        replayed: whether the decisions are from a replay, and not from the log of live decisions.
     """
 
     symbol: str
@@ -38,6 +39,7 @@ class Cell:
     closed: int = 0
     shadow_trades: ClosedTrades = NO_TRADES
     active_trades: ClosedTrades = NO_TRADES
+    replayed: bool = field(default=False, kw_only=True)
 
 
 class Interval(BaseModel):
@@ -72,6 +74,7 @@ class Comparison(BaseModel):
         slots: actionable candles. pending_slots of them have an open trade.
         difference: R of shadow - R of active per closed slot, 0 where a version held, with a day-clustered interval.
         by_regime: the same by regime, without drawdown, since the candles of a regime are not a continuous account.
+        candles_replayed: of the compared candles, those from a replay.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -90,6 +93,7 @@ class Comparison(BaseModel):
     active: Performance
     difference: Interval
     by_regime: Mapping[str, "Comparison"]
+    candles_replayed: int = 0
 
 
 def compare(
@@ -139,6 +143,7 @@ class _Sums:
     Attributes:
         actions: (shadow's action, active's action) -> candles.
         days: day -> closed slots and Σ of their differences.
+        replayed: compared candles from a replay.
     """
 
     symbols: set[str] = field(default_factory=set)
@@ -146,12 +151,14 @@ class _Sums:
     days: dict[int, tuple[int, float]] = field(default_factory=dict)
     shadow: ClosedTrades = NO_TRADES
     active: ClosedTrades = NO_TRADES
+    replayed: int = 0
 
     def add(self, cell: Cell) -> None:
         self.actions[cell.shadow, cell.active] += cell.candles
         if cell.shadow is None or cell.active is None:
             return
         self.symbols.add(cell.symbol)
+        self.replayed += cell.candles if cell.replayed else 0
         if not cell.closed or cell.shadow is cell.active is Action.HOLD:
             return
         slots, difference = self.days.get(cell.day, (0, 0.0))
@@ -188,6 +195,7 @@ class _Sums:
             active=self.active.performance(theirs),
             difference=difference,
             by_regime={},
+            candles_replayed=self.replayed,
         )
 
 

@@ -240,6 +240,14 @@ class LostRace(Refused):
     found: int | None
 
 
+class NotReplayed(Refused):
+    """{strategy_name!r} {version!r} and the active version are not both replayed in this period. Run: {advice}."""
+
+    strategy_name: str
+    version: str
+    advice: str  # the command that replays them
+
+
 class NotAwaiting(Refused):
     """Cannot {what}: the rollout is {state}. Allowed when {allowed: or }."""
 
@@ -404,6 +412,15 @@ class InvalidPlan(Invalid):
     """Plan is not valid: {problems:; }."""
 
     problems: Lines
+
+
+class NothingToReplay(Invalid):
+    """No candle that {version!r} can be replayed on opened from {start} to {end}. {feed}."""
+
+    version: str
+    start: datetime
+    end: datetime
+    feed: str  # which candles the feed has, or how many the version needs before its first decision
 
 
 class InvalidTimeframe(Invalid):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -210,6 +210,8 @@ class Preview(BaseModel):
         harm: what the plan's gate `harm` says of the shadow. On `fail` the start is refused.
         risk_fraction: share of equity risked on one R.
         detections: how soon faults are found. Empty with too few slots in shadow.
+        replayed_slots, replayed_days: of the slots and days, those from replays. No gate of the rollout counts them.
+        harm_replayed: what the gate `harm` says of shadow and replays together. It refuses no start.
     """
 
     slots: int
@@ -224,6 +226,9 @@ class Preview(BaseModel):
     risk_fraction: float
     stages: list[StagePreview]
     detections: list[Detection]
+    replayed_slots: int = 0
+    replayed_days: float = 0.0
+    harm_replayed: Finding | None = None
 
     @property
     def underpowered(self) -> bool:
@@ -235,7 +240,8 @@ class Preview(BaseModel):
         if self.harm is not None and self.harm.verdict is Verdict.FAIL:
             return f"refused: in shadow {self.harm.reason}. Give an override reason to start it all the same"
         if self.pnl_deviation is None:
-            return f"unknown: {self.slots} slots in {self.days:.0f} days of shadow are too few to plan by"
+            found = f"{self.slots} slots in {self.days:.0f} days of {self._source}"
+            return f"unknown: {found} are too few to plan by. Replay the version on past candles, or let it decide on"
         short = next((stage for stage in self.stages if stage.underpowered), None)
         if short is None:
             total = sum(stage.days_expected or 0.0 for stage in self.stages)
@@ -250,19 +256,32 @@ class Preview(BaseModel):
     def notes(self) -> list[str]:
         """What the shadow says, what the last stage tolerates, and how soon faults are found, a line each."""
         notes = []
+        if self.replayed_days:
+            notes.append(
+                f"from replay: {self.replayed_slots} of {self.slots} slots, on {self.replayed_days:.0f} of "
+                f"{self.days:.0f} days. The gates of a rollout do not count them"
+            )
         if self.r_per_day_low is not None and self.r_per_day_high is not None:
             less = "less" if self.r_per_day < 0 else "more"
             interval = f"95 %: {self.r_per_day_low:+.2f} to {self.r_per_day_high:+.2f}"
             money = self._of_capital(self.r_per_day)
-            notes.append(f"in shadow it earned {abs(self.r_per_day):.2f} R a day {less} ({interval}), {money}")
+            notes.append(f"in {self._source} it earned {abs(self.r_per_day):.2f} R a day {less} ({interval}), {money}")
         if self.harm is not None and self.harm.verdict is Verdict.INCONCLUSIVE:
             notes.append(f"warning: {self.harm.reason}, in shadow already")
+        if self.harm_replayed is not None and self.harm_replayed.verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE):
+            notes.append(f"warning: {self.harm_replayed.reason}, in {self._source} already")
         if self.stages and self.slots_per_day > 0:
             margin = self.stages[-1].margin_r
             money = self._of_capital(-self.slots_per_day * margin)
             notes.append(f"a version may earn up to {margin:.3f} R a slot less and still be promoted: {money}")
         notes.extend(self._found(each) for each in self.detections)
         return notes
+
+    @property
+    def _source(self) -> str:
+        if not self.replayed_days:
+            return "shadow"
+        return "replay" if self.replayed_slots == self.slots else "shadow and replay"
 
     def _of_capital(self, r_per_day: float) -> str:
         often = self.slots_per_day >= OFTEN
@@ -276,21 +295,42 @@ class Preview(BaseModel):
         return f"if {one.fault}: found after {one.median_days:.1f} days, in {one.found:.0%} of trials, {loss}"
 
 
+@dataclass(frozen=True, slots=True)
+class LiveShadow:
+    """The part of a pair's slots that is not from replays: all that the gates of a rollout know when it starts."""
+
+    slots: Slots
+    history: History
+    days: float
+
+
 def preview(
-    plan: Plan, history: History, calendar_days: float, *, slots: Slots | None = None, risk_fraction: float = 0.0
+    plan: Plan,
+    history: History,
+    calendar_days: float,
+    *,
+    slots: Slots | None = None,
+    risk_fraction: float = 0.0,
+    live: LiveShadow | None = None,
 ) -> Preview:
     """Return the preview of *plan*, given the *slots* and the history of the pair over *calendar_days* of shadow.
 
     Slots needed = (3.1 · s / margin)², with s the deviation of the paired difference, and at least the minimum of the
     gate. See `NotWorse` for pairs with few slots, and for those that do the same.
+
+    Args:
+        live: if some of the slots are from replays, the others. Margins, slots in shadow that count and the design
+            effects, where they are larger, are then taken from its history, as the gates will.
     """
+    frozen = history if live is None else live.history
+    history = history if live is None else _as_cautious(history, live.history)
     per_day, pnl, win = history.slots_per_day, history.pnl_deviation, history.win_deviation
     gate = next((gate for gate in plan.gates if isinstance(gate, NotWorse)), None)
     stages, booked = [], 0
     for stage in plan.stages:
         margins = stage.margins
-        margin = margins.pnl(history)
-        needed = gate.own_slots_needed(history, margin) if gate else 0
+        margin = margins.pnl(frozen)
+        needed = gate.own_slots_needed(frozen, margin, gate.slots_needed(history, margin)) if gate else 0
         if margins.win is not None:
             needed = max(needed, _needed(win, margins.win))
         minimum_days = stage.minimum_time.total_seconds() / 86_400
@@ -311,6 +351,7 @@ def preview(
         )
     mean = history.d / history.slots if history.slots else 0.0
     reach = None if pnl is None else _NORMAL_95 * pnl / math.sqrt(history.slots)
+    found = None if slots is None else harm_in_shadow(plan, slots, history, risk_fraction)
     return Preview(
         slots=history.slots,
         days=calendar_days,
@@ -320,11 +361,20 @@ def preview(
         r_per_day=mean * per_day,
         r_per_day_low=None if reach is None else (mean - reach) * per_day,
         r_per_day_high=None if reach is None else (mean + reach) * per_day,
-        harm=None if slots is None else harm_in_shadow(plan, slots, history, risk_fraction),
+        harm=found if live is None else harm_in_shadow(plan, live.slots, live.history, risk_fraction),
         risk_fraction=risk_fraction,
         stages=stages,
         detections=[] if slots is None else detections(plan, slots, history, risk_fraction),
+        replayed_slots=0 if live is None else history.slots - len(live.slots),
+        replayed_days=0.0 if live is None else calendar_days - live.days,
+        harm_replayed=None if live is None else found,
     )
+
+
+def _as_cautious(history: History, live: History) -> History:
+    """Return *history* with the design effects of *live* where those are larger."""
+    effects = ("design_effect", "design_effect_bound", "win_effect_bound", "unlike_effect")
+    return history.model_copy(update={name: max(getattr(history, name), getattr(live, name)) for name in effects})
 
 
 def harm_in_shadow(plan: Plan, slots: Slots, history: History, risk_fraction: float) -> Finding | None:

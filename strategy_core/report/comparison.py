@@ -47,7 +47,8 @@ def comparison_markdown(comparison: ComparisonCurves, *, level: int = 1) -> str:
     return sections(
         f"{'#' * level} {plain(report.strategy_name)}: {plain(shadow)} against {plain(active)}",
         f"{period}, {symbols}: {measured.candles_compared:,} candles decided by both versions, "
-        f"{measured.candles_excluded:,} excluded. {measured.slots:,} slots, {measured.pending_slots:,} still open.",
+        f"{measured.candles_excluded:,} excluded. {measured.slots:,} slots, {measured.pending_slots:,} still open."
+        + (f" From replay: {measured.candles_replayed:,} of the candles." if measured.candles_replayed else ""),
         _performance_table(measured, shadow, active),
         f"Difference, {plain(shadow)} - {plain(active)}: {_difference(measured)} R per slot, clustered by day. "
         f"The decisions differ on {_percents(measured.divergence_rate)} of actionable candles "

@@ -29,7 +29,7 @@ from strategy_core.domain.lifecycle import utc
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.domain.simulation import SCENARIOS, USUAL, Scenario
-from strategy_core.services.evidence import read_shadow
+from strategy_core.services.evidence import add_replays, read_shadow
 from strategy_core.services.rollouts import check_comparable
 from strategy_core.store import versions
 from strategy_core.store.engine import reading
@@ -91,7 +91,7 @@ def calibrate(
 
 
 def read_pair(engine: Engine, *, strategy_name: str, version: str, now: datetime) -> RecordedPair:
-    """Return the shadow history of *version* and the active version, at most 180 days.
+    """Return the shadow history of *version* and the active version, at most 180 days. Replays add what is missing.
 
     Raises:
         UnknownStrategy, UnknownVersion, NoActiveVersion
@@ -104,11 +104,14 @@ def read_pair(engine: Engine, *, strategy_name: str, version: str, now: datetime
         check_comparable(chosen, active)
         scoring = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring)
         shadow = read_shadow(session, chosen, active, now)
+        live = len(shadow.slots)
+        shadow = add_replays(session, shadow, chosen, active, now) or shadow
     slots, days = shadow.slots, len(np.unique(shadow.slots.day))
     if len(slots) < FEWEST_SLOTS or days < FEWEST_DAYS:
         found = f"{len(slots)} closed slots on {days} days in shadow, needed are {FEWEST_SLOTS} on {FEWEST_DAYS}"
-        raise Incomparable(strategy_name, version, active.version, found)
-    return RecordedPair(slots, shadow.history, scoring.risk_fraction)
+        advice = f"replay more past candles first: rollout replay {strategy_name} {version} --from TIME"
+        raise Incomparable(strategy_name, version, active.version, f"{found}; {advice}")
+    return RecordedPair(slots, shadow.history, scoring.risk_fraction, replayed=len(slots) - live)
 
 
 def _find_scenario(known: dict[str, Scenario], name: str) -> Scenario:

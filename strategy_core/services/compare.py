@@ -1,7 +1,8 @@
 """Comparison of a version with the active one over the same candles, on request or as a stored nightly report."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 
 import pandas as pd
 from sqlalchemy import Engine
@@ -13,14 +14,16 @@ from strategy_core.domain.indicators import WARMUP_BARS, Runs, regimes, runs
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.market.source import CandleSource
-from strategy_core.services.history import ComparisonCurves, comparison_curves
-from strategy_core.store import outcomes, versions
+from strategy_core.services.evidence import live_since, shared_symbols
+from strategy_core.services.history import ComparisonCurves, comparison_curves, split_pair
+from strategy_core.store import outcomes, replays, versions
 from strategy_core.store.comparison import ComparedPair, max_drawdown, read_cells
 from strategy_core.store.engine import reading, snapshot, transaction
 from strategy_core.store.tables import ComparisonReport
 
 _DEFAULT_DAYS = 30.0
 _MAX_DAYS = 36_500
+_MINUTE = "%Y-%m-%d %H:%M"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +80,18 @@ def compare_versions(
     active_version: str | None = None,
     symbol: str | None = None,
     source: CandleSource | None = None,
+    live_only: bool = False,
 ) -> Comparison:
     """Compare the decisions of two versions and their scored outcomes.
+
+    On candles before both decided live, replayed decisions are compared if there are any. `candles_replayed` counts
+    them.
 
     Args:
         active_version: the version to compare with. The default is the active one.
         symbol: compare only this symbol. The default is all symbols that both versions decide on.
         source: candles from which market regimes are derived. Without it, the comparison has no `by_regime`.
+        live_only: leave replayed decisions out.
 
     Raises:
         UnknownStrategy, UnknownVersion, NoActiveVersion
@@ -101,20 +109,36 @@ def compare_versions(
             raise UnknownSymbol(symbol, symbols)
         symbols = [symbol] if symbol else symbols
         rule = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring)
-    pair = ComparedPair(
-        strategy_name,
-        shadow.version,
-        active.version,
-        symbols,
-        over.start,
-        over.end,
-        None if source is None else {symbol: _regimes(source, symbol, over) for symbol in symbols},
-    )
+        pair = ComparedPair(strategy_name, shadow.version, active.version, symbols, over.start, over.end)
+        pairs = [pair] if live_only else split_pair(session, pair, live_since(shadow, active))
+    if source is not None:
+        pairs = [replace(each, regimes=_regimes_of(source, each)) for each in pairs]
     with snapshot(engine) as session:
         ours, theirs = (
-            max_drawdown(session, pair, version, rule.risk_fraction) for version in (pair.shadow, pair.active)
+            max_drawdown(session, pairs, version, rule.risk_fraction) for version in (pair.shadow, pair.active)
         )
-        return compare(read_cells(session, pair), drawdowns=(ours, theirs))
+        cells = chain.from_iterable(read_cells(session, each) for each in pairs)
+        return compare(cells, drawdowns=(ours, theirs))
+
+
+def why_empty(engine: Engine, *, strategy_name: str, version: str, over: Period) -> list[str]:
+    """Return why a comparison with the active version has no candle, and what to do about it, a line each."""
+    with reading(engine) as session:
+        chosen = versions.get_version(session, strategy_name, version)
+        active = versions.active_version(session, strategy_name)
+        symbols = shared_symbols(chosen, active)
+        span = replays.replayed_span(session, strategy_name, version, symbols)
+    if not symbols:
+        return [f"no candle was compared: {version} and the active {active.version} have no symbol in common"]
+    since = live_since(chosen, active)
+    why = f"no candle was compared: {version} and {active.version} decide on live candles since {since:{_MINUTE}} UTC"
+    if span is None:
+        return [why, f"Next: rollout replay {strategy_name} {version}"]
+    following = f"rollout compare {strategy_name} {version} --start {span.first:%Y-%m-%d}"
+    replayed = f"{version} is replayed from {span.first:{_MINUTE}} to {span.newest:{_MINUTE}} UTC"
+    if span.first < min(over.end, since) and span.newest >= over.start:  # the active version lacks these candles
+        following = f"rollout replay {strategy_name} {version} --from {over.start:%Y-%m-%d}"
+    return [f"{why}, and {replayed}", f"Next: {following}"]
 
 
 def compare_with_curves(
@@ -158,6 +182,7 @@ def compare_all(engine: Engine, source: CandleSource, *, now: datetime, days: fl
             active_version=active[challenger.strategy_name],  # another version may be active by now
             over=over,
             source=source,
+            live_only=True,  # stored reports are read as shadow evidence
         )
         name = challenger.strategy_name
         report = _report(name, challenger.version, active[name], over, found, now)
@@ -179,6 +204,10 @@ def _report(
         report=found.model_dump(mode="json"),
         created_at=now,
     )
+
+
+def _regimes_of(source: CandleSource, pair: ComparedPair) -> dict[str, Runs]:
+    return {symbol: _regimes(source, symbol, Period(pair.start, pair.end)) for symbol in pair.symbols}
 
 
 def _regimes(source: CandleSource, symbol: str, over: Period) -> Runs:

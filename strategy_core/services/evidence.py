@@ -28,10 +28,10 @@ from strategy_core.domain.slots import Slots
 from strategy_core.market.source import CandleSource
 from strategy_core.services.live_trades import FIDELITY_HISTORY, live_fidelity
 from strategy_core.services.score import foresee
-from strategy_core.store import decisions, evidence, live_trades, rollouts, versions
+from strategy_core.store import decisions, evidence, live_trades, replays, rollouts, versions
 from strategy_core.store.engine import failure, reading
 from strategy_core.store.outcomes import marks_by_candle
-from strategy_core.store.tables import Rollout, RolloutBook, StrategyVersion
+from strategy_core.store.tables import LIVE, REPLAYED, EvidenceTables, Rollout, RolloutBook, StrategyVersion
 
 LOOK_BACK = timedelta(days=180)  # older slots reflect another market
 REPORTED_WITHIN = timedelta(days=1)  # by then, a platform that reports its trades once a day has reported them
@@ -50,14 +50,74 @@ class Shadow:
 
 def read_shadow(session: Session, version: StrategyVersion, active: StrategyVersion, now: datetime) -> Shadow:
     """Return the pair's shadow of at most the last 180 days."""
-    start = max(now - LOOK_BACK, version.created_at, active.created_at)
-    name, symbols = version.strategy_name, shared_symbols(version, active)
-    closed, _ = evidence.read_slots(session, name, version.version, active.version, start=start, end=now)
-    candles = min(
-        evidence.count_candles(session, name, each.version, symbols, start=start, end=now) for each in (version, active)
-    )
-    found, days = evidence.as_slots(closed, symbols), (now - start).total_seconds() / 86_400
-    return Shadow(found, measure(found, days, symbols=symbols, candles=candles // len(symbols)), days)
+    start = max(now - LOOK_BACK, live_since(version, active))
+    part = _Part(version, active, start, now)
+    found, days = evidence.as_slots(part.closed(session), part.symbols), (now - start).total_seconds() / 86_400
+    return Shadow(found, measure(found, days, symbols=part.symbols, candles=part.candles(session)), days)
+
+
+def add_replays(
+    session: Session, shadow: Shadow, version: StrategyVersion, active: StrategyVersion, now: datetime
+) -> Shadow | None:
+    """Return the pair's shadow with replayed slots before it, 180 days together, or None without such slots.
+
+    The replayed days are the newest ones that both versions have replayed before they decided live together.
+    """
+    part = _replayed_part(session, version, active, now - LOOK_BACK, now)
+    if part is None:
+        return None
+    live = _Part(version, active, live_since(version, active), now)
+    found = evidence.as_slots(sorted([*part.closed(session), *live.closed(session)]), live.symbols)
+    days = shadow.days + (part.end - part.start).total_seconds() / 86_400
+    candles = part.candles(session) + live.candles(session)
+    history = measure(found, days, symbols=live.symbols, candles=candles)
+    return Shadow(found, history, days)
+
+
+def live_since(version: StrategyVersion, active: StrategyVersion) -> datetime:
+    """Return the time from which both versions have been decided on live candles."""
+    return max(version.created_at, active.created_at)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What a pair did on the candles that opened in [start, end), live or in replays."""
+
+    version: StrategyVersion
+    active: StrategyVersion
+    start: datetime
+    end: datetime
+    tables: EvidenceTables = LIVE
+
+    @property
+    def symbols(self) -> list[str]:
+        return shared_symbols(self.version, self.active)
+
+    def closed(self, session: Session) -> list[evidence.ClosedSlot]:
+        names = (self.version.strategy_name, self.version.version, self.active.version)
+        return evidence.read_slots(session, *names, start=self.start, end=self.end, tables=self.tables)[0]
+
+    def candles(self, session: Session) -> int:
+        """Return the number of candles of each symbol that both decided."""
+        both = (self.version, self.active)
+        over: dict[str, Any] = {"start": self.start, "end": self.end, "tables": self.tables}
+        name, symbols = self.version.strategy_name, self.symbols
+        counts = (evidence.count_candles(session, name, each.version, symbols, **over) for each in both)
+        return min(counts) // len(symbols)
+
+
+def _replayed_part(
+    session: Session, version: StrategyVersion, active: StrategyVersion, start: datetime, now: datetime
+) -> _Part | None:
+    """Return the newest replayed candles of the pair, as many days as [start, now) has before its live ones."""
+    since, symbols = live_since(version, active), shared_symbols(version, active)
+    spans = [replays.replayed_span(session, version.strategy_name, each.version, symbols) for each in (version, active)]
+    ours, theirs = spans
+    if since <= start or ours is None or theirs is None:
+        return None
+    end = min(since, min(ours.newest, theirs.newest) + timeframe_delta(version.timeframe))
+    first = max(ours.first, theirs.first, end - (min(since, now) - start))
+    return _Part(version, active, first, end, REPLAYED) if first < end else None
 
 
 def shared_symbols(one: StrategyVersion, other: StrategyVersion) -> list[str]:

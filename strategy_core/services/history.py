@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from math import ceil, isnan
 from typing import Any
 from uuid import UUID
@@ -19,11 +20,12 @@ from strategy_core.domain.gates.base import Freshness
 from strategy_core.domain.live_trades import Serving, serving_at
 from strategy_core.domain.plan import read_plan
 from strategy_core.domain.routing import BUCKETS, as_percent, buckets_of
-from strategy_core.store import audit, outcomes, rollouts, versions
+from strategy_core.services.evidence import live_since
+from strategy_core.store import audit, outcomes, replays, rollouts, versions
 from strategy_core.store import users as user_store
 from strategy_core.store.comparison import ComparedPair, not_held
 from strategy_core.store.engine import reading
-from strategy_core.store.tables import ComparisonReport, GateVerdict, Rollout
+from strategy_core.store.tables import REPLAYED, ComparisonReport, GateVerdict, Rollout
 
 MOST_POINTS = 400  # points per curve: about two pixels each
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -75,11 +77,30 @@ class ComparisonCurves:
 def comparison_curves(session: Session, report: ComparisonReport) -> ComparisonCurves:
     """Return a report with its curves. The days hold slots that have closed since, in all shared symbols."""
     name, shadow, active = report.strategy_name, report.shadow_version, report.active_version
-    start, end = report.period_start, report.period_end
-    cells = not_held(session, ComparedPair(name, shadow, active, _shared(session, name, shadow, active), start, end))
+    symbols = _shared(session, name, shadow, active)
+    pair = ComparedPair(name, shadow, active, symbols, report.period_start, report.period_end)
+    pairs = [pair]
+    if report.report.get("candles_replayed"):
+        both = (versions.get_version(session, name, each) for each in (shadow, active))
+        pairs = split_pair(session, pair, live_since(*both))
+    cells = chain.from_iterable(not_held(session, each) for each in pairs)
     decided = (cell for _, cell in cells if cell.shadow is not None and cell.active is not None)
     days = days_of([_day_sums(cell) for cell in decided if cell.closed])
-    return ComparisonCurves(report, read_equity(session, name, shadow, active, start=start, end=end), days)
+    return ComparisonCurves(report, _read_equity(session, pairs), days)
+
+
+def split_pair(session: Session, pair: ComparedPair, since: datetime) -> list[ComparedPair]:
+    """Return the pair in parts: replayed before *since*, where the shadow version was replayed, and live from then on.
+
+    Args:
+        since: when both versions began to decide on live candles.
+    """
+    end = min(pair.end, since)
+    span = replays.replayed_span(session, pair.strategy_name, pair.shadow, pair.symbols)
+    if span is None or span.first >= end or span.newest < pair.start:
+        return [pair]
+    replayed = replace(pair, end=end, tables=REPLAYED)
+    return [replayed, replace(pair, start=since)] if since < pair.end else [replayed]
 
 
 def read_curves(engine: Engine, reports: Sequence[ComparisonReport]) -> list[ComparisonCurves]:
@@ -92,20 +113,28 @@ def read_equity(
     session: Session, strategy_name: str, canary: str, control: str, *, start: datetime, end: datetime
 ) -> Equity:
     """Return the equity of both versions over [start, end), from 0 at the start."""
-    timeframe = timeframe_delta(versions.get_version(session, strategy_name, canary).timeframe)
-    over: dict[str, Any] = {
-        "symbols": _shared(session, strategy_name, canary, control),
-        "start": start,
-        "end": end,
-        "stretch": max(timeframe, timedelta(seconds=ceil((end - start).total_seconds() / (MOST_POINTS - 1)))),
-    }
-    ours, theirs = (outcomes.marks_by_stretch(session, strategy_name, name, **over) for name in (canary, control))
-    points, absent = {start: (0.0, 0.0)}, (start, 0.0)
+    symbols = _shared(session, strategy_name, canary, control)
+    return _read_equity(session, [ComparedPair(strategy_name, canary, control, symbols, start, end)])
+
+
+def _read_equity(session: Session, pairs: Sequence[ComparedPair]) -> Equity:
+    """Return the equity over the periods of the *pairs*, which follow each other."""
+    first, start, end = pairs[0], pairs[0].start, pairs[-1].end
+    timeframe = timeframe_delta(versions.get_version(session, first.strategy_name, first.shadow).timeframe)
+    stretch = max(timeframe, timedelta(seconds=ceil((end - start).total_seconds() / (MOST_POINTS - 1))))
+    points = {start: (0.0, 0.0)}
     so_far = (0.0, 0.0)
-    for stretch in sorted(ours.keys() | theirs.keys()):
-        (our_newest, our_r), (their_newest, their_r) = ours.get(stretch, absent), theirs.get(stretch, absent)
-        so_far = (so_far[0] + our_r, so_far[1] + their_r)
-        points[max(our_newest, their_newest)] = so_far
+    for pair in pairs:
+        over: dict[str, Any] = {"symbols": pair.symbols, "start": pair.start, "end": pair.end, "stretch": stretch}
+        over |= {"origin": start, "tables": pair.tables}
+        ours, theirs = (
+            outcomes.marks_by_stretch(session, pair.strategy_name, name, **over) for name in (pair.shadow, pair.active)
+        )
+        absent = (pair.start, 0.0)
+        for place in sorted(ours.keys() | theirs.keys()):
+            (our_newest, our_r), (their_newest, their_r) = ours.get(place, absent), theirs.get(place, absent)
+            so_far = (so_far[0] + our_r, so_far[1] + their_r)
+            points[max(our_newest, their_newest)] = so_far
     return Equity(tuple(points), *zip(*points.values(), strict=True))
 
 

@@ -167,7 +167,7 @@ def _simulate(one: _Unscored, source: CandleSource, now: datetime) -> None:
     sides = np.array([1 if signals[i][1] == Action.BUY else -1 for i in found.tolist()])
     trades = score(candles, positions[found], sides, one.rule)
     moments = [signals[i][0] for i in found.tolist()]
-    one.outcomes = _outcome_rows(version, symbol, candles, moments, trades)
+    one.outcomes = outcome_rows(version, symbol, candles, moments, trades)
     one.marks = _mark_rows(version, symbol, candles, marks(candles, trades, one.rule), one.marked)
     one.pending = int((~trades.closed).sum())
     one.lost = len(signals) - len(found)
@@ -178,9 +178,10 @@ def _candles(source: CandleSource, symbol: str, first: datetime, known_by: datet
     return source.candles(symbol, closed_by=known_by, bars=needed)
 
 
-def _outcome_rows(
+def outcome_rows(
     version: StrategyVersion, symbol: str, candles: pd.DataFrame, moments: Sequence[datetime], trades: ScoredTrades
 ) -> list[dict[str, Any]]:
+    """Return the rows of `Outcome` for the closed *trades* of signals on the candles that opened at *moments*."""
     delta = timeframe_delta(version.timeframe)
     opened_at = pd.DatetimeIndex(candles.index)
     return [

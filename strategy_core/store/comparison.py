@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 from math import ceil
 from typing import Any
 
@@ -17,6 +18,7 @@ from sqlalchemy import (
     ColumnElement,
     Double,
     Integer,
+    Select,
     SmallInteger,
     Text,
     TextClause,
@@ -31,6 +33,7 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    union_all,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import aliased
@@ -42,14 +45,11 @@ from strategy_core.domain.comparison import Cell
 from strategy_core.domain.indicators import Runs
 from strategy_core.domain.performance import ClosedTrades
 from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action
-from strategy_core.store.tables import SIGNALS, EquityMark, Outcome, ShadowDecisionLog
+from strategy_core.store.tables import LIVE, REPLAYED, SIGNALS, EvidenceTables
 
 _DAY_S = 86_400
 _APART = 10**11  # offset between symbols, in seconds, when their times share one axis
 _AS_STORED = "%Y-%m-%d %H:%M:%S.000000"  # how SQLite stores a datetime
-_OURS, _THEIRS = aliased(ShadowDecisionLog), aliased(ShadowDecisionLog)
-_ROWS: Any = inspect(_OURS).selectable  # type: ignore[union-attr]
-_OUR_TRADE, _THEIR_TRADE = aliased(Outcome), aliased(Outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,7 @@ class ComparedPair:
 
     Attributes:
         regimes: by symbol, from *start* on. None to compare without regimes.
+        tables: the log of live decisions, or replays.
     """
 
     strategy_name: str
@@ -67,10 +68,31 @@ class ComparedPair:
     start: datetime
     end: datetime
     regimes: Mapping[str, Runs] | None = None
+    tables: EvidenceTables = LIVE
+
+
+@dataclass(frozen=True, slots=True)
+class _Aliases:
+    """The decisions and trades of the two versions, and the marks of either."""
+
+    ours: Any
+    theirs: Any
+    rows: Any
+    our_trade: Any
+    their_trade: Any
+    mark: Any
+
+
+@cache
+def _aliases(tables: EvidenceTables) -> _Aliases:
+    ours, theirs = aliased(tables.log), aliased(tables.log)
+    rows = inspect(ours).selectable
+    return _Aliases(ours, theirs, rows, aliased(tables.outcome), aliased(tables.outcome), tables.mark)
 
 
 def read_cells(session: Session, pair: ComparedPair) -> Iterator[Cell]:
     """Yield cells of joint decisions. Each candle on which a version has a row is in exactly one cell."""
+    replayed = pair.tables is REPLAYED
     for part in _parts(session, pair):
         ours, theirs = (_rows_of(session, part, version) for version in (part.shadow, part.active))
         held, alone = ours.copy(), Counter[tuple[str, str]]()
@@ -81,30 +103,38 @@ def read_cells(session: Session, pair: ComparedPair) -> Iterator[Cell]:
                 alone[cell.symbol, cell.regime] += cell.candles
         for (symbol, regime), candles in held.items():
             if candles:
-                yield Cell(symbol, regime, 0, Action.HOLD, Action.HOLD, candles)
+                yield Cell(symbol, regime, 0, Action.HOLD, Action.HOLD, candles, replayed=replayed)
         for (symbol, regime), candles in (theirs - (ours - alone)).items():
             yield Cell(symbol, regime, 0, None, None, candles)
 
 
-def max_drawdown(session: Session, pair: ComparedPair, version: str, risk_fraction: float) -> float:
+def max_drawdown(session: Session, pairs: Sequence[ComparedPair], version: str, risk_fraction: float) -> float:
     """Return `performance.max_drawdown` of the version's marks on candles on which it has a row, or 0 without any.
 
     Computed in the database: transferring a number per candle takes as long as the rest of a comparison.
+
+    Args:
+        pairs: one, or a replayed one and the live one after it, whose marks then make one curve.
     """
-    marks = (
-        select(col(EquityMark.timestamp).label("at"), func.sum(EquityMark.r).label("r"))
-        .select_from(EquityMark)
-        .join(_OURS, and_(*_same_candle(_OURS, EquityMark), *_arm(_OURS, pair, version)))
-        .where(*_arm(EquityMark, pair, version), col(EquityMark.symbol).in_(pair.symbols))
-        .group_by(col(EquityMark.timestamp))
-        .subquery()
-    )
+    each = [_marks(pair, version) for pair in pairs]
+    marks = (each[0] if len(each) == 1 else union_all(*each)).subquery()  # their periods do not overlap
     so_far: dict[str, Any] = {"order_by": marks.c.at, "rows": (None, 0)}
     curve = select(marks.c.at, (1.0 + risk_fraction * func.sum(marks.c.r).over(**so_far)).label("equity")).subquery()
     so_far["order_by"] = curve.c.at
     peaks = select(curve.c.equity, func.max(curve.c.equity).over(**so_far).label("peak")).subquery()
     peak = case((peaks.c.peak < 1.0, 1.0), else_=peaks.c.peak)  # the curve starts at 1
     return session.execute(select(func.max((peak - peaks.c.equity) / peak))).scalar_one() or 0.0
+
+
+def _marks(pair: ComparedPair, version: str) -> Select[Any]:
+    log, mark = _aliases(pair.tables).ours, pair.tables.mark
+    return (
+        select(col(mark.timestamp).label("at"), func.sum(mark.r).label("r"))
+        .select_from(mark)
+        .join(log, and_(*_same_candle(log, mark), *_arm(log, pair, version)))
+        .where(*_arm(mark, pair, version), col(mark.symbol).in_(pair.symbols))
+        .group_by(col(mark.timestamp))
+    )
 
 
 def _parts(session: Session, pair: ComparedPair) -> list[ComparedPair]:
@@ -116,11 +146,11 @@ def _parts(session: Session, pair: ComparedPair) -> list[ComparedPair]:
 
 def _rows_of(session: Session, pair: ComparedPair, version: str) -> Counter[tuple[str, str]]:
     """Return the number of candles with a row of the version, by symbol and regime."""
-    log = _by_regime(session, pair)
+    log, ours = _by_regime(session, pair), _aliases(pair.tables).ours
     query = (
-        select(col(_OURS.symbol), log.code, func.count())
+        select(col(ours.symbol), log.code, func.count())
         .select_from(log.rows)
-        .where(*_named(_OURS, pair, version), *log.within, col(_OURS.symbol).in_(pair.symbols))
+        .where(*_named(ours, pair, version), *log.within, col(ours.symbol).in_(pair.symbols))
         .group_by(*_columns(2, pair))
     )
     counts = Counter[tuple[str, str]]()
@@ -131,28 +161,28 @@ def _rows_of(session: Session, pair: ComparedPair, version: str) -> Counter[tupl
 
 def not_held(session: Session, pair: ComparedPair) -> Iterator[tuple[bool, Cell]]:
     """Yield (active has a row, cell) for candles with a row of the shadow on which not both held."""
-    log = _by_regime(session, pair)
+    log, of, replayed = _by_regime(session, pair), _aliases(pair.tables), pair.tables is REPLAYED
     keys = (
-        col(_OURS.symbol),
+        col(of.ours.symbol),
         log.code,
-        cast(extract("epoch", col(_OURS.timestamp)), BigInteger) // _DAY_S,
-        _decision(_OURS),
-        _decision(_THEIRS),
+        cast(extract("epoch", col(of.ours.timestamp)), BigInteger) // _DAY_S,
+        _decision(of.ours),
+        _decision(of.theirs),
     )
-    closed = and_(_closed(_OURS, _OUR_TRADE), _closed(_THEIRS, _THEIR_TRADE))
+    closed = and_(_closed(of.ours, of.our_trade), _closed(of.theirs, of.their_trade))
     query = (
         select(*keys, func.count(), func.count().filter(closed))
-        .add_columns(*_trades(_OUR_TRADE, closed), *_trades(_THEIR_TRADE, closed))
+        .add_columns(*_trades(of.our_trade, closed), *_trades(of.their_trade, closed))
         .select_from(
-            log.rows.outerjoin(_THEIRS, and_(*_same_candle(_THEIRS, _OURS), *_arm(_THEIRS, pair, pair.active)))
-            .outerjoin(_OUR_TRADE, _trade_of(_OURS, _OUR_TRADE, pair, pair.shadow))
-            .outerjoin(_THEIR_TRADE, _trade_of(_THEIRS, _THEIR_TRADE, pair, pair.active))
+            log.rows.outerjoin(of.theirs, and_(*_same_candle(of.theirs, of.ours), *_arm(of.theirs, pair, pair.active)))
+            .outerjoin(of.our_trade, _trade_of(of.ours, of.our_trade, pair, pair.shadow))
+            .outerjoin(of.their_trade, _trade_of(of.theirs, of.their_trade, pair, pair.active))
         )
         .where(
-            *_named(_OURS, pair, pair.shadow),
+            *_named(of.ours, pair, pair.shadow),
             *log.within,
-            col(_OURS.symbol).in_(pair.symbols),
-            or_(_not_hold(_OURS), _not_hold(_THEIRS), col(_THEIRS.decision).is_(None)),
+            col(of.ours.symbol).in_(pair.symbols),
+            or_(_not_hold(of.ours), _not_hold(of.theirs), col(of.theirs.decision).is_(None)),
         )
         .group_by(*_columns(len(keys), pair))
     )
@@ -160,12 +190,12 @@ def not_held(session: Session, pair: ComparedPair) -> Iterator[tuple[bool, Cell]
         regime, half = log.names[code], len(sums) // 2
         actions = (_action(shadow), _action(active))
         trades = (_added(sums[:half]), _added(sums[half:]))
-        yield active is not None, Cell(symbol, regime, day, *actions, candles, booked, *trades)
+        yield active is not None, Cell(symbol, regime, day, *actions, candles, booked, *trades, replayed=replayed)
 
 
 @dataclass(frozen=True, slots=True)
 class _Log:
-    """The rows of `_OURS`. *code* is the index of their regime in *names*, *within* limits them to the period."""
+    """The shadow version's rows. *code* is the index of their regime in *names*, *within* limits them to the period."""
 
     rows: Any
     code: ColumnElement[int]
@@ -175,27 +205,32 @@ class _Log:
 
 def _by_regime(session: Session, pair: ComparedPair) -> _Log:
     """Return the log joined with regimes."""
-    within = _within(_OURS, pair)
+    of = _aliases(pair.tables)
+    within = _within(of.ours, pair)
     if pair.regimes is None:
-        return _Log(_ROWS, literal_column("0", SmallInteger), [""], within)
+        return _Log(of.rows, literal_column("0", SmallInteger), [""], within)
     names = sorted({label for symbol in pair.symbols for label in set(pair.regimes[symbol].labels)})
     codes = {name: code for code, name in enumerate(names)}
     regimes = {symbol: pair.regimes[symbol] for symbol in pair.symbols}
     if _on_postgresql(session):
-        return _Log(*_by_bisection(regimes, codes), names, within)
+        return _Log(*_by_bisection(of, regimes, codes), names, within)
     (runs,) = regimes.values()
-    return _Log(*_by_range(runs, codes, pair.end), names, ())  # with two lower bounds SQLite might use the wider one
+    return _Log(
+        *_by_range(of, runs, codes, pair.end), names, ()
+    )  # with two lower bounds SQLite might use the wider one
 
 
-def _by_bisection(regimes: Mapping[str, Runs], codes: Mapping[str, int]) -> tuple[Any, ColumnElement[int]]:
+def _by_bisection(
+    of: _Aliases, regimes: Mapping[str, Runs], codes: Mapping[str, int]
+) -> tuple[Any, ColumnElement[int]]:
     """Return the log and its codes on PostgreSQL: each row is bisected among the starts of all symbols' runs."""
     line = _array(Double, ((place * _APART + runs.since).tolist() for place, runs in enumerate(regimes.values(), 1)))
     each = ([codes[label] for label in runs.labels] for runs in regimes.values())
     symbols = func.unnest(literal(list(regimes), ARRAY(Text))).table_valued("name", with_ordinality="place")
     symbols = symbols.render_derived()
-    moment = symbols.c.place * _APART + func.date_part("epoch", col(_OURS.timestamp))
+    moment = symbols.c.place * _APART + func.date_part("epoch", col(of.ours.timestamp))
     stretch = func.width_bucket(moment, line, type_=Integer)  # starts at 1
-    return symbols.join(_ROWS, col(_OURS.symbol) == symbols.c.name), Grouping(_array(SmallInteger, each))[stretch]
+    return symbols.join(of.rows, col(of.ours.symbol) == symbols.c.name), Grouping(_array(SmallInteger, each))[stretch]
 
 
 def _array(of: type[Any], parts: Iterable[Sequence[int]]) -> ColumnElement[Any]:
@@ -206,7 +241,7 @@ def _array(of: type[Any], parts: Iterable[Sequence[int]]) -> ColumnElement[Any]:
     return cast(literal("{" + ",".join(",".join(map(str, part)) for part in parts) + "}", NullType()), ARRAY(of))
 
 
-def _by_range(runs: Runs, codes: Mapping[str, int], end: datetime) -> tuple[Any, ColumnElement[int]]:
+def _by_range(of: _Aliases, runs: Runs, codes: Mapping[str, int], end: datetime) -> tuple[Any, ColumnElement[int]]:
     """Return one symbol's log and its codes on SQLite: the rows of each run are a range of the key."""
     since = runs.since.tolist()
     until = [*since[1:], ceil(end.timestamp())]
@@ -214,10 +249,10 @@ def _by_range(runs: Runs, codes: Mapping[str, int], end: datetime) -> tuple[Any,
     each = func.json_each(json.dumps(list(stretches))).table_valued("value")
     first, last, code = (func.json_extract(each.c.value, f"$[{place}]") for place in range(3))
     within = and_(
-        col(_OURS.timestamp) >= func.strftime(_AS_STORED, first, "unixepoch"),
-        col(_OURS.timestamp) < func.strftime(_AS_STORED, last, "unixepoch"),
+        col(of.ours.timestamp) >= func.strftime(_AS_STORED, first, "unixepoch"),
+        col(of.ours.timestamp) < func.strftime(_AS_STORED, last, "unixepoch"),
     )
-    return _InOrder(each, _ROWS, within), code
+    return _InOrder(each, of.rows, within), code
 
 
 class _InOrder(Join):

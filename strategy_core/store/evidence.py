@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 from uuid import UUID
@@ -24,11 +25,12 @@ from strategy_core.store.outcomes import is_of, marks_by_candle, not_left_out
 from strategy_core.store.pagination import per_dialect
 from strategy_core.store.tables import (
     ERROR,
+    LIVE,
     SIGNALS,
     BookedSlot,
+    EvidenceTables,
     FailedRun,
     MetricSample,
-    Outcome,
     RolloutBook,
     ShadowDecisionLog,
 )
@@ -42,8 +44,7 @@ _LATE = {"deadline", "overload"}  # kinds of errors for which the host may be at
 _OTHERS_TOO = "other active versions missed time limits as well"
 _MISSED = (col(LOG.decision) == ERROR, col(LOG.error_kind).in_(sorted(_LATE)))
 _DECIDED = (col(LOG.decision) != ERROR, col(LOG.reason) != INSUFFICIENT_HISTORY)
-_ONE, _OTHER = aliased(LOG), aliased(LOG)
-_OURS, _THEIRS = aliased(Outcome), aliased(Outcome)
+_ONE = aliased(LOG)
 
 
 def _since(rows: Any) -> Any:
@@ -51,40 +52,44 @@ def _since(rows: Any) -> Any:
     return rows.timestamp >= bindparam("start")
 
 
-_SLOTS = per_dialect(  # built once, because building it dominates the tick of many rollouts
-    select(  # type: ignore[call-overload]
-        _ONE.timestamp,
-        _ONE.symbol,
-        _ONE.decision,
-        _OTHER.decision,
-        _OURS.r_multiple,
-        _OURS.closed_at,
-        _THEIRS.r_multiple,
-        _THEIRS.closed_at,
+@cache  # building it dominates the tick of many rollouts
+def _slot_queries(tables: EvidenceTables) -> tuple[dict[str, Any], Any]:
+    """Return the query for slots by dialect, and the canary's rows in it."""
+    one, other = aliased(tables.log), aliased(tables.log)
+    ours, theirs = aliased(tables.outcome), aliased(tables.outcome)
+    query = (
+        select(  # type: ignore[call-overload]
+            one.timestamp,
+            one.symbol,
+            one.decision,
+            other.decision,
+            ours.r_multiple,
+            ours.closed_at,
+            theirs.r_multiple,
+            theirs.closed_at,
+        )
+        .join(
+            other,
+            (other.strategy_name == one.strategy_name)
+            & (other.version == bindparam("active"))
+            & (other.symbol == one.symbol)
+            & (other.timestamp == one.timestamp)
+            & _since(other),
+        )
+        .outerjoin(ours, is_of(ours, one) & _since(ours))
+        .outerjoin(theirs, is_of(theirs, other) & _since(theirs))
+        .where(
+            one.strategy_name == bindparam("strategy_name"),
+            one.version == bindparam("canary"),
+            _since(one),
+            col(one.decision).in_(SIGNALS) | col(other.decision).in_(SIGNALS),
+            one.decision != ERROR,
+            other.decision != ERROR,
+            one.reason != INSUFFICIENT_HISTORY,
+            other.reason != INSUFFICIENT_HISTORY,
+        )
     )
-    .join(
-        _OTHER,
-        (_OTHER.strategy_name == _ONE.strategy_name)
-        & (_OTHER.version == bindparam("active"))
-        & (_OTHER.symbol == _ONE.symbol)
-        & (_OTHER.timestamp == _ONE.timestamp)
-        & _since(_OTHER),
-    )
-    .outerjoin(_OURS, is_of(_OURS, _ONE) & _since(_OURS))
-    .outerjoin(_THEIRS, is_of(_THEIRS, _OTHER) & _since(_THEIRS))
-    .where(
-        _ONE.strategy_name == bindparam("strategy_name"),
-        _ONE.version == bindparam("canary"),
-        _since(_ONE),
-        col(_ONE.decision).in_(SIGNALS) | col(_OTHER.decision).in_(SIGNALS),
-        _ONE.decision != ERROR,
-        _OTHER.decision != ERROR,
-        _ONE.reason != INSUFFICIENT_HISTORY,
-        _OTHER.reason != INSUFFICIENT_HISTORY,
-    ),
-    _ONE,
-    "canary",
-)
+    return per_dialect(query, one, "canary"), one
 
 
 # Slots
@@ -131,31 +136,48 @@ def as_slots(closed: Sequence[ClosedSlot | BookedSlot], symbols: Sequence[str]) 
 
 
 def count_candles(
-    session: Session, strategy_name: str, version: str, symbols: Sequence[str], *, start: datetime, end: datetime
+    session: Session,
+    strategy_name: str,
+    version: str,
+    symbols: Sequence[str],
+    *,
+    start: datetime,
+    end: datetime,
+    tables: EvidenceTables = LIVE,
 ) -> int:
     """Return how many candles of *symbols* in [start, end) the version decided without an error."""
+    log = tables.log
     return session.exec(
         select(func.count()).where(
-            LOG.strategy_name == strategy_name,
-            LOG.version == version,
-            col(LOG.symbol).in_(symbols),
-            col(LOG.timestamp) >= start,
-            col(LOG.timestamp) < end,
-            *_DECIDED,
+            log.strategy_name == strategy_name,
+            log.version == version,
+            col(log.symbol).in_(symbols),
+            col(log.timestamp) >= start,
+            col(log.timestamp) < end,
+            log.decision != ERROR,
+            log.reason != INSUFFICIENT_HISTORY,
         )
     ).one()
 
 
 def read_slots(
-    session: Session, strategy_name: str, canary: str, active: str, *, start: datetime, end: datetime | None = None
+    session: Session,
+    strategy_name: str,
+    canary: str,
+    active: str,
+    *,
+    start: datetime,
+    end: datetime | None = None,
+    tables: EvidenceTables = LIVE,
 ) -> tuple[list[ClosedSlot], list[PendingSlot]]:
     """Return the closed slots on candles in [start, end) in booking order, and the signals that are still pending.
 
     A candle is not a slot if a version has an error, too little history or no row on it: slots are paired evidence.
     """
-    query = _SLOTS[session.get_bind().dialect.name]
+    queries, ours = _slot_queries(tables)
+    query = queries[session.get_bind().dialect.name]
     if end is not None:
-        query = query.where(_ONE.timestamp < end)
+        query = query.where(ours.timestamp < end)
     names = {"strategy_name": strategy_name, "canary": canary, "active": active, "start": start}
     closed: list[ClosedSlot] = []
     pending: list[PendingSlot] = []

@@ -12,7 +12,7 @@ from sqlmodel import Session, col, select
 from strategy_core.store.bulk_insert import write_if_new
 from strategy_core.store.engine import insert_if_new
 from strategy_core.store.pagination import per_dialect
-from strategy_core.store.tables import ComparisonReport, EquityMark, Outcome, StrategyVersion
+from strategy_core.store.tables import LIVE, ComparisonReport, EquityMark, EvidenceTables, Outcome, StrategyVersion
 
 _MARKS = per_dialect(  # built once, because building it dominates the tick of many rollouts
     select(EquityMark.timestamp, func.sum(EquityMark.r))
@@ -112,20 +112,24 @@ def marks_by_stretch(
     start: datetime,
     end: datetime,
     stretch: timedelta,
+    origin: datetime | None = None,
+    tables: EvidenceTables = LIVE,
 ) -> dict[int, tuple[datetime, float]]:
-    """Return (newest candle, change of marked-to-market R) by stretch of [start, end), numbered from 0.
+    """Return (newest candle, change of marked-to-market R) by stretch of [start, end).
 
     Stretches without marks are left out. The database adds up, because a chart needs some hundred points only.
+
+    Args:
+        origin: where stretch 0 begins. The default is *start*.
     """
-    since_s = cast(extract("epoch", col(EquityMark.timestamp)), BigInteger) - int(start.timestamp())
-    query = select_columns(
-        since_s // int(stretch.total_seconds()), func.max(EquityMark.timestamp), func.sum(EquityMark.r)
-    ).where(
-        col(EquityMark.strategy_name) == strategy_name,
-        col(EquityMark.version) == version,
-        col(EquityMark.symbol).in_(symbols),
-        col(EquityMark.timestamp) >= start,
-        col(EquityMark.timestamp) < end,
+    mark = tables.mark
+    since_s = cast(extract("epoch", col(mark.timestamp)), BigInteger) - int((origin or start).timestamp())
+    query = select_columns(since_s // int(stretch.total_seconds()), func.max(mark.timestamp), func.sum(mark.r)).where(
+        col(mark.strategy_name) == strategy_name,
+        col(mark.version) == version,
+        col(mark.symbol).in_(symbols),
+        col(mark.timestamp) >= start,
+        col(mark.timestamp) < end,
     )
     return {place: (newest, r) for place, newest, r in session.execute(query.group_by(text("1")))}
 

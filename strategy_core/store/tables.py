@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID, uuid4, uuid5
 
 from sqlalchemy import (
@@ -282,6 +282,100 @@ class EquityMark(SQLModel, table=True):
     symbol: str = Field(primary_key=True)
     timestamp: datetime = Field(sa_column=_time(primary_key=True))
     r: float
+
+
+# Replays: what versions decide on past candles. Apart from the log, so that no tick, gate or metric reads them
+
+
+class ReplayDecision(SQLModel, table=True):
+    """A version's decision on a past candle, made by a replay. `timestamp` is the candle's open time.
+
+    Rows are inserted and not changed. A replay that is asked to decide anew deletes them first.
+    """
+
+    __tablename__ = "replay_decision"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["strategy_name", "version"],
+            ["strategy_version.strategy_name", "strategy_version.version"],
+            name="fk_replay_version",
+        ),
+        CheckConstraint(_one_of("decision", list(Action)), name="ck_replay_decision"),
+        CheckConstraint("confidence BETWEEN 0 AND 1", name="ck_replay_confidence"),
+        CheckConstraint("timestamp < replayed_at", name="ck_replay_past"),
+    )
+    strategy_name: str = Field(primary_key=True)
+    version: str = Field(primary_key=True)
+    symbol: str = Field(primary_key=True)
+    timestamp: datetime = Field(sa_column=_time(primary_key=True))
+    decision: str
+    confidence: float
+    reason: str
+    window_hash: str
+    replayed_at: datetime = Field(sa_column=_time())
+
+
+_REPLAYED = ["strategy_name", "version", "symbol", "timestamp"]
+
+
+class ReplayOutcome(SQLModel, table=True):
+    """The result of a replayed decision's simulated trade. Columns as in `Outcome`. Goes with its decision."""
+
+    __tablename__ = "replay_outcome"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            _REPLAYED,
+            [f"replay_decision.{column}" for column in _REPLAYED],
+            name="fk_replay_outcome",
+            ondelete="CASCADE",
+        ),
+    )
+    strategy_name: str = Field(primary_key=True)
+    version: str = Field(primary_key=True)
+    symbol: str = Field(primary_key=True)
+    timestamp: datetime = Field(sa_column=_time(primary_key=True))
+    opened_at: datetime = Field(sa_column=_time())
+    closed_at: datetime = Field(sa_column=_time())
+    entry_price: float
+    exit_price: float
+    exit_reason: str
+    risk: float
+    pnl: float
+    return_fraction: float
+    r_multiple: float
+
+
+class ReplayMark(SQLModel, table=True):
+    """The change of marked-to-market R over one candle, from all replayed trades of a version on a symbol.
+
+    Replaced when a replay adds a trade that was open on that candle.
+    """
+
+    __tablename__ = "replay_mark"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["strategy_name", "version"],
+            ["strategy_version.strategy_name", "strategy_version.version"],
+            name="fk_replay_mark_version",
+        ),
+    )
+    strategy_name: str = Field(primary_key=True)
+    version: str = Field(primary_key=True)
+    symbol: str = Field(primary_key=True)
+    timestamp: datetime = Field(sa_column=_time(primary_key=True))
+    r: float
+
+
+class EvidenceTables(NamedTuple):
+    """Tables with the same columns, for queries on the log of live decisions or on replays."""
+
+    log: Any
+    outcome: Any
+    mark: Any
+
+
+LIVE = EvidenceTables(ShadowDecisionLog, Outcome, EquityMark)
+REPLAYED = EvidenceTables(ReplayDecision, ReplayOutcome, ReplayMark)
 
 
 class ComparisonReport(SQLModel, table=True):

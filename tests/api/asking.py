@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -26,9 +26,10 @@ from strategy_core.store.engine import reading, transaction
 from strategy_core.store.tables import AuditEvent, GateVerdict
 from tests.alertmanager import alarm, notified
 from tests.api.signing import NOW, SECRET, token
-from tests.builders import HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
+from tests.builders import HOUR, MONDAY, OWNER, decision_row, put_decisions, put_replays, put_version, replay_row
 
 FEED = "synthetic:GOLD?seed=7&days=300"
+PAST = datetime(2024, 10, 7, tzinfo=UTC)  # a Monday with candles, which are replayed
 DAILY = {"percent": 5, "minimum_time": 86_400, "margins": {"pnl_r": 0.1, "win": 0.05}}
 PLAN = {"stages": [DAILY, {**DAILY, "percent": 100}], "gates": [{"kind": "errors"}], "maximum_stage_time": 172_800}
 SYMBOLS = ("GOLD", "OIL", "SILVER")
@@ -114,9 +115,14 @@ def put_world(engine: Engine) -> World:
     for strategy_name in ("fib_rsi", "ppo_gold"):
         for version, status in (("1", Status.ACTIVE), ("2", Status.SHADOW), ("3", Status.SHADOW)):
             known: dict[str, Any] = {"strategy_name": strategy_name, "registration_report": REPORT, "symbols": SYMBOLS}
+            if strategy_name == "ppo_gold":  # which is replayed on a feed of gold
+                known["symbols"] = SYMBOLS[:1]
             row = put_version(engine, version, status, **known)
             ids[strategy_name, version] = str(row.id)
     put_decisions(engine, *(decision_row(v, MONDAY + h * HOUR, "buy") for v in ("1", "2") for h in range(3)))
+    past = [PAST + hour * HOUR for hour in range(3)]
+    for name in ("fib_rsi", "ppo_gold"):
+        put_replays(engine, *(replay_row(v, at, strategy_name=name) for v in ("1", "2") for at in past))
     rollout = start_rollout(
         engine, Command(OWNER, MONDAY, "proven"), strategy_name="fib_rsi", version="2", plan=read_plan(PLAN)
     )
@@ -234,6 +240,12 @@ SAMPLES: dict[str, Sample] = {
     "roll_back_strategy": Sample("POST", "/rollback", {**BY_NAME, **WHY}, changes="fib_rsi"),
     "list_decisions": Sample("GET", "/decisions", params=BY_NAME),
     "compare": Sample("POST", "/shadow-comparison", {**BY_NAME, "shadow_version": "2", "days": 3}),
+    "replay": Sample(
+        "POST",
+        "/replays",
+        {**FREE, "start": PAST.isoformat(), "end": (PAST + 3 * HOUR).isoformat()},
+        changes="ppo_gold",
+    ),
     "report_outcomes": Sample("POST", "/outcomes", {"trades": [TRADE]}, changes="fib_rsi"),
     "route": Sample("GET", "/route", params={**BY_NAME, "user_id": "u13"}),
     "read_routing": Sample("GET", "/routing"),

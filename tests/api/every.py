@@ -16,7 +16,7 @@ ABOUT_ONE = {
     for name, sample in GUARDED.items()
     if name not in ("read_routing", "metrics")  # of all strategies: they leave out what the token does not cover
 }
-NO_CHANGE_OF_A_STRATEGY = ("report_outcomes", "acknowledge")  # evidence, and what an owner knows of
+NO_CHANGE_OF_A_STRATEGY = ("report_outcomes", "replay", "acknowledge")  # evidence, and what an owner knows of
 ROLLBACKS = ("roll_back_rollout", "roll_back_strategy", "roll_back_on_alerts")
 OURS = {  # whose body is of this API's own form
     name: sample for name, sample in SAMPLES.items() if sample.json is not None and name != "roll_back_on_alerts"

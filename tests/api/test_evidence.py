@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from strategy_core.domain.audit import Command
 from strategy_core.domain.lifecycle import Status
 from strategy_core.services.rollback import roll_back
-from tests.api.asking import TRADE, WHY, Api, World
+from tests.api.asking import SAMPLES, TRADE, WHY, Api, World
 from tests.api.every import fields, refused
 from tests.api.signing import NOW, token
 from tests.builders import DAY, MONDAY, OWNER, put_version
@@ -111,3 +111,28 @@ def test_the_trail_tells_what_stood_when(api: Api, engine: Engine, world: World)
     assert ("strategy_version", "1", "has no audit event that created it") in problems
     early = api.get("/audit/state", params={"strategy_name": "fib_rsi", "at": "2020-01-01T00:00:00Z"})
     assert refused(early, 404)["type"] == "/problems/nothing-recorded"
+
+
+def test_a_replay_of_decided_candles_adds_nothing(api: Api, world: World) -> None:
+    wish = SAMPLES["replay"].json
+
+    (ours, theirs) = api.post("/replays", wish).json()["versions"]
+
+    assert (ours["version"], theirs["version"]) == ("2", "1")
+    assert (ours["candles"], ours["decided"], ours["revised"]) == (3, 0, 3)
+    assert ours["notes"][0] == "nothing new: 2 was replayed on these candles before"
+    assert ours["notes"][1].startswith("the feed has revised candles since 2 was replayed on them: 3 decisions")
+
+
+def test_a_replay_of_a_version_whose_code_has_changed_is_refused(api: Api, world: World) -> None:
+    problem = refused(api.post("/replays", {**SAMPLES["replay"].json, "version": "3"}), 409)
+
+    assert problem["type"] == "/problems/fingerprint-mismatch"
+
+
+def test_a_replay_of_a_period_without_candles_is_refused(api: Api, world: World) -> None:
+    empty = {"start": "2010-01-01T00:00Z", "end": "2010-02-01T00:00Z"}
+
+    problem = refused(api.post("/replays", {**SAMPLES["replay"].json, **empty}), 422)
+
+    assert problem["type"] == "/problems/nothing-to-replay"

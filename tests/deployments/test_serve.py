@@ -33,6 +33,7 @@ def test_what_moves_rollouts_is_scheduled_and_what_owners_do_is_not() -> None:
     assert not any(each.schedules for each in owners)
     assert {each.name for each in owners} == {
         "register-version",
+        "replay",
         "compare",
         "plan",
         "start-canary",

@@ -52,6 +52,8 @@ FACTS = {
     "start": MONDAY,
     "end": MONDAY - DAY,
     "moment": MONDAY,
+    "advice": "rollout replay fib_rsi 2",
+    "feed": "the feed has no candles",
     "years": (1678, 2261),
     "field": "salt",
     "trade_id": "t1",

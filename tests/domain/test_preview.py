@@ -9,9 +9,9 @@ from strategy_core.domain.gates.base import Margins, Verdict
 from strategy_core.domain.gates.on_slots import SLOTS_FACTOR, Harm, NotWorse
 from strategy_core.domain.pair_noise import History, measure
 from strategy_core.domain.plan import Plan, Stage
-from strategy_core.domain.preview import Preview, preview
+from strategy_core.domain.preview import LiveShadow, Preview, preview
 from strategy_core.domain.simulation import SCENARIOS, simulate_shadow
-from strategy_core.domain.slots import slots
+from strategy_core.domain.slots import Slots, slots
 
 
 def _plan(margins: Margins) -> Plan:
@@ -68,9 +68,65 @@ def test_a_margin_a_year_needs_fewer_slots_where_signals_are_rare() -> None:
 def test_without_a_history_it_says_that_it_does_not_know() -> None:
     told = preview(Plan(), History(), 10)
 
-    assert told.verdict == "unknown: 0 slots in 10 days of shadow are too few to plan by"
+    assert told.verdict == (
+        "unknown: 0 slots in 10 days of shadow are too few to plan by. "
+        "Replay the version on past candles, or let it decide on"
+    )
     assert told.underpowered
     assert preview(Plan(), measure(slots([(0, 1.0, 1.0, 1, 1)]), 0), 0).slots_per_day == 0.0
+
+
+class TestWithReplays:
+    """Of 60 days the first 50 are from replays: all but the last 10, or all but none."""
+
+    def test_it_says_what_is_from_replays(self) -> None:
+        told = self.replayed(live_days=10)
+
+        assert (told.replayed_slots, told.slots, told.replayed_days) == (50, 60, 50)
+        assert told.notes[0] == (
+            "from replay: 50 of 60 slots, on 50 of 60 days. The gates of a rollout do not count them"
+        )
+        assert any("in shadow and replay it earned" in note for note in told.notes)
+        assert any("in replay it earned" in note for note in self.replayed(live_days=0).notes)
+
+    def test_slots_needed_are_those_of_the_gates_which_know_the_live_days(self) -> None:
+        """With few live days they assume clustering, and no replayed slot counts as one in shadow."""
+        lived = preview(_plan(Margins(pnl_r=0.15)), self.history(60), 60).stages[0]
+
+        day_one, after_ten_days = (
+            self.replayed(live_days=days, margins=Margins(pnl_r=0.15)).stages[0] for days in (0, 10)
+        )
+
+        assert day_one.slots_needed > after_ten_days.slots_needed > lived.slots_needed
+
+    def test_a_margin_a_year_counts_live_slots(self) -> None:
+        margins = Margins(pnl_r=0.15, pnl_r_per_year=120)
+
+        assert self.replayed(live_days=0, margins=margins).stages[0].margin_r == 0.15
+        assert self.replayed(live_days=10, margins=margins).stages[0].margin_r > 0.15
+
+    def test_replayed_harm_warns_and_refuses_nothing(self) -> None:
+        bad = slots([(day, -1.0, 1.0, 1, 1) for day in range(40) for _ in range(3)])
+        none = LiveShadow(slots([]), measure(slots([]), 0), 0)
+
+        told = preview(Plan(), measure(bad, 40), 40, slots=bad, risk_fraction=0.01, live=none)
+
+        assert told.harm is None
+        assert told.harm_replayed is not None
+        assert told.harm_replayed.verdict is Verdict.FAIL
+        assert any(note.startswith("warning: ") and note.endswith(", in replay already") for note in told.notes)
+        assert not told.verdict.startswith("refused")
+
+    def history(self, days: int) -> History:
+        return measure(self.slots(days), days)
+
+    def slots(self, days: int) -> Slots:
+        return slots([(day, 0.5 if day % 2 else -0.5, -0.5 if day % 2 else 0.5, 1, -1) for day in range(days)])
+
+    def replayed(self, *, live_days: int, margins: Margins | None = None) -> Preview:
+        live = LiveShadow(self.slots(live_days), self.history(live_days), live_days)
+        plan = Plan() if margins is None else _plan(margins)
+        return preview(plan, self.history(60), 60, slots=self.slots(60), risk_fraction=0.01, live=live)
 
 
 def test_identical_versions_need_only_the_minimum_time() -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import Engine, event
 
 from strategy_core.store import evidence, outcomes
 from strategy_core.store.engine import open_database, reading
+from strategy_core.store.tables import LIVE
 from tests.builders import DAY, HOUR, MONDAY, decision_row, outcome_row, put_decisions, put_outcomes, put_version
 from tests.prepared import prepared
 
@@ -44,7 +45,7 @@ def put_log(engine: Engine) -> None:
 
 @pytest.mark.parametrize(
     "queries",
-    [evidence._NEWEST_DECIDED, evidence._COUNTED, evidence._SLOTS, outcomes._MARKS],
+    [evidence._NEWEST_DECIDED, evidence._COUNTED, evidence._slot_queries(LIVE)[0], outcomes._MARKS],
     ids=["spoken", "counted", "slots", "marks"],
 )
 def test_symbol_by_symbol_is_the_same(log: Engine, queries: dict[str, Any]) -> None:

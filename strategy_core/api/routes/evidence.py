@@ -26,9 +26,11 @@ from strategy_core.api.schemas import (
 )
 from strategy_core.domain.comparison import Comparison
 from strategy_core.domain.live_trades import TradeReport
+from strategy_core.isolation.pool import WorkerPool
 from strategy_core.services import queries
 from strategy_core.services.compare import chosen_period, compare_versions
 from strategy_core.services.live_trades import ingest_reports
+from strategy_core.services.replay import replay_version
 
 MOST_TRADES = 10_000
 
@@ -48,6 +50,42 @@ class ComparisonRequest(RequestModel):
     start: Time | None = Field(default=None, description="Start of the period, inclusive.")
     end: Time | None = Field(default=None, description="End of the period, exclusive. Default: now.")
     by_regime: bool = Field(default=False, description="Also compare by volatility and trend regime.")
+
+
+class ReplayRequest(RequestModel):
+    """Let a version decide on past candles, from *start* to *end*."""
+
+    strategy_name: StrategyName
+    version: VersionName
+    start: Time | None = Field(default=None, description="First candle. Default: 180 days before `end`.")
+    end: Time | None = Field(default=None, description="Only candles before this time. Default: the newest candle.")
+    again: bool = Field(
+        default=False,
+        description="Delete what was replayed in this period, and decide anew. Use it after candles were revised.",
+    )
+
+
+class ReplayedResponse(ResponseModel):
+    """What one version has replayed in the period."""
+
+    version: str = Field(description="Name of the version.")
+    first: datetime | None = Field(description="Open time of the first candle.")
+    newest: datetime | None = Field(description="Open time of the newest candle.")
+    candles: int = Field(description="Number of candles that the version can decide on.")
+    decided: int = Field(description="Number of new decisions.")
+    signals: int = Field(description="Number of buys and sells.")
+    closed: int = Field(description="Number of trades that have closed.")
+    pending: int = Field(description="Number of trades that are still open.")
+    errors: int = Field(description="Number of candles on which the version failed. They are tried again next time.")
+    last_error: str = Field(description="The newest error, or empty.")
+    revised: int = Field(description="Number of earlier decisions on candles that the feed has revised since.")
+    notes: list[str] = Field(description="What an owner should know, a line each.")
+
+
+class ReplayResponse(ResponseModel):
+    """The version, and the active version on the same candles."""
+
+    versions: list[ReplayedResponse] = Field(description="The asked version first.")
 
 
 class DecisionResponse(ResponseModel):
@@ -126,6 +164,31 @@ def compare(context: Requested, body: ComparisonRequest) -> Comparison:
         over=chosen_period(body.days, body.start, body.end, context.now),
         source=context.backend.candles(context.now) if body.by_regime else None,
     )
+
+
+@router.post("/replays", dependencies=[KEYED, HEAVY], summary="Replay a version on past candles")
+def replay(context: Requested, body: ReplayRequest) -> ReplayResponse:
+    """Let a version and the active one decide on past candles, and store the decisions apart from the live ones.
+
+    Comparisons and previews of plans use them where there is too little live evidence. No gate counts them. A repeated
+    request adds nothing. The answer comes when all candles are decided: replay years with the command or the flow.
+    """
+    context.changes(body.strategy_name)
+    settings = context.backend.settings
+    source = context.backend.candles(context.now)
+    with WorkerPool(deadline_s=settings.decision_deadline_s, at_once=settings.shadow_workers) as workers:
+        found = replay_version(
+            context.engine,
+            source,
+            workers,
+            strategy_name=body.strategy_name,
+            version=body.version,
+            now=context.now,
+            start=body.start,
+            end=body.end,
+            again=body.again,
+        )
+    return ReplayResponse(versions=[ReplayedResponse.model_validate(each) for each in found])
 
 
 @router.post("/outcomes", dependencies=[KEYED, HEAVY], summary="Report users' trades")

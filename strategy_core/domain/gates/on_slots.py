@@ -228,9 +228,13 @@ class NotWorse(Gate):
         """Return how many slots a version as good as the active one needs to pass: (3.1·s / margin)²."""
         return max(self.minimum_slots, (SLOTS_FACTOR * deviation_of(history) / margin) ** 2)
 
-    def own_slots_needed(self, history: History, margin: float) -> int:
-        """Return how many of these must be of the rollout itself. None if both did the same in shadow."""
-        needed = self.slots_needed(history, margin)
+    def own_slots_needed(self, history: History, margin: float, needed: float | None = None) -> int:
+        """Return how many of these must be of the rollout itself. None if both did the same in shadow.
+
+        Args:
+            needed: in all, if more is known about the pair than its *history* holds.
+        """
+        needed = self.slots_needed(history, margin) if needed is None else needed
         if self.seldom_signals(history) and history.slots >= ALIKE_SLOTS:
             return 0
         if self.needs_shadow(history, margin):

@@ -1,0 +1,42 @@
+"""The form that replays a version."""
+
+import pytest
+from sqlalchemy import Engine
+
+from flows.compare import compare
+from flows.register import register_version
+from flows.replay import replay
+from strategy_core.domain.lifecycle import Status
+from tests.builders import MONDAY, put_version
+from tests.flows.conftest import Clock
+
+# the services are tested on both databases
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+def test_a_replay_is_one_line_and_a_comparison_says_what_is_from_it(engine: Engine, at: Clock) -> None:
+    at(MONDAY)
+    register_version.fn("fib_rsi", "v1", "ana", ["GOLD"], status=Status.ACTIVE)
+    register_version.fn("fib_rsi", "v2", "ana", ["GOLD"], config={"rsi_period": 10})
+
+    empty = compare.fn("fib_rsi", "v2", days=7).message or ""
+    replayed = replay.fn("fib_rsi", "v2", days=7).message or ""
+    again = replay.fn("fib_rsi", "v2", days=7).message or ""
+    compared = compare.fn("fib_rsi", "v2", days=7).message or ""
+
+    assert empty.startswith("no candle was compared: v2 and v1 decide on live candles since 2026-03-02 00:00 UTC")
+    assert "run the deployment replay" in empty
+    assert replayed.startswith("fib_rsi v2: ")
+    assert "; fib_rsi v1: " in replayed
+    assert again.endswith("nothing new: v1 was replayed on these candles before")
+    assert " of the candles from replay" in compared
+
+
+def test_what_cannot_be_replayed_fails_with_one_line(engine: Engine, at: Clock) -> None:
+    at(MONDAY)
+    put_version(engine, "v1")
+
+    state = replay.fn("fib_rsi", "v9")
+
+    assert state.is_failed()
+    assert "no version 'v9' of 'fib_rsi'" in (state.message or "")
