@@ -191,8 +191,9 @@ def _period(
 
 
 def _newest_candle(source: CandleSource, version: StrategyVersion, now: datetime) -> datetime | None:
-    due = (source.expected_at(symbol, now) for symbol in version.symbols)
-    return max((candle for candle in due if candle is not None), default=None)
+    """Return the newest candle that the feed has, which may have ended long before the newest expected one."""
+    newest = (source.candles(symbol, closed_by=now, bars=1).index for symbol in version.symbols)
+    return max((index[-1].to_pydatetime() for index in newest if len(index)), default=None)
 
 
 def _feed_text(source: CandleSource, version: StrategyVersion, now: datetime) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -19,6 +20,8 @@ from strategy_core.domain.errors import (
 )
 from strategy_core.domain.lifecycle import Status
 from strategy_core.isolation.pool import WorkerPool
+from strategy_core.market.calendars import CALENDARS
+from strategy_core.market.files import FileSource
 from strategy_core.market.source import CandleSource
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.replay import Replayed, replay_version
@@ -230,6 +233,21 @@ def test_by_default_the_180_days_before_the_end_of_the_feed_are_replayed(pair: E
     assert found.newest == newest is not None
     assert found.first is not None
     assert newest + HOUR - 180 * DAY <= found.first <= newest - 177 * DAY
+
+
+def test_a_file_that_ended_long_ago_is_replayed_until_its_end(
+    pair: Engine, workers: WorkerPool, tmp_path: Path
+) -> None:
+    """A calendar expects candles until today, and the file has none of them."""
+    for symbol in (GOLD, "SILVER"):
+        candles = MARKET.candles(symbol, closed_by=SATURDAY, since=MONDAY - 5 * DAY)
+        candles.to_csv(tmp_path / f"{symbol}.csv")
+    source = FileSource(tmp_path, calendar=CALENDARS["metals"], now=SATURDAY + 200 * DAY)
+
+    found, _ = replay(pair, workers, source=source, now=SATURDAY + 200 * DAY)
+
+    assert found.newest == candles.index[-1]
+    assert found.candles > 0
 
 
 def test_what_cannot_be_replayed_is_refused_before_anything_is_written(pair: Engine, workers: WorkerPool) -> None:
