@@ -241,7 +241,9 @@ class Preview(BaseModel):
             return f"refused: in shadow {self.harm.reason}. Give an override reason to start it all the same"
         if self.pnl_deviation is None:
             found = f"{self.slots} slots in {self.days:.0f} days of {self._source}"
-            return f"unknown: {found} are too few to plan by. Replay the version on past candles, or let it decide on"
+            return (
+                f"unknown: {found} are too few to plan by. Replay the version on past candles, or wait for more candles"
+            )
         short = next((stage for stage in self.stages if stage.underpowered), None)
         if short is None:
             total = sum(stage.days_expected or 0.0 for stage in self.stages)

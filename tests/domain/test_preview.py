@@ -70,7 +70,7 @@ def test_without_a_history_it_says_that_it_does_not_know() -> None:
 
     assert told.verdict == (
         "unknown: 0 slots in 10 days of shadow are too few to plan by. "
-        "Replay the version on past candles, or let it decide on"
+        "Replay the version on past candles, or wait for more candles"
     )
     assert told.underpowered
     assert preview(Plan(), measure(slots([(0, 1.0, 1.0, 1, 1)]), 0), 0).slots_per_day == 0.0
