@@ -45,7 +45,7 @@ EntryPoint = Annotated[str, Field(max_length=256), _titled("Entry point")]
 Salt = Annotated[str, Field(max_length=64), _titled("Salt")]
 Timeframe = Annotated[str, _one_of(*TIMEFRAMES), _titled("Timeframe")]
 Close = Annotated[bool, _titled("Close the strategy")]
-Again = Annotated[bool, _titled("Decide anew")]
+Again = Annotated[bool, _titled("Decide again")]
 Alerts = Annotated[list[Annotated[int, Field(ge=1), _titled("Alert")]], Field(min_length=1), _titled("Alerts")]
 
 

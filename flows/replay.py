@@ -21,7 +21,7 @@ def replay(strategy_name: Strategy, version: Version, days: Days = 180, again: A
         strategy_name: Strategy name.
         version: The version whose past you want to see.
         days: Length of the period, up to the newest candle.
-        again: Delete what was replayed in this period, and decide anew. Use it after candles were revised.
+        again: Delete what was replayed in this period, and decide again. Use it after candles were revised.
     """
     with open_runtime() as runtime:
         settings = runtime.settings

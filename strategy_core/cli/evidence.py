@@ -75,7 +75,7 @@ def replay(
         str | None, typer.Option("--to", metavar="TIME", help="Only candles before this time. Default: the newest.")
     ] = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Delete what was replayed in this period, and decide anew.")
+        bool, typer.Option("--again", help="Delete what was replayed in this period, and decide again.")
     ] = False,
 ) -> None:
     """Let a version and the active one decide on past candles.

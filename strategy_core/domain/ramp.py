@@ -49,8 +49,6 @@ class State(StrEnum):
 
 ENDED = frozenset({State.ROLLED_BACK, State.COMPLETED, State.ABORTED})
 OWNER, ALERT, BLIND, UNANSWERED = "owner", "alert", "blind", "unanswered"  # causes of a rollback other than a gate
-
-
 _NOT_PROMOTED = "excluded. Roll back, and start a version that serves all symbols"
 
 

@@ -82,7 +82,7 @@ class Replayed:
         if self.first_revised is not None:
             notes.append(
                 f"the feed has revised candles since {self.version} was replayed on them: {self.revised} decisions, "
-                f"the first on {self.first_revised:%Y-%m-%d %H:%M} UTC. To decide them anew: --again"
+                f"the first on {self.first_revised:%Y-%m-%d %H:%M} UTC. To decide on them again: --again"
             )
         return notes
 
@@ -142,7 +142,7 @@ def replay_version(
 
     Args:
         start, end: by default *length* before *end*, and the end of the feed.
-        again: delete what was replayed in the period, and decide anew. Meant for candles that were revised.
+        again: delete what was replayed in the period, and decide again. Meant for candles that were revised.
         done: called with the symbol, the number of its candles that are done and their total.
 
     Raises:

@@ -287,10 +287,8 @@ def exclude_symbol(
         served = set(canary.symbols) - excluded.keys()
         judged = served & set(versions.get_version(session, strategy_name, rollout.control_version).symbols)
         if not routes_by_symbol:
-            problem, allowed = (
-                "the platform is not known to route by symbol",
-                ["ROLLOUT_ROUTES_BY_SYMBOL=1 once it does"],
-            )
+            problem = "the platform is not known to route by symbol"
+            allowed = ["ROLLOUT_ROUTES_BY_SYMBOL=1 once it does"]
         elif rollout.promoted_at is not None:
             problem, allowed = f"{canary.version} is active for all users", ["rollback"]
         elif symbol not in canary.symbols:

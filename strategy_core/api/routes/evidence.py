@@ -61,7 +61,7 @@ class ReplayRequest(RequestModel):
     end: Time | None = Field(default=None, description="Only candles before this time. Default: the newest candle.")
     again: bool = Field(
         default=False,
-        description="Delete what was replayed in this period, and decide anew. Use it after candles were revised.",
+        description="Delete what was replayed in this period, and decide again. Use it after candles were revised.",
     )
 
 
