@@ -72,6 +72,8 @@ def _data(found: "FileCheck") -> dict[str, Any]:
             "candles": len(times),
             **ends,
             "gaps": each.gaps,
+            "first_gap": each.first_gap and each.first_gap.isoformat(),
+            "closures": each.closures,
             "repairs": asdict(each.repairs),
             "held_back": each.held_back,
         }
@@ -119,7 +121,10 @@ def _symbol_shown(each: "SymbolCheck") -> "Iterator[Any]":
     }
     mended = ", ".join(f"{what} {count:,}" for what, count in counted.items() if count) or "no repairs"
     yield ""
-    yield plain(f"{each.symbol}: {len(each.candles):,} candles, {each.gaps:,} gaps, {mended}")
+    counted_gaps = f"{each.gaps:,} gap" if each.gaps == 1 else f"{each.gaps:,} gaps"
+    gaps = counted_gaps + (f", the first at {each.first_gap:%Y-%m-%d %H:%M}" if each.first_gap else "")
+    closed = f", {each.closures:,} pauses of the closed market" if each.closures else ""
+    yield plain(f"{each.symbol}: {len(each.candles):,} candles, {gaps}{closed}, {mended}")
     if each.held_back:
         yield plain(f"last row held back: {each.held_back}")
     if each.candles.empty:
