@@ -39,7 +39,8 @@ def check(
         raise InvalidSetting("picture", str(picture), "a file in a folder that exists")
     settings = shell.settings
     configure_logs(level=logging.ERROR)  # repairs and a held-back row are part of the answer
-    found = check_file(file, now=settings.now(), calendar=settings.calendar_name, timeframe=settings.timeframe)
+    now = settings.now() if settings.replay_from is None else None  # a replay ends no file
+    found = check_file(file, now=now, calendar=settings.calendar_name, timeframe=settings.timeframe)
     if picture is not None:
         picture.write_text(_drawn(found), encoding="utf-8")
     for doubt in found.doubts:

@@ -79,12 +79,12 @@ class FileCheck:
     doubts: tuple[str, ...]
 
 
-def check_file(feed: str, *, now: datetime, calendar: str, timeframe: str) -> FileCheck:
+def check_file(feed: str, *, now: datetime | None, calendar: str, timeframe: str) -> FileCheck:
     """Read a file as a feed would.
 
     Args:
         feed: path of the file, with options after a `?`.
-        now: a last candle that has not closed by then is dropped.
+        now: a last candle that has not closed by then is dropped. None: all candles have closed.
         calendar: name of the market's calendar, as in `calendars.CALENDARS`.
         timeframe: of a file whose times are not spaced like any timeframe.
 

@@ -123,11 +123,11 @@ def test_the_quickstart_runs_in_a_fresh_clone(tmp_path: Path) -> None:
     clone, home = tmp_path / "strategy-rollout", tmp_path / "home"
     home.mkdir()
     subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
-    real_uv = os.environ.get("UV") or shutil.which("uv")
-    assert real_uv is not None
-    cache = subprocess.run([real_uv, "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
-    path = os.pathsep.join([str(Path(real_uv).parent), os.environ["PATH"]])
-    environment = {"PATH": path, "HOME": str(home), "UV_CACHE_DIR": cache, "LANG": "C.UTF-8", "COLUMNS": "80"}
+    cache = subprocess.run(["uv", "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
+    ours = ("ROLLOUT_", "PREFECT_", "PYTEST_", "PYTHON", "VIRTUAL_ENV")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+    path = [each for each in environment["PATH"].split(os.pathsep) if Path(each) != Path(sys.executable).parent]
+    environment |= {"PATH": os.pathsep.join(path), "HOME": str(home), "UV_CACHE_DIR": cache}
     installed, *commands, last = [each for each in blocks(QUICKSTART) if each.language in ("sh", "console")]
     for each in blocks(QUICKSTART):
         if each.title:
