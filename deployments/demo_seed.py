@@ -3,6 +3,7 @@
 The services produce them from real candles before the start of the replay.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -58,8 +59,17 @@ def replay_span(engine: Engine, source: CandleSource) -> tuple[datetime, datetim
     return start, opened_at[1] + timeframe_delta(source.timeframe)
 
 
-def seed(engine: Engine, source: CandleSource, *, now: datetime, speed: float) -> bool:
+def seed(
+    engine: Engine,
+    source: CandleSource,
+    *,
+    now: datetime,
+    speed: float,
+    echo: Callable[[str], None] = lambda _: None,
+) -> bool:
     """Create two rollouts, up to *now*, unless the database has versions. Return whether it did.
+
+    Prints each step with *echo*, because together they take a minute or two.
 
     `fib_rsi` v2 looks back a little further than v1 and is as good. `seasonal` v2 decides like v1 until its table ends.
     Then it chases the price, and the first ticks of the replay roll it back.
@@ -76,12 +86,16 @@ def seed(engine: Engine, source: CandleSource, *, now: datetime, speed: float) -
         _Pair("fib_rsi", "fib_rsi", {"fib_lookback_bars": 60}, symbols, healthy),
         _Pair("seasonal", "strategy_core.demo.versions:FibRsiSeasonal", until, symbols[:_FEW], faulty),
     ]
+    echo("New database: making two example rollouts from past candles, which takes a minute or two.")
     for pair in pairs:
+        echo(f"  Registering {pair.strategy} v1 and v2 on {', '.join(pair.symbols)} …")
         _register(engine, source, pair, registered)
     with WorkerPool() as workers:
         moment = registered
         for pair, until_next in zip(pairs, (faulty, now), strict=True):
-            _run_until(engine, source, workers, moment := max(moment, pair.started))
+            moment = max(moment, pair.started)
+            echo(f"  Deciding and scoring in shadow until {moment:%Y-%m-%d}, then the rollout of {pair.strategy} v2 …")
+            _run_until(engine, source, workers, moment)
             _start(engine, pair, source.timeframe, speed)
             while moment < until_next:
                 moment = min(moment + _STEP * timeframe_delta(source.timeframe), until_next)

@@ -107,6 +107,7 @@ def _run(
     echo: Callable[[str], None],
 ) -> None:
     ReplayClock(datetime.now(UTC), datetime.now(UTC), speed)  # refuses a bad speed before anything is started
+    echo(f"Opening the database and the candles of {settings.feed} …")
     engine = _open(settings, state, stack)
     source = open_source(
         settings.feed,
@@ -137,8 +138,8 @@ def _run(
         echo(f"Starting a Prefect server, pid {server.pid} …")
         alone = ["--alone"]  # this server has no other clients
     activity = ActivityFeed(engine)
-    if seed(engine, source, now=start, speed=speed):
-        echo("New database with two example rollouts, replayed up to now. Their history, in market time:")
+    if seed(engine, source, now=start, speed=speed, echo=echo):
+        echo("The history of the two example rollouts, in market time:")
         activity.print_new(echo)
     _wait_until_healthy(api_url, children, stop)
     if stop.is_set():

@@ -238,7 +238,7 @@ class Settings(BaseSettings):
             return ""
         return (
             f"clock disagrees: ROLLOUT_REPLAY_FROM shows {ours:%Y-%m-%d %H:%M} UTC and the database's clock "
-            f"{shown:%Y-%m-%d %H:%M} UTC, which is used: unset ROLLOUT_REPLAY_*, or run rollout db clock --remove"
+            f"{shown:%Y-%m-%d %H:%M} UTC, which is used: unset ROLLOUT_REPLAY_*, or run: rollout db clock --remove"
         )
 
     @property

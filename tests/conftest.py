@@ -27,6 +27,7 @@ gc.disable()  # until all is collected: imports make no garbage to speak of, and
 # Every process that a test starts would otherwise compile all that it imports, which takes most of its time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+os.environ.pop("UV_RUN_RECURSION_DEPTH", None)  # commands are suggested as `rollout`, also under `uv run pytest`
 
 DATABASES = ["sqlite", "postgresql"]
 SQLITE_FIRST = ["sqlite", pytest.param("postgresql", marks=pytest.mark.full)]

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from strategy_core.cli import alerts, audit, calibrate, candles, database, evidence, rollouts, serve, status, versions
+from strategy_core.cli.context import as_called
 from strategy_core.domain.errors import RolloutError
 
 _PANELS = {  # of `rollout --help`: the commands of each, the most used first
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if refusal is None:  # a bug: keep the traceback
             raise
         line, code = refusal
-        _print_error(f"error: {line}")
+        _print_error(f"error: {as_called(line)}")
     if code == _INTERRUPTED:
         _print_error("interrupted: no unfinished change was saved")
     return int(code or 0)

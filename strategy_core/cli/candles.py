@@ -39,7 +39,8 @@ def check(
         raise InvalidSetting("picture", str(picture), "a file in a folder that exists")
     settings = shell.settings
     configure_logs(level=logging.ERROR)  # repairs and a held-back row are part of the answer
-    found = check_file(file, now=settings.now(), calendar=settings.calendar_name, timeframe=settings.timeframe)
+    now = settings.now() if settings.replay_from is None else None  # a replay ends no file
+    found = check_file(file, now=now, calendar=settings.calendar_name, timeframe=settings.timeframe)
     if picture is not None:
         picture.write_text(_drawn(found), encoding="utf-8")
     for doubt in found.doubts:
@@ -72,6 +73,8 @@ def _data(found: "FileCheck") -> dict[str, Any]:
             "candles": len(times),
             **ends,
             "gaps": each.gaps,
+            "first_gap": each.first_gap and each.first_gap.isoformat(),
+            "closures": each.closures,
             "repairs": asdict(each.repairs),
             "held_back": each.held_back,
         }
@@ -119,7 +122,10 @@ def _symbol_shown(each: "SymbolCheck") -> "Iterator[Any]":
     }
     mended = ", ".join(f"{what} {count:,}" for what, count in counted.items() if count) or "no repairs"
     yield ""
-    yield plain(f"{each.symbol}: {len(each.candles):,} candles, {each.gaps:,} gaps, {mended}")
+    counted_gaps = f"{each.gaps:,} gap" if each.gaps == 1 else f"{each.gaps:,} gaps"
+    gaps = counted_gaps + (f", the first at {each.first_gap:%Y-%m-%d %H:%M}" if each.first_gap else "")
+    closed = f", {each.closures:,} pauses of the closed market" if each.closures else ""
+    yield plain(f"{each.symbol}: {len(each.candles):,} candles, {gaps}{closed}, {mended}")
     if each.held_back:
         yield plain(f"last row held back: {each.held_back}")
     if each.candles.empty:

@@ -5,10 +5,11 @@ import inspect
 import json
 import logging
 import os
+import re
 import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,8 @@ from uuid import uuid4
 import typer
 
 from strategy_core.domain.audit import Actor, storable
-from strategy_core.domain.errors import Invalid, InvalidName, Unconfirmed
+from strategy_core.domain.errors import Invalid, InvalidName, RolloutError, Unconfirmed
+from strategy_core.domain.lifecycle import utc
 from strategy_core.domain.parsing import each_name_once
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 _PIPE_WIDTH = 200  # columns of a table when the output is not a terminal
 _DAY = len("2026-01-31")
+_SUGGESTED = re.compile(r"(?:(?<=: )|(?<=; )|(?<=&& )|(?<=_DEVELOPMENT=1 ))rollout(?= [a-z])")
 _REASON = "Reason, stored in the audit trail."
 
 
@@ -152,11 +155,20 @@ class Context:
     def candles(self) -> "CandleSource":
         return self.clock.open_candles(self.now)
 
+    def feed_end(self) -> str:
+        """Return since when a feed of files has no candles, or an empty text. A feed that cannot be read has none."""
+        from strategy_core.market.open import is_of_files
+        from strategy_core.market.source import long_ended
+
+        with suppress(RolloutError):
+            return long_ended(self.clock.candles_if_any(self.now), self.now) if is_of_files(self.clock.feed) else ""
+        return ""
+
     def warn(self, line: str) -> None:
         """Print a line on standard error once, if it is not empty."""
         if line and line not in self._warned:
             self._warned.add(line)
-            typer.echo(f"warning: {line}", err=True)
+            typer.echo(f"warning: {as_called(line)}", err=True)
 
     @cached_property
     def actor(self) -> Actor:
@@ -181,21 +193,36 @@ class Context:
         width = None if sys.stdout.isatty() else _PIPE_WIDTH
         console = Console(markup=False, highlight=False, emoji=False, width=width)
         for each in shown:
-            console.print(each)
+            console.print(as_called(each) if isinstance(each, str) else each)
+
+
+def as_called(line: str) -> str:
+    """Return *line* with the commands that it suggests (`Next: rollout plan ...`) as this user has to type them.
+
+    A suggested command follows a colon, a semicolon or `&&`. UV_RUN_RECURSION_DEPTH is set by `uv run`, not by `uvx`.
+    """
+    return _SUGGESTED.sub("uv run rollout", line) if "UV_RUN_RECURSION_DEPTH" in os.environ else line
 
 
 def command(
-    commands: typer.Typer, name: str | None = None, *, numbers: bool = False
+    commands: typer.Typer,
+    name: str | None = None,
+    *,
+    numbers: bool = False,
+    old_names: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[Concatenate[Context, P], None]], Callable[Concatenate[Context, P], None]]:
     """Register a function as a command, with its parameters after the context and the shared options.
 
     Args:
         name: the command's name. Default: the function's name.
         numbers: accept negative numbers as arguments, so that they are refused as values and not as unknown options.
+        old_names: of options, without dashes, with the present ones. They still work and are in no help text.
     """
 
     def register(function: Callable[Concatenate[Context, P], None]) -> Callable[Concatenate[Context, P], None]:
-        settings = {"ignore_unknown_options": True} if numbers else {}
+        settings: dict[str, Any] = {"ignore_unknown_options": True} if numbers else {}
+        if old_names is not None:
+            settings["token_normalize_func"] = lambda option: old_names.get(option, option)
         commands.command(name or function.__name__, context_settings=settings)(_with_context(function))
         return function
 
@@ -262,14 +289,21 @@ def read_json(text: str, refuse: Callable[[list[str]], Invalid]) -> Mapping[str,
 
 
 def moment(text: str | None, what: str) -> datetime | None:
-    """Parse a time: ISO 8601 with an offset, or a day, which means midnight UTC."""
+    """Parse a time: ISO 8601 with an offset, or a day, which means midnight UTC.
+
+    Args:
+        what: the option, for errors.
+
+    Raises:
+        InvalidName, NaiveTime, TimeOutOfRange
+    """
     if text is None:
         return None
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
         raise InvalidName(f"time for {what}", text, "2026-01-31, or 2026-01-31T12:00Z") from None
-    return found.replace(tzinfo=UTC) if len(text) == _DAY else found
+    return utc(found.replace(tzinfo=UTC) if len(text) == _DAY else found, what)
 
 
 def _check_text(*given: object) -> None:

@@ -1,7 +1,7 @@
 """Commands that collect and show evidence: decisions, outcomes, comparisons, live trades and users."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +16,7 @@ from strategy_core.cli.context import (
     moment,
     read_json,
 )
-from strategy_core.domain.errors import InvalidPlan
+from strategy_core.domain.errors import InvalidPlan, InvalidSetting
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from strategy_core.domain.comparison import Comparison, Interval
 
 commands = typer.Typer()
-Start = Annotated[str | None, typer.Option(metavar="TIME", help="First candle: 2026-01-31 or 2026-01-31T12:00Z.")]
-End = Annotated[str | None, typer.Option(metavar="TIME", help="Only candles before this time. Default: now.")]
+Start = Annotated[
+    str | None, typer.Option("--from", metavar="TIME", help="First candle: 2026-01-31 or 2026-01-31T12:00Z.")
+]
+End = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Only candles before this time. Default: now.")]
+_OLD_NAMES = {"start": "from", "end": "to"}
 
 
 @command(commands)
@@ -43,6 +46,7 @@ def shadow(shell: Context) -> None:
         runs = run_shadow(engine, source, workers, now=shell.now, quiet=shell.settings.alert_pace.quiet)
     columns = ["strategy", "version", "role", "logged", "signals", "errors", "refused"]
     rows = [(run.strategy_name, run.version, run.role, run.logged, run.signals, run.errors, run.error) for run in runs]
+    shell.warn(shell.feed_end())
     shell.answer([asdict(run) for run in runs], table(columns, rows))
     if any(run.error for run in runs):
         raise typer.Exit(1)
@@ -110,19 +114,23 @@ def replay(
     fields = ("version", "first", "newest", "candles", "decided", "signals", "closed", "pending", "errors")
     rows = [[getattr(one, field) for field in fields] for one in found]
     notes = [note for one in found for note in one.notes]
-    following = f"Next: rollout compare {strategy} {version} --start {found[0].first:%Y-%m-%d}"
+    following = f"Next: rollout compare {strategy} {version} --from {found[0].first:%Y-%m-%d}"
     shell.answer([asdict(one) | {"notes": one.notes} for one in found], table(columns, rows), *notes, following)
     if any(one.errors for one in found):
         raise typer.Exit(1)
 
 
-@command(commands)
+@command(commands, old_names=_OLD_NAMES)
 def compare(
     shell: Context,
     strategy: StrategyName,
     version: VersionName,
     days: Annotated[
-        float | None, typer.Option(metavar="DAYS", help="Length in days. Default: 30, without --start.")
+        float | None,
+        typer.Option(
+            metavar="DAYS",
+            help="The last DAYS. Default: 30, or all replayed candles if nothing can be compared in these.",
+        ),
     ] = None,
     start: Start = None,
     end: End = None,
@@ -132,21 +140,28 @@ def compare(
 
     On candles before both decided live, replayed decisions are compared if there are any.
     """
-    from strategy_core.services.compare import chosen_period, compare_versions, why_empty
+    from strategy_core.services.compare import chosen_period, compare_versions, replayed_period, why_empty
 
-    over = chosen_period(days, moment(start, "--start"), moment(end, "--end"), shell.now)
-    found = compare_versions(
-        shell.engine,
-        strategy_name=strategy,
-        shadow_version=version,
-        over=over,
-        symbol=symbol,
-        source=shell.candles(),
-    )
+    if days is not None and (start or end):
+        raise InvalidSetting("--days", f"{days:g}", "--days alone, or --from and --to without it")
+    if end and not start:
+        raise InvalidSetting("--to", end, "--to only with --from")
+    over = chosen_period(days, moment(start, "--from"), moment(end, "--to"), shell.now)
+    pair: dict[str, Any] = {"strategy_name": strategy, "shadow_version": version, "symbol": symbol}
+    found = compare_versions(shell.engine, **pair, over=over, source=shell.candles())
+    replayed = None
+    if days is None and start is None and not found.candles_compared:
+        replayed = replayed_period(shell.engine, strategy_name=strategy, version=version)
+    if replayed is not None:
+        over = replayed
+        found = compare_versions(shell.engine, **pair, over=over, source=shell.candles())
     why = [] if found.candles_compared else why_empty(shell.engine, strategy_name=strategy, version=version, over=over)
     data = {"start": over.start, "end": over.end, **found.model_dump(mode="json"), "notes": why}
     shown_period = f"{over.start:%Y-%m-%d %H:%M} to {over.end:%Y-%m-%d %H:%M} UTC"
-    shell.answer(data, shown_period, *_comparison_tables(found, version), *why)
+    if replayed is not None:
+        shown_period += ": all that is replayed, as nothing can be compared in the last 30 days"
+    shown = _comparison_tables(found, version) if found.candles_compared else []
+    shell.answer(data, shown_period, *shown, *why)
 
 
 @command(commands)
@@ -198,7 +213,7 @@ def whatif(
     shell.answer(asdict(found) | {"notes": found.notes}, table(columns, rows), *found.notes)
 
 
-@command(commands)
+@command(commands, old_names=_OLD_NAMES)
 def decisions(
     shell: Context,
     strategy: StrategyName,
@@ -210,17 +225,15 @@ def decisions(
 ) -> None:
     """Show the decisions of a version, candle by candle."""
     from strategy_core.cli.context import table
-    from strategy_core.domain.lifecycle import utc
     from strategy_core.services.queries import newest_decisions
 
-    since, until = moment(start, "--start"), moment(end, "--end")
     found = newest_decisions(
         shell.engine,
         strategy_name=strategy,
         version=version,
         symbol=symbol,
-        start=utc(since, "--start") if since else None,
-        end=utc(until, "--end") if until else None,
+        start=moment(start, "--from"),
+        end=moment(end, "--to"),
         limit=limit,
     )
     columns = ["candle", "symbol", "decision", "confidence", "role", "reason"]
@@ -278,7 +291,13 @@ def _comparison_tables(found: "Comparison", version: str) -> list["RenderableTyp
         "slots": f"{found.slots}, of which {found.pending_slots} are pending",
         "difference": _interval(found.difference),
     }
-    names = {name: name.replace("_", " ") for name in type(found.shadow).model_fields}
+    names = {  # no average PnL: it is in price units, and the rest is in R
+        "trades": "trades",
+        "win_rate": "win rate",
+        "expectancy": "R per trade",
+        "profit_factor": "profit factor",
+        "max_drawdown": "max drawdown",
+    }
     arms = [(shown, getattr(found.shadow, name), getattr(found.active, name)) for name, shown in names.items()]
     by_regime = [(name, each.slots, _interval(each.difference)) for name, each in found.by_regime.items()]
     return [

@@ -97,11 +97,12 @@ def start(
     """
     from strategy_core.domain.gates.on_metrics import MetricThreshold
     from strategy_core.domain.plan import read_plan
-    from strategy_core.services.rollouts import start_rollout
+    from strategy_core.services.rollouts import start_rollout, start_warning
 
     asked = read_plan({} if plan is None else read_json(f"@{plan}", InvalidPlan))
     engine = shell.engine
     frozen = shell.clock.in_replay(asked)
+    shell.warn(start_warning(engine, strategy_name=strategy, version=version, now=shell.now))
     percents = " → ".join(f"{stage.percent:g}" for stage in frozen.stages)
     shell.confirm(f"{version} becomes the canary of {strategy}: {percents} % of users", yes=yes)
     rollout = start_rollout(

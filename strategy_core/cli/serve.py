@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from strategy_core.cli.context import Context, Reason, Symbol, command, require_reason
+from strategy_core.cli.context import Context, Reason, Symbol, as_called, command, require_reason
 from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import InvalidSetting, MissingExtra, reason_of
 
@@ -238,7 +238,8 @@ def _withdraw_token(shell: Context, token_id: str, *, listed: bool) -> None:
         revoke_token(shell.engine, command, token_id, at=datetime.now(UTC))
     except Exception as error:  # noqa: BLE001  the error of the file is the one to show
         if listed:
-            typer.echo(f"token {token_id} is not revoked ({reason_of(error)}): rollout token --revoke", err=True)
+            line = f"token {token_id} is not revoked ({reason_of(error)}): rollout token --revoke"
+            typer.echo(as_called(line), err=True)
 
 
 def _list_tokens(shell: Context) -> None:
@@ -346,7 +347,7 @@ def up(
     from deployments.up import up as bring_up
 
     def print_line(line: str) -> None:
-        sys.stdout.write(line + "\n")
+        sys.stdout.write(as_called(line) + "\n")
         sys.stdout.flush()
 
     # From the command line alone: a replayed market must not write to the database that the environment names.

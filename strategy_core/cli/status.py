@@ -11,6 +11,8 @@ import typer
 from strategy_core.cli.context import AnyStrategy, Context, Limit, StrategyName, command
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import RenderableType
 
     from strategy_core.services.history import VerdictHistory
@@ -31,6 +33,7 @@ def status(
 
     found = read_status(shell.engine, strategy, now=shell.now, clock=shell.clock.clock_check)
     shell.warn(next((each.rollout.doubt for each in found if each.rollout and each.rollout.doubt), ""))
+    shell.warn(_feed_end(shell, found))
     shown = [part for each in found for part in _status_lines(each)]
     isolation = f"versions run in isolation on this machine: {available()}"
     shell.answer([_status_data(each) for each in found], *(shown or ["no strategies yet"]), isolation)
@@ -102,6 +105,19 @@ def report(
     shell.answer(facts | {"output": str(file)}, f"{page_title(found)}\nWritten to {file}")
     if open == "browser":
         typer.launch(file.resolve().as_uri())
+
+
+def _feed_end(shell: Context, found: "Sequence[StrategyStatus]") -> str:
+    """Return since when a feed of files has no candles. It is read only if the newest decisions are old too."""
+    from strategy_core.market.source import LONG_CLOSURE
+    from strategy_core.services.queries import newest_decisions
+
+    for each in found:
+        if each.active is not None:
+            newest = newest_decisions(shell.engine, strategy_name=each.strategy_name, version=each.active, limit=1)
+            if newest and shell.now - newest[0].timestamp <= LONG_CLOSURE:
+                return ""
+    return shell.feed_end() if found else ""
 
 
 def _spark_lines(found: "VerdictHistory") -> list[str]:

@@ -291,10 +291,10 @@ class Preview(BaseModel):
         return f"{money:+,.0f} a {'day' if often else 'year'} on 10,000"
 
     def _found(self, one: Detection) -> str:
-        loss = f"at worst {one.worst_loss_r:.0f} R ({one.worst_loss:.1%} of equity) are lost by then"
+        loss = f"a user on the canary then has at worst {one.worst_loss_r:.0f} R less than the other users"
         if one.median_days is None:
-            return f"if {one.fault}: found in {one.found:.0%} of trials within {one.horizon_days} days, {loss}"
-        return f"if {one.fault}: found after {one.median_days:.1f} days, in {one.found:.0%} of trials, {loss}"
+            return f"if {one.fault}: found in {one.found:.0%} of trials within {one.horizon_days} days; {loss}"
+        return f"if {one.fault}: found after {one.median_days:.1f} days, in {one.found:.0%} of trials; {loss}"
 
 
 @dataclass(frozen=True, slots=True)

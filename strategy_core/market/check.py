@@ -6,12 +6,13 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pandas as pd
 
 from strategy_core.domain.candles import COLUMNS, Checked, Repairs, timeframe_delta
 from strategy_core.domain.errors import InvalidCandles
-from strategy_core.market.calendars import DAY_ZONES, WeeklySession
-from strategy_core.market.files import SYMBOL, CandleFile, FileOptions, FileSource, spelling
+from strategy_core.market.calendars import CALENDARS, DAY_ZONES, WeeklySession
+from strategy_core.market.files import CandleFile, FileOptions, FileSource, symbol_in
 from strategy_core.market.open import read_file_feed
 from strategy_core.market.timestamps import likely_timeframe
 
@@ -19,6 +20,7 @@ SAFE = "/:,=+-._ "  # need no percent sign in the query of a feed
 _ORDER = ("timestamp", "date", "clock", "symbol", *COLUMNS)
 _FEW = 3  # candles in closed hours that may be chance
 _SESSION_BREAK = pd.Timedelta(hours=1)
+_LONGEST_CLOSURE = pd.Timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +29,26 @@ class SymbolCheck:
 
     Attributes:
         candles: as strategies will see them.
-        gaps: places where candles are missing, weekends included.
+        gaps: places where candles are missing although the market was open.
+        first_gap: the open time of the first missing candle of these.
+        closures: places where candles are missing because the market was closed: weekends, breaks and holidays.
         held_back: why the last row is left out, if it is.
     """
 
     symbol: str
     candles: pd.DataFrame
     gaps: int
+    first_gap: datetime | None
+    closures: int
     repairs: Repairs
     held_back: str
 
     @classmethod
-    def of(cls, symbol: str, checked: Checked, held_back: str) -> "SymbolCheck":
-        return cls(symbol, checked.candles, checked.gaps, checked.repairs, held_back)
+    def of(cls, symbol: str, checked: Checked, held_back: str, timeframe: str, calendar: str) -> "SymbolCheck":
+        gaps = open_gaps(checked.candles, timeframe, calendar)
+        first = gaps[0].to_pydatetime() if len(gaps) else None
+        closures = checked.gaps - len(gaps)
+        return cls(symbol, checked.candles, len(gaps), first, closures, checked.repairs, held_back)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +79,12 @@ class FileCheck:
     doubts: tuple[str, ...]
 
 
-def check_file(feed: str, *, now: datetime, calendar: str, timeframe: str) -> FileCheck:
+def check_file(feed: str, *, now: datetime | None, calendar: str, timeframe: str) -> FileCheck:
     """Read a file as a feed would.
 
     Args:
         feed: path of the file, with options after a `?`.
-        now: a last candle that has not closed by then is dropped.
+        now: a last candle that has not closed by then is dropped. None: all candles have closed.
         calendar: name of the market's calendar, as in `calendars.CALENDARS`.
         timeframe: of a file whose times are not spaced like any timeframe.
 
@@ -90,7 +99,10 @@ def check_file(feed: str, *, now: datetime, calendar: str, timeframe: str) -> Fi
     file = found.files[0]
     timeframe = _timeframe(found) or timeframe
     source = FileSource(path, timeframe=timeframe, now=now, options=options, day_zone=DAY_ZONES[calendar])
-    symbols = tuple(SymbolCheck.of(name, source.checked(name), source.held_back(name)) for name in source.symbols())
+    symbols = tuple(
+        SymbolCheck.of(name, source.checked(name), source.held_back(name), timeframe, calendar)
+        for name in source.symbols()
+    )
     close_stamped = options.stamp == "close"
     doubts = [doubt_of(each.candles, timeframe, calendar, close_stamped=close_stamped) for each in symbols]
     return FileCheck(
@@ -119,9 +131,9 @@ def _zone(file: CandleFile, options: FileOptions, calendar: str) -> str:
 
 
 def _feed(path: Path, options: FileOptions, symbols: Sequence[str]) -> str:
-    """Return the feed, with a symbol if the name of the file is none."""
-    if len(symbols) == 1 and not SYMBOL.fullmatch(symbols[0]):
-        options = options.model_copy(update={"symbol": spelling(symbols[0])})
+    """Return the feed, with a symbol if the name of the file is more than one."""
+    if len(symbols) == 1 and options.symbol is None and symbol_in(symbols[0]) != symbols[0]:
+        options = options.model_copy(update={"symbol": symbol_in(symbols[0])})
     given = options.model_dump(exclude_defaults=True)
     texts = {name: "yes" if value is True else str(value) for name, value in given.items()}
     query = "&".join(f"{name}={quote(value, safe=SAFE)}" for name, value in texts.items())
@@ -137,6 +149,19 @@ def _timeframe(source: FileSource) -> str | None:
         most = names.iloc[: len(times)].value_counts().index[0]
         times = times[(names.iloc[: len(times)] == most).to_numpy()]
     return likely_timeframe(times)
+
+
+def open_gaps(candles: pd.DataFrame, timeframe: str, calendar: str) -> pd.DatetimeIndex:
+    """Return the first missing candle of each gap in which the market was open at some time."""
+    delta, opens = pd.Timedelta(timeframe_delta(timeframe)), pd.DatetimeIndex(candles.index)
+    steps = opens[1:] - opens[:-1]
+    at = np.flatnonzero(steps >= delta + delta / 2)  # a day of New York may be an hour longer
+    firsts, missing = opens[at] + delta, (steps[at] - delta).ceil(delta) // delta
+    looked = np.minimum(missing, _LONGEST_CLOSURE // delta)
+    gap = np.repeat(np.arange(len(at)), looked)
+    within = np.arange(len(gap)) - np.repeat(np.cumsum(looked) - looked, looked)
+    market_open = CALENDARS[calendar].open_candles(firsts[gap] + within * delta, delta.to_pytimedelta())
+    return firsts[np.unique(gap[market_open])]
 
 
 def doubt_of(candles: pd.DataFrame, timeframe: str, calendar: str, *, close_stamped: bool) -> str:

@@ -24,6 +24,20 @@ from strategy_core.market.timestamps import DateOrder, Written, in_future, open_
 log = structlog.get_logger(__name__)
 SYMBOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _CLOSE_OF_SESSION = 17  # New York time
+_EXPORTED = tuple(  # how programs name the files that they export: where the symbol is
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"(?:\w+_)?([^_,]+), ?\d*[smhdw]?(?:[ _(].*)?",  # TradingView: `OANDA_XAUUSD, 60`
+        r"DAT_[A-Z]+_([A-Z0-9]+)_(?:M1|T).*",  # HistData: `DAT_ASCII_XAUUSD_M1_2024`
+        r"([A-Z0-9.]+)_(?:Candlestick|Ticks|\d+ (?:sec|min|hour)\w*|Hourly|Daily|Weekly)_.*",  # Dukascopy
+        r"([A-Z0-9.]+)-(?:s1|m\d+|h\d+|d1|mn1)-(?:bid|ask)-.*",  # dukascopy-node: `xauusd-h1-bid-2025-01-01`
+        r"(.+?)[_-](?:M\d+|H\d+|D1|W1|MN1?|Daily|Weekly|Monthly)(?:_\d{8,12}_\d{8,12})?",  # MetaTrader 5
+        r"([A-Z]{6}[a-z.]*?)(?:1|5|15|30|60|240|1440|10080|43200)",  # MetaTrader 4: `XAUUSD60`
+        r"(.+?)-\d+(?:s|m|h|d|w|mo)(?:-.+)?",  # Binance: `BTCUSDT-1h-2025-01`
+        r"[A-Z]+_([A-Z0-9]+)_(?:\d+(?:h|m|min)|d|hour|minute|\d{4}_1min|\d{4}_minute)",  # CryptoDataDownload
+        r"([A-Z0-9.]+)_(?:\d+|d|w|m)",  # Kraken: `XBTUSD_60`, Stooq: `xauusd_d`
+    )
+)
 
 
 def _zone(text: str) -> str:
@@ -59,6 +73,12 @@ class FileOptions(BaseModel):
 def spelling(symbol: str) -> str:
     """Return how a vendor's symbol is spelled here: `BTC/USDT` becomes `BTC-USDT`."""
     return re.sub(r"[^A-Za-z0-9._+-]", "-", symbol).lstrip("-._+")[:64] or "SYMBOL"
+
+
+def symbol_in(stem: str) -> str:
+    """Return the symbol in the name of a file, without the exchange, timeframe and dates that programs add to it."""
+    found = next((match[1] for pattern in _EXPORTED if (match := pattern.fullmatch(stem))), stem)
+    return spelling(found.upper() if found.islower() and found != stem else found).rstrip("-._+") or "SYMBOL"
 
 
 class CandleFile:

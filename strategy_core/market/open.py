@@ -131,6 +131,11 @@ def read_file_feed(feed: str) -> tuple[Path, FileOptions]:
     return Path(path), read_options(FileOptions, query)
 
 
+def is_of_files(feed: str) -> bool:
+    """Return whether *feed* names a file or a folder."""
+    return feed.partition(":")[0].partition("?")[0] not in (SYNTHETIC, *LIVE)
+
+
 def is_around_the_clock(feed: str) -> bool:
     """Return whether *feed* is a market that trades around the clock, judged by its name."""
     return feed.startswith(f"{CCXT}:")

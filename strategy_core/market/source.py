@@ -7,10 +7,11 @@ from typing import NoReturn, Protocol, runtime_checkable
 import pandas as pd
 import structlog
 
-from strategy_core.domain.candles import Repairs, count_closed
+from strategy_core.domain.candles import Repairs, count_closed, timeframe_delta
 from strategy_core.domain.errors import InvalidSetting, RolloutError, TimeOutOfRange
 from strategy_core.domain.lifecycle import utc
 
+LONG_CLOSURE = timedelta(days=4)  # longer than any weekend
 log = structlog.get_logger(__name__)
 
 
@@ -76,6 +77,19 @@ def newest_open(candles: pd.DataFrame, timeframe: str, now: datetime) -> datetim
     """Return the open time of the newest of *candles* that has closed by *now*, if there is one."""
     closed = count_closed(candles, now, timeframe)
     return pd.DatetimeIndex(candles.index)[closed - 1].to_pydatetime() if closed else None
+
+
+def long_ended(source: CandleSource, now: datetime) -> str:
+    """Return since when *source* has no candles and what to do about it, or an empty text if it has new ones."""
+    last = (source.candles(symbol, closed_by=now, bars=1).index for symbol in source.symbols())
+    newest = max((index[-1].to_pydatetime() for index in last if len(index)), default=None)
+    if newest is None or now - newest <= LONG_CLOSURE + 2 * timeframe_delta(source.timeframe):
+        return ""
+    return (
+        f"the newest candle of {source.name} is of {newest:%Y-%m-%d %H:%M} UTC, {(now - newest).days} days ago: no "
+        "version decides now. Append newer candles, or set ROLLOUT_FEED to a live feed. To decide on the past: "
+        "rollout replay STRATEGY VERSION"
+    )
 
 
 def log_repairs(source: str, repairs: Repairs) -> None:

@@ -121,6 +121,20 @@ def compare_versions(
         return compare(cells, drawdowns=(ours, theirs))
 
 
+def replayed_period(engine: Engine, *, strategy_name: str, version: str) -> Period | None:
+    """Return the candles that both the version and the active one have replayed, if there are any."""
+    with reading(engine) as session:
+        chosen = versions.get_version(session, strategy_name, version)
+        active = versions.active_version(session, strategy_name)
+        symbols = shared_symbols(chosen, active)
+        spans = [replays.replayed_span(session, strategy_name, each.version, symbols) for each in (chosen, active)]
+    ours, theirs = spans
+    if ours is None or theirs is None:
+        return None
+    first, newest = max(ours.first, theirs.first), min(ours.newest, theirs.newest)
+    return Period(first, newest + timeframe_delta(chosen.timeframe)) if first <= newest else None
+
+
 def why_empty(engine: Engine, *, strategy_name: str, version: str, over: Period) -> list[str]:
     """Return why a comparison with the active version has no candle, and what to do about it, a line each."""
     with reading(engine) as session:
@@ -134,7 +148,7 @@ def why_empty(engine: Engine, *, strategy_name: str, version: str, over: Period)
     why = f"no candle was compared: {version} and {active.version} decide on live candles since {since:{_MINUTE}} UTC"
     if span is None:
         return [why, f"Next: rollout replay {strategy_name} {version}"]
-    following = f"rollout compare {strategy_name} {version} --start {span.first:%Y-%m-%d}"
+    following = f"rollout compare {strategy_name} {version} --from {span.first:%Y-%m-%d}"
     replayed = f"{version} is replayed from {span.first:{_MINUTE}} to {span.newest:{_MINUTE}} UTC"
     if span.first < min(over.end, since) and span.newest >= over.start:  # the active version lacks these candles
         following = f"rollout replay {strategy_name} {version} --from {over.start:%Y-%m-%d}"

@@ -24,6 +24,7 @@ from strategy_core.domain.errors import (
 from strategy_core.domain.exclusions import stored_time
 from strategy_core.domain.gates.base import SEVERITY, Freshness, Verdict
 from strategy_core.domain.lifecycle import Status, utc
+from strategy_core.domain.pair_noise import FEW_DAYS
 from strategy_core.domain.parsing import same_owner
 from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.preview import Audience, LiveShadow, Preview, harm_in_shadow, preview
@@ -102,6 +103,25 @@ def start_rollout(
                 facts={"control_version": active.version},
             )
         return rollout
+
+
+def start_warning(engine: Engine, *, strategy_name: str, version: str, now: datetime) -> str:
+    """Return what the pair lacks in live shadow and what that means for its gates, or an empty text if it has enough.
+
+    Raises:
+        UnknownStrategy, UnknownVersion, NoActiveVersion
+    """
+    with reading(engine) as session:
+        chosen = versions.get_version(session, strategy_name, version)
+        history = read_shadow(session, chosen, versions.active_version(session, strategy_name), now).history
+    if not history.provisional:
+        return ""
+    return (
+        f"{version} has {history.slots} slots on {history.days} days in shadow, {FEW_DAYS} days are enough. In this "
+        "rollout the gates assume a noisy pair: they find harm later, and each stage needs more slots. Replays do not "
+        f"count. How long it takes: rollout plan {strategy_name} {version}. To collect evidence before you start: "
+        "rollout shadow && rollout score"
+    )
 
 
 def _check_harmless_in_shadow(version: StrategyVersion, plan: Plan, shadow: Shadow, risk_fraction: float) -> None:

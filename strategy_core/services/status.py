@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Engine
 from sqlmodel import Session
@@ -103,7 +104,7 @@ def _status(session: Session, strategy_name: str, now: datetime, clock: ClockChe
         excluded=tuple(state.get("excluded", ())),
         shadows=tuple(v.version for v in versions.list_versions(session, strategy_name, Status.SHADOW)),
         watch=_watch(session, strategy_name),
-        rollout=rollout_status(session, newest, now, clock) if newest else None,
+        rollout=rollout_status(session, newest, now, clock, state=state) if newest else None,
         alerts=find_alerts(session, strategy_name, limit=ALERTS_SHOWN),
     )
 
@@ -135,20 +136,27 @@ def _watch(session: Session, strategy_name: str) -> str:
 
 
 def rollout_status(
-    session: Session, rollout: Rollout, now: datetime, clock: ClockCheck = SURE, *, with_live_trades: bool = True
+    session: Session,
+    rollout: Rollout,
+    now: datetime,
+    clock: ClockCheck = SURE,
+    *,
+    with_live_trades: bool = True,
+    state: Mapping[str, Any] | None = None,
 ) -> RolloutStatus:
     """Return the status of an open or ended rollout within the open transaction.
 
     Args:
         clock: whether *now* can be compared with the times in the database. Where it cannot, the outlook is empty.
         with_live_trades: summarise live trades, which takes longer the more there are. If False, `live` is empty.
+        state: the `strategy_state` of its strategy, if it has been read.
     """
     plan = read_plan(rollout.plan)
     known = {gate.name for gate in plan.gates} | {Freshness().name}  # an earlier release may have had other gates
     known_rows = [row for row in rollouts.last_verdicts(session, rollout.id).values() if row.gate in known]
     newest = max(rollout.stage_entered_at, rollout.last_tick_at or rollout.started_at)
     doubt = "" if rollout.ended_at is not None else clock.doubt(newest, now)
-    excluded = strategy_state(session, rollout.strategy_name).get("excluded", ())
+    excluded = (strategy_state(session, rollout.strategy_name) if state is None else state).get("excluded", ())
     found = outlook(plan, position(rollout, excluded), [_finding(verdict) for verdict in known_rows], now)
     return RolloutStatus(
         rollout=rollout,

@@ -3,8 +3,10 @@
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import pandas as pd
 import pytest
 
+from strategy_core.market.calendars import CALENDARS
 from tests.cli.conftest import Rollout
 from tests.market.shapes import SHAPES, candles_of, table
 
@@ -79,6 +81,8 @@ def test_a_program_gets_the_facts_of_each_symbol(rollout: Rollout) -> None:
         "first": "2025-01-06T00:00:00+00:00",
         "last": "2025-01-06T03:00:00+00:00",
         "gaps": 1,
+        "first_gap": "2025-01-06T02:00:00+00:00",
+        "closures": 0,
         "repairs": {"duplicates": 0, "moved": 0, "unclosed": 0, "noise": 0},
         "held_back": "",
     }
@@ -87,8 +91,21 @@ def test_a_program_gets_the_facts_of_each_symbol(rollout: Rollout) -> None:
 def test_a_file_whose_name_is_no_symbol_is_given_one(rollout: Rollout) -> None:
     said = rollout("candles", "check", write("TradingView, ISO", name="OANDA_XAUUSD, 60"), "--json")
 
-    assert said.data["feed"] == "OANDA_XAUUSD, 60.csv?symbol=OANDA_XAUUSD--60"
+    assert said.data["feed"] == "OANDA_XAUUSD, 60.csv?symbol=XAUUSD"
     assert rollout("candles", "check", said.data["feed"], "--json").data["feed"] == said.data["feed"]
+
+
+def test_hours_in_which_the_market_is_closed_are_no_gaps(rollout: Rollout) -> None:
+    hours = pd.date_range("2025-01-06", "2025-01-27", freq="1h", tz="UTC", inclusive="left")
+    week = hours[CALENDARS["metals"].open_candles(hours, pd.Timedelta("1h"))]
+    lost = week.delete([100, 101, 102])
+    rows = [[f"{at:%Y-%m-%dT%H:%MZ}", 1, 1, 1, 1] for at in lost]
+    Path("GOLD.csv").write_text(table([["time", "open", "high", "low", "close"], *rows]))
+
+    said = rollout("candles", "check", "GOLD.csv")
+
+    gap = f"1 gap, the first at {week[100]:%Y-%m-%d %H:%M}"
+    assert f"GOLD: {len(lost)} candles, {gap}, 15 pauses of the closed market, no repairs" in said.out
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,10 @@ def pair(database: Engine) -> Engine:
 
 
 def refused(rollout: Rollout, *arguments: str) -> tuple[int, str]:
-    """Return the exit code and the error line of a refusal, with an empty standard output."""
+    """Return the exit code and the error line of a refusal, with an empty standard output. Warnings may precede it."""
     said = rollout(*arguments)
-    (line,) = said.err.splitlines()
+    *warnings, line = said.err.splitlines()
+    assert all(each.startswith("warning: ") for each in warnings)
     assert said.code != 0
     assert said.out == ""
     return said.code, line.removeprefix("error: ")
@@ -78,14 +79,18 @@ def refused(rollout: Rollout, *arguments: str) -> tuple[int, str]:
         ('register fib_rsi 3 --config {"rsi_period":1}', 2, "rsi_period: Input should be greater than or equal to 2"),
         ("start fib_rsi 2 --plan none.json --yes", 2, "plan is not valid: cannot read none.json"),
         ("compare fib_rsi 2 --days nan", 2, "days = nan is not valid; allowed: above 0, at most 36500"),
-        ("compare fib_rsi 2 --days 3 --start 2026-01-01", 2, "allowed: days, or start, or start and end"),
-        ("compare fib_rsi 2 --start 2026-01-02 --end 2026-01-01", 2, "is empty; allowed: start before end"),
-        ("decisions fib_rsi 2 --start 2026-01-02T10:00", 2, "--start has no time zone"),
-        ("decisions fib_rsi 2 --end tomorrow", 2, "'tomorrow' is not a time for --end; allowed: 2026-01-31, or"),
-        ("decisions fib_rsi 2 --start 0001-01-01T00:00+14:00", 2, "--start 0001-01-01T00:00:00+14:00 is out of range"),
-        ("decisions fib_rsi 2 --end 9999-12-31T23:59-12:00", 2, "is out of range; allowed: the years 1678 to 2261"),
-        ("compare fib_rsi 2 --start 1000-01-01", 2, "1000-01-01T00:00:00+00:00 is out of range"),
-        ("compare fib_rsi 2 --start 2026-01-01 --end 9999-12-31", 2, "9999-12-31T00:00:00+00:00 is out of range"),
+        ("compare fib_rsi 2 --days 3 --from 2026-01-01", 2, "allowed: --days alone, or --from and --to without it"),
+        ("compare fib_rsi 2 --to 2026-01-01", 2, "--to = '2026-01-01' is not valid; allowed: --to only with --from"),
+        ("compare fib_rsi 2 --from 2026-01-02 --to 2026-01-01", 2, "is empty; allowed: start before end"),
+        ("compare fib_rsi 2 --from 2026-01-02T10:00", 2, "--from has no time zone"),
+        ("replay fib_rsi 2 --from 2026-01-02 --to 2026-01-02T10:00", 2, "--to has no time zone"),
+        ("whatif fib_rsi 2 --from 2026-01-02T10:00", 2, "--from has no time zone"),
+        ("decisions fib_rsi 2 --start 2026-01-02T10:00", 2, "--from has no time zone"),
+        ("decisions fib_rsi 2 --to tomorrow", 2, "'tomorrow' is not a time for --to; allowed: 2026-01-31, or"),
+        ("decisions fib_rsi 2 --from 0001-01-01T00:00+14:00", 2, "--from 0001-01-01T00:00:00+14:00 is out of range"),
+        ("decisions fib_rsi 2 --to 9999-12-31T23:59-12:00", 2, "is out of range; allowed: the years 1678 to 2261"),
+        ("compare fib_rsi 2 --from 1000-01-01", 2, "--from 1000-01-01T00:00:00+00:00 is out of range"),
+        ("compare fib_rsi 2 --from 2026-01-01 --to 9999-12-31", 2, "--to 9999-12-31T00:00:00+00:00 is out of range"),
         ("route \udcff fib_rsi", 2, "'\\udcff' is not a readable text; allowed: UTF-8"),
         ("show \udcff 1", 2, "'\\udcff' is not a readable text; allowed: UTF-8"),
         ("db dump \udcff", 5, "'utf-8' codec can't encode"),

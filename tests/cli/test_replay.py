@@ -47,7 +47,7 @@ def test_past_candles_are_decided_and_the_next_step_is_named(registered: Rollout
     ours, theirs = (next(row for row in rows if row[:1] == [version]) for version in ("2", "1"))
     assert ours[1:3] == ["2026-02-23", "00:00"]
     assert ours[5:7] == theirs[5:7]  # both have decided on all candles
-    assert said.out.splitlines()[-1] == "Next: rollout compare fib_rsi 2 --start 2026-02-23"
+    assert said.out.splitlines()[-1] == "Next: rollout compare fib_rsi 2 --from 2026-02-23"
     assert contents(database) == before
 
 
@@ -70,6 +70,30 @@ def test_a_comparison_says_what_is_from_replay(registered: Rollout) -> None:
 
     assert data["candles_replayed"] == data["candles_compared"] > 100
     assert f"from replay  {data['candles_replayed']} of the candles" in said.out
+
+
+def test_a_comparison_without_a_period_takes_the_replayed_one(registered: Rollout) -> None:
+    registered("replay", "fib_rsi", "2", "--from", "2026-01-12", "--to", "2026-01-19")
+
+    said = registered("compare", "fib_rsi", "2")
+    asked = registered("compare", "fib_rsi", "2", "--days", "7")
+
+    assert said.out.splitlines()[0] == (
+        "2026-01-12 00:00 to 2026-01-19 00:00 UTC: all that is replayed, as nothing can be compared in the last 30 days"
+    )
+    assert "R per trade" in said.out
+    assert "pnl" not in said.out.lower()  # in price units, beside R
+    assert "R per trade" not in asked.out  # no table of zeros
+    assert asked.out.splitlines()[-1] == "Next: rollout compare fib_rsi 2 --from 2026-01-12"
+
+
+def test_the_names_of_periods_in_earlier_releases_still_work(registered: Rollout) -> None:
+    registered("replay", "fib_rsi", "2", *WEEK)
+
+    said = registered("compare", "fib_rsi", "2", "--start", "2026-02-23", "--end", "2026-03-02", "--json")
+
+    assert said.data["candles_replayed"] > 100
+    assert "--start" not in registered("compare", "--help").out
 
 
 def test_zeros_say_why_and_what_to_do(registered: Rollout) -> None:

@@ -171,3 +171,52 @@ def test_a_history_that_is_not_there_is_refused_in_a_line(
 )
 def test_a_value_stands_until_the_next(hours: list[int], values: list[float], drawn: str) -> None:
     assert spark([MONDAY + hour * HOUR for hour in hours], values, width=4) == drawn
+
+
+def test_a_start_without_shadow_says_what_its_gates_lack(rollout: Rollout, database: Engine) -> None:
+    put_version(database, "1", Status.ACTIVE)
+    put_version(database, "2")
+
+    said = rollout("start", "fib_rsi", "2", "--yes")
+
+    assert said.out == "fib_rsi 2 started at 5 % of users\n"
+    assert said.err.startswith(
+        "warning: 2 has 0 slots on 0 days in shadow, 30 days are enough. In this rollout the gates"
+    )
+    assert "How long it takes: rollout plan fib_rsi 2. " in said.err
+
+
+def test_commands_are_suggested_as_the_owner_called_them(
+    rollout: Rollout, database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_version(database, "1", Status.ACTIVE)
+    put_version(database, "2")
+    monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")  # as `uv run` sets it
+
+    warned = rollout("start", "fib_rsi", "2", "--yes").err
+    planned = rollout("plan", "fib_rsi", "2").out
+    refused = rollout("whatif", "fib_rsi", "2").err
+
+    assert "before you start: uv run rollout shadow && uv run rollout score" in warned
+    assert planned.splitlines()[-1] == "Next: uv run rollout replay fib_rsi 2"
+    assert "run: uv run rollout replay fib_rsi 2 --from TIME" in refused
+
+
+def test_a_file_that_ended_long_ago_is_named(
+    rollout: Rollout, database: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    put_version(database, "1", Status.ACTIVE)
+    (tmp_path / "GOLD.csv").write_text("time,open,high,low,close\n2026-02-02T10:00Z,1,1,1,1\n")
+    monkeypatch.setenv("ROLLOUT_FEED", str(tmp_path / "GOLD.csv"))
+
+    ended = rollout("status").err
+    put_decisions(database, decision_row("1", MONDAY - HOUR))
+    decided = rollout("status").err
+    monkeypatch.setenv("ROLLOUT_FEED", str(tmp_path / "SILVER.csv"))
+    set_clock(monkeypatch, MONDAY + 200 * HOUR)
+    absent = rollout("status")
+
+    assert "the newest candle of " in ended
+    assert "GOLD.csv is of 2026-02-02 10:00 UTC, 27 days ago: no version decides now. Append newer candles" in ended
+    assert decided == ""
+    assert (absent.code, absent.err) == (0, "")

@@ -9,9 +9,10 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +32,7 @@ PRELOADED = Path(__file__).with_name("preloaded.py")
 ROLLOUT = get_command(app)
 LAST_LINES = {
     "breakout.py": "user_123 gets breakout 1.0.0: bucket 59.88 >= canary percent 0.00",
+    "tradingview.py": "export ROLLOUT_TIMEFRAME=1h",
     "route_users.py": "[('1.0.0', 739), ('2.0.0', 261)]",
     "whole_lifecycle.py": "rolled back: {'1.0.0': 'active', '2.0.0': 'retired'}, user_123 gets 1.0.0",
 }
@@ -68,18 +70,26 @@ def quick() -> Iterator[Path]:
             server.kill()
 
 
-def run(source: Path, commands: list[Block], folder: Path, *path: Path, after: str = "") -> dict[Block, str]:
+def run(
+    source: Path,
+    commands: list[Block],
+    folder: Path,
+    *path: Path,
+    after: str = "",
+    environment: dict[str, str] | None = None,
+) -> dict[Block, str]:
     """Run all blocks in one shell and return what each prints; a failure names the line of *source*.
 
-    *after* is a command that the shell has run before.
+    *after* is a command that the shell has run before. The *environment* is this one by default, with this Python.
     """
     lines = [f"trap 'echo \"{name(source)}:$LINENO: $BASH_COMMAND\" >&2' ERR; {after}"]
     for block in commands:
         lines += [""] * (block.line - 1 - len(lines)) + [*block.text.splitlines(), f"echo '::{block.line}'"]
     script = folder / "script.sh"
     script.write_text("\n".join(lines))
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("ROLLOUT_")}
-    environment["PATH"] = os.pathsep.join([*map(str, path), str(Path(sys.executable).parent), environment["PATH"]])
+    if environment is None:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("ROLLOUT_")}
+        environment["PATH"] = os.pathsep.join([*map(str, path), str(Path(sys.executable).parent), environment["PATH"]])
 
     done = subprocess.run(
         ["bash", "-e", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -94,8 +104,11 @@ def run_page(page: Path, folder: Path, *path: Path, after: str = "") -> None:
     for part in parts:
         if part.title:
             (folder / part.title).write_text(part.text)
-    output = run(page, [part for part in parts if part.language == "sh"], folder, *path, after=after)
-    for before, part in pairwise(parts):
+    check_output(page, run(page, [part for part in parts if part.language == "sh"], folder, *path, after=after))
+
+
+def check_output(page: Path, output: Mapping[Block, str]) -> None:
+    for before, part in pairwise(blocks(page)):
         if part.language == "text" and before in output:
             assert part.text in output[before], f"{name(page)}:{part.line}"
 
@@ -104,23 +117,80 @@ def test_the_readmes_commands_run(uv: Path, tmp_path: Path) -> None:
     run_page(README, tmp_path, uv)
 
 
+@pytest.mark.full
+def test_the_quickstart_runs_in_a_fresh_clone(tmp_path: Path) -> None:
+    """Every command of the page, in its order, as a newcomer without caches in the clone or settings in HOME."""
+    clone, home = tmp_path / "strategy-rollout", tmp_path / "home"
+    home.mkdir()
+    subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
+    cache = subprocess.run(["uv", "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
+    ours = ("ROLLOUT_", "PREFECT_", "PYTEST_", "PYTHON", "VIRTUAL_ENV")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+    path = [each for each in environment["PATH"].split(os.pathsep) if Path(each) != Path(sys.executable).parent]
+    environment |= {"PATH": os.pathsep.join(path), "HOME": str(home), "UV_CACHE_DIR": cache}
+    installed, *commands, last = [each for each in blocks(QUICKSTART) if each.language in ("sh", "console")]
+    for each in blocks(QUICKSTART):
+        if each.title:
+            (clone / each.title).write_text(each.text)
+
+    assert installed.text.splitlines()[-1] == "uv run rollout demo"  # the lines before it are done above
+    output = run(
+        QUICKSTART, [replace(installed, text="uv run rollout demo\n"), *commands], clone, environment=environment
+    )
+    up = run_up(last, clone, environment)
+
+    check_output(QUICKSTART, output)
+    suggested = [line for text in output.values() for line in text.splitlines() if line.startswith("Next: ")]
+    assert suggested
+    assert all(line.startswith("Next: uv run rollout ") for line in suggested)
+    assert [part for part in ("fib_rsi v2", "seasonal v2", "Prefect UI", "Stopping") if part not in up] == []
+
+
+def run_up(block: Block, folder: Path, environment: dict[str, str]) -> str:
+    """Run a block that ends with `rollout up`, press Ctrl-C once it asks for it, and return what it printed."""
+    script = f"{block.text.strip().removesuffix('uv run rollout up')}exec uv run rollout up"
+    printed = []
+    with subprocess.Popen(
+        ["bash", "-e", "-c", script], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
+    ) as up:
+        assert up.stdout is not None
+        for line in up.stdout:
+            printed.append(line)
+            if line.startswith("Press Ctrl-C"):
+                up.send_signal(signal.SIGINT)
+    assert up.returncode == 0, "".join(printed)
+    return "".join(printed)
+
+
+BEFORE_HOW_TO = """\
+export ROLLOUT_DATABASE_URL=sqlite:///quickstart.db
+export ROLLOUT_REPLAY_FROM=2026-01-05T00:00Z
+rollout db upgrade
+rollout register fib_rsi 1.0.0 --status active --yes
+rollout register fib_rsi 2.0.0 --config '{"fib_lookback_bars": 60}'
+export ROLLOUT_REPLAY_FROM=2026-02-16T12:00Z
+rollout shadow && rollout score
+rollout start fib_rsi 2.0.0 --reason "longer look-back" --yes
+export ROLLOUT_REPLAY_FROM=2026-02-25T12:00Z
+rollout shadow && rollout score
+rollout tick
+rollout rollback fib_rsi --reason "slippage on the new broker"
+"""
+EXPORTS = [line for line in BEFORE_HOW_TO.splitlines() if line.startswith("export ")]
+
+
 @pytest.fixture(scope="module")
-def after_quickstart(tmp_path_factory: pytest.TempPathFactory, uv: Path, quick: Path) -> Path:
-    """The folder in which the quickstart was done: how-to pages continue there."""
-    folder = tmp_path_factory.mktemp("quickstart")
-    run_page(QUICKSTART, folder, uv, quick)
+def rolled_back(tmp_path_factory: pytest.TempPathFactory, uv: Path, quick: Path) -> Path:
+    """The folder in which how-to pages begin: `fib_rsi` 1.0.0 is active, and 2.0.0 was rolled back."""
+    folder = tmp_path_factory.mktemp("before")
+    run(Path(__file__), [Block("sh", "", BEFORE_HOW_TO, 1)], folder, uv, quick)
     return folder
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("page", RUNNABLE, ids=name)
-def test_a_how_to_pages_commands_run(page: Path, after_quickstart: Path, uv: Path, quick: Path, tmp_path: Path) -> None:
-    exported = [line for block in blocks(QUICKSTART) for line in block.text.splitlines() if line.startswith("export ")]
-
-    run_page(page, shutil.copytree(after_quickstart, tmp_path / "work"), uv, quick, after="; ".join(exported))
-
-
-EXPORTS = [line for block in blocks(QUICKSTART) for line in block.text.splitlines() if line.startswith("export ")]
+def test_a_how_to_pages_commands_run(page: Path, rolled_back: Path, uv: Path, quick: Path, tmp_path: Path) -> None:
+    run_page(page, shutil.copytree(rolled_back, tmp_path / "work"), uv, quick, after="; ".join(EXPORTS))
 
 
 def console(page: str, *holding: str, **replaced: str) -> list[Block]:
@@ -133,15 +203,15 @@ def console(page: str, *holding: str, **replaced: str) -> list[Block]:
 
 
 @pytest.mark.full
-def test_the_rollbacks_in_their_page_run(after_quickstart: Path, uv: Path, quick: Path, tmp_path: Path) -> None:
-    folder, page = shutil.copytree(after_quickstart, tmp_path / "work"), ROOT / "docs" / "how-to" / "roll-back.md"
+def test_the_rollbacks_in_their_page_run(rolled_back: Path, uv: Path, quick: Path, tmp_path: Path) -> None:
+    folder, page = shutil.copytree(rolled_back, tmp_path / "work"), ROOT / "docs" / "how-to" / "roll-back.md"
     canary, activation = console(page.name, "rollout rollback")
     activate = "rollout activate fib_rsi 2.0.0 --override-reason mended --yes"
 
     first = run(page, [canary], folder, uv, quick, after="; ".join(EXPORTS))
     second = run(page, [activation], folder, uv, quick, after="; ".join([*EXPORTS, activate]))
 
-    assert "fib_rsi 2.0.0 was rolled back already" in first[canary]  # by the quickstart
+    assert "fib_rsi 2.0.0 was rolled back already" in first[canary]
     assert "fib_rsi 2.0.0" in second[activation]
     assert "already" not in second[activation]
 

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from strategy_core.domain.candles import Repairs
 from strategy_core.domain.errors import InvalidCandles, InvalidSetting, RolloutError, UnknownSymbol
 from strategy_core.market.calendars import CALENDARS, DAY_ZONES
-from strategy_core.market.files import FileSource
+from strategy_core.market.files import FileSource, symbol_in
 from strategy_core.market.open import open_source
 from tests.market.shapes import SHAPES, candles_of, table
 
@@ -431,3 +431,30 @@ def test_a_growing_file_keeps_its_cut_last_row_back_in_any_shape(tmp_path: Path)
         assert found.index[-1] in (datetime(2025, 1, 6, 3, tzinfo=UTC), datetime(2025, 1, 6, 4, tzinfo=UTC))
         assert found.index.is_monotonic_increasing
         assert found.index[0] == datetime(2025, 1, 6, tzinfo=UTC) + timedelta()
+
+
+@pytest.mark.parametrize(
+    ("stem", "symbol"),
+    [
+        ("OANDA_XAUUSD, 60", "XAUUSD"),  # TradingView
+        ("COMEX_DL_GC1!, 1D_3f4a2", "GC1"),
+        ("BINANCE_BTCUSDT.P, 15 (1)", "BTCUSDT.P"),
+        ("XAUUSD_H1_202501020100_202512312200", "XAUUSD"),  # MetaTrader
+        ("XAUUSD.a_M15", "XAUUSD.a"),
+        ("XAUUSD60", "XAUUSD"),
+        ("XAUUSD_Candlestick_1_Hour_BID_01.01.2025-31.12.2025", "XAUUSD"),  # Dukascopy
+        ("XAUUSD_1 Hour_Bid_2025.01.01_2025.12.31", "XAUUSD"),
+        ("xauusd-h1-bid-2025-01-01-2025-12-31", "XAUUSD"),
+        ("DAT_ASCII_XAUUSD_M1_2024", "XAUUSD"),  # HistData
+        ("BTCUSDT-1h-2025-01", "BTCUSDT"),  # Binance
+        ("BTC_USDT-1h", "BTC_USDT"),  # freqtrade
+        ("Bitstamp_BTCUSD_d", "BTCUSD"),  # CryptoDataDownload
+        ("XBTUSD_60", "XBTUSD"),  # Kraken
+        ("xauusd_d", "XAUUSD"),  # Stooq
+        ("gold", "gold"),
+        ("US30", "US30"),
+        ("my gold", "my-gold"),
+    ],
+)
+def test_the_symbol_is_found_in_the_names_of_exports(stem: str, symbol: str) -> None:
+    assert symbol_in(stem) == symbol

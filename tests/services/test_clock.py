@@ -84,7 +84,7 @@ def test_a_database_of_an_earlier_release_has_no_clock(of_an_earlier_release: En
         (
             MONDAY,
             "clock disagrees: ROLLOUT_REPLAY_FROM shows 2026-03-02 00:00 UTC and the database's clock "
-            "2026-03-02 02:00 UTC, which is used: unset ROLLOUT_REPLAY_*, or run rollout db clock --remove",
+            "2026-03-02 02:00 UTC, which is used: unset ROLLOUT_REPLAY_*, or run: rollout db clock --remove",
         ),
     ],
 )
