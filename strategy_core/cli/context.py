@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Literal, ParamSpec
 from uuid import uuid4
 
 import typer
@@ -63,6 +63,9 @@ PlanFile = Annotated[
     Path | None,
     typer.Option("--plan", metavar="FILE", help="JSON file with a rollout plan. Default: the standard plan."),
 ]
+Output = Annotated[Path | None, typer.Option(metavar="FILE.html", help="Output file, or - for standard output.")]
+OpenIn = Annotated[Literal["none", "browser"], typer.Option("--open", help="Open the file in a browser.")]
+STDOUT = Path("-")
 _SHARED = [  # the options of every command
     inspect.Parameter(
         "database_url",
@@ -182,6 +185,24 @@ class Context:
         console = Console(markup=False, highlight=False, emoji=False, width=width)
         for each in shown:
             console.print(each)
+
+
+def write_page(page: str, file: Path, open_in: str) -> None:
+    """Write an HTML page to *file*, or to standard output if that is `-`, and show it with *open_in* `browser`.
+
+    It is written under a temporary name first, so that *file* is complete or unchanged.
+    """
+    if file == STDOUT:
+        sys.stdout.write(page)
+        return
+    part = file.with_name(f"{file.name}.part")
+    try:
+        part.write_text(page, encoding="utf-8")
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+    if open_in == "browser":
+        typer.launch(file.resolve().as_uri())
 
 
 def command(

@@ -1,13 +1,16 @@
 """Commands that collect and show evidence: decisions, outcomes, comparisons, live trades and users."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from strategy_core.cli.context import (
+    STDOUT,
     Context,
     Limit,
+    OpenIn,
+    Output,
     PlanFile,
     StrategyName,
     Symbol,
@@ -15,6 +18,7 @@ from strategy_core.cli.context import (
     command,
     moment,
     read_json,
+    write_page,
 )
 from strategy_core.domain.errors import InvalidPlan
 
@@ -24,8 +28,12 @@ if TYPE_CHECKING:
     from strategy_core.domain.comparison import Comparison, Interval
 
 commands = typer.Typer()
-Start = Annotated[str | None, typer.Option(metavar="TIME", help="First candle: 2026-01-31 or 2026-01-31T12:00Z.")]
-End = Annotated[str | None, typer.Option(metavar="TIME", help="Only candles before this time. Default: now.")]
+Start = Annotated[  # both names: replay and whatif have --from and --to
+    str | None, typer.Option("--from", "--start", metavar="TIME", help="First candle: 2026-01-31 or 2026-01-31T12:00Z.")
+]
+End = Annotated[
+    str | None, typer.Option("--to", "--end", metavar="TIME", help="Only candles before this time. Default: now.")
+]
 
 
 @command(commands)
@@ -110,7 +118,7 @@ def replay(
     fields = ("version", "first", "newest", "candles", "decided", "signals", "closed", "pending", "errors")
     rows = [[getattr(one, field) for field in fields] for one in found]
     notes = [note for one in found for note in one.notes]
-    following = f"Next: rollout compare {strategy} {version} --start {found[0].first:%Y-%m-%d}"
+    following = f"Next: rollout compare {strategy} {version} --from {found[0].first:%Y-%m-%d}"
     shell.answer([asdict(one) | {"notes": one.notes} for one in found], table(columns, rows), *notes, following)
     if any(one.errors for one in found):
         raise typer.Exit(1)
@@ -122,29 +130,37 @@ def compare(
     strategy: StrategyName,
     version: VersionName,
     days: Annotated[
-        float | None, typer.Option(metavar="DAYS", help="Length in days. Default: 30, without --start.")
+        float | None, typer.Option(metavar="DAYS", help="Length in days. Default: 30, without --from.")
     ] = None,
     start: Start = None,
     end: End = None,
     symbol: Symbol = None,
+    output: Output = None,
+    open_in: OpenIn = "none",
 ) -> None:
-    """Compare a version with the active one on the same candles.
+    """Compare a version with the active one on the same candles, as a table or as a report with pictures.
 
     On candles before both decided live, replayed decisions are compared if there are any.
     """
-    from strategy_core.services.compare import chosen_period, compare_versions, why_empty
+    from strategy_core.services.compare import chosen_period, compare_versions, compare_with_curves, why_empty
 
-    over = chosen_period(days, moment(start, "--start"), moment(end, "--end"), shell.now)
-    found = compare_versions(
-        shell.engine,
-        strategy_name=strategy,
-        shadow_version=version,
-        over=over,
-        symbol=symbol,
-        source=shell.candles(),
-    )
+    over = chosen_period(days, moment(start, "--from"), moment(end, "--to"), shell.now)
+    asked: dict[str, Any] = {"strategy_name": strategy, "shadow_version": version, "over": over, "symbol": symbol}
+    with_report = output is not None or open_in == "browser"
+    if with_report:
+        found, curves = compare_with_curves(shell.engine, source=shell.candles(), now=shell.now, **asked)
+    else:
+        found = compare_versions(shell.engine, source=shell.candles(), **asked)
     why = [] if found.candles_compared else why_empty(shell.engine, strategy_name=strategy, version=version, over=over)
     data = {"start": over.start, "end": over.end, **found.model_dump(mode="json"), "notes": why}
+    if with_report:
+        from strategy_core.report.comparison import comparison_markdown, page_title, verdict
+        from strategy_core.report.html import html_page
+
+        page = html_page(page_title(curves), comparison_markdown(curves, why_empty=why))
+        file = output or Path(f"comparison-{strategy}-{version}.html")
+        _answer_page(shell, data, verdict(curves), page, file, open_in)
+        return
     shown_period = f"{over.start:%Y-%m-%d %H:%M} to {over.end:%Y-%m-%d %H:%M} UTC"
     shell.answer(data, shown_period, *_comparison_tables(found, version), *why)
 
@@ -162,8 +178,10 @@ def whatif(
         str | None, typer.Option("--to", metavar="TIME", help="Only candles before this time. Default: all replayed.")
     ] = None,
     plan: PlanFile = None,
+    output: Output = None,
+    open_in: OpenIn = "none",
 ) -> None:
-    """Show how a rollout would have gone on replayed candles.
+    """Show how a rollout would have gone on replayed candles, as a table or as a report with pictures.
 
     Every candle is a tick with the gates of the plan. Owners approve at once. Nothing is changed.
     """
@@ -171,6 +189,7 @@ def whatif(
 
     from strategy_core.cli.context import table
     from strategy_core.domain.plan import read_plan
+    from strategy_core.report.markdown import signed
     from strategy_core.services.whatif import what_if
 
     found = what_if(
@@ -181,6 +200,14 @@ def whatif(
         start=moment(start, "--from"),
         end=moment(end, "--to"),
     )
+    data = asdict(found) | {"notes": found.notes}
+    if output is not None or open_in == "browser":
+        from strategy_core.report.html import html_page
+        from strategy_core.report.whatif import page_title, whatif_markdown
+
+        page = html_page(page_title(found), whatif_markdown(found))
+        _answer_page(shell, data, found.verdict, page, output or Path(f"whatif-{strategy}-{version}.html"), open_in)
+        return
     columns = ["stage", "entered", "left", "days", "slots", "canary R", "users R", "ended by"]
     rows = [
         (
@@ -189,13 +216,14 @@ def whatif(
             stage.left,
             f"{((stage.left or found.end) - stage.entered).total_seconds() / 86_400:.1f}",
             stage.slots,
-            f"{stage.canary_r:+.2f}",
-            f"{stage.users_r:+.2f}",
+            signed(stage.canary_r),
+            signed(stage.users_r),
             stage.reason if stage.left else "",
         )
         for stage in found.stages
     ]
-    shell.answer(asdict(found) | {"notes": found.notes}, table(columns, rows), *found.notes)
+    verdict, *notes = found.notes
+    shell.answer(data, verdict, table(columns, rows), *notes)
 
 
 @command(commands)
@@ -213,14 +241,14 @@ def decisions(
     from strategy_core.domain.lifecycle import utc
     from strategy_core.services.queries import newest_decisions
 
-    since, until = moment(start, "--start"), moment(end, "--end")
+    since, until = moment(start, "--from"), moment(end, "--to")
     found = newest_decisions(
         shell.engine,
         strategy_name=strategy,
         version=version,
         symbol=symbol,
-        start=utc(since, "--start") if since else None,
-        end=utc(until, "--end") if until else None,
+        start=utc(since, "--from") if since else None,
+        end=utc(until, "--to") if until else None,
         limit=limit,
     )
     columns = ["candle", "symbol", "decision", "confidence", "role", "reason"]
@@ -264,6 +292,13 @@ def users(
     done = load_users_csv(shell.engine, file, now=shell.now)
     counts = f"{done.added} added, {done.removed} removed, {done.changed} with changed capital"
     shell.answer(asdict(done), f"{done.users} users: {counts}")
+
+
+def _answer_page(shell: Context, data: dict[str, Any], line: str, page: str, file: Path, open_in: str) -> None:
+    """Write a report, and print *data* as JSON or its first *line*."""
+    write_page(page, file, open_in)
+    if file != STDOUT:
+        shell.answer(data | {"output": str(file)}, f"{line}\nWritten to {file}")
 
 
 def _comparison_tables(found: "Comparison", version: str) -> list["RenderableType"]:

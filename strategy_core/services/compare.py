@@ -134,7 +134,7 @@ def why_empty(engine: Engine, *, strategy_name: str, version: str, over: Period)
     why = f"no candle was compared: {version} and {active.version} decide on live candles since {since:{_MINUTE}} UTC"
     if span is None:
         return [why, f"Next: rollout replay {strategy_name} {version}"]
-    following = f"rollout compare {strategy_name} {version} --start {span.first:%Y-%m-%d}"
+    following = f"rollout compare {strategy_name} {version} --from {span.first:%Y-%m-%d}"
     replayed = f"{version} is replayed from {span.first:{_MINUTE}} to {span.newest:{_MINUTE}} UTC"
     if span.first < min(over.end, since) and span.newest >= over.start:  # the active version lacks these candles
         following = f"rollout replay {strategy_name} {version} --from {over.start:%Y-%m-%d}"
@@ -162,6 +162,7 @@ def compare_with_curves(
     with reading(engine) as session:
         active = versions.active_version(session, strategy_name).version
         report = _report(strategy_name, shadow_version, active, over, found, now)
+        report.symbol = symbol or ""
         return found, comparison_curves(session, report)
 
 
