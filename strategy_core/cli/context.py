@@ -9,7 +9,7 @@ import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Literal, ParamSpec
@@ -19,7 +19,7 @@ import typer
 
 from strategy_core.domain.audit import Actor, storable
 from strategy_core.domain.errors import Invalid, InvalidName, Unconfirmed
-from strategy_core.domain.parsing import each_name_once
+from strategy_core.domain.parsing import each_name_once, owners_time
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from strategy_core.settings import Settings
 
 P = ParamSpec("P")
+moment = owners_time
 _PIPE_WIDTH = 200  # columns of a table when the output is not a terminal
-_DAY = len("2026-01-31")
 _REASON = "Reason, stored in the audit trail."
 
 
@@ -280,17 +280,6 @@ def read_json(text: str, refuse: Callable[[list[str]], Invalid]) -> Mapping[str,
     if not isinstance(found, dict):
         raise refuse([f"a JSON object is needed, got: {json.dumps(found)[:60]}"])
     return found
-
-
-def moment(text: str | None, what: str) -> datetime | None:
-    """Parse a time: ISO 8601 with an offset, or a day, which means midnight UTC."""
-    if text is None:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise InvalidName(f"time for {what}", text, "2026-01-31, or 2026-01-31T12:00Z") from None
-    return found.replace(tzinfo=UTC) if len(text) == _DAY else found
 
 
 def _check_text(*given: object) -> None:

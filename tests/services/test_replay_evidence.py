@@ -273,4 +273,4 @@ def test_an_empty_comparison_names_the_replayed_days(engine: Engine) -> None:
     why = why_empty(engine, strategy_name="new", version="2", over=period(NOW + DAY, NOW + 2 * DAY))
 
     assert why[0].endswith("and 2 is replayed from 2026-03-02 00:00 to 2026-03-13 23:00 UTC")
-    assert why[1] == "Next: rollout compare new 2 --start 2026-03-02"
+    assert why[1] == "Next: rollout compare new 2 --from 2026-03-02"

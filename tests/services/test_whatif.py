@@ -15,6 +15,7 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.ramp import Ruling, Step
 from strategy_core.market.synthetic import SyntheticSource
+from strategy_core.report.whatif import whatif_markdown
 from strategy_core.services.rollouts import approve, start_rollout
 from strategy_core.services.tick import tick_rollout
 from strategy_core.services.whatif import WhatIf, what_if
@@ -36,6 +37,7 @@ from tests.builders import (
     replay_row,
 )
 from tests.pictures import picture
+from tests.report.reading import pictures, tables, words
 
 START, END = MONDAY + 21 * DAY, MONDAY + 25 * DAY  # a Monday to Friday
 
@@ -280,3 +282,33 @@ def test_the_notes_say_how_it_ended_and_what_it_is_based_on(pairs: Engine) -> No
     assert notes[3].startswith("from replay: 252 of 252 slots, on 21 of 21 days before the start. ")
     assert notes[4] == "gates without data in the past, left out: order_errors, latency, sample_ratio, routing_audit"
     assert notes[5] == "owners approve at once, and extend a stage without an answer"
+
+
+def test_its_report_begins_with_the_verdict_and_draws_the_ramp(pairs: Engine) -> None:
+    put_past(pairs, rows(START + 30 * HOUR))
+
+    found = ask(pairs)
+    shown = whatif_markdown(found)
+
+    assert found.ended == "rolled_back"
+    assert shown.splitlines()[2].startswith("**past 2 would have been rolled back on 2026")
+    share, bound, harm, users = (words(each) for each in pictures(shown))
+    assert {"rolled back", "10 %"} <= share
+    assert "Difference in R per slot as not_worse measures it" in bound
+    assert "rollback at 100" in harm
+    assert f"all users on average: {found.users_r:+.2f} R" in users
+    (stages,) = tables(shown)
+    assert [row["stage"].replace("\\", "") for row in stages] == [stage.name for stage in found.stages]
+    assert found.earned.users[-1] == pytest.approx(found.users_r)
+    assert found.earned.canary[-1] == pytest.approx(sum(stage.canary_r for stage in found.stages))
+
+
+def test_symbols_that_a_replay_leaves_out_are_named(engine: Engine) -> None:
+    put_pairs(engine, Case())
+    put_version(engine, "1", Status.ACTIVE, strategy_name="wide", symbols=BOTH)
+    put_version(engine, "2", strategy_name="wide")
+    put_replays(engine, *(replay_row(version, START, strategy_name="wide") for version in ("1", "2")))
+
+    found = what_if(engine, strategy_name="wide", version="2", plan=PLAN)
+
+    assert found.notes[-2] == "not replayed, so not in the drawdown of 1: its trades on SILVER"
