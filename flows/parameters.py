@@ -36,6 +36,8 @@ OverrideReason = Annotated[  # empty: not given. A blank text must not lift a qu
 ]
 Percent = Annotated[float, WithJsonSchema({"type": "number", "minimum": 0, "maximum": 100}), _titled("Percent")]
 Days = Annotated[float, Field(gt=0, le=3660), _titled("Days")]
+Start = Annotated[str, Field(max_length=40), _titled("Start")]  # empty: the default
+End = Annotated[str, Field(max_length=40), _titled("End")]
 Candles = Annotated[int, Field(ge=1, le=100_000), _titled("Candles")]
 Symbols = Annotated[list[Annotated[_Name, _titled("Symbol")]], Field(min_length=1), _titled("Symbols")]
 Symbol = Annotated[_Name, _titled("Symbol")]

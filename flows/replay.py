@@ -1,12 +1,16 @@
-"""The flow that lets a version decide on past candles."""
+"""Flows on past candles: let a version decide on them, and show how a rollout would have gone on them."""
 
 from datetime import timedelta
 
-from flows.parameters import Again, Days, Strategy, Version
+from flows.artifacts import key_of, show_page
+from flows.parameters import DEFAULT, Again, AnyPlan, Days, End, Start, Strategy, Version, chosen_plan
 from flows.runtime import open_runtime, owner_flow
 from strategy_core.domain.errors import RolloutError
+from strategy_core.domain.parsing import owners_time
 from strategy_core.isolation.pool import WorkerPool
+from strategy_core.report.whatif import whatif_markdown
 from strategy_core.services.replay import replay_version
+from strategy_core.services.whatif import what_if
 
 
 @owner_flow("replay {strategy_name} {version}, {days} days")
@@ -40,3 +44,30 @@ def replay(strategy_name: Strategy, version: Version, days: Days = 180, again: A
     if any(each.errors for each in found):
         raise RolloutError(line)
     return line
+
+
+@owner_flow("what if {strategy_name} {version}")
+def whatif(strategy_name: Strategy, version: Version, start: Start = "", end: End = "", plan: AnyPlan = DEFAULT) -> str:
+    """Show how a rollout would have gone on replayed candles, as a report with pictures.
+
+    Every candle is a tick with the gates of the plan. Owners approve at once. Nothing is changed. Replay the version
+    and the 180 days before the start first.
+
+    Args:
+        strategy_name: Strategy name.
+        version: The version that would become the canary.
+        start: Start of the rollout: 2026-01-31 or 2026-01-31T12:00Z. Leave empty for 180 days after the first replay.
+        end: Only candles before this time. Leave empty for all that are replayed.
+        plan: The standard plan, or your own stages, gates and limits.
+    """
+    with open_runtime() as runtime:
+        found = what_if(
+            runtime.engine,
+            strategy_name=strategy_name,
+            version=version,
+            plan=chosen_plan(plan),
+            start=owners_time(start or None, "start"),
+            end=owners_time(end or None, "end"),
+        )
+    key = key_of("whatif", strategy_name, version)
+    return f"{found.verdict}{show_page(key, whatif_markdown(found), f'{strategy_name} {version}')}"

@@ -10,18 +10,17 @@ import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Literal, ParamSpec
 from uuid import uuid4
 
 import typer
 
 from strategy_core.domain.audit import Actor, storable
 from strategy_core.domain.errors import Invalid, InvalidName, RolloutError, Unconfirmed
-from strategy_core.domain.lifecycle import utc
-from strategy_core.domain.parsing import each_name_once
+from strategy_core.domain.parsing import each_name_once, owners_time
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
     from strategy_core.settings import Settings
 
 P = ParamSpec("P")
+moment = owners_time
 _PIPE_WIDTH = 200  # columns of a table when the output is not a terminal
-_DAY = len("2026-01-31")
 _SUGGESTED = re.compile(r"(?:(?<=: )|(?<=; )|(?<=&& )|(?<=_DEVELOPMENT=1 ))rollout(?= [a-z])")
 _REASON = "Reason, stored in the audit trail."
 
@@ -66,6 +65,9 @@ PlanFile = Annotated[
     Path | None,
     typer.Option("--plan", metavar="FILE", help="JSON file with a rollout plan. Default: the standard plan."),
 ]
+Output = Annotated[Path | None, typer.Option(metavar="FILE.html", help="Output file, or - for standard output.")]
+OpenIn = Annotated[Literal["none", "browser"], typer.Option("--open", help="Open the file in a browser.")]
+STDOUT = Path("-")
 _SHARED = [  # the options of every command
     inspect.Parameter(
         "database_url",
@@ -204,6 +206,24 @@ def as_called(line: str) -> str:
     return _SUGGESTED.sub("uv run rollout", line) if "UV_RUN_RECURSION_DEPTH" in os.environ else line
 
 
+def write_page(page: str, file: Path, open_in: str) -> None:
+    """Write an HTML page to *file*, or to standard output if that is `-`, and show it with *open_in* `browser`.
+
+    It is written under a temporary name first, so that *file* is complete or unchanged.
+    """
+    if file == STDOUT:
+        sys.stdout.write(page)
+        return
+    part = file.with_name(f"{file.name}.part")
+    try:
+        part.write_text(page, encoding="utf-8")
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+    if open_in == "browser":
+        typer.launch(file.resolve().as_uri())
+
+
 def command(
     commands: typer.Typer,
     name: str | None = None,
@@ -286,24 +306,6 @@ def read_json(text: str, refuse: Callable[[list[str]], Invalid]) -> Mapping[str,
     if not isinstance(found, dict):
         raise refuse([f"a JSON object is needed, got: {json.dumps(found)[:60]}"])
     return found
-
-
-def moment(text: str | None, what: str) -> datetime | None:
-    """Parse a time: ISO 8601 with an offset, or a day, which means midnight UTC.
-
-    Args:
-        what: the option, for errors.
-
-    Raises:
-        InvalidName, NaiveTime, TimeOutOfRange
-    """
-    if text is None:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise InvalidName(f"time for {what}", text, "2026-01-31, or 2026-01-31T12:00Z") from None
-    return utc(found.replace(tzinfo=UTC) if len(text) == _DAY else found, what)
 
 
 def _check_text(*given: object) -> None:

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from strategy_core.cli.context import (
+    STDOUT,
     Context,
     Limit,
+    OpenIn,
+    Output,
     PlanFile,
     StrategyName,
     Symbol,
@@ -15,6 +18,7 @@ from strategy_core.cli.context import (
     command,
     moment,
     read_json,
+    write_page,
 )
 from strategy_core.domain.errors import InvalidPlan, InvalidSetting
 
@@ -135,28 +139,47 @@ def compare(
     start: Start = None,
     end: End = None,
     symbol: Symbol = None,
+    output: Output = None,
+    open_in: OpenIn = "none",
 ) -> None:
-    """Compare a version with the active one on the same candles.
+    """Compare a version with the active one on the same candles, as a table or as a report with pictures.
 
     On candles before both decided live, replayed decisions are compared if there are any.
     """
-    from strategy_core.services.compare import chosen_period, compare_versions, replayed_period, why_empty
+    from strategy_core.services.compare import (
+        chosen_period,
+        compare_versions,
+        compare_with_curves,
+        replayed_period,
+        why_empty,
+    )
 
     if days is not None and (start or end):
         raise InvalidSetting("--days", f"{days:g}", "--days alone, or --from and --to without it")
     if end and not start:
         raise InvalidSetting("--to", end, "--to only with --from")
     over = chosen_period(days, moment(start, "--from"), moment(end, "--to"), shell.now)
-    pair: dict[str, Any] = {"strategy_name": strategy, "shadow_version": version, "symbol": symbol}
-    found = compare_versions(shell.engine, **pair, over=over, source=shell.candles())
+    asked: dict[str, Any] = {"strategy_name": strategy, "shadow_version": version, "symbol": symbol}
+    with_report = output is not None or open_in == "browser"
+    found = compare_versions(shell.engine, **asked, over=over, source=shell.candles())
     replayed = None
     if days is None and start is None and not found.candles_compared:
         replayed = replayed_period(shell.engine, strategy_name=strategy, version=version)
     if replayed is not None:
         over = replayed
-        found = compare_versions(shell.engine, **pair, over=over, source=shell.candles())
+        found = compare_versions(shell.engine, **asked, over=over, source=shell.candles())
+    if with_report:
+        found, curves = compare_with_curves(shell.engine, **asked, over=over, source=shell.candles(), now=shell.now)
     why = [] if found.candles_compared else why_empty(shell.engine, strategy_name=strategy, version=version, over=over)
     data = {"start": over.start, "end": over.end, **found.model_dump(mode="json"), "notes": why}
+    if with_report:
+        from strategy_core.report.comparison import comparison_markdown, page_title, verdict
+        from strategy_core.report.html import html_page
+
+        page = html_page(page_title(curves), comparison_markdown(curves, why_empty=why))
+        file = output or Path(f"comparison-{strategy}-{version}.html")
+        _answer_page(shell, data, verdict(curves), page, file, open_in)
+        return
     shown_period = f"{over.start:%Y-%m-%d %H:%M} to {over.end:%Y-%m-%d %H:%M} UTC"
     if replayed is not None:
         shown_period += ": all that is replayed, as nothing can be compared in the last 30 days"
@@ -177,8 +200,10 @@ def whatif(
         str | None, typer.Option("--to", metavar="TIME", help="Only candles before this time. Default: all replayed.")
     ] = None,
     plan: PlanFile = None,
+    output: Output = None,
+    open_in: OpenIn = "none",
 ) -> None:
-    """Show how a rollout would have gone on replayed candles.
+    """Show how a rollout would have gone on replayed candles, as a table or as a report with pictures.
 
     Every candle is a tick with the gates of the plan. Owners approve at once. Nothing is changed.
     """
@@ -186,6 +211,7 @@ def whatif(
 
     from strategy_core.cli.context import table
     from strategy_core.domain.plan import read_plan
+    from strategy_core.report.markdown import signed
     from strategy_core.services.whatif import what_if
 
     found = what_if(
@@ -196,6 +222,14 @@ def whatif(
         start=moment(start, "--from"),
         end=moment(end, "--to"),
     )
+    data = asdict(found) | {"notes": found.notes}
+    if output is not None or open_in == "browser":
+        from strategy_core.report.html import html_page
+        from strategy_core.report.whatif import page_title, whatif_markdown
+
+        page = html_page(page_title(found), whatif_markdown(found))
+        _answer_page(shell, data, found.verdict, page, output or Path(f"whatif-{strategy}-{version}.html"), open_in)
+        return
     columns = ["stage", "entered", "left", "days", "slots", "canary R", "users R", "ended by"]
     rows = [
         (
@@ -204,13 +238,14 @@ def whatif(
             stage.left,
             f"{((stage.left or found.end) - stage.entered).total_seconds() / 86_400:.1f}",
             stage.slots,
-            f"{stage.canary_r:+.2f}",
-            f"{stage.users_r:+.2f}",
+            signed(stage.canary_r),
+            signed(stage.users_r),
             stage.reason if stage.left else "",
         )
         for stage in found.stages
     ]
-    shell.answer(asdict(found) | {"notes": found.notes}, table(columns, rows), *found.notes)
+    verdict, *notes = found.notes
+    shell.answer(data, verdict, table(columns, rows), *notes)
 
 
 @command(commands, old_names=_OLD_NAMES)
@@ -277,6 +312,13 @@ def users(
     done = load_users_csv(shell.engine, file, now=shell.now)
     counts = f"{done.added} added, {done.removed} removed, {done.changed} with changed capital"
     shell.answer(asdict(done), f"{done.users} users: {counts}")
+
+
+def _answer_page(shell: Context, data: dict[str, Any], line: str, page: str, file: Path, open_in: str) -> None:
+    """Write a report, and print *data* as JSON or its first *line*."""
+    write_page(page, file, open_in)
+    if file != STDOUT:
+        shell.answer(data | {"output": str(file)}, f"{line}\nWritten to {file}")
 
 
 def _comparison_tables(found: "Comparison", version: str) -> list["RenderableType"]:

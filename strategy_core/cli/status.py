@@ -3,12 +3,22 @@
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
 
-from strategy_core.cli.context import AnyStrategy, Context, Limit, StrategyName, command
+from strategy_core.cli.context import (
+    STDOUT,
+    AnyStrategy,
+    Context,
+    Limit,
+    OpenIn,
+    Output,
+    StrategyName,
+    command,
+    write_page,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +29,6 @@ if TYPE_CHECKING:
     from strategy_core.services.status import RolloutStatus, StrategyStatus
 
 commands = typer.Typer()
-_STDOUT = Path("-")
 
 
 @command(commands)
@@ -74,16 +83,10 @@ def report(
     rollout: Annotated[
         str, typer.Argument(metavar="ID", help="Rollout id, or a strategy name for its newest rollout.")
     ],
-    output: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Output file, or - for standard output.")
-    ] = None,
-    open: Annotated[  # noqa: A002  the option's name
-        Literal["none", "browser"], typer.Option(help="Open the file in a browser.")
-    ] = "none",
+    output: Output = None,
+    open_in: OpenIn = "none",
 ) -> None:
     """Write the report of a rollout as one HTML file."""
-    import sys
-
     from strategy_core.report.html import html_page
     from strategy_core.report.rollout import page_title, rollout_markdown
     from strategy_core.services.reports import read_report, resolve_rollout
@@ -97,14 +100,10 @@ def report(
         shell.answer(facts)
         return
     page = html_page(page_title(found), rollout_markdown(found))
-    if output == _STDOUT:
-        sys.stdout.write(page)
-        return
     file = output or Path(f"rollout-{known.strategy_name}-{known.version}-{known.id.hex[:8]}.html")
-    _write(file, page)
-    shell.answer(facts | {"output": str(file)}, f"{page_title(found)}\nWritten to {file}")
-    if open == "browser":
-        typer.launch(file.resolve().as_uri())
+    write_page(page, file, open_in)
+    if file != STDOUT:
+        shell.answer(facts | {"output": str(file)}, f"{page_title(found)}\nWritten to {file}")
 
 
 def _feed_end(shell: Context, found: "Sequence[StrategyStatus]") -> str:
@@ -234,13 +233,3 @@ def _span(span: timedelta | None) -> str | None:
 
 def _seconds(span: timedelta | None) -> float | None:
     return None if span is None else span.total_seconds()
-
-
-def _write(file: Path, page: str) -> None:
-    """Write to a temporary name first, so that *file* is complete or unchanged."""
-    part = file.with_name(f"{file.name}.part")
-    try:
-        part.write_text(page, encoding="utf-8")
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)

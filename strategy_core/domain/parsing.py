@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Annotated, Any, TypeVar
 
@@ -28,6 +28,7 @@ def each_name_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 Row = TypeVar("Row", bound=BaseModel)
+_DAY = len("2026-01-31")
 _LONGEST = 200  # characters of a name: a longer text belongs to another column
 
 
@@ -46,6 +47,24 @@ def _moment(value: object) -> datetime:
 
 
 Moment = Annotated[datetime, BeforeValidator(_moment)]
+
+
+def owners_time(text: str | None, what: str) -> datetime | None:
+    """Parse a time that an owner wrote: ISO 8601 with an offset, or a day, which means midnight UTC.
+
+    Raises:
+        InvalidName: it is neither. *what* names the option or field.
+        NaiveTime, TimeOutOfRange
+    """
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidName(f"time for {what}", text, "2026-01-31, or 2026-01-31T12:00Z") from None
+    return utc(found.replace(tzinfo=UTC) if len(text) == _DAY else found, what)
+
+
 Name = Annotated[str, StringConstraints(min_length=1, max_length=_LONGEST, pattern=r"^[^\x00-\x1f]+$")]
 
 

@@ -259,10 +259,8 @@ class Preview(BaseModel):
         """What the shadow says, what the last stage tolerates, and how soon faults are found, a line each."""
         notes = []
         if self.replayed_days:
-            notes.append(
-                f"from replay: {self.replayed_slots} of {self.slots} slots, on {self.replayed_days:.0f} of "
-                f"{self.days:.0f} days. The gates of a rollout do not count them"
-            )
+            counted = replayed_part(self.replayed_slots, self.slots, self.replayed_days, self.days)
+            notes.append(f"{counted}. The gates of a rollout do not count them")
         if self.r_per_day_low is not None and self.r_per_day_high is not None:
             less = "less" if self.r_per_day < 0 else "more"
             interval = f"95 %: {self.r_per_day_low:+.2f} to {self.r_per_day_high:+.2f}"
@@ -295,6 +293,12 @@ class Preview(BaseModel):
         if one.median_days is None:
             return f"if {one.fault}: found in {one.found:.0%} of trials within {one.horizon_days} days; {loss}"
         return f"if {one.fault}: found after {one.median_days:.1f} days, in {one.found:.0%} of trials; {loss}"
+
+
+def replayed_part(replayed_slots: int, slots: int, replayed_days: float, days: float) -> str:
+    """Return how much of what a pair did before a start is from replays, in the words of `plan` and `whatif`."""
+    counted = f"{replayed_slots:,} of {slots:,} slots, on {replayed_days:.0f} of {days:.0f} days"
+    return f"from replay: {counted} before the start"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from strategy_core.domain.calibration import CONFIDENCE, Calibration
 from strategy_core.domain.comparison import Comparison
 from strategy_core.services.history import Day, ServedSpan
 from strategy_core.services.reports import HarmPath
+from strategy_core.services.whatif import BoundPath
 
 Ticks = Sequence[tuple[float, str]]  # values on an axis and their labels
 Style = Mapping[str, str]  # SVG attributes, with `_` for `-`
@@ -56,14 +57,22 @@ class Curve:
     values: Sequence[float]
 
 
-def equity_svg(title: str, canary: Curve, control: Curve, *, start: datetime, end: datetime) -> str:
+def equity_svg(
+    title: str,
+    canary: Curve,
+    control: Curve,
+    *,
+    start: datetime,
+    end: datetime,
+    unit: str = "cumulative R, marked to market",
+) -> str:
     """Return both equity curves over [start, end]: the canary's line is solid, the control's is dashed.
 
     At most `MOST_POINTS` of each curve are drawn, evenly spaced. The first and the last are always drawn.
     """
     curves = list(zip((canary, control), LINE_STYLES, strict=False))
     ticks = label_ticks(round_ticks([*canary.values, *control.values]))
-    plot = _time_plot(title, start, end, height=_HIGH, ticks=ticks, unit="cumulative R, marked to market", top=66)
+    plot = _time_plot(title, start, end, height=_HIGH, ticks=ticks, unit=unit, top=66)
     for place, (curve, style) in enumerate(curves):
         x = plot.left + place * (plot.right - plot.left) / 2
         _draw_key(plot.svg, x, 50, f"{curve.name}: {curve.values[-1]:+.2f} R", style)
@@ -109,7 +118,7 @@ def difference_svg(title: str, days: Sequence[Day]) -> str:
     bounds = [((day.day + _DAY).timestamp(), day.low, day.high) for day in days]
     band = [(time, low, high) for time, low, high in bounds if low is not None and high is not None]
     # the first intervals are so wide that they would flatten the curve: they are cut off at the edges
-    later = [value for _, low, high in band[min(5, len(band) // 2) :] for value in (low, high)]
+    later = [value for _, low, high in band[min(max(5, len(band) // 10), len(band) // 2) :] for value in (low, high)]
     ticks = round_ticks([*(day.mean for day in days), *later])
     plot = _time_plot(title, days[0].day, days[-1].day + _DAY, height=_LOW, ticks=label_ticks(ticks), unit="R per slot")
     if band:
@@ -117,6 +126,26 @@ def difference_svg(title: str, days: Sequence[Day]) -> str:
         high_edge = [(time, min(high, ticks[-1])) for time, _, high in band]
         plot.area([*high_edge, *reversed(low_edge)], fill=BLUE, fill_opacity="0.18")
     plot.curve([((day.day + _DAY).timestamp(), day.mean) for day in days], LINE_STYLES[0])
+    return render(plot.svg)
+
+
+def bound_svg(title: str, path: BoundPath, *, start: datetime, end: datetime) -> str:
+    """Return the difference in R per slot with its lower bound, and the limit that the bound has to pass, by stage."""
+    later = path.low[min(5, len(path.low) // 2) :]  # the first bounds are so wide that they would flatten the curves
+    least = min(path.limit)
+    ticks = round_ticks([*path.mean, *path.limit, *(max(low, 4 * least) for low in later)])
+    plot = _time_plot(title, start, end, height=_HIGH, ticks=label_ticks(ticks), unit="R per slot", top=66)
+    at = [moment.timestamp() for moment in path.at]
+    limits = _stepped([(at[0], path.limit[0]), *zip(at[1:], path.limit[1:], strict=True)], end.timestamp())
+    lows = [(time, low) for time, low in zip(at, path.low, strict=True) if low >= ticks[0]]
+    curves = (
+        (f"difference: {path.mean[-1]:+.3f} R", list(zip(at, path.mean, strict=True)), LINE_STYLES[0]),
+        (f"lower bound: {path.low[-1]:+.3f} R", lows, LINE_STYLES[1]),
+        (f"limit of the stage: {path.limit[-1]:+.3f} R", limits, _ROLLBACK),
+    )
+    for place, (name, points, style) in enumerate(curves):
+        _draw_key(plot.svg, plot.left + place * (plot.right - plot.left) / 3, 50, name, style)
+        plot.curve(points, style)
     return render(plot.svg)
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from strategy_core.domain.comparison import Comparison
 from strategy_core.domain.strategy import Action
 from strategy_core.report.charts import Curve, difference_svg, divergence_svg, equity_svg, regimes_svg
-from strategy_core.report.markdown import EMPTY, Markdown, image, plain, sections, signed, table
+from strategy_core.report.markdown import EMPTY, Markdown, bullet_list, fact_list, image, plain, sections, signed, table
 from strategy_core.services.history import ComparisonCurves, Day, Equity
 
 _DIFFERENCE = "R per slot, difference (95 %)"
@@ -37,28 +37,70 @@ def comparisons_markdown(comparisons: Sequence[ComparisonCurves]) -> str:
     )
 
 
-def comparison_markdown(comparison: ComparisonCurves, *, level: int = 1) -> str:
-    """Return one comparison. *level* is the level of its heading."""
+def comparison_markdown(comparison: ComparisonCurves, *, level: int = 1, why_empty: Sequence[str] = ()) -> str:
+    """Return one comparison: its verdict, figures, pictures, tables, and what was left out.
+
+    Args:
+        level: of its heading.
+        why_empty: lines that say why nothing was compared.
+    """
     report, measured = comparison.report, _measured(comparison)
     shadow, active = report.shadow_version, report.active_version
-    period = f"{report.period_start:%Y-%m-%d %H:%M} to {report.period_end:%Y-%m-%d %H:%M} UTC"
-    symbols = ", ".join(plain(symbol) for symbol in measured.symbols) or "no symbol"
     subheading = "#" * (level + 1)
     return sections(
         f"{'#' * level} {plain(report.strategy_name)}: {plain(shadow)} against {plain(active)}",
-        f"{period}, {symbols}: {measured.candles_compared:,} candles decided by both versions, "
-        f"{measured.candles_excluded:,} excluded. {measured.slots:,} slots, {measured.pending_slots:,} still open."
-        + (f" From replay: {measured.candles_replayed:,} of the candles." if measured.candles_replayed else ""),
-        _performance_table(measured, shadow, active),
-        f"Difference, {plain(shadow)} - {plain(active)}: {_difference(measured)} R per slot, clustered by day. "
-        f"The decisions differ on {_percents(measured.divergence_rate)} of actionable candles "
-        f"and on {_percents(measured.divergence_rate_all_candles)} of all candles.",
+        f"**{plain(verdict(comparison))}**",
+        bullet_list(why_empty),
+        _figures(comparison, measured),
+        _difference_chart(comparison.days),
         equity_chart(comparison.equity, shadow, active, start=report.period_start, end=report.period_end),
-        day_charts(comparison.days),
+        _divergence_chart(comparison.days),
+        _performance_table(measured, shadow, active),
         f"{subheading} Agreement",
         _agreement_table(measured, shadow, active),
         *([f"{subheading} By regime", _regimes(measured)] if measured.by_regime else []),
     ).rstrip()
+
+
+def page_title(comparison: ComparisonCurves) -> str:
+    """Return the title, as plain text."""
+    report = comparison.report
+    return f"{report.strategy_name}: {report.shadow_version} against {report.active_version}"
+
+
+def verdict(comparison: ComparisonCurves) -> str:
+    """Return what the difference says, in one sentence."""
+    report, found = comparison.report, _measured(comparison).difference
+    shadow, active = report.shadow_version, report.active_version
+    if found.mean is None:
+        return f"{shadow} and {active} have no closed slot in common, so their results cannot be compared"
+    if found.low is None or found.high is None:
+        return f"{shadow} made {found.mean:+.3f} R a slot against {active}, on too few days for an interval"
+    interval = f"{found.mean:+.3f} R a slot, 95 % interval {found.low:+.3f} to {found.high:+.3f}"
+    if found.low > 0:
+        return f"{shadow} earned more than {active}: {interval}"
+    if found.high < 0:
+        return f"{shadow} earned less than {active}: {interval}"
+    return f"no difference between {shadow} and {active} is shown: {interval}"
+
+
+def _figures(comparison: ComparisonCurves, measured: Comparison) -> str:
+    report = comparison.report
+    replayed = f", {measured.candles_replayed:,} of them from replay" if measured.candles_replayed else ""
+    unlike = measured.divergence_rate, measured.divergence_rate_all_candles
+    return fact_list(
+        [
+            ("period", f"{report.period_start:%Y-%m-%d %H:%M} to {report.period_end:%Y-%m-%d %H:%M} UTC"),
+            ("symbols", ", ".join(measured.symbols) or "none"),
+            ("candles", f"{measured.candles_compared:,} decided by both versions{replayed}"),
+            ("slots", f"{measured.slots:,}, of which {measured.pending_slots:,} are still open and left out"),
+            ("left out", f"{measured.candles_excluded:,} candles that one version has not decided"),
+            (
+                "decisions differ on",
+                Markdown(f"{_percents(unlike[0])} of actionable candles, {_percents(unlike[1])} of all"),
+            ),
+        ]
+    )
 
 
 def equity_chart(equity: Equity, canary: str, control: str, *, start: datetime, end: datetime) -> str:
@@ -73,11 +115,17 @@ def day_charts(days: Sequence[Day], shadow_share: float | None = None) -> str:
     Args:
         shadow_share: the share of slots on which the versions differed in shadow.
     """
-    if not days:
-        return ""
-    divergence = divergence_svg("Divergence by day: share of slots on which the versions differ", days, shadow_share)
-    difference = difference_svg("Paired difference to date, with its 95 % interval", days)
-    return sections(image(divergence, "divergence"), image(difference, "paired difference")).rstrip()
+    return sections(_divergence_chart(days, shadow_share), _difference_chart(days)).rstrip()
+
+
+def _divergence_chart(days: Sequence[Day], shadow_share: float | None = None) -> str:
+    title = "Divergence by day: share of slots on which the versions differ"
+    return image(divergence_svg(title, days, shadow_share), "divergence") if days else ""
+
+
+def _difference_chart(days: Sequence[Day]) -> str:
+    title = "Paired difference to date, with its 95 % interval"
+    return image(difference_svg(title, days), "paired difference") if days else ""
 
 
 def _measured(comparison: ComparisonCurves) -> Comparison:

@@ -39,6 +39,10 @@ pre { background: var(--shade); border: 1px solid var(--rule); border-radius: 6p
   overflow-x: auto; font-size: .86rem; }
 code { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; font-size: .92em; }
 @media (prefers-color-scheme: dark) { img { filter: invert(.92) hue-rotate(180deg); border-color: #c6bdb2; } }
+@media screen and (max-width: 640px) {
+  p:has(> img) { overflow-x: auto; }
+  img { width: 40rem; max-width: none; }
+}
 @media print {
   :root { --ink: #000; --soft: #444; --paper: #fff; --rule: #bbb; --shade: #f6f6f6; }
   body { max-width: none; padding: 0; font-size: 10.5pt; }

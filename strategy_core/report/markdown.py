@@ -65,7 +65,7 @@ def percent(value: float) -> Markdown:
 
 
 def signed(value: float | None, digits: int = 2) -> Markdown | None:
-    return None if value is None else Markdown(f"{value:+.{digits}f}")
+    return None if value is None else Markdown(f"{round(value, digits) + 0.0:+.{digits}f}")  # no -0.00
 
 
 def sections(*parts: str) -> str:

@@ -176,6 +176,7 @@ def compare_with_curves(
     with reading(engine) as session:
         active = versions.active_version(session, strategy_name).version
         report = _report(strategy_name, shadow_version, active, over, found, now)
+        report.symbol = symbol or ""
         return found, comparison_curves(session, report)
 
 

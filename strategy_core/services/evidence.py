@@ -74,6 +74,21 @@ def add_replays(
     return Shadow(found, history, days)
 
 
+def read_replayed(session: Session, version: StrategyVersion, active: StrategyVersion, start: datetime) -> Shadow:
+    """Return what a pair did in replays of at most the 180 days before *start*, as far as it had closed by then."""
+    symbols = shared_symbols(version, active)
+    spans = [replays.replayed_span(session, version.strategy_name, each.version, symbols) for each in (version, active)]
+    first = max([start - LOOK_BACK, *(span.first if span else start for span in spans)])
+    if first >= start:
+        return Shadow(
+            evidence.as_slots([], symbols), measure(evidence.as_slots([], symbols), 0.0, symbols=symbols), 0.0
+        )
+    part = _Part(version, active, first, start, REPLAYED)
+    found = evidence.as_slots([one for one in part.closed(session) if one.closed_at <= start], symbols)
+    days = (start - first).total_seconds() / 86_400
+    return Shadow(found, measure(found, days, symbols=symbols, candles=part.candles(session)), days)
+
+
 def live_since(version: StrategyVersion, active: StrategyVersion) -> datetime:
     """Return the time from which both versions have been decided on live candles."""
     return max(version.created_at, active.created_at)

@@ -75,9 +75,9 @@ class ComparisonCurves:
 
 
 def comparison_curves(session: Session, report: ComparisonReport) -> ComparisonCurves:
-    """Return a report with its curves. The days hold slots that have closed since, in all shared symbols."""
+    """Return a report with its curves. The days hold slots that have closed since, in all symbols of the report."""
     name, shadow, active = report.strategy_name, report.shadow_version, report.active_version
-    symbols = _shared(session, name, shadow, active)
+    symbols = [report.symbol] if report.symbol else _shared(session, name, shadow, active)
     pair = ComparedPair(name, shadow, active, symbols, report.period_start, report.period_end)
     pairs = [pair]
     if report.report.get("candles_replayed"):

@@ -4,6 +4,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from math import log10
 from operator import itemgetter
 from typing import Any
 
@@ -14,18 +15,21 @@ from sqlmodel import Session
 from strategy_core.domain.arrays import FloatArray, IntArray
 from strategy_core.domain.calibration import apply_step, simulable
 from strategy_core.domain.candles import timeframe_delta
-from strategy_core.domain.errors import NotReplayed
+from strategy_core.domain.errors import InvalidSetting, NotReplayed
 from strategy_core.domain.evidence import Evidence, Record
-from strategy_core.domain.gates.base import Finding, Verdict
-from strategy_core.domain.pair_noise import History, measure
+from strategy_core.domain.gates.base import Finding, Verdict, format_duration
+from strategy_core.domain.gates.on_slots import Harm, NotWorse
+from strategy_core.domain.pair_noise import History
 from strategy_core.domain.performance import deepest_so_far, drawdown, equity
 from strategy_core.domain.plan import Plan
-from strategy_core.domain.preview import harm_in_shadow
+from strategy_core.domain.preview import harm_in_shadow, replayed_part
 from strategy_core.domain.ramp import Position, Ruling, State, Step, decide, judge_all
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.domain.slot_ledger import SlotLedger, add_slots, open_ledger
 from strategy_core.services.compare import Period, period
-from strategy_core.services.evidence import LOOK_BACK, shared_symbols
+from strategy_core.services.evidence import LOOK_BACK, Shadow, read_replayed, shared_symbols
+from strategy_core.services.history import MOST_POINTS
+from strategy_core.services.reports import HarmPath
 from strategy_core.services.rollouts import check_comparable
 from strategy_core.store import evidence, replays, versions
 from strategy_core.store.engine import reading
@@ -57,18 +61,57 @@ class StageOutcome:
     users_r: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Earned:
+    """Cumulative R of the slots that have closed, less that of the active version on the same slots.
+
+    Attributes:
+        at: the start, then moments at which slots closed, ascending. At most MOST_POINTS.
+        users: on average over all users, of whom only those on the canary had another result.
+        canary: of a user who was on the canary from the start.
+    """
+
+    at: Sequence[datetime]
+    users: Sequence[float]
+    canary: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class BoundPath:
+    """The difference in R per slot (canary - active version) over time, as the gate `not_worse` measures it.
+
+    Attributes:
+        at: moments at which slots closed or a stage began, ascending. At most MOST_POINTS.
+        mean, low: the difference so far, and its lower bound. Where the gate counts slots in shadow, they are in both.
+        limit: of the stage: the stage can be left while *low* is above it.
+        with_shadow: whether slots in shadow count too.
+    """
+
+    at: Sequence[datetime]
+    mean: Sequence[float]
+    low: Sequence[float]
+    limit: Sequence[float]
+    with_shadow: bool
+
+
 @dataclass(slots=True)
 class WhatIf:
     """How a rollout would have gone.
 
     Attributes:
+        active: the version that it is compared with.
         ended: `completed`, `rolled_back`, or `running` if the period ends before.
-        shadow_slots, shadow_days: replayed before the start, on which the gates' noise was measured.
+        shadow_slots, shadow_days: replayed before the start, on which the gates' noise was measured. At most 180 days.
         refused: why the start would have been refused, or "". The ramp is shown all the same.
         left_out: gates of the plan that have no facts in the past.
+        unseen: symbols of the active version alone, which a replay leaves out.
         ticks: one a candle.
+        bound, harm: of the plan's gates `not_worse` and `harm`. None without the gate or without a slot.
     """
 
+    strategy_name: str
+    version: str
+    active: str
     start: datetime
     end: datetime
     ended: str = "running"
@@ -76,27 +119,59 @@ class WhatIf:
     shadow_days: float = 0.0
     refused: str = ""
     left_out: Sequence[str] = ()
+    unseen: Sequence[str] = ()
     ticks: int = 0
     stages: list[StageOutcome] = field(default_factory=list)
+    earned: Earned = Earned((), (), ())
+    bound: BoundPath | None = None
+    harm: HarmPath | None = None
+
+    @property
+    def until(self) -> datetime:
+        """When it ended, or the end of the period."""
+        return self.stages[-1].left or self.end
+
+    @property
+    def verdict(self) -> str:
+        """How it would have gone, in one sentence."""
+        last = self.stages[-1]
+        ends = {
+            "rolled_back": f"would have been rolled back on {self.until:%Y-%m-%d %H:%M} UTC at {last.name}",
+            "completed": f"would have replaced {self.active} for all users on {self.until:%Y-%m-%d %H:%M} UTC",
+            "running": f"would still be at {last.name} on {self.until:%Y-%m-%d %H:%M} UTC",
+        }
+        lasted = format_duration(self.until - self.start)
+        return f"{self.strategy_name} {self.version} {ends[self.ended]}, {lasted} after its start: {last.reason}"
+
+    @property
+    def users_r(self) -> float:
+        """R that users had on average, less what the active version alone would have given them."""
+        return sum(stage.users_r for stage in self.stages)
+
+    @property
+    def limits(self) -> list[str]:
+        """What it is based on and what it leaves out, a line each."""
+        counted = replayed_part(self.shadow_slots, self.shadow_slots, self.shadow_days, self.shadow_days)
+        lines = [
+            f"{counted}. On these the noise is measured, and the gates count them like slots in shadow. Live slots are "
+            "not counted"
+        ]
+        if self.left_out:
+            lines.append(f"gates without data in the past, left out: {', '.join(self.left_out)}")
+        if self.unseen:
+            lines.append(
+                f"not replayed, so not in the drawdown of {self.active}: its trades on {', '.join(self.unseen)}"
+            )
+        lines.append("owners approve at once, and extend a stage without an answer")
+        return lines
 
     @property
     def notes(self) -> list[str]:
         """How it went, and what it is based on, a line each."""
-        last = self.stages[-1]
-        when = f"on {last.left or self.end:%Y-%m-%d %H:%M} UTC"
-        ends = {"rolled_back": f"rolled back {when}", "completed": f"completed {when}", "running": f"not ended {when}"}
-        notes = [f"{ends[self.ended]}: {last.reason}"]
-        money = sum(stage.users_r for stage in self.stages)
-        notes.append(f"users had {money:+.2f} R on average, against the active version alone")
+        notes = [self.verdict, f"users had {self.users_r:+.2f} R on average, against the active version alone"]
         if self.refused:
             notes.append(f"warning: the start would have been refused: {self.refused}")
-        notes.append(
-            f"{self.ticks:,} ticks. The noise was measured on {self.shadow_slots:,} replayed slots of the "
-            f"{self.shadow_days:.0f} days before. Owners approve at once"
-        )
-        if self.left_out:
-            notes.append(f"not simulated: {', '.join(self.left_out)}")
-        return notes
+        return [*notes, f"{self.ticks:,} ticks, one a candle", *self.limits]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +179,17 @@ class _Past:
     """What two versions did on the candles from the start on, from replays. Times in seconds since 1970, ascending.
 
     Attributes:
-        closes: of the candles that either has decided. Each is a tick.
+        closes: of the candles that both have decided. Each is a tick.
         slots: closed slots in the order in which they are booked.
+        canary_decided, active_decided: closes of the candles that each version has decided, by symbol.
         opened, closed: of each signal on which both decided, the close of its candle and of its trade.
         marked: closes of the candles with marks, and the largest drawdown of both arms up to each.
         canary_falls: as in `Evidence`, over the whole period.
     """
 
     closes: IntArray
+    canary_decided: IntArray
+    active_decided: IntArray
     slots: Sequence[evidence.ClosedSlot]
     opened: IntArray
     closed: IntArray
@@ -129,6 +207,7 @@ def what_if(
     plan: Plan,
     start: datetime | None = None,
     end: datetime | None = None,
+    most_candles: int | None = None,
     seen: Seen = lambda *_: None,
 ) -> WhatIf:
     """Return how a rollout of *version* would have gone on the replayed candles that opened in [start, end).
@@ -140,10 +219,12 @@ def what_if(
     Args:
         start: by default 180 days after the first candle that both have replayed, or that candle if there are fewer.
         end: by default the end of what both have replayed.
+        most_candles: longest period, in candles of each symbol. The default is any.
         seen: called with the time, the ruling and the findings of each tick.
 
     Raises:
         UnknownStrategy, UnknownVersion, NoActiveVersion, Incomparable, InvalidPeriod, UnarmedPlan, InvalidPlan
+        InvalidSetting: the period has more than *most_candles*.
         NotReplayed: both versions must have been replayed in the period.
     """
     plan, left_out = simulable(plan)
@@ -154,11 +235,21 @@ def what_if(
         rule = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring)
         symbols = shared_symbols(chosen, active)
         over = _period(session, chosen, active, start, end)
-        history, refused = _shadow(session, chosen, active, over.start, plan, rule.risk_fraction)
+        delta = timeframe_delta(chosen.timeframe)
+        _check_length(over, delta, most_candles)
+        shadow = read_replayed(session, chosen, active, over.start)
         past = _read_past(session, chosen, active, over.start, over.end, rule.risk_fraction)
-    found = WhatIf(over.start, over.end, left_out=left_out, refused=refused)
-    found.shadow_slots, found.shadow_days = history.slots, LOOK_BACK / timedelta(days=1)
-    return _run(found, plan, history, past, symbols, rule.risk_fraction, timeframe_delta(chosen.timeframe), seen)
+    found = WhatIf(strategy_name, version, active.version, over.start, over.end, left_out=left_out)
+    found.unseen = sorted(set(active.symbols) - set(symbols))
+    found.shadow_slots, found.shadow_days = len(shadow.slots), shadow.days
+    found.refused = _refused(plan, shadow, rule.risk_fraction)
+    return _run(found, plan, shadow.history, past, symbols, rule.risk_fraction, delta, seen)
+
+
+def _check_length(over: Period, delta: timedelta, most: int | None) -> None:
+    if most is not None and over.end - over.start > most * delta:
+        longest = f"at most {most:,} candles ({format_duration(most * delta)}). The command whatif takes longer ones"
+        raise InvalidSetting("period", f"{over.start:%Y-%m-%d %H:%M} to {over.end:%Y-%m-%d %H:%M}", longest)
 
 
 def _period(
@@ -178,19 +269,10 @@ def _period(
     return period(start, end)
 
 
-def _shadow(
-    session: Session, version: StrategyVersion, active: StrategyVersion, start: datetime, plan: Plan, risk: float
-) -> tuple[History, str]:
-    """Return the pair's history as a start at that time would measure it, and why it would have refused."""
-    names, symbols = (version.strategy_name, version.version, active.version), shared_symbols(version, active)
-    over: dict[str, Any] = {"start": start - LOOK_BACK, "end": start, "tables": REPLAYED}
-    closed, _ = evidence.read_slots(session, *names, **over)
-    slots = evidence.as_slots([one for one in closed if one.closed_at <= start], symbols)
-    counts = (evidence.count_candles(session, names[0], each, symbols, **over) for each in names[1:])
-    history = measure(slots, LOOK_BACK / timedelta(days=1), symbols=symbols, candles=min(counts) // len(symbols))
-    finding = harm_in_shadow(plan, slots, history, risk)
-    refused = finding.reason if finding is not None and finding.verdict is Verdict.FAIL else ""
-    return history, refused
+def _refused(plan: Plan, shadow: Shadow, risk_fraction: float) -> str:
+    """Return why a start on that history would have been refused, or an empty text."""
+    finding = harm_in_shadow(plan, shadow.slots, shadow.history, risk_fraction)
+    return finding.reason if finding is not None and finding.verdict is Verdict.FAIL else ""
 
 
 def _read_past(
@@ -203,8 +285,10 @@ def _read_past(
 ) -> _Past:
     name, delta = version.strategy_name, timeframe_delta(version.timeframe)
     symbols = shared_symbols(version, active)
-    candles = [replays.read_candles(session, name, each.version, symbols, start, end) for each in (version, active)]
-    both = candles[0] & candles[1]
+    ours_on, theirs_on = (
+        replays.read_candles(session, name, each.version, symbols, start, end) for each in (version, active)
+    )
+    both = ours_on & theirs_on
     if not both:
         command = f"rollout replay {name} {version.version} --from {start:%Y-%m-%d} --to {end:%Y-%m-%d}"
         raise NotReplayed(name, version.version, command)
@@ -223,6 +307,8 @@ def _read_past(
     falls = zip(*(each.tolist() for each in deepest_so_far(canary, risk_fraction)), strict=True)
     return _Past(
         closes=np.unique(_seconds([at + delta for _, at in both])),
+        canary_decided=np.sort(_seconds([at + delta for _, at in ours_on])),
+        active_decided=np.sort(_seconds([at + delta for _, at in theirs_on])),
         slots=closed,
         opened=np.sort(_seconds([each.timestamp + delta for each in signals])),
         closed=np.sort(np.array([int(each.closed_at.timestamp()) if each.closed_at else never for each in signals])),
@@ -259,6 +345,7 @@ def _run(
     found.stages.append(stage)
     shares = [(start, plan.stages[0].percent)]
     book: SlotLedger = open_ledger(history)
+    curves = _Curves(plan, history, start)
     booked = 0
     slot_ends = [one.closed_at for one in past.slots]
     for number, second in enumerate(past.closes.tolist(), 1):
@@ -269,8 +356,10 @@ def _run(
         new = past.slots[first:booked]
         book, _ = add_slots(book, evidence.as_slots(new, symbols), history)
         _count(stage, new, shares, delta)
-        facts = _evidence(past, book, history, at, start, now, delta, number * len(symbols), risk_fraction)
+        facts = _evidence(past, book, history, at, start, now, delta, risk_fraction)
         findings = judge_all(plan.gates, facts, plan.stages[at.stage_index].margins)
+        if new or stage.entered == now:
+            curves.note(now, found.stages, book, at.stage_index, findings)
         ruling = decide(plan, at, findings, now)
         seen(now, ruling, findings)
         found.ticks, stage.step, stage.reason = number, ruling.step.value, ruling.reason
@@ -285,7 +374,71 @@ def _run(
             found.stages.append(stage)
             shares.append((now, percent))
         at = apply_step(at, ruling.step, now)
+    found.earned, found.bound, found.harm = curves.earned, curves.bound, curves.harm
     return found
+
+
+class _Curves:
+    """The values of the pictures, collected tick by tick."""
+
+    def __init__(self, plan: Plan, history: History, start: datetime) -> None:
+        self._plan, self._history = plan, history
+        self._not_worse = next((gate for gate in plan.gates if isinstance(gate, NotWorse)), None)
+        self._harm = next((gate for gate in plan.gates if isinstance(gate, Harm)), None)
+        self._with_shadow = False
+        self._earned: list[tuple[datetime, float, float]] = [(start, 0.0, 0.0)]
+        self._bounds: list[tuple[datetime, float, float, float]] = []
+        self._log_e: list[tuple[datetime, float]] = []
+
+    def note(
+        self,
+        now: datetime,
+        stages: Sequence[StageOutcome],
+        book: SlotLedger,
+        stage_index: int,
+        findings: Sequence[Finding],
+    ) -> None:
+        users, canary = (sum(getattr(each, name) for each in stages) for name in ("users_r", "canary_r"))
+        self._earned.append((now, users, canary))
+        if self._harm is not None:
+            self._log_e += [
+                (now, each.value) for each in findings if each.gate == self._harm.name and each.value is not None
+            ]
+        if self._not_worse is None or not book.totals.slots:
+            return
+        margins = self._plan.stages[stage_index].margins
+        measured = self._not_worse.bound(book.totals, self._history, margins)
+        self._with_shadow |= self._not_worse.needs_shadow(self._history, margins.pnl(self._history))
+        if measured.value is not None and measured.low is not None and measured.limit is not None:
+            self._bounds.append((now, measured.value, measured.low, measured.limit))
+
+    @property
+    def earned(self) -> Earned:
+        return Earned(*zip(*_thinned(self._earned), strict=True))
+
+    @property
+    def bound(self) -> BoundPath | None:
+        if not self._bounds:
+            return None
+        at, mean, low, limit = zip(*_thinned(self._bounds), strict=True)
+        return BoundPath(at, mean, low, limit, self._with_shadow)
+
+    @property
+    def harm(self) -> HarmPath | None:
+        if self._harm is None or not self._log_e:
+            return None
+        step = -(-len(self._log_e) // MOST_POINTS)  # the highest of each step, so that no peak is lost
+        chunks = [self._log_e[first : first + step] for first in range(0, len(self._log_e), step)]
+        at, log_e = zip(*((chunk[-1][0], max(value for _, value in chunk)) for chunk in chunks), strict=True)
+        return HarmPath(at, log_e, limit=-log10(self._harm.alpha), freeze_at=log10(self._harm.freeze_at))
+
+
+def _thinned(points: Sequence[Any]) -> Sequence[Any]:
+    """Return at most MOST_POINTS of the points, evenly spaced, the first and the last among them."""
+    if len(points) <= MOST_POINTS:
+        return points
+    last = len(points) - 1
+    return [points[round(number * last / (MOST_POINTS - 1))] for number in range(MOST_POINTS)]
 
 
 def _count(
@@ -310,13 +463,12 @@ def _evidence(
     start: datetime,
     now: datetime,
     delta: timedelta,
-    decided: int,
     risk_fraction: float,
 ) -> Evidence:
     second = int(now.timestamp())
     marked = int(past.marked.searchsorted(second, side="right"))
     pending = int(past.opened.searchsorted(second, side="right") - past.closed.searchsorted(second, side="right"))
-    record = Record(decided=decided)
+    ours, theirs = (int(each.searchsorted(second, side="right")) for each in (past.canary_decided, past.active_decided))
     return Evidence(
         now=now,
         started_at=start,
@@ -324,8 +476,8 @@ def _evidence(
         totals=book.totals,
         history=history,
         pending_slots=pending,
-        canary=record,
-        active=record,
+        canary=Record(decided=ours),
+        active=Record(decided=theirs),
         canary_drawdown=float(past.canary_drawdown[marked - 1]) if marked else None,
         active_drawdown=float(past.active_drawdown[marked - 1]) if marked else None,
         risk_fraction=risk_fraction,

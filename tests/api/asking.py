@@ -246,6 +246,9 @@ SAMPLES: dict[str, Sample] = {
         {**FREE, "start": PAST.isoformat(), "end": (PAST + 3 * HOUR).isoformat()},
         changes="ppo_gold",
     ),
+    "whatif": Sample(
+        "POST", "/whatif", {**BY_NAME, "version": "2", "start": PAST.isoformat(), "end": (PAST + 3 * HOUR).isoformat()}
+    ),
     "report_outcomes": Sample("POST", "/outcomes", {"trades": [TRADE]}, changes="fib_rsi"),
     "route": Sample("GET", "/route", params={**BY_NAME, "user_id": "u13"}),
     "read_routing": Sample("GET", "/routing"),

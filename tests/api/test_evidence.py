@@ -136,3 +136,22 @@ def test_a_replay_of_a_period_without_candles_is_refused(api: Api, world: World)
     problem = refused(api.post("/replays", {**SAMPLES["replay"].json, **empty}), 422)
 
     assert problem["type"] == "/problems/nothing-to-replay"
+
+
+def test_a_rollout_on_past_candles_is_told_stage_by_stage(api: Api, world: World) -> None:
+    found = api.post("/whatif", SAMPLES["whatif"].json).json()
+
+    assert (found["active"], found["ended"], found["ticks"]) == ("1", "running", 3)
+    assert found["verdict"].startswith("fib_rsi 2 would still be at 5 % on 2024-10-07 03:00 UTC, 3.0 h after its start")
+    assert [stage["name"] for stage in found["stages"]] == ["5 %"]
+    assert (found["earned"]["users"], found["bound"]) == ([0.0], None)
+    assert found["notes"][0] == found["verdict"]
+
+
+def test_a_rollout_on_more_candles_than_a_request_may_take_is_refused(api: Api, world: World) -> None:
+    years = {"start": "2010-01-01T00:00Z", "end": "2014-01-01T00:00Z"}
+
+    problem = refused(api.post("/whatif", {**SAMPLES["whatif"].json, **years}), 422)
+
+    assert problem["type"] == "/problems/invalid-setting"
+    assert "at most 20,000 candles (833.3 d). The command whatif takes longer ones" in problem["detail"]

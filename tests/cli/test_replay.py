@@ -1,5 +1,6 @@
 """`rollout replay`, and what other commands show of it: the first commands of a new owner."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from strategy_core.settings import Settings
 from tests.builders import DAY, GOLD, MONDAY, OWNER
 from tests.cli.conftest import FEED, Rollout, contents, set_clock
 from tests.prepared import prepared
+from tests.report.reading import Page
 
 WEEK = ("--from", "2026-02-23", "--to", "2026-03-02")
 
@@ -128,11 +130,41 @@ def test_a_rollout_on_past_candles_is_a_table(registered: Rollout, database: Eng
     data = registered("whatif", "fib_rsi", "2", "--from", "2026-02-24", "--json").data
 
     assert (missing.code, "run: rollout replay fib_rsi 2 --from TIME" in missing.err) == (5, True)
-    assert (said.code, said.out.split()[:3]) == (0, ["stage", "entered", "left"])
+    assert (said.code, said.out.splitlines()[0]) == (0, data["notes"][0])
+    assert said.out.splitlines()[2].split()[:3] == ["stage", "entered", "left"]
     assert data["ended"] in ("running", "rolled_back")
-    assert data["notes"][0] in said.out
     assert data["stages"][0]["entered"] == "2026-02-24T00:00:00Z"
     assert contents(database) == before
+
+
+def test_a_rollout_on_past_candles_is_a_page(registered: Rollout, tmp_path: Path) -> None:
+    registered("replay", "fib_rsi", "2", *WEEK)
+    file = tmp_path / "whatif.html"
+
+    said = registered("whatif", "fib_rsi", "2", "--from", "2026-02-24", "--output", str(file))
+    streamed = registered("whatif", "fib_rsi", "2", "--from", "2026-02-24", "--output", "-").out
+
+    verdict, written = said.out.splitlines()
+    page = Page(file.read_text())
+    assert written == f"Written to {file}"
+    assert page.text.index(verdict) < page.text.index("users on average:") < page.text.index("Stages")
+    assert page.text.index("Stages") < page.text.index("gates without data in the past, left out: order_errors")
+    assert page.tags.count("img") >= 1
+    assert streamed == file.read_text()
+
+
+def test_a_comparison_is_a_page(registered: Rollout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registered("replay", "fib_rsi", "2", *WEEK)
+    monkeypatch.chdir(tmp_path)
+
+    said = registered("compare", "fib_rsi", "2", "--days", "7", "--output", "page.html", "--json")
+    empty = registered("compare", "fib_rsi", "2", "--from", "2026-01-05", "--to", "2026-01-06", "--output", "-")
+
+    assert said.data["output"] == "page.html"
+    assert said.data["candles_compared"] > 100
+    page = Page(Path("page.html").read_text())
+    assert page.text.count(f"{said.data['candles_compared']:,} of them from replay") == 1
+    assert "no candle was compared: 2 and 1 decide on live candles since" in Page(empty.out).text
 
 
 def test_a_bad_period_is_refused_in_one_line(registered: Rollout, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,7 @@ class TestWithReplays:
 
         assert (told.replayed_slots, told.slots, told.replayed_days) == (50, 60, 50)
         assert told.notes[0] == (
-            "from replay: 50 of 60 slots, on 50 of 60 days. The gates of a rollout do not count them"
+            "from replay: 50 of 60 slots, on 50 of 60 days before the start. The gates of a rollout do not count them"
         )
         assert any("in shadow and replay it earned" in note for note in told.notes)
         assert any("in replay it earned" in note for note in self.replayed(live_days=0).notes)

@@ -34,7 +34,7 @@ def test_a_night_stores_one_report_per_challenger_and_shows_its_figures(engine: 
     assert summary["R per slot, difference (95 %)"] == "-0.750 (-0.750 to -0.750)"
     assert summary["divergence"] == "100.0 %"
     assert [row["profit factor"] for row in tables(shown)[1]] == ["0", "–"]
-    equity, divergence, difference, *_ = pictures(shown)
+    difference, equity, divergence, *_ = pictures(shown)
     assert {"v2: -1.00 R", "v1: +2.00 R"} <= words(equity), "of the symbols that they share"
     assert "Divergence by day: share of slots on which the versions differ" in words(divergence)
     assert "R per slot" in words(difference)

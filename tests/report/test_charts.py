@@ -11,6 +11,7 @@ from strategy_core.domain.comparison import Comparison
 from strategy_core.report.charts import (
     MOST_POINTS,
     Curve,
+    bound_svg,
     difference_svg,
     divergence_svg,
     equity_svg,
@@ -20,6 +21,7 @@ from strategy_core.report.charts import (
 )
 from strategy_core.services.history import Day, ServedSpan
 from strategy_core.services.reports import HarmPath
+from strategy_core.services.whatif import BoundPath
 from tests.report.reading import words
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
@@ -206,3 +208,17 @@ def test_each_regime_is_a_row_with_its_interval() -> None:
 
     assert {"low volatility, up", "high volatility, down", "+0.100 R, 5 slots"} <= words(svg)
     assert len(list(svg.iter(f"{SVG}circle"))) == 2
+
+
+def test_a_bound_is_drawn_below_its_difference_and_against_the_limit_of_each_stage() -> None:
+    at = [START + number * DAY for number in (1, 10, 20)]
+    path = BoundPath(at, [0.02, 0.01, 0.0], [-0.9, -0.2, -0.1], [-0.15, -0.15, -0.1], with_shadow=False)
+
+    svg = ET.fromstring(bound_svg("Difference", path, start=START, end=END))
+
+    mean, low, limit = (points(line) for line in svg.iter(f"{SVG}polyline"))
+    assert [y for _, y in mean] == sorted(y for _, y in mean)
+    assert len(low) == 2, "the first bound lies below the scale"
+    assert low[-1][1] == limit[-1][1] == pytest.approx(ticks(svg)["-0.10"])
+    assert limit[0][1] == limit[1][1] > limit[2][1]
+    assert {"difference: +0.000 R", "lower bound: -0.100 R", "limit of the stage: -0.100 R"} <= words(svg)

@@ -1,25 +1,29 @@
-"""The report of a rollout, as JSON and as an HTML page."""
+"""The report of a rollout, as JSON and as an HTML page, and of a rollout on past candles."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
+from typing import Literal
 from uuid import UUID
 
 from fastapi import Response
 from fastapi.responses import HTMLResponse
 from pydantic import Field
 
-from strategy_core.api.dependencies import HEAVY, RequestContext, Requested
+from strategy_core.api.dependencies import HEAVY, KEYED, RequestContext, Requested
 from strategy_core.api.routes import guarded_router
 from strategy_core.api.routes.audit import AuditEventResponse
 from strategy_core.api.routes.evidence import DecisionResponse
-from strategy_core.api.routes.rollouts import RolloutDetail, VerdictResponse, detail
-from strategy_core.api.schemas import ResponseModel, RolloutId
+from strategy_core.api.routes.rollouts import PlanRequest, RolloutDetail, VerdictResponse, detail
+from strategy_core.api.schemas import ResponseModel, RolloutId, Time
 from strategy_core.domain.alerts import Severity
 from strategy_core.domain.comparison import Comparison
 from strategy_core.report.html import HEADERS, html_page
 from strategy_core.report.rollout import page_title, rollout_markdown
 from strategy_core.services import queries, reports
 from strategy_core.services.history import ComparisonCurves
+from strategy_core.services.whatif import what_if
+
+MOST_CANDLES = 20_000  # of a rollout on past candles: some ten seconds of one thread
 
 
 class ServedResponse(ResponseModel):
@@ -152,7 +156,93 @@ class RolloutReportResponse(ResponseModel):
     rolled_back: RollbackReportResponse | None = Field(description="The rollback, if there was one.")
 
 
+class WhatIfRequest(PlanRequest):
+    """Let a rollout run on the replayed candles that opened from *start* to *end*."""
+
+    start: Time | None = Field(
+        default=None, description="Start of the rollout. Default: 180 days after the first candle that is replayed."
+    )
+    end: Time | None = Field(default=None, description="Only candles before this time. Default: all that are replayed.")
+
+
+class WhatIfStage(ResponseModel):
+    """One stage, or the bake of the promoted version."""
+
+    name: str = Field(description="The percent of users, or `bake`.")
+    percent: float = Field(description="Share of users, in percent.")
+    entered: datetime = Field(description="When it began.")
+    left: datetime | None = Field(description="When it ended. Null if the period ended before.")
+    step: str = Field(description="What ended it: advance, promote, complete or roll_back. hold if it did not end.")
+    reason: str = Field(description="Why it ended, or what it waited for at the end of the period.")
+    slots: int = Field(description="Number of slots that closed in it.")
+    canary_r: float = Field(description="R of the canary in these slots, less the active version's.")
+    users_r: float = Field(description="The same on average over all users: only those on the canary had it.")
+
+
+class EarnedResponse(ResponseModel):
+    """Cumulative R of the closed slots, less that of the active version. At most 400 points."""
+
+    at: list[datetime] = Field(description="Time of each value.")
+    users: list[float] = Field(description="R on average over all users.")
+    canary: list[float] = Field(description="R of a user who was on the canary from the start.")
+
+
+class BoundResponse(ResponseModel):
+    """The difference in R per slot over time, as the gate `not_worse` measures it. At most 400 points."""
+
+    at: list[datetime] = Field(description="Time of each value.")
+    mean: list[float] = Field(description="Difference in R per slot, canary - active version.")
+    low: list[float] = Field(description="Its lower bound.")
+    limit: list[float] = Field(description="The stage's limit: it can be left while the bound is above it.")
+    with_shadow: bool = Field(description="Whether slots before the start count too.")
+
+
+class WhatIfResponse(ResponseModel):
+    """How a rollout would have gone on replayed candles."""
+
+    strategy_name: str = Field(description="Name of the strategy.")
+    version: str = Field(description="Name of the version.")
+    active: str = Field(description="The active version that it is compared with.")
+    start: datetime = Field(description="Start of the rollout.")
+    end: datetime = Field(description="End of the period, exclusive.")
+    ended: Literal["completed", "rolled_back", "running"] = Field(
+        description="How the rollout ended. running if the period ended before."
+    )
+    verdict: str = Field(description="How it would have gone, in one sentence.")
+    notes: list[str] = Field(description="The verdict, and what it is based on, a line each.")
+    shadow_slots: int = Field(description="Number of replayed slots before the start, on which noise was measured.")
+    shadow_days: float = Field(description="Number of days before the start that hold them, at most 180.")
+    refused: str = Field(description="Why the start would have been refused, or empty. The stages are shown anyway.")
+    left_out: list[str] = Field(description="Gates of the plan that have no data in the past.")
+    unseen: list[str] = Field(description="Symbols that the active version alone trades, which are not replayed.")
+    ticks: int = Field(description="Number of ticks, one a candle.")
+    stages: list[WhatIfStage] = Field(description="The stages, in order.")
+    earned: EarnedResponse = Field(description="What users had, against the active version.")
+    bound: BoundResponse | None = Field(description="The difference and its bound. Null without the gate or a slot.")
+    harm: HarmPathResponse | None = Field(description="Evidence of harm over time. Null without the gate or a slot.")
+
+
 router = guarded_router("rollouts")
+
+
+@router.post("/whatif", dependencies=[KEYED, HEAVY], summary="Let a rollout run on past candles")
+def whatif(context: Requested, body: WhatIfRequest) -> WhatIfResponse:
+    """Return how a rollout of the plan would have gone on replayed candles. Changes nothing.
+
+    Every candle is a tick, and owners approve at once. At most 20,000 candles of each symbol: the command and the flow
+    take longer periods.
+    """
+    context.reads(body.strategy_name)
+    found = what_if(
+        context.engine,
+        strategy_name=body.strategy_name,
+        version=body.version,
+        plan=body.plan,
+        start=body.start,
+        end=body.end,
+        most_candles=MOST_CANDLES,
+    )
+    return WhatIfResponse.model_validate(asdict(found) | {"verdict": found.verdict, "notes": found.notes})
 
 
 @router.get("/rollouts/{rollout_id}/report", dependencies=[HEAVY], summary="Show a rollout's report as JSON")

@@ -155,6 +155,11 @@ class NotWorse(Gate):
             return finding.model_copy(update=doubted)
         return finding
 
+    def bound(self, totals: Totals, history: History, margins: Margins) -> Finding:
+        """Return the finding on R per slot without the gate's other conditions. *totals* have a slot."""
+        margin = margins.pnl(history)
+        return self._money(totals, history, margin, with_shadow=self.needs_shadow(history, margin))
+
     def _compare(self, evidence: Evidence, margins: Margins) -> Finding:
         totals, history = evidence.totals, evidence.history
         if (alike := self._alike(evidence)) is not None:
