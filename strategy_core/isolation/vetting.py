@@ -207,6 +207,7 @@ def vet(strategy: IsolatedStrategy, candles: Mapping[str, pd.DataFrame], *, time
         *([_vectorised(trial, known, at_once)] if described.vectorised else []),
     ]
     report = _report(checks, known)
+    report = report.model_copy(update={"warnings": [*described.notes, *report.warnings]})
     if not report.passed:
         return Vetted(report)
     kept = _keep(trial, known, median(answer.duration_ms for answer in survey.values()) if described.vectorised else ms)

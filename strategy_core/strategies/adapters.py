@@ -7,7 +7,7 @@ owner's own install. What decides is the entry: a trade ends by the strategy's s
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,9 @@ class Freqtrade:
     `enter_long` without `enter_short` and `exit_long` buys, `enter_short` without `enter_long` and `exit_short` sells
     if the strategy can short. Its parameters (`IntParameter` and so on) are the config. Stop loss, ROI and trailing
     stop are not followed, since the scoring rule ends a trade.
+
+    Attributes:
+        notes: one line with the values that are not followed, if there are any.
     """
 
     # Each changes which signals become trades, or when trades end, and needs an open trade or another pair's candles.
@@ -60,6 +63,7 @@ class Freqtrade:
     def __init__(self, found: type, entry_point: str) -> None:
         _check_supported(found, self.UNSUPPORTED, entry_point)
         self._class = found
+        self.notes = list(_unfollowed(found))
         self._parameters = {name: value for name, value in _attributes(found) if _is_parameter(value)}
         least = max(getattr(found, "startup_candle_count", 0), LEAST_BARS)
         fields: dict[str, Any] = {
@@ -122,6 +126,8 @@ class Backtesting:
     It runs over the window, and the market orders that it places on the last candle decide. So what it remembers, such
     as an open position, begins with the window. Its class variables are the config.
     """
+
+    notes: Sequence[str] = ()
 
     def __init__(self, found: type) -> None:
         self._class = found
@@ -206,6 +212,13 @@ def _check_supported(found: type, unsupported: tuple[str, ...], entry_point: str
                 f"{', '.join(informative)} needs candles of another pair or timeframe; a version sees its symbol's only"
             )
             raise InvalidEntryPoint(entry_point, what)
+
+
+def _unfollowed(found: type) -> Iterator[str]:
+    """Yield one line about the static exits of a freqtrade class."""
+    exits = {name: getattr(found, name, None) for name in ("stoploss", "minimal_roi", "trailing_stop")}
+    if stated := [f"{name} {value}" for name, value in exits.items() if value]:
+        yield f"not followed: {', '.join(stated)}; the strategy's scoring rule ends each trade"
 
 
 def _attributes(found: type) -> Iterator[tuple[str, Any]]:
