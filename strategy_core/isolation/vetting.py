@@ -416,6 +416,9 @@ def _window(trial: _Trial, known: Mapping[Place, Decision], *, cause: str) -> Ch
     if not pairs:
         detail = f"not exercised: no candle of the sample has a history of {longer} candles"
         return Check(name="window", passed=True, detail=detail, decisions=0, signals=0)
+    failed = _validity(answers, trial)
+    if not failed.passed:
+        return failed.model_copy(update={"name": "window"})
     return _compared("window", trial, pairs, same=_alike, tolerated=WINDOW_SHARE, cause=cause)
 
 
