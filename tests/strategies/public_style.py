@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import talib
+import talib.abstract as ta
 from backtesting import Strategy
 from backtesting.lib import crossover
 from backtesting.test import SMA
@@ -16,7 +16,7 @@ from freqtrade.strategy import IntParameter, IStrategy
 Metadata = dict[str, Any]
 
 
-class Hourly(IStrategy):  # type: ignore[misc, unused-ignore]
+class Hourly(IStrategy):  # type: ignore[misc]
     """What most of them share."""
 
     INTERFACE_VERSION = 3
@@ -36,8 +36,9 @@ class RsiBands(Hourly):
     oversold = IntParameter(10, 50, default=35, space="buy")
 
     def populate_indicators(self, dataframe: pd.DataFrame, metadata: Metadata) -> pd.DataFrame:
-        dataframe["rsi"] = talib.RSI(dataframe["close"], timeperiod=14)
-        dataframe["upper"], _, dataframe["lower"] = talib.BBANDS(dataframe["close"], timeperiod=20)
+        dataframe["rsi"] = ta.RSI(dataframe, timeperiod=14)
+        bands = ta.BBANDS(dataframe, timeperiod=20)
+        dataframe["lower"], dataframe["upper"] = bands["lowerband"], bands["upperband"]
         return dataframe
 
     def populate_entry_trend(self, dataframe: pd.DataFrame, metadata: Metadata) -> pd.DataFrame:
@@ -52,7 +53,7 @@ class EmaCross(Hourly):
     """Two exponential averages that cross, with a tag."""
 
     def populate_indicators(self, dataframe: pd.DataFrame, metadata: Metadata) -> pd.DataFrame:
-        dataframe["fast"], dataframe["slow"] = (talib.EMA(dataframe["close"], timeperiod=n) for n in (9, 21))
+        dataframe["fast"], dataframe["slow"] = (ta.EMA(dataframe, timeperiod=n) for n in (9, 21))
         return dataframe
 
     def populate_entry_trend(self, dataframe: pd.DataFrame, metadata: Metadata) -> pd.DataFrame:
@@ -69,8 +70,9 @@ class Macd(Hourly):
     can_short = False
 
     def populate_indicators(self, dataframe: pd.DataFrame, metadata: Metadata) -> pd.DataFrame:
-        dataframe["macd"], dataframe["signal"], _ = talib.MACD(dataframe["close"])
-        dataframe["adx"] = talib.ADX(dataframe["high"], dataframe["low"], dataframe["close"])
+        macd = ta.MACD(dataframe)
+        dataframe["macd"], dataframe["signal"] = macd["macd"], macd["macdsignal"]
+        dataframe["adx"] = ta.ADX(dataframe)
         return dataframe
 
     def populate_entry_trend(self, dataframe: pd.DataFrame, metadata: Metadata) -> pd.DataFrame:
