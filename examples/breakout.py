@@ -1,11 +1,12 @@
 """A strategy with a config, and the commands that register it for all users.
 
+    cd examples
     export ROLLOUT_SYMBOL=GOLD
     uv run rollout db upgrade
-    uv run rollout register breakout 1.0.0 --entry-point examples.breakout:Breakout --status active --yes
+    uv run rollout register breakout 1.0.0 --entry-point breakout:Breakout --status active --yes
     uv run rollout route user_123 breakout
 
-The entry point is `package.module:Class`, as seen from the current folder.
+The entry point is `module:Class` or `package.module:Class`, as seen from the current folder.
 """
 
 import pandas as pd

@@ -141,12 +141,13 @@ def check_request(ask: DecisionRequest) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a version's code declares. *config* has every default filled in."""
+    """What a version's code declares. *config* has every default filled in, *notes* are for the registration report."""
 
     config: dict[str, Any]
     warmup_bars: int
     vectorised: bool
     model_files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
 
 
 class IsolatedStrategy:
@@ -417,8 +418,10 @@ def _description_in(key: str, value: object, entry_point: str) -> Description:
             "warmup_bars": int(bars),
             "vectorised": bool(many),
             "model_files": list(files),
+            "notes": list(notes),
         } if protocol.encodable([config, files]):
-            return Description(config, bars, many, tuple(Path(str(file)) for file in files))
+            shown = tuple(protocol.one_line(note) for note in notes[:PROBLEMS_SHOWN])
+            return Description(config, bars, many, tuple(Path(str(file)) for file in files), shown)
         case "refused", ["InvalidEntryPoint", [str(why)]]:
             raise InvalidEntryPoint(entry_point, protocol.one_line(why))
         case "refused", ["InvalidConfig", list(problems)]:

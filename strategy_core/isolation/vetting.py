@@ -207,6 +207,7 @@ def vet(strategy: IsolatedStrategy, candles: Mapping[str, pd.DataFrame], *, time
         *([_vectorised(trial, known, at_once)] if described.vectorised else []),
     ]
     report = _report(checks, known)
+    report = report.model_copy(update={"warnings": [*described.notes, *report.warnings]})
     if not report.passed:
         return Vetted(report)
     kept = _keep(trial, known, median(answer.duration_ms for answer in survey.values()) if described.vectorised else ms)
@@ -415,6 +416,9 @@ def _window(trial: _Trial, known: Mapping[Place, Decision], *, cause: str) -> Ch
     if not pairs:
         detail = f"not exercised: no candle of the sample has a history of {longer} candles"
         return Check(name="window", passed=True, detail=detail, decisions=0, signals=0)
+    failed = _validity(answers, trial)
+    if not failed.passed:
+        return failed.model_copy(update={"name": "window"})
     return _compared("window", trial, pairs, same=_alike, tolerated=WINDOW_SHARE, cause=cause)
 
 

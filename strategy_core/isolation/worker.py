@@ -31,6 +31,7 @@ from strategy_core.isolation import protocol, sandbox
 from strategy_core.isolation.guard import Guard
 from strategy_core.isolation.protocol import Answer, Kind, Question
 from strategy_core.isolation.sandbox import Available, Prepared, View
+from strategy_core.strategies.adapters import Backtesting, Freqtrade
 from strategy_core.strategies.loading import ReadyConfig, as_strategy, canonical, load, resolve, validated, warmup_of
 
 _NOWHERE = "\0"  # no file's name starts so
@@ -99,6 +100,7 @@ class LoadedVersion:
             "warmup_bars": self.warmup_bars,
             "vectorised": callable(getattr(self._strategy, "decide_many", None)),
             "model_files": [str(Path(file).absolute()) for file in files(self._params)],
+            "notes": list(self._strategy.notes) if isinstance(self._strategy, Backtesting | Freqtrade) else [],
         }
 
     def answers(self, questions: Iterable[Question]) -> Iterator[list[Answer]]:
@@ -273,6 +275,7 @@ def _run_worker(pipes: Pipes, prepared: Prepared) -> NoReturn:  # pragma: no cov
         pipes.send(refused=["IsolationUnavailable", [prepared.found.level, protocol.one_line(failed)]])
         os._exit(0)
     socket.has_ipv6 = False  # urllib3, which many packages import, tries IPv6 at its import: that would be a breach
+    sys.modules["psutil"] = None  # type: ignore[assignment]  # without /proc it fails for many that can do without it
     guard.arm()
     version = _load_and_report(header, parts, guard, pipes)
     gc.freeze()  # also what the version imported

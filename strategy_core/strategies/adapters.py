@@ -7,13 +7,14 @@ owner's own install. What decides is the entry: a trade ends by the strategy's s
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from strategy_core.domain.arrays import BoolArray
 from strategy_core.domain.errors import InvalidDecision, InvalidEntryPoint
 from strategy_core.domain.strategy import Action, Context, Decision
 
@@ -21,6 +22,9 @@ LEAST_BARS = 400  # of warm-up, unless the config says otherwise: recursive indi
 _MOST_FEATURES = 64
 _SETTINGS = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, protected_namespaces=())
 _WARMUP = "candles of each decision"
+_GIVEN = ("date", "open", "high", "low", "close", "volume")
+_ENTRIES = ("enter_long", "enter_short")
+_SIGNALS = (*_ENTRIES, "exit_long", "exit_short", "enter_tag", "exit_tag")
 _CONSTANTS = int | float | str | bool
 
 
@@ -48,6 +52,9 @@ class Freqtrade:
     `enter_long` without `enter_short` and `exit_long` buys, `enter_short` without `enter_long` and `exit_short` sells
     if the strategy can short. Its parameters (`IntParameter` and so on) are the config. Stop loss, ROI and trailing
     stop are not followed, since the scoring rule ends a trade.
+
+    Attributes:
+        notes: one line with the values that are not followed, if there are any.
     """
 
     # Each changes which signals become trades, or when trades end, and needs an open trade or another pair's candles.
@@ -60,6 +67,7 @@ class Freqtrade:
     def __init__(self, found: type, entry_point: str) -> None:
         _check_supported(found, self.UNSUPPORTED, entry_point)
         self._class = found
+        self.notes = list(_unfollowed(found))
         self._parameters = {name: value for name, value in _attributes(found) if _is_parameter(value)}
         least = max(getattr(found, "startup_candle_count", 0), LEAST_BARS)
         fields: dict[str, Any] = {
@@ -81,20 +89,13 @@ class Freqtrade:
         timeframe = getattr(strategy, "timeframe", None) or context.timeframe
         if timeframe != context.timeframe:
             raise InvalidDecision(f"its timeframe is {timeframe}: register it with this timeframe")
-        metadata = {"pair": context.symbol}
-        frame = candles[["open", "high", "low", "close", "volume"]].reset_index(names="date")
-        known = set(frame.columns)
-        for name in ("populate_indicators", "populate_entry_trend", "populate_exit_trend"):
-            populate: Callable[..., Any] | None = getattr(strategy, name, None)
-            if populate is None:
-                continue
-            frame = populate(frame, dict(metadata))
-            if not isinstance(frame, pd.DataFrame) or len(frame) != len(candles):
-                raise InvalidDecision(f"{name} returned {_shape(frame)}, not a frame of {len(candles)} rows")
+        frame = _populated(strategy, candles, context.symbol)
+        if len(candles) > self.warmup_bars(params):  # as registration asks, and nothing else
+            _check_past(_populated(strategy, candles.iloc[:-1], context.symbol), frame)
         last: dict[str, Any] = {str(name): value for name, value in frame.iloc[-1].items()}
         longs, shorts = _is_set(last, "enter_long"), _is_set(last, "enter_short")
         shorts = shorts and bool(getattr(strategy, "can_short", False))
-        features = dict(_features(last, known))
+        features = dict(_features(last))
         exits = {name: True for name in ("exit_long", "exit_short") if _is_set(last, name)}
         tag = last.get("enter_tag")
         reason = tag if isinstance(tag, str) else ""
@@ -122,6 +123,8 @@ class Backtesting:
     It runs over the window, and the market orders that it places on the last candle decide. So what it remembers, such
     as an open position, begins with the window. Its class variables are the config.
     """
+
+    notes: Sequence[str] = ()
 
     def __init__(self, found: type) -> None:
         self._class = found
@@ -208,6 +211,51 @@ def _check_supported(found: type, unsupported: tuple[str, ...], entry_point: str
             raise InvalidEntryPoint(entry_point, what)
 
 
+def _populated(strategy: Any, candles: pd.DataFrame, symbol: str) -> pd.DataFrame:
+    """Return the frame of a freqtrade strategy with its indicators and signals, one row for each candle."""
+    frame = candles[[*_GIVEN[1:]]].reset_index(names="date")
+    for name in ("populate_indicators", "populate_entry_trend", "populate_exit_trend"):
+        populate: Callable[..., Any] | None = getattr(strategy, name, None)
+        if populate is None:
+            continue
+        frame = populate(frame, {"pair": symbol})
+        if not isinstance(frame, pd.DataFrame) or len(frame) != len(candles):
+            raise InvalidDecision(f"{name} returned {_shape(frame)}, not a frame of {len(candles)} rows")
+    return frame
+
+
+def _check_past(before: pd.DataFrame, after: pd.DataFrame) -> None:
+    """Raise InvalidDecision if *after*, which has one candle more, has another entry on a candle of *before*.
+
+    The last row alone decides, so such a strategy uses no later candle here. But it does not signal as in its backtest.
+    """
+    for entry in _ENTRIES:
+        was, became = _entries(before, entry), _entries(after, entry)[: len(before)]
+        if len(rows := np.flatnonzero(was != became)):
+            row = int(rows[-1])
+            columns = [name for name in before if name not in _SIGNALS and not _same(before[name], after[name], row)]
+            because = f", as {columns[0]} changes" if columns else ""
+            at, word = f"{before['date'].iloc[row]:%Y-%m-%d %H:%M}", "set" if became[row] else "not set"
+            raise InvalidDecision(f"it looks ahead: {entry} on {at} is {word} once the next candle is known{because}")
+
+
+def _entries(frame: pd.DataFrame, entry: str) -> BoolArray:
+    found: BoolArray = frame[entry].eq(1).to_numpy(np.bool_) if entry in frame else np.zeros(len(frame), np.bool_)
+    return found
+
+
+def _same(before: "pd.Series[Any]", after: "pd.Series[Any]", row: int) -> bool:
+    first, then = before.iloc[row], after.iloc[row]
+    return bool(first == then) or (pd.isna(first) and pd.isna(then))
+
+
+def _unfollowed(found: type) -> Iterator[str]:
+    """Yield one line about the static exits of a freqtrade class."""
+    exits = {name: getattr(found, name, None) for name in ("stoploss", "minimal_roi", "trailing_stop")}
+    if stated := [f"{name} {value}" for name, value in exits.items() if value]:
+        yield f"not followed: {', '.join(stated)}; the strategy's scoring rule ends each trade"
+
+
 def _attributes(found: type) -> Iterator[tuple[str, Any]]:
     """Yield the class variables, those of base classes first, without the ones of the package itself."""
     seen: dict[str, Any] = {}
@@ -226,10 +274,9 @@ def _is_set(row: Mapping[str, Any], name: str) -> bool:
     return isinstance(value, int | float | np.number) and value == 1
 
 
-def _features(row: Mapping[str, Any], known: set[str]) -> Iterator[tuple[str, Any]]:
+def _features(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the indicators of a row that are numbers or text. A number that is not finite is null."""
-    signals = {"enter_long", "enter_short", "exit_long", "exit_short", "enter_tag", "exit_tag"}
-    names = [name for name in row if name not in known | signals][:_MOST_FEATURES]
+    names = [name for name in row if name not in {*_GIVEN, *_SIGNALS}][:_MOST_FEATURES]
     for name in names:
         value = row[name]
         value = value.item() if isinstance(value, np.generic) else value

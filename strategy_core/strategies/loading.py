@@ -46,6 +46,7 @@ OBJECT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 ACTION_KEYS = ("action", "signal", "decision")
 SIDES = {"long": Action.BUY, "short": Action.SELL}
 SECRETS = (SecretStr, SecretBytes, Secret)
+BY_A_FUNCTION = "an argument that is an object is made by a function def make(**config): register it as module:make"
 NO_PLACE = "a version's config is stored and shown; it is no place for a secret"
 
 
@@ -66,7 +67,9 @@ def validated(params_model: type[BaseModel], config: Mapping[str, Any], entry_po
     try:
         return params_model.model_validate(dict(config))
     except ValidationError as refused:
-        raise InvalidConfig(entry_point, [_problem(dict(error)) for error in refused.errors()]) from None
+        missing = issubclass(params_model, EngineConfig) and any(e["type"] == "missing" for e in refused.errors())
+        hint = [BY_A_FUNCTION] if missing else []
+        raise InvalidConfig(entry_point, [*(_problem(dict(error)) for error in refused.errors()), *hint]) from None
 
 
 def canonical(params: BaseModel, given: Mapping[str, Any], entry_point: str) -> dict[str, Any]:
@@ -241,6 +244,12 @@ def _problem(error: dict[str, Any]) -> str:
     return f"{where}: {what} (given {error['input']!r:.60})" if where else what
 
 
+class EngineConfig(BaseModel):
+    """The config of a class or function that makes an engine: its arguments."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, protected_namespaces=())
+
+
 class ReadyConfig(BaseModel):
     """The empty config of an engine instance, which has its configuration already."""
 
@@ -377,8 +386,7 @@ def _params_of(engine: Callable[..., Any], entry_point: str) -> type[BaseModel]:
         fields[name] = (annotation, ... if argument.default is argument.empty else argument.default)
     if isinstance(engine, FunctionType) and engine.__code__.co_flags & inspect.CO_VARKEYWORDS:
         return create_model(f"{engine.__name__}Params", __base__=FreeConfig, **fields)
-    settings = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, protected_namespaces=())
-    return create_model(f"{engine.__name__}Params", __config__=settings, **fields)
+    return create_model(f"{engine.__name__}Params", __base__=EngineConfig, **fields)
 
 
 def _arguments(engine: Callable[..., Any], entry_point: str) -> Mapping[str, inspect.Parameter]:

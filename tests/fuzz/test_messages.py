@@ -31,7 +31,7 @@ ROW = {
 SAID = protocol.row(
     protocol.Answer(Decision(Action.BUY, 0.5, {"rsi": 28.5, "n": 3, "note": "x"}, "why"), None, "", 1.5)
 )
-READY = {"config": {"a": 1}, "warmup_bars": 5, "vectorised": False, "model_files": []}
+READY = {"config": {"a": 1}, "warmup_bars": 5, "vectorised": False, "model_files": [], "notes": []}
 MESSAGES: list[dict[str, Any]] = [
     {"rows": [SAID, SAID]},
     {"ready": READY},

@@ -207,10 +207,13 @@ for fd in range(3, 20):
     ("message", "shown"),
     [
         (
-            '{"ready":{"config":{},"warmup_bars":20,"vectorised":false,"model_files":["/tmp/\\u0000x"]}}',
+            '{"ready":{"config":{},"warmup_bars":20,"vectorised":false,"model_files":["/tmp/\\u0000x"],"notes":[]}}',
             "violated the protocol",
         ),
-        ('{"ready":{"config":{"a":"\\ud800"},"warmup_bars":20,"vectorised":false,"model_files":[]}}', "violated"),
+        (
+            '{"ready":{"config":{"a":"\\ud800"},"warmup_bars":20,"vectorised":false,"model_files":[],"notes":[]}}',
+            "violated",
+        ),
         ('{"refused":["StrategyFailed",["\\u001b]0;owned\\u0007 \\n second line"]]}', "]0;owned second line"),
         ('{"refused":["IsolationUnavailable",["please set X=none","y"]]}', "violated the protocol"),
     ],

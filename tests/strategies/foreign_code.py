@@ -89,6 +89,16 @@ class Leaves(Turns):
         return dataframe
 
 
+class NextClose(Turns):
+    def populate_indicators(self, dataframe: pd.DataFrame, metadata: dict[str, Any]) -> pd.DataFrame:
+        dataframe["next"] = dataframe["close"].shift(-1)
+        return dataframe
+
+    def populate_entry_trend(self, dataframe: pd.DataFrame, metadata: dict[str, Any]) -> pd.DataFrame:
+        dataframe.loc[dataframe["next"] > dataframe["close"], "enter_long"] = 1
+        return dataframe
+
+
 class DropsRows(Turns):
     def populate_indicators(self, dataframe: pd.DataFrame, metadata: dict[str, Any]) -> pd.DataFrame:
         return super().populate_indicators(dataframe, metadata).dropna(subset=["low_of"])

@@ -8,7 +8,9 @@ import pytest
 
 from strategy_core.domain.errors import InvalidConfig, InvalidDecision, InvalidEntryPoint
 from strategy_core.domain.strategy import Action, Context, Decision, Strategy, checked_decision
+from strategy_core.strategies.adapters import Backtesting, Freqtrade
 from strategy_core.strategies.loading import load, validated
+from tests.strategies.foreign_code import SmaCross, Turns
 
 CODE = "tests.strategies.foreign_code"
 HOURS = pd.date_range("2026-01-05", periods=60, freq="h", tz="UTC", name="timestamp")
@@ -112,6 +114,21 @@ def test_an_exit_is_logged_with_the_hold() -> None:
 def test_another_frame_is_no_decision(name: str, why: str) -> None:
     with pytest.raises(InvalidDecision, match=why):
         decided(name, RISING)
+
+
+def test_an_entry_that_needs_the_next_candle_is_found_where_more_candles_are_given() -> None:
+    assert decided("NextClose", RISING).action is Action.HOLD
+    assert decided("NextClose", FALLING, warmup_bars=11).action is Action.HOLD
+    assert decided("Turns", FALLING, warmup_bars=11).action is Action.BUY
+    ahead = "it looks ahead: enter_long on 2026-01-05 10:00 is set once the next candle is known, as next changes"
+    with pytest.raises(InvalidDecision, match=ahead):
+        decided("NextClose", RISING, warmup_bars=11)
+
+
+def test_exits_that_are_not_followed_are_noted() -> None:
+    assert [*Freqtrade(Turns, "").notes, *Backtesting(SmaCross).notes] == [
+        "not followed: stoploss -0.1, minimal_roi {'0': 0.04}; the strategy's scoring rule ends each trade"
+    ]
 
 
 def test_another_timeframe_is_refused() -> None:
