@@ -275,7 +275,7 @@ def _run_worker(pipes: Pipes, prepared: Prepared) -> NoReturn:  # pragma: no cov
         pipes.send(refused=["IsolationUnavailable", [prepared.found.level, protocol.one_line(failed)]])
         os._exit(0)
     socket.has_ipv6 = False  # urllib3, which many packages import, tries IPv6 at its import: that would be a breach
-    sys.modules["psutil"] = None  # type: ignore[assignment]  # without /proc it fails for many that can do without it
+    sys.modules["dask"] = None  # type: ignore[assignment]  # fails without /proc. scikit-learn can do without it
     guard.arm()
     version = _load_and_report(header, parts, guard, pipes)
     gc.freeze()  # also what the version imported

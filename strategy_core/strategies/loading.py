@@ -47,6 +47,7 @@ ACTION_KEYS = ("action", "signal", "decision")
 SIDES = {"long": Action.BUY, "short": Action.SELL}
 SECRETS = (SecretStr, SecretBytes, Secret)
 BY_A_FUNCTION = "an argument that is an object is made by a function def make(**config): register it as module:make"
+A_MODEL = "a model alone is no strategy: register a class that returns its file from model_files(params) and calls it"
 NO_PLACE = "a version's config is stored and shown; it is no place for a secret"
 
 
@@ -305,10 +306,9 @@ class Adapted:
             arguments = {name: getattr(params, name) for name in type(params).model_fields}
             engine = self._maker(**arguments, **(params.model_extra or {}))
             if not any(callable(getattr(engine, name, None)) for name in ("decide", "generate_signal")):
-                what = type(engine).__name__
-                raise InvalidEntryPoint(
-                    self._entry_point, f"it returned {what}, which has neither decide nor generate_signal"
-                )
+                hint = f"; {A_MODEL}" if hasattr(engine, "predict") else ""
+                what = f"it returned {type(engine).__name__}, which has neither decide nor generate_signal{hint}"
+                raise InvalidEntryPoint(self._entry_point, what)
             self._made = params, engine
         return self._made[1]
 
@@ -440,7 +440,8 @@ def load(entry_point: str) -> Strategy:
     if isinstance(found, FunctionType):
         return Adapted(found, entry_point)
     if not isinstance(found, type):
-        raise InvalidEntryPoint(entry_point, f"{class_name} is neither a class nor a function")
+        hint = f"; {A_MODEL}" if hasattr(found, "predict") else ""
+        raise InvalidEntryPoint(entry_point, f"{class_name} is neither a class nor a function{hint}")
     return as_strategy(found, entry_point)
 
 

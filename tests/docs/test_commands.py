@@ -31,11 +31,22 @@ RUNNABLE = [page for page in HOW_TO if any(block.language == "sh" for block in b
 PRELOADED = Path(__file__).with_name("preloaded.py")
 ROLLOUT = get_command(app)
 LAST_LINES = {
-    "breakout.py": "user_123 gets breakout 1.0.0: bucket 59.88 >= canary percent 0.00",
+    **{
+        file: f"user_123 gets {strategy} 1.0.0: bucket 59.88 >= canary percent 0.00"
+        for file, strategy in {
+            "backtesting_style.py": "sma_cross",
+            "breakout.py": "breakout",
+            "freqtrade_style.py": "bands",
+            "onnx_model.py": "exported",
+            "platform_engine.py": "engine",
+            "sklearn_model.py": "learned",
+        }.items()
+    },
     "tradingview.py": "export ROLLOUT_TIMEFRAME=1h",
     "route_users.py": "[('1.0.0', 739), ('2.0.0', 261)]",
     "whole_lifecycle.py": "rolled back: {'1.0.0': 'active', '2.0.0': 'retired'}, user_123 gets 1.0.0",
 }
+STAND_INS = ROOT / "tests" / "strategies" / "stand_ins"  # of packages that are not installed
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 CALL = re.compile(r"(?<![\w./-])(?<!--pool )rollout +([a-z-][^|&;()<>]*)")
 LINK = re.compile(r"\]\(([^)#:]+)[^):]*\)")
@@ -231,6 +242,7 @@ def test_the_test_of_a_channel_in_its_page_arrives(uv: Path, quick: Path, tmp_pa
 @pytest.mark.parametrize("example", EXAMPLES, ids=name)
 def test_an_examples_own_commands_run(example: Path, uv: Path, quick: Path, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    shutil.copytree(STAND_INS, tmp_path / "examples", dirs_exist_ok=True)
     docstring = ast.get_docstring(ast.parse(example.read_text())) or ""
     commands = re.findall(r"^    (.+\n)", docstring, re.MULTILINE)
 

@@ -56,8 +56,8 @@ def test_too_little_history_is_a_hold_that_nobody_is_asked_for(
         assert (answer.decision.action, answer.decision.reason) == (Action.HOLD, INSUFFICIENT_HISTORY)
 
 
-def test_a_library_that_looks_for_ipv6_at_its_import_is_no_breach(candles: pd.DataFrame) -> None:
-    with IsolatedStrategy("tests.isolation.imports_urllib3:Imports", {}) as version:
+def test_libraries_that_look_around_at_their_import_are_imported(candles: pd.DataFrame) -> None:
+    with IsolatedStrategy("tests.isolation.imports_libraries:Imports", {}) as version:
         ((answer,),) = version.decide([DecisionRequest("GOLD", "1h", candles, [20], 5)])
 
     assert answer.decision is not None

@@ -52,6 +52,11 @@ def register(engine: Engine, market: SyntheticSource, name: str, config: dict[st
         ("QuietTimes", GateRefused, "clock: it reads the clock: "),
         ("MeanOfTheFrame", GateRefused, "window: it depends on .*, as a mean over the whole frame does"),
         ("WrongColumn", GateRefused, r"KeyError: .*yesterday.* \(written_by_owners.py, line "),
+        (
+            "RsiEngine",
+            InvalidConfig,
+            r"params: .* required .*; an argument that is an object .*: register it as module:make",
+        ),
         ("SecretConfig", InvalidConfig, "key: a version's config is stored and shown; it is no place for a secret"),
     ],
 )

@@ -62,6 +62,10 @@ def test_a_known_name_and_an_object_path_are_loaded() -> None:
         (f"{OWNERS}:NOT_CALLABLE", "NOT_CALLABLE is neither a class nor a function"),
         (f"{OWNERS}:NoParams", "it has no Params"),
         (f"{OWNERS}:NoWarmup", "it has no warmup_bars"),
+        (
+            f"{OWNERS}:estimator",
+            "a model alone is no strategy: register a class that returns its file from model_files",
+        ),
         (f"{OWNERS}:Neither", "it has neither decide.* nor generate_signal"),
         (f"{OWNERS}:PositionalOnly", "its argument 'answer' cannot be given by name"),
     ],
@@ -269,6 +273,11 @@ def test_a_function_makes_the_engine_from_the_config() -> None:
     assert canonical(params, config, "owner") == config
     assert warmup_of(strategy, params) == 9
     assert decided(strategy, config).action is Action.SELL
+
+
+def test_a_function_may_make_no_model() -> None:
+    with pytest.raises(InvalidEntryPoint, match=r"it returned Estimator, which .*; a model alone is no strategy"):
+        decided(load(f"{OWNERS}:make_estimator"), {})
 
 
 def test_a_function_may_make_a_strategy_and_must_make_something() -> None:
