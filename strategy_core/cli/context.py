@@ -155,13 +155,18 @@ class Context:
     def candles(self) -> "CandleSource":
         return self.clock.open_candles(self.now)
 
-    def feed_end(self) -> str:
-        """Return since when a feed of files has no candles, or an empty text. A feed that cannot be read has none."""
+    def feed_end(self, source: "CandleSource | None" = None) -> str:
+        """Return since when a feed of files has no candles, or an empty text. A feed that cannot be read has none.
+
+        Args:
+            source: the feed, if it is open.
+        """
         from strategy_core.market.open import is_of_files
         from strategy_core.market.source import long_ended
 
         with suppress(RolloutError):
-            return long_ended(self.clock.candles_if_any(self.now), self.now) if is_of_files(self.clock.feed) else ""
+            if is_of_files(self.clock.feed):
+                return long_ended(source or self.clock.candles_if_any(self.now), self.now)
         return ""
 
     def warn(self, line: str) -> None:

@@ -212,6 +212,7 @@ def test_a_file_that_ended_long_ago_is_named(
     monkeypatch.setenv("ROLLOUT_FEED", str(tmp_path / "GOLD.csv"))
 
     ended = rollout("status").err
+    shadowed = rollout("shadow").err
     put_decisions(database, decision_row("1", MONDAY - HOUR))
     decided = rollout("status").err
     monkeypatch.setenv("ROLLOUT_FEED", str(tmp_path / "SILVER.csv"))
@@ -220,6 +221,7 @@ def test_a_file_that_ended_long_ago_is_named(
 
     assert "the newest candle of " in ended
     assert "GOLD.csv is of 2026-02-02 10:00 UTC, 27 days ago: no version decides now. Append newer candles" in ended
+    assert ended == shadowed
     assert decided == ""
     assert (absent.code, absent.err) == (0, "")
 
