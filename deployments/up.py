@@ -326,12 +326,14 @@ class ActivityFeed:
         self._alert = max((alert.id or 0 for alert in newest.alerts), default=0)
 
     def print_new(self, echo: Callable[[str], None]) -> None:
-        """Print what is new since the last call, oldest first. An alert follows the change that raised it."""
+        """Print what is new since the last call, oldest first. An alert replaces the change that raised it."""
         found = read_activity(self._engine, after_event=self._event, after_alert=self._alert)
         events, alerts = found.events, found.alerts
+        reported = {(alert.at, alert.rollout_id) for alert in alerts if alert.rollout_id is not None}
         changes = [
             (event.at, 0, f"{event.strategy_name} {event.version}  {event.action.replace('_', ' ')}: {event.reason}")
             for event in events
+            if (event.at, event.rollout_id) not in reported
         ]
         raised = [(alert.at, 1, f"alert {alert.id}, {alert.severity}: {alert.text}") for alert in alerts]
         for at, _, line in sorted([*changes, *raised], key=lambda each: each[:2]):

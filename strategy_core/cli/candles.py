@@ -124,7 +124,7 @@ def _symbol_shown(each: "SymbolCheck") -> "Iterator[Any]":
     yield ""
     counted_gaps = f"{each.gaps:,} gap" if each.gaps == 1 else f"{each.gaps:,} gaps"
     gaps = counted_gaps + (f", the first at {each.first_gap:%Y-%m-%d %H:%M}" if each.first_gap else "")
-    closed = f", {each.closures:,} pauses of the closed market" if each.closures else ""
+    closed = f", {each.closures:,} weekends, breaks or holidays" if each.closures else ""
     yield plain(f"{each.symbol}: {len(each.candles):,} candles, {gaps}{closed}, {mended}")
     if each.held_back:
         yield plain(f"last row held back: {each.held_back}")

@@ -23,7 +23,7 @@ from strategy_core.domain.errors import Invalid, InvalidName, RolloutError, Unco
 from strategy_core.domain.parsing import each_name_once, owners_time
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
     from rich.table import Table
     from sqlalchemy import Engine
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 moment = owners_time
 _PIPE_WIDTH = 200  # columns of a table when the output is not a terminal
-_SUGGESTED = re.compile(r"(?:(?<=: )|(?<=; )|(?<=&& )|(?<=_DEVELOPMENT=1 ))rollout(?= [a-z])")
+_SUGGESTED = re.compile(r"(?:(?<=: )|(?<=; )|(?<=&& )|(?<=_DEVELOPMENT=1 ))rollout(?= [a-z-])")
 _REASON = "Reason, stored in the audit trail."
 
 
@@ -157,13 +157,18 @@ class Context:
     def candles(self) -> "CandleSource":
         return self.clock.open_candles(self.now)
 
-    def feed_end(self) -> str:
-        """Return since when a feed of files has no candles, or an empty text. A feed that cannot be read has none."""
+    def feed_end(self, source: "CandleSource | None" = None) -> str:
+        """Return since when a feed of files has no candles, or an empty text. A feed that cannot be read has none.
+
+        Args:
+            source: the feed, if it is open.
+        """
         from strategy_core.market.open import is_of_files
         from strategy_core.market.source import long_ended
 
         with suppress(RolloutError):
-            return long_ended(self.clock.candles_if_any(self.now), self.now) if is_of_files(self.clock.feed) else ""
+            if is_of_files(self.clock.feed):
+                return long_ended(source or self.clock.candles_if_any(self.now), self.now)
         return ""
 
     def warn(self, line: str) -> None:
@@ -191,11 +196,15 @@ class Context:
             sys.stdout.write(to_json(data, indent=2, inf_nan_mode="null").decode() + "\n")
             return
         from rich.console import Console
+        from rich.table import Table
 
         width = None if sys.stdout.isatty() else _PIPE_WIDTH
         console = Console(markup=False, highlight=False, emoji=False, width=width)
         for each in shown:
-            console.print(as_called(each) if isinstance(each, str) else each)
+            if isinstance(each, Table):
+                console.print(fit(each, console))
+            else:
+                console.print(as_called(each) if isinstance(each, str) else each)
 
 
 def as_called(line: str) -> str:
@@ -347,6 +356,7 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
 
 # Tables, cells and sparklines
 
+_SHORT = 24  # characters of a cell that may stay in a narrow table
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -360,6 +370,45 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
     for row in rows:
         made.add_row(*(cell(value) for value in row))
     return made
+
+
+def fit(made: "Table", console: "Console") -> "RenderableType":
+    """Return *made* so that no word is broken: in a narrow terminal its longest column moves below each row.
+
+    It is returned as it is if that does not make it narrow enough.
+    """
+    from rich.console import Group
+    from rich.measure import Measurement
+    from rich.padding import Padding
+    from rich.segment import Segment, Segments
+    from rich.table import Table
+
+    def width(of: Table) -> int:
+        return Measurement.get(console, console.options.update(width=10_000), of).maximum
+
+    if not made.show_header or width(made) <= console.width:
+        return made
+    cells = [[str(cell) for cell in column.cells] for column in made.columns]
+    lengths = [max(map(len, each), default=0) for each in cells]
+    longest = lengths.index(max(lengths))
+    if lengths[longest] <= _SHORT:
+        return made
+    kept = Table(box=made.box, title=made.title, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False)
+    for at, column in enumerate(made.columns):
+        if at != longest:
+            kept.add_column(column.header, no_wrap=True)
+    for row in zip(*(each for at, each in enumerate(cells) if at != longest), strict=True):
+        kept.add_row(*row)
+    if width(kept) > console.width:
+        return made
+    lines = console.render_lines(kept, pad=False)
+    first = len(lines) - made.row_count - 1  # a blank line is the last
+    parts: list[RenderableType] = []
+    for number, line in enumerate(lines):
+        parts.append(Segments([*line, Segment.line()]))
+        if first <= number < first + made.row_count and (below := cells[longest][number - first]) not in ("", "–"):
+            parts.append(Padding(below, (0, 0, 0, 4)))
+    return Group(*parts)
 
 
 def facts_table(pairs: Mapping[str, object]) -> "Table":

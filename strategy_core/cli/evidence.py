@@ -50,7 +50,7 @@ def shadow(shell: Context) -> None:
         runs = run_shadow(engine, source, workers, now=shell.now, quiet=shell.settings.alert_pace.quiet)
     columns = ["strategy", "version", "role", "logged", "signals", "errors", "refused"]
     rows = [(run.strategy_name, run.version, run.role, run.logged, run.signals, run.errors, run.error) for run in runs]
-    shell.warn(shell.feed_end())
+    shell.warn(shell.feed_end(source))
     shell.answer([asdict(run) for run in runs], table(columns, rows))
     if any(run.error for run in runs):
         raise typer.Exit(1)

@@ -483,7 +483,7 @@ class InvalidSetting(Invalid):
 
 
 class NaiveTime(Invalid):
-    """{what} has no time zone. Give an aware time (UTC)."""
+    """{what} has no time zone. Give one, as in 2026-01-31T12:00Z."""
 
     what: str
 

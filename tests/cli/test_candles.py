@@ -105,7 +105,7 @@ def test_hours_in_which_the_market_is_closed_are_no_gaps(rollout: Rollout) -> No
     said = rollout("candles", "check", "GOLD.csv")
 
     gap = f"1 gap, the first at {week[100]:%Y-%m-%d %H:%M}"
-    assert f"GOLD: {len(lost)} candles, {gap}, 15 pauses of the closed market, no repairs" in said.out
+    assert f"GOLD: {len(lost)} candles, {gap}, 15 weekends, breaks or holidays, no repairs" in said.out
 
 
 @pytest.mark.parametrize(

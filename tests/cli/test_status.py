@@ -2,12 +2,14 @@
 
 import re
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from sqlalchemy import Engine
 
-from strategy_core.cli.context import spark
+from strategy_core.cli.context import fit, spark, table
 from strategy_core.domain.lifecycle import Status
 from tests.builders import HOUR, MONDAY, decision_row, put_decisions, put_version
 from tests.cli.conftest import Rollout, set_clock
@@ -210,6 +212,7 @@ def test_a_file_that_ended_long_ago_is_named(
     monkeypatch.setenv("ROLLOUT_FEED", str(tmp_path / "GOLD.csv"))
 
     ended = rollout("status").err
+    shadowed = rollout("shadow").err
     put_decisions(database, decision_row("1", MONDAY - HOUR))
     decided = rollout("status").err
     monkeypatch.setenv("ROLLOUT_FEED", str(tmp_path / "SILVER.csv"))
@@ -218,5 +221,22 @@ def test_a_file_that_ended_long_ago_is_named(
 
     assert "the newest candle of " in ended
     assert "GOLD.csv is of 2026-02-02 10:00 UTC, 27 days ago: no version decides now. Append newer candles" in ended
+    assert ended == shadowed
     assert decided == ""
     assert (absent.code, absent.err) == (0, "")
+
+
+def test_in_a_narrow_terminal_the_longest_column_is_below_its_row() -> None:
+    reason = "every gate passed at 5 %: difference +0.060 R per slot, lower bound -0.147, margin -0.150, 50 slots"
+    made = table(["gate", "verdict", "reason", "since"], [("excess_drawdown", "pass", reason, MONDAY)] * 2)
+    narrow, wide = (Console(width=width, file=StringIO()) for width in (80, 200))
+
+    with narrow.capture() as shown:
+        narrow.print(fit(made, narrow))
+
+    lines = [line.rstrip() for line in shown.get().splitlines()]
+    assert lines[1].split() == ["gate", "verdict", "since"]
+    assert lines[3].split() == ["excess_drawdown", "pass", "2026-03-02", "00:00"]
+    assert " ".join([lines[4].strip(), lines[5].strip()]) == reason
+    assert lines[6] == lines[3]
+    assert fit(made, wide) is made

@@ -13,7 +13,7 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.market.open import open_source
 from strategy_core.market.source import CandleSource
-from strategy_core.services.rollouts import start_rollout
+from strategy_core.services.rollouts import pause, start_rollout
 from strategy_core.store.engine import open_database
 from tests.builders import GOLD, MONDAY, decision_row, put_decisions, put_version
 
@@ -33,19 +33,20 @@ def market() -> CandleSource:
     return open_source("synthetic:GOLD?seed=7&symbols=1&days=400")
 
 
-def test_activity_is_printed_once_with_changes_before_their_alerts(engine: Engine) -> None:
+def test_activity_is_printed_once_and_an_alert_replaces_its_change(engine: Engine) -> None:
     printed: list[str] = []
     activity = ActivityFeed(engine)
     put_version(engine, "v1", Status.ACTIVE)
     put_version(engine, "v2")
     start_rollout(engine, Command(Actor("ana"), MONDAY, "better"), strategy_name="fib_rsi", version="v2", plan=Plan())
+    pause(engine, Command(Actor("ana"), MONDAY + HOUR, "maintenance"), strategy_name="fib_rsi")
 
     activity.print_new(printed.append)
     activity.print_new(printed.append)
 
     assert printed == [
-        "2026-03-02 00:00  fib_rsi v2  start rollout: better",
         "2026-03-02 00:00  alert 1, info: fib_rsi v2 started at 5 % against v1",
+        "2026-03-02 01:00  fib_rsi v2  pause: maintenance",
     ]
     ActivityFeed(engine).print_new(printed.append)
     assert len(printed) == 2

@@ -116,8 +116,7 @@ def test_scheduled_ticks_and_shadow_runs_change_the_database(
 def test_a_newcomer_sees_a_rollout_go_on_and_another_undone_by_its_gates(
     running: Up, served: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    found = running.prints(r"seasonal v2  roll back: (.+)")[1]
-    running.prints(r"alert \d+, critical: seasonal v2 rolled back: ")
+    found = running.prints(r"alert \d+, critical: seasonal v2 rolled back: (.+)")[1]
     running.prints(r"alert \d+, (info|warning): fib_rsi v2 (advanced|awaiting approval): ")
 
     engine = open_database(f"sqlite:///{running.state / 'rollout.db'}")
