@@ -142,6 +142,7 @@ def compare(
 
     On candles before both decided live, replayed decisions are compared if there are any.
     """
+    from strategy_core.report.comparison import difference_verdict
     from strategy_core.services.compare import chosen_period, compare_versions, compare_with_curves, why_empty
 
     over = chosen_period(days, moment(start, "--from"), moment(end, "--to"), shell.now)
@@ -162,7 +163,8 @@ def compare(
         _answer_page(shell, data, verdict(curves), page, file, open_in)
         return
     shown_period = f"{over.start:%Y-%m-%d %H:%M} to {over.end:%Y-%m-%d %H:%M} UTC"
-    shell.answer(data, shown_period, *_comparison_tables(found, version), *why)
+    line = difference_verdict(found.difference, version, "the active version")
+    shell.answer(data, line, shown_period, *_comparison_tables(found, version), *why)
 
 
 @command(commands)
