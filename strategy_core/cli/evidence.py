@@ -146,6 +146,7 @@ def compare(
 
     On candles before both decided live, replayed decisions are compared if there are any.
     """
+    from strategy_core.report.comparison import difference_verdict
     from strategy_core.services.compare import (
         chosen_period,
         compare_versions,
@@ -183,8 +184,9 @@ def compare(
     shown_period = f"{over.start:%Y-%m-%d %H:%M} to {over.end:%Y-%m-%d %H:%M} UTC"
     if replayed is not None:
         shown_period += ": all that is replayed, as nothing can be compared in the last 30 days"
-    shown = _comparison_tables(found, version) if found.candles_compared else []
-    shell.answer(data, shown_period, *shown, *why)
+    line = difference_verdict(found.difference, version, "the active version")
+    shown = [line, shown_period, *_comparison_tables(found, version)] if found.candles_compared else [shown_period]
+    shell.answer(data, *shown, *why)
 
 
 @command(commands)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from strategy_core.domain.comparison import Comparison
+from strategy_core.domain.comparison import Comparison, Interval
 from strategy_core.domain.strategy import Action
 from strategy_core.report.charts import Curve, difference_svg, divergence_svg, equity_svg, regimes_svg
 from strategy_core.report.markdown import EMPTY, Markdown, bullet_list, fact_list, image, plain, sections, signed, table
@@ -70,8 +70,12 @@ def page_title(comparison: ComparisonCurves) -> str:
 
 def verdict(comparison: ComparisonCurves) -> str:
     """Return what the difference says, in one sentence."""
-    report, found = comparison.report, _measured(comparison).difference
-    shadow, active = report.shadow_version, report.active_version
+    report = comparison.report
+    return difference_verdict(_measured(comparison).difference, report.shadow_version, report.active_version)
+
+
+def difference_verdict(found: Interval, shadow: str, active: str) -> str:
+    """Return what the difference of two versions in R per slot says, in one sentence."""
     if found.mean is None:
         return f"{shadow} and {active} have no closed slot in common, so their results cannot be compared"
     if found.low is None or found.high is None:

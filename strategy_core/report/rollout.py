@@ -203,8 +203,15 @@ def _progress_facts(progress: Progress) -> str:
             ("ended", rollout.ended_at),
             ("last tick", rollout.last_tick_at),
             ("reason", rollout.reason or None),
+            ("excluded", _excluded(progress.excluded)),
         ]
     )
+
+
+def _excluded(excluded: Mapping[str, datetime]) -> Markdown | None:
+    """Return which symbols the canary does not serve, and since when, or None."""
+    symbols = [f"{plain(symbol)} since {since:%Y-%m-%d %H:%M}" for symbol, since in sorted(excluded.items())]
+    return Markdown(f"{', '.join(symbols)}. Later candles are left out of all figures and lists") if symbols else None
 
 
 def _stage_list(progress: Progress) -> Markdown:
@@ -299,6 +306,7 @@ def _rollback_facts(rollback: RollbackFacts) -> str:
         ("exposed for", format_duration(exposed_for) if served else None),
         ("active version now", rollback.now_active),
         ("request", event.request_id or None),
+        ("excluded", _excluded(rollback.excluded)),
     ]
     return fact_list(facts)
 

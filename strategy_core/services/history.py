@@ -1,10 +1,11 @@
 """Curves, days, served shares and verdicts over time, as reports show them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from math import ceil, isnan
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -110,14 +111,27 @@ def read_curves(engine: Engine, reports: Sequence[ComparisonReport]) -> list[Com
 
 
 def read_equity(
-    session: Session, strategy_name: str, canary: str, control: str, *, start: datetime, end: datetime
+    session: Session,
+    strategy_name: str,
+    canary: str,
+    control: str,
+    *,
+    start: datetime,
+    end: datetime,
+    left_out: Mapping[str, datetime] = MappingProxyType({}),
 ) -> Equity:
-    """Return the equity of both versions over [start, end), from 0 at the start."""
+    """Return the equity of both versions over [start, end), from 0 at the start.
+
+    Args:
+        left_out: by symbol, the first candle from which neither version's results on it count.
+    """
     symbols = _shared(session, strategy_name, canary, control)
-    return _read_equity(session, [ComparedPair(strategy_name, canary, control, symbols, start, end)])
+    return _read_equity(session, [ComparedPair(strategy_name, canary, control, symbols, start, end)], left_out)
 
 
-def _read_equity(session: Session, pairs: Sequence[ComparedPair]) -> Equity:
+def _read_equity(
+    session: Session, pairs: Sequence[ComparedPair], left_out: Mapping[str, datetime] = MappingProxyType({})
+) -> Equity:
     """Return the equity over the periods of the *pairs*, which follow each other."""
     first, start, end = pairs[0], pairs[0].start, pairs[-1].end
     timeframe = timeframe_delta(versions.get_version(session, first.strategy_name, first.shadow).timeframe)
@@ -126,7 +140,7 @@ def _read_equity(session: Session, pairs: Sequence[ComparedPair]) -> Equity:
     so_far = (0.0, 0.0)
     for pair in pairs:
         over: dict[str, Any] = {"symbols": pair.symbols, "start": pair.start, "end": pair.end, "stretch": stretch}
-        over |= {"origin": start, "tables": pair.tables}
+        over |= {"origin": start, "tables": pair.tables, "left_out": left_out}
         ours, theirs = (
             outcomes.marks_by_stretch(session, pair.strategy_name, name, **over) for name in (pair.shadow, pair.active)
         )

@@ -1,6 +1,6 @@
 """Rollout reports: progress, outcome, and the reasons of a rollback. Read-only."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from strategy_core.domain.alerts import ROLLED_BACK, SURE, ClockCheck, Severity
+from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import InvalidPlan, UnknownRollout
 from strategy_core.domain.gates.base import SEVERITY, Verdict
 from strategy_core.domain.gates.on_slots import Harm
@@ -81,6 +82,7 @@ class Progress:
         percent: the version's share of users at that moment.
         users, directory: users of the version and of the whole directory, if one is loaded.
         harm: the path of the plan's harm gate, if it has one with values.
+        excluded: by symbol, since when it was excluded from the canary. Its later candles are left out of reports.
     """
 
     status: RolloutStatus
@@ -91,6 +93,7 @@ class Progress:
     directory: int | None
     served: Sequence[ServedSpan]
     harm: HarmPath | None
+    excluded: Mapping[str, datetime]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ class RollbackFacts:
         slots: the last booked slots, newest first.
         decisions: the version's last decisions before the rollback, newest first.
         errors: the version's newest errors before the rollback, newest first.
+        excluded: by symbol, since when it was excluded. Its later candles are left out of errors and decisions.
         failed_run: the newest run before the rollback in which the version could not be run.
         alerts: the alerts about the version that were open at the rollback, newest first.
         now_active: the version that serves users since.
@@ -131,6 +135,7 @@ class RollbackFacts:
     directory: int | None
     now_active: str | None
     cost: RollbackCost | None
+    excluded: Mapping[str, datetime]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +177,9 @@ def read_report(
         report = RolloutReport(
             progress=progress,
             cost=_cost(session, rollout),
-            equity=read_equity(session, *pair, start=rollout.started_at, end=progress.at),
+            equity=read_equity(
+                session, *pair, start=rollout.started_at, end=progress.at, left_out=_left_out(session, rollout)
+            ),
             days=days_of(evidence.booked_by_day(session, rollout_id, first=own_slots(session, rollout))),
             usual_unlike=_usual_unlike(session, rollout),
             comparison=None if nightly is None else comparison_curves(session, nightly),
@@ -244,7 +251,21 @@ def _progress(
         directory=census.users(rollout.strategy_name),
         served=shares,
         harm=_harm(session, rollout),
+        excluded=_excluded(session, rollout),
     )
+
+
+def _excluded(session: Session, rollout: Rollout) -> dict[str, datetime]:
+    """Return by symbol since when it was excluded, by the audit trail: the canary of an ended rollout has no more."""
+    events = audit.find_events(session, limit=None, newest=False, rollout_id=rollout.id, action="exclude_symbol")
+    found = ((event.after.get("symbol"), event.after.get("since")) for event in events)
+    return {symbol: datetime.fromisoformat(since) for symbol, since in found if symbol and since}
+
+
+def _left_out(session: Session, rollout: Rollout) -> dict[str, datetime]:
+    """Return by excluded symbol the first candle that does not count: a signal comes when its candle closes."""
+    timeframe = timeframe_delta(versions.get_version(session, rollout.strategy_name, rollout.version).timeframe)
+    return {symbol: since - timeframe for symbol, since in _excluded(session, rollout).items()}
 
 
 def _harm(session: Session, rollout: Rollout) -> HarmPath | None:
@@ -274,11 +295,17 @@ def _rollback_facts(session: Session, event: AuditEvent, rollout: Rollout | None
     since = rollout.started_at if rollout else event.at - _ERRORS_FOR
     failed = decisions.failed_run(session, event.strategy_name, event.version)
     symbols = versions.get_version(session, event.strategy_name, event.version).symbols
+    left_out = _left_out(session, rollout) if rollout else {}
     newest = (
         row
         for symbol in symbols
         for row in decisions.find_decisions(
-            session, event.strategy_name, event.version, symbol, end=event.at, limit=_NEWEST_ROWS
+            session,
+            event.strategy_name,
+            event.version,
+            symbol,
+            end=min(event.at, left_out.get(symbol, event.at)),
+            limit=_NEWEST_ROWS,
         )
         if row.logged_at <= event.at  # later decisions were made in shadow
     )
@@ -288,7 +315,13 @@ def _rollback_facts(session: Session, event: AuditEvent, rollout: Rollout | None
         verdicts=verdicts,
         slots=[] if rollout is None else evidence.newest_booked(session, rollout.id, _NEWEST_ROWS),
         errors=decisions.find_errors(
-            session, event.strategy_name, event.version, since=since, before=event.at, limit=_NEWEST_ERRORS
+            session,
+            event.strategy_name,
+            event.version,
+            since=since,
+            before=event.at,
+            limit=_NEWEST_ERRORS,
+            left_out=left_out,
         ),
         failed_run=failed if failed is not None and since <= failed.at <= event.at else None,
         alerts=_open_alerts(session, event),
@@ -304,6 +337,7 @@ def _rollback_facts(session: Session, event: AuditEvent, rollout: Rollout | None
         directory=census.users(event.strategy_name),
         now_active=strategy_state(session, event.strategy_name)["active"],
         cost=None if rollout is None else _cost(session, rollout),
+        excluded=_excluded(session, rollout) if rollout else {},
     )
 
 

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, func
@@ -12,7 +13,7 @@ from sqlmodel import Session, col, select
 from strategy_core.store import counters
 from strategy_core.store.bulk_insert import write_if_new
 from strategy_core.store.engine import insert_if_new
-from strategy_core.store.outcomes import is_of
+from strategy_core.store.outcomes import is_of, not_left_out
 from strategy_core.store.tables import (
     ERROR,
     SIGNALS,
@@ -96,12 +97,24 @@ def failed_run(session: Session, strategy_name: str, version: str) -> FailedRun 
 
 
 def find_errors(
-    session: Session, strategy_name: str, version: str, *, since: datetime, before: datetime, limit: int
+    session: Session,
+    strategy_name: str,
+    version: str,
+    *,
+    since: datetime,
+    before: datetime,
+    limit: int,
+    left_out: Mapping[str, datetime] = MappingProxyType({}),
 ) -> Sequence[ShadowDecisionLog]:
-    """Return the newest errors on candles in [since, before] that were logged by then, newest first."""
+    """Return the newest errors on candles in [since, before] that were logged by then, newest first.
+
+    Args:
+        left_out: by symbol, the first candle from which its errors are left out.
+    """
     mine = (LOG.strategy_name == strategy_name, LOG.version == version, LOG.decision == ERROR)
     within = (col(LOG.timestamp) >= since, col(LOG.timestamp) <= before, col(LOG.logged_at) <= before)
-    query = select(LOG).where(*mine, *within)
+    kept = not_left_out(col(LOG.symbol), col(LOG.timestamp), left_out)
+    query = select(LOG).where(*mine, *within, *kept)
     return session.exec(query.order_by(col(LOG.timestamp).desc(), LOG.symbol).limit(limit)).all()
 
 

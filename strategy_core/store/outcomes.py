@@ -114,6 +114,7 @@ def marks_by_stretch(
     stretch: timedelta,
     origin: datetime | None = None,
     tables: EvidenceTables = LIVE,
+    left_out: Mapping[str, datetime] = MappingProxyType({}),
 ) -> dict[int, tuple[datetime, float]]:
     """Return (newest candle, change of marked-to-market R) by stretch of [start, end).
 
@@ -121,6 +122,7 @@ def marks_by_stretch(
 
     Args:
         origin: where stretch 0 begins. The default is *start*.
+        left_out: by symbol, the first candle from which its marks are left out.
     """
     mark = tables.mark
     since_s = cast(extract("epoch", col(mark.timestamp)), BigInteger) - int((origin or start).timestamp())
@@ -130,6 +132,7 @@ def marks_by_stretch(
         col(mark.symbol).in_(symbols),
         col(mark.timestamp) >= start,
         col(mark.timestamp) < end,
+        *not_left_out(col(mark.symbol), col(mark.timestamp), left_out),
     )
     return {place: (newest, r) for place, newest, r in session.execute(query.group_by(text("1")))}
 

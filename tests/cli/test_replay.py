@@ -71,6 +71,7 @@ def test_a_comparison_says_what_is_from_replay(registered: Rollout) -> None:
     data = registered("compare", "fib_rsi", "2", "--days", "7", "--json").data
 
     assert data["candles_replayed"] == data["candles_compared"] > 100
+    assert said.out.splitlines()[0].startswith("no difference between 2 and the active version is shown: ")
     assert f"from replay  {data['candles_replayed']} of the candles" in said.out
 
 

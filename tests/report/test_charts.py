@@ -220,5 +220,5 @@ def test_a_bound_is_drawn_below_its_difference_and_against_the_limit_of_each_sta
     assert [y for _, y in mean] == sorted(y for _, y in mean)
     assert len(low) == 2, "the first bound lies below the scale"
     assert low[-1][1] == limit[-1][1] == pytest.approx(ticks(svg)["-0.10"])
-    assert limit[0][1] == limit[1][1] > limit[2][1]
+    assert limit[0][1] == limit[1][1] > limit[-1][1]
     assert {"difference: +0.000 R", "lower bound: -0.100 R", "limit of the stage: -0.100 R"} <= words(svg)

@@ -6,10 +6,25 @@ import pytest
 from sqlalchemy import Engine
 
 from strategy_core.domain.lifecycle import Status
+from strategy_core.market.synthetic import SyntheticSource
+from strategy_core.report.comparison import verdict
+from strategy_core.services.compare import compare_with_curves, period
 from strategy_core.services.history import MOST_POINTS, read_equity
 from strategy_core.store import outcomes
 from strategy_core.store.engine import reading, transaction
-from tests.builders import HOUR, MONDAY, put_version
+from tests.builders import (
+    DAY,
+    GOLD,
+    HOUR,
+    MONDAY,
+    decision_row,
+    outcome_row,
+    put_decisions,
+    put_outcomes,
+    put_version,
+)
+
+BOTH = (GOLD, "SILVER")
 
 
 def put_marks(engine: Engine, hours: int) -> None:
@@ -54,3 +69,26 @@ def test_a_pair_without_marks_stands_at_nothing(engine: Engine) -> None:
         found = read_equity(session, "fib_rsi", "2", "1", start=MONDAY, end=MONDAY + HOUR)
 
     assert (found.at, found.canary, found.control) == ((MONDAY,), (0.0,), (0.0,))
+
+
+def test_a_comparison_of_one_symbol_has_the_curves_of_that_symbol(engine: Engine, market: SyntheticSource) -> None:
+    put_version(engine, "1", Status.ACTIVE, symbols=BOTH)
+    put_version(engine, "2", symbols=BOTH)
+    worth = {GOLD: {"1": 0.5, "2": -0.25}, "SILVER": {"1": 8.0, "2": 9.0}}
+    for symbol, by_version in worth.items():
+        put_decisions(engine, *(decision_row(version, MONDAY, "buy", symbol=symbol) for version in by_version))
+        put_outcomes(engine, *(outcome_row(version, MONDAY, r, symbol=symbol) for version, r in by_version.items()))
+
+    _, found = compare_with_curves(
+        engine,
+        strategy_name="fib_rsi",
+        shadow_version="2",
+        over=period(MONDAY, MONDAY + DAY),
+        symbol=GOLD,
+        source=market,
+        now=MONDAY + DAY,
+    )
+
+    assert (found.equity.canary[-1], found.equity.control[-1]) == (-0.25, 0.5)
+    assert [(day.slots, day.canary_r) for day in found.days] == [(1, -0.25)]
+    assert verdict(found) == "2 made -0.750 R a slot against 1, on too few days for an interval"

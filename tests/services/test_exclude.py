@@ -18,9 +18,11 @@ from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.ramp import State, Step
 from strategy_core.domain.routing import bucket_of
 from strategy_core.market.synthetic import SyntheticSource
+from strategy_core.report.rollout import rollback_markdown, rollout_markdown
 from strategy_core.services.audit import state_at, verify_trail
 from strategy_core.services.live_trades import ingest
 from strategy_core.services.queries import route_user
+from strategy_core.services.reports import read_report
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.rollouts import Choice, decide_rollout, exclude_symbol, start_rollout
 from strategy_core.services.status import read_status
@@ -412,3 +414,34 @@ def test_a_value_that_cannot_be_read_stops_no_rollback_and_no_other_strategy(
 def rollouts_of(engine: Engine) -> list[Rollout]:
     with reading(engine) as session:
         return list(rollouts.list_rollouts(session))
+
+
+# Reports
+
+
+def test_a_report_leaves_it_out_from_then_on(ramped: Engine, market: SyntheticSource) -> None:
+    put_signals(ramped, 2, symbol=SILVER, worth={"1": 0.5, "2": -0.25})
+    put_signals(ramped, 3, symbol=GOLD, worth={"1": 0.5, "2": 1.0})
+    put_hours(ramped, range(12))
+    exclude(ramped, at=NOON)
+    put_hours(ramped, range(15, 24))
+    put_signals(ramped, 14, symbol=SILVER, worth={"1": 20.0, "2": -30.0})
+    failed = [decision_row("2", MONDAY + h * HOUR, "error", symbol=SILVER, error_kind="raised") for h in (30, 31)]
+    put_decisions(ramped, *failed, decision_row("2", MONDAY + 30 * HOUR, "error", error_kind="raised"))
+    with reading(ramped) as session:
+        (rollout,) = rollouts.list_rollouts(session)
+
+    going, _ = read_report(ramped, rollout.id, now=TUESDAY + 10 * HOUR)
+    roll_back(ramped, Command(OWNER, TUESDAY + 10 * HOUR, "odd"), strategy_name="fib_rsi")
+    ended, _ = read_report(ramped, rollout.id, now=TUESDAY + 10 * HOUR)
+
+    assert (going.equity.canary[-1], going.equity.control[-1]) == (0.75, 1.0)
+    assert ended.equity == going.equity
+    undone = ended.rolled_back
+    assert undone is not None
+    assert [row.symbol for row in undone.errors] == [GOLD]
+    assert {row.symbol for row in undone.decisions if row.timestamp >= NOON} == {GOLD}
+    assert list(ended.progress.excluded) == [SILVER]
+    for markdown in (rollout_markdown(going), rollback_markdown(undone)):
+        assert "**excluded:** SILVER since 2026-03-02 " in markdown
+        assert "Later candles are left out of all figures and lists" in markdown

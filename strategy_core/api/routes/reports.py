@@ -147,6 +147,9 @@ class RolloutReportResponse(ResponseModel):
     directory: int | None = Field(description="Number of users in the directory. Null if no directory is loaded.")
     served: list[ServedResponse] = Field(description="The version's share of users over time.")
     harm: HarmPathResponse | None = Field(description="Evidence of harm over time.")
+    excluded: dict[str, datetime] = Field(
+        description="By symbol, since when it is excluded from the canary. Its later candles are in no figure."
+    )
     cost: CostResponse = Field(description="What the rollout has cost or gained.")
     equity: EquityResponse = Field(description="Cumulative R over the rollout.")
     days: list[DayResponse] = Field(description="Both versions by day.")
@@ -253,7 +256,8 @@ def show_report(context: Requested, rollout_id: RolloutId, response: Response) -
     going = found.progress
     rest = {name: getattr(found, name) for name in ("cost", "equity", "days", "usual_unlike", "changes", "rolled_back")}
     now = {
-        name: getattr(going, name) for name in ("at", "started_by", "percent", "users", "directory", "served", "harm")
+        name: getattr(going, name)
+        for name in ("at", "started_by", "percent", "users", "directory", "served", "harm", "excluded")
     }
     about = {"id": rollout_id, "rollout": detail(going.status), "comparison": _nightly(found.comparison)}
     return RolloutReportResponse.model_validate(about | now | rest, from_attributes=True)
