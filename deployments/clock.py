@@ -65,7 +65,16 @@ AT_ONCE = 3  # runs of one scheduled deployment, if each is such a hindrance
 IN_PROCESSES = 3  # at once
 STOP_WITHIN_S = 10.0
 READS_MUCH = frozenset(
-    {"nightly_comparison", "maintain_database", "verify_audit", "register_version", "replay", "compare", "plan"}
+    {
+        "nightly_comparison",
+        "maintain_database",
+        "verify_audit",
+        "register_version",
+        "replay",
+        "retrain",
+        "compare",
+        "plan",
+    }
 )
 _SKIPPED = "Skipped"
 _UNAVAILABLE = (

@@ -49,6 +49,7 @@ def comparison_markdown(comparison: ComparisonCurves, *, level: int = 1) -> str:
         f"{period}, {symbols}: {measured.candles_compared:,} candles decided by both versions, "
         f"{measured.candles_excluded:,} excluded. {measured.slots:,} slots, {measured.pending_slots:,} still open."
         + (f" From replay: {measured.candles_replayed:,} of the candles." if measured.candles_replayed else ""),
+        _in_sample(measured),
         _performance_table(measured, shadow, active),
         f"Difference, {plain(shadow)} - {plain(active)}: {_difference(measured)} R per slot, clustered by day. "
         f"The decisions differ on {_percents(measured.divergence_rate)} of actionable candles "
@@ -82,6 +83,18 @@ def day_charts(days: Sequence[Day], shadow_share: float | None = None) -> str:
 
 def _measured(comparison: ComparisonCurves) -> Comparison:
     return Comparison.model_validate(comparison.report.report)
+
+
+def _in_sample(measured: Comparison) -> str:
+    """Return a sentence about the candles on which a version was trained, or an empty text."""
+    earlier, until = measured.in_sample, measured.trained_until
+    if earlier is None or until is None:
+        return ""
+    return (
+        f"In sample, before {until:%Y-%m-%d %H:%M} UTC, when the training ended: {earlier.candles_compared:,} candles "
+        f"and {earlier.slots:,} slots, difference {_difference(earlier)} R per slot. "
+        "A version was trained on them, so they are in no other figure of this report."
+    )
 
 
 def _performance_table(measured: Comparison, shadow: str, active: str) -> str:

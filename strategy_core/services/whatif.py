@@ -25,7 +25,7 @@ from strategy_core.domain.ramp import Position, Ruling, State, Step, decide, jud
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.domain.slot_ledger import SlotLedger, add_slots, open_ledger
 from strategy_core.services.compare import Period, period
-from strategy_core.services.evidence import LOOK_BACK, shared_symbols
+from strategy_core.services.evidence import LOOK_BACK, shared_symbols, trained_until
 from strategy_core.services.rollouts import check_comparable
 from strategy_core.store import evidence, replays, versions
 from strategy_core.store.engine import reading
@@ -67,6 +67,7 @@ class WhatIf:
         refused: why the start would have been refused, or "". The ramp is shown all the same.
         left_out: gates of the plan that have no facts in the past.
         ticks: one a candle.
+        trained_until: end of the later training of the two versions, if they say so.
     """
 
     start: datetime
@@ -77,6 +78,7 @@ class WhatIf:
     refused: str = ""
     left_out: Sequence[str] = ()
     ticks: int = 0
+    trained_until: datetime | None = None
     stages: list[StageOutcome] = field(default_factory=list)
 
     @property
@@ -94,6 +96,10 @@ class WhatIf:
             f"{self.ticks:,} ticks. The noise was measured on {self.shadow_slots:,} replayed slots of the "
             f"{self.shadow_days:.0f} days before. Owners approve at once"
         )
+        if self.trained_until is not None and self.start - LOOK_BACK < self.trained_until:
+            until = f"a version was trained on candles until {self.trained_until:%Y-%m-%d %H:%M} UTC"
+            where = "the rollout" if self.start < self.trained_until else "the noise, not the rollout"
+            notes.append(f"warning: in sample: {until}, which concerns {where}")
         if self.left_out:
             notes.append(f"not simulated: {', '.join(self.left_out)}")
         return notes
@@ -139,6 +145,7 @@ def what_if(
 
     Args:
         start: by default 180 days after the first candle that both have replayed, or that candle if there are fewer.
+            Not before the end of the training of either, if there are later candles.
         end: by default the end of what both have replayed.
         seen: called with the time, the ruling and the findings of each tick.
 
@@ -157,6 +164,7 @@ def what_if(
         history, refused = _shadow(session, chosen, active, over.start, plan, rule.risk_fraction)
         past = _read_past(session, chosen, active, over.start, over.end, rule.risk_fraction)
     found = WhatIf(over.start, over.end, left_out=left_out, refused=refused)
+    found.trained_until = trained_until(chosen, active)
     found.shadow_slots, found.shadow_days = history.slots, LOOK_BACK / timedelta(days=1)
     return _run(found, plan, history, past, symbols, rule.risk_fraction, timeframe_delta(chosen.timeframe), seen)
 
@@ -175,6 +183,8 @@ def _period(
     end = newest + timeframe_delta(version.timeframe) if end is None else end
     if start is None:
         start = first + LOOK_BACK if first + LOOK_BACK < end else first
+        trained = trained_until(version, active)
+        start = trained if trained is not None and start < trained < end else start
     return period(start, end)
 
 
