@@ -89,6 +89,7 @@ def train_apart(
                 progress(told["done"], tries * updates)
         finally:
             process.kill()
+            process.wait()
     if not found:
         raise TrainingFailed(f"its process ended with {process.returncode}")
     return Training(Model.model_validate_json(found), learning)

@@ -38,7 +38,7 @@ from tests.services.outbox import outbox
 pytestmark = [pytest.mark.full, pytest.mark.xdist_group("prefect")]
 
 MINUTE = timedelta(minutes=1)
-SERVED = ("ramp-tick", "rollback", "start-canary", "pause", "plan", "register-version")
+SERVED = ("ramp-tick", "rollback", "start-canary", "pause", "plan", "register-version", "retrain")
 
 
 @pytest.fixture(scope="module")

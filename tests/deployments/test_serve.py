@@ -34,6 +34,7 @@ def test_what_moves_rollouts_is_scheduled_and_what_owners_do_is_not() -> None:
     assert {each.name for each in owners} == {
         "register-version",
         "replay",
+        "retrain",
         "compare",
         "plan",
         "start-canary",
