@@ -43,10 +43,11 @@ class Retrained:
     @property
     def summary(self) -> str:
         """What was trained and registered, in one line."""
-        card, kept = self.training.model.card, self.version
+        card, kept, first = self.training.model.card, self.version, self.training.learning.seed
+        seeds = f"seed {card.seed} of {first} to {first + card.tries - 1}"
         return (
             f"{kept.strategy_name} {kept.version} is registered as {kept.status}: trained until "
-            f"{card.trained_until[:10]} with seed {card.seed}, in sample {card.mean_r:+.3f} R a signal and "
+            f"{card.trained_until[:10]} with {seeds}, in sample {card.mean_r:+.3f} R a signal and "
             f"{card.signals_per_day:.2f} signals a day, model {self.file.stem[:12]}"
         )
 
