@@ -27,7 +27,7 @@ def retrain(
 ) -> str:
     """Train ppo_gold on the candles of the feed, and register the model as a new version in shadow.
 
-    Takes minutes, with the lowest priority. To send users to the version, start a canary. If the training or the
+    Takes minutes, with low priority. To send users to the version, start a canary. If the training or the
     registration is refused, nothing is stored.
 
     Args:

@@ -82,7 +82,7 @@ def retrain(
 ) -> None:
     """Train ppo_gold on the feed's candles, and register the model as a new version in shadow.
 
-    Takes minutes, with the lowest priority. If the training or the registration is refused, nothing is stored.
+    Takes minutes, with low priority. If the training or the registration is refused, nothing is stored.
     """
     from strategy_core.cli.context import moment, progress
     from strategy_core.report.charts import training_svg

@@ -1,4 +1,4 @@
-"""Training in a process of its own with the lowest priority, so that ticks and rollbacks do not wait for it."""
+"""Training in a process of its own with low priority, so that ticks and rollbacks do not wait for it."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from strategy_core.strategies.ppo_gold import Model
 from strategy_core.training.ppo import DEFAULT_RULE, UPDATES, train
 
 TRIES = 5
-_LOWEST = 19
+NICENESS = 10  # a tenth of the processor beside busy processes: 19 would be none
 Progress = Callable[[int, int], None]
 
 
@@ -97,7 +97,7 @@ def train_apart(
 
 def _run() -> None:
     """Train as the first frame on standard input asks, and write a line of JSON for each update and for the end."""
-    os.nice(_LOWEST)
+    os.nice(NICENESS)
     candles, until, settings = pickle.loads(sys.stdin.buffer.read())  # noqa: S301  of our own parent process
     settings["rule"] = ScoringRule.model_validate(settings["rule"])
     try:
