@@ -17,7 +17,7 @@ from strategy_core.market.source import CandleSource
 from strategy_core.services.versions import check_free, register_version
 from strategy_core.store import versions
 from strategy_core.store.engine import reading
-from strategy_core.store.models import ModelStore
+from strategy_core.store.model_store import ModelStore
 from strategy_core.store.tables import StrategyVersion
 from strategy_core.strategies.loading import resolve
 from strategy_core.training.ppo import UPDATES, Year, by_year

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from strategy_core.domain.errors import DuplicateVersion, InvalidSetting
-from strategy_core.store.models import ModelStore
+from strategy_core.store.model_store import ModelStore
 
 CONTENT = b'{"w1": []}\n'
 NAME = f"{sha256(CONTENT).hexdigest()}.json"
