@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from strategy_core.domain.errors import RolloutError
+from strategy_core.domain.errors import InvalidSetting, RolloutError
 from strategy_core.market.open import open_source
 from strategy_core.training.ppo import UPDATES, by_year, train
 from strategy_core.training.process import Learning
@@ -29,6 +29,8 @@ def run(
 ) -> None:
     """Train a model of ppo_gold."""
     try:
+        if plot is not None and not plot.parent.is_dir():
+            raise InvalidSetting("plot", str(plot), "a file in a folder that exists")
         source = open_source(candles, symbol=symbol, timeframe=timeframe)
         end, learning = until.replace(tzinfo=UTC), Learning(seed, updates)
         known = source.candles(source.symbols()[0], closed_by=datetime.now(UTC))
