@@ -393,6 +393,7 @@ def test_a_training_does_not_hold_up_a_rollback(
     clock: Clock, client: SyncPrefectClient, ids: Mapping[str, UUID], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ROLLOUT_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("PREFECT_API_URL", str(client.api_url))  # for the processes of the trainings
     known: dict[str, Any] = {"strategy_name": "ppo_gold", "entry_point": "ppo_gold", "symbols": ["GOLD"], "config": {}}
     put_version(clock.engine, "1", Status.ACTIVE, **known)
     canary = start(client, ids)
