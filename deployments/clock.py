@@ -15,7 +15,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -72,6 +72,7 @@ READS_MUCH = frozenset(
         "register_version",
         "replay",
         "whatif",
+        "retrain",
         "compare",
         "plan",
     }
@@ -141,6 +142,7 @@ class Clock:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _answered: float = field(default_factory=time.monotonic)
     _begun: dict[UUID, float] = field(default_factory=dict)  # deployment -> when its last run began
+    _training: threading.Lock = field(default_factory=threading.Lock)
     _places: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(IN_PROCESSES))
 
     def run(self, stop: threading.Event, alive: Path | None = None) -> None:
@@ -300,7 +302,8 @@ class Clock:
 
     def _execute(self, served: Served, run_id: UUID, running: Working) -> State[Any] | None:
         if served.in_process:
-            with self._places:
+            # Trainings take minutes, and together at most one of the places
+            with self._training if served.function == "retrain" else nullcontext(), self._places:
                 self._execute_in_process(run_id, running)
             return self.client.read_flow_run(run_id).state
         run = self.client.read_flow_run(run_id)

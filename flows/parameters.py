@@ -5,6 +5,7 @@ only in the schema, so that a value that passes the form fails with that message
 """
 
 from collections.abc import Mapping
+from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, SkipValidation, WithJsonSchema, create_model
@@ -47,6 +48,8 @@ EntryPoint = Annotated[str, Field(max_length=256), _titled("Entry point")]
 Salt = Annotated[str, Field(max_length=64), _titled("Salt")]
 Timeframe = Annotated[str, _one_of(*TIMEFRAMES), _titled("Timeframe")]
 Close = Annotated[bool, _titled("Close the strategy")]
+Until = Annotated[date, _titled("Until")]
+Seed = Annotated[int, Field(ge=0, le=2**31), _titled("Seed")]
 Again = Annotated[bool, _titled("Decide again")]
 Alerts = Annotated[list[Annotated[int, Field(ge=1), _titled("Alert")]], Field(min_length=1), _titled("Alerts")]
 

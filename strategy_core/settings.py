@@ -64,6 +64,8 @@ class Settings(BaseSettings):
         oanda_token: of the account that reads an `oanda:…` feed. It is not shown or stored.
         oanda_url: address to use instead of OANDA's hosts.
         feed_timeout: for one response of a live feed, in seconds.
+        models: folder of the model files that `retrain` writes. Versions name them by this path, so it must be the same
+            wherever versions run, and stay.
         decision_deadline_s: time limit of a version for one decision, in seconds.
         isolation: the strongest isolation of versions to use, see SECURITY.md. Default: what the machine offers.
         isolation_required: the weakest isolation that is enough. With less, no version runs. Default: any.
@@ -108,6 +110,7 @@ class Settings(BaseSettings):
     oanda_token: SecretStr | None = None
     oanda_url: AnyHttpUrl | None = None
     feed_timeout: float = Field(default=10.0, gt=0, le=60)
+    models: Path = Path("models")
     decision_deadline_s: float = Field(default=5.0, gt=0)
     isolation: Level | None = None
     isolation_required: Level | None = None

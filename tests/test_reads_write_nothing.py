@@ -39,6 +39,7 @@ CHANGES = {
         "replay",
         "resume",
         "retire",
+        "retrain",
     ),
     *("rollback", "sample", "score", "shadow", "start", "tick", "users"),
     *("alerts ack", "alerts deliver", "db restore", "db upgrade"),

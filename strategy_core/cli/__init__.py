@@ -16,7 +16,7 @@ from strategy_core.domain.errors import RolloutError
 
 _PANELS = {  # of `rollout --help`: the commands of each, the most used first
     "Try it": ("demo", "up"),
-    "Versions": ("register", "list", "show", "activate", "retire"),
+    "Versions": ("register", "retrain", "list", "show", "activate", "retire"),
     "Rollouts": (
         *("status", "plan", "start", "approve", "decide", "rollback", "pause", "resume", "exclude"),
         *("tick", "canary", "percent", "route"),

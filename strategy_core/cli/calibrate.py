@@ -42,6 +42,7 @@ def calibrate(
     Shows how often healthy canaries are rolled back, and after how many slots harmful ones are.
     """
     from strategy_core.domain.plan import read_plan
+    from strategy_core.domain.preview import in_sample_note
     from strategy_core.report.charts import calibration_svg
     from strategy_core.services.calibrate import calibrate, read_pair
 
@@ -64,6 +65,7 @@ def calibrate(
         plot.write_text(calibration_svg(title, found.scenarios), encoding="utf-8")
     data = found.model_dump(mode="json") | {"strategy_name": strategy, "version": version, "ramps": ramps}
     data |= {"slots_replayed": 0 if pair is None else pair.replayed}
+    data |= {"left_out_until": None if pair is None else pair.left_out_until}
     shown = [_healthy(found.scenarios), _harmful(found.scenarios), f"{ramps:,} ramps of {days} days each, seed {seed}."]
     if pair is not None:
         of = f"{pair.history.slots:,} slots on {pair.history.days} days in shadow"
@@ -71,6 +73,8 @@ def calibrate(
         shown.append(f"Sampled from {of}, design effect {pair.history.design_effect:.2f}{assumed}.")
         if pair.replayed:
             shown.append(f"From replay: {pair.replayed:,} of these slots. The gates of a rollout do not count them.")
+        if pair.left_out_until is not None:
+            shown.append(in_sample_note(pair.left_out_until))
     if found.left_out:
         shown.append(f"Not simulated: {', '.join(found.left_out)}.")
     shell.answer(data, *(each for each in shown if each is not None))

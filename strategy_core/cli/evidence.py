@@ -332,6 +332,7 @@ def _comparison_tables(found: "Comparison", version: str) -> list["RenderableTyp
         "signals": f"{version} {found.shadow_signal_count}, active {found.active_signal_count}",
         "divergence": f"{_percent(found.divergence_rate)} of actionable candles, "
         f"{_percent(found.divergence_rate_all_candles)} of all",
+        **_in_sample(found),
         "slots": f"{found.slots}, of which {found.pending_slots} are pending",
         "difference": _interval(found.difference),
     }
@@ -349,6 +350,17 @@ def _comparison_tables(found: "Comparison", version: str) -> list["RenderableTyp
         table(["", version, "active"], arms),
         *([table(["regime", "slots", "difference"], by_regime)] if by_regime else []),
     ]
+
+
+def _in_sample(found: "Comparison") -> dict[str, str]:
+    """Return the line about candles on which a version was trained. All other lines leave them out."""
+    if found.in_sample is None:
+        return {}
+    counts = f"{found.in_sample.candles_compared} candles and {found.in_sample.slots} slots, not in the other lines"
+    return {
+        "trained until": f"{found.trained_until:%Y-%m-%d %H:%M} UTC",
+        "in sample": f"{counts}: {_interval(found.in_sample.difference)}",
+    }
 
 
 def _percent(rate: float | None) -> str:

@@ -1,13 +1,14 @@
 """Commands that register, list, show, activate and retire versions."""
 
 from dataclasses import asdict, astuple
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from strategy_core.cli.context import Context, Override, Reason, StrategyName, VersionName, Yes, command, read_json
 from strategy_core.domain.audit import Command
-from strategy_core.domain.errors import InvalidConfig
+from strategy_core.domain.errors import InvalidConfig, InvalidSetting
 from strategy_core.domain.lifecycle import Status
 
 if TYPE_CHECKING:
@@ -62,6 +63,61 @@ def register(
     if status is Status.ACTIVE:
         following = f"rollout register {strategy} VERSION ...   (a version to compare it with)"
     _answer_version(shell, registered, headline, following=following)
+
+
+@command(commands)
+def retrain(
+    shell: Context,
+    strategy: StrategyName,
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="Name of the new version.")],
+    until: Annotated[
+        str, typer.Option(metavar="TIME", help="Train on candles before this time: 2026-01-31 or 2026-01-31T12:00Z.")
+    ],
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Random seed, for the same model again.")] = 7,
+    symbol: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Symbol to train on, if the strategy has several.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Also draw the training.")] = None,
+    reason: Reason = "",
+) -> None:
+    """Train ppo_gold on the feed's candles, and register the model as a new version in shadow.
+
+    Takes minutes, with low priority. If the training or the registration is refused, nothing is stored.
+    """
+    from strategy_core.cli.context import moment, progress
+    from strategy_core.report.charts import training_svg
+    from strategy_core.services.retrain import retrain as train_and_register
+
+    end = moment(until, "--until")
+    assert end is not None
+    if plot is not None and not plot.parent.is_dir():
+        raise InvalidSetting("plot", str(plot), "a file in a folder that exists")
+    with progress() as shown:
+        found = train_and_register(
+            shell.engine,
+            Command(shell.actor, shell.now, reason),
+            shell.candles(),
+            strategy_name=strategy,
+            version=version,
+            until=end,
+            models=shell.settings.models,
+            seed=seed,
+            symbol=symbol,
+            deadline_s=shell.settings.decision_deadline_s,
+            clock=shell.clock.now,
+            progress=lambda done, total: shown("training", done, total),
+        )
+    card, learned = found.training.model.card, found.training.learning
+    if plot is not None:
+        plot.write_text(training_svg(f"{strategy} {version}", learned.rewards, card.seed, found.years), "utf-8")
+    data = {
+        "version": found.version.model_dump(mode="json", exclude=_LONG),
+        "card": card.model_dump(mode="json"),
+        "years": [asdict(year) for year in found.years],
+        "file": str(found.file),
+    }
+    following = f"Next: rollout replay {strategy} {version} --from {card.trained_until[:10]}   (evidence out of sample)"
+    shell.answer(data, found.summary, *found.notes, following)
 
 
 @command(commands, "list")
@@ -202,6 +258,7 @@ def _answer_version(
         "timeframe": version.timeframe,
         "warm-up": f"{version.warmup_bars} candles",
         "fingerprint": version.fingerprint,
+        **({"trained until": version.trained_until} if version.trained_until else {}),
         "known answers": _known_answers(report),
         "registered": version.created_at,
         "activated": version.activated_at,

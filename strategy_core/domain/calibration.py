@@ -290,12 +290,14 @@ class RecordedPair:
     Attributes:
         risk_fraction: the equity risked on one R.
         replayed: of the slots, those that are from replays.
+        left_out_until: replayed candles before it are left out, because a version was trained on them.
     """
 
     slots: Slots
     history: History
     risk_fraction: float
     replayed: int = 0
+    left_out_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import NamedTuple
 
 import numpy as np
@@ -75,6 +76,8 @@ class Comparison(BaseModel):
         difference: R of shadow - R of active per closed slot, 0 where a version held, with a day-clustered interval.
         by_regime: the same by regime, without drawdown, since the candles of a regime are not a continuous account.
         candles_replayed: of the compared candles, those from a replay.
+        trained_until: end of the training of the versions, if they say so. In all figures are only later candles.
+        in_sample: the same for the earlier candles, on which a version was trained. None if there are none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -94,6 +97,8 @@ class Comparison(BaseModel):
     difference: Interval
     by_regime: Mapping[str, "Comparison"]
     candles_replayed: int = 0
+    trained_until: datetime | None = None
+    in_sample: "Comparison | None" = None
 
 
 def compare(

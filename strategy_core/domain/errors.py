@@ -592,8 +592,15 @@ class StrategyFailed(Untrusted):
     what: str  # in one line, the exception of the version's own code, or how its process died
 
 
+class NotTrainable(Refused):
+    """{strategy_name!r} has no version that can be trained again. Allowed: a strategy with a version of {allowed}."""
+
+    strategy_name: str
+    allowed: str  # the entry point that our training knows
+
+
 class TrainingFailed(Refused):
-    """No model was trained: {why}. Allowed: other candles, a later end, or more tries."""
+    """No model was trained: {why}. Allowed: other candles, another end of training, or another seed."""
 
     why: str
 

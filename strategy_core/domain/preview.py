@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -31,6 +32,11 @@ _FAULTS = {
     Change.MILD: "1 of 11 wins is lost",
 }
 ESTIMATE = "an estimate: no user list is loaded"
+
+
+def in_sample_note(until: datetime) -> str:
+    """Return the line that says which replayed candles are left out."""
+    return f"left out: replayed candles before {until:%Y-%m-%d %H:%M} UTC, on which a version was trained"
 
 
 class Account(BaseModel):
@@ -212,6 +218,7 @@ class Preview(BaseModel):
         detections: how soon faults are found. Empty with too few slots in shadow.
         replayed_slots, replayed_days: of the slots and days, those from replays. No gate of the rollout counts them.
         harm_replayed: what the gate `harm` says of shadow and replays together. It refuses no start.
+        left_out_until: replayed candles before it are left out, because a version was trained on them.
     """
 
     slots: int
@@ -229,6 +236,7 @@ class Preview(BaseModel):
     replayed_slots: int = 0
     replayed_days: float = 0.0
     harm_replayed: Finding | None = None
+    left_out_until: datetime | None = None
 
     @property
     def underpowered(self) -> bool:
@@ -258,6 +266,8 @@ class Preview(BaseModel):
     def notes(self) -> list[str]:
         """What the shadow says, what the last stage tolerates, and how soon faults are found, a line each."""
         notes = []
+        if self.left_out_until is not None:
+            notes.append(in_sample_note(self.left_out_until))
         if self.replayed_days:
             counted = replayed_part(self.replayed_slots, self.slots, self.replayed_days, self.days)
             notes.append(f"{counted}. The gates of a rollout do not count them")

@@ -59,9 +59,11 @@ class Strategy(Protocol):
     which has just closed: float64 open, high, low, close, volume (and bid_*/ask_* where the source has them), indexed
     by UTC open time. The frame is a copy that it may change.
 
-    Two methods are optional. `decide_many(candles, params, context) -> Sequence[Decision]` returns one decision per row
-    from row `warmup_bars - 1` on, each equal to `decide` on the `warmup_bars` candles that end there.
+    Three methods are optional. `decide_many(candles, params, context) -> Sequence[Decision]` returns one decision per
+    row from row `warmup_bars - 1` on, each equal to `decide` on the `warmup_bars` candles that end there.
     `model_files(params) -> Iterable[Path]` returns files whose contents become part of the fingerprint.
+    `trained_until(params) -> datetime` returns the end of the candles that the version was fitted to. It may be an
+    attribute too, and a text in ISO 8601: comparisons show what the version did before it apart.
     """
 
     Params: "type[BaseModel]"

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -22,12 +22,15 @@ from strategy_core.domain.errors import (
     InvalidEntryPoint,
     IsolationBreach,
     IsolationUnavailable,
+    NaiveTime,
     RolloutError,
     StrategyFailed,
     StrategyOverdue,
+    TimeOutOfRange,
     Untrusted,
     reason_of,
 )
+from strategy_core.domain.lifecycle import utc
 from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action, Decision
 from strategy_core.isolation import protocol
 from strategy_core.isolation.fingerprint import check_model_files, model_file_parts, own_modules
@@ -141,13 +144,20 @@ def check_request(ask: DecisionRequest) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a version's code declares. *config* has every default filled in, *notes* are for the registration report."""
+    """What a version's code declares.
+
+    Attributes:
+        config: with every default filled in.
+        notes: for the registration report.
+        trained_until: end of the candles that it was fitted to, in UTC, if it says so.
+    """
 
     config: dict[str, Any]
     warmup_bars: int
     vectorised: bool
     model_files: tuple[Path, ...]
     notes: tuple[str, ...] = ()
+    trained_until: datetime | None = None
 
 
 class IsolatedStrategy:
@@ -419,9 +429,11 @@ def _description_in(key: str, value: object, entry_point: str) -> Description:
             "vectorised": bool(many),
             "model_files": list(files),
             "notes": list(notes),
+            **rest,
         } if protocol.encodable([config, files]):
+            paths = tuple(Path(str(file)) for file in files)
             shown = tuple(protocol.one_line(note) for note in notes[:PROBLEMS_SHOWN])
-            return Description(config, bars, many, tuple(Path(str(file)) for file in files), shown)
+            return Description(config, bars, many, paths, shown, _time_in(rest.get("trained_until")))
         case "refused", ["InvalidEntryPoint", [str(why)]]:
             raise InvalidEntryPoint(entry_point, protocol.one_line(why))
         case "refused", ["InvalidConfig", list(problems)]:
@@ -434,6 +446,13 @@ def _description_in(key: str, value: object, entry_point: str) -> Description:
             raise StrategyFailed(protocol.one_line(what))
         case _:
             raise Died("its worker violated the protocol: its first message has an unknown form")
+
+
+def _time_in(text: object) -> datetime | None:
+    try:
+        return None if text is None else utc(datetime.fromisoformat(str(text)), "trained_until")
+    except (ValueError, NaiveTime, TimeOutOfRange):
+        raise Died("its worker violated the protocol: trained_until is no time") from None
 
 
 def _refusal(refused: RolloutError) -> Answer:

@@ -19,7 +19,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
 from io import BytesIO
 from statistics import median
@@ -89,6 +89,7 @@ class Report(BaseModel):
 
     answers_digest: str = ""  # of the answers that each worker is asked again, "" without any
     answers_windows: int = 0
+    trained_until: datetime | None = None  # what the version says of the candles that it was fitted to
 
 
 @dataclass(frozen=True, slots=True)

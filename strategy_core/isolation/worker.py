@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from pathlib import Path
 from time import perf_counter, time
@@ -32,7 +32,16 @@ from strategy_core.isolation.guard import Guard
 from strategy_core.isolation.protocol import Answer, Kind, Question
 from strategy_core.isolation.sandbox import Available, Prepared, View
 from strategy_core.strategies.adapters import Backtesting, Freqtrade
-from strategy_core.strategies.loading import ReadyConfig, as_strategy, canonical, load, resolve, validated, warmup_of
+from strategy_core.strategies.loading import (
+    ReadyConfig,
+    as_strategy,
+    canonical,
+    load,
+    resolve,
+    trained_until_of,
+    validated,
+    warmup_of,
+)
 
 _NOWHERE = "\0"  # no file's name starts so
 _LIBRARY_FOLDERS = (
@@ -93,14 +102,22 @@ class LoadedVersion:
         self._config = config
         self.warmup_bars = warmup_of(strategy, params)
 
-    def description(self) -> dict[str, Any]:
-        files: Callable[[Any], Sequence[Path]] = getattr(self._strategy, "model_files", lambda _: ())
+    def description(self, visible: Collection[str] = ()) -> dict[str, Any]:
+        """Return what the version declares. Until it sees its model files, its end of training is unknown.
+
+        Args:
+            visible: the model files that this worker may read.
+        """
+        declared: Callable[[Any], Sequence[Path]] = getattr(self._strategy, "model_files", lambda _: ())
+        files = [str(Path(file).absolute()) for file in declared(self._params)]
+        until = trained_until_of(self._strategy, self._params) if {*files} <= {*visible} else None
         return {
             "config": self._config,
             "warmup_bars": self.warmup_bars,
             "vectorised": callable(getattr(self._strategy, "decide_many", None)),
-            "model_files": [str(Path(file).absolute()) for file in files(self._params)],
+            "model_files": files,
             "notes": list(self._strategy.notes) if isinstance(self._strategy, Backtesting | Freqtrade) else [],
+            "trained_until": until and until.isoformat(),
         }
 
     def answers(self, questions: Iterable[Question]) -> Iterator[list[Answer]]:
@@ -288,7 +305,7 @@ def _run_worker(pipes: Pipes, prepared: Prepared) -> NoReturn:  # pragma: no cov
 def _load_and_report(header: Mapping[str, Any], parts: Sequence[bytes], guard: Guard, pipes: Pipes) -> LoadedVersion:
     try:
         version = _load(header, parts, guard)
-        description = version.description()
+        description = version.description(header["model_files"])
         refused = _load_error(None, guard.take())
     except BaseException as raised:  # noqa: BLE001  a version's code
         refused = _load_error(raised, guard.take())

@@ -1,10 +1,11 @@
-"""Charts as self-contained SVG: equity, prices, divergence, paired difference, evidence of harm, users, calibration."""
+"""Charts as self-contained SVG: equity, prices, divergence, paired difference, harm, users, calibration, training."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 from math import ceil, floor, log10
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 from strategy_core.domain.calibration import CONFIDENCE, Calibration
@@ -12,6 +13,9 @@ from strategy_core.domain.comparison import Comparison
 from strategy_core.services.history import Day, ServedSpan
 from strategy_core.services.reports import HarmPath
 from strategy_core.services.whatif import BoundPath
+
+if TYPE_CHECKING:
+    from strategy_core.training.ppo import Year
 
 Ticks = Sequence[tuple[float, str]]  # values on an axis and their labels
 Style = Mapping[str, str]  # SVG attributes, with `_` for `-`
@@ -36,7 +40,8 @@ TOLERATED = 0.01  # share of healthy ramps that a plan may roll back
 _WIDTH, _CALIBRATION_WIDTH = 880, 960  # pixels, like all sizes below
 _LEFT = 70.0
 _LOW, _MIDDLE, _HIGH = 250, 280, 340
-_HEAD, _FOOT, _CURVES, _ROW = 70, 60, 300, 30
+_HEAD, _FOOT, _CURVES, _LEARNING, _ROW = 70, 60, 300, 220, 30
+_NORMAL_95 = 1.96
 _LABEL_WIDTH = 44.0
 _LONGEST_TITLE, _LONGEST_NAME = 100, 40  # characters
 _DAY = timedelta(days=1)
@@ -208,6 +213,64 @@ def share_svg(title: str, shares: Sequence[ServedSpan], *, start: datetime, end:
         draw_line(plot.svg, x, plot.top, x, plot.bottom, stroke=RED, stroke_width="3")
         draw_text(plot.svg, x - 6, plot.top + 12, ended, anchor="end", size=12, fill=RED)
     return render(plot.svg)
+
+
+def training_svg(title: str, rewards: Mapping[int, Sequence[float]], kept: int, years: "Sequence[Year]") -> str:
+    """Return how a training went, and what its model earns by year, with 95 % intervals.
+
+    Args:
+        rewards: by seed, the mean reward of each update, in R a candle.
+        kept: the seed whose model was kept. Its line is wide.
+        years: in order, the ones in sample first.
+    """
+    upper = _HEAD + _LEARNING + _FOOT
+    svg = canvas(_WIDTH, upper + _HEAD + _ROW * len(years) + _FOOT)
+    _draw_title(svg, title)
+    _draw_learning(svg, rewards, kept)
+    reach = [(year, _NORMAL_95 * year.error) for year in years]
+    ticks = round_ticks(value for year, error in reach for value in (year.mean_r - error, year.mean_r + error))
+    first = float(upper + _HEAD)
+    rows = Scale(0, max(1, len(years)), first, first + _ROW * len(years))
+    plot = Plot(svg, Scale(ticks[0], ticks[-1], 200.0, _WIDTH - 210.0), rows)
+    draw_text(svg, _LEFT, upper + 40, "what the model earns by year, with its 95 % interval")
+    plot.x_axis(label_ticks(ticks), "R a signal", grid=True)
+    inside = sum(year.in_sample for year in years)
+    if 0 < inside < len(years):
+        draw_line(svg, _LEFT, plot.y(inside), plot.right, plot.y(inside), **_HOLD)
+        draw_text(svg, plot.right, upper + 40, "dashed: end of the training", anchor="end", fill=ORANGE)
+    plot.intervals(
+        (
+            f"{year.year} {'in' if year.in_sample else 'out of'} sample",
+            year.mean_r,
+            year.mean_r - error,
+            year.mean_r + error,
+            f"{year.mean_r:+.3f} R, {year.signals} signals",
+        )
+        for year, error in reach
+    )
+    return render(svg)
+
+
+def _draw_learning(svg: ET.Element, rewards: Mapping[int, Sequence[float]], kept: int) -> None:
+    """Draw the mean reward of each update, one line a try. The kept one is wide and on top."""
+    ticks = round_ticks(value for curve in rewards.values() for value in curve)
+    steps = round_ticks([max(map(len, rewards.values()))])
+    bottom = float(_HEAD + _LEARNING)
+    plot = Plot(svg, Scale(0, steps[-1], _LEFT, 660.0), Scale(ticks[0], ticks[-1], bottom, float(_HEAD)))
+    draw_text(svg, plot.left, 54, "mean reward of each update, one line a try")
+    plot.y_axis(label_ticks(ticks), "R a candle")
+    plot.x_axis(label_ticks(steps), "update")
+    styles = {
+        seed: {**LINE_STYLES[place % len(LINE_STYLES)], "stroke_width": "3.2" if seed == kept else "1.2"}
+        for place, seed in enumerate(rewards)
+    }
+    for seed in sorted(rewards, key=lambda each: each == kept):
+        plot.curve(list(enumerate(rewards[seed], start=1)), styles[seed])
+    named = list(rewards) if len(rewards) <= _LEARNING // 24 else [kept]  # as many as fit beside the curves
+    for place, seed in enumerate(named):
+        _draw_key(
+            svg, 680, _HEAD + 14 + place * 24, f"seed {seed}, kept" if seed == kept else f"seed {seed}", styles[seed]
+        )
 
 
 def calibration_svg(title: str, calibrations: Sequence[Calibration]) -> str:

@@ -52,6 +52,7 @@ def comparison_markdown(comparison: ComparisonCurves, *, level: int = 1, why_emp
         f"**{plain(verdict(comparison))}**",
         bullet_list(why_empty),
         _figures(comparison, measured),
+        _in_sample(measured),
         _difference_chart(comparison.days),
         equity_chart(comparison.equity, shadow, active, start=report.period_start, end=report.period_end),
         _divergence_chart(comparison.days),
@@ -134,6 +135,18 @@ def _difference_chart(days: Sequence[Day]) -> str:
 
 def _measured(comparison: ComparisonCurves) -> Comparison:
     return Comparison.model_validate(comparison.report.report)
+
+
+def _in_sample(measured: Comparison) -> str:
+    """Return a sentence about the candles on which a version was trained, or an empty text."""
+    earlier, until = measured.in_sample, measured.trained_until
+    if earlier is None or until is None:
+        return ""
+    return (
+        f"In sample, before {until:%Y-%m-%d %H:%M} UTC, when the training ended: {earlier.candles_compared:,} candles "
+        f"and {earlier.slots:,} slots, difference {_difference(earlier)} R per slot. "
+        "A version was trained on them, so they are in no other figure of this report."
+    )
 
 
 def _performance_table(measured: Comparison, shadow: str, active: str) -> str:

@@ -58,6 +58,7 @@ def _facts(found: WhatIf) -> str:
             ("a user on the canary from the start", f"{canary_r:+.2f} R against the active version"),
             ("most users on the canary", percent(max(stage.percent for stage in found.stages))),
             ("the start would have been refused", found.refused or None),
+            ("warning", found.in_sample or None),
         ]
     )
 

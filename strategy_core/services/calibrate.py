@@ -27,9 +27,10 @@ from strategy_core.domain.calibration import (
 from strategy_core.domain.errors import Incomparable, InvalidName, InvalidSetting
 from strategy_core.domain.lifecycle import utc
 from strategy_core.domain.plan import Plan
+from strategy_core.domain.preview import in_sample_note
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.domain.simulation import SCENARIOS, USUAL, Scenario
-from strategy_core.services.evidence import add_replays, read_shadow
+from strategy_core.services.evidence import add_replays, left_out_until, read_shadow
 from strategy_core.services.rollouts import check_comparable
 from strategy_core.store import versions
 from strategy_core.store.engine import reading
@@ -106,12 +107,15 @@ def read_pair(engine: Engine, *, strategy_name: str, version: str, now: datetime
         shadow = read_shadow(session, chosen, active, now)
         live = len(shadow.slots)
         shadow = add_replays(session, shadow, chosen, active, now) or shadow
+        left_out = left_out_until(session, chosen, active)
     slots, days = shadow.slots, len(np.unique(shadow.slots.day))
     if len(slots) < FEWEST_SLOTS or days < FEWEST_DAYS:
         found = f"{len(slots)} closed slots on {days} days in shadow, needed are {FEWEST_SLOTS} on {FEWEST_DAYS}"
         advice = f"replay more past candles first: rollout replay {strategy_name} {version} --from TIME"
+        if left_out is not None:
+            advice = f"{in_sample_note(left_out)}; {advice}"
         raise Incomparable(strategy_name, version, active.version, f"{found}; {advice}")
-    return RecordedPair(slots, shadow.history, scoring.risk_fraction, replayed=len(slots) - live)
+    return RecordedPair(slots, shadow.history, scoring.risk_fraction, len(slots) - live, left_out)
 
 
 def _find_scenario(known: dict[str, Scenario], name: str) -> Scenario:

@@ -1,11 +1,13 @@
 """Comparison of a version with the active one over the same candles, on request or as a stored nightly report."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 
 import pandas as pd
 from sqlalchemy import Engine
+from sqlmodel import Session
 
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.comparison import Comparison, compare
@@ -14,8 +16,8 @@ from strategy_core.domain.indicators import WARMUP_BARS, Runs, regimes, runs
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.market.source import CandleSource
-from strategy_core.services.evidence import live_since, shared_symbols
-from strategy_core.services.history import ComparisonCurves, comparison_curves, split_pair
+from strategy_core.services.evidence import live_since, shared_symbols, trained_until
+from strategy_core.services.history import ComparisonCurves, comparison_curves, split_pair, split_sample
 from strategy_core.store import outcomes, replays, versions
 from strategy_core.store.comparison import ComparedPair, max_drawdown, read_cells
 from strategy_core.store.engine import reading, snapshot, transaction
@@ -85,7 +87,7 @@ def compare_versions(
     """Compare the decisions of two versions and their scored outcomes.
 
     On candles before both decided live, replayed decisions are compared if there are any. `candles_replayed` counts
-    them.
+    them. Candles on which either version was trained are compared apart, in `in_sample`, and count nowhere else.
 
     Args:
         active_version: the version to compare with. The default is the active one.
@@ -111,14 +113,28 @@ def compare_versions(
         rule = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring)
         pair = ComparedPair(strategy_name, shadow.version, active.version, symbols, over.start, over.end)
         pairs = [pair] if live_only else split_pair(session, pair, live_since(shadow, active))
+    until = trained_until(shadow, active)
+    inside, outside = split_sample(pairs, until)
+    with snapshot(engine) as session:
+        found = _compare_pairs(session, outside, source, rule)
+        earlier = _compare_pairs(session, inside, source, rule) if inside else None
+        if earlier is not None and not earlier.candles_compared:
+            earlier = None
+        return found.model_copy(update={"trained_until": until, "in_sample": earlier})
+
+
+def _compare_pairs(
+    session: Session, pairs: Sequence[ComparedPair], source: CandleSource | None, rule: ScoringRule
+) -> Comparison:
+    """Compare two versions on the candles of the *pairs*, which follow each other. Without any it is empty."""
+    if not pairs:
+        return compare([])
     if source is not None:
         pairs = [replace(each, regimes=_regimes_of(source, each)) for each in pairs]
-    with snapshot(engine) as session:
-        ours, theirs = (
-            max_drawdown(session, pairs, version, rule.risk_fraction) for version in (pair.shadow, pair.active)
-        )
-        cells = chain.from_iterable(read_cells(session, each) for each in pairs)
-        return compare(cells, drawdowns=(ours, theirs))
+    names = (pairs[0].shadow, pairs[0].active)
+    ours, theirs = (max_drawdown(session, pairs, version, rule.risk_fraction) for version in names)
+    cells = chain.from_iterable(read_cells(session, each) for each in pairs)
+    return compare(cells, drawdowns=(ours, theirs))
 
 
 def replayed_period(engine: Engine, *, strategy_name: str, version: str) -> Period | None:
@@ -142,6 +158,12 @@ def why_empty(engine: Engine, *, strategy_name: str, version: str, over: Period)
         active = versions.active_version(session, strategy_name)
         symbols = shared_symbols(chosen, active)
         span = replays.replayed_span(session, strategy_name, version, symbols)
+    until = trained_until(chosen, active)
+    if until is not None and over.start < until and span is not None and span.first < min(over.end, until):
+        command = f"rollout replay {strategy_name} {version} --from {until:%Y-%m-%d}"
+        if span.newest >= until:
+            command = f"rollout compare {strategy_name} {version} --from {until:%Y-%m-%d}"
+        return [f"no candle was compared after the training, which ended at {until:{_MINUTE}} UTC", f"Next: {command}"]
     if not symbols:
         return [f"no candle was compared: {version} and the active {active.version} have no symbol in common"]
     since = live_since(chosen, active)

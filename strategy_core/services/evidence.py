@@ -61,7 +61,8 @@ def add_replays(
 ) -> Shadow | None:
     """Return the pair's shadow with replayed slots before it, 180 days together, or None without such slots.
 
-    The replayed days are the newest ones that both versions have replayed before they decided live together.
+    The replayed days are the newest ones that both versions have replayed before they decided live together, and on
+    which neither was trained.
     """
     part = _replayed_part(session, version, active, now - LOOK_BACK, now)
     if part is None:
@@ -94,6 +95,19 @@ def live_since(version: StrategyVersion, active: StrategyVersion) -> datetime:
     return max(version.created_at, active.created_at)
 
 
+def trained_until(one: StrategyVersion, other: StrategyVersion) -> datetime | None:
+    """Return the later end of training of two versions, or None if neither says so. Earlier candles are in sample."""
+    return max((each.trained_until for each in (one, other) if each.trained_until is not None), default=None)
+
+
+def left_out_until(session: Session, version: StrategyVersion, active: StrategyVersion) -> datetime | None:
+    """Return up to when replayed candles of the pair are left out, since they are in sample, or None without such."""
+    until, symbols = trained_until(version, active), shared_symbols(version, active)
+    spans = [replays.replayed_span(session, version.strategy_name, each.version, symbols) for each in (version, active)]
+    firsts = [span.first for span in spans if span is not None]
+    return until if until is not None and any(first < until for first in firsts) else None
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
     """What a pair did on the candles that opened in [start, end), live or in replays."""
@@ -124,14 +138,17 @@ class _Part:
 def _replayed_part(
     session: Session, version: StrategyVersion, active: StrategyVersion, start: datetime, now: datetime
 ) -> _Part | None:
-    """Return the newest replayed candles of the pair, as many days as [start, now) has before its live ones."""
+    """Return the newest replayed candles of the pair, as many days as [start, now) has before its live ones.
+
+    Candles on which either version was trained are left out.
+    """
     since, symbols = live_since(version, active), shared_symbols(version, active)
     spans = [replays.replayed_span(session, version.strategy_name, each.version, symbols) for each in (version, active)]
     ours, theirs = spans
     if since <= start or ours is None or theirs is None:
         return None
     end = min(since, min(ours.newest, theirs.newest) + timeframe_delta(version.timeframe))
-    first = max(ours.first, theirs.first, end - (min(since, now) - start))
+    first = max(ours.first, theirs.first, end - (min(since, now) - start), trained_until(version, active) or ours.first)
     return _Part(version, active, first, end, REPLAYED) if first < end else None
 
 

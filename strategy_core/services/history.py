@@ -84,6 +84,8 @@ def comparison_curves(session: Session, report: ComparisonReport) -> ComparisonC
     if report.report.get("candles_replayed"):
         both = (versions.get_version(session, name, each) for each in (shadow, active))
         pairs = split_pair(session, pair, live_since(*both))
+    if (trained := report.report.get("trained_until")) is not None:
+        pairs = split_sample(pairs, datetime.fromisoformat(trained))[1] or [replace(pair, start=pair.end)]
     cells = chain.from_iterable(not_held(session, each) for each in pairs)
     decided = (cell for _, cell in cells if cell.shadow is not None and cell.active is not None)
     days = days_of([_day_sums(cell) for cell in decided if cell.closed])
@@ -102,6 +104,16 @@ def split_pair(session: Session, pair: ComparedPair, since: datetime) -> list[Co
         return [pair]
     replayed = replace(pair, end=end, tables=REPLAYED)
     return [replayed, replace(pair, start=since)] if since < pair.end else [replayed]
+
+
+def split_sample(
+    pairs: Sequence[ComparedPair], until: datetime | None
+) -> tuple[list[ComparedPair], list[ComparedPair]]:
+    """Return the parts of the pairs before *until*, on which a version was trained, and those from then on."""
+    if until is None:
+        return [], list(pairs)
+    inside = [replace(each, end=min(each.end, until)) for each in pairs if each.start < until]
+    return inside, [replace(each, start=max(each.start, until)) for each in pairs if each.end > until]
 
 
 def read_curves(engine: Engine, reports: Sequence[ComparisonReport]) -> list[ComparisonCurves]:

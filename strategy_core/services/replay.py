@@ -47,6 +47,7 @@ class Replayed:
         pending: trades that are still open where the feed ends.
         errors: candles on which it failed, with the newest error. They are not stored, and are tried again next time.
         revised: candles that were replayed before on other candles than the feed has now, with the first of them.
+        trained_until: end of the version's training, if it says so.
     """
 
     strategy_name: str
@@ -62,6 +63,7 @@ class Replayed:
     last_error: str = ""
     revised: int = 0
     first_revised: datetime | None = None
+    trained_until: datetime | None = None
 
     @property
     def summary(self) -> str:
@@ -79,6 +81,9 @@ class Replayed:
             notes.append(f"nothing new: {self.version} was replayed on these candles before")
         if self.errors:
             notes.append(f"{self.version} failed on {self.errors} candles, the newest with: {self.last_error}")
+        if self.trained_until is not None and self.first is not None and self.first < self.trained_until:
+            until = f"{self.trained_until:%Y-%m-%d %H:%M} UTC"
+            notes.append(f"in sample: {self.version} was trained on candles until {until}. compare shows them apart")
         if self.first_revised is not None:
             notes.append(
                 f"the feed has revised candles since {self.version} was replayed on them: {self.revised} decisions, "
@@ -161,10 +166,14 @@ def replay_version(
     if missing := sorted(set(chosen.symbols) - set(source.symbols())):
         raise UnknownSymbol(missing[0], source.symbols())
     over = _period(source, chosen, start, end, length, now)
-    replayers = [_Replayer(chosen, chosen.symbols, Replayed(strategy_name, version))]
+    replayers = [
+        _Replayer(chosen, chosen.symbols, Replayed(strategy_name, version, trained_until=chosen.trained_until))
+    ]
     if active is not None and active.version != version and active.timeframe == chosen.timeframe:
         both = shared_symbols(chosen, active)
-        replayers.append(_Replayer(active, both, Replayed(strategy_name, active.version)))
+        replayers.append(
+            _Replayer(active, both, Replayed(strategy_name, active.version, trained_until=active.trained_until))
+        )
     for symbol in chosen.symbols:
         market = _read_market(source, symbol, replayers, rule, over, now)
         asked = [each for each in replayers if symbol in each.symbols]

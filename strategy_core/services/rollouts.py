@@ -30,7 +30,7 @@ from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.preview import Audience, LiveShadow, Preview, harm_in_shadow, preview
 from strategy_core.domain.ramp import Ruling, State, Step
 from strategy_core.domain.scoring import ScoringRule
-from strategy_core.services.evidence import Feed, Shadow, add_replays, judge, read_shadow
+from strategy_core.services.evidence import Feed, Shadow, add_replays, judge, left_out_until, read_shadow
 from strategy_core.services.rollback import never_locked_out, roll_back
 from strategy_core.services.tick import apply_ruling
 from strategy_core.services.transitions import ChangeAlert, check_open, make_canary, recorded_change
@@ -450,7 +450,8 @@ def check_second_owner(session: Session, rollout: Rollout, command: Command) -> 
 def preview_plan(engine: Engine, *, strategy_name: str, version: str, plan: Plan, now: datetime) -> Preview:
     """Estimate how *plan* would run, from at most 180 days of the pair's shadow history.
 
-    With less of it, replays fill the days before it. The start of a rollout does not count them.
+    With less of it, replays fill the days before it, without candles on which either version was trained. The start of
+    a rollout does not count them.
 
     Raises:
         UnknownStrategy, UnknownVersion, NoActiveVersion
@@ -464,10 +465,12 @@ def preview_plan(engine: Engine, *, strategy_name: str, version: str, plan: Plan
         check_comparable(chosen, active)
         shadow = read_shadow(session, chosen, active, now)
         more = add_replays(session, shadow, chosen, active, now)
+        left_out = left_out_until(session, chosen, active)
         risk_fraction = _risk_fraction(session, strategy_name)
     live = None if more is None else LiveShadow(shadow.slots, shadow.history, shadow.days)
     shown = more or shadow
-    return preview(plan, shown.history, shown.days, slots=shown.slots, risk_fraction=risk_fraction, live=live)
+    found = preview(plan, shown.history, shown.days, slots=shown.slots, risk_fraction=risk_fraction, live=live)
+    return found.model_copy(update={"left_out_until": left_out})
 
 
 def show_plan(

@@ -109,6 +109,10 @@ def register_version(
             _check_new(session, strategy_name, version, build.digest)
         strategy.load_next(described)  # vetting compares the given config with the stored one
         vetted = _vet(strategy, described, source, strategy_name, version, symbols, now)
+    report = vetted.report.model_copy(update={"trained_until": described.trained_until})
+    if described.trained_until is not None and described.trained_until > now:
+        until = f"it was trained until {described.trained_until:%Y-%m-%d %H:%M} UTC"
+        report.warnings.append(f"{until}: what it decides live before then is no evidence")
 
     @retry_transient()  # retry without the vetting, which takes seconds
     def store() -> tuple[StrategyVersion, str]:
@@ -131,7 +135,7 @@ def register_version(
                 warmup_bars=described.warmup_bars,
                 fingerprint=build.digest,
                 fingerprint_parts=build.parts,
-                registration_report=vetted.report.model_dump(mode="json"),
+                registration_report=report.model_dump(mode="json"),
                 created_at=now,
             )
             with recorded_change(session, command, "register_version", strategy_name, version) as change:
@@ -165,6 +169,13 @@ def _check_names(strategy_name: str, version: str, symbols: Sequence[str]) -> li
     if not symbols:
         raise InvalidName("list of symbols", list(symbols), "one symbol or more")
     return sorted(set(symbols))
+
+
+def check_free(engine: Engine, strategy_name: str, version: str) -> None:
+    """Raise InvalidName or DuplicateVersion if no version of this name can be registered."""
+    _check_names(strategy_name, version, ["any"])
+    with reading(engine) as session:
+        _check_new(session, strategy_name, version, None)
 
 
 def _check_new(session: Session, strategy_name: str, version: str, digest: str | None) -> None:

@@ -27,7 +27,7 @@ from strategy_core.domain.ramp import Position, Ruling, State, Step, decide, jud
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.domain.slot_ledger import SlotLedger, add_slots, open_ledger
 from strategy_core.services.compare import Period, period
-from strategy_core.services.evidence import LOOK_BACK, Shadow, read_replayed, shared_symbols
+from strategy_core.services.evidence import LOOK_BACK, Shadow, read_replayed, shared_symbols, trained_until
 from strategy_core.services.history import MOST_POINTS
 from strategy_core.services.reports import HarmPath
 from strategy_core.services.rollouts import check_comparable
@@ -107,6 +107,7 @@ class WhatIf:
         unseen: symbols of the active version alone, which a replay leaves out.
         ticks: one a candle.
         bound, harm: of the plan's gates `not_worse` and `harm`. None without the gate or without a slot.
+        trained_until: end of the later training of the two versions, if they say so.
     """
 
     strategy_name: str
@@ -121,6 +122,7 @@ class WhatIf:
     left_out: Sequence[str] = ()
     unseen: Sequence[str] = ()
     ticks: int = 0
+    trained_until: datetime | None = None
     stages: list[StageOutcome] = field(default_factory=list)
     earned: Earned = Earned((), (), ())
     bound: BoundPath | None = None
@@ -149,6 +151,17 @@ class WhatIf:
         return sum(stage.users_r for stage in self.stages)
 
     @property
+    def in_sample(self) -> str:
+        """Which of its candles a version was trained on, or ""."""
+        if self.trained_until is None or self.start - LOOK_BACK >= self.trained_until:
+            return ""
+        where = "the rollout" if self.start < self.trained_until else "the noise, not the rollout"
+        return (
+            f"in sample: a version was trained on candles until {self.trained_until:%Y-%m-%d %H:%M} UTC, "
+            f"which concerns {where}"
+        )
+
+    @property
     def limits(self) -> list[str]:
         """What it is based on and what it leaves out, a line each."""
         counted = replayed_part(self.shadow_slots, self.shadow_slots, self.shadow_days, self.shadow_days)
@@ -171,7 +184,10 @@ class WhatIf:
         notes = [self.verdict, f"users had {self.users_r:+.2f} R on average, against the active version alone"]
         if self.refused:
             notes.append(f"warning: the start would have been refused: {self.refused}")
-        return [*notes, f"{self.ticks:,} ticks, one a candle", *self.limits]
+        notes.append(f"{self.ticks:,} ticks, one a candle")
+        if self.in_sample:
+            notes.append(f"warning: {self.in_sample}")
+        return [*notes, *self.limits]
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +234,7 @@ def what_if(
 
     Args:
         start: by default 180 days after the first candle that both have replayed, or that candle if there are fewer.
+            Not before the end of the training of either, if there are later candles.
         end: by default the end of what both have replayed.
         most_candles: longest period, in candles of each symbol. The default is any.
         seen: called with the time, the ruling and the findings of each tick.
@@ -240,6 +257,7 @@ def what_if(
         shadow = read_replayed(session, chosen, active, over.start)
         past = _read_past(session, chosen, active, over.start, over.end, rule.risk_fraction)
     found = WhatIf(strategy_name, version, active.version, over.start, over.end, left_out=left_out)
+    found.trained_until = trained_until(chosen, active)
     found.unseen = sorted(set(active.symbols) - set(symbols))
     found.shadow_slots, found.shadow_days = len(shadow.slots), shadow.days
     found.refused = _refused(plan, shadow, rule.risk_fraction)
@@ -266,6 +284,8 @@ def _period(
     end = newest + timeframe_delta(version.timeframe) if end is None else end
     if start is None:
         start = first + LOOK_BACK if first + LOOK_BACK < end else first
+        trained = trained_until(version, active)
+        start = trained if trained is not None and start < trained < end else start
     return period(start, end)
 
 

@@ -144,6 +144,12 @@ class StrategyVersion(SQLModel, table=True):
     retired_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))  # last retirement
     quarantined_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))  # set by a rollback
 
+    @property
+    def trained_until(self) -> datetime | None:
+        """End of the candles that the version was fitted to, if it says so. Earlier candles are in its sample."""
+        text = self.registration_report.get("trained_until")
+        return None if text is None else datetime.fromisoformat(text)
+
 
 class RecordedAnswers(SQLModel, table=True):
     """The windows of a version's vetting and its answers, asked again by each worker. Inserted and not changed."""

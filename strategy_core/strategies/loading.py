@@ -12,7 +12,7 @@ import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from difflib import get_close_matches
 from importlib import import_module
@@ -41,6 +41,7 @@ from strategy_core.domain.strategy import Action, Context, Decision, Strategy
 from strategy_core.strategies.adapters import adapted
 
 MAX_WARMUP_BARS = 100_000
+_DAY = len("2026-01-31")
 GROUP = "strategy_core.strategies"
 OBJECT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 ACTION_KEYS = ("action", "signal", "decision")
@@ -202,6 +203,25 @@ def warmup_of(owner: Any, params: BaseModel) -> int:
     return bars
 
 
+def trained_until_of(owner: Any, params: BaseModel) -> datetime | None:
+    """Return `trained_until` of a strategy, an engine or its params, or None. It is a time or a method of params."""
+    until = getattr(owner, "trained_until", None)
+    if callable(until):
+        until = until(params)
+    if until is None:
+        return None
+    with suppress(ValueError):  # of a text that is no time
+        found = datetime.fromisoformat(until if isinstance(until, str) else until.isoformat())
+        if found.tzinfo is not None:
+            return found.astimezone(UTC)
+        if (isinstance(until, str) and len(until) == _DAY) or not isinstance(until, str | datetime):
+            return found.replace(tzinfo=UTC)
+    raise StrategyFailed(
+        f"{type(owner).__name__}.trained_until is {until!r:.60}; "
+        "allowed: a day, or a time with its zone, as a datetime or as text such as 2026-01-31 or 2026-01-31T12:00Z"
+    )
+
+
 def _keys(params_model: type[BaseModel]) -> list[str]:
     """Return the keys that the model reads. A field with an alias is read by its alias only."""
     by_name = _by_name(params_model)
@@ -289,6 +309,10 @@ class Adapted:
         return warmup_of(
             engine if hasattr(engine, "warmup_bars") or not hasattr(params, "warmup_bars") else params, params
         )
+
+    def trained_until(self, params: BaseModel) -> datetime | None:
+        engine = self._engine(params)
+        return trained_until_of(engine if hasattr(engine, "trained_until") else params, params)
 
     def decide(self, candles: pd.DataFrame, params: BaseModel, context: Context) -> Decision:
         engine = self._engine(params)

@@ -5,6 +5,7 @@ A demonstration of a strategy with a model file, and no edge: see docs/explanati
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,9 @@ class PpoGold:
 
     def model_files(self, params: PpoGoldParams) -> list[Path]:
         return [model_path(params.model)]
+
+    def trained_until(self, params: PpoGoldParams) -> datetime:
+        return datetime.fromisoformat(read_model(model_path(params.model)).card.trained_until)
 
     def decide(self, candles: pd.DataFrame, params: PpoGoldParams, context: Context) -> Decision:
         return self.decide_many(candles.iloc[-BARS:], params, context)[0]

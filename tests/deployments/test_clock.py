@@ -38,7 +38,7 @@ from tests.services.outbox import outbox
 pytestmark = [pytest.mark.full, pytest.mark.xdist_group("prefect")]
 
 MINUTE = timedelta(minutes=1)
-SERVED = ("ramp-tick", "rollback", "start-canary", "pause", "plan", "register-version")
+SERVED = ("ramp-tick", "rollback", "start-canary", "pause", "plan", "register-version", "retrain")
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +71,8 @@ def a_clock(engine: Engine, client: SyncPrefectClient, ids: Mapping[str, UUID], 
     return Clock({each.id: each for each in deployed(prefect_yaml(), ids)}, client, engine, name)
 
 
-def wait_until(true: Callable[[], object], *, step: Callable[[], None] = lambda: None) -> None:
-    until = time.monotonic() + 120
+def wait_until(true: Callable[[], object], *, step: Callable[[], None] = lambda: None, within_s: float = 120.0) -> None:
+    until = time.monotonic() + within_s
     while not true():
         assert time.monotonic() < until, "timed out"
         step()
@@ -387,6 +387,35 @@ def test_a_request_in_a_process_stays_its_clocks_as_long_as_that_works(
     wait_until(lambda: not clock.busy)
     clock.look()  # from now on it is not renewed
     assert len(owner_requests.left_undone(clock.engine, now=datetime.now(UTC) + LEASE)) == 1
+
+
+def test_a_training_does_not_hold_up_a_rollback(
+    clock: Clock, client: SyncPrefectClient, ids: Mapping[str, UUID], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROLLOUT_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("PREFECT_API_URL", str(client.api_url))  # for the processes of the trainings
+    known: dict[str, Any] = {"strategy_name": "ppo_gold", "entry_point": "ppo_gold", "symbols": ["GOLD"], "config": {}}
+    put_version(clock.engine, "1", Status.ACTIVE, **known)
+    canary = start(client, ids)
+    wait_until(lambda: ended(client, canary), step=clock.step)
+    until = {"until": "2026-02-20", "owner": "ana"}
+    training = ask(client, ids, "retrain", strategy_name="ppo_gold", version="2", **until)
+    wait_until(lambda: clock.processes, step=clock.step)
+    waiting = ask(client, ids, "retrain", strategy_name="ppo_gold", version="3", seed=20, **until)
+
+    undone = ask(client, ids, "rollback", strategy_name="fib_rsi", reason="test", owner="ana")
+    wait_until(lambda: ended(client, undone), step=clock.step)
+
+    assert ended(client, training) is None
+    assert len(clock.processes) == 1, "one training at a time"
+    wait_until(lambda: ended(client, training), within_s=600)
+    wait_until(lambda: ended(client, waiting), within_s=600)
+    state = client.read_flow_run(training).state
+    assert state is not None
+    assert state.name == "Completed", state.message
+    assert (state.message or "").startswith("ppo_gold 2 is registered as shadow: trained until 2026-02-20")
+    made = [action for action in actions(clock.engine) if action == "register_version"]
+    assert len(list((tmp_path / "models").glob("*.json"))) == len(made) > 0
 
 
 def test_a_stop_waits_for_what_runs_and_ends_processes(

@@ -35,6 +35,7 @@ def test_what_moves_rollouts_is_scheduled_and_what_owners_do_is_not() -> None:
         "register-version",
         "replay",
         "whatif",
+        "retrain",
         "compare",
         "plan",
         "start-canary",

@@ -1,5 +1,5 @@
 import math
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 
 import numpy as np
@@ -88,6 +88,11 @@ class TestWithReplays:
         )
         assert any("in shadow and replay it earned" in note for note in told.notes)
         assert any("in replay it earned" in note for note in self.replayed(live_days=0).notes)
+
+    def test_it_says_which_replays_are_left_out(self) -> None:
+        told = self.replayed(live_days=10).model_copy(update={"left_out_until": datetime(2026, 3, 2, tzinfo=UTC)})
+
+        assert told.notes[0] == "left out: replayed candles before 2026-03-02 00:00 UTC, on which a version was trained"
 
     def test_slots_needed_are_those_of_the_gates_which_know_the_live_days(self) -> None:
         """With few live days they assume clustering, and no replayed slot counts as one in shadow."""

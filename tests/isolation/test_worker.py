@@ -144,13 +144,24 @@ def test_a_try_turns_even_a_good_answer_into_a_breach(guard: Guard, candles: pd.
 def test_a_ready_engine_needs_no_config(guard: Guard) -> None:
     version = _load({"entry_point": "engine", "config": {"n": 1}}, [pickle.dumps(Engine(1.0))], guard)
 
-    assert version.description() == {"config": {}, "warmup_bars": 3, "vectorised": False, "model_files": []}
+    known = {"config": {}, "warmup_bars": 3, "vectorised": False, "model_files": [], "trained_until": None}
+    assert version.description() == known
 
 
 def test_model_files_are_described_by_their_whole_path(guard: Guard) -> None:
     version = version_of(f"{UNDER_TEST}:WithModelFiles", {"target": "models"}, guard)
 
     assert version.description()["model_files"] == [str(Path("models/model.bin").absolute())]
+
+
+def test_the_end_of_its_training_is_asked_for_once_its_model_is_visible(guard: Guard) -> None:
+    version = version_of("ppo_gold", {}, guard)
+    unseen = version.description()
+
+    seen = version.description(unseen["model_files"])
+
+    assert unseen["trained_until"] is None
+    assert seen["trained_until"] == "2010-01-01T00:00:00+00:00"
 
 
 @pytest.mark.parametrize(
@@ -184,7 +195,7 @@ def test_frames_and_lines_go_through_the_pipes(guard: Guard) -> None:
     inbox, to_it = os.pipe()
     from_it, outbox = os.pipe()
     pipes = Pipes(inbox, outbox)
-    os.write(to_it, protocol.frame({"entry_point": "fib_rsi", "config": {}}))
+    os.write(to_it, protocol.frame({"entry_point": "fib_rsi", "config": {}, "model_files": []}))
     os.close(to_it)
 
     start = pipes.read_frame()

@@ -18,10 +18,12 @@ from strategy_core.report.charts import (
     harm_svg,
     regimes_svg,
     share_svg,
+    training_svg,
 )
 from strategy_core.services.history import Day, ServedSpan
 from strategy_core.services.reports import HarmPath
 from strategy_core.services.whatif import BoundPath
+from strategy_core.training.ppo import Year
 from tests.report.reading import words
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
@@ -222,3 +224,32 @@ def test_a_bound_is_drawn_below_its_difference_and_against_the_limit_of_each_sta
     assert low[-1][1] == limit[-1][1] == pytest.approx(ticks(svg)["-0.10"])
     assert limit[0][1] == limit[1][1] > limit[-1][1]
     assert {"difference: +0.000 R", "lower bound: -0.100 R", "limit of the stage: -0.100 R"} <= words(svg)
+
+
+YEARS = [
+    Year(2025, True, 300, 0.6, 0.2, 0.05),
+    Year(2026, True, 20, 0.6, 0.3, 0.1),
+    Year(2026, False, 50, 0.5, 0.0, 0.1),
+]
+
+
+def test_a_training_shows_each_try_and_each_year_with_its_interval() -> None:
+    svg = ET.fromstring(training_svg("Training", {7: [0.0, 0.1], 8: [0.1, 0.3]}, 8, YEARS))
+
+    assert {"seed 7", "seed 8, kept", "2026 in sample", "2026 out of sample"} <= words(svg)
+    assert {"+0.000 R, 50 signals", "dashed: end of the training"} <= words(svg)
+    widths = [each.attrib["stroke-width"] for each in svg.iter(f"{SVG}polyline")]
+    assert widths == ["1.2", "3.2"], "the kept one is on top"
+    dots = [float(each.attrib["cx"]) for each in svg.iter(f"{SVG}circle")]
+    assert dots[2] < dots[0] < dots[1]
+    lines = [each for each in svg.iter(f"{SVG}line") if each.attrib.get("stroke-width") == "3"]
+    reach = [float(each.attrib["x2"]) - float(each.attrib["x1"]) for each in lines]
+    assert reach[1] == pytest.approx(2 * reach[0], abs=0.2)
+
+
+def test_a_training_without_later_candles_and_with_many_tries_is_drawn() -> None:
+    svg = ET.fromstring(training_svg("Training", {seed: [0.1] for seed in range(20)}, 12, YEARS[:1]))
+
+    assert {"seed 12, kept", "2025 in sample"} <= words(svg)
+    assert "seed 11" not in words(svg)
+    assert "dashed: end of the training" not in words(svg)

@@ -19,6 +19,7 @@ ON_BOTH = {
     "test_promote",
     "test_ramp",
     "test_rollback",
+    "test_retrain",
     "test_score",
     "test_standing_watch",
     "test_tampering",

@@ -1,3 +1,4 @@
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from strategy_core.domain.errors import (
     InvalidTimeframe,
     NaiveTime,
     RolloutError,
+    StrategyFailed,
     UnknownSymbol,
 )
 from strategy_core.domain.lifecycle import Status
@@ -189,3 +191,20 @@ def test_another_strategy_may_have_the_same_build(engine: Engine, market: Synthe
 
     with reading(engine) as session:
         assert len(versions.list_versions(session)) == 2
+
+
+@pytest.mark.full
+def test_a_version_says_until_when_it_was_trained(engine: Engine, market: SyntheticSource) -> None:
+    asked: dict[str, Any] = {"entry_point": f"{CODE}:Trained", "strategy_name": "gold"}
+
+    days = ("2026-01-31", "2026-04-01")
+    past, future = (register(engine, market, day, config={"until": day}, **asked) for day in days)
+    with pytest.raises(StrategyFailed, match=r"Trained.trained_until is 'soon'; allowed: a day, or a time"):
+        register(engine, market, "3", config={"until": "soon"}, **asked)
+
+    assert past.trained_until == datetime(2026, 1, 31, tzinfo=UTC)
+    assert past.registration_report["warnings"] == []
+    assert future.registration_report["warnings"] == [
+        "it was trained until 2026-04-01 00:00 UTC: what it decides live before then is no evidence"
+    ]
+    assert register(engine, market, "4", strategy_name="plain").trained_until is None

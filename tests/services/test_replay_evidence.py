@@ -14,10 +14,12 @@ from strategy_core.domain.gates.base import Verdict
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.market.synthetic import SyntheticSource
+from strategy_core.report.comparison import comparison_markdown
 from strategy_core.services.calibrate import read_pair
 from strategy_core.services.compare import compare_all, compare_versions, compare_with_curves, period, why_empty
 from strategy_core.services.rollouts import preview_plan, start_rollout
 from strategy_core.services.tick import tick
+from strategy_core.services.whatif import what_if
 from strategy_core.store import replays
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.tables import (
@@ -37,6 +39,8 @@ from tests.prepared import prepared
 DAYS, SPLIT = 12, 7
 NOW = MONDAY + DAYS * DAY
 OVER = period(MONDAY, NOW)
+TOLD = ("candles_replayed", "trained_until", "in_sample")
+TRAINED = MONDAY + SPLIT * DAY
 
 
 def put_days(engine: Engine) -> None:
@@ -48,10 +52,11 @@ def put_days(engine: Engine) -> None:
         put_day(engine, MONDAY + day * DAY, said, {"1": 0.6, "2": -0.9}, signal_hours=hours)
 
 
-def move_to_replays(engine: Engine, strategy_name: str, *, before: Any) -> None:
+def move_to_replays(engine: Engine, strategy_name: str, *, before: Any, trained_until: str | None = None) -> None:
     """Put the same versions into another strategy, registered *before*, with all rows until then as replays."""
+    report = {"trained_until": trained_until}
     put_version(engine, "1", Status.ACTIVE, strategy_name=strategy_name, at=before)
-    put_version(engine, "2", strategy_name=strategy_name, at=before)
+    put_version(engine, "2", strategy_name=strategy_name, at=before, registration_report=report)
     with transaction(engine) as session:
         for source, target in (
             (ShadowDecisionLog, ReplayDecision),
@@ -86,6 +91,11 @@ def put_both(engine: Engine) -> None:
     move_to_replays(engine, "new", before=NOW)
 
 
+def put_trained(engine: Engine) -> None:
+    put_days(engine)
+    move_to_replays(engine, "new", before=NOW, trained_until=TRAINED.isoformat())
+
+
 def put_half(engine: Engine) -> None:
     """Strategy `half` has lived through the last days, after its versions were replayed on those before."""
     put_days(engine)
@@ -115,7 +125,7 @@ def without_count(found: Comparison) -> dict[str, Any]:
 
     def rounded(value: Any) -> Any:
         if isinstance(value, dict):
-            return {name: rounded(each) for name, each in value.items() if name != "candles_replayed"}
+            return {name: rounded(each) for name, each in value.items() if name not in TOLD}
         return round(value, 9) if isinstance(value, float) else value
 
     return dict(rounded(found.model_dump()))
@@ -274,3 +284,80 @@ def test_an_empty_comparison_names_the_replayed_days(engine: Engine) -> None:
 
     assert why[0].endswith("and 2 is replayed from 2026-03-02 00:00 to 2026-03-13 23:00 UTC")
     assert why[1] == "Next: rollout compare new 2 --from 2026-03-02"
+
+
+@pytest.mark.parametrize("regimes", [False, True], ids=["in total", "by regime"])
+def test_candles_of_the_training_are_compared_apart(engine: Engine, market: SyntheticSource, regimes: bool) -> None:
+    prepared(engine, put_trained)
+    source = market if regimes else None
+
+    found = compared(engine, "new", source)
+
+    inside, outside = (
+        compared(engine, "fib_rsi", source, over=period(*each)) for each in ((MONDAY, TRAINED), (TRAINED, NOW))
+    )
+    assert without_count(found) == without_count(outside)
+    assert found.trained_until == TRAINED
+    assert found.in_sample is not None
+    assert without_count(found.in_sample) == without_count(inside)
+    assert inside.slots > 5
+    assert compared(engine, "fib_rsi").in_sample is None
+    assert compared(engine, "new", over=period(TRAINED, NOW)).in_sample is None
+
+
+def test_without_later_candles_a_comparison_says_what_to_do(engine: Engine) -> None:
+    prepared(engine, put_trained)
+    asked: dict[str, Any] = {"strategy_name": "new", "version": "2", "over": period(MONDAY, TRAINED)}
+
+    found = compared(engine, "new", over=period(MONDAY, TRAINED))
+    why, following = why_empty(engine, **asked)
+
+    assert (found.candles_compared, found.slots) == (0, 0)
+    assert found.in_sample is not None
+    assert why == "no candle was compared after the training, which ended at 2026-03-09 00:00 UTC"
+    assert following == "Next: rollout compare new 2 --from 2026-03-09"
+
+
+def test_the_curves_leave_the_training_out(engine: Engine, market: SyntheticSource) -> None:
+    prepared(engine, put_trained)
+    asked: dict[str, Any] = {"shadow_version": "2", "symbol": None, "source": market, "now": NOW}
+
+    found, curves = compare_with_curves(engine, strategy_name="new", over=OVER, **asked)
+    _, none = compare_with_curves(engine, strategy_name="new", over=period(MONDAY, TRAINED), **asked)
+    text, earlier = comparison_markdown(curves), found.in_sample
+
+    assert earlier is not None
+    assert min(each.day for each in curves.days) == TRAINED
+    assert curves.equity.at[0] == TRAINED
+    assert none.days == ()
+    assert (
+        f"In sample, before 2026-03-09 00:00 UTC, when the training ended: 168 candles and {earlier.slots} slots"
+        in text
+    )
+    assert "In sample, before" in comparison_markdown(none)
+
+
+def test_plans_and_calibrations_leave_the_training_out(engine: Engine) -> None:
+    prepared(engine, put_trained)
+    whole = compared(engine, "new")
+
+    planned = preview_plan(engine, strategy_name="new", version="2", plan=Plan(), now=NOW)
+    with pytest.raises(Incomparable) as refused:
+        read_pair(engine, strategy_name="new", version="2", now=NOW)
+
+    note = "left out: replayed candles before 2026-03-09 00:00 UTC, on which a version was trained"
+    assert planned.replayed_slots == whole.difference.n
+    assert note in planned.notes
+    assert note in str(refused.value)
+
+
+def test_a_what_if_starts_after_the_training_and_says_what_is_in_sample(engine: Engine) -> None:
+    prepared(engine, put_trained)
+
+    after = what_if(engine, strategy_name="new", version="2", plan=Plan())
+    within = what_if(engine, strategy_name="new", version="2", plan=Plan(), start=MONDAY + DAY)
+
+    until = "warning: in sample: a version was trained on candles until 2026-03-09 00:00 UTC, which concerns "
+    assert after.start == TRAINED
+    assert f"{until}the noise, not the rollout" in after.notes
+    assert f"{until}the rollout" in within.notes

@@ -28,6 +28,16 @@ class Clockwork:
         return Decision(Action.BUY if params.buy else Action.SELL, 0.6, {"close": float(candles["close"].iloc[-1])})
 
 
+class Trained(Clockwork):
+    """Says until when it was trained."""
+
+    class Params(Every):
+        until: str
+
+    def trained_until(self, params: Any) -> str:
+        return str(params.until)
+
+
 class Failing(Clockwork):
     """Fails in a way that its config chooses, from a moment on that registration does not reach."""
 

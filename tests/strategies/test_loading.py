@@ -3,7 +3,7 @@
 import json
 import re
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
@@ -28,7 +28,17 @@ from pydantic import (
 from strategy_core.domain.errors import InvalidConfig, InvalidDecision, InvalidEntryPoint, StrategyFailed
 from strategy_core.domain.strategy import Action, Context, Decision, Strategy
 from strategy_core.strategies.fib_rsi import FibRsi
-from strategy_core.strategies.loading import as_strategy, canonical, known, load, resolve, validated, warmup_of
+from strategy_core.strategies.loading import (
+    FreeConfig,
+    as_strategy,
+    canonical,
+    known,
+    load,
+    resolve,
+    trained_until_of,
+    validated,
+    warmup_of,
+)
 from tests.strategies import owners_code
 from tests.strategies.owners_code import AsyncEngine, Engine, OwnParams
 
@@ -399,3 +409,49 @@ def test_an_engines_answers_become_decisions(answer: object, decision: Decision)
 def test_any_other_answer_is_invalid(answer: object, why: str) -> None:
     with pytest.raises(InvalidDecision, match=why):
         decided(as_strategy(Engine(answer), "owner"), {})
+
+
+@pytest.mark.parametrize(
+    ("said", "until"),
+    [
+        (None, None),
+        (date(2026, 1, 31), "2026-01-31T00:00:00+00:00"),
+        ("2026-01-31", "2026-01-31T00:00:00+00:00"),
+        ("2026-01-31T12:00Z", "2026-01-31T12:00:00+00:00"),
+        (datetime(2026, 1, 31, tzinfo=timezone(timedelta(hours=2))), "2026-01-30T22:00:00+00:00"),
+        (pd.Timestamp("2026-01-31", tz="UTC"), "2026-01-31T00:00:00+00:00"),
+        (lambda params: params.until, "2026-02-01T00:00:00+00:00"),
+    ],
+    ids=str,
+)
+def test_the_end_of_a_training_is_a_day_or_a_time(said: Any, until: str | None) -> None:
+    class Params(BaseModel):
+        until: str = "2026-02-01"
+
+    owner = type("Trained", (), {"trained_until": said if not callable(said) else staticmethod(said)})()
+
+    found = trained_until_of(owner, Params())
+
+    assert (found and found.isoformat()) == until
+
+
+@pytest.mark.parametrize(
+    "said", ["yesterday", datetime(2026, 1, 31, tzinfo=UTC).replace(tzinfo=None), "2026-01-31T12:00"], ids=str
+)
+def test_an_end_of_a_training_without_a_zone_is_refused(said: Any) -> None:
+    owner = type("Trained", (), {"trained_until": said})()
+
+    with pytest.raises(StrategyFailed, match=r"Trained.trained_until is .*; allowed: a day, or a time with its zone"):
+        trained_until_of(owner, validated(FreeConfig, {}, "owner"))
+
+
+def test_an_adapted_engine_says_when_its_training_ended() -> None:
+    class Engine:
+        warmup_bars = 1
+        trained_until = "2026-01-31"
+
+        def generate_signal(self, df: Any, symbol: str, timestamp: Any) -> None: ...
+
+    engine: Any = as_strategy(Engine, "engine")
+
+    assert trained_until_of(engine, engine.Params()) == datetime(2026, 1, 31, tzinfo=UTC)

@@ -100,7 +100,9 @@ def test_the_command_writes_a_model_that_decides(tmp_path: Path) -> None:
     file, other = tmp_path / "model.json", tmp_path / "other.json"
     asked = ["--candles", FEED, "--until", "2026-02-01", "--tries", "1", "--updates", "2", "--out"]
 
-    done, again = (CliRunner().invoke(app, [*asked, str(file)]) for _ in range(2))
+    plot = ["--plot", str(tmp_path / "plot.svg")]
+    done, again = (CliRunner().invoke(app, [*asked, str(file), *plot]) for _ in range(2))
+    nowhere = CliRunner().invoke(app, [*asked, str(other), "--plot", str(tmp_path / "none" / "plot.svg")])
     refused = CliRunner().invoke(app, [*asked, str(other), "--symbol", "NONE"])
     early = CliRunner().invoke(app, [*asked, str(other), "--until", "2025-11-03"])
 
@@ -108,5 +110,7 @@ def test_the_command_writes_a_model_that_decides(tmp_path: Path) -> None:
     assert f"{file}: {file.stat().st_size} bytes, sha256" in done.output
     assert "2026 out of sample" in done.output
     assert read_model(model_path(str(file))).card.trained_until == "2026-02-01T00:00:00+00:00"
+    assert "2026 out of sample" in (tmp_path / "plot.svg").read_text()
+    assert (nowhere.exit_code, "a file in a folder that exists" in nowhere.output) == (2, True)
     assert (again.exit_code, "exists" in again.output) == (2, True)
     assert (refused.exit_code, early.exit_code, other.exists()) == (2, 2, False)

@@ -125,6 +125,9 @@ class VersionDetail(VersionResponse):
     """A version with the report of its registration."""
 
     model_files: list[ModelFileResponse] = Field(description="The files that it declares, in its order.")
+    trained_until: datetime | None = Field(
+        description="End of the candles that it was fitted to, if it says so. Earlier candles are in its sample."
+    )
     fingerprint_parts: dict[str, str] = Field(description="SHA-256 of each part of the fingerprint.")
     registration_report: dict[str, Any] = Field(
         description="Result of the validation: checks, exercised signals and warnings."
@@ -223,7 +226,9 @@ def retire(context: Requested, version_id: VersionId, body: Retirement, if_match
 
 def _detail(found: StrategyVersion) -> VersionDetail:
     files = list_model_files(found.fingerprint_parts)
-    return VersionDetail.model_validate(found.model_dump() | {"model_files": files}, from_attributes=True)
+    return VersionDetail.model_validate(
+        found.model_dump() | {"model_files": files, "trained_until": found.trained_until}, from_attributes=True
+    )
 
 
 def _find_version(context: RequestContext, version_id: UUID) -> StrategyVersion:
