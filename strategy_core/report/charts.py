@@ -56,6 +56,16 @@ class Curve:
     values: Sequence[float]
 
 
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A difference and its lower bound at one time, and the margin that the bound must be above, in R per slot."""
+
+    at: datetime
+    difference: float
+    low: float
+    margin: float
+
+
 def equity_svg(title: str, canary: Curve, control: Curve, *, start: datetime, end: datetime) -> str:
     """Return both equity curves over [start, end]: the canary's line is solid, the control's is dashed.
 
@@ -117,6 +127,45 @@ def difference_svg(title: str, days: Sequence[Day]) -> str:
         high_edge = [(time, min(high, ticks[-1])) for time, _, high in band]
         plot.area([*high_edge, *reversed(low_edge)], fill=BLUE, fill_opacity="0.18")
     plot.curve([((day.day + _DAY).timestamp(), day.mean) for day in days], LINE_STYLES[0])
+    return render(plot.svg)
+
+
+def bound_svg(
+    title: str,
+    bounds: Sequence[Bound],
+    stages: Sequence[tuple[datetime, str]],
+    *,
+    start: datetime,
+    end: datetime,
+    ended: str = "",
+) -> str:
+    """Return the difference, its lower bound and the margin over time.
+
+    Args:
+        bounds: at least one, in the order of time.
+        stages: the start and the name of each, drawn as vertical lines.
+        ended: how the rollout ended, written beside a line at *end*. Empty for no line.
+    """
+    limits = [value for bound in bounds for value in (bound.difference, bound.margin)]
+    # the first bounds are so low that they would flatten the curves: they are cut off at the edge
+    ticks = label_ticks(round_ticks([*limits, *(bound.low for bound in bounds[len(bounds) // 4 :])]))
+    plot = _time_plot(title, start, end, height=_HIGH, ticks=ticks, unit="R per slot", top=84)
+    names = ("difference", "lower bound", "the bound must be above")
+    for place, (name, style) in enumerate(zip(names, LINE_STYLES, strict=False)):
+        _draw_key(plot.svg, plot.left + place * (plot.right - plot.left) / 3, 46, name, style)
+    edges = [(plot.x(since.timestamp()), plot.right) for since, _ in stages]
+    for x, _ in edges:
+        draw_line(plot.svg, x, plot.top, x, plot.bottom, stroke=SOFT, stroke_dasharray="1 3")
+    for place in _labelled_spans(edges):
+        draw_text(plot.svg, edges[place][0] + 3, plot.top - 6, stages[place][1], size=12, fill=SOFT)
+    if ended:
+        x = plot.x(end.timestamp())
+        draw_line(plot.svg, x, plot.top, x, plot.bottom, stroke=RED, stroke_width="3")
+        draw_text(plot.svg, x - 6, plot.top + 12, ended, anchor="end", size=12, fill=RED)
+    lowest = ticks[0][0]
+    for pick, style in zip(("difference", "low", "margin"), LINE_STYLES, strict=False):
+        points = [(bound.at.timestamp(), max(lowest, getattr(bound, pick))) for bound in bounds]
+        plot.curve(_stepped(points, end.timestamp()) if pick == "margin" else points, style)
     return render(plot.svg)
 
 
