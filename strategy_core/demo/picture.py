@@ -3,12 +3,13 @@
 from strategy_core.demo.result import DemoResult, RolloutResult, VersionResult
 from strategy_core.report.charts import Bound, Curve, bound_svg, equity_svg, share_svg
 from strategy_core.report.html import html_page
-from strategy_core.report.markdown import image, plain, sections, table
+from strategy_core.report.markdown import bullet_list, image, plain, sections, table
 
 
 def picture(result: DemoResult) -> str:
     """Return the page. It needs no other file."""
-    parts = ["# rollout demo", plain(result.summary)]
+    outcomes = [version.outcome for version in result.versions if version.outcome]
+    parts = ["# rollout demo", bullet_list(map(_whole, outcomes))]
     for act in result.acts:
         parts.append(f"## {plain(act.title)}")
         for version in filter(None, (result.version(act.strategy, name) for name in act.versions)):
@@ -21,9 +22,14 @@ def picture(result: DemoResult) -> str:
     return html_page("rollout demo", sections(*parts))
 
 
+def _whole(outcome: str) -> str:
+    """Return an outcome as Markdown, sentence by sentence: a cell of a report is cut where it gets long."""
+    return ". ".join(map(plain, outcome.split(". ")))
+
+
 def _version(result: DemoResult, version: VersionResult) -> list[str]:
     name = f"{version.strategy} {version.version}"
-    parts = [f"### {plain(name)}: {plain(version.about)}", plain(version.outcome)]
+    parts = [f"### {plain(name)}: {plain(version.about)}", _whole(version.outcome)]
     rollout = result.rollout(version.strategy, version.version)
     return parts if rollout is None else [*parts, *_charts(result, name, rollout)]
 

@@ -1,5 +1,6 @@
 """The result of the demo as data, read from its database."""
 
+import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -19,7 +20,8 @@ from strategy_core.services.reports import read_report
 from strategy_core.store.tables import ERROR, SIGNALS, AuditEvent, Rollout, StrategyVersion
 
 _LEAVES_STAGE = (Step.ADVANCE, Step.PROMOTE)
-_SILENT = 2 / 3  # of the active version's signals that a version without an error has missed
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT")
+_SILENT = 1 / 3  # of the control's signals: a version with fewer is called silent
 
 
 class Event(BaseModel):
@@ -55,7 +57,7 @@ class RolloutResult(BaseModel):
     Attributes:
         slots, canary_r, control_r: that closed while it was open, with the R of both versions.
         users_r: what a user gained by it on average over all users, in R: only those on the version had it.
-        signals, missed: slots on which the control signalled, and how many of them the version missed.
+        signals, control_signals: of the version and of its control, on these slots.
         looks: the difference over time.
         equity: R of both versions over time, marked to market.
         served: its share of users over time.
@@ -73,7 +75,7 @@ class RolloutResult(BaseModel):
     control_r: float
     users_r: float
     signals: int
-    missed: int
+    control_signals: int
     reason: str
     stages: list[StageResult]
     looks: list[Look]
@@ -87,7 +89,7 @@ class RolloutResult(BaseModel):
 
     @property
     def silent(self) -> bool:
-        return self.signals > 0 and self.missed > _SILENT * self.signals
+        return self.signals < _SILENT * self.control_signals
 
 
 class ComparisonResult(BaseModel):
@@ -250,8 +252,8 @@ def _rollout(engine: Engine, story: Story, rollout: Rollout, events: Sequence[Au
         canary_r=sum(slot.canary_r for slot in slots),
         control_r=sum(slot.active_r for slot in slots),
         users_r=sum(share(slot.timestamp) * (slot.canary_r - slot.active_r) for slot in slots),
-        signals=sum(slot.active_side != 0 for slot in slots),
-        missed=sum(slot.active_side != 0 and slot.canary_side == 0 for slot in slots),
+        signals=sum(slot.canary_side != 0 for slot in slots),
+        control_signals=sum(slot.active_side != 0 for slot in slots),
         reason=rollout.reason,
         stages=stages,
         looks=looks,
@@ -358,7 +360,7 @@ def _short(value: object) -> str:
     if isinstance(value, list):
         return "; ".join(_short(each) for each in value)
     if isinstance(value, str):
-        return value.rpartition("/")[2].partition("T00:00")[0]
+        return value[:10] if _TIME.match(value) else value.rpartition("/")[2]
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -380,12 +382,17 @@ def outcome_of(name: str, rollout: RolloutResult | None, refused: str, now: date
         return f"{name} reached no user: {refused or 'the candles ended before its rollout'}."
     lasted = _days((rollout.ended_at or now) - rollout.started_at)
     share = f"{rollout.stages[-1].percent:g} % of users"
-    silent = f" It missed {rollout.missed} of {rollout.signals} signals." if rollout.silent else ""
+    silent = (
+        f" It signalled {rollout.signals} times, {rollout.control_version} {rollout.control_signals} times."
+        if rollout.silent
+        else ""
+    )
     if rollout.state == "completed":
         text = f"{name} replaced {rollout.control_version} after {lasted}."
     elif rollout.state == "rolled_back":
         where = "after it had served all users" if rollout.promoted else f"at {share}"
-        text = f"{name} was rolled back {where}, after {lasted}: {rollout.reason}."
+        by = ", " if rollout.reason.startswith("by ") else ": "
+        text = f"{name} was rolled back {where}, after {lasted}{by}{rollout.reason}."
     else:
         state = "serves all users and is still watched" if rollout.promoted else f"is at {share}"
         text = f"{name} {state}: the candles ended after {lasted} ({rollout.state.replace('_', ' ')})."
@@ -399,7 +406,7 @@ def _money(one: RolloutResult) -> str:
     change = f"{'gained' if one.difference_r >= 0 else 'lost'} {abs(one.difference_r):.1f} R each"
     average = f"{abs(one.users_r):.2f} R {'more' if one.users_r >= 0 else 'less'}"
     return (
-        f"Against {one.control_version}, its first users ({one.stages[0].percent:g} %) {change} in {one.slots} slots; "
+        f"Against {one.control_version}, its first users {change} in {one.slots} slots; "
         f"over all users that is {average} on average."
     )
 

@@ -145,7 +145,7 @@ def _fib_rsi(candle: timedelta) -> list[Chapter]:
     return [
         Chapter("fib_rsi", "1.0.0", "signals at an RSI of 48 and 52: often, on noise", "fib_rsi", lambda _: noisy),
         Chapter(
-            "fib_rsi", "2.0.0", "signals at an RSI of 30 and 70: on exhaustion only", "fib_rsi", lambda _: {}, SHORT
+            "fib_rsi", "2.0.0", "signals at an RSI of 30 and 70: on exhaustion only", "fib_rsi", lambda _: {}, USUAL
         ),
         Chapter(
             "fib_rsi",
@@ -165,7 +165,7 @@ def _ppo_gold(trainer: Trainer) -> list[Chapter]:
     return [
         Chapter("ppo_gold", "1.0.0", "its training stopped after one update", "ppo_gold", model("1", HASTY)),
         Chapter(
-            "ppo_gold", "2.0.0", f"trained again, with {THOROUGH} updates", "ppo_gold", model("2", THOROUGH), SHORT
+            "ppo_gold", "2.0.0", f"trained again, with {THOROUGH} updates", "ppo_gold", model("2", THOROUGH), USUAL
         ),
         Chapter(
             "ppo_gold",

@@ -174,7 +174,7 @@ class Story:
                 self.engine, Command(OWNER, self.now), strategy_name=name, version=version, plan=self.plan
             )
         except HarmfulInShadow as error:
-            self.refused[name, version] = error.reason
+            self.refused[name, version] = f"its start was refused, because in shadow {error.reason}"
             reason = "its start was refused: it has done harm in shadow"
             retire_version(self.engine, Command(OWNER, self.now, reason), strategy_name=name, version=version)
             return
@@ -199,7 +199,7 @@ class Story:
             rollout = queries.find_rollout(self.engine, rollout.id)
 
     def _look(self, rollout: Rollout) -> str:
-        """Note the difference so far, and return the warning that decisions are unlike those in shadow, if there is one."""
+        """Note the difference so far. Return a warning that decisions are unlike those in shadow, or an empty text."""
         verdicts = queries.last_verdicts(self.engine, rollout.id)
         money, unlike = verdicts.get("not_worse"), verdicts.get("divergence")
         looks = self.looks.setdefault(rollout.id, [])

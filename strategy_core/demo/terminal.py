@@ -77,7 +77,7 @@ def _stages(rollout: RolloutResult) -> Table:
             if look is None
             else (str(look.slots), f"{look.difference:+.3f}", f"{look.low:+.3f}", f"{look.margin:+.3f}")
         )
-        table.add_row(f"{stage.percent:g} %", f"{stage.entered_at:%m-%d %H:%M}", days, *found, _coloured(stage.verdict))
+        table.add_row(f"{stage.percent:g} %", f"{stage.entered_at:%m-%d}", days, *found, _coloured(stage.verdict))
     return table
 
 

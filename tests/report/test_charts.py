@@ -10,7 +10,9 @@ import pytest
 from strategy_core.domain.comparison import Comparison
 from strategy_core.report.charts import (
     MOST_POINTS,
+    Bound,
     Curve,
+    bound_svg,
     difference_svg,
     divergence_svg,
     equity_svg,
@@ -206,3 +208,29 @@ def test_each_regime_is_a_row_with_its_interval() -> None:
 
     assert {"low volatility, up", "high volatility, down", "+0.100 R, 5 slots"} <= words(svg)
     assert len(list(svg.iter(f"{SVG}circle"))) == 2
+
+
+def bounds(*lows: float) -> list[Bound]:
+    return [Bound(START + number * DAY, low + 0.2, low, -0.15) for number, low in enumerate(lows)]
+
+
+def test_a_difference_is_drawn_with_its_bound_and_the_margin_of_each_stage() -> None:
+    stages = [(START, "5 %"), (START + 10 * DAY, "10 %")]
+    svg = ET.fromstring(bound_svg("2.0.0", bounds(-0.2, -0.1, 0.0), stages, start=START, end=END, ended="rolled back"))
+
+    difference, low, margin = (points(line) for line in svg.iter(f"{SVG}polyline"))
+    scale = ticks(svg)
+    assert [y for _, y in low] == pytest.approx([scale["-0.2"], scale["-0.1"], scale["0.0"]], abs=0.1)
+    assert [y for _, y in difference] == pytest.approx([scale["0.0"], scale["0.1"], scale["0.2"]], abs=0.1)
+    assert len({y for _, y in margin}) == 1
+    assert margin[-1][0] > low[-1][0]
+    assert {"5 %", "10 %", "rolled back", "lower bound"} <= set(words(svg))
+
+
+def test_first_bounds_that_are_very_low_are_cut_off() -> None:
+    early = Bound(START - DAY, 0.1, -9.0, -0.15)
+    svg = ET.fromstring(bound_svg("2.0.0", [early, *bounds(-0.2, -0.1, 0.0)], [], start=START - DAY, end=END))
+
+    _, low, _ = (points(line) for line in svg.iter(f"{SVG}polyline"))
+    assert "-9.0" not in ticks(svg)
+    assert max(y for _, y in low) == pytest.approx(max(ticks(svg).values()), abs=0.1)
