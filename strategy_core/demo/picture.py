@@ -9,7 +9,7 @@ from strategy_core.report.markdown import bullet_list, image, plain, sections, t
 def picture(result: DemoResult) -> str:
     """Return the page. It needs no other file."""
     outcomes = [version.outcome for version in result.versions if version.outcome]
-    parts = ["# rollout demo", bullet_list(map(_whole, outcomes))]
+    parts = ["# rollout demo", bullet_list(outcomes)]
     for act in result.acts:
         parts.append(f"## {plain(act.title)}")
         for version in filter(None, (result.version(act.strategy, name) for name in act.versions)):

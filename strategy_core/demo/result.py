@@ -110,16 +110,6 @@ class ComparisonResult(BaseModel):
     slots: int
 
 
-class PlanResult(BaseModel):
-    """The preview of a plan, from the shadow history before the rollout."""
-
-    strategy: str
-    version: str
-    slots_per_day: float
-    underpowered: bool
-    verdict: str
-
-
 class VersionResult(BaseModel):
     """One version.
 
@@ -166,7 +156,6 @@ class DemoResult(BaseModel):
     candles: int
     versions: list[VersionResult]
     comparisons: list[ComparisonResult]
-    plans: list[PlanResult]
     rollouts: list[RolloutResult]
     timeline: list[Event]
     acts: list[Act]
@@ -200,16 +189,6 @@ def collect(
         candles=candles,
         versions=versions,
         comparisons=[_comparison(*each) for each in story.comparisons],
-        plans=[
-            PlanResult(
-                strategy=strategy,
-                version=version,
-                slots_per_day=preview.slots_per_day,
-                underpowered=preview.underpowered,
-                verdict=preview.verdict,
-            )
-            for strategy, version, preview in story.previews
-        ],
         rollouts=journeys,
         timeline=sorted((_event(event) for event in events), key=lambda event: event.at),
         acts=list(acts),

@@ -36,6 +36,7 @@ SHORT, USUAL, LONG = 14 * 24, 35 * 24, 42 * 24  # candles in shadow, weekends in
 BUG_AFTER = 12  # candles of the third version's rollout, weekends included
 STRICT_LINE, NOISY_LINE = 30.0, 48.0  # RSI at which versions buy
 CALENDAR = "metals"
+_PAGE, _MODELS = ".html", ".models"  # beside the database
 ACTS = (
     Act(title="Act 1: fib_rsi with other settings", strategy="fib_rsi", versions=["1.0.0", "2.0.0"]),
     Act(title="Act 2: fib_rsi with a mistake in a table", strategy="fib_rsi", versions=["3.0.0"]),
@@ -55,14 +56,14 @@ def run_demo(
 
     Raises:
         InvalidCandles: the file is invalid or too short.
-        InvalidSetting: *database* already exists.
+        InvalidSetting: *database*, its models or its page already exist, or its folder does not.
     """
-    if database is not None and database.exists():
-        raise InvalidSetting("database", str(database), "a file that does not exist yet")
+    if database is not None:
+        _check_new(database)
     with TemporaryDirectory() as folder:
         kept = database or Path(folder, "demo.db")
         result = run_story(str(candles) if candles else SYNTHETIC_FEED, symbol, kept, console)
-    page = database.with_suffix(".html") if database else Path(mkdtemp(prefix="rollout-demo-"), "demo.html")
+    page = database.with_suffix(_PAGE) if database else Path(mkdtemp(prefix="rollout-demo-"), "demo.html")
     page.write_text(picture(result), encoding="utf-8")
     if as_json:
         print(result.model_dump_json(indent=2))  # noqa: T201  data for programs goes to standard output
@@ -74,12 +75,20 @@ def run_demo(
     return 0
 
 
+def _check_new(database: Path) -> None:
+    if not database.parent.is_dir():
+        raise InvalidSetting("--keep", str(database), "a file in a folder that exists")
+    for kept in (database, database.with_suffix(_PAGE), database.with_suffix(_MODELS)):
+        if kept.exists():
+            raise InvalidSetting("--keep", str(kept), "a file that does not exist yet")
+
+
 def run_story(feed: str, symbol: str | None, database: Path, console: Console) -> DemoResult:
     """Run the demo on *feed* in a new SQLite file, with the models beside it, and return the result."""
     source = _open(feed, symbol)
     started_at, ends_at, symbols = _period(source)
     candle = timeframe_delta(source.timeframe)
-    models = database.with_suffix(".models")
+    models = database.with_suffix(_MODELS)
     models.mkdir()
     engine = open_database(f"sqlite:///{database}")
     upgrade(engine)

@@ -15,14 +15,13 @@ from strategy_core.domain.errors import HarmfulInShadow, TrainingFailed
 from strategy_core.domain.gates.base import Verdict
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
-from strategy_core.domain.preview import Preview
 from strategy_core.domain.ramp import ENDED, State
 from strategy_core.isolation.pool import WorkerPool
 from strategy_core.market.source import CandleSource
 from strategy_core.services import queries
 from strategy_core.services.compare import compare_versions, last_days
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.rollouts import Choice, approve, decide_rollout, preview_plan, start_rollout
+from strategy_core.services.rollouts import Choice, approve, decide_rollout, start_rollout
 from strategy_core.services.score import score_outcomes
 from strategy_core.services.shadow import run_shadow
 from strategy_core.services.tick import tick
@@ -32,7 +31,8 @@ from strategy_core.store.tables import Rollout
 OWNER = Actor("owner", source="demo")
 HOUR = timedelta(hours=1)
 SHADOW_STEP = 14 * 24  # all in candles, weekends included. Long steps before a rollout: runs catch up on missed candles
-FIRST_STEP, STEP, BAKE_STEP = 12, 24, 48  # between two ticks of a rollout
+FIRST_STEP, STEP = 12, 48  # between two ticks of a rollout, in its first week and after that
+FIRST_WEEK = 7 * 24
 EXTENSIONS = 2  # of a stage, before the owner rolls back
 OnProgress = Callable[[str, datetime], None]
 
@@ -97,7 +97,6 @@ class Story:
     plan: Plan
     on_progress: OnProgress
     comparisons: list[tuple[str, str, str, float, Comparison]] = field(default_factory=list)
-    previews: list[tuple[str, str, Preview]] = field(default_factory=list)
     looks: dict[UUID, list[Look]] = field(default_factory=dict)
     refused: dict[tuple[str, str], str] = field(default_factory=dict)
 
@@ -162,10 +161,6 @@ class Story:
             source=self.source,
         )
         self.comparisons.append((chapter.strategy, chapter.version, active, days, found))
-        previewed = preview_plan(
-            self.engine, strategy_name=chapter.strategy, version=chapter.version, plan=self.plan, now=self.now
-        )
-        self.previews.append((chapter.strategy, chapter.version, previewed))
 
     def _ramp(self, chapter: Chapter) -> Iterator[datetime]:
         name, version = chapter.strategy, chapter.version
@@ -180,8 +175,8 @@ class Story:
             return
         extended, warned = 0, ""
         while rollout.state not in ENDED:
-            step = FIRST_STEP if rollout.stage_index == 0 else BAKE_STEP if rollout.promoted_at else STEP
-            yield self.now + self._candles(step)
+            new = self.now < rollout.started_at + self._candles(FIRST_WEEK)
+            yield self.now + self._candles(FIRST_STEP if new else STEP)
             rollout = queries.find_rollout(self.engine, rollout.id)
             stage = self.plan.stages[rollout.stage_index]
             where = "in use by all" if rollout.promoted_at else f"at {stage.percent:g} % of users"
@@ -189,7 +184,7 @@ class Story:
             before, warned = warned, self._look(rollout)
             if rollout.state in ENDED:
                 return
-            if before and warned:  # the alert is half a day old
+            if before and warned:  # the owner has read the alert
                 roll_back(self.engine, Command(OWNER, self.now, warned), strategy_name=name)
             elif rollout.state == State.AWAITING_APPROVAL:
                 approve(self.engine, Command(OWNER, self.now, "every gate passed"), strategy_name=name)

@@ -128,12 +128,18 @@ def test_a_refused_file_leaves_nothing_behind(short_file: Path, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == [short_file]
 
 
-def test_an_existing_database_is_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "mine.db").write_text("precious")
+@pytest.mark.parametrize("name", ["mine.db", "mine.html", "mine.models"])
+def test_existing_files_are_not_overwritten(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("precious")
 
-    with pytest.raises(InvalidSetting, match="does not exist yet"):
+    with pytest.raises(InvalidSetting, match=rf"{name}.*does not exist yet"):
         run_demo(candles=None, symbol=None, as_json=False, database=tmp_path / "mine.db", console=Console(quiet=True))
-    assert (tmp_path / "mine.db").read_text() == "precious"
+    assert [each.read_text() for each in tmp_path.iterdir()] == ["precious"]
+
+
+def test_a_database_in_no_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting, match="a folder that exists"):
+        run_demo(candles=None, symbol=None, as_json=False, database=tmp_path / "no" / "x.db", console=Console())
 
 
 class TestTheVersionWithATable:
@@ -257,12 +263,11 @@ def result_of(*rollouts: RolloutResult) -> DemoResult:
                 signals=345,
                 errors=0,
                 refused="",
-                outcome="What became of it.",
+                outcome="What became of 2.0.0 (in short).",
             )
             for strategy, version in names
         ],
         comparisons=[],
-        plans=[],
         rollouts=list(rollouts),
         timeline=[
             Event(
@@ -299,4 +304,4 @@ def test_the_picture_is_one_page_with_the_charts_of_each_rollout() -> None:
     page = picture(result_of(rollout_of("rolled_back")))
 
     assert len(re.findall(r'<img src="data:image/svg', page)) == 3
-    assert "What became of it." in page
+    assert page.count("What became of 2.0.0 (in short).") == 5
