@@ -9,11 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from strategy_core.demo.models import HASTY, THOROUGH, Trainer
 from strategy_core.demo.picture import picture
 from strategy_core.demo.result import Act, DemoResult, collect
 from strategy_core.demo.story import HOUR, Chapter, Story
 from strategy_core.demo.terminal import show_result
+from strategy_core.demo.trainer import HASTY, THOROUGH, Trainer
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import InvalidCandles, InvalidSetting
 from strategy_core.domain.gates.base import Margins
@@ -26,7 +26,7 @@ from strategy_core.market.open import open_source, read_file_feed
 from strategy_core.market.source import CandleSource
 from strategy_core.services.database import open_database, upgrade
 
-SYNTHETIC_FEED = "synthetic:GOLD?seed=7&symbols=5"
+SYNTHETIC_FEED = "synthetic:GOLD?seed=23&symbols=5"
 SYNTHETIC_START = datetime(2025, 3, 3, tzinfo=UTC)
 MOST_SYMBOLS = 5
 HISTORY = 1_500  # candles before the demo starts: for the validation at registration, and for the training
@@ -148,18 +148,16 @@ def _fib_rsi(candle: timedelta) -> list[Chapter]:
     def with_wrong_row(at: datetime) -> dict[str, Any]:
         row_from = at + (LONG + BUG_AFTER) * candle
         low, high = STRICT_LINE, 100 - STRICT_LINE
-        return {"table": [[at.isoformat(), low, high], [row_from.isoformat(), high, low]]}
+        return {"table": [[at.isoformat(), low, high], [row_from.isoformat(), low / 10, 100 - low / 10]]}
 
     noisy = {"rsi_oversold": NOISY_LINE, "rsi_overbought": 100 - NOISY_LINE}
     return [
-        Chapter("fib_rsi", "1.0.0", "signals at an RSI of 48 and 52: often, on noise", "fib_rsi", lambda _: noisy),
-        Chapter(
-            "fib_rsi", "2.0.0", "signals at an RSI of 30 and 70: on exhaustion only", "fib_rsi", lambda _: {}, USUAL
-        ),
+        Chapter("fib_rsi", "1.0.0", "signals at an RSI of 48 and 52: often", "fib_rsi", lambda _: noisy),
+        Chapter("fib_rsi", "2.0.0", "signals at an RSI of 30 and 70: on extremes", "fib_rsi", lambda _: {}, USUAL),
         Chapter(
             "fib_rsi",
             "3.0.0",
-            "its lines come from a table, whose next row has them in the wrong order",
+            "its lines come from a table, whose next row has lost a zero: 3 and 97",
             "strategy_core.demo.versions:FibRsiByTable",
             with_wrong_row,
             LONG,
@@ -179,7 +177,7 @@ def _ppo_gold(trainer: Trainer) -> list[Chapter]:
         Chapter(
             "ppo_gold",
             "3.0.0",
-            "trained on candles without wicks: it hardly ever signals",
+            "trained on candles without wicks, which real candles have",
             "ppo_gold",
             model("3", THOROUGH, without_wicks=True),
             SHORT,

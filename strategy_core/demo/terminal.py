@@ -70,7 +70,8 @@ def _stages(rollout: RolloutResult) -> Table:
     for column in ("users", "from", "days", "slots", "difference", "at least", "needed", "verdict"):
         table.add_column(column, justify="left" if column in ("from", "verdict") else "right", no_wrap=True)
     for stage in rollout.stages:
-        days = "" if stage.left_at is None else f"{(stage.left_at - stage.entered_at).total_seconds() / 86_400:.1f}"
+        lasted = None if stage.left_at is None else (stage.left_at - stage.entered_at).total_seconds() / 86_400
+        days = "" if lasted is None else f"{lasted:.1f}" if lasted < 10 else f"{lasted:.0f}"
         look = stage.look
         found = (
             ("", "", "", "")

@@ -59,8 +59,8 @@ class TableParams(FibRsiParams):
 class FibRsiByTable(FibRsi):
     """`fib_rsi` with its RSI lines in a table, by time.
 
-    The bug: nothing checks a row. One whose two lines are in the wrong order buys where it should sell. A shadow run
-    before that row is used cannot find it.
+    The bug: nothing checks a row. One whose lines lost a zero, 3 and 97, never signals. A shadow run before that row is
+    used cannot find it.
     """
 
     Params = TableParams  # type: ignore[assignment]  # as above
@@ -73,18 +73,11 @@ class FibRsiByTable(FibRsi):
         closes = pd.DatetimeIndex(candles.index) + timeframe_delta(context.timeframe)
         decided: list[Decision] = []
         for since, buy_line, sell_line in sorted(params.table):
-            lines = {"rsi_oversold": min(buy_line, sell_line), "rsi_overbought": max(buy_line, sell_line)}
+            lines = {"rsi_oversold": buy_line, "rsi_overbought": sell_line}
             row = super().decide_many(candles, params.model_copy(update=lines), context)
-            if buy_line > sell_line:
-                row = [_mirrored(decision) for decision in row]
             if not decided:
                 decided = row
                 continue
             first = max(0, int(closes.searchsorted(pd.Timestamp(since))) - (len(closes) - len(row)))
             decided[first:] = row[first:]
         return decided
-
-
-def _mirrored(decision: Decision) -> Decision:
-    other = {Action.BUY: Action.SELL, Action.SELL: Action.BUY}
-    return replace(decision, action=other.get(decision.action, decision.action))
