@@ -307,12 +307,14 @@ def demo(
     candles: Candles = None,
     symbol: Symbol = None,
     keep: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keep the SQLite database in this new file.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Keep the SQLite database in this new file, models and picture beside it."),
     ] = None,
 ) -> None:
-    """Run the whole lifecycle once, on a simulated clock.
+    """Run rollouts of two strategies on a simulated clock, in three acts.
 
-    One version passes shadow and ramp and becomes active. The next one has a bug, and is rolled back.
+    On the synthetic market, a better version becomes active, one with a mistake is rolled back, and a trained model
+    replaces another one. On a file, the gates decide. The last line is the path of a page with charts.
     """
     from rich.console import Console
 

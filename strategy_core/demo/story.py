@@ -1,33 +1,39 @@
 """The course of the demo on a simulated clock. Each step calls the same services as the flows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Engine
 
 from strategy_core.domain.audit import Actor, Command
+from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.comparison import Comparison
+from strategy_core.domain.errors import HarmfulInShadow, TrainingFailed
+from strategy_core.domain.gates.base import Verdict
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
-from strategy_core.domain.preview import Preview
 from strategy_core.domain.ramp import ENDED, State
 from strategy_core.isolation.pool import WorkerPool
 from strategy_core.market.source import CandleSource
 from strategy_core.services import queries
 from strategy_core.services.compare import compare_versions, last_days
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.rollouts import Choice, approve, decide_rollout, preview_plan, start_rollout
+from strategy_core.services.rollouts import Choice, approve, decide_rollout, start_rollout
 from strategy_core.services.score import score_outcomes
 from strategy_core.services.shadow import run_shadow
 from strategy_core.services.tick import tick
-from strategy_core.services.versions import register_version
+from strategy_core.services.versions import register_version, retire_version
+from strategy_core.store.tables import Rollout
 
-STRATEGY = "fib_rsi"
 OWNER = Actor("owner", source="demo")
-SHADOW_STEP = timedelta(days=5)  # long steps before a rollout: runs catch up on missed candles
-REST_STEP = timedelta(days=40)
+HOUR = timedelta(hours=1)
+SHADOW_STEP = 14 * 24  # all in candles, weekends included. Long steps before a rollout: runs catch up on missed candles
+FIRST_STEP, STEP = 12, 48  # between two ticks of a rollout, in its first week and after that
+FIRST_WEEK = 7 * 24
+EXTENSIONS = 2  # of a stage, before the owner rolls back
 OnProgress = Callable[[str, datetime], None]
 
 
@@ -36,127 +42,188 @@ class Chapter:
     """One version of the demo.
 
     Attributes:
+        strategy: its name.
+        about: what it is, in a few words.
         config: returns its configuration, given the time of registration.
-        shadow_days: days in shadow before its rollout, 0 for the version that is active from the start.
+        shadow: candles, weekends included, in shadow before its rollout. The first version needs none.
     """
 
+    strategy: str
     version: str
+    about: str
     entry_point: str
     config: Callable[[datetime], dict[str, Any]]
-    shadow_days: int = 0
+    shadow: int = 0
+
+    @property
+    def first(self) -> bool:
+        return self.shadow == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the gate `not_worse` had found at one time: the difference in R per slot and its lower bound.
+
+    Attributes:
+        percent: of users at that time.
+        margin: the bound must be above it.
+    """
+
+    at: datetime
+    percent: float
+    slots: int
+    difference: float
+    low: float
+    margin: float
 
 
 @dataclass(slots=True)
 class Story:
-    """A simulated owner, platform and clock over one database and one source of candles.
+    """A simulated platform and clock over one database and one source of candles, and the owners of its strategies.
 
-    Args:
+    Attributes:
         ends_at: close of the last candle. The demo stops there, also with an open rollout.
-        step: simulated time between two ticks of a rollout.
-        extensions: how often the owner extends a stage before rolling back.
         on_progress: called with a description of each step and its simulated time.
+        looks: of each rollout, at each tick with a difference.
+        refused: why a version was not trained, or its start was refused, by strategy and version.
     """
 
     engine: Engine
     source: CandleSource
+    symbols: Sequence[str]
     now: datetime
     ends_at: datetime
     workers: WorkerPool
-    step: timedelta
-    extensions: int
+    plan: Plan
     on_progress: OnProgress
-    plan: Plan = field(default_factory=Plan)
-    comparisons: list[tuple[str, str, float, Comparison]] = field(default_factory=list)
-    previews: list[tuple[str, Preview]] = field(default_factory=list)
+    comparisons: list[tuple[str, str, str, float, Comparison]] = field(default_factory=list)
+    looks: dict[UUID, list[Look]] = field(default_factory=dict)
+    refused: dict[tuple[str, str], str] = field(default_factory=dict)
 
-    def run(self, first: Chapter, challengers: list[Chapter]) -> None:
-        """Activate *first*, then take each challenger from registration to the end of its rollout."""
-        self._register(first, Status.ACTIVE)
+    def run(self, *owners: Iterator[datetime]) -> None:
+        """Let each owner act whenever the time comes that it has named, until all are done or the candles end."""
+        waiting = [(self.now, owner) for owner in owners]
+        while waiting:
+            until = min(at for at, _ in waiting)
+            if until > self.now:
+                if self.now >= self.ends_at:
+                    return
+                self._advance(min(until, self.ends_at))
+            awake = [(at, owner) for at, owner in waiting if at <= self.now]
+            waiting = [each for each in waiting if each not in awake]
+            waiting += [(at, owner) for _, owner in awake if (at := next(owner, None)) is not None]
+
+    def owner(self, first: Chapter, challengers: Sequence[Chapter]) -> Iterator[datetime]:
+        """Activate *first*, then take each challenger from registration to the end of its rollout.
+
+        Yields the next time at which the owner acts.
+        """
+        if not self._register(first, Status.ACTIVE):
+            return
         for chapter in challengers:
-            if self.now >= self.ends_at:
-                return
-            self._register(chapter, Status.SHADOW)
-            self._shadow(chapter)
+            if not self._register(chapter, Status.SHADOW):
+                continue
+            registered = self.now
+            for candles in range(0, chapter.shadow, SHADOW_STEP):
+                yield registered + self._candles(min(candles + SHADOW_STEP, chapter.shadow))
             self._compare(chapter)
-            self._ramp(chapter)
+            yield from self._ramp(chapter)
 
-    def finish(self) -> None:
-        """Run the remaining versions on the rest of the candles."""
-        while self.now < self.ends_at:
-            self._advance(REST_STEP)
-            self.on_progress("remaining candles in shadow", self.now)
-
-    def _register(self, chapter: Chapter, status: Status) -> None:
-        self.on_progress(f"registering {chapter.version}", self.now)
+    def _register(self, chapter: Chapter, status: Status) -> bool:
+        self.on_progress(f"{chapter.strategy} {chapter.version}: registered", self.now)
+        try:
+            config = chapter.config(self.now)
+        except TrainingFailed as error:
+            self.refused[chapter.strategy, chapter.version] = str(error)
+            return False
         register_version(
             self.engine,
             Command(OWNER, self.now),
             self.source,
-            strategy_name=STRATEGY,
+            strategy_name=chapter.strategy,
             version=chapter.version,
-            config=chapter.config(self.now),
+            config=config,
             entry_point=chapter.entry_point,
-            symbols=self.source.symbols(),
+            symbols=self.symbols,
             timeframe=self.source.timeframe,
             status=status,
         )
-
-    def _shadow(self, chapter: Chapter) -> None:
-        until = min(self.now + timedelta(days=chapter.shadow_days), self.ends_at)
-        while self.now < until:
-            self._advance(min(SHADOW_STEP, until - self.now))
-            self.on_progress(f"{chapter.version} in shadow", self.now)
+        return True
 
     def _compare(self, chapter: Chapter) -> None:
-        active = queries.get_active_version(self.engine, STRATEGY).version
-        days = float(chapter.shadow_days)
+        active = queries.get_active_version(self.engine, chapter.strategy).version
+        days = self._candles(chapter.shadow) / timedelta(days=1)
         found = compare_versions(
             self.engine,
-            strategy_name=STRATEGY,
+            strategy_name=chapter.strategy,
             shadow_version=chapter.version,
             over=last_days(days, self.now),
             source=self.source,
         )
-        self.comparisons.append((chapter.version, active, days, found))
+        self.comparisons.append((chapter.strategy, chapter.version, active, days, found))
 
-    def _ramp(self, chapter: Chapter) -> None:
-        previewed = preview_plan(
-            self.engine, strategy_name=STRATEGY, version=chapter.version, plan=self.plan, now=self.now
-        )
-        self.previews.append((chapter.version, previewed))
-        rollout = start_rollout(
-            self.engine, Command(OWNER, self.now), strategy_name=STRATEGY, version=chapter.version, plan=self.plan
-        )
-        extended = 0
-        while self.now < self.ends_at:
-            self._advance(self.step)
-            tick(self.engine, self.source, now=self.now)
+    def _ramp(self, chapter: Chapter) -> Iterator[datetime]:
+        name, version = chapter.strategy, chapter.version
+        try:
+            rollout = start_rollout(
+                self.engine, Command(OWNER, self.now), strategy_name=name, version=version, plan=self.plan
+            )
+        except HarmfulInShadow as error:
+            self.refused[name, version] = f"its start was refused, because in shadow {error.reason}"
+            reason = "its start was refused: it has done harm in shadow"
+            retire_version(self.engine, Command(OWNER, self.now, reason), strategy_name=name, version=version)
+            return
+        extended, warned = 0, ""
+        while rollout.state not in ENDED:
+            new = self.now < rollout.started_at + self._candles(FIRST_WEEK)
+            yield self.now + self._candles(FIRST_STEP if new else STEP)
             rollout = queries.find_rollout(self.engine, rollout.id)
             stage = self.plan.stages[rollout.stage_index]
-            bakes = "baking" if rollout.promoted_at else f"at {stage.percent:g} %"
-            self.on_progress(f"{chapter.version} {rollout.state} {bakes}", self.now)
+            where = "in use by all" if rollout.promoted_at else f"at {stage.percent:g} % of users"
+            self.on_progress(f"{name} {chapter.version}: {where}", self.now)
+            before, warned = warned, self._look(rollout)
             if rollout.state in ENDED:
                 return
-            if rollout.state == State.AWAITING_APPROVAL:
-                approve(self.engine, Command(OWNER, self.now, "every gate passed"), strategy_name=STRATEGY)
-            if rollout.state == State.AWAITING_DECISION:
+            if before and warned:  # the owner has read the alert
+                roll_back(self.engine, Command(OWNER, self.now, warned), strategy_name=name)
+            elif rollout.state == State.AWAITING_APPROVAL:
+                approve(self.engine, Command(OWNER, self.now, "every gate passed"), strategy_name=name)
+            elif rollout.state == State.AWAITING_DECISION:
                 extended += 1
-                self._answer(extended)
+                self._answer(name, extended)
+            rollout = queries.find_rollout(self.engine, rollout.id)
 
-    def _answer(self, asked: int) -> None:
-        if asked > self.extensions:
+    def _look(self, rollout: Rollout) -> str:
+        """Note the difference so far. Return a warning that decisions are unlike those in shadow, or an empty text."""
+        verdicts = queries.last_verdicts(self.engine, rollout.id)
+        money, unlike = verdicts.get("not_worse"), verdicts.get("divergence")
+        looks = self.looks.setdefault(rollout.id, [])
+        if money is not None and money.low is not None and (not looks or looks[-1].at < money.ticked_at):
+            percent = self.plan.stages[money.stage_index].percent
+            difference, margin = money.value or 0.0, money.limit or 0.0
+            looks.append(Look(money.ticked_at, percent, money.n, difference, money.low, margin))
+        if unlike is None or unlike.verdict != Verdict.INCONCLUSIVE:
+            return ""
+        return f"divergence: {unlike.reason}"
+
+    def _answer(self, name: str, asked: int) -> None:
+        if asked > EXTENSIONS:
             reason = f"no clear result after {asked} times the stage's time limit"
-            roll_back(self.engine, Command(OWNER, self.now, reason), strategy_name=STRATEGY)
+            roll_back(self.engine, Command(OWNER, self.now, reason), strategy_name=name)
         else:
             decide_rollout(
                 self.engine,
                 Command(OWNER, self.now, f"more evidence, extension {asked}"),
-                strategy_name=STRATEGY,
+                strategy_name=name,
                 choice=Choice.EXTEND,
             )
 
-    def _advance(self, span: timedelta) -> None:
-        """Advance the clock, log decisions on closed candles, and score closed trades."""
-        self.now = min(self.now + span, self.ends_at)
-        run_shadow(self.engine, self.source, self.workers, now=self.now)
+    def _advance(self, until: datetime) -> None:
+        """Advance the clock, log decisions on closed candles, score closed trades, and tick."""
+        self.now = until
+        run_shadow(self.engine, self.source, self.workers, now=self.now, catch_up=2 * SHADOW_STEP)
         score_outcomes(self.engine, self.source, now=self.now)
+        tick(self.engine, self.source, now=self.now)
+
+    def _candles(self, number: int) -> timedelta:
+        return number * timeframe_delta(self.source.timeframe)

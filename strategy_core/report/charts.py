@@ -134,12 +134,35 @@ def difference_svg(title: str, days: Sequence[Day]) -> str:
     return render(plot.svg)
 
 
-def bound_svg(title: str, path: BoundPath, *, start: datetime, end: datetime) -> str:
-    """Return the difference in R per slot with its lower bound, and the limit that the bound has to pass, by stage."""
+def bound_svg(
+    title: str,
+    path: BoundPath,
+    stages: Sequence[tuple[datetime, str]] = (),
+    *,
+    start: datetime,
+    end: datetime,
+    ended: str = "",
+) -> str:
+    """Return the difference in R per slot with its lower bound, and the limit that the bound has to pass, by stage.
+
+    Args:
+        path: at least one moment.
+        stages: the start and the name of each, drawn as vertical lines.
+        ended: how the rollout ended, written beside a line at *end*. Empty for no line.
+    """
     later = path.low[min(5, len(path.low) // 2) :]  # the first bounds are so wide that they would flatten the curves
     least = min(path.limit)
     ticks = round_ticks([*path.mean, *path.limit, *(max(low, 4 * least) for low in later)])
-    plot = _time_plot(title, start, end, height=_HIGH, ticks=label_ticks(ticks), unit="R per slot", top=66)
+    plot = _time_plot(title, start, end, height=_HIGH, ticks=label_ticks(ticks), unit="R per slot", top=84)
+    edges = [(plot.x(since.timestamp()), plot.right) for since, _ in stages]
+    for x, _ in edges:
+        draw_line(plot.svg, x, plot.top, x, plot.bottom, stroke=SOFT, stroke_dasharray="1 3")
+    for place in _labelled_spans(edges):
+        draw_text(plot.svg, edges[place][0] + 3, plot.top - 6, stages[place][1], size=12, fill=SOFT)
+    if ended:
+        x = plot.x(end.timestamp())
+        draw_line(plot.svg, x, plot.top, x, plot.bottom, stroke=RED, stroke_width="3")
+        draw_text(plot.svg, x - 6, plot.top + 12, ended, anchor="end", size=12, fill=RED)
     at = [moment.timestamp() for moment in path.at]
     limits = _stepped([(at[0], path.limit[0]), *zip(at[1:], path.limit[1:], strict=True)], end.timestamp())
     lows = [(time, low) for time, low in zip(at, path.low, strict=True) if low >= ticks[0]]
@@ -149,7 +172,7 @@ def bound_svg(title: str, path: BoundPath, *, start: datetime, end: datetime) ->
         (f"limit of the stage: {path.limit[-1]:+.3f} R", limits, _ROLLBACK),
     )
     for place, (name, points, style) in enumerate(curves):
-        _draw_key(plot.svg, plot.left + place * (plot.right - plot.left) / 3, 50, name, style)
+        _draw_key(plot.svg, plot.left + place * (plot.right - plot.left) / 3, 46, name, style)
         plot.curve(points, style)
     return render(plot.svg)
 

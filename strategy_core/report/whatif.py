@@ -65,19 +65,22 @@ def _facts(found: WhatIf) -> str:
 
 def _pictures(found: WhatIf) -> str:
     start, end = found.start, found.until
+    ended = "rolled back" if found.ended == "rolled_back" else ""
     spans = [ServedSpan(stage.entered, stage.left or end, stage.percent) for stage in found.stages]
     share = share_svg(
         "Share of users over time",
         [span for span in spans if span.until > span.since],
         start=start,
         end=end,
-        ended="rolled back" if found.ended == "rolled_back" else "",
+        ended=ended,
     )
     pictures = [image(share, "share of users")]
     if found.bound is not None:
         counted = ", slots before the start included" if found.bound.with_shadow else ""
         title = f"Difference in R per slot as not_worse measures it{counted}"
-        pictures.append(image(bound_svg(title, found.bound, start=start, end=end), "difference and its lower bound"))
+        stages = [(stage.entered, stage.name) for stage in found.stages]
+        bound = bound_svg(title, found.bound, stages, start=start, end=end, ended=ended)
+        pictures.append(image(bound, "difference and its lower bound"))
     if found.harm is not None:
         harm = harm_svg("Evidence of harm over time", found.harm, start=start, end=end)
         pictures.append(image(harm, "evidence of harm"))

@@ -14,6 +14,7 @@ from strategy_core.domain.errors import NoCanary, UnknownSymbol
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.routing import Routing, as_percent, basis_points, bucket_of, refused_user
 from strategy_core.services.alerts import AlertStatus
+from strategy_core.services.evidence import own_slots
 from strategy_core.services.status import RolloutStatus, rollout_status
 from strategy_core.store import alerts, audit, decisions, evidence, pagination, rollouts, versions
 from strategy_core.store.engine import reading, transaction
@@ -21,6 +22,7 @@ from strategy_core.store.tables import (
     AlertOutbox,
     ApiAnswer,
     AuditEvent,
+    BookedSlot,
     CanaryConfig,
     GateVerdict,
     Rollout,
@@ -139,6 +141,12 @@ def count_slots(engine: Engine, rollout: Rollout) -> int:
         pair = (rollout.strategy_name, rollout.version, rollout.control_version)
         closed, _ = evidence.read_slots(session, *pair, start=rollout.started_at, end=rollout.ended_at)
     return len(closed)
+
+
+def booked_slots(engine: Engine, rollout: Rollout) -> Sequence[BookedSlot]:
+    """Return the closed slots that a rollout has compared, in the order in which its ticks counted them."""
+    with reading(engine) as session:
+        return evidence.booked(session, rollout.id, first=own_slots(session, rollout))
 
 
 def read_rollout(

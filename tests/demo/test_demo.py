@@ -1,112 +1,306 @@
-"""The whole demo, once on the synthetic market and once on a file; README's commands run it by default."""
+"""The demo: its versions, words, tables and picture. The whole of it runs on three seeds and a file."""
 
 import json
+import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
 from strategy_core.cli import main
-from strategy_core.demo.run import DemoResult, run_demo, run_story, show_result
+from strategy_core.demo.picture import picture
+from strategy_core.demo.result import (
+    Act,
+    DemoResult,
+    Event,
+    RolloutResult,
+    StageResult,
+    VersionResult,
+    outcome_of,
+)
+from strategy_core.demo.run import plan_for, run_demo, run_story
+from strategy_core.demo.story import Look
+from strategy_core.demo.terminal import show_result
+from strategy_core.demo.versions import FibRsiByTable, TableParams
 from strategy_core.domain.errors import InvalidCandles, InvalidSetting
+from strategy_core.domain.plan import Plan
+from strategy_core.domain.strategy import Action, Context
 from strategy_core.market.synthetic import SyntheticSource
+from strategy_core.services.history import Equity, ServedSpan
+from strategy_core.strategies.fib_rsi import FibRsi, FibRsiParams
 from tests.builders import GOLD, MONDAY
 
+START = datetime(2025, 3, 3, tzinfo=UTC)
+DAY = timedelta(days=1)
 
-@pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
+
+@pytest.fixture(scope="module", params=[23, 7, 11])
+def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
     database = tmp_path_factory.mktemp("demo") / "demo.db"
-    return run_story("synthetic:GOLD?seed=7&symbols=10", None, database, Console(quiet=True))
+    return run_story(f"synthetic:GOLD?seed={request.param}&symbols=5", None, database, Console(quiet=True))
 
 
 @pytest.mark.full
 @pytest.mark.xdist_group("demo")
 class TestOnTheSyntheticMarket:
-    def test_the_better_version_climbs_every_stage_and_is_promoted(self, story: DemoResult) -> None:
-        first, _ = story.rollouts
+    @pytest.mark.parametrize("strategy", ["fib_rsi", "ppo_gold"])
+    def test_the_better_version_passes_every_stage_and_earns_more(self, story: DemoResult, strategy: str) -> None:
+        rollout = story.rollout(strategy, "2.0.0")
 
-        assert (first.version, first.control_version, first.state) == ("2.0.0", "1.0.0", "completed")
-        assert [stage.percent for stage in first.stages] == [5, 10, 25, 50, 100]
-        assert {stage.verdict for stage in first.stages} == {"pass"}
-        assert first.slots >= 100
+        assert rollout is not None
+        assert (rollout.control_version, rollout.state) == ("1.0.0", "completed")
+        assert [stage.percent for stage in rollout.stages] == [5, 10, 25, 50, 100]
+        assert rollout.looks[-1].low > rollout.looks[0].low
+        assert rollout.difference_r > 0
+        assert rollout.users_r > 0
 
-    def test_the_broken_version_is_as_good_in_shadow_and_rolled_back_by_a_gate(self, story: DemoResult) -> None:
-        _, second = story.rollouts
+    def test_a_mistake_is_rolled_back_while_few_users_have_it(self, story: DemoResult) -> None:
+        rollout = story.rollout("fib_rsi", "3.0.0")
 
-        assert story.comparisons[1].divergence_rate == 0.0
-        assert (second.version, second.state) == ("3.0.0", "rolled_back")
-        assert second.reason.startswith("excess_drawdown: drawdown")
+        assert rollout is not None
+        assert (rollout.state, rollout.stages[-1].percent) == ("rolled_back", 5)
+        assert rollout.reason.startswith("by owner: divergence: ")
+        assert rollout.silent
+        assert abs(rollout.users_r) < 1
 
-    def test_the_versions_end_as_they_should(self, story: DemoResult) -> None:
-        ends = {version.version: (version.status, version.quarantined) for version in story.versions}
+    def test_a_model_that_hardly_ever_signals_reaches_no_user(self, story: DemoResult) -> None:
+        version = story.version("ppo_gold", "3.0.0")
 
-        assert ends == {"1.0.0": ("shadow", False), "2.0.0": ("active", False), "3.0.0": ("shadow", True)}
-        assert [version.errors for version in story.versions] == [0, 0, 0]
+        assert version is not None
+        assert story.rollout("ppo_gold", "3.0.0") is None
+        assert version.status == "retired"
+        assert version.refused.startswith("its start was refused, because in shadow the canary earns less")
+        assert version.outcome.startswith("ppo_gold 3.0.0 reached no user")
 
     def test_the_timeline_has_every_change_with_its_reason(self, story: DemoResult) -> None:
         actions = [event.action for event in story.timeline]
 
-        assert actions.count("advance") >= 4
-        assert actions.count("promote") == actions.count("complete") == actions.count("roll_back") == 1
+        assert actions.count("promote") == actions.count("complete") == 2
+        assert actions.count("roll_back") == 1
         assert all(event.reason for event in story.timeline if event.actor == "ramp")
 
-    def test_the_same_seed_gives_the_same_result(self, story: DemoResult) -> None:
-        """Golden: a change of these is a change of routing, scoring, gates or market, and must be meant."""
-        assert [(one.version, one.state, one.slots) for one in story.rollouts] == [
-            ("2.0.0", "completed", 123),
-            ("3.0.0", "rolled_back", 263),
-        ]
+    def test_every_line_fits_into_80_columns(self, story: DemoResult) -> None:
+        assert_readable(story)
 
-    def test_it_can_be_read_on_a_terminal(self, story: DemoResult) -> None:
-        console = Console(width=160, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-        show_result(story, console)
 
-        text = console.export_text()
-        for words in (
-            "Timeline",
-            "Shadow compared with active",
-            "Rollouts",
-            "roll back",
-            "quarantined",
-            story.ending[:40],
-        ):
-            assert words in text
+@pytest.mark.full
+def test_files_of_several_symbols_and_other_timeframes_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    market = SyntheticSource(("GOLD", "SILVER"), seed=3, timeframe="4h", start=MONDAY.replace(year=2018), days=1500)
+    frames = [
+        market.candles(symbol, closed_by=MONDAY.replace(year=2025)).assign(symbol=symbol) for symbol in market.symbols()
+    ]
+    candles = pd.concat(frames).tz_convert("Europe/Athens").tz_localize(None)
+    candles.rename_axis("time").to_csv(tmp_path / "both.csv")
+
+    kept = tmp_path / "kept.db"
+    code = main(["demo", "--candles", f"{tmp_path}/both.csv?tz=Europe/Athens", "--keep", str(kept), "--json"])
+
+    shown = capsys.readouterr()
+    result = json.loads(shown.out)
+    assert code == 0
+    assert (result["timeframe"], result["symbols"]) == ("4h", ["GOLD", "SILVER"])
+    assert result["summary"]
+    assert kept.exists()
+    assert kept.with_suffix(".html").read_text().startswith("<!doctype html>")
+    assert f"Picture: {kept.with_suffix('.html')}" in shown.err
 
 
 @pytest.fixture
 def short_file(tmp_path: Path) -> Path:
-    market = SyntheticSource((GOLD,), seed=3, start=MONDAY.replace(year=2024), days=300)
-    candles = market.candles(GOLD, closed_by=MONDAY.replace(year=2025))
-    candles.to_csv(tmp_path / "GOLD.csv")
-    return tmp_path / "GOLD.csv"
+    market = SyntheticSource((GOLD,), seed=3, start=MONDAY.replace(year=2024), days=20)
+    market.candles(GOLD, closed_by=MONDAY.replace(year=2025)).to_csv(tmp_path / "SHORT.csv")
+    return tmp_path / "SHORT.csv"
 
 
-@pytest.mark.full
-def test_on_a_file_it_ends_with_the_candles(
-    short_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    kept = tmp_path / "kept.db"
-    code = main(["demo", "--candles", str(short_file), "--symbol", GOLD, "--keep", str(kept), "--json"])
-
-    result = json.loads(capsys.readouterr().out)
-    assert code == 0
-    assert kept.exists()
-    assert result["symbols"] == [GOLD]
-    assert result["plans"][0]["underpowered"] or "days" in result["plans"][0]["verdict"]
-    assert result["ending"]
+def test_a_file_too_short_for_a_story_is_refused_with_the_number_needed(short_file: Path) -> None:
+    with pytest.raises(InvalidCandles, match=r"has \d+ of SHORT: the demo needs 3,000 candles or more of a symbol"):
+        run_demo(candles=short_file, symbol=None, as_json=False, database=None, console=Console(quiet=True))
 
 
-def test_a_file_too_short_for_a_story_is_refused(short_file: Path, tmp_path: Path) -> None:
-    rows = short_file.read_text().splitlines()[:500]
-    (tmp_path / "SHORT.csv").write_text("\n".join(rows) + "\n")
+def test_a_refused_file_leaves_nothing_behind(short_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidCandles):
+        run_demo(
+            candles=short_file, symbol=None, as_json=False, database=tmp_path / "new.db", console=Console(quiet=True)
+        )
 
-    with pytest.raises(InvalidCandles, match="499 candles of SHORT; the demo needs more than 4000"):
-        run_demo(candles=tmp_path / "SHORT.csv", symbol=None, as_json=False, database=None, console=Console(quiet=True))
+    assert list(tmp_path.iterdir()) == [short_file]
 
 
-def test_an_existing_database_is_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "mine.db").write_text("precious")
+@pytest.mark.parametrize("name", ["mine.db", "mine.html", "mine.models"])
+def test_existing_files_are_not_overwritten(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("precious")
 
-    with pytest.raises(InvalidSetting, match="does not exist yet"):
+    with pytest.raises(InvalidSetting, match=rf"{name}.*does not exist yet"):
         run_demo(candles=None, symbol=None, as_json=False, database=tmp_path / "mine.db", console=Console(quiet=True))
-    assert (tmp_path / "mine.db").read_text() == "precious"
+    assert [each.read_text() for each in tmp_path.iterdir()] == ["precious"]
+
+
+def test_a_database_in_no_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting, match="a folder that exists"):
+        run_demo(candles=None, symbol=None, as_json=False, database=tmp_path / "no" / "x.db", console=Console())
+
+
+class TestTheVersionWithATable:
+    CANDLES = SyntheticSource((GOLD,), start=START, days=60).candles(GOLD, closed_by=datetime(2026, 1, 1, tzinfo=UTC))
+    CHANGE = START + 30 * DAY
+
+    def asked(self, *rows: tuple[datetime, float, float]) -> list[Action]:
+        context = Context(GOLD, "1h", START)
+        return [each.action for each in FibRsiByTable().decide_many(self.CANDLES, TableParams(table=rows), context)]
+
+    def usual(self) -> list[Action]:
+        decided = FibRsi().decide_many(self.CANDLES, FibRsiParams(), Context(GOLD, "1h", START))
+        return [each.action for each in decided]
+
+    def test_a_row_in_order_decides_like_fib_rsi(self) -> None:
+        assert self.asked((START, 30.0, 70.0)) == self.usual()
+
+    def test_a_row_that_lost_a_zero_is_silent_from_its_time_on(self) -> None:
+        decided = self.asked((START, 30.0, 70.0), (self.CHANGE, 3.0, 97.0))
+
+        closes = pd.DatetimeIndex(self.CANDLES.index)[-len(decided) :] + timedelta(hours=1)
+        expected = [
+            Action.HOLD if close >= self.CHANGE else action for action, close in zip(self.usual(), closes, strict=True)
+        ]
+        assert decided == expected
+        assert decided != self.usual()
+
+    def test_one_candle_is_decided_like_many(self) -> None:
+        table = TableParams(table=((START, 30.0, 70.0), (self.CHANGE, 35.0, 65.0)))
+        strategy = FibRsiByTable()
+        many = strategy.decide_many(self.CANDLES, table, Context(GOLD, "1h", START))
+
+        place = next(at for at in range(len(many) - 1, 0, -1) if many[at].action is not Action.HOLD)
+        last = len(self.CANDLES) - len(many) + place
+        one = strategy.decide(self.CANDLES.iloc[: last + 1], table, Context(GOLD, "1h", START))
+        assert one.action == many[place].action
+
+
+@pytest.mark.parametrize("hours", [0.25, 1, 4, 24])
+def test_the_plan_has_the_same_number_of_candles_in_every_timeframe(hours: float) -> None:
+    plan = plan_for(timedelta(hours=hours))
+
+    usual = Plan()
+    assert plan.stages[0].minimum_time == hours * usual.stages[0].minimum_time
+    assert plan.bake == hours * usual.bake
+    assert plan.watch == "off"
+    assert Plan.model_validate(plan.model_dump(mode="json")) == plan
+
+
+def rollout_of(state: str, **changed: object) -> RolloutResult:
+    looks = [Look(START + day * DAY, 5, 30 + day, 0.2, -0.2 + day / 50, -0.15) for day in range(5)]
+    stage = StageResult(
+        percent=5, entered_at=START, left_at=START + 180 * DAY, verdict="inconclusive", reason="why", look=looks[-1]
+    )
+    known: dict[str, object] = {
+        "strategy": "fib_rsi",
+        "version": "2.0.0",
+        "control_version": "1.0.0",
+        "state": state,
+        "started_at": START,
+        "ended_at": START + 4 * DAY,
+        "promoted": False,
+        "slots": 34,
+        "canary_r": -3.0,
+        "control_r": 2.0,
+        "users_r": -0.25,
+        "signals": 26,
+        "control_signals": 30,
+        "reason": "harm: the canary earns less",
+        "stages": [stage],
+        "looks": looks,
+        "equity": Equity((START, START + DAY), (0.0, -3.0), (0.0, 2.0)),
+        "served": [ServedSpan(START, START + 4 * DAY, 5.0)],
+    }
+    return RolloutResult.model_validate(known | changed)
+
+
+@pytest.mark.parametrize(
+    ("rollout", "said"),
+    [
+        (rollout_of("rolled_back"), "was rolled back at 5 % of users, after 4 days: harm: the canary earns less."),
+        (rollout_of("rolled_back", promoted=True), "was rolled back after it had served all users, after 4 days"),
+        (rollout_of("rolled_back"), "its first users lost 5.0 R each in 34 slots; over all users that is 0.25 R"),
+        (rollout_of("completed", canary_r=9.0, users_r=1.5), "gained 7.0 R each in 34 slots"),
+        (rollout_of("rolled_back", signals=2), "It signalled 2 times, 1.0.0 30 times."),
+        (
+            rollout_of("awaiting_decision", ended_at=None),
+            "is at 5 % of users: the candles ended after 8 days (awaiting",
+        ),
+        (rollout_of("running", promoted=True, ended_at=None), "serves all users and is still watched"),
+        (rollout_of("rolled_back", slots=0), "No trade had closed by then, so users have gained and lost nothing."),
+        (rollout_of("rolled_back", ended_at=START + timedelta(hours=5)), "after 5 hours"),
+        (None, "reached no user: the canary earns less"),
+    ],
+)
+def test_the_outcome_is_true_whatever_happened(rollout: RolloutResult | None, said: str) -> None:
+    assert said in outcome_of("fib_rsi 2.0.0", rollout, "the canary earns less", START + 8 * DAY)
+
+
+def result_of(*rollouts: RolloutResult) -> DemoResult:
+    names = [("fib_rsi", "1.0.0"), ("fib_rsi", "2.0.0"), ("ppo_gold", "1.0.0")]
+    return DemoResult(
+        feed="synthetic",
+        timeframe="1h",
+        symbols=[GOLD],
+        started_at=START,
+        ended_at=START + 8 * DAY,
+        candles=1000,
+        versions=[
+            VersionResult(
+                strategy=strategy,
+                version=version,
+                about="what it is, in some words that are long enough to need a second line on a terminal",
+                entry_point="fib_rsi",
+                config={},
+                differs="FibRsiByTable, rsi_overbought: 52, rsi_oversold: 48, table: 2025-05-20; 30; 70; 2025-07-03",
+                status="shadow",
+                quarantined=True,
+                decisions=12_345,
+                signals=345,
+                errors=0,
+                refused="",
+                outcome="What became of 2.0.0 (in short).",
+            )
+            for strategy, version in names
+        ],
+        comparisons=[],
+        rollouts=list(rollouts),
+        timeline=[
+            Event(
+                at=START,
+                actor="owner",
+                action="start_rollout",
+                strategy="ppo_gold",
+                version="2.0.0",
+                percent=5.0,
+                reason="why",
+            )
+        ],
+        acts=[Act(title="Act 1", strategy="fib_rsi", versions=["1.0.0", "2.0.0"])],
+        summary="What happened.",
+    )
+
+
+def assert_readable(result: DemoResult) -> None:
+    """Assert that no line is longer than 80 columns, and that no cell of a short column is broken."""
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    show_result(result, console)
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    for word in ("difference", "quarantined", "decisions", result.summary.split()[0]):
+        assert any(word in line for line in lines)
+    assert not any(line.rstrip().endswith("…") for line in lines)
+
+
+def test_every_line_fits_into_80_columns() -> None:
+    assert_readable(result_of(rollout_of("rolled_back")))
+
+
+def test_the_picture_is_one_page_with_the_charts_of_each_rollout() -> None:
+    page = picture(result_of(rollout_of("rolled_back")))
+
+    assert len(re.findall(r'<img src="data:image/svg', page)) == 3
+    assert page.count("What became of 2.0.0 (in short).") == 5

@@ -216,7 +216,9 @@ def test_a_bound_is_drawn_below_its_difference_and_against_the_limit_of_each_sta
     at = [START + number * DAY for number in (1, 10, 20)]
     path = BoundPath(at, [0.02, 0.01, 0.0], [-0.9, -0.2, -0.1], [-0.15, -0.15, -0.1], with_shadow=False)
 
-    svg = ET.fromstring(bound_svg("Difference", path, start=START, end=END))
+    svg = ET.fromstring(
+        bound_svg("Difference", path, [(START, "5 %"), (at[-1], "10 %")], start=START, end=END, ended="rolled back")
+    )
 
     mean, low, limit = (points(line) for line in svg.iter(f"{SVG}polyline"))
     assert [y for _, y in mean] == sorted(y for _, y in mean)
@@ -224,6 +226,7 @@ def test_a_bound_is_drawn_below_its_difference_and_against_the_limit_of_each_sta
     assert low[-1][1] == limit[-1][1] == pytest.approx(ticks(svg)["-0.10"])
     assert limit[0][1] == limit[1][1] > limit[-1][1]
     assert {"difference: +0.000 R", "lower bound: -0.100 R", "limit of the stage: -0.100 R"} <= words(svg)
+    assert {"5 %", "10 %", "rolled back"} <= words(svg)
 
 
 YEARS = [
