@@ -61,6 +61,7 @@ class RolloutResult(BaseModel):
         looks: the difference over time.
         equity: R of both versions over time, marked to market.
         served: its share of users over time.
+        frozen_at: when its stage was frozen, because decisions were unlike those in shadow.
     """
 
     strategy: str
@@ -81,6 +82,7 @@ class RolloutResult(BaseModel):
     looks: list[Look]
     equity: Equity
     served: list[ServedSpan]
+    frozen_at: datetime | None = None
 
     @property
     def difference_r(self) -> float:
@@ -238,6 +240,7 @@ def _rollout(engine: Engine, story: Story, rollout: Rollout, events: Sequence[Au
         looks=looks,
         equity=report.equity,
         served=list(report.progress.served),
+        frozen_at=story.frozen.get(rollout.id),
     )
 
 
@@ -372,6 +375,9 @@ def outcome_of(name: str, rollout: RolloutResult | None, refused: str, now: date
         where = "after it had served all users" if rollout.promoted else f"at {share}"
         by = ", " if rollout.reason.startswith("by ") else ": "
         text = f"{name} was rolled back {where}, after {lasted}{by}{rollout.reason}."
+        if rollout.frozen_at is not None:
+            frozen = _days(rollout.frozen_at - rollout.started_at)
+            text += f" Its stage was frozen after {frozen}, when its decisions were unlike those in shadow."
     else:
         state = "serves all users and is still watched" if rollout.promoted else f"is at {share}"
         text = f"{name} {state}: the candles ended after {lasted} ({rollout.state.replace('_', ' ')})."

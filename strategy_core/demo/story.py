@@ -85,6 +85,7 @@ class Story:
         ends_at: close of the last candle. The demo stops there, also with an open rollout.
         on_progress: called with a description of each step and its simulated time.
         looks: of each rollout, at each tick with a difference.
+        frozen: when the stage of a rollout was first frozen, because decisions were unlike those in shadow.
         refused: why a version was not trained, or its start was refused, by strategy and version.
     """
 
@@ -98,6 +99,7 @@ class Story:
     on_progress: OnProgress
     comparisons: list[tuple[str, str, str, float, Comparison]] = field(default_factory=list)
     looks: dict[UUID, list[Look]] = field(default_factory=dict)
+    frozen: dict[UUID, datetime] = field(default_factory=dict)
     refused: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def run(self, *owners: Iterator[datetime]) -> None:
@@ -173,7 +175,7 @@ class Story:
             reason = "its start was refused: it has done harm in shadow"
             retire_version(self.engine, Command(OWNER, self.now, reason), strategy_name=name, version=version)
             return
-        extended, warned = 0, ""
+        extended = 0
         while rollout.state not in ENDED:
             new = self.now < rollout.started_at + self._candles(FIRST_WEEK)
             yield self.now + self._candles(FIRST_STEP if new else STEP)
@@ -181,20 +183,18 @@ class Story:
             stage = self.plan.stages[rollout.stage_index]
             where = "in use by all" if rollout.promoted_at else f"at {stage.percent:g} % of users"
             self.on_progress(f"{name} {chapter.version}: {where}", self.now)
-            before, warned = warned, self._look(rollout)
+            self._look(rollout)
             if rollout.state in ENDED:
                 return
-            if before and warned:  # the owner has read the alert
-                roll_back(self.engine, Command(OWNER, self.now, warned), strategy_name=name)
-            elif rollout.state == State.AWAITING_APPROVAL:
+            if rollout.state == State.AWAITING_APPROVAL:
                 approve(self.engine, Command(OWNER, self.now, "every gate passed"), strategy_name=name)
             elif rollout.state == State.AWAITING_DECISION:
                 extended += 1
                 self._answer(name, extended)
             rollout = queries.find_rollout(self.engine, rollout.id)
 
-    def _look(self, rollout: Rollout) -> str:
-        """Note the difference so far. Return a warning that decisions are unlike those in shadow, or an empty text."""
+    def _look(self, rollout: Rollout) -> None:
+        """Note the difference so far, and whether decisions are unlike those in shadow."""
         verdicts = queries.last_verdicts(self.engine, rollout.id)
         money, unlike = verdicts.get("not_worse"), verdicts.get("divergence")
         looks = self.looks.setdefault(rollout.id, [])
@@ -202,9 +202,8 @@ class Story:
             percent = self.plan.stages[money.stage_index].percent
             difference, margin = money.value or 0.0, money.limit or 0.0
             looks.append(Look(money.ticked_at, percent, money.n, difference, money.low, margin))
-        if unlike is None or unlike.verdict != Verdict.INCONCLUSIVE:
-            return ""
-        return f"divergence: {unlike.reason}"
+        if unlike is not None and unlike.verdict == Verdict.INCONCLUSIVE:
+            self.frozen.setdefault(rollout.id, unlike.ticked_at)
 
     def _answer(self, name: str, asked: int) -> None:
         if asked > EXTENSIONS:

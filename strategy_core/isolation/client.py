@@ -149,7 +149,7 @@ class Description:
     Attributes:
         config: with every default filled in.
         notes: for the registration report.
-        trained_until: end of the candles that it was fitted to, in UTC, if it says so.
+        trained_until: end of the candles that it was fitted to, in UTC, if it names one.
     """
 
     config: dict[str, Any]

@@ -47,7 +47,7 @@ class Replayed:
         pending: trades that are still open where the feed ends.
         errors: candles on which it failed, with the newest error. They are not stored, and are tried again next time.
         revised: candles that were replayed before on other candles than the feed has now, with the first of them.
-        trained_until: end of the version's training, if it says so.
+        trained_until: end of the version's training, if it names one.
     """
 
     strategy_name: str

@@ -61,7 +61,8 @@ class TestOnTheSyntheticMarket:
 
         assert rollout is not None
         assert (rollout.state, rollout.stages[-1].percent) == ("rolled_back", 5)
-        assert rollout.reason.startswith("by owner: divergence: ")
+        assert rollout.reason.startswith(("harm: ", "silence: "))
+        assert rollout.frozen_at is not None
         assert rollout.silent
         assert abs(rollout.users_r) < 1
 
@@ -221,6 +222,7 @@ def rollout_of(state: str, **changed: object) -> RolloutResult:
     ("rollout", "said"),
     [
         (rollout_of("rolled_back"), "was rolled back at 5 % of users, after 4 days: harm: the canary earns less."),
+        (rollout_of("rolled_back", frozen_at=START + 2 * DAY), "Its stage was frozen after 2 days, when its decisions"),
         (rollout_of("rolled_back", promoted=True), "was rolled back after it had served all users, after 4 days"),
         (rollout_of("rolled_back"), "its first users lost 5.0 R each in 34 slots; over all users that is 0.25 R"),
         (rollout_of("completed", canary_r=9.0, users_r=1.5), "gained 7.0 R each in 34 slots"),

@@ -126,7 +126,7 @@ class VersionDetail(VersionResponse):
 
     model_files: list[ModelFileResponse] = Field(description="The files that it declares, in its order.")
     trained_until: datetime | None = Field(
-        description="End of the candles that it was fitted to, if it says so. Earlier candles are in its sample."
+        description="End of the candles that it was fitted to, if it names one. Earlier candles are in its sample."
     )
     fingerprint_parts: dict[str, str] = Field(description="SHA-256 of each part of the fingerprint.")
     registration_report: dict[str, Any] = Field(
