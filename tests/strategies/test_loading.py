@@ -420,7 +420,7 @@ def test_any_other_answer_is_invalid(answer: object, why: str) -> None:
         ("2026-01-31T12:00Z", "2026-01-31T12:00:00+00:00"),
         (datetime(2026, 1, 31, tzinfo=timezone(timedelta(hours=2))), "2026-01-30T22:00:00+00:00"),
         (pd.Timestamp("2026-01-31", tz="UTC"), "2026-01-31T00:00:00+00:00"),
-        (lambda params: params.until, "2026-02-01T00:00:00+00:00"),
+        pytest.param(lambda params: params.until, "2026-02-01T00:00:00+00:00", id="a method"),
     ],
     ids=str,
 )
