@@ -630,11 +630,25 @@ class TestExcessDrawdown:
         assert judged(ExcessDrawdown(), canary_drawdown=0.25).verdict is Verdict.BREACH
 
     def test_noise_of_the_active_arm_widens_the_limit(self) -> None:
-        wild = paired([6.0, -6.0] * 10, [6.0, -6.0] * 10)
+        wild = paired([4.0, -4.0] * 5, [4.0, -4.0] * 5)
         finding = judged(ExcessDrawdown(), wild, canary_drawdown=0.25, active_drawdown=0.0)
 
         assert finding.verdict is Verdict.PASS
-        assert finding.limit == pytest.approx(4 * 0.01 * (20 * 36) ** 0.5)
+        assert finding.limit == pytest.approx(4 * 0.01 * (10 * 16) ** 0.5)
+
+    @pytest.mark.parametrize(("drawdown", "verdict"), [(0.59, "pass"), (0.61, "breach")])
+    def test_noise_never_excuses_more_than_three_limits(self, drawdown: float, verdict: str) -> None:
+        wild = paired([6.0, -6.0] * 50, [6.0, -6.0] * 50)
+
+        finding = judged(ExcessDrawdown(), wild, canary_drawdown=drawdown, active_drawdown=0.0)
+
+        assert finding.verdict == verdict
+        assert finding.limit == pytest.approx(0.6)
+
+    def test_a_shock_to_both_excuses_more_than_noise(self) -> None:
+        wild = paired([6.0, -6.0] * 50, [6.0, -6.0] * 50)
+
+        assert judged(ExcessDrawdown(), wild, canary_drawdown=0.74, active_drawdown=0.5).limit == pytest.approx(0.75)
 
 
 def test_a_watch_on_an_invalid_outcome_is_blind() -> None:

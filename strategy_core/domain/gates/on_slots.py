@@ -19,6 +19,7 @@ SLOTS_FACTOR = 3.1  # standard deviations over the margin, for a version as good
 ALIKE_SLOTS = 10  # on candles without a signal even a dead version is alike
 SELDOM_DAYS = 15  # in which a pair that seldom signals has fewer than the minimum of slots
 OWN_MARGINS = 1.5  # how far its own mean may lie below 0 where slots in shadow count
+MOST_FOR_NOISE = 3.0  # drawdown limits, up to which noise raises the limit
 LARGE_LOSSES = 1.0  # standard deviations by which losses beyond the clip outweigh the gains
 LEAST_TUNED, MOST_TUNED = 300, 5_000  # tuned for fewer, it errs on skewed losses
 WATCH = "watch"
@@ -330,6 +331,8 @@ class ExcessDrawdown(Gate):
     The second condition prevents a rollback for a market shock that hits both versions. Its noise is the realised
     variance of the active version, scaled by the ratio from the shadow history:
     sigma = risk · sqrt(design effect · Σ d² / Σ a² in the history · Σ a² in the rollout), a the active version's R.
+    Noise raises the limit to at most `MOST_FOR_NOISE` times `drawdown`: a long rollout of two versions with little in
+    common has a sigma above all equity, and no user has that much to lose.
     """
 
     kind: Literal["excess_drawdown"] = "excess_drawdown"
@@ -345,7 +348,8 @@ class ExcessDrawdown(Gate):
             return self.nothing_yet("trade")
         noise = history.design_effect * history.noise_ratio * totals.active_squares
         sigma = evidence.risk_fraction * math.sqrt(noise)
-        limit = max(self.drawdown, active + max(self.excess, self.relative * active, self.sigmas * sigma))
+        noisy = min(active + self.sigmas * sigma, MOST_FOR_NOISE * self.drawdown)
+        limit = max(self.drawdown, active + max(self.excess, self.relative * active), noisy)
         facts = {"value": canary, "limit": limit, "n": totals.slots}
         reason = f"drawdown {canary:.2%}, the active version's {active:.2%}, limit {limit:.2%}"
         if canary < limit:
