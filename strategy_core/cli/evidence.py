@@ -238,7 +238,7 @@ def whatif(
             stage.name,
             stage.entered,
             stage.left,
-            f"{((stage.left or found.end) - stage.entered).total_seconds() / 86_400:.1f}",
+            f"{found.days_in(stage):.1f}",
             stage.slots,
             signed(stage.canary_r),
             signed(stage.users_r),
