@@ -10,6 +10,7 @@ from strategy_core.cli.context import Context, Override, Reason, StrategyName, V
 from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import InvalidConfig, InvalidSetting
 from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.parsing import owners_time
 
 if TYPE_CHECKING:
     from strategy_core.store.tables import StrategyVersion
@@ -84,12 +85,11 @@ def retrain(
 
     Takes minutes, with low priority. If the training or the registration is refused, nothing is stored.
     """
-    from strategy_core.cli.context import moment, progress
+    from strategy_core.cli.context import progress
     from strategy_core.report.charts import training_svg
     from strategy_core.services.retrain import retrain as train_and_register
 
-    end = moment(until, "--until")
-    assert end is not None
+    end = owners_time(until, "--until")
     if plot is not None and not plot.parent.is_dir():
         raise InvalidSetting("plot", str(plot), "a file in a folder that exists")
     with progress() as shown:
