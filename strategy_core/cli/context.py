@@ -19,7 +19,7 @@ from uuid import uuid4
 import typer
 
 from strategy_core.domain.audit import Actor, storable
-from strategy_core.domain.errors import Invalid, InvalidName, RolloutError, Unconfirmed
+from strategy_core.domain.errors import Invalid, InvalidName, InvalidSetting, RolloutError, Unconfirmed
 from strategy_core.domain.parsing import each_name_once
 
 if TYPE_CHECKING:
@@ -212,6 +212,12 @@ def as_called(line: str) -> str:
     A suggested command follows a colon, a semicolon or `&&`. UV_RUN_RECURSION_DEPTH is set by `uv run`, not by `uvx`.
     """
     return _SUGGESTED.sub("uv run rollout", line) if "UV_RUN_RECURSION_DEPTH" in os.environ else line
+
+
+def check_folder(option: str, file: Path | None) -> None:
+    """Raise InvalidSetting if the folder of a *file* that will be written does not exist."""
+    if file is not None and not file.parent.is_dir():
+        raise InvalidSetting(option, str(file), "a file in a folder that exists")
 
 
 def answer_page(shell: Context, data: Mapping[str, Any], line: str, page: str, file: Path, open_in: str) -> None:

@@ -6,9 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from strategy_core.cli.context import Context, Override, Reason, StrategyName, VersionName, Yes, command, read_json
+from strategy_core.cli.context import (
+    Context,
+    Override,
+    Reason,
+    StrategyName,
+    VersionName,
+    Yes,
+    check_folder,
+    command,
+    read_json,
+)
 from strategy_core.domain.audit import Command
-from strategy_core.domain.errors import InvalidConfig, InvalidSetting
+from strategy_core.domain.errors import InvalidConfig
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.parsing import owners_time
 
@@ -90,8 +100,7 @@ def retrain(
     from strategy_core.services.retrain import retrain as train_and_register
 
     end = owners_time(until, "--until")
-    if plot is not None and not plot.parent.is_dir():
-        raise InvalidSetting("plot", str(plot), "a file in a folder that exists")
+    check_folder("plot", plot)
     with progress() as shown:
         found = train_and_register(
             shell.engine,
