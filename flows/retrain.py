@@ -42,7 +42,7 @@ def retrain(
     log = get_run_logger() if FlowRunContext.get() else get_logger(__name__)
     shown = 0
 
-    def tell(done: int, total: int) -> None:
+    def log_progress(done: int, total: int) -> None:
         nonlocal shown
         if done * LINES // total > shown:
             shown = done * LINES // total
@@ -61,7 +61,7 @@ def retrain(
             symbol=symbol or None,
             deadline_s=runtime.settings.decision_deadline_s,
             clock=runtime.settings.now,
-            progress=tell,
+            progress=log_progress,
         )
     page = training_markdown(strategy_name, version, found.training, found.years)
     where = show_page(

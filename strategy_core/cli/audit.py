@@ -11,8 +11,9 @@ from uuid import UUID
 
 import typer
 
-from strategy_core.cli.context import AnyStrategy, Context, Limit, StrategyName, command, default_command, moment
+from strategy_core.cli.context import AnyStrategy, Context, Limit, StrategyName, command, default_command
 from strategy_core.domain.errors import InvalidName
+from strategy_core.domain.parsing import owners_time
 
 if TYPE_CHECKING:
     from strategy_core.services.audit import TimelineEntry, Verification
@@ -68,7 +69,7 @@ def at(
     from strategy_core.cli.context import table
     from strategy_core.services.audit import state_at
 
-    stood = state_at(shell.engine, strategy, moment(time, "--at") or shell.now)
+    stood = state_at(shell.engine, strategy, owners_time(time, "--at") or shell.now)
     values: dict[str, Any] = {
         "active": stood.active,
         "canary": stood.canary,
@@ -196,8 +197,8 @@ def _wanted(
         "rollout_id": rollout,
         "actor": by,
         "action": action,
-        "since": moment(since, "--since"),
-        "until": moment(until, "--until"),
+        "since": owners_time(since, "--since"),
+        "until": owners_time(until, "--until"),
     }
 
 

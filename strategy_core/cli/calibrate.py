@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from strategy_core.cli.context import Context, PlanFile, command, progress, read_json
-from strategy_core.domain.errors import InvalidPlan, InvalidSetting
+from strategy_core.cli.context import Context, PlanFile, check_folder, command, progress, read_json
+from strategy_core.domain.errors import InvalidPlan
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,8 +48,7 @@ def calibrate(
 
     if strategy is not None and version is None:
         raise typer.BadParameter(f"VERSION of {strategy} is missing. Give both, or neither.")
-    if plot is not None and not plot.parent.is_dir():
-        raise InvalidSetting("plot", str(plot), "a file in a folder that exists")
+    check_folder("plot", plot)
     frozen = read_plan({} if plan is None else read_json(f"@{plan}", InvalidPlan))
     pair = (
         read_pair(shell.engine, strategy_name=strategy, version=version, now=shell.now)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from strategy_core.cli.context import Context, command
+from strategy_core.cli.context import Context, check_folder, command
 from strategy_core.domain.errors import InvalidSetting
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ def check(
     from strategy_core.market.check import check_file
     from strategy_core.observe import configure_logs
 
-    if picture is not None and not picture.parent.is_dir():
-        raise InvalidSetting("picture", str(picture), "a file in a folder that exists")
+    check_folder("picture", picture)
     settings = shell.settings
     configure_logs(level=logging.ERROR)  # repairs and a held-back row are part of the answer
     now = settings.now() if settings.replay_from is None else None  # a replay ends no file

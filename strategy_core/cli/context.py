@@ -19,8 +19,8 @@ from uuid import uuid4
 import typer
 
 from strategy_core.domain.audit import Actor, storable
-from strategy_core.domain.errors import Invalid, InvalidName, RolloutError, Unconfirmed
-from strategy_core.domain.parsing import each_name_once, owners_time
+from strategy_core.domain.errors import Invalid, InvalidName, InvalidSetting, RolloutError, Unconfirmed
+from strategy_core.domain.parsing import each_name_once
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from strategy_core.settings import Settings
 
 P = ParamSpec("P")
-moment = owners_time
 _PIPE_WIDTH = 200  # columns of a table when the output is not a terminal
 _SUGGESTED = re.compile(r"(?:(?<=: )|(?<=; )|(?<=&& )|(?<=_DEVELOPMENT=1 ))rollout(?= [a-z-])")
 _REASON = "Reason, stored in the audit trail."
@@ -67,7 +66,7 @@ PlanFile = Annotated[
 ]
 Output = Annotated[Path | None, typer.Option(metavar="FILE.html", help="Output file, or - for standard output.")]
 OpenIn = Annotated[Literal["none", "browser"], typer.Option("--open", help="Open the file in a browser.")]
-STDOUT = Path("-")
+_STDOUT = Path("-")
 _SHARED = [  # the options of every command
     inspect.Parameter(
         "database_url",
@@ -215,12 +214,19 @@ def as_called(line: str) -> str:
     return _SUGGESTED.sub("uv run rollout", line) if "UV_RUN_RECURSION_DEPTH" in os.environ else line
 
 
-def write_page(page: str, file: Path, open_in: str) -> None:
-    """Write an HTML page to *file*, or to standard output if that is `-`, and show it with *open_in* `browser`.
+def check_folder(option: str, file: Path | None) -> None:
+    """Raise InvalidSetting if the folder of a *file* that will be written does not exist."""
+    if file is not None and not file.parent.is_dir():
+        raise InvalidSetting(option, str(file), "a file in a folder that exists")
 
-    It is written under a temporary name first, so that *file* is complete or unchanged.
+
+def answer_page(shell: Context, data: Mapping[str, Any], line: str, page: str, file: Path, open_in: str) -> None:
+    """Write an HTML page to *file*, print *data* as JSON or its first *line*, and open it with *open_in* `browser`.
+
+    If *file* is `-`, the page alone goes to standard output. Otherwise it is written under a temporary name first, so
+    that *file* is complete or unchanged.
     """
-    if file == STDOUT:
+    if file == _STDOUT:
         sys.stdout.write(page)
         return
     part = file.with_name(f"{file.name}.part")
@@ -229,6 +235,7 @@ def write_page(page: str, file: Path, open_in: str) -> None:
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)
+    shell.answer({**data, "output": str(file)}, f"{line}\nWritten to {file}")
     if open_in == "browser":
         typer.launch(file.resolve().as_uri())
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from strategy_core.cli.context import (
-    STDOUT,
     Context,
     Limit,
     OpenIn,
@@ -15,17 +14,18 @@ from strategy_core.cli.context import (
     StrategyName,
     Symbol,
     VersionName,
+    answer_page,
     command,
-    moment,
     read_json,
-    write_page,
 )
 from strategy_core.domain.errors import InvalidPlan, InvalidSetting
+from strategy_core.domain.parsing import owners_time
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from strategy_core.domain.comparison import Comparison, Interval
+    from strategy_core.services.history import ComparisonCurves
 
 commands = typer.Typer()
 Start = Annotated[
@@ -109,8 +109,8 @@ def replay(
             strategy_name=strategy,
             version=version,
             now=shell.now,
-            start=moment(start, "--from"),
-            end=moment(end, "--to"),
+            start=owners_time(start, "--from"),
+            end=owners_time(end, "--to"),
             again=again,
             done=done,
         )
@@ -159,27 +159,30 @@ def compare(
         raise InvalidSetting("--days", f"{days:g}", "--days alone, or --from and --to without it")
     if end and not start:
         raise InvalidSetting("--to", end, "--to only with --from")
-    over = chosen_period(days, moment(start, "--from"), moment(end, "--to"), shell.now)
+    over = chosen_period(days, owners_time(start, "--from"), owners_time(end, "--to"), shell.now)
     asked: dict[str, Any] = {"strategy_name": strategy, "shadow_version": version, "symbol": symbol}
-    with_report = output is not None or open_in == "browser"
-    found = compare_versions(shell.engine, **asked, over=over, source=shell.candles())
+
+    def compared() -> tuple["Comparison", "ComparisonCurves | None"]:
+        if output is not None or open_in == "browser":
+            return compare_with_curves(shell.engine, **asked, over=over, source=shell.candles(), now=shell.now)
+        return compare_versions(shell.engine, **asked, over=over, source=shell.candles()), None
+
+    found, curves = compared()
     replayed = None
     if days is None and start is None and not found.candles_compared:
         replayed = replayed_period(shell.engine, strategy_name=strategy, version=version)
     if replayed is not None:
         over = replayed
-        found = compare_versions(shell.engine, **asked, over=over, source=shell.candles())
-    if with_report:
-        found, curves = compare_with_curves(shell.engine, **asked, over=over, source=shell.candles(), now=shell.now)
+        found, curves = compared()
     why = [] if found.candles_compared else why_empty(shell.engine, strategy_name=strategy, version=version, over=over)
     data = {"start": over.start, "end": over.end, **found.model_dump(mode="json"), "notes": why}
-    if with_report:
+    if curves is not None:
         from strategy_core.report.comparison import comparison_markdown, page_title, verdict
         from strategy_core.report.html import html_page
 
         page = html_page(page_title(curves), comparison_markdown(curves, why_empty=why))
         file = output or Path(f"comparison-{strategy}-{version}.html")
-        _answer_page(shell, data, verdict(curves), page, file, open_in)
+        answer_page(shell, data, verdict(curves), page, file, open_in)
         return
     shown_period = f"{over.start:%Y-%m-%d %H:%M} to {over.end:%Y-%m-%d %H:%M} UTC"
     if replayed is not None:
@@ -221,8 +224,8 @@ def whatif(
         strategy_name=strategy,
         version=version,
         plan=read_plan({} if plan is None else read_json(f"@{plan}", InvalidPlan)),
-        start=moment(start, "--from"),
-        end=moment(end, "--to"),
+        start=owners_time(start, "--from"),
+        end=owners_time(end, "--to"),
     )
     data = asdict(found) | {"notes": found.notes}
     if output is not None or open_in == "browser":
@@ -230,7 +233,7 @@ def whatif(
         from strategy_core.report.whatif import page_title, whatif_markdown
 
         page = html_page(page_title(found), whatif_markdown(found))
-        _answer_page(shell, data, found.verdict, page, output or Path(f"whatif-{strategy}-{version}.html"), open_in)
+        answer_page(shell, data, found.verdict, page, output or Path(f"whatif-{strategy}-{version}.html"), open_in)
         return
     columns = ["stage", "entered", "left", "days", "slots", "canary R", "users R", "ended by"]
     rows = [
@@ -238,7 +241,7 @@ def whatif(
             stage.name,
             stage.entered,
             stage.left,
-            f"{((stage.left or found.end) - stage.entered).total_seconds() / 86_400:.1f}",
+            f"{found.days_in(stage):.1f}",
             stage.slots,
             signed(stage.canary_r),
             signed(stage.users_r),
@@ -269,8 +272,8 @@ def decisions(
         strategy_name=strategy,
         version=version,
         symbol=symbol,
-        start=moment(start, "--from"),
-        end=moment(end, "--to"),
+        start=owners_time(start, "--from"),
+        end=owners_time(end, "--to"),
         limit=limit,
     )
     columns = ["candle", "symbol", "decision", "confidence", "role", "reason"]
@@ -314,13 +317,6 @@ def users(
     done = load_users_csv(shell.engine, file, now=shell.now)
     counts = f"{done.added} added, {done.removed} removed, {done.changed} with changed capital"
     shell.answer(asdict(done), f"{done.users} users: {counts}")
-
-
-def _answer_page(shell: Context, data: dict[str, Any], line: str, page: str, file: Path, open_in: str) -> None:
-    """Write a report, and print *data* as JSON or its first *line*."""
-    write_page(page, file, open_in)
-    if file != STDOUT:
-        shell.answer(data | {"output": str(file)}, f"{line}\nWritten to {file}")
 
 
 def _comparison_tables(found: "Comparison", version: str) -> list["RenderableType"]:

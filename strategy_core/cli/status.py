@@ -9,15 +9,14 @@ from uuid import UUID
 import typer
 
 from strategy_core.cli.context import (
-    STDOUT,
     AnyStrategy,
     Context,
     Limit,
     OpenIn,
     Output,
     StrategyName,
+    answer_page,
     command,
-    write_page,
 )
 
 if TYPE_CHECKING:
@@ -101,9 +100,7 @@ def report(
         return
     page = html_page(page_title(found), rollout_markdown(found))
     file = output or Path(f"rollout-{known.strategy_name}-{known.version}-{known.id.hex[:8]}.html")
-    write_page(page, file, open_in)
-    if file != STDOUT:
-        shell.answer(facts | {"output": str(file)}, f"{page_title(found)}\nWritten to {file}")
+    answer_page(shell, facts, page_title(found), page, file, open_in)
 
 
 def _feed_end(shell: Context, found: "Sequence[StrategyStatus]") -> str:

@@ -6,10 +6,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from strategy_core.cli.context import Context, Override, Reason, StrategyName, VersionName, Yes, command, read_json
+from strategy_core.cli.context import (
+    Context,
+    Override,
+    Reason,
+    StrategyName,
+    VersionName,
+    Yes,
+    check_folder,
+    command,
+    read_json,
+)
 from strategy_core.domain.audit import Command
-from strategy_core.domain.errors import InvalidConfig, InvalidSetting
+from strategy_core.domain.errors import InvalidConfig
 from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.parsing import owners_time
 
 if TYPE_CHECKING:
     from strategy_core.store.tables import StrategyVersion
@@ -84,14 +95,12 @@ def retrain(
 
     Takes minutes, with low priority. If the training or the registration is refused, nothing is stored.
     """
-    from strategy_core.cli.context import moment, progress
+    from strategy_core.cli.context import progress
     from strategy_core.report.charts import training_svg
     from strategy_core.services.retrain import retrain as train_and_register
 
-    end = moment(until, "--until")
-    assert end is not None
-    if plot is not None and not plot.parent.is_dir():
-        raise InvalidSetting("plot", str(plot), "a file in a folder that exists")
+    end = owners_time(until, "--until")
+    check_folder("plot", plot)
     with progress() as shown:
         found = train_and_register(
             shell.engine,

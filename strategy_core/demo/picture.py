@@ -39,12 +39,12 @@ def _charts(result: DemoResult, name: str, rollout: RolloutResult) -> list[str]:
     start, end = rollout.started_at, rollout.ended_at or result.ended_at
     ended = "rolled back" if rollout.state == "rolled_back" else ""
     charts = []
-    if len(rollout.looks) > 1:
+    if len(rollout.bounds) > 1:
         path = BoundPath(
-            [look.at for look in rollout.looks],
-            [look.difference for look in rollout.looks],
-            [look.low for look in rollout.looks],
-            [look.margin for look in rollout.looks],
+            [bound.at for bound in rollout.bounds],
+            [bound.mean for bound in rollout.bounds],
+            [bound.low for bound in rollout.bounds],
+            [bound.limit for bound in rollout.bounds],
             with_shadow=True,
         )
         stages = [(stage.entered_at, f"{stage.percent:g} %") for stage in rollout.stages]

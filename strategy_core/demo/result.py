@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from pydantic import BaseModel
 from sqlalchemy import Engine
 
-from strategy_core.demo.story import Chapter, Look, Story
+from strategy_core.demo.story import Bound, Chapter, Story
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.comparison import Comparison
 from strategy_core.domain.gates.base import SEVERITY, Verdict
@@ -40,7 +40,7 @@ class StageResult(BaseModel):
     """One stage of a rollout, with the worst verdict at its end and the reason.
 
     Attributes:
-        look: the difference that the gate `not_worse` had found by its end, if any.
+        bound: the difference that the gate `not_worse` had found by its end, if any.
     """
 
     percent: float
@@ -48,7 +48,7 @@ class StageResult(BaseModel):
     left_at: datetime | None
     verdict: str
     reason: str
-    look: Look | None
+    bound: Bound | None
 
 
 class RolloutResult(BaseModel):
@@ -58,7 +58,7 @@ class RolloutResult(BaseModel):
         slots, canary_r, control_r: that closed while it was open, with the R of both versions.
         users_r: what a user gained by it on average over all users, in R: only those on the version had it.
         signals, control_signals: of the version and of its control, on these slots.
-        looks: the difference over time.
+        bounds: the difference over time.
         equity: R of both versions over time, marked to market.
         served: its share of users over time.
         frozen_at: when its stage was frozen, because decisions were unlike those in shadow.
@@ -79,7 +79,7 @@ class RolloutResult(BaseModel):
     control_signals: int
     reason: str
     stages: list[StageResult]
-    looks: list[Look]
+    bounds: list[Bound]
     equity: Equity
     served: list[ServedSpan]
     frozen_at: datetime | None = None
@@ -211,8 +211,8 @@ def _event(event: AuditEvent) -> Event:
 
 
 def _rollout(engine: Engine, story: Story, rollout: Rollout, events: Sequence[AuditEvent]) -> RolloutResult:
-    looks = story.looks.get(rollout.id, [])
-    stages = _stages(engine, story.plan, rollout, events, looks)
+    bounds = story.bounds.get(rollout.id, [])
+    stages = _stages(engine, story.plan, rollout, events, bounds)
     slots = queries.booked_slots(engine, rollout)
     report, _ = read_report(engine, rollout.id, now=story.now)
     candle = timeframe_delta(story.source.timeframe)
@@ -237,7 +237,7 @@ def _rollout(engine: Engine, story: Story, rollout: Rollout, events: Sequence[Au
         control_signals=sum(slot.active_side != 0 for slot in slots),
         reason=rollout.reason,
         stages=stages,
-        looks=looks,
+        bounds=bounds,
         equity=report.equity,
         served=list(report.progress.served),
         frozen_at=story.frozen.get(rollout.id),
@@ -245,14 +245,14 @@ def _rollout(engine: Engine, story: Story, rollout: Rollout, events: Sequence[Au
 
 
 def _stages(
-    engine: Engine, plan: Plan, rollout: Rollout, events: Sequence[AuditEvent], looks: Sequence[Look]
+    engine: Engine, plan: Plan, rollout: Rollout, events: Sequence[AuditEvent], bounds: Sequence[Bound]
 ) -> list[StageResult]:
     stages: list[StageResult] = []
     entered_at = rollout.started_at
 
     def add(left_at: datetime | None, verdict: str, reason: str) -> None:
         percent = plan.stages[min(len(stages), len(plan.stages) - 1)].percent
-        seen = [look for look in looks if left_at is None or look.at <= left_at]
+        seen = [bound for bound in bounds if left_at is None or bound.at <= left_at]
         stages.append(
             StageResult(
                 percent=percent,
@@ -260,7 +260,7 @@ def _stages(
                 left_at=left_at,
                 verdict=verdict,
                 reason=reason,
-                look=seen[-1] if seen else None,
+                bound=seen[-1] if seen else None,
             )
         )
 

@@ -61,20 +61,21 @@ class Chapter:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What the gate `not_worse` had found at one time: the difference in R per slot and its lower bound.
+class Bound:
+    """The difference in R per slot (version - control) at one time, as the gate `not_worse` measured it.
 
     Attributes:
         percent: of users at that time.
-        margin: the bound must be above it.
+        mean, low: the difference so far, and its lower bound.
+        limit: of the stage: the stage can be left while *low* is above it.
     """
 
     at: datetime
     percent: float
     slots: int
-    difference: float
+    mean: float
     low: float
-    margin: float
+    limit: float
 
 
 @dataclass(slots=True)
@@ -84,7 +85,7 @@ class Story:
     Attributes:
         ends_at: close of the last candle. The demo stops there, also with an open rollout.
         on_progress: called with a description of each step and its simulated time.
-        looks: of each rollout, at each tick with a difference.
+        bounds: of each rollout, at each tick with a difference.
         frozen: when the stage of a rollout was first frozen, because decisions were unlike those in shadow.
         refused: why a version was not trained, or its start was refused, by strategy and version.
     """
@@ -98,7 +99,7 @@ class Story:
     plan: Plan
     on_progress: OnProgress
     comparisons: list[tuple[str, str, str, float, Comparison]] = field(default_factory=list)
-    looks: dict[UUID, list[Look]] = field(default_factory=dict)
+    bounds: dict[UUID, list[Bound]] = field(default_factory=dict)
     frozen: dict[UUID, datetime] = field(default_factory=dict)
     refused: dict[tuple[str, str], str] = field(default_factory=dict)
 
@@ -183,7 +184,7 @@ class Story:
             stage = self.plan.stages[rollout.stage_index]
             where = "in use by all" if rollout.promoted_at else f"at {stage.percent:g} % of users"
             self.on_progress(f"{name} {chapter.version}: {where}", self.now)
-            self._look(rollout)
+            self._note_verdicts(rollout)
             if rollout.state in ENDED:
                 return
             if rollout.state == State.AWAITING_APPROVAL:
@@ -193,15 +194,15 @@ class Story:
                 self._answer(name, extended)
             rollout = queries.find_rollout(self.engine, rollout.id)
 
-    def _look(self, rollout: Rollout) -> None:
+    def _note_verdicts(self, rollout: Rollout) -> None:
         """Note the difference so far, and whether decisions are unlike those in shadow."""
         verdicts = queries.last_verdicts(self.engine, rollout.id)
         money, unlike = verdicts.get("not_worse"), verdicts.get("divergence")
-        looks = self.looks.setdefault(rollout.id, [])
-        if money is not None and money.low is not None and (not looks or looks[-1].at < money.ticked_at):
+        bounds = self.bounds.setdefault(rollout.id, [])
+        if money is not None and money.low is not None and (not bounds or bounds[-1].at < money.ticked_at):
             percent = self.plan.stages[money.stage_index].percent
-            difference, margin = money.value or 0.0, money.limit or 0.0
-            looks.append(Look(money.ticked_at, percent, money.n, difference, money.low, margin))
+            mean, limit = money.value or 0.0, money.limit or 0.0
+            bounds.append(Bound(money.ticked_at, percent, money.n, mean, money.low, limit))
         if unlike is not None and unlike.verdict == Verdict.INCONCLUSIVE:
             self.frozen.setdefault(rollout.id, unlike.ticked_at)
 

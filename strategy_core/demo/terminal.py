@@ -72,11 +72,11 @@ def _stages(rollout: RolloutResult) -> Table:
     for stage in rollout.stages:
         lasted = None if stage.left_at is None else (stage.left_at - stage.entered_at).total_seconds() / 86_400
         days = "" if lasted is None else f"{lasted:.1f}" if lasted < 10 else f"{lasted:.0f}"
-        look = stage.look
+        bound = stage.bound
         found = (
             ("", "", "", "")
-            if look is None
-            else (str(look.slots), f"{look.difference:+.3f}", f"{look.low:+.3f}", f"{look.margin:+.3f}")
+            if bound is None
+            else (str(bound.slots), f"{bound.mean:+.3f}", f"{bound.low:+.3f}", f"{bound.limit:+.3f}")
         )
         table.add_row(f"{stage.percent:g} %", f"{stage.entered_at:%m-%d}", days, *found, _coloured(stage.verdict))
     return table

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from difflib import get_close_matches
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, overload
 
 from pydantic import BaseModel, BeforeValidator, StringConstraints, ValidationError
 
@@ -49,6 +49,12 @@ def _moment(value: object) -> datetime:
 Moment = Annotated[datetime, BeforeValidator(_moment)]
 
 
+@overload
+def owners_time(text: str, what: str) -> datetime: ...
+@overload
+def owners_time(text: None, what: str) -> None: ...
+@overload
+def owners_time(text: str | None, what: str) -> datetime | None: ...
 def owners_time(text: str | None, what: str) -> datetime | None:
     """Parse a time that an owner wrote: ISO 8601 with an offset, or a day, which means midnight UTC.
 

@@ -19,7 +19,7 @@ from strategy_core.domain.simulation import Change, resampled
 from strategy_core.domain.slot_ledger import add_slots, open_ledger
 from strategy_core.domain.slots import Slots
 
-_NORMAL_95 = 1.96
+NORMAL_95 = 1.96
 ALPHA_IN_SHADOW = 0.05
 OFTEN = 5  # slots a day, from which on money is told by the day
 FIRST_DAYS = 4
@@ -366,7 +366,7 @@ def preview(
             )
         )
     mean = history.d / history.slots if history.slots else 0.0
-    reach = None if pnl is None else _NORMAL_95 * pnl / math.sqrt(history.slots)
+    reach = None if pnl is None else NORMAL_95 * pnl / math.sqrt(history.slots)
     found = None if slots is None else harm_in_shadow(plan, slots, history, risk_fraction)
     return Preview(
         slots=history.slots,

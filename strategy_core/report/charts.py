@@ -10,6 +10,7 @@ from xml.etree import ElementTree as ET
 
 from strategy_core.domain.calibration import CONFIDENCE, Calibration
 from strategy_core.domain.comparison import Comparison
+from strategy_core.domain.preview import NORMAL_95
 from strategy_core.services.history import Day, ServedSpan
 from strategy_core.services.reports import HarmPath
 from strategy_core.services.whatif import BoundPath
@@ -41,7 +42,7 @@ _WIDTH, _CALIBRATION_WIDTH = 880, 960  # pixels, like all sizes below
 _LEFT = 70.0
 _LOW, _MIDDLE, _HIGH = 250, 280, 340
 _HEAD, _FOOT, _CURVES, _LEARNING, _ROW = 70, 60, 300, 220, 30
-_NORMAL_95 = 1.96
+_LOWEST_BOUND = 4  # times the widest limit: lower bounds are cut off at the edge
 _LABEL_WIDTH = 44.0
 _LONGEST_TITLE, _LONGEST_NAME = 100, 40  # characters
 _DAY = timedelta(days=1)
@@ -151,8 +152,8 @@ def bound_svg(
         ended: how the rollout ended, written beside a line at *end*. Empty for no line.
     """
     later = path.low[min(5, len(path.low) // 2) :]  # the first bounds are so wide that they would flatten the curves
-    least = min(path.limit)
-    ticks = round_ticks([*path.mean, *path.limit, *(max(low, 4 * least) for low in later)])
+    lowest = _LOWEST_BOUND * min(path.limit)
+    ticks = round_ticks([*path.mean, *path.limit, *(max(low, lowest) for low in later)])
     plot = _time_plot(title, start, end, height=_HIGH, ticks=label_ticks(ticks), unit="R per slot", top=84)
     edges = [(plot.x(since.timestamp()), plot.right) for since, _ in stages]
     for x, _ in edges:
@@ -164,7 +165,7 @@ def bound_svg(
         draw_line(plot.svg, x, plot.top, x, plot.bottom, stroke=RED, stroke_width="3")
         draw_text(plot.svg, x - 6, plot.top + 12, ended, anchor="end", size=12, fill=RED)
     at = [moment.timestamp() for moment in path.at]
-    limits = _stepped([(at[0], path.limit[0]), *zip(at[1:], path.limit[1:], strict=True)], end.timestamp())
+    limits = _stepped(list(zip(at, path.limit, strict=True)), end.timestamp())
     lows = [(time, low) for time, low in zip(at, path.low, strict=True) if low >= ticks[0]]
     curves = (
         (f"difference: {path.mean[-1]:+.3f} R", list(zip(at, path.mean, strict=True)), LINE_STYLES[0]),
@@ -250,7 +251,7 @@ def training_svg(title: str, rewards: Mapping[int, Sequence[float]], kept: int, 
     svg = canvas(_WIDTH, upper + _HEAD + _ROW * len(years) + _FOOT)
     _draw_title(svg, title)
     _draw_learning(svg, rewards, kept)
-    reach = [(year, _NORMAL_95 * year.error) for year in years]
+    reach = [(year, NORMAL_95 * year.error) for year in years]
     ticks = round_ticks(value for year, error in reach for value in (year.mean_r - error, year.mean_r + error))
     first = float(upper + _HEAD)
     rows = Scale(0, max(1, len(years)), first, first + _ROW * len(years))

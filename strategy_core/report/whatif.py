@@ -1,7 +1,5 @@
 """Markdown report of a rollout on replayed candles: verdict, figures, pictures, stages, limits."""
 
-from datetime import timedelta
-
 from strategy_core.report.charts import Curve, bound_svg, equity_svg, harm_svg, share_svg
 from strategy_core.report.markdown import (
     Markdown,
@@ -101,7 +99,7 @@ def _row(found: WhatIf, stage: StageOutcome) -> tuple[object, ...]:
         stage.name,
         stage.entered,
         stage.left,
-        Markdown(f"{((stage.left or found.end) - stage.entered) / timedelta(days=1):.1f}"),
+        Markdown(f"{found.days_in(stage):.1f}"),
         stage.slots,
         signed(stage.canary_r),
         signed(stage.users_r),

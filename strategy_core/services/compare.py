@@ -16,7 +16,7 @@ from strategy_core.domain.indicators import WARMUP_BARS, Runs, regimes, runs
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.market.source import CandleSource
-from strategy_core.services.evidence import live_since, shared_symbols, trained_until
+from strategy_core.services.evidence import live_since, replayed_by_both, shared_symbols, trained_until
 from strategy_core.services.history import ComparisonCurves, comparison_curves, split_pair, split_sample
 from strategy_core.store import outcomes, replays, versions
 from strategy_core.store.comparison import ComparedPair, max_drawdown, read_cells
@@ -142,13 +142,8 @@ def replayed_period(engine: Engine, *, strategy_name: str, version: str) -> Peri
     with reading(engine) as session:
         chosen = versions.get_version(session, strategy_name, version)
         active = versions.active_version(session, strategy_name)
-        symbols = shared_symbols(chosen, active)
-        spans = [replays.replayed_span(session, strategy_name, each.version, symbols) for each in (chosen, active)]
-    ours, theirs = spans
-    if ours is None or theirs is None:
-        return None
-    first, newest = max(ours.first, theirs.first), min(ours.newest, theirs.newest)
-    return Period(first, newest + timeframe_delta(chosen.timeframe)) if first <= newest else None
+        both = replayed_by_both(session, chosen, active)
+    return None if both is None else Period(both[0], both[1] + timeframe_delta(chosen.timeframe))
 
 
 def why_empty(engine: Engine, *, strategy_name: str, version: str, over: Period) -> list[str]:

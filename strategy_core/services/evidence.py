@@ -77,17 +77,32 @@ def add_replays(
 
 def read_replayed(session: Session, version: StrategyVersion, active: StrategyVersion, start: datetime) -> Shadow:
     """Return what a pair did in replays of at most the 180 days before *start*, as far as it had closed by then."""
-    symbols = shared_symbols(version, active)
-    spans = [replays.replayed_span(session, version.strategy_name, each.version, symbols) for each in (version, active)]
-    first = max([start - LOOK_BACK, *(span.first if span else start for span in spans)])
-    if first >= start:
-        return Shadow(
-            evidence.as_slots([], symbols), measure(evidence.as_slots([], symbols), 0.0, symbols=symbols), 0.0
-        )
+    both = replayed_by_both(session, version, active)
+    first = start if both is None else min(start, max(start - LOOK_BACK, both[0]))
     part = _Part(version, active, first, start, REPLAYED)
-    found = evidence.as_slots([one for one in part.closed(session) if one.closed_at <= start], symbols)
+    found = evidence.as_slots([one for one in part.closed(session) if one.closed_at <= start], part.symbols)
     days = (start - first).total_seconds() / 86_400
-    return Shadow(found, measure(found, days, symbols=symbols, candles=part.candles(session)), days)
+    return Shadow(found, measure(found, days, symbols=part.symbols, candles=part.candles(session)), days)
+
+
+def replayed_by_both(
+    session: Session, version: StrategyVersion, active: StrategyVersion
+) -> tuple[datetime, datetime] | None:
+    """Return the first and the newest candle that both versions have replayed, or None without any."""
+    ours, theirs = _replayed_spans(session, version, active)
+    if ours is None or theirs is None:
+        return None
+    first, newest = max(ours.first, theirs.first), min(ours.newest, theirs.newest)
+    return (first, newest) if first <= newest else None
+
+
+def _replayed_spans(
+    session: Session, version: StrategyVersion, active: StrategyVersion
+) -> tuple[replays.Span | None, replays.Span | None]:
+    """Return what each of the two has replayed of the symbols that both decide on."""
+    name, symbols = version.strategy_name, shared_symbols(version, active)
+    ours, theirs = (replays.replayed_span(session, name, each.version, symbols) for each in (version, active))
+    return ours, theirs
 
 
 def live_since(version: StrategyVersion, active: StrategyVersion) -> datetime:
@@ -102,10 +117,11 @@ def trained_until(one: StrategyVersion, other: StrategyVersion) -> datetime | No
 
 def left_out_until(session: Session, version: StrategyVersion, active: StrategyVersion) -> datetime | None:
     """Return up to when replayed candles of the pair are left out, since they are in sample, or None without such."""
-    until, symbols = trained_until(version, active), shared_symbols(version, active)
-    spans = [replays.replayed_span(session, version.strategy_name, each.version, symbols) for each in (version, active)]
-    firsts = [span.first for span in spans if span is not None]
-    return until if until is not None and any(first < until for first in firsts) else None
+    until = trained_until(version, active)
+    if until is None:
+        return None
+    firsts = [span.first for span in _replayed_spans(session, version, active) if span is not None]
+    return until if any(first < until for first in firsts) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +158,11 @@ def _replayed_part(
 
     Candles on which either version was trained are left out.
     """
-    since, symbols = live_since(version, active), shared_symbols(version, active)
-    spans = [replays.replayed_span(session, version.strategy_name, each.version, symbols) for each in (version, active)]
-    ours, theirs = spans
-    if since <= start or ours is None or theirs is None:
+    since, both = live_since(version, active), replayed_by_both(session, version, active)
+    if since <= start or both is None:
         return None
-    end = min(since, min(ours.newest, theirs.newest) + timeframe_delta(version.timeframe))
-    first = max(ours.first, theirs.first, end - (min(since, now) - start), trained_until(version, active) or ours.first)
+    end = min(since, both[1] + timeframe_delta(version.timeframe))
+    first = max(both[0], end - (min(since, now) - start), trained_until(version, active) or both[0])
     return _Part(version, active, first, end, REPLAYED) if first < end else None
 
 

@@ -1,6 +1,6 @@
 """Rollout reports: progress, outcome, and the reasons of a rollback. Read-only."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -70,6 +70,10 @@ class HarmPath:
     log_e: tuple[float, ...]
     limit: float
     freeze_at: float
+
+    @classmethod
+    def of(cls, gate: Harm, at: Iterable[datetime], log_e: Iterable[float]) -> "HarmPath":
+        return cls(tuple(at), tuple(log_e), limit=-log10(gate.alpha), freeze_at=log10(gate.freeze_at))
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +278,7 @@ def _harm(session: Session, rollout: Rollout) -> HarmPath | None:
     if gate is None or not peaks:
         return None
     at, values = zip(*peaks, strict=True)
-    return HarmPath(tuple(at), tuple(values), limit=-log10(gate.alpha), freeze_at=log10(gate.freeze_at))
+    return HarmPath.of(gate, at, values)
 
 
 def _cost(session: Session, rollout: Rollout) -> RollbackCost:

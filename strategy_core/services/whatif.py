@@ -4,7 +4,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from math import log10
 from operator import itemgetter
 from typing import Any
 
@@ -27,7 +26,14 @@ from strategy_core.domain.ramp import Position, Ruling, State, Step, decide, jud
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.domain.slot_ledger import SlotLedger, add_slots, open_ledger
 from strategy_core.services.compare import Period, period
-from strategy_core.services.evidence import LOOK_BACK, Shadow, read_replayed, shared_symbols, trained_until
+from strategy_core.services.evidence import (
+    LOOK_BACK,
+    Shadow,
+    read_replayed,
+    replayed_by_both,
+    shared_symbols,
+    trained_until,
+)
 from strategy_core.services.history import MOST_POINTS
 from strategy_core.services.reports import HarmPath
 from strategy_core.services.rollouts import check_comparable
@@ -144,6 +150,10 @@ class WhatIf:
         }
         lasted = format_duration(self.until - self.start)
         return f"{self.strategy_name} {self.version} {ends[self.ended]}, {lasted} after its start: {last.reason}"
+
+    def days_in(self, stage: StageOutcome) -> float:
+        """Return how long a stage lasted, in days, up to the end of the period if it did not end."""
+        return ((stage.left or self.end) - stage.entered) / timedelta(days=1)
 
     @property
     def users_r(self) -> float:
@@ -275,12 +285,11 @@ def _period(
 ) -> Period:
     if start is not None and end is not None:
         return period(start, end)
-    name, symbols = version.strategy_name, shared_symbols(version, active)
-    spans = [replays.replayed_span(session, name, each.version, symbols) for each in (version, active)]
-    ours, theirs = spans
-    if ours is None or theirs is None:
+    both = replayed_by_both(session, version, active)
+    if both is None:
+        name = version.strategy_name
         raise NotReplayed(name, version.version, f"rollout replay {name} {version.version} --from TIME --to TIME")
-    first, newest = max(ours.first, theirs.first), min(ours.newest, theirs.newest)
+    first, newest = both
     end = newest + timeframe_delta(version.timeframe) if end is None else end
     if start is None:
         start = first + LOOK_BACK if first + LOOK_BACK < end else first
@@ -450,7 +459,7 @@ class _Curves:
         step = -(-len(self._log_e) // MOST_POINTS)  # the highest of each step, so that no peak is lost
         chunks = [self._log_e[first : first + step] for first in range(0, len(self._log_e), step)]
         at, log_e = zip(*((chunk[-1][0], max(value for _, value in chunk)) for chunk in chunks), strict=True)
-        return HarmPath(at, log_e, limit=-log10(self._harm.alpha), freeze_at=log10(self._harm.freeze_at))
+        return HarmPath.of(self._harm, at, log_e)
 
 
 def _thinned(points: Sequence[Any]) -> Sequence[Any]:

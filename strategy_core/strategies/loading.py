@@ -12,7 +12,7 @@ import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from difflib import get_close_matches
 from importlib import import_module
@@ -36,12 +36,12 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
-from strategy_core.domain.errors import InvalidConfig, InvalidDecision, InvalidEntryPoint, StrategyFailed
+from strategy_core.domain.errors import Invalid, InvalidConfig, InvalidDecision, InvalidEntryPoint, StrategyFailed
+from strategy_core.domain.parsing import owners_time
 from strategy_core.domain.strategy import Action, Context, Decision, Strategy
 from strategy_core.strategies.adapters import adapted
 
 MAX_WARMUP_BARS = 100_000
-_DAY = len("2026-01-31")
 GROUP = "strategy_core.strategies"
 OBJECT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 ACTION_KEYS = ("action", "signal", "decision")
@@ -210,12 +210,8 @@ def trained_until_of(owner: Any, params: BaseModel) -> datetime | None:
         until = until(params)
     if until is None:
         return None
-    with suppress(ValueError):  # of a text that is no time
-        found = datetime.fromisoformat(until if isinstance(until, str) else until.isoformat())
-        if found.tzinfo is not None:
-            return found.astimezone(UTC)
-        if (isinstance(until, str) and len(until) == _DAY) or not isinstance(until, str | datetime):
-            return found.replace(tzinfo=UTC)
+    with suppress(AttributeError, Invalid):  # neither a time nor its text, or without a zone
+        return owners_time(until if isinstance(until, str) else until.isoformat(), "trained_until")
     raise StrategyFailed(
         f"{type(owner).__name__}.trained_until is {until!r:.60}; "
         "allowed: a day, or a time with its zone, as a datetime or as text such as 2026-01-31 or 2026-01-31T12:00Z"

@@ -79,14 +79,14 @@ def train_apart(
             except BrokenPipeError:
                 raise TrainingFailed("its process could not start") from None
             for line in stdout:
-                told = json.loads(line)
-                if "failed" in told:
-                    raise TrainingFailed(told["failed"])
-                if "model" in told:
-                    found = told["model"]
+                message = json.loads(line)
+                if "failed" in message:
+                    raise TrainingFailed(message["failed"])
+                if "model" in message:
+                    found = message["model"]
                     break
-                learning.note(told["done"], told["reward"])
-                progress(told["done"], tries * updates)
+                learning.note(message["done"], message["reward"])
+                progress(message["done"], tries * updates)
         finally:
             process.kill()
             process.wait()
@@ -101,20 +101,20 @@ def _run() -> None:
     candles, until, settings = pickle.loads(sys.stdin.buffer.read())  # noqa: S301  of our own parent process
     settings["rule"] = ScoringRule.model_validate(settings["rule"])
     try:
-        model = train(candles, until, **settings, progress=lambda done, reward: _tell(done=done, reward=reward))
-        _tell(model=model.model_dump_json())
+        model = train(candles, until, **settings, progress=lambda done, reward: _send(done=done, reward=reward))
+        _send(model=model.model_dump_json())
     except TrainingFailed as refused:
-        _tell(failed=refused.why)
+        _send(failed=refused.why)
     except Exception as error:  # noqa: BLE001  the parent shows it in one line
-        _tell(failed=reason_of(error))
+        _send(failed=reason_of(error))
 
 
-def _tell(**message: Any) -> None:
+def _send(**message: Any) -> None:
     try:
         sys.stdout.write(json.dumps(message) + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        os._exit(1)  # nobody waits for the model
+        os._exit(1)  # the parent has ended
 
 
 if __name__ == "__main__":

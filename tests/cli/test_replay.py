@@ -81,7 +81,7 @@ def test_a_comparison_without_a_period_takes_the_replayed_one(registered: Rollou
     said = registered("compare", "fib_rsi", "2")
     asked = registered("compare", "fib_rsi", "2", "--days", "7")
 
-    assert said.out.splitlines()[0] == (
+    assert said.out.splitlines()[1] == (
         "2026-01-12 00:00 to 2026-01-19 00:00 UTC: all that is replayed, as nothing can be compared in the last 30 days"
     )
     assert "R per trade" in said.out

@@ -21,7 +21,7 @@ from strategy_core.demo.result import (
     outcome_of,
 )
 from strategy_core.demo.run import plan_for, run_demo, run_story
-from strategy_core.demo.story import Look
+from strategy_core.demo.story import Bound
 from strategy_core.demo.terminal import show_result
 from strategy_core.demo.versions import FibRsiByTable, TableParams
 from strategy_core.domain.errors import InvalidCandles, InvalidSetting
@@ -52,7 +52,7 @@ class TestOnTheSyntheticMarket:
         assert rollout is not None
         assert (rollout.control_version, rollout.state) == ("1.0.0", "completed")
         assert [stage.percent for stage in rollout.stages] == [5, 10, 25, 50, 100]
-        assert rollout.looks[-1].low > rollout.looks[0].low
+        assert rollout.bounds[-1].low > rollout.bounds[0].low
         assert rollout.difference_r > 0
         assert rollout.users_r > 0
 
@@ -191,9 +191,9 @@ def test_the_plan_has_the_same_number_of_candles_in_every_timeframe(hours: float
 
 
 def rollout_of(state: str, **changed: object) -> RolloutResult:
-    looks = [Look(START + day * DAY, 5, 30 + day, 0.2, -0.2 + day / 50, -0.15) for day in range(5)]
+    bounds = [Bound(START + day * DAY, 5, 30 + day, 0.2, -0.2 + day / 50, -0.15) for day in range(5)]
     stage = StageResult(
-        percent=5, entered_at=START, left_at=START + 180 * DAY, verdict="inconclusive", reason="why", look=looks[-1]
+        percent=5, entered_at=START, left_at=START + 180 * DAY, verdict="inconclusive", reason="why", bound=bounds[-1]
     )
     known: dict[str, object] = {
         "strategy": "fib_rsi",
@@ -211,7 +211,7 @@ def rollout_of(state: str, **changed: object) -> RolloutResult:
         "control_signals": 30,
         "reason": "harm: the canary earns less",
         "stages": [stage],
-        "looks": looks,
+        "bounds": bounds,
         "equity": Equity((START, START + DAY), (0.0, -3.0), (0.0, 2.0)),
         "served": [ServedSpan(START, START + 4 * DAY, 5.0)],
     }
