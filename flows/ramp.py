@@ -106,6 +106,7 @@ def start_canary(
     """
     with open_runtime() as runtime:
         frozen = runtime.settings.in_replay(chosen_plan(plan))
+        warning = rollouts.start_warning(runtime.engine, strategy_name=strategy_name, version=version, now=runtime.now)
         rollout = rollouts.start_rollout(
             runtime.engine,
             Command(owned_by(owner), runtime.now, reason, override_reason=override_reason),
@@ -113,7 +114,8 @@ def start_canary(
             version=version,
             plan=frozen,
         )
-    return f"{strategy_name} {version} serves {frozen.stages[0].percent:g} % against {rollout.control_version}"
+    started = f"{strategy_name} {version} serves {frozen.stages[0].percent:g} % against {rollout.control_version}"
+    return f"{started}. Warning: {warning}" if warning else started
 
 
 @owner_flow("set the canary of {strategy_name} to {percent} %")

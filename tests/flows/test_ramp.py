@@ -51,6 +51,16 @@ def test_a_start_sends_the_first_stage_and_says_so_in_one_line(started: Engine) 
     assert event.reason == "better in the backtest"
 
 
+def test_a_start_without_shadow_says_what_that_means(engine: Engine, at: Clock) -> None:
+    put_version(engine, "v1", Status.ACTIVE)
+    put_version(engine, "v2")
+
+    state = start_canary.fn("fib_rsi", "v2", owner="ana", plan=Plan())
+
+    assert state.message is not None
+    assert state.message.startswith("fib_rsi v2 serves 5 % against v1. Warning: v2 has 0 slots on 0 days in shadow")
+
+
 def test_a_second_start_fails_with_what_was_refused(started: Engine) -> None:
     state = start_canary.fn("fib_rsi", "v2", owner="ana", plan=Plan())
 
