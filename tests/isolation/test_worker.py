@@ -144,7 +144,7 @@ def test_a_try_turns_even_a_good_answer_into_a_breach(guard: Guard, candles: pd.
 def test_a_ready_engine_needs_no_config(guard: Guard) -> None:
     version = _load({"entry_point": "engine", "config": {"n": 1}}, [pickle.dumps(Engine(1.0))], guard)
 
-    known = {"config": {}, "warmup_bars": 3, "vectorised": False, "model_files": [], "trained_until": None}
+    known = {"config": {}, "warmup_bars": 3, "vectorised": False, "model_files": [], "notes": [], "trained_until": None}
     assert version.description() == known
 
 
