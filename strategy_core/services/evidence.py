@@ -76,10 +76,16 @@ def add_replays(
 
 
 def read_replayed(session: Session, version: StrategyVersion, active: StrategyVersion, start: datetime) -> Shadow:
-    """Return what a pair did in replays of at most the 180 days before *start*, as far as it had closed by then."""
+    """Return what a pair did in replays of at most the 180 days before *start*, as far as it had closed by then.
+
+    Candles on which either version was trained are left out, unless the training ended after *start*.
+    """
     symbols = shared_symbols(version, active)
     spans = [replays.replayed_span(session, version.strategy_name, each.version, symbols) for each in (version, active)]
     first = max([start - LOOK_BACK, *(span.first if span else start for span in spans)])
+    trained = trained_until(version, active)
+    if trained is not None and trained <= start:
+        first = max(first, trained)
     if first >= start:
         return Shadow(
             evidence.as_slots([], symbols), measure(evidence.as_slots([], symbols), 0.0, symbols=symbols), 0.0
