@@ -36,7 +36,14 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
-from strategy_core.domain.errors import InvalidConfig, InvalidDecision, InvalidEntryPoint, StrategyFailed
+from strategy_core.domain.errors import (
+    InvalidConfig,
+    InvalidDecision,
+    InvalidEntryPoint,
+    StrategyFailed,
+    TimeOutOfRange,
+)
+from strategy_core.domain.lifecycle import utc
 from strategy_core.domain.strategy import Action, Context, Decision, Strategy
 from strategy_core.strategies.adapters import adapted
 
@@ -210,12 +217,12 @@ def trained_until_of(owner: Any, params: BaseModel) -> datetime | None:
         until = until(params)
     if until is None:
         return None
-    with suppress(ValueError):  # of a text that is no time
+    with suppress(ValueError, AttributeError, TypeError, TimeOutOfRange):  # of a text or an object that is no time
         found = datetime.fromisoformat(until if isinstance(until, str) else until.isoformat())
         if found.tzinfo is not None:
-            return found.astimezone(UTC)
+            return utc(found)
         if (isinstance(until, str) and len(until) == _DAY) or not isinstance(until, str | datetime):
-            return found.replace(tzinfo=UTC)
+            return utc(found.replace(tzinfo=UTC))
     raise StrategyFailed(
         f"{type(owner).__name__}.trained_until is {until!r:.60}; "
         "allowed: a day, or a time with its zone, as a datetime or as text such as 2026-01-31 or 2026-01-31T12:00Z"
