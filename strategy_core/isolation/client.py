@@ -150,6 +150,7 @@ class Description:
         config: with every default filled in.
         notes: for the registration report.
         trained_until: end of the candles that it was fitted to, in UTC, if it names one.
+        trained_until_problem: why that cannot be told, or "".
     """
 
     config: dict[str, Any]
@@ -158,6 +159,7 @@ class Description:
     model_files: tuple[Path, ...]
     notes: tuple[str, ...] = ()
     trained_until: datetime | None = None
+    trained_until_problem: str = ""
 
 
 class IsolatedStrategy:
@@ -433,7 +435,11 @@ def _description_in(key: str, value: object, entry_point: str) -> Description:
         } if protocol.encodable([config, files]):
             paths = tuple(Path(str(file)) for file in files)
             shown = tuple(protocol.one_line(note) for note in notes[:PROBLEMS_SHOWN])
-            return Description(config, bars, many, paths, shown, _time_in(rest.get("trained_until")))
+            until, problem = (
+                _time_in(rest.get("trained_until")),
+                protocol.one_line(rest.get("trained_until_problem", "")),
+            )
+            return Description(config, bars, many, paths, shown, until, problem)
         case "refused", ["InvalidEntryPoint", [str(why)]]:
             raise InvalidEntryPoint(entry_point, protocol.one_line(why))
         case "refused", ["InvalidConfig", list(problems)]:

@@ -14,6 +14,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from itertools import groupby, islice
 from pathlib import Path
 from time import perf_counter, time
@@ -25,7 +26,7 @@ import scipy  # noqa: F401  imported, like talib, before the guard is armed, bec
 import talib  # noqa: F401
 
 from strategy_core.domain.candles import timeframe_delta
-from strategy_core.domain.errors import InvalidConfig, InvalidDecision, InvalidEntryPoint, RolloutError
+from strategy_core.domain.errors import InvalidConfig, InvalidDecision, InvalidEntryPoint, RolloutError, StrategyFailed
 from strategy_core.domain.strategy import Context, Decision, Strategy
 from strategy_core.isolation import protocol, sandbox
 from strategy_core.isolation.guard import Guard
@@ -105,12 +106,14 @@ class LoadedVersion:
     def description(self, visible: Collection[str] = ()) -> dict[str, Any]:
         """Return what the version declares. Until it sees its model files, its end of training is unknown.
 
+        If that cannot be told, the version still decides: only its registration needs it.
+
         Args:
             visible: the model files that this worker may read.
         """
         declared: Callable[[Any], Sequence[Path]] = getattr(self._strategy, "model_files", lambda _: ())
         files = [str(Path(file).absolute()) for file in declared(self._params)]
-        until = trained_until_of(self._strategy, self._params) if {*files} <= {*visible} else None
+        until, problem = self._trained_until() if {*files} <= {*visible} else (None, "")
         return {
             "config": self._config,
             "warmup_bars": self.warmup_bars,
@@ -118,7 +121,17 @@ class LoadedVersion:
             "model_files": files,
             "notes": list(self._strategy.notes) if isinstance(self._strategy, Backtesting | Freqtrade) else [],
             "trained_until": until and until.isoformat(),
+            "trained_until_problem": problem,
         }
+
+    def _trained_until(self) -> tuple[datetime | None, str]:
+        """Return the end of training and "", or None and why it cannot be told."""
+        try:
+            return trained_until_of(self._strategy, self._params), ""
+        except StrategyFailed as refused:
+            return None, protocol.one_line(refused)
+        except BaseException as raised:  # noqa: BLE001  a version's code
+            return None, raised_line(raised, self._places)
 
     def answers(self, questions: Iterable[Question]) -> Iterator[list[Answer]]:
         """Yield the answers in the order of the positions, one by one, or in batches for a decide_many."""

@@ -76,9 +76,15 @@ def add_replays(
 
 
 def read_replayed(session: Session, version: StrategyVersion, active: StrategyVersion, start: datetime) -> Shadow:
-    """Return what a pair did in replays of at most the 180 days before *start*, as far as it had closed by then."""
+    """Return what a pair did in replays of at most the 180 days before *start*, as far as it had closed by then.
+
+    Candles on which either version was trained are left out, unless the training ended after *start*.
+    """
     both = replayed_by_both(session, version, active)
     first = start if both is None else min(start, max(start - LOOK_BACK, both[0]))
+    trained = trained_until(version, active)
+    if trained is not None and trained <= start:
+        first = max(first, trained)
     part = _Part(version, active, first, start, REPLAYED)
     found = evidence.as_slots([one for one in part.closed(session) if one.closed_at <= start], part.symbols)
     days = (start - first).total_seconds() / 86_400

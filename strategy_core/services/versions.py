@@ -29,6 +29,7 @@ from strategy_core.domain.errors import (
     Quarantined,
     RolloutOpen,
     StillDeciding,
+    StrategyFailed,
 )
 from strategy_core.domain.lifecycle import MAY_FOLLOW, Status, check_move, utc
 from strategy_core.domain.ramp import State
@@ -104,6 +105,8 @@ def register_version(
             _check_fixed(versions.get_strategy(session, strategy_name), scoring, salt)
     with IsolatedStrategy(entry_point, config, deadline_s=deadline_s) as strategy:
         described = strategy.describe()
+        if described.trained_until_problem:
+            raise StrategyFailed(described.trained_until_problem)
         build = build_of(entry_point, described, symbols, timeframe)
         with reading(engine) as session:
             _check_new(session, strategy_name, version, build.digest)

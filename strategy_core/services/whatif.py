@@ -21,7 +21,7 @@ from strategy_core.domain.gates.on_slots import Harm, NotWorse
 from strategy_core.domain.pair_noise import History
 from strategy_core.domain.performance import deepest_so_far, drawdown, equity
 from strategy_core.domain.plan import Plan
-from strategy_core.domain.preview import harm_in_shadow, replayed_part
+from strategy_core.domain.preview import harm_in_shadow, in_sample_note, replayed_part
 from strategy_core.domain.ramp import Position, Ruling, State, Step, decide, judge_all
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.domain.slot_ledger import SlotLedger, add_slots, open_ledger
@@ -163,13 +163,9 @@ class WhatIf:
     @property
     def in_sample(self) -> str:
         """Which of its candles a version was trained on, or ""."""
-        if self.trained_until is None or self.start - LOOK_BACK >= self.trained_until:
+        if self.trained_until is None or self.start >= self.trained_until:
             return ""
-        where = "the rollout" if self.start < self.trained_until else "the noise, not the rollout"
-        return (
-            f"in sample: a version was trained on candles until {self.trained_until:%Y-%m-%d %H:%M} UTC, "
-            f"which concerns {where}"
-        )
+        return f"in sample: a version was trained on candles until {self.trained_until:%Y-%m-%d %H:%M} UTC"
 
     @property
     def limits(self) -> list[str]:
@@ -179,6 +175,8 @@ class WhatIf:
             f"{counted}. On these the noise is measured, and the gates count them like slots in shadow. Live slots are "
             "not counted"
         ]
+        if self.trained_until is not None and self.start - LOOK_BACK < self.trained_until <= self.start:
+            lines.append(in_sample_note(self.trained_until))
         if self.left_out:
             lines.append(f"gates without data in the past, left out: {', '.join(self.left_out)}")
         if self.unseen:
@@ -243,8 +241,8 @@ def what_if(
     days before *start*.
 
     Args:
-        start: by default 180 days after the first candle that both have replayed, or that candle if there are fewer.
-            Not before the end of the training of either, if there are later candles.
+        start: by default 180 days after the first candle that both have replayed and on which neither was trained, or
+            that candle if there are fewer. If all were trained on, they count.
         end: by default the end of what both have replayed.
         most_candles: longest period, in candles of each symbol. The default is any.
         seen: called with the time, the ruling and the findings of each tick.
@@ -292,9 +290,9 @@ def _period(
     first, newest = both
     end = newest + timeframe_delta(version.timeframe) if end is None else end
     if start is None:
-        start = first + LOOK_BACK if first + LOOK_BACK < end else first
         trained = trained_until(version, active)
-        start = trained if trained is not None and start < trained < end else start
+        first = trained if trained is not None and first < trained < end else first
+        start = first + LOOK_BACK if first + LOOK_BACK < end else first
     return period(start, end)
 
 

@@ -210,7 +210,7 @@ def trained_until_of(owner: Any, params: BaseModel) -> datetime | None:
         until = until(params)
     if until is None:
         return None
-    with suppress(AttributeError, Invalid):  # neither a time nor its text, or without a zone
+    with suppress(AttributeError, TypeError, Invalid):  # neither a time nor its text, or without a zone
         return owners_time(until if isinstance(until, str) else until.isoformat(), "trained_until")
     raise StrategyFailed(
         f"{type(owner).__name__}.trained_until is {until!r:.60}; "

@@ -64,7 +64,7 @@ def train_apart(
     given = (candles, until, {"seed": seed, "tries": tries, "updates": updates, "rule": rule.model_dump(mode="json")})
     learning, found = Learning(seed, updates), ""
     with subprocess.Popen(
-        [sys.executable, "-m", "strategy_core.training.process"],
+        [sys.executable, "-P", "-m", "strategy_core.training.process"],  # files of an owner's folder stay unseen
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is for this process, which then ends the other one

@@ -144,8 +144,8 @@ def test_a_try_turns_even_a_good_answer_into_a_breach(guard: Guard, candles: pd.
 def test_a_ready_engine_needs_no_config(guard: Guard) -> None:
     version = _load({"entry_point": "engine", "config": {"n": 1}}, [pickle.dumps(Engine(1.0))], guard)
 
-    known = {"config": {}, "warmup_bars": 3, "vectorised": False, "model_files": [], "notes": [], "trained_until": None}
-    assert version.description() == known
+    known = {"config": {}, "warmup_bars": 3, "vectorised": False, "model_files": [], "notes": []}
+    assert version.description() == known | {"trained_until": None, "trained_until_problem": ""}
 
 
 def test_model_files_are_described_by_their_whole_path(guard: Guard) -> None:
@@ -162,6 +162,17 @@ def test_the_end_of_its_training_is_asked_for_once_its_model_is_visible(guard: G
 
     assert unseen["trained_until"] is None
     assert seen["trained_until"] == "2010-01-01T00:00:00+00:00"
+
+
+@pytest.mark.parametrize("until", ["soon", "raise"])
+def test_a_version_that_cannot_tell_the_end_of_its_training_still_decides(guard: Guard, until: str) -> None:
+    version = version_of("tests.services.versions_under_test:Trained", {"until": until}, guard)
+
+    described = version.description()
+
+    assert described["trained_until"] is None
+    assert described["trained_until_problem"]
+    assert described["config"]["until"] == until
 
 
 @pytest.mark.parametrize(

@@ -351,13 +351,18 @@ def test_plans_and_calibrations_leave_the_training_out(engine: Engine) -> None:
     assert note in str(refused.value)
 
 
-def test_a_what_if_starts_after_the_training_and_says_what_is_in_sample(engine: Engine) -> None:
+def test_a_what_if_starts_after_the_training_and_counts_no_slot_before_its_end(engine: Engine) -> None:
     prepared(engine, put_trained)
 
     after = what_if(engine, strategy_name="new", version="2", plan=Plan())
+    later = what_if(engine, strategy_name="new", version="2", plan=Plan(), start=TRAINED + 2 * DAY)
     within = what_if(engine, strategy_name="new", version="2", plan=Plan(), start=MONDAY + DAY)
 
-    until = "warning: in sample: a version was trained on candles until 2026-03-09 00:00 UTC, which concerns "
-    assert after.start == TRAINED
-    assert f"{until}the noise, not the rollout" in after.notes
-    assert f"{until}the rollout" in within.notes
+    assert (after.start, after.shadow_slots) == (TRAINED, 0)
+    assert later.shadow_slots == compared(engine, "new", over=period(TRAINED, TRAINED + 2 * DAY)).slots > 0
+    assert later.shadow_days == 2
+    assert within.shadow_slots > 0
+    left_out = "left out: replayed candles before 2026-03-09 00:00 UTC, on which a version was trained"
+    assert [left_out in each.notes for each in (after, later, within)] == [True, True, False]
+    assert "warning: in sample: a version was trained on candles until 2026-03-09 00:00 UTC" in within.notes
+    assert not any(note.startswith("warning: in sample") for each in (after, later) for note in each.notes)

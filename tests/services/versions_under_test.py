@@ -35,6 +35,8 @@ class Trained(Clockwork):
         until: str
 
     def trained_until(self, params: Any) -> str:
+        if params.until == "raise":
+            raise SystemExit
         return str(params.until)
 
 

@@ -436,9 +436,20 @@ def test_the_end_of_a_training_is_a_day_or_a_time(said: Any, until: str | None) 
 
 
 @pytest.mark.parametrize(
-    "said", ["yesterday", datetime(2026, 1, 31, tzinfo=UTC).replace(tzinfo=None), "2026-01-31T12:00"], ids=str
+    "said",
+    [
+        "yesterday",
+        datetime(2026, 1, 31, tzinfo=UTC).replace(tzinfo=None),
+        "2026-01-31T12:00",
+        2026,
+        b"2026-01-31",
+        pd.NaT,
+        "0001-01-01",
+        "9999-12-31T23:59-12:00",
+    ],
+    ids=str,
 )
-def test_an_end_of_a_training_without_a_zone_is_refused(said: Any) -> None:
+def test_an_end_of_a_training_that_is_no_time_is_refused(said: Any) -> None:
     owner = type("Trained", (), {"trained_until": said})()
 
     with pytest.raises(StrategyFailed, match=r"Trained.trained_until is .*; allowed: a day, or a time with its zone"):

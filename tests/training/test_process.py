@@ -57,3 +57,12 @@ def test_whoever_stops_listening_ends_the_process(candles: pd.DataFrame) -> None
         train_apart(candles, UNTIL, seed=7, tries=1, updates=500, progress=interrupt)
 
     assert set(children()) <= before
+
+
+def test_a_file_of_the_folder_it_is_started_in_hides_no_module(
+    candles: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "calendar.py").write_text("raise RuntimeError")
+    monkeypatch.chdir(tmp_path)
+
+    assert train_apart(candles, UNTIL, seed=7, tries=1, updates=1).learning.rewards.keys() == {7}
