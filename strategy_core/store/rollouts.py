@@ -241,7 +241,7 @@ def record_findings(session: Session, rollout: Rollout, findings: Sequence[Findi
     turned, written = [], []
     for finding in findings:
         before = last.get(finding.gate)
-        if before is not None and (before.ticked_at == now or _content_of(before) == _new_content(finding, rollout)):
+        if before is not None and _content_of(before) == _new_content(finding, rollout):
             continue
         session.add(
             GateVerdict(

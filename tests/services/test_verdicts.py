@@ -49,6 +49,17 @@ def test_a_verdict_is_told_with_when_it_began(engine: Engine, started: Rollout) 
     assert status(engine).since == {"errors": MONDAY + 2 * HOUR, "silence": MONDAY}
 
 
+def test_of_two_ticks_at_one_time_the_later_counts(engine: Engine, started: Rollout) -> None:
+    """A replay's clock stands still: candles that are decided after a tick are judged by the next one at that time."""
+    say(engine, started, 1, "freshness", Verdict.BLIND)
+    say(engine, started, 1, "freshness", Verdict.PASS, 1.0)
+    say(engine, started, 1, "freshness", Verdict.PASS, 1.0)
+
+    with transaction(engine) as session:
+        assert rollouts.last_verdicts(session, started.id)["freshness"].verdict == Verdict.PASS
+        assert len(rollouts.verdict_history(session, started.id, gate="freshness")) == 2
+
+
 def test_what_it_waits_for_follows_from_the_last_verdicts(engine: Engine, started: Rollout) -> None:
     for gate in Plan().gates:
         say(engine, started, 1, gate.name, Verdict.PASS)
