@@ -95,12 +95,20 @@ def retrain(
 
     Takes minutes, with low priority. If the training or the registration is refused, nothing is stored.
     """
+    import sys
+
     from strategy_core.cli.context import progress
     from strategy_core.report.charts import training_svg
     from strategy_core.services.retrain import retrain as train_and_register
 
     end = owners_time(until, "--until")
     check_folder("plot", plot)
+
+    def show(done: int, total: int) -> None:
+        if not done and not sys.stderr.isatty():  # a terminal has a bar
+            typer.echo(f"training {strategy} {version} on candles before {end:%Y-%m-%d}, which takes minutes", err=True)
+        shown("training", done, total)
+
     with progress() as shown:
         found = train_and_register(
             shell.engine,
@@ -114,7 +122,7 @@ def retrain(
             symbol=symbol,
             deadline_s=shell.settings.decision_deadline_s,
             clock=shell.clock.now,
-            progress=lambda done, total: shown("training", done, total),
+            progress=show,
         )
     card, learned = found.training.model.card, found.training.learning
     if plot is not None:
