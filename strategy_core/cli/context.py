@@ -206,6 +206,9 @@ class Context:
                 console.print(as_called(each) if isinstance(each, str) else each)
 
 
+DECIDE = "Next: rollout shadow   (versions decide on the candles that have closed)"
+
+
 def as_called(line: str) -> str:
     """Return *line* with the commands that it suggests (`Next: rollout plan ...`) as this user has to type them.
 
