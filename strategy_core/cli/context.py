@@ -113,7 +113,7 @@ class Context:
         from strategy_core.observe import configure_logs
         from strategy_core.settings import least_settings, read_settings
 
-        configure_logs(level=logging.WARNING)
+        configure_logs(level=logging.WARNING, without="candles.repaired")  # `candles check` tells it
         settings = least_settings() if self._least else read_settings()
         if self.database_url is None:
             return settings

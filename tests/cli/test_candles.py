@@ -192,3 +192,16 @@ def test_a_picture_of_two_symbols_is_refused(rollout: Rollout) -> None:
     Path("two.csv").write_text(table([["symbol", "time", "open", "high", "low", "close"], *rows]))
 
     assert "one symbol: add symbol=NAME to the file" in rollout("candles", "check", "two.csv", "--picture", "x.svg").err
+
+
+def test_repairs_are_told_by_the_check_alone(rollout: Rollout, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = Path(write("our own", 90))
+    file.write_text(file.read_text() + file.read_text().splitlines()[-1] + "\n")
+    monkeypatch.setenv("ROLLOUT_FEED", str(file))
+
+    checked = rollout("candles", "check", str(file))
+    decided = rollout("shadow")
+
+    assert "duplicates dropped 1" in checked.out
+    assert "candles.repaired" not in decided.err
+    assert decided.code == 0
