@@ -112,7 +112,7 @@ def test_a_retrained_version_is_in_shadow_and_names_its_model_by_digest(
 
 
 @pytest.mark.full
-def test_a_version_names_its_model_whatever_the_folder(
+def test_a_version_names_its_model_by_an_absolute_path(
     engine: Engine, hourly: SyntheticSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_ppo(engine)
