@@ -382,4 +382,6 @@ def read_settings() -> Settings:
         first = error.errors()[0]
         setting = "_".join(str(part) for part in first["loc"])
         shown = "***" if setting in _SECRET else first["input"]
-        raise InvalidSetting(f"ROLLOUT_{setting.upper()}", shown, first["msg"]) from None
+        raise InvalidSetting(
+            f"ROLLOUT_{setting.upper()}", shown, first["msg"].removeprefix("Input should be ")
+        ) from None

@@ -84,3 +84,12 @@ def test_settings_are_shown_and_handed_on_without_the_secret(monkeypatch: pytest
     assert handed_on["ROLLOUT_OANDA_TOKEN"] == SECRET
     assert handed_on["ROLLOUT_ALERT_URLS"] == f"slack://{SECRET}"
     assert "ROLLOUT_REPLAY_FROM" not in _variables(settings)  # the clock is in the database
+
+
+def test_a_choice_that_does_not_exist_is_refused_with_the_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROLLOUT_CALENDAR", "24/7")
+
+    with pytest.raises(InvalidSetting) as refused:
+        read_settings()
+
+    assert str(refused.value) == "ROLLOUT_CALENDAR = '24/7' is not valid; allowed: 'metals' or 'always'"

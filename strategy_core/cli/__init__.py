@@ -34,6 +34,7 @@ Exit codes: 0 success, 2 invalid input, 3 not permitted, 4 not found, 5 not allo
 6 version's code refused, 130 interrupted, 1 any other error."""
 _Usage: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException: Typer's own, or in older ones Click's
 _INTERRUPTED = 130
+_OVERRIDE = ("give an override reason", "give an override reason (--override-reason TEXT)")
 
 app = typer.Typer(
     name="rollout",
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _refusal(error: Exception) -> tuple[str, int] | None:
     """Return the error line and exit code for an expected *error*, or None for a bug."""
     if isinstance(error, RolloutError):
-        return str(error), error.exit_code
+        return str(error).replace(*_OVERRIDE), error.exit_code
     if isinstance(error, typer.Abort):
         return "", _INTERRUPTED
     if isinstance(error, _Usage):

@@ -104,6 +104,8 @@ def _shown(found: "FileCheck") -> "Iterator[Any]":
     for each in found.symbols:
         yield from _symbol_shown(each)
     lines = [f"export ROLLOUT_FEED={quote(found.feed)}", f"export ROLLOUT_TIMEFRAME={found.timeframe}"]
+    if found.calendar == "always":
+        lines.append("export ROLLOUT_CALENDAR=always")
     yield ""
     for line in lines:
         yield Text(plain(line), no_wrap=True, overflow="ignore")

@@ -113,7 +113,7 @@ class Context:
         from strategy_core.observe import configure_logs
         from strategy_core.settings import least_settings, read_settings
 
-        configure_logs(level=logging.WARNING)
+        configure_logs(level=logging.WARNING, without="candles.repaired")  # `candles check` tells it
         settings = least_settings() if self._least else read_settings()
         if self.database_url is None:
             return settings
@@ -204,6 +204,9 @@ class Context:
                 console.print(fit(each, console))
             else:
                 console.print(as_called(each) if isinstance(each, str) else each)
+
+
+DECIDE = "Next: rollout shadow   (versions decide on the candles that have closed)"
 
 
 def as_called(line: str) -> str:

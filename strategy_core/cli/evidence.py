@@ -19,12 +19,16 @@ from strategy_core.cli.context import (
     read_json,
 )
 from strategy_core.domain.errors import InvalidPlan, InvalidSetting
+from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.parsing import owners_time
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import RenderableType
 
     from strategy_core.domain.comparison import Comparison, Interval
+    from strategy_core.domain.performance import Performance
     from strategy_core.services.history import ComparisonCurves
 
 commands = typer.Typer()
@@ -95,6 +99,7 @@ def replay(
 
     from strategy_core.cli.context import progress, table
     from strategy_core.isolation.pool import WorkerPool
+    from strategy_core.services.queries import all_versions
     from strategy_core.services.replay import replay_version
 
     engine, source, settings = shell.engine, shell.candles(), shell.settings
@@ -119,6 +124,10 @@ def replay(
     rows = [[getattr(one, field) for field in fields] for one in found]
     notes = [note for one in found for note in one.notes]
     following = f"Next: rollout compare {strategy} {version} --from {found[0].first:%Y-%m-%d}"
+    if not all_versions(engine, strategy, status=Status.ACTIVE):
+        following = (
+            f"Next: rollout activate {strategy} {version}   (no version is active: there is none to compare with)"
+        )
     shell.answer([asdict(one) | {"notes": one.notes} for one in found], table(columns, rows), *notes, following)
     if any(one.errors for one in found):
         raise typer.Exit(1)
@@ -332,14 +341,19 @@ def _comparison_tables(found: "Comparison", version: str) -> list["RenderableTyp
         "slots": f"{found.slots}, of which {found.pending_slots} are pending",
         "difference": _interval(found.difference),
     }
-    names = {  # no average PnL: it is in price units, and the rest is in R
-        "trades": "trades",
-        "win_rate": "win rate",
-        "expectancy": "R per trade",
-        "profit_factor": "profit factor",
-        "max_drawdown": "max drawdown",
+    names: dict[str, tuple[str, Callable[[Any], str]]] = {  # no average PnL: it is in price units, and the rest is in R
+        "trades": ("trades", str),
+        "win_rate": ("win rate", _share),
+        "expectancy": ("average R per trade", lambda mean: f"{mean:+.3f}"),
+        "profit_factor": ("profit factor", lambda factor: f"{factor:.2f}"),
+        "max_drawdown": ("max drawdown", _share),
     }
-    arms = [(shown, getattr(found.shadow, name), getattr(found.active, name)) for name, shown in names.items()]
+
+    def shown(performance: "Performance", name: str) -> str:
+        value = getattr(performance, name)
+        return "–" if value is None else names[name][1](value)
+
+    arms = [(label, shown(found.shadow, name), shown(found.active, name)) for name, (label, _) in names.items()]
     by_regime = [(name, each.slots, _interval(each.difference)) for name, each in found.by_regime.items()]
     return [
         facts_table(known),
@@ -361,6 +375,10 @@ def _in_sample(found: "Comparison") -> dict[str, str]:
 
 def _percent(rate: float | None) -> str:
     return "–" if rate is None else f"{rate:.1f} %"
+
+
+def _share(share: float) -> str:
+    return f"{share:.1%}".replace("%", " %")
 
 
 def _interval(difference: "Interval") -> str:

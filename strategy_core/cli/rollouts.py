@@ -130,7 +130,8 @@ def tick(shell: Context) -> None:
     """
     from dataclasses import asdict
 
-    from strategy_core.cli.context import table
+    from strategy_core.cli.context import DECIDE, table
+    from strategy_core.domain.gates.base import NOT_DECIDED
     from strategy_core.services.tick import tick as tick_all
     from strategy_core.settings import read_settings
 
@@ -144,7 +145,8 @@ def tick(shell: Context) -> None:
         for t in ticked
     ]
     shown = table(["strategy", "version", "step", "reason"], rows) if rows else "no rollout is open"
-    shell.answer([asdict(each) for each in ticked], shown)
+    following = [DECIDE] if any(t.ruling and NOT_DECIDED in t.ruling.reason for t in ticked) else []
+    shell.answer([asdict(each) for each in ticked], shown, *following)
     read_settings()  # report an invalid setting, but only after the tick
     if any(each.error for each in ticked):
         raise typer.Exit(1)

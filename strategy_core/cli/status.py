@@ -156,7 +156,8 @@ def _rollout_data(status: "RolloutStatus") -> dict[str, Any]:
 
 
 def _status_lines(status: "StrategyStatus") -> list["RenderableType"]:
-    from strategy_core.cli.context import facts_table, plain, table
+    from strategy_core.cli.context import DECIDE, facts_table, plain, table
+    from strategy_core.domain.gates.base import NOT_DECIDED
 
     canary = f"{status.canary} for {status.percent:g} % of users" if status.canary else None
     if canary and status.excluded:
@@ -174,6 +175,8 @@ def _status_lines(status: "StrategyStatus") -> list["RenderableType"]:
         columns = ["gate", "verdict", "value", "limit", "n", "reason", "since"]
         rows = [(v.gate, _verdict(v), v.value, v.limit, v.n, v.reason, rollout.since[v.gate]) for v in rollout.verdicts]
         shown.append(table(columns, rows))
+        if rollout.rollout.ended_at is None and any(NOT_DECIDED in v.reason for v in rollout.verdicts):
+            shown.append(DECIDE)
         if rollout.live:
             shown.append(_live_table(rollout))
         if rollout.outlook.needs:

@@ -18,7 +18,7 @@ from strategy_core.cli.context import (
     read_json,
 )
 from strategy_core.domain.audit import Command
-from strategy_core.domain.errors import InvalidConfig
+from strategy_core.domain.errors import InvalidConfig, InvalidSetting
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.parsing import owners_time
 
@@ -50,12 +50,17 @@ def register(
     yes: Yes = False,
 ) -> None:
     """Validate and register an immutable version."""
+    from strategy_core.domain.candles import TIMEFRAMES
+    from strategy_core.services.queries import all_versions
     from strategy_core.services.versions import register_version
 
     settings = read_json(config, lambda problems: InvalidConfig(entry_point or strategy, problems))
     if status is Status.ACTIVE:
         shell.confirm(f"{version} becomes the version that users of {strategy} get", yes=yes)
     engine, source = shell.engine, shell.candles()
+    if timeframe in TIMEFRAMES and timeframe != source.timeframe:
+        allowed = f"{source.timeframe}, as the feed is read, or set ROLLOUT_TIMEFRAME={timeframe} first"
+        raise InvalidSetting("--timeframe", timeframe, allowed)
     registered = register_version(
         engine,
         Command(shell.actor, shell.now, reason),
@@ -71,7 +76,9 @@ def register(
     )
     headline = f"{strategy} {version} is registered: {registered.status}"
     following = f"rollout replay {strategy} {version}   (evidence from past candles)"
-    if status is Status.ACTIVE:
+    if not all_versions(engine, strategy, status=Status.ACTIVE):
+        following = f"rollout activate {strategy} {version}   (no version is active, so users of {strategy} get none)"
+    elif status is Status.ACTIVE:
         following = f"rollout register {strategy} VERSION ...   (a version to compare it with)"
     _answer_version(shell, registered, headline, following=following)
 
@@ -95,12 +102,20 @@ def retrain(
 
     Takes minutes, with low priority. If the training or the registration is refused, nothing is stored.
     """
+    import sys
+
     from strategy_core.cli.context import progress
     from strategy_core.report.charts import training_svg
     from strategy_core.services.retrain import retrain as train_and_register
 
     end = owners_time(until, "--until")
     check_folder("plot", plot)
+
+    def show(done: int, total: int) -> None:
+        if not done and not sys.stderr.isatty():  # a terminal has a bar
+            typer.echo(f"training {strategy} {version} on candles before {end:%Y-%m-%d}, which takes minutes", err=True)
+        shown("training", done, total)
+
     with progress() as shown:
         found = train_and_register(
             shell.engine,
@@ -114,7 +129,7 @@ def retrain(
             symbol=symbol,
             deadline_s=shell.settings.decision_deadline_s,
             clock=shell.clock.now,
-            progress=lambda done, total: shown("training", done, total),
+            progress=show,
         )
     card, learned = found.training.model.card, found.training.learning
     if plot is not None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,6 +43,7 @@ LATE_CANDLES = 24  # a candle that the vendor delivers this late is still decide
 GRID = datetime(1970, 1, 5, tzinfo=UTC)  # a Monday: an open time of every timeframe
 NOISE = 1e-9  # of the price: a smaller contradiction between prices is rounding
 _HOUR = timedelta(hours=1)
+_DAY = timedelta(days=1)
 _SESSION = timedelta(hours=4)  # from this timeframe on, vendors open candles by a local clock
 _BETWEEN_CLOCK_CHANGES = timedelta(days=300)  # clocks go forward once a year
 _ZONED = r"[Tt ]\d{2}.*(?:[Zz]|[+-]\d{2}(?::?\d{2})?)$"  # a time of day with its offset from UTC
@@ -131,7 +133,9 @@ def checked_candles(
     times = _times(frame, rows)
     values, noisy = _values(frame, rows, negative)
     off_grid = times.asi8 % min(delta, pd.Timedelta(_HOUR)).value != 0
-    rows.refuse(off_grid, lambda at: f"{times[at]} is not the open of a {timeframe} candle{_looks_like(times)}")
+    rows.refuse(
+        off_grid, lambda at: f"{times[at]} is not the open of a {timeframe} candle{_off_grid(times, timeframe)}"
+    )
 
     order = np.argsort(times.asi8, kind="stable")
     kept = order[_first_of_each(times, values, order, rows)]
@@ -143,10 +147,14 @@ def checked_candles(
     slack = pd.Timedelta(_HOUR).value if delta >= _SESSION else 0  # a session of local time follows its clock
     overlaps = np.append(False, (spacing < delta.value) & ~_at_clock_changes(times, spacing, delta.value, slack))
     rows.refuse(
-        overlaps, lambda at: f"{times[at]} is inside the {timeframe} candle before it{_looks_like(times)}", kept
+        overlaps,
+        lambda at: f"{times[at]} is inside the {timeframe} candle before it{_looks_like(times, timeframe)}",
+        kept,
     )
     if not sparse and len(times) >= 3 and not (spacing == delta.value).any():
-        raise InvalidCandles(source, f"no two candles are {timeframe} apart{_looks_like(times)}", rows.number(0))
+        raise InvalidCandles(
+            source, f"no two candles are {timeframe} apart{_looks_like(times, timeframe)}", rows.number(0)
+        )
     candles = pd.DataFrame({name: column[kept] for name, column in values.items()}, index=times)
     if now is not None:
         closed = count_closed(candles, now, timeframe)
@@ -319,13 +327,38 @@ def _first_of_each(times: pd.DatetimeIndex, values: Mapping[str, FloatArray], or
     return ~repeated
 
 
-def _looks_like(times: pd.DatetimeIndex) -> str:
+def _looks_like(times: pd.DatetimeIndex, timeframe: str) -> str:
+    """Return how far apart most *times* are, and the setting for it, or an empty text if that is *timeframe*."""
     if len(times) < 2:
         return ""
-    steps, counts = np.unique(np.diff(np.sort(times.asi8)), return_counts=True)
-    most_common = pd.Timedelta(int(steps[counts.argmax()]), unit="ns")
-    name = next((name for name, delta in TIMEFRAMES.items() if delta == most_common), None)
-    return f"; most are {most_common} apart" if name is None else f"; most are {name} apart: ROLLOUT_TIMEFRAME={name}"
+    step = pd.Timedelta(_most_common(np.diff(np.sort(times.asi8))), unit="ns")
+    name = next((name for name, delta in TIMEFRAMES.items() if delta == step), None)
+    if name == timeframe:
+        return ""
+    return f"; most are {step} apart" if name is None else f"; most are {name} apart: ROLLOUT_TIMEFRAME={name}"
+
+
+def _off_grid(times: pd.DatetimeIndex, timeframe: str) -> str:
+    """Return why *times* are off the grid of the timeframe that they look like, and what to use instead."""
+    step = pd.Timedelta(_most_common(np.diff(np.sort(times.asi8))), unit="ns") if len(times) > 1 else pd.Timedelta(0)
+    grid = min(step, pd.Timedelta(_HOUR))
+    if step not in TIMEFRAMES.values() or (times.asi8 % grid.value != 0).mean() <= 0.5:
+        return _looks_like(times, timeframe)
+    past = pd.Timedelta(_most_common(times.asi8 % grid.value), unit="ns")
+    names = [
+        name for name, delta in TIMEFRAMES.items() if delta == grid or (delta < grid and past % delta == timedelta(0))
+    ]
+    *fitting, unit = names
+    dates = "a column of plain dates, or " if step >= _DAY else ""
+    use = f": use {dates}a file of {fitting[-1]} candles" if fitting else ""
+    minutes, seconds = divmod(int(past.total_seconds()), 60)
+    opens = f"{minutes:02}:{seconds:02}" if seconds else f"{minutes:02}"
+    return f"; most open at :{opens}, and candles must open at whole multiples of {unit} in UTC{use}"
+
+
+def _most_common(numbers: "np.ndarray[Any, np.dtype[Any]]") -> int:
+    values, counts = np.unique(numbers, return_counts=True)
+    return int(values[counts.argmax()])
 
 
 class Windows:

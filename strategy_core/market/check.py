@@ -21,6 +21,7 @@ _ORDER = ("timestamp", "date", "clock", "symbol", *COLUMNS)
 _FEW = 3  # candles in closed hours that may be chance
 _SESSION_BREAK = pd.Timedelta(hours=1)
 _LONGEST_CLOSURE = pd.Timedelta(days=7)
+_SOME_WEEKENDS = 2  # with candles, which show that a market does not close on weekends
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class FileCheck:
     Attributes:
         feed: the value of ROLLOUT_FEED.
         timeframe: the value of ROLLOUT_TIMEFRAME.
+        calendar: the value of ROLLOUT_CALENDAR: `always` for candles on weekends.
         form: how the file is written.
         times: how its times are written.
         zone: the zone of its times, and where that is known from.
@@ -69,6 +71,7 @@ class FileCheck:
 
     feed: str
     timeframe: str
+    calendar: str
     form: str
     times: str
     zone: str
@@ -85,7 +88,8 @@ def check_file(feed: str, *, now: datetime | None, calendar: str, timeframe: str
     Args:
         feed: path of the file, with options after a `?`.
         now: a last candle that has not closed by then is dropped. None: all candles have closed.
-        calendar: name of the market's calendar, as in `calendars.CALENDARS`.
+        calendar: name of the market's calendar, as in `calendars.CALENDARS`. Candles on weekends are read with
+            `always` instead.
         timeframe: of a file whose times are not spaced like any timeframe.
 
     Raises:
@@ -103,11 +107,14 @@ def check_file(feed: str, *, now: datetime | None, calendar: str, timeframe: str
         SymbolCheck.of(name, source.checked(name), source.held_back(name), timeframe, calendar)
         for name in source.symbols()
     )
+    if calendar != "always" and any(trades_on_weekends(each.candles, timeframe) for each in symbols):
+        return check_file(feed, now=now, calendar="always", timeframe=timeframe)
     close_stamped = options.stamp == "close"
     doubts = [doubt_of(each.candles, timeframe, calendar, close_stamped=close_stamped) for each in symbols]
     return FileCheck(
         feed=_feed(path, options, source.symbols()),
         timeframe=timeframe,
+        calendar=calendar,
         form=file.table.form,
         times=file.written.form,
         zone=_zone(file, options, calendar),
@@ -162,6 +169,17 @@ def open_gaps(candles: pd.DataFrame, timeframe: str, calendar: str) -> pd.Dateti
     within = np.arange(len(gap)) - np.repeat(np.cumsum(looked) - looked, looked)
     market_open = CALENDARS[calendar].open_candles(firsts[gap] + within * delta, delta.to_pytimedelta())
     return firsts[np.unique(gap[market_open])]
+
+
+def trades_on_weekends(candles: pd.DataFrame, timeframe: str) -> bool:
+    """Return whether *candles* cover the noon (UTC) of two Saturdays or more, and of most."""
+    delta, opens = pd.Timedelta(timeframe_delta(timeframe)), pd.DatetimeIndex(candles.index)
+    if opens.empty or delta > pd.Timedelta(days=1):
+        return False
+    days = pd.date_range(opens[0].normalize(), opens[-1], freq="W-SAT")
+    noons = days + pd.Timedelta(hours=12)
+    covered = opens.searchsorted(noons, side="right") > opens.searchsorted(noons - delta, side="right")
+    return bool(covered.sum() >= max(_SOME_WEEKENDS, len(days) / 2))
 
 
 def doubt_of(candles: pd.DataFrame, timeframe: str, calendar: str, *, close_stamped: bool) -> str:

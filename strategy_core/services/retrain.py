@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+import pandas as pd
 from sqlalchemy import Engine
 from sqlmodel import Session
 
@@ -20,6 +21,7 @@ from strategy_core.store.engine import reading
 from strategy_core.store.model_store import ModelStore
 from strategy_core.store.tables import StrategyVersion
 from strategy_core.strategies.loading import resolve
+from strategy_core.strategies.ppo_gold import BARS
 from strategy_core.training.ppo import UPDATES, Year, by_year
 from strategy_core.training.process import TRIES, Progress, Training, train_apart
 
@@ -86,11 +88,11 @@ def retrain(
     of its scoring rule. Nothing is stored if the training or the registration is refused.
 
     Args:
-        models: folder of the model files.
+        models: folder of the model files. The version names its file by the absolute path.
         seed: of the first of *tries* trainings, of which the median is kept.
         symbol: to train on. Needed if the version has several.
         clock: returns the time of the registration. Without it that is the time of the command.
-        progress: as in `train_apart`.
+        progress: as in `train_apart`, and with 0 updates once the training begins.
 
     Raises:
         UnknownStrategy, UnknownSymbol, InvalidTimeframe
@@ -99,7 +101,7 @@ def retrain(
         TrainingFailed: too few candles, or no try is accepted.
         InvalidName, DuplicateVersion, DuplicateFingerprint, GateRefused: as in `register_version`.
     """
-    now, until, store = utc(command.now, "now"), utc(until, "until"), ModelStore(models)
+    now, until, store = utc(command.now, "now"), utc(until, "until"), ModelStore(models.absolute())
     if until > now:
         raise InvalidSetting("until", f"{until:%Y-%m-%d %H:%M} UTC", f"a time up to {now:%Y-%m-%d %H:%M} UTC")
     with reading(engine) as session:
@@ -109,12 +111,18 @@ def retrain(
     if like.timeframe != source.timeframe:
         raise InvalidTimeframe(like.timeframe, [source.timeframe])
     symbol = _chosen_symbol(source, like, symbol)
-    store.open()
     candles = source.candles(symbol, closed_by=now)
     if len(candles) == 0:
         raise TrainingFailed(f"the feed has no candle of {symbol}")
+    if (before := int((candles.index < pd.Timestamp(until)).sum())) <= BARS:
+        first = f"the first opens at {candles.index[0]:%Y-%m-%d %H:%M} UTC"
+        raise TrainingFailed(
+            f"{before} candles before {until:%Y-%m-%d %H:%M} UTC, needed are more than {BARS}; {first}"
+        )
     until = min(until, candles.index[-1].to_pydatetime() + timeframe_delta(source.timeframe))
+    store.open()
     asked = {"seed": seed, "tries": tries, "updates": updates}
+    progress(0, tries * updates)
     training = train_apart(candles, until, **asked, rule=rule, progress=progress)
     content = (training.model.model_dump_json() + "\n").encode()
     how = f"retrained until {until:%Y-%m-%d %H:%M} UTC with seed {seed}"

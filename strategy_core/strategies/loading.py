@@ -431,6 +431,10 @@ def resolve(entry_point: str) -> str:
     Raises:
         InvalidEntryPoint: it has neither form, such as a file path.
     """
+    module, _, name = entry_point.partition(":")
+    plain = f"{module.removesuffix('.py').removeprefix('./').replace('/', '.')}:{name}"
+    if module.endswith(".py") and OBJECT_PATH.fullmatch(plain):
+        raise InvalidEntryPoint(entry_point, f"a module is named without .py; did you mean {plain!r}?")
     if OBJECT_PATH.fullmatch(entry_point):
         return entry_point
     for point in entry_points(group=GROUP, name=entry_point):

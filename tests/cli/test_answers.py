@@ -121,7 +121,10 @@ def test_a_quarantined_version_is_tried_again_with_a_reason_only(rollout: Rollou
     refused = rollout("canary", "fib_rsi", "2", "5", "--yes")
     tried = rollout("canary", "fib_rsi", "2", "5", "--yes", "--override-reason", "the feed was wrong")
 
-    assert (refused.code, "is quarantined; give an override reason" in refused.err) == (5, True)
+    assert (refused.code, "is quarantined; give an override reason (--override-reason TEXT)" in refused.err) == (
+        5,
+        True,
+    )
     assert tried.code == 0
     assert rollout("audit", "--json").data[-1]["reason"] == "the feed was wrong"
 

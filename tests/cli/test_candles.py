@@ -133,6 +133,20 @@ def test_candles_in_closed_hours_are_told(rollout: Rollout) -> None:
     assert "check the zone, or set ROLLOUT_CALENDAR=always for a market that never closes" in said.err
 
 
+@pytest.mark.parametrize("freq", ["1h", "1D"])
+def test_candles_on_weekends_set_the_calendar(rollout: Rollout, freq: str) -> None:
+    times = pd.date_range("2025-01-06", "2025-02-03", freq=freq, tz="UTC", inclusive="left")
+    rows = [[f"{at:%Y-%m-%d}" if freq == "1D" else f"{at:%Y-%m-%dT%H:%MZ}", 1, 1, 1, 1] for at in times]
+    Path("BTC.csv").write_text(table([["time", "open", "high", "low", "close"], *rows]))
+
+    said = rollout("candles", "check", "BTC.csv")
+
+    assert (said.code, said.err) == (0, "")
+    assert said.out.endswith(f"export ROLLOUT_TIMEFRAME={freq.lower()}\nexport ROLLOUT_CALENDAR=always\n")
+    assert f"BTC: {len(times)} candles, 0 gaps, no repairs" in said.out
+    assert rollout("candles", "check", "BTC.csv", "--json").data["calendar"] == "always"
+
+
 def test_dates_alone_and_a_row_that_is_held_back_are_told(rollout: Rollout) -> None:
     days = "".join(f"2025-01-{day:02},1,1,1,1\n" for day in range(6, 11))
     Path("GOLD.csv").write_text(f"Date,Open,High,Low,Close\n{days}2025-01-13,1,1\n")
@@ -178,3 +192,16 @@ def test_a_picture_of_two_symbols_is_refused(rollout: Rollout) -> None:
     Path("two.csv").write_text(table([["symbol", "time", "open", "high", "low", "close"], *rows]))
 
     assert "one symbol: add symbol=NAME to the file" in rollout("candles", "check", "two.csv", "--picture", "x.svg").err
+
+
+def test_repairs_are_told_by_the_check_alone(rollout: Rollout, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = Path(write("our own", 90))
+    file.write_text(file.read_text() + file.read_text().splitlines()[-1] + "\n")
+    monkeypatch.setenv("ROLLOUT_FEED", str(file))
+
+    checked = rollout("candles", "check", str(file))
+    decided = rollout("shadow")
+
+    assert "duplicates dropped 1" in checked.out
+    assert "candles.repaired" not in decided.err
+    assert decided.code == 0

@@ -61,7 +61,11 @@ def refused(rollout: Rollout, *arguments: str) -> tuple[int, str]:
         ("percent fib_rsi half", 2, "'half' is not a rollout percent"),
         ("percent fib_rsi -0.01", 2, "'-0.01' is not a rollout percent"),
         ("register fib_rsi 3 --timeframe 7m", 2, "'7m' is not a timeframe; allowed: 1m, 3m, 5m, 15m, 30m, 1h, 2h"),
-        ("register fib_rsi 3 --timeframe 4h", 2, "'4h' is not a timeframe; allowed: 1h"),
+        (
+            "register fib_rsi 3 --timeframe 4h",
+            2,
+            "--timeframe = '4h' is not valid; allowed: 1h, as the feed is read, or set ROLLOUT_TIMEFRAME=4h first",
+        ),
         ("register fib_rsi 3 --symbols OIL", 4, "no candles of 'OIL'; known symbols: GOLD, SILVER"),
         ("register fib_rsi 3 --symbols ", 2, "[] is not a list of symbols; allowed: one symbol or more"),
         ("register fib_rsi 3 --symbols GOLD,,SILVER", 2, "'' is not a symbol; allowed: 1 to 64 letters"),

@@ -34,9 +34,15 @@ def register_both(engine: Engine) -> None:
 
 
 def test_a_registration_names_the_next_step(rollout: Rollout) -> None:
-    said = rollout("register", "fib_rsi", "1", "--symbols", "GOLD")
+    first = rollout("register", "fib_rsi", "1", "--symbols", "GOLD")
+    replayed = rollout("replay", "fib_rsi", "1", "--from", "2026-02-23")
+    rollout("activate", "fib_rsi", "1", "--yes")
+    config = '{"rsi_period": 10}'
+    second = rollout("register", "fib_rsi", "2", "--symbols", "GOLD", "--config", config)
 
-    assert said.out.splitlines()[-1] == "Next: rollout replay fib_rsi 1   (evidence from past candles)"
+    assert first.out.splitlines()[-1].startswith("Next: rollout activate fib_rsi 1   (no version is active")
+    assert replayed.out.splitlines()[-1].startswith("Next: rollout activate fib_rsi 1   (no version is active")
+    assert second.out.splitlines()[-1] == "Next: rollout replay fib_rsi 2   (evidence from past candles)"
 
 
 def test_past_candles_are_decided_and_the_next_step_is_named(registered: Rollout, database: Engine) -> None:
@@ -73,6 +79,9 @@ def test_a_comparison_says_what_is_from_replay(registered: Rollout) -> None:
     assert data["candles_replayed"] == data["candles_compared"] > 100
     assert said.out.splitlines()[0].startswith("no difference between 2 and the active version is shown: ")
     assert f"from replay  {data['candles_replayed']} of the candles" in said.out
+    assert "average R per trade" in said.out
+    assert f"{data['shadow']['win_rate'] * 100:.1f} %" in said.out
+    assert f"{data['shadow']['max_drawdown'] * 100:.1f} %" in said.out
 
 
 def test_a_comparison_without_a_period_takes_the_replayed_one(registered: Rollout) -> None:

@@ -31,7 +31,8 @@ def test_a_training_is_registered_drawn_and_the_next_step_is_named(ready: Rollou
     again = ready("retrain", "ppo_gold", "3", "--until", "2026-02-20", "--json")
 
     lines = said.out.splitlines()
-    assert (said.code, said.err) == (0, "")
+    assert said.code == 0
+    assert said.err == "training ppo_gold 2 on candles before 2026-02-20, which takes minutes\n"
     assert lines[0].startswith("ppo_gold 2 is registered as shadow: trained until 2026-02-20 with seed ")
     assert lines[1].startswith("out of sample in 2026: 30 signals, ")
     assert lines[-1].startswith("Next: rollout replay ppo_gold 2 --from 2026-02-20 ")
@@ -45,11 +46,16 @@ def test_a_training_is_registered_drawn_and_the_next_step_is_named(ready: Rollou
     ("arguments", "code", "line"),
     [
         (("2", "--until", "2026-04-01"), 2, "until = '2026-04-01 00:00 UTC' is not valid; allowed: a time up to "),
+        (
+            ("2", "--until", "2026-01-02"),
+            5,
+            "23 candles before 2026-01-02 00:00 UTC, needed are more than 72; the first opens at 2026-01-01 ",
+        ),
         (("2", "--until", "soon"), 2, "'soon' is not a time for --until; allowed: 2026-01-31"),
         (("1", "--until", "2026-02-20"), 5, "already has a version '1'"),
         (("2", "--until", "2026-02-20", "--plot", "/no/folder/a.svg"), 2, "a file in a folder that exists"),
     ],
-    ids=["future", "words", "name", "plot"],
+    ids=["future", "short", "words", "name", "plot"],
 )
 def test_what_cannot_be_is_one_line_and_changes_nothing(
     ready: Rollout, database: Engine, tmp_path: Path, arguments: tuple[str, ...], code: int, line: str

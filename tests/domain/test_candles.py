@@ -190,6 +190,35 @@ def test_a_file_of_another_timeframe_is_told_what_it_looks_like(file: str, said:
     assert problem in str(refused(hourly(12, freq=file), said))
 
 
+@pytest.mark.parametrize(
+    ("step", "opens", "said", "problem"),
+    [
+        ("1h", "14:30", "1h", "14:30:00+00:00 is not the open of a 1h candle; most open at :30, and candles must open "
+         "at whole multiples of 1h in UTC: use a file of 30m candles"),
+        ("1D", "14:30", "1h", "open at :30, and candles must open at whole multiples of 1h in UTC: use a column of "
+         "plain dates, or a file of 30m candles"),
+        ("30m", "14:45", "30m", "most open at :15, and candles must open at whole multiples of 30m in UTC: use a file "
+         "of 15m candles"),
+        ("1m", "14:30:20", "1m", "most open at :00:20, and candles must open at whole multiples of 1m in UTC"),
+    ],
+)  # fmt: skip
+def test_candles_off_their_grid_are_told_the_cause(step: str, opens: str, said: str, problem: str) -> None:
+    frame = hourly(12, freq=step.replace("m", "min"))
+    frame.index = pd.date_range(f"2024-01-02T{opens}Z", periods=12, freq=step.replace("m", "min"))
+
+    message = str(refused(frame, said))
+
+    assert message.endswith(problem)
+    assert "ROLLOUT_TIMEFRAME" not in message
+
+
+def test_one_row_off_the_grid_gets_no_advice_that_changes_nothing() -> None:
+    frame = hourly(12)
+    frame.index = frame.index.insert(3, frame.index[3] + timedelta(minutes=15)).delete(4)
+
+    assert str(refused(frame)) == "gold.csv, row 4: 2024-01-08 03:15:00+00:00 is not the open of a 1h candle"
+
+
 def test_a_single_candle_off_the_grid_is_refused() -> None:
     frame = hourly(1)
     frame.index = frame.index + timedelta(minutes=1)

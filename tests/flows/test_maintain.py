@@ -37,9 +37,7 @@ def test_less_than_a_start_looks_back_on_cannot_be_kept(
     state = maintain_database.fn()
 
     assert state.is_failed()
-    assert "ROLLOUT_KEEP_DAYS = '30' is not valid; allowed: Input should be greater than or equal to 180" in str(
-        state.message
-    )
+    assert "ROLLOUT_KEEP_DAYS = '30' is not valid; allowed: greater than or equal to 180" in str(state.message)
 
 
 @pytest.fixture

@@ -112,6 +112,18 @@ def test_a_retrained_version_is_in_shadow_and_names_its_model_by_digest(
 
 
 @pytest.mark.full
+def test_a_version_names_its_model_by_an_absolute_path(
+    engine: Engine, hourly: SyntheticSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_ppo(engine)
+    monkeypatch.chdir(tmp_path)
+
+    found = again(engine, hourly, Path("models"))
+
+    assert found.version.config == {"model": str(tmp_path / "models" / found.file.name)}
+
+
+@pytest.mark.full
 def test_what_is_in_sample_is_told_apart(engine: Engine, hourly: SyntheticSource, tmp_path: Path) -> None:
     registered(engine, hourly)
     again(engine, hourly, tmp_path)

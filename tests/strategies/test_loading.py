@@ -65,6 +65,7 @@ def test_a_known_name_and_an_object_path_are_loaded() -> None:
         ("zzz", "known names: .*fib_rsi"),
         ("/home/owner/strategy.py", "neither package.module:Class nor a known name"),
         ("../strategy.py:Alpha", "neither package.module:Class nor a known name"),
+        ("swing.py:Swing", "did you mean 'swing:Swing'?"),
         ("", "neither package.module:Class nor a known name"),
         ("no_such_package.module:Alpha", "no module named 'no_such_package'"),
         (f"{OWNERS}:Nativ", "did you mean Native?"),

@@ -99,6 +99,9 @@ class Gate(BaseModel):
         )
 
 
+NOT_DECIDED = " is due, but "  # a candle that no version has decided on
+
+
 class Freshness(Gate):
     """Blind when a due candle has not been decided, or a trade that should have closed has no outcome.
 
@@ -114,7 +117,7 @@ class Freshness(Gate):
         due, newest = evidence.due_candle, evidence.newest_candle
         seen = "none has been decided" if newest is None else f"the newest decided is {newest:%Y-%m-%d %H:%M}"
         if due is not None and due >= evidence.started_at and (newest is None or newest < due):
-            return self.found(Verdict.BLIND, f"candle {due:%Y-%m-%d %H:%M} UTC is due, but {seen}")
+            return self.found(Verdict.BLIND, f"candle {due:%Y-%m-%d %H:%M} UTC{NOT_DECIDED}{seen}")
         if newest is None or newest < evidence.stage_entered_at:
             return self.found(Verdict.INSUFFICIENT, f"no candle has been decided at this stage yet: {seen}")
         return self.found(Verdict.PASS, f"decided up to candle {newest:%Y-%m-%d %H:%M} UTC")
