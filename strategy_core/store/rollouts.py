@@ -238,10 +238,12 @@ def record_findings(session: Session, rollout: Rollout, findings: Sequence[Findi
     A row is always later than the previous one of its gate, also after the clock was set back.
     """
     last = last_verdicts(session, rollout.id)
+    # a tick that moved the rollout and is done again after a crash finds nothing at the new stage, and writes nothing
+    moved = now if now in (rollout.stage_entered_at, rollout.promoted_at) else None
     turned, written = [], []
     for finding in findings:
         before = last.get(finding.gate)
-        if before is not None and _content_of(before) == _new_content(finding, rollout):
+        if before is not None and (_content_of(before) == _new_content(finding, rollout) or before.ticked_at == moved):
             continue
         session.add(
             GateVerdict(
