@@ -1,4 +1,4 @@
-"""An ONNX model as a strategy, whatever trained it: PyTorch, XGBoost, scikit-learn. It needs the extra `onnx`.
+"""An ONNX model as a strategy. PyTorch, XGBoost, scikit-learn and others can write one. It needs the extra `onnx`.
 
     cd examples
     export ROLLOUT_SYMBOL=GOLD

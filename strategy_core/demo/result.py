@@ -119,7 +119,7 @@ class VersionResult(BaseModel):
         about: what it is, in words.
         differs: what its code and config have other than those of the active version.
         refused: why its training failed or its start was refused.
-        outcome: what became of it, to whom, and what it cost or gained. Empty for the first version.
+        outcome: how it ended, and what its users gained or lost. Empty for the first version.
     """
 
     strategy: str
@@ -355,7 +355,7 @@ def _outcome(story: Story, chapter: Chapter, journeys: Sequence[RolloutResult]) 
 
 
 def outcome_of(name: str, rollout: RolloutResult | None, refused: str, now: datetime) -> str:
-    """Return what became of a version, to whom, and what it cost or gained.
+    """Return how a version ended, and what its users gained or lost.
 
     Args:
         refused: why its training failed or its start was refused, if there is no rollout.

@@ -73,7 +73,7 @@ class Earned:
 
     Attributes:
         at: the start, then moments at which slots closed, ascending. At most MOST_POINTS.
-        users: on average over all users, of whom only those on the canary had another result.
+        users: on average over all users. Those not on the canary count with 0.
         canary: of a user who was on the canary from the start.
     """
 

@@ -1,4 +1,4 @@
-"""Training in a process of its own with low priority, so that ticks and rollbacks do not wait for it."""
+"""Training in its own process with low priority: ticks and rollbacks do not wait for it."""
 
 import json
 import os
