@@ -67,6 +67,7 @@ STOP_WITHIN_S = 10.0
 READS_MUCH = frozenset(
     {
         "nightly_comparison",
+        "reports",
         "maintain_database",
         "verify_audit",
         "register_version",

@@ -1,5 +1,6 @@
 """`rollout up`: a Prefect server, the flows, the API and a replayed market in one command."""
 
+import getpass
 import importlib.util
 import os
 import signal
@@ -14,12 +15,14 @@ from types import FrameType
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from pydantic import AnyHttpUrl
 from sqlalchemy import Engine, make_url
 
 from deployments import prefect_yaml
 from deployments.demo_seed import SEEDER, replay_span, seed
 from deployments.processes import HOST, OPEN, Child, ChildEnded, addresses, keep_port, password
-from strategy_core.domain.errors import InvalidSetting
+from strategy_core.domain.errors import InvalidSetting, RolloutError
+from strategy_core.domain.parsing import check_owner_name
 from strategy_core.isolation.sandbox import available
 from strategy_core.market.calendars import DAY_ZONES
 from strategy_core.market.open import open_source
@@ -145,12 +148,16 @@ def _run(
     if stop.is_set():
         return
     _set_clock(engine, ReplayClock(datetime.now(UTC), start, speed), stack)
+    api = _api_environment(stack)
+    if api and settings.console_url is None:
+        settings = settings.model_copy(
+            update={"console_url": AnyHttpUrl(f"http://{HOST}:{api['ROLLOUT_API_PORT']}/console")}
+        )
     environment = (
         environment | login | {"PREFECT_API_URL": api_url, **_variables(settings)}
     )  # the server needs none of these
     file = state / "prefect.yaml" if (state / "prefect.yaml").exists() else prefect_yaml()
     start_child("flows", ["deployments.serve", str(file), *alone], environment)
-    api = _api_environment(stack)
     if api:
         start_child("API", ["strategy_core.api"], environment | api)
     metrics = keep_port(stack, _METRICS_PORT)
@@ -159,7 +166,8 @@ def _run(
     for what, value in {
         "Prefect UI": _ui_line(api_url.removesuffix("/api"), login),
         "API": _api_line(api),
-        "reports": f"{api_url.removesuffix('/api')}/v2/artifacts",  # no page of the Prefect UI links there
+        "console": _console_line(api, settings),
+        "reports": f"{api_url.removesuffix('/api')}/v2/artifacts",  # in no menu of the Prefect UI
         "metrics": f"http://{HOST}:{metrics}/metrics",
         "database": shown,
         "candles": f"{source.name}: {', '.join(source.symbols())}",
@@ -279,6 +287,30 @@ def _api_line(api: Mapping[str, str]) -> str:
     url = f"http://{HOST}:{api['ROLLOUT_API_PORT']}"
     token = "ROLLOUT_API_DEVELOPMENT=1 rollout token --name you" if "ROLLOUT_API_DEVELOPMENT" in api else "your own"
     return f"{url}/docs, token: {token}"
+
+
+def _console_line(api: Mapping[str, str], settings: Settings) -> str:
+    """Return the address of the console, which also logs in if the key of the API can sign tokens."""
+    if not api:
+        return "not installed, as the API"
+    from strategy_core.api.auth import issue_token, login_link
+    from strategy_core.api.settings import ApiSettings, read_api_settings
+
+    url = str(settings.console_url)
+    try:
+        keys = ApiSettings(development=True) if "ROLLOUT_API_DEVELOPMENT" in api else read_api_settings()
+        token, _ = issue_token(keys, name=_login_name(), now=datetime.now(UTC))
+    except RolloutError:  # its key only verifies tokens
+        return url
+    return f"{login_link(url, token)}  (logs in for 12 h)"
+
+
+def _login_name() -> str:
+    """Return the name for the audit trail of whoever runs this."""
+    try:
+        return check_owner_name(getpass.getuser())
+    except (KeyError, OSError, RolloutError):  # a container may know no name for its user
+        return "owner"
 
 
 def _wait_until_healthy(api_url: str, children: Sequence[Child], stop: threading.Event) -> None:

@@ -330,9 +330,23 @@ def current(name: str) -> str:
     return "\n\n".join([introduction.rstrip(), MARKER, *PAGES[name]()]) + "\n"
 
 
+def declaration_schema() -> str:
+    """Return the JSON Schema of the file that `rollout apply` takes."""
+    from strategy_core.domain.declaration import declaration_schema
+
+    return json.dumps(declaration_schema(), indent=2) + "\n"
+
+
+def written() -> Iterator[tuple[Path, str]]:
+    """Yield each generated file, and what it must hold."""
+    for name in PAGES:
+        yield FOLDER / name, current(name)
+    yield FOLDER / "rollout.schema.json", declaration_schema()
+
+
 def stale() -> list[str]:
-    """Return the names of the pages that are not current."""
-    return [name for name in PAGES if (FOLDER / name).read_text(encoding="utf-8") != current(name)]
+    """Return the names of the files that are not current."""
+    return [file.name for file, text in written() if not file.exists() or file.read_text(encoding="utf-8") != text]
 
 
 def main() -> int:
@@ -343,8 +357,8 @@ def main() -> int:
         if behind:
             sys.stderr.write(f"not current: {', '.join(behind)}; run: uv run python docs/generate_reference.py\n")
         return 1 if behind else 0
-    for name in PAGES:
-        (FOLDER / name).write_text(current(name), encoding="utf-8")
+    for file, text in written():
+        file.write_text(text, encoding="utf-8")
     return 0
 
 

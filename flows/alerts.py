@@ -3,10 +3,12 @@
 from prefect import flow
 
 from flows import events
+from flows.artifacts import links_when_needed
 from flows.parameters import Alerts, Owner, Reason
 from flows.runtime import one_line, open_runtime, owned_by, owner_flow
 from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import RolloutError
+from strategy_core.report.owner import attached_page
 from strategy_core.services.alerts import AlertChannel, acknowledge, deliver
 from strategy_core.services.watchdog import watch_feed, watch_shadow, watch_ticks
 
@@ -25,7 +27,9 @@ def deliver_alerts() -> str:
         watch_ticks(runtime.engine, now=runtime.now, clock=settings.clock_check, **pace)
         channels = settings.open_channels()
         every: list[AlertChannel] = [*channels, *events.channels()]
-        tried = deliver(runtime.engine, every, now=runtime.now, pace=settings.alert_pace)
+        page_of = attached_page(runtime.engine, settings.console_address)
+        links = links_when_needed(settings)
+        tried = deliver(runtime.engine, every, now=runtime.now, pace=settings.alert_pace, page_of=page_of, links=links)
         source = runtime.candles_if_any()  # last: a feed can be slow
         if not settings.clock_check.problem:  # then nothing can be said to be late
             watch_shadow(runtime.engine, source, now=runtime.now, **pace)

@@ -16,6 +16,7 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 from pydantic import TypeAdapter
 
+from flows.artifacts import links_when_needed
 from flows.runtime import Runtime
 from strategy_core.domain.alerts import Message, Raised, Severity, clipped
 from strategy_core.market.source import CandleSource
@@ -50,6 +51,10 @@ class EventChannel:
         self._context = copy_context()
         self._run = str(flow_run.id or "")
 
+    def takes(self, kind: str) -> bool:
+        """Return True: every alert is an event."""
+        return True
+
     def prepare(self) -> None:
         """Do nothing: Prefect is imported."""
 
@@ -78,8 +83,9 @@ def follow_up(runtime: Runtime, source: CandleSource) -> None:
     Errors are only logged. The next delivery sends what was not sent now.
     """
     try:
-        deliver(runtime.engine, channels(), now=runtime.now, pace=runtime.settings.alert_pace)
         settings = runtime.settings
+        links = links_when_needed(settings)
+        deliver(runtime.engine, channels(), now=runtime.now, pace=settings.alert_pace, links=links)
         if not settings.clock_check.problem:
             watch_shadow(
                 runtime.engine,

@@ -35,10 +35,11 @@ log = structlog.get_logger(__name__)
 @flow(flow_run_name="maintain the database")
 @one_line
 def maintain_database() -> str:
-    """Create upcoming monthly partitions and drop expired ones (PostgreSQL only), and delete old flow runs.
+    """Create upcoming monthly partitions and drop expired ones (PostgreSQL only), and delete old calls and flow runs.
 
     ROLLOUT_KEEP_DAYS sets when a partition expires. The database role must own the tables. A partition that is in use
-    is left for the next night. Finished runs of schedules are deleted after 7 days, those of owners after 90 days.
+    is left for the next night. Finished runs of schedules are deleted after 7 days, those of owners and calls of
+    assistants after 90 days.
     """
     try:
         with open_runtime() as runtime:

@@ -9,10 +9,12 @@ from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, SkipValidation, WithJsonSchema, create_model
+from sqlalchemy import Engine
 
 from strategy_core.domain import lifecycle
 from strategy_core.domain.candles import TIMEFRAMES
 from strategy_core.domain.plan import Plan, read_plan
+from strategy_core.domain.user_exclusions import ExclusionKind
 from strategy_core.services import rollouts
 
 
@@ -27,6 +29,7 @@ def _one_of(*choices: str) -> WithJsonSchema:
 
 _Name = Annotated[str, Field(min_length=1, max_length=64)]
 Strategy = Annotated[_Name, _titled("Strategy")]
+AnyStrategyOrAll = Annotated[str, Field(min_length=1, max_length=64), _titled("Strategy, or * for all")]
 Version = Annotated[_Name, _titled("Version")]
 AnyVersion = Annotated[str, Field(max_length=64, pattern=r"^$|\S"), _titled("Version")]  # empty: not given
 Owner = Annotated[str, Field(min_length=1, max_length=64, pattern=r"\S"), _titled("Owner")]
@@ -39,6 +42,7 @@ Percent = Annotated[float, WithJsonSchema({"type": "number", "minimum": 0, "maxi
 Days = Annotated[float, Field(gt=0, le=3660), _titled("Days")]
 Start = Annotated[str, Field(max_length=40), _titled("Start")]  # empty: the default
 End = Annotated[str, Field(max_length=40), _titled("End")]
+Span = Annotated[str, Field(min_length=1, max_length=20), _titled("After")]
 Candles = Annotated[int, Field(ge=1, le=100_000), _titled("Candles")]
 Symbols = Annotated[list[Annotated[_Name, _titled("Symbol")]], Field(min_length=1), _titled("Symbols")]
 Symbol = Annotated[_Name, _titled("Symbol")]
@@ -47,10 +51,17 @@ Config = Annotated[dict[str, Any], _titled("Config")]
 EntryPoint = Annotated[str, Field(max_length=256), _titled("Entry point")]
 Salt = Annotated[str, Field(max_length=64), _titled("Salt")]
 Timeframe = Annotated[str, _one_of(*TIMEFRAMES), _titled("Timeframe")]
+OrphansTo = Annotated[str, Field(max_length=64, pattern=r"^$|\S"), _titled("Open positions to")]  # empty: not given
 Close = Annotated[bool, _titled("Close the strategy")]
 Until = Annotated[date, _titled("Until")]
 Seed = Annotated[int, Field(ge=0, le=2**31), _titled("Seed")]
 Again = Annotated[bool, _titled("Decide again")]
+Users = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(min_length=1), _titled("Users")]
+Kind = Annotated[ExclusionKind, _one_of(*ExclusionKind), _titled("Kind")]
+Toggle = Annotated[_Name, _titled("Toggle")]
+ToggleValue = Annotated[str, Field(min_length=1, max_length=64), _titled("Value")]
+AnySegment = Annotated[str, Field(max_length=64), _titled("Segment")]  # empty: all users
+FreezeNumber = Annotated[int, Field(ge=1), _titled("Freeze")]
 Alerts = Annotated[list[Annotated[int, Field(ge=1), _titled("Alert")]], Field(min_length=1), _titled("Alerts")]
 
 
@@ -58,7 +69,7 @@ Choice = Annotated[rollouts.Choice, _one_of(*rollouts.Choice), _titled("Choice")
 Status = Annotated[lifecycle.Status, _one_of(*lifecycle.Status), _titled("Status")]
 DEFAULT: Literal["usual"] = "usual"
 if TYPE_CHECKING:
-    AnyPlan = Literal["usual"] | Plan | Mapping[str, Any]
+    AnyPlan = Literal["usual"] | str | Plan | Mapping[str, Any]
 else:
     # Gates are JSON: a form would mix the fields of different gates in one list.
     _PlanForm = create_model(
@@ -76,13 +87,21 @@ else:
     # The flow parses a plan itself, so that a bad plan that passed the form is refused in one line.
     AnyPlan = Annotated[
         Annotated[Literal["usual"], WithJsonSchema({"type": "string", "enum": [DEFAULT], "title": "Standard plan"})]
+        | Annotated[str, Field(max_length=64), _titled("Plan of the policy, by name")]
         | Annotated[SkipValidation[_PlanForm], _titled("Custom plan")],
         _titled("Plan"),
     ]
 
 
-def chosen_plan(given: AnyPlan) -> Plan:
-    """Return the given plan, or the standard one. Raises InvalidPlan with all invalid fields."""
+def chosen_plan(engine: Engine, strategy_name: str, given: AnyPlan) -> Plan:
+    """Return the given plan, the one of that name in the strategy's policy, or the standard one.
+
+    Raises:
+        InvalidPlan: with all invalid fields.
+        UnknownPlan, UnknownStrategy
+    """
     if isinstance(given, Plan):
         return given
-    return Plan() if given == DEFAULT else read_plan(given)
+    if isinstance(given, str):
+        return Plan() if given == DEFAULT else rollouts.read_policy(engine, strategy_name).named(strategy_name, given)
+    return read_plan(given)

@@ -1,5 +1,7 @@
 """Flows that move rollouts: the scheduled tick and metric samples, and the owners' forms."""
 
+from typing import Any
+
 from prefect import flow
 
 from flows.artifacts import key_of, show_page, show_tick
@@ -13,6 +15,7 @@ from flows.parameters import (
     Percent,
     Reason,
     Remark,
+    Start,
     Strategy,
     Symbol,
     Version,
@@ -21,10 +24,16 @@ from flows.parameters import (
 from flows.runtime import one_line, open_runtime, owned_by, owner_flow, unattended
 from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import RolloutError
+from strategy_core.domain.parsing import owners_time
+from strategy_core.report.owner import owner_report_page
 from strategy_core.report.rollout import preview_markdown
 from strategy_core.services import canary, rollouts, tick
+from strategy_core.services.owner_reports import write_final_reports
 from strategy_core.services.rollouts import show_plan
 from strategy_core.services.sample_metrics import sample_metrics
+from strategy_core.services.scheduled_starts import schedule_start, start_due
+
+FINAL_REPORTS = 3  # at a tick
 
 
 @owner_flow("plan for {strategy_name} {version}")
@@ -34,10 +43,10 @@ def plan(strategy_name: Strategy, version: Version, plan: AnyPlan = DEFAULT) -> 
     Args:
         strategy_name: Strategy name.
         version: The shadow version that would become the canary.
-        plan: The standard plan, or your own stages, gates and limits.
+        plan: The standard plan, the name of one in the strategy's policy, or your own stages, gates and limits.
     """
     with open_runtime() as runtime:
-        frozen = chosen_plan(plan)
+        frozen = chosen_plan(runtime.engine, strategy_name, plan)
         found, reached = show_plan(
             runtime.engine, strategy_name=strategy_name, version=version, plan=frozen, now=runtime.now
         )
@@ -48,7 +57,7 @@ def plan(strategy_name: Strategy, version: Version, plan: AnyPlan = DEFAULT) -> 
 @flow(flow_run_name="tick")
 @one_line
 def ramp_tick() -> str:
-    """Judge the evidence of every open rollout, and advance, hold or roll back each.
+    """Judge the evidence of every open rollout, and advance, hold or roll back each. Then start those that are due.
 
     Without candles a rollout is blind: it is held, and rolled back at its plan's blind limit. The run fails if a
     rollout could not be judged or a setting is invalid, after all other rollouts are judged.
@@ -57,9 +66,14 @@ def ramp_tick() -> str:
         source = runtime.candles_if_any()
         quiet = runtime.settings.alert_pace.quiet
         ticked = tick.tick(runtime.engine, source, now=runtime.now, actor=unattended(), quiet=quiet)
+        due = start_due(runtime.engine, now=runtime.now, in_replay=runtime.settings.in_replay)
         follow_up(runtime, source)
-        show_tick(runtime.engine, ticked, now=runtime.now, clock=runtime.settings.clock_check)
-    line = "; ".join([*(map(_summary_line, ticked) if ticked else ["no rollout is open"]), *runtime.wrong])
+        show_tick(runtime.engine, ticked, now=runtime.now, settings=runtime.settings)
+        # last, and few: it is slow, and what it leaves the next tick or the flow `reports` writes
+        clock = runtime.settings.clock_check
+        write_final_reports(runtime.engine, owner_report_page, now=runtime.now, clock=clock, most=FINAL_REPORTS)
+    judged = map(_summary_line, ticked) if ticked else ["no rollout is open"]
+    line = "; ".join([*judged, *(each.summary for each in due), *runtime.wrong])
     if runtime.wrong or any(each.error for each in ticked):
         raise RolloutError(line)
     return line
@@ -90,6 +104,7 @@ def start_canary(
     reason: Remark = "",
     override_reason: OverrideReason = "",
     plan: AnyPlan = DEFAULT,
+    start_at: Start = "",
 ) -> str:
     """Start a rollout: the version becomes the canary, at the first stage of the plan.
 
@@ -101,21 +116,26 @@ def start_canary(
         version: The shadow version that becomes the canary.
         owner: Your name.
         reason: Stored in the audit trail.
-        override_reason: Reason for using a quarantined version again. Leave empty otherwise.
-        plan: The standard plan, or your own stages, gates and limits.
+        override_reason: Reason for using a quarantined version again, or for a start in a freeze. Or empty.
+        plan: The standard plan, the name of one in the strategy's policy, or your own stages, gates and limits.
+        start_at: Start it at this time: 2026-01-31 or 2026-01-31T12:00Z. Leave empty to start it now.
     """
+    at = owners_time(start_at or None, "start_at")
     with open_runtime() as runtime:
-        frozen = runtime.settings.in_replay(chosen_plan(plan))
-        warning = rollouts.start_warning(runtime.engine, strategy_name=strategy_name, version=version, now=runtime.now)
-        rollout = rollouts.start_rollout(
-            runtime.engine,
-            Command(owned_by(owner), runtime.now, reason, override_reason=override_reason),
-            strategy_name=strategy_name,
-            version=version,
-            plan=frozen,
+        chosen = chosen_plan(runtime.engine, strategy_name, plan)
+        command = Command(owned_by(owner), runtime.now, reason, override_reason=override_reason)
+        asked: dict[str, Any] = {"strategy_name": strategy_name, "version": version, "plan": chosen}
+        warnings = (
+            rollouts.start_warning(runtime.engine, strategy_name=strategy_name, version=version, now=runtime.now),
+            rollouts.overlap_warning(runtime.engine, strategy_name=strategy_name, plan=chosen),
         )
-    started = f"{strategy_name} {version} serves {frozen.stages[0].percent:g} % against {rollout.control_version}"
-    return f"{started}. Warning: {warning}" if warning else started
+        if at is not None:
+            scheduled = schedule_start(runtime.engine, command, **asked, start_at=at)
+            return f"{strategy_name} {version} starts at {scheduled.start_at:%Y-%m-%d %H:%M} UTC"
+        rollout = rollouts.start_rollout(runtime.engine, command, **asked, in_replay=runtime.settings.in_replay)
+        serves = rollouts.served_share(runtime.engine, strategy_name)
+    started = f"{strategy_name} {version} serves {serves} against {rollout.control_version}"
+    return ". Warning: ".join([started, *filter(None, warnings)])
 
 
 @owner_flow("set the canary of {strategy_name} to {percent} %")
@@ -145,7 +165,7 @@ def approve_stage(strategy_name: Strategy, owner: Owner, reason: Remark = "") ->
     Args:
         strategy_name: Strategy name.
         owner: Your name.
-        reason: Stored in the audit trail.
+        reason: Stored in the audit trail. The last stage, which serves all users, needs one.
     """
     with open_runtime() as runtime:
         rollout = rollouts.approve(
@@ -157,7 +177,9 @@ def approve_stage(strategy_name: Strategy, owner: Owner, reason: Remark = "") ->
 
 
 @owner_flow("decide {strategy_name}: {choice}")
-def decide(strategy_name: Strategy, choice: Choice, owner: Owner, reason: Reason) -> str:
+def decide(
+    strategy_name: Strategy, choice: Choice, owner: Owner, reason: Reason, override_reason: OverrideReason = ""
+) -> str:
     """Decide about a rollout whose stage ran out of time without a clear result.
 
     Args:
@@ -166,11 +188,18 @@ def decide(strategy_name: Strategy, choice: Choice, owner: Owner, reason: Reason
             state).
         owner: Your name.
         reason: Stored in the audit trail.
+        override_reason: Reason for advancing in a freeze or outside the release windows. Leave empty otherwise.
     """
     with open_runtime() as runtime:
         rollout = rollouts.decide_rollout(
             runtime.engine,
-            Command(owned_by(owner), runtime.now, reason, four_eyes=runtime.settings.four_eyes),
+            Command(
+                owned_by(owner),
+                runtime.now,
+                reason,
+                override_reason=override_reason,
+                four_eyes=runtime.settings.four_eyes,
+            ),
             strategy_name=strategy_name,
             choice=choice,
         )

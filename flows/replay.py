@@ -13,9 +13,11 @@ from strategy_core.services.replay import replay_version
 from strategy_core.services.whatif import what_if
 
 
-@owner_flow("replay {strategy_name} {version}, {days} days")
-def replay(strategy_name: Strategy, version: Version, days: Days = 180, again: Again = False) -> str:
-    """Let a version and the active one decide on the newest past candles of the feed.
+@owner_flow("replay {strategy_name} {version}")
+def replay(
+    strategy_name: Strategy, version: Version, days: Days = 180, again: Again = False, start: Start = "", end: End = ""
+) -> str:
+    """Let a version and the active one decide on past candles of the feed.
 
     The decisions and their results are kept apart from the log of live decisions. Comparisons and previews of plans use
     them where there is too little live evidence. No gate of a rollout counts them. Candles that were replayed before
@@ -24,8 +26,10 @@ def replay(strategy_name: Strategy, version: Version, days: Days = 180, again: A
     Args:
         strategy_name: Strategy name.
         version: The version whose past you want to see.
-        days: Length of the period, up to the newest candle.
+        days: Length of the period, if no start is given.
         again: Delete what was replayed in this period, and decide again. Use it after candles were revised.
+        start: First candle: 2026-01-31 or 2026-01-31T12:00Z. Leave empty for the days above, before the end.
+        end: Only candles before this time. Leave empty for all up to the newest.
     """
     with open_runtime() as runtime:
         settings = runtime.settings
@@ -37,6 +41,8 @@ def replay(strategy_name: Strategy, version: Version, days: Days = 180, again: A
                 strategy_name=strategy_name,
                 version=version,
                 now=runtime.now,
+                start=owners_time(start or None, "start"),
+                end=owners_time(end or None, "end"),
                 length=timedelta(days=days),
                 again=again,
             )
@@ -65,7 +71,7 @@ def whatif(strategy_name: Strategy, version: Version, start: Start = "", end: En
             runtime.engine,
             strategy_name=strategy_name,
             version=version,
-            plan=chosen_plan(plan),
+            plan=chosen_plan(runtime.engine, strategy_name, plan),
             start=owners_time(start or None, "start"),
             end=owners_time(end or None, "end"),
         )

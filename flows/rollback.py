@@ -1,6 +1,6 @@
 """Flows that activate, retire and roll back versions by hand."""
 
-from flows.parameters import AnyVersion, Close, OverrideReason, Owner, Reason, Remark, Strategy, Version
+from flows.parameters import AnyVersion, Close, OrphansTo, OverrideReason, Owner, Reason, Remark, Strategy, Version
 from flows.runtime import open_runtime, owned_by, owner_flow
 from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import AlreadyRolledBack
@@ -38,7 +38,14 @@ def activate(
 
 
 @owner_flow("retire {strategy_name} {version}")
-def retire(strategy_name: Strategy, version: Version, owner: Owner, reason: Remark = "", close: Close = False) -> str:
+def retire(
+    strategy_name: Strategy,
+    version: Version,
+    owner: Owner,
+    reason: Remark = "",
+    close: Close = False,
+    orphans_to: OrphansTo = "",
+) -> str:
     """Retire a shadow version, or a canary without an open rollout. It makes no more decisions.
 
     To retire the active version, activate another one, or close the strategy if it is the last one.
@@ -49,6 +56,7 @@ def retire(strategy_name: Strategy, version: Version, owner: Owner, reason: Rema
         owner: Your name.
         reason: Stored in the audit trail.
         close: Retire the active version too, if it is the last. Its users then get no version.
+        orphans_to: The version that takes over its open positions, or flatten. Leave empty if it has none.
     """
     with open_runtime() as runtime:
         retire_version(
@@ -57,6 +65,7 @@ def retire(strategy_name: Strategy, version: Version, owner: Owner, reason: Rema
             strategy_name=strategy_name,
             version=version,
             close=close,
+            orphans_to=orphans_to,
         )
     return f"{strategy_name} {version} is retired"
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import wraps
+from functools import cache, wraps
 from inspect import signature
 from typing import Any, ParamSpec
 
@@ -161,10 +161,21 @@ def one_line(work: Callable[P, str]) -> Callable[P, State[Any]]:
 
 
 def owner_flow(run_name: str) -> Callable[[Callable[P, str]], Flow[P, State[Any]]]:
-    """Make a flow with a form. Its text and the descriptions of its fields come from the docstring of *work*."""
+    """Make a flow with a form. Its text and the descriptions of its fields come from the docstring of *work*.
+
+    Below the text are links to Prefect's list of artifacts, which is in no menu, and to the console. They are made when
+    the flow is deployed, from the settings there.
+    """
 
     def wrap(work: Callable[P, str]) -> Flow[P, State[Any]]:
         prose = (inspect.getdoc(work) or "").partition("\n\nArgs:")[0]
-        return flow(flow_run_name=run_name, description=prose)(one_line(work))
+        return flow(flow_run_name=run_name, description=f"{prose}\n\n{_page_links()}")(one_line(work))
 
     return wrap
+
+
+@cache
+def _page_links() -> str:
+    """Return links that work on the page of a deployment and of a flow, in both of Prefect's user interfaces."""
+    console = least_settings().links().console
+    return " · ".join(["[Reports](../../artifacts)", *([f"[Console]({console})"] if console else [])])

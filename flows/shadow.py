@@ -57,7 +57,7 @@ def shadow_run(catch_up: Candles = 1_000) -> str:
         result = run(runtime, catch_up=catch_up)
         scored = score_outcomes(runtime.engine, runtime.candles(), now=runtime.now)
     line = "; ".join(
-        [*map(_summary_line, result.runs), f"{scored.booked} outcomes recorded, {scored.pending} trades open"]
+        [*map(_summary_line, result.runs), f"{scored.booked:,} outcomes recorded, {scored.pending:,} trades open"]
     )
     if any(run.error for run in result.runs) or result.problems or scored.refused:
         raise RolloutError("; ".join([line, *result.problems, *scored.refused]))

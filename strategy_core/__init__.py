@@ -8,20 +8,23 @@ if TYPE_CHECKING:
     from strategy_core.domain.lifecycle import Status
     from strategy_core.domain.plan import Plan
     from strategy_core.domain.scoring import ScoringRule
-    from strategy_core.domain.strategy import Action, Context, Decision, Strategy
+    from strategy_core.domain.strategy import Action, Context, Decision, Intent, Strategy
     from strategy_core.registry import VersionRegistry
     from strategy_core.router.router import Router
+    from strategy_core.router.signal_feed import SignalFeed
     from strategy_core.shadow_executor import ShadowExecutor
 
 __all__ = [
     "Action",
     "Context",
     "Decision",
+    "Intent",
     "Plan",
     "RolloutError",
     "Router",
     "ScoringRule",
     "ShadowExecutor",
+    "SignalFeed",
     "Status",
     "Strategy",
     "VersionRegistry",
@@ -31,11 +34,13 @@ _MODULES = {
     "Action": "domain.strategy",
     "Context": "domain.strategy",
     "Decision": "domain.strategy",
+    "Intent": "domain.strategy",
     "Plan": "domain.plan",
     "RolloutError": "domain.errors",
     "Router": "router.router",
     "ScoringRule": "domain.scoring",
     "ShadowExecutor": "shadow_executor",
+    "SignalFeed": "router.signal_feed",
     "Status": "domain.lifecycle",
     "Strategy": "domain.strategy",
     "VersionRegistry": "registry",

@@ -134,7 +134,9 @@ class VersionRegistry:
 
     def route_user_to_version(self, user_id: str, strategy_name: str, symbol: str | None = None) -> str:
         """Return the version that serves *user_id* now, on *symbol* or on the symbols that are not excluded."""
-        found = queries.route_user(self.engine, user_id=user_id, strategy_name=strategy_name, symbol=symbol)
+        found = queries.route_user(
+            self.engine, user_id=user_id, strategy_name=strategy_name, now=self._clock(), symbol=symbol
+        )
         return found.version
 
     def get_version(self, strategy_name: str, version: str) -> StrategyVersion:

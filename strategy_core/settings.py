@@ -2,7 +2,7 @@
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from strategy_core.domain.alerts import CLOCKS_DIFFER, ClockCheck, DeliveryPace
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import EvidenceUnavailable, InvalidSetting, RolloutError, reason_of
+from strategy_core.domain.links import Links
 from strategy_core.domain.plan import Plan
 from strategy_core.isolation.sandbox import Level
 from strategy_core.market.calendars import CALENDARS, DAY_ZONES, Calendar, WeeklySession, read_holidays
@@ -31,6 +32,7 @@ from strategy_core.store.engine import open_database
 
 REFRESH_S = 5.0  # a server reads the clock of its database again so often
 _HEADER = re.compile(r"[A-Za-z0-9-]+: *[!-~]([ -~]*[!-~])?")
+PAGE = re.compile(r"https?://[A-Za-z0-9.:\[\]_-]+(/[A-Za-z0-9._~%-]*)*")  # inert in Markdown, HTML and a shell
 _TOKEN = re.compile(r"[!-~]+")
 log = structlog.get_logger(__name__)
 _SECRET = (
@@ -39,6 +41,8 @@ _SECRET = (
     "oanda_url",
     "oanda_token",
     "alert_urls",
+    "report_urls",
+    "console_url",
 )  # errors must not show these: an invalid address may contain a password
 
 
@@ -80,11 +84,14 @@ class Settings(BaseSettings):
             may pause it or roll it back at any time.
         routes_by_symbol: the platform gives the symbol with each question for a version. Then an owner may exclude a
             symbol from a canary.
+        console_url: address of the console in a browser, such as `https://rollout.example.org/console`. Reports and
+            alerts link to its pages. Without it they show no such link. `rollout up` sets it to the address it serves.
         console_owner_header: header in which a proxy in front of Prefect's UI names the owner who is signed in, such as
             `X-Forwarded-User`. Without it the owner of a form is marked `unverified`. Read by `rollout up`.
         console_proxies: addresses or networks of those proxies, separated by commas. The header counts from no other.
         alert_urls: channels for alerts, as apprise addresses, separated by commas or blanks. Each may start with its
             lowest severity: `slack://… critical=mailto://…`. They are not shown or stored.
+        report_urls: channels for reports, such as the morning note, as in `alert_urls`. Default: those of `alert_urls`.
         alert_timeout: for one message, in seconds.
         alert_repeat_minutes: when a critical alert without an acknowledgement is sent again.
         tick_overdue_minutes: how long an open rollout may be without a tick before owners are alerted.
@@ -122,9 +129,11 @@ class Settings(BaseSettings):
     prometheus_timeout: float = Field(default=5.0, gt=0, le=60)
     four_eyes: bool = False
     routes_by_symbol: bool = False
+    console_url: AnyHttpUrl | None = None
     console_owner_header: str | None = Field(default=None, pattern=r"^[A-Za-z0-9-]+$")
     console_proxies: Networks = ()
     alert_urls: SecretStr | None = None
+    report_urls: SecretStr | None = None
     alert_timeout: float = Field(default=10.0, gt=0, le=60)
     alert_repeat_minutes: float = Field(default=30.0, ge=1, le=10_080)
     tick_overdue_minutes: float = Field(default=10.0, ge=2, le=10_080)
@@ -143,6 +152,15 @@ class Settings(BaseSettings):
         if url is not None and (url.username or url.password or url.query or url.fragment):
             raise ValueError("only an address, such as http://HOST:9090; put a password into ROLLOUT_PROMETHEUS_HEADER")
         return url
+
+    @field_validator("console_url")
+    @classmethod
+    def _page_alone(cls, url: AnyHttpUrl | None) -> AnyHttpUrl | None:
+        if url is None:
+            return None
+        if url.username or url.password or url.query or url.fragment or not PAGE.fullmatch(str(url)):
+            raise ValueError("only the address of a page, such as https://HOST/console")
+        return AnyHttpUrl(str(url).rstrip("/"))
 
     @field_validator("oanda_url")
     @classmethod
@@ -257,12 +275,28 @@ class Settings(BaseSettings):
         return Prometheus(url, header=self.prometheus_header, timeout=self.prometheus_timeout)
 
     def open_channels(self) -> list[AppriseChannel]:
-        """Return the alert channels. An invalid channel fails when it is used and does not affect the others.
+        """Return the channels of alerts and reports.
+
+        An invalid channel fails when it is used and does not affect the others.
 
         Raises:
             MissingExtra: channels are set, but the package that sends to them is not installed.
         """
-        return read_channels(self.alert_urls, timeout=self.alert_timeout)
+        if self.report_urls is None:
+            return read_channels(self.alert_urls, timeout=self.alert_timeout)
+        return [
+            *read_channels(self.alert_urls, timeout=self.alert_timeout, only="alerts"),
+            *read_channels(self.report_urls, timeout=self.alert_timeout, only="reports"),
+        ]
+
+    @property
+    def console_address(self) -> str:
+        """The address of the console without a slash at its end, or an empty text."""
+        return str(self.console_url).rstrip("/") if self.console_url else ""
+
+    def links(self, forms: Mapping[str, str] | None = None) -> Links:
+        """Return the addresses that reports and alerts link to, of Prefect's *forms* those that are known."""
+        return Links(str(self.console_url).rstrip("/") if self.console_url else "", forms or {})
 
     @property
     def alert_pace(self) -> DeliveryPace:
@@ -289,7 +323,7 @@ class Settings(BaseSettings):
             symbol=self.symbol,
             timeframe=self.timeframe,
             now=None if replayed else now,
-            calendar=None if replayed else self._open_calendar(),
+            calendar=None if replayed else self.open_calendar(),
             access=FeedAccess(self.oanda_token, str(self.oanda_url) if self.oanda_url else None, self.feed_timeout),
             day_zone=DAY_ZONES[self.calendar_name],
         )
@@ -300,7 +334,8 @@ class Settings(BaseSettings):
         """The calendar that counts: the one set, or the usual one of the feed."""
         return self.calendar or ("always" if is_around_the_clock(self.feed) else "metals")
 
-    def _open_calendar(self) -> Calendar:
+    def open_calendar(self) -> Calendar:
+        """Return the trading hours of the feed's market."""
         name = self.calendar_name
         if name == "metals" and self.holidays:
             return WeeklySession(read_holidays(self.holidays))

@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 
 from strategy_core.domain.audit import Actor, Command, values_digest
 from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.plan import Plan
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.isolation.fingerprint import digest_of
 from strategy_core.services.transitions import recorded_change
@@ -47,12 +48,14 @@ def version_row(
         "retired_at": at if status == Status.RETIRED else None,
     }
     values |= columns
+    toggles = values.pop("toggles", "")
     parts = {
         "config": json.dumps(values["config"], sort_keys=True),
         "symbols": ",".join(sorted(symbols)),
         "timeframe": values["timeframe"],
         "warmup_bars": str(values["warmup_bars"]),
         "source": version,
+        **({"toggles": toggles} if toggles else {}),
     }
     return StrategyVersion(**{"fingerprint_parts": parts, "fingerprint": digest_of(parts)} | values)
 
@@ -98,6 +101,7 @@ def decision_row(
     symbol: str = GOLD,
     error_kind: str = "",
     reason: str = "",
+    intent: str = "open",
 ) -> dict[str, Any]:
     return {
         "id": decision_id(strategy_name, version, symbol, at),
@@ -106,6 +110,7 @@ def decision_row(
         "symbol": symbol,
         "timestamp": at,
         "decision": decision,
+        "intent": intent,
         "confidence": 0.5,
         "features": {"rsi": 28.5},
         "reason": reason,
@@ -119,18 +124,23 @@ def decision_row(
 
 
 def put_decisions(engine: Engine, *rows: dict[str, Any], counted: bool = True) -> None:
-    """Log decisions; not *counted* as releases before the sixth schema did."""
+    """Log decisions; not *counted* as releases before the sixth schema did, which knew no intent either."""
     with transaction(engine) as session:
         if counted:
             decisions.log_decisions(session, rows)
         else:
-            insert_if_new(session, ShadowDecisionLog, rows)
+            insert_if_new(session, ShadowDecisionLog, [before_intents(row) for row in rows])
+
+
+def before_intents(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the row as schemas before v0017 have it."""
+    return {name: value for name, value in row.items() if name != "intent"}
 
 
 def replay_row(version: str, at: datetime, decision: str = "hold", **changes: Any) -> dict[str, Any]:
     key = {"strategy_name": "fib_rsi", "version": version, "symbol": GOLD, "timestamp": at}
     made = {"confidence": 0.5, "reason": "", "window_hash": f"{at:%H}" * 32, "replayed_at": at + 9 * DAY}
-    return {**key, "decision": decision, **made, **changes}
+    return {**key, "decision": decision, "intent": "open", **made, **changes}
 
 
 def put_replays(engine: Engine, *rows: dict[str, Any]) -> None:
@@ -191,3 +201,9 @@ def put_day(
         engine,
         *(outcome_row(version, at, worth[version]) for version in said if said[version] != "hold" for at in signals),
     )
+
+
+def without_caps(plan: Plan) -> Plan:
+    """Return the plan without a cap on capital, so that percents of users are all that counts."""
+    stages = tuple(stage.model_copy(update={"capital_percent": None}) for stage in plan.stages)
+    return plan.model_copy(update={"stages": stages, "largest_account_percent": None})

@@ -28,6 +28,7 @@ gc.disable()  # until all is collected: imports make no garbage to speak of, and
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 os.environ.pop("UV_RUN_RECURSION_DEPTH", None)  # commands are suggested as `rollout`, also under `uv run pytest`
+os.environ.pop("COLUMNS", None)  # the width of tables in a pipe: each test sets its own
 
 DATABASES = ["sqlite", "postgresql"]
 SQLITE_FIRST = ["sqlite", pytest.param("postgresql", marks=pytest.mark.full)]

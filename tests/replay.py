@@ -160,7 +160,7 @@ class Replay:
                 self._withdraw()
             idle = [v for v, status in self.statuses.items() if status in ("retired", "shadow")]
             before = [v for v in self._activated if v in idle and v not in self._quarantined]
-            self._serve(before[-1], outgoing="retired")
+            self._serve(before[-1], outgoing="shadow")
 
     def _take_users_off(self, rollout: Open) -> None:
         self._quarantined.add(rollout.version)

@@ -28,10 +28,20 @@ from tests.conftest import SQLITE_FIRST
 CHANGES = {
     *(
         "activate",
+        "apply",
         "approve",
         "canary",
+        "cancel-start",
         "decide",
+        "drain",
         "exclude",
+        "exits",
+        "freeze",
+        "hand-over",
+        "exclusions always",
+        "exclusions end",
+        "exclusions never",
+        "optout",
         "outcomes",
         "pause",
         "percent",
@@ -40,16 +50,20 @@ CHANGES = {
         "resume",
         "retire",
         "retrain",
+        "unfreeze",
     ),
     *("rollback", "sample", "score", "shadow", "start", "tick", "users"),
-    *("alerts ack", "alerts deliver", "db restore", "db upgrade"),
+    *("alerts ack", "alerts acknowledge", "alerts deliver", "db restore", "db upgrade"),
+    *("proposals approve", "proposals reject"),
+    *("toggle remove", "toggle segments", "toggle set"),
 }
 WITHOUT_DATABASE = {"alerts test", "candles check", "demo", "deploy", "isolate", "token", "up"}
-SERVERS = {"api", "clock", "exporter"}  # their endpoints are tried below
+SERVERS = {"api", "clock", "exporter", "mcp", "watch"}  # run until they are ended; endpoints are tried below
 FOUND_WRONG = {"audit verify", "db check"}  # rows that a test wrote without the trail
 MORE = {
     "calibrate": ["--ramps", "1", "--days", "1", "--scenario", "identical"],
     "db maintain": ["--dry-run"],
+    "race simulate": ["--runs", "1", "--days", "15", "--scenario", "all_equal"],
     "report": ["--output", "-"],
 }
 
@@ -132,6 +146,8 @@ def test_a_reading_command_writes_nothing(
         "time": "2026-03-02T02:00Z",
         "file": str(tmp_path / "a file"),
     }
+    if name == "diff":
+        Path(given["file"]).write_text("{}", "utf-8")
     needed = [given[each.name] for each in READING[name].params if each.required]
 
     code = call(*name.split(), *needed, *MORE.get(name, []))

@@ -93,3 +93,32 @@ def test_a_choice_that_does_not_exist_is_refused_with_the_choices(monkeypatch: p
         read_settings()
 
     assert str(refused.value) == "ROLLOUT_CALENDAR = '24/7' is not valid; allowed: 'metals' or 'always'"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rollout.example.org/console",
+        "javascript:alert(1)",
+        f"https://ana:{SECRET}@rollout.example.org/console",
+        f"https://rollout.example.org/console?token={SECRET}",
+        "https://rollout.example.org/a)[b](//evil.example",
+    ],
+)
+def test_a_console_address_that_is_more_than_a_page_is_refused(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("ROLLOUT_CONSOLE_URL", url)
+
+    with pytest.raises(InvalidSetting) as refused:
+        read_settings()
+
+    assert str(refused.value).startswith("ROLLOUT_CONSOLE_URL = ")
+    assert SECRET not in str(refused.value)
+
+
+def test_the_console_address_has_no_slash_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROLLOUT_CONSOLE_URL", "https://rollout.example.org/console/")
+
+    settings = read_settings()
+
+    assert str(settings.console_url) == "https://rollout.example.org/console"
+    assert _variables(settings)["ROLLOUT_CONSOLE_URL"] == "https://rollout.example.org/console"

@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from uvicorn.supervisors import Multiprocess
 
 from strategy_core.api.auth import Authenticator, Failures, Revocations
+from strategy_core.api.console.site import add_console
 from strategy_core.api.dependencies import BODY_TIMEOUT_S, Backend
 from strategy_core.api.middleware import AccessLog
 from strategy_core.api.problems import MEDIA_TYPE, add_handlers
@@ -31,10 +32,17 @@ from strategy_core.api.routes import (
     audit,
     canary,
     evidence,
+    exclusions,
     health,
+    owner_reports,
+    positions,
+    proposals,
+    releases,
     reports,
     rollouts,
     routing,
+    signals,
+    toggles,
     versions,
 )
 from strategy_core.api.schemas import Problem
@@ -110,8 +118,14 @@ def create_app(
     )
     stored = DatabaseClock(engine, settings)
     app.state.backend = Backend(engine, stored, authenticator, clock or stored.now, body_timeout_s=body_timeout_s)
-    for part in (versions, canary, rollouts, reports, evidence, routing, audit, alerts, health):
+    app.state.signal_watch = signals.SignalWatch()
+    parts = (
+        *(versions, canary, rollouts, releases, exclusions, reports, owner_reports, evidence, positions, routing),
+        *(toggles, signals, audit, alerts, proposals, health),
+    )
+    for part in parts:
         app.include_router(part.router)
+    add_console(app)
     add_handlers(app)
     describe(app)
     app.add_middleware(AccessLog)

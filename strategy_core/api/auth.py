@@ -185,6 +185,11 @@ class Authenticator:
             self._failures.count(client, now)
             raise
 
+    def seconds_left(self, token: str) -> int:
+        """Return the rest of the lifetime of a token that `authenticate` has accepted."""
+        expires = jwt.decode(token, options={"verify_signature": False})["exp"]
+        return max(0, floor(float(expires) - self._clock().timestamp()))
+
     def _principal(self, header: str | None, now: datetime) -> Principal:
         claims = self._claims(_bearer(header), now)
         self._check_times(claims, now)
@@ -391,6 +396,11 @@ def issue_token(
         raise InvalidSetting("strategies", len(claims["strategies"]), allowed)
     Authenticator(settings, settings.open_keys(), Failures(), lambda: now).authenticate(f"Bearer {token}", "")
     return token, claims
+
+
+def login_link(console_url: str, token: str) -> str:
+    """Return the address that logs in to the console. What follows `#` is in no request, so in no log of a server."""
+    return f"{console_url.rstrip('/')}/login#{token}"
 
 
 def _lifetime(hours: float, days: float | None) -> timedelta:

@@ -30,7 +30,7 @@ from strategy_core.domain.errors import (
     RevocationsUnavailable,
 )
 from strategy_core.market.source import CandleSource
-from strategy_core.services.queries import Scope
+from strategy_core.services.queries import RoutingTable, Scope
 from strategy_core.settings import DatabaseClock, Settings
 
 Result = TypeVar("Result")
@@ -39,6 +39,9 @@ WAITING_PER_STRATEGY = 3  # each of them holds a connection
 PATIENCE_S = 30.0  # how long a request waits for its slot
 BODY_TIMEOUT_S = 10.0  # how long a body may take to arrive
 HEAVY_AT_ONCE = 4  # of the threads that answer; the others stay free for changes, also for rollbacks
+PAGES_AT_ONCE = (
+    6  # of the console, slow ones included: browsers read them again all the time, and owners act less often
+)
 
 _GENERATION = re.compile(r'"(\d{1,18})"')
 
@@ -79,8 +82,10 @@ class Backend:
         clock: returns the market's time, which differs from real time in a replay.
         body_timeout_s: how long the body of a request may take to arrive.
         heavy: limits requests that take long.
+        pages: limits pages of the console. Acts are not among them.
         change_bulkhead: limits waiting changes.
         rollback_bulkhead: limits waiting rollbacks, separately, so that no other change delays a rollback.
+        routing: the routing table that Routers poll.
     """
 
     engine: Engine
@@ -89,8 +94,13 @@ class Backend:
     clock: Callable[[], datetime]
     body_timeout_s: float = BODY_TIMEOUT_S
     heavy: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(HEAVY_AT_ONCE))
+    pages: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(PAGES_AT_ONCE))
     change_bulkhead: StrategyBulkhead = field(default_factory=StrategyBulkhead)
     rollback_bulkhead: StrategyBulkhead = field(default_factory=StrategyBulkhead)
+    routing: RoutingTable = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "routing", RoutingTable(self.engine))
 
     @property
     def settings(self) -> Settings:
@@ -111,6 +121,8 @@ class RequestContext:
 
     While revoked tokens cannot be looked up, a service token may roll back and do nothing else.
     """
+
+    source = "api"  # of its changes, in the audit trail
 
     def __init__(self, request: Request) -> None:
         self._state = request.state
@@ -200,7 +212,7 @@ class RequestContext:
         return Actor(
             self.principal.name,
             role=self.principal.role,
-            source="api",
+            source=self.source,
             request_id=self._state.request_id,
             idempotency_key=self._state.idempotency_key,
         )

@@ -151,6 +151,20 @@ def unexpected(request: Request) -> Response:
     return problem(request, kind="internal-error", title="Internal error", status=500, detail=detail)
 
 
+async def answer_to(request: Request, error: Exception) -> Response:
+    """Return the problem document for *error*. Errors without one are raised again."""
+    match error:
+        case RolloutError():
+            return await _handle_refusal(request, error)
+        case RequestValidationError():
+            return await _handle_validation(request, error)
+        case HTTPException():
+            return await _handle_http(request, error)
+        case DBAPIError() | NoConnection():
+            return await _handle_database(request, error)
+    raise error
+
+
 def status_of(error: RolloutError, *, on_condition: bool = False) -> int:
     """Return the HTTP status of *error*. A lost race is 412 if the request had an If-Match (*on_condition*)."""
     if isinstance(error, LostRace) and on_condition:

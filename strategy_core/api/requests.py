@@ -27,6 +27,7 @@ from strategy_core.domain.parsing import each_name_once
 from strategy_core.services import queries
 from strategy_core.store.tables import ApiAnswer
 
+_CURL = "application/x-www-form-urlencoded"  # what curl sends with -d
 LARGEST = 5_000_000  # bytes of a body
 DEEPEST = 20  # levels of nesting
 LARGEST_NUMBER = 2**63 - 1
@@ -66,10 +67,10 @@ async def _handle_guarded(request: Request, handler: Handler, *, webhook: bool) 
     structlog.contextvars.bind_contextvars(actor=state.principal.name)
     state.now, state.changed, state.reused_key = backend.clock(), [], None
     state.heavy, state.slot = False, None
-    if request.method not in ("POST", "PATCH"):
+    if request.method not in ("POST", "PUT", "PATCH"):
         return await handler(request)
-    request = bounded(request)
-    body = await _read_body(request, backend.body_timeout_s)
+    request = taken_as_json(bounded(request))
+    body = await read_body(request, backend.body_timeout_s)
     try:
         await run_in_threadpool(check_body, request.headers.get("content-type", ""), body, any_text=webhook)
     except BadBody as error:
@@ -81,7 +82,7 @@ async def _handle_guarded(request: Request, handler: Handler, *, webhook: bool) 
     return await _answer(request, handler)
 
 
-async def _read_body(request: Request, within_s: float) -> bytes:
+async def read_body(request: Request, within_s: float) -> bytes:
     """Return the body. Raise HTTPException 408, which also ends the connection, if it does not arrive in time."""
     try:
         with fail_after(within_s):
@@ -137,6 +138,19 @@ def bounded(request: Request) -> Request:
     if declared.isdecimal() and int(declared) > LARGEST:
         raise _too_large()
     return Request(request.scope, _counting(request.receive))
+
+
+def taken_as_json(request: Request) -> Request:
+    """Return the request with the content type of JSON if it has none, or that of `curl -d`.
+
+    A page of another site may send such a request without asking first, but no browser adds a bearer token to it, and
+    no cookie counts here.
+    """
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given not in ("", _CURL):
+        return request
+    kept = [(name, value) for name, value in request.scope["headers"] if name != b"content-type"]
+    return Request({**request.scope, "headers": [*kept, (b"content-type", b"application/json")]}, request.receive)
 
 
 def check_body(content_type: str, body: bytes, *, any_text: bool = False) -> None:
@@ -325,7 +339,7 @@ def _undone(request: Request, first: ApiAnswer) -> bool:
         return False
     answer = json.loads(first.body)
     try:
-        routing = queries.read_routing(request.app.state.backend.engine).get(answer["strategy_name"])
+        routing = queries.read_serving(request.app.state.backend.engine).get(answer["strategy_name"])
     except SQLAlchemyError as error:
         log.warning("api.routing_not_read", error=type(error).__name__)
         return True

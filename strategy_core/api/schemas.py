@@ -22,6 +22,11 @@ Item = TypeVar("Item")
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$"
 PRINTED = r"^[^\x00-\x1f\x7f]+$"
 
+StrategyOrAll = Annotated[
+    str,
+    StringConstraints(pattern=r"^(\*|[A-Za-z0-9][A-Za-z0-9._+-]{0,63})$", max_length=64),
+    Field(description="Name of the strategy, or `*` for all strategies.", examples=["*"]),
+]
 StrategyName = Annotated[
     str,
     StringConstraints(pattern=NAME, max_length=64),
@@ -63,7 +68,10 @@ RequiredReasonText = Annotated[
 OverrideReason = Annotated[
     str,
     StringConstraints(max_length=1_000),
-    Field(description="Why a version that is quarantined after a rollback may serve users again."),
+    Field(
+        description="Why a version that is quarantined after a rollback may serve users again, or why this is done in "
+        "a freeze or outside the release windows, which needs the role admin."
+    ),
 ]
 
 

@@ -124,6 +124,12 @@ class ApiSettings(BaseSettings):
             raise InvalidSetting(f"{_PREFIX}ALGORITHMS", ",".join(self.algorithms), ",".join(possible))
         return self
 
+    @property
+    def console_url(self) -> str:
+        """Address of the console for a browser on this machine."""
+        host = "127.0.0.1" if self.host in ("", "0.0.0.0", "::") else self.host  # noqa: S104  not to listen on
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/console"
+
     def open_keys(self) -> Keys:
         """Return the keys that verify tokens. A JWK set is fetched later."""
         if self.jwks_url is not None:

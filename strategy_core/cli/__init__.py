@@ -3,35 +3,56 @@
 Heavy modules are imported inside the commands, so that `rollout --help` and shell completion stay fast.
 """
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from strategy_core.cli import alerts, audit, calibrate, candles, database, evidence, rollouts, serve, status, versions
+from strategy_core.cli import (
+    agents,
+    alerts,
+    audit,
+    calibrate,
+    candles,
+    database,
+    declare,
+    evidence,
+    exclusions,
+    positions,
+    race,
+    releases,
+    rollouts,
+    serve,
+    status,
+    toggles,
+    versions,
+)
 from strategy_core.cli.context import as_called
 from strategy_core.domain.errors import RolloutError
 
 _PANELS = {  # of `rollout --help`: the commands of each, the most used first
     "Try it": ("demo", "up"),
-    "Versions": ("register", "retrain", "list", "show", "activate", "retire"),
+    "Versions": ("register", "apply", "diff", "retrain", "list", "show", "activate", "retire"),
     "Rollouts": (
-        *("status", "plan", "start", "approve", "decide", "rollback", "pause", "resume", "exclude"),
-        *("tick", "canary", "percent", "route"),
+        *("status", "watch", "plan", "start", "approve", "decide", "rollback", "pause", "resume", "exclude"),
+        *("positions", "drain", "hand-over", "exits", "optout"),
+        *("freeze", "freezes", "unfreeze", "cancel-start", "tick", "canary", "percent", "route"),
     ),
     "Evidence": (
-        *("verdicts", "report", "compare", "whatif", "decisions", "calibrate"),
+        *("verdicts", "report", "reports", "compare", "comparisons", "whatif", "decisions", "calibrate"),
         *("replay", "shadow", "score", "sample", "outcomes", "users"),
     ),
-    "Operate": ("api", "deploy", "clock", "token", "exporter", "isolate"),
+    "Operate": ("api", "mcp", "deploy", "clock", "token", "exporter", "isolate"),
 }
 _EPILOG = """Settings are environment variables, for example ROLLOUT_DATABASE_URL (default sqlite:///rollout.db), \
 ROLLOUT_FEED (source of candles), ROLLOUT_SYMBOL, ROLLOUT_TIMEFRAME, ROLLOUT_PROMETHEUS_URL and ROLLOUT_ALERT_URLS.
 
 Exit codes: 0 success, 2 invalid input, 3 not permitted, 4 not found, 5 not allowed in the current state, \
-6 version's code refused, 130 interrupted, 1 any other error."""
+6 version's code refused, 130 interrupted, 1 any other error. Of `rollout diff`: 2 a difference, 1 any error."""
 _Usage: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException: Typer's own, or in older ones Click's
 _INTERRUPTED = 130
 _OVERRIDE = ("give an override reason", "give an override reason (--override-reason TEXT)")
@@ -43,7 +64,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-_MODULES = (versions, rollouts, status, evidence, calibrate, serve)
+_MODULES = (versions, declare, rollouts, positions, releases, exclusions, status, evidence, calibrate, serve, agents)
 _by_name = {each.name: each for module in _MODULES for each in module.commands.registered_commands}
 for _panel, _names in _PANELS.items():
     for _name in _names:
@@ -52,6 +73,10 @@ for _panel, _names in _PANELS.items():
         app.registered_commands.append(_command)
 assert not _by_name, f"in no help panel: {sorted(map(str, _by_name))}"
 app.add_typer(candles.commands, name="candles", rich_help_panel="Try it")
+app.add_typer(agents.proposals, name="proposals", rich_help_panel="Rollouts")
+app.add_typer(exclusions.exclusions, name="exclusions", rich_help_panel="Rollouts")
+app.add_typer(toggles.commands, name="toggle", rich_help_panel="Rollouts")
+app.add_typer(race.commands, name="race", rich_help_panel="Evidence")
 app.add_typer(alerts.commands, name="alerts", rich_help_panel="Operate")
 app.add_typer(audit.commands, name="audit", rich_help_panel="Operate")
 app.add_typer(database.commands, name="db", rich_help_panel="Operate")
@@ -85,6 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if refusal is None:  # a bug: keep the traceback
             raise
         line, code = refusal
+        if given[0] == "diff":
+            code = 1  # 2 is a difference
         _print_error(f"error: {as_called(line)}")
     if code == _INTERRUPTED:
         _print_error("interrupted: no unfinished change was saved")
@@ -113,5 +140,10 @@ def _refusal(error: Exception) -> tuple[str, int] | None:
 
 
 def _print_error(line: str) -> None:
+    """Print *line* on standard error: wrapped at words in a terminal, else as one line, which programs read."""
     encoding = sys.stderr.encoding or "utf-8"  # may lack characters that a file name contains
-    sys.stderr.write(" ".join(line.split()).encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    text = " ".join(line.split()).encode(encoding, "backslashreplace").decode(encoding)
+    if sys.stderr.isatty():
+        columns = shutil.get_terminal_size().columns
+        text = textwrap.fill(text, columns, break_long_words=False, break_on_hyphens=False)
+    sys.stderr.write(f"{text}\n")

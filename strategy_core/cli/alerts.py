@@ -70,6 +70,7 @@ def list_alerts(
 @command(commands)
 def deliver(shell: Context) -> None:
     """Send all due alerts once, as the schedule does every minute."""
+    from strategy_core.report.owner import attached_page
     from strategy_core.services import alerts
     from strategy_core.services.watchdog import watch_ticks
 
@@ -79,12 +80,13 @@ def deliver(shell: Context) -> None:
         engine, now=shell.now, overdue=clock.tick_overdue, quiet=clock.alert_pace.quiet, clock=clock.clock_check
     )
     channels = clock.open_channels()
-    tried = alerts.deliver(engine, channels, now=shell.now, pace=clock.alert_pace)
+    page_of = attached_page(engine, clock.console_address)
+    tried = alerts.deliver(engine, channels, now=shell.now, pace=clock.alert_pace, page_of=page_of, links=clock.links)
     _answer_tried(shell, tried, "nothing is due" if channels else "ROLLOUT_ALERT_URLS is not set: no alert is sent")
 
 
-@command(commands)
-def ack(
+@command(commands, "acknowledge", old_name="ack")
+def acknowledge_alerts(
     shell: Context,
     alert_ids: Annotated[
         list[int], typer.Argument(metavar="ID...", min=1, max=2**31 - 1, help="Alert ids, as in the messages.")

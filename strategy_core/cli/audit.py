@@ -1,5 +1,6 @@
 """Commands that show, verify and export the audit trail."""
 
+import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -123,7 +124,7 @@ def verify(
         typer.Option("--public-key", metavar="FILE", help="PEM. The export must carry a valid signature by this key."),
     ] = None,
 ) -> None:
-    """Verify the audit trail: its hashes, and the versions, rollouts and canaries that follow from it.
+    """Verify the audit trail: its hashes, and the versions, rollouts, canaries and exclusions that follow from it.
 
     The exit code is 1 if an event or a row was changed, or if an event that was noted or exported earlier is missing.
     """
@@ -210,7 +211,7 @@ def _changes(events: Sequence["AuditEvent"]) -> Any:
         (
             event.at,
             f"{event.actor} ({event.source})",
-            event.action,
+            " ".join([event.action, *_details(event)]),
             event.strategy_name,
             event.version,
             _change(event.before.get("active"), event.after.get("active")),
@@ -220,6 +221,36 @@ def _changes(events: Sequence["AuditEvent"]) -> Any:
         for event in events
     ]
     return table(columns, rows) if rows else "no changes yet"
+
+
+def _details(event: "AuditEvent") -> Iterable[str]:
+    """Yield what a change of toggles, segments or exclusions was about."""
+    from strategy_core.domain.audit import TOGGLE
+
+    for fact, value in event.after.items():
+        if fact.startswith(TOGGLE) and value != event.before.get(fact):
+            rules = [_rule(each) for each in value]
+            more = f" and {len(rules) - _RULES:,} more" if len(rules) > _RULES else ""
+            yield f"{fact.removeprefix(TOGGLE)}: {'; '.join(rules[:_RULES]) or 'no rule'}{more}"
+        elif event.action == "load_segment" and fact.startswith("segment "):
+            yield f"{fact.removeprefix('segment ')}: {value['added']:,} added, {value['removed']:,} removed"
+        elif fact == "users" and "ids" in value:
+            ids = value["ids"]
+            more = f" and {len(ids) - _IDS:,} more" if len(ids) > _IDS else ""
+            yield f"{', '.join(value.get('kinds', ()))}: {', '.join(ids[:_IDS])}{more}"
+
+
+_RULES = _IDS = 3  # shown in a line
+
+
+def _rule(fact: Mapping[str, Any]) -> str:
+    from strategy_core.domain.toggles import When
+
+    when = dict(fact["when"])
+    named = when.pop("user_ids", None)
+    users = [] if named is None else ["1 user" if named["users"] == 1 else f"{named['users']:,} users"]
+    others = [When.model_validate(when).shown] if when or not users else []
+    return f"{json.dumps(fact['value'], ensure_ascii=False)} for {', '.join(users + others)}"
 
 
 def _timeline_row(entry: "TimelineEntry") -> dict[str, Any]:

@@ -13,13 +13,13 @@ from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Literal, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Literal, ParamSpec, TextIO
 from uuid import uuid4
 
 import typer
 
 from strategy_core.domain.audit import Actor, storable
-from strategy_core.domain.errors import Invalid, InvalidName, InvalidSetting, RolloutError, Unconfirmed
+from strategy_core.domain.errors import Invalid, InvalidName, InvalidPlan, InvalidSetting, RolloutError, Unconfirmed
 from strategy_core.domain.parsing import each_name_once
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from sqlalchemy import Engine
 
+    from strategy_core.domain.plan import Plan
     from strategy_core.market.source import CandleSource
     from strategy_core.settings import Settings
 
@@ -53,7 +54,7 @@ Override = Annotated[
     typer.Option(
         "--override-reason",
         metavar="TEXT",
-        help="Reason for using a quarantined version again.",
+        help="Reason for using a quarantined version again, or for a release in a freeze.",
         callback=lambda text: text and require_reason(text),
     ),
 ]
@@ -63,6 +64,14 @@ Limit = Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1_000_000
 PlanFile = Annotated[
     Path | None,
     typer.Option("--plan", metavar="FILE", help="JSON file with a rollout plan. Default: the standard plan."),
+]
+PlanChoice = Annotated[
+    str | None,
+    typer.Option(
+        "--plan",
+        metavar="PLAN",
+        help="Name of a plan in the strategy's policy, or a JSON file with a plan. Default: the standard plan.",
+    ),
 ]
 Output = Annotated[Path | None, typer.Option(metavar="FILE.html", help="Output file, or - for standard output.")]
 OpenIn = Annotated[Literal["none", "browser"], typer.Option("--open", help="Open the file in a browser.")]
@@ -136,6 +145,10 @@ class Context:
         """The time of the database, which may be that of a replay."""
         return self.clock.now()
 
+    def forget_now(self) -> None:
+        """Read the time again at the next use of `now`."""
+        self.__dict__.pop("now", None)
+
     @cached_property
     def database(self) -> "Engine":
         """The database, without a check of its schema."""
@@ -197,13 +210,19 @@ class Context:
         from rich.console import Console
         from rich.table import Table
 
-        width = None if sys.stdout.isatty() else _PIPE_WIDTH
-        console = Console(markup=False, highlight=False, emoji=False, width=width)
+        console = Console(markup=False, highlight=False, emoji=False, width=_width(sys.stdout))
         for each in shown:
             if isinstance(each, Table):
                 console.print(fit(each, console))
             else:
                 console.print(as_called(each) if isinstance(each, str) else each)
+
+
+def _width(stream: TextIO) -> int | None:
+    """Return the columns of a pipe: those of COLUMNS, or 200. None for a terminal, which knows its own."""
+    if stream.isatty() or os.environ.get("COLUMNS", "").isdigit():
+        return None  # Rich reads both
+    return _PIPE_WIDTH
 
 
 DECIDE = "Next: rollout shadow   (versions decide on the candles that have closed)"
@@ -248,6 +267,7 @@ def command(
     name: str | None = None,
     *,
     numbers: bool = False,
+    old_name: str | None = None,
     old_names: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[Concatenate[Context, P], None]], Callable[Concatenate[Context, P], None]]:
     """Register a function as a command, with its parameters after the context and the shared options.
@@ -255,6 +275,7 @@ def command(
     Args:
         name: the command's name. Default: the function's name.
         numbers: accept negative numbers as arguments, so that they are refused as values and not as unknown options.
+        old_name: of the command. It still works and is in no help text.
         old_names: of options, without dashes, with the present ones. They still work and are in no help text.
     """
 
@@ -262,7 +283,10 @@ def command(
         settings: dict[str, Any] = {"ignore_unknown_options": True} if numbers else {}
         if old_names is not None:
             settings["token_normalize_func"] = lambda option: old_names.get(option, option)
-        commands.command(name or function.__name__, context_settings=settings)(_with_context(function))
+        run = _with_context(function)
+        commands.command(name or function.__name__, context_settings=settings)(run)
+        if old_name is not None:
+            commands.command(old_name, context_settings=settings, hidden=True)(run)
         return function
 
     return register
@@ -325,6 +349,25 @@ def read_json(text: str, refuse: Callable[[list[str]], Invalid]) -> Mapping[str,
     if not isinstance(found, dict):
         raise refuse([f"a JSON object is needed, got: {json.dumps(found)[:60]}"])
     return found
+
+
+def choose_plan(shell: Context, strategy: str, chosen: str | None) -> "Plan":
+    """Return the plan that `--plan` names: in the policy of the strategy, or in a file.
+
+    Raises:
+        InvalidPlan, UnknownStrategy
+        UnknownPlan: it is neither in the policy nor the name of a file.
+    """
+    from strategy_core.domain.plan import read_plan
+    from strategy_core.services.rollouts import read_policy
+
+    if chosen is None:
+        return read_plan({})
+    policy = read_policy(shell.engine, strategy)
+    file = Path(chosen)
+    if chosen not in policy.plans and (file.suffix or file.exists()):
+        return read_plan(read_json(f"@{chosen}", InvalidPlan))
+    return policy.named(strategy, chosen)
 
 
 def _check_text(*given: object) -> None:
@@ -431,6 +474,24 @@ def facts_table(pairs: Mapping[str, object]) -> "Table":
     for name, value in pairs.items():
         made.add_row(name, cell(value))
     return made
+
+
+def lines_table(rows: Iterable[Sequence[str]]) -> "Table":
+    """Return rows without a heading, whose last column wraps."""
+    from rich.table import Table
+
+    made = Table(box=None, show_header=False, pad_edge=False)
+    made.add_column(no_wrap=True)
+    made.add_column(no_wrap=True)
+    made.add_column(overflow="fold")
+    for row in rows:
+        made.add_row(*("\n".join(plain(line) for line in text.splitlines()) for text in row))
+    return made
+
+
+def plural(number: int, noun: str) -> str:
+    """Return the number with its noun, such as `1 user` or `1,200 users`."""
+    return f"{number:,} {noun if number == 1 else noun + 's'}"
 
 
 def cell(value: object) -> str:

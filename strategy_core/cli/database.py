@@ -52,7 +52,7 @@ def maintain(
     shell: Context,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, without doing it.")] = False,
 ) -> None:
-    """Create and drop monthly partitions (PostgreSQL only).
+    """Create and drop monthly partitions (PostgreSQL only), and delete calls of assistants after 90 days.
 
     Creates the partitions of the coming months and drops expired ones.
     ROLLOUT_KEEP_DAYS sets when a partition expires. Partitions that an open rollout needs are kept.

@@ -10,15 +10,16 @@ from strategy_core.cli.context import (
     Limit,
     OpenIn,
     Output,
-    PlanFile,
+    PlanChoice,
     StrategyName,
     Symbol,
     VersionName,
+    Yes,
     answer_page,
+    choose_plan,
     command,
-    read_json,
 )
-from strategy_core.domain.errors import InvalidPlan, InvalidSetting
+from strategy_core.domain.errors import InvalidSetting
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.parsing import owners_time
 
@@ -69,7 +70,7 @@ def score(shell: Context) -> None:
 
     scored = score_outcomes(shell.engine, shell.candles(), now=shell.now)
     lost = f", {scored.lost} have no candle in the feed" if scored.lost else ""
-    summary = f"{scored.booked} outcomes recorded, {scored.pending} trades still open{lost}"
+    summary = f"{scored.booked:,} outcomes recorded, {scored.pending:,} trades still open{lost}"
     shell.answer(asdict(scored), summary, *(f"not scored: {refused}" for refused in scored.refused))
     if scored.refused:
         raise typer.Exit(1)
@@ -163,6 +164,7 @@ def compare(
         replayed_period,
         why_empty,
     )
+    from strategy_core.services.queries import get_active_version
 
     if days is not None and (start or end):
         raise InvalidSetting("--days", f"{days:g}", "--days alone, or --from and --to without it")
@@ -196,9 +198,45 @@ def compare(
     shown_period = f"{over.start:%Y-%m-%d %H:%M} to {over.end:%Y-%m-%d %H:%M} UTC"
     if replayed is not None:
         shown_period += ": all that is replayed, as nothing can be compared in the last 30 days"
-    line = difference_verdict(found.difference, version, "the active version")
-    shown = [line, shown_period, *_comparison_tables(found, version)] if found.candles_compared else [shown_period]
+    active = get_active_version(shell.engine, strategy).version
+    line = difference_verdict(found.difference, version, active)
+    shown: list[RenderableType] = [shown_period]
+    if found.candles_compared:
+        shown = [line, shown_period, *_comparison_tables(found, version, active)]
     shell.answer(data, *shown, *why)
+
+
+@command(commands)
+def comparisons(
+    shell: Context,
+    strategy: StrategyName,
+    version: Annotated[str | None, typer.Option(metavar="VERSION", help="Only this version.")] = None,
+    since: Annotated[str | None, typer.Option(metavar="TIME", help="Only those made from this time on.")] = None,
+    limit: Limit = 20,
+) -> None:
+    """List the nightly comparisons of versions with the active one, newest first."""
+    from strategy_core.cli.context import table
+    from strategy_core.domain.comparison import Comparison
+    from strategy_core.services.owner_reports import list_comparisons
+    from strategy_core.services.queries import Scope
+
+    made_since = owners_time(since, "--since")
+    found = list_comparisons(shell.engine, Scope(strategy), version=version, since=made_since, limit=limit)
+    measured = [Comparison.model_validate(each.report) for each in found]
+    rows = [
+        (
+            f"{row.created_at:%Y-%m-%d}",
+            row.shadow_version,
+            row.active_version,
+            each.slots,
+            _percent(each.divergence_rate),
+            _short_interval(each.difference),
+        )
+        for row, each in zip(found, measured, strict=True)
+    ]
+    columns = ["night", "version", "active", "slots", "differ", "R a slot (95 %)"]
+    data = [row.model_dump(mode="json") for row in found]
+    shell.answer(data, table(columns, rows) if rows else "no nightly comparison yet: rollout compare compares now")
 
 
 @command(commands)
@@ -213,7 +251,7 @@ def whatif(
     end: Annotated[
         str | None, typer.Option("--to", metavar="TIME", help="Only candles before this time. Default: all replayed.")
     ] = None,
-    plan: PlanFile = None,
+    plan: PlanChoice = None,
     output: Output = None,
     open_in: OpenIn = "none",
 ) -> None:
@@ -224,7 +262,6 @@ def whatif(
     from dataclasses import asdict
 
     from strategy_core.cli.context import table
-    from strategy_core.domain.plan import read_plan
     from strategy_core.report.markdown import signed
     from strategy_core.services.whatif import what_if
 
@@ -232,7 +269,7 @@ def whatif(
         shell.engine,
         strategy_name=strategy,
         version=version,
-        plan=read_plan({} if plan is None else read_json(f"@{plan}", InvalidPlan)),
+        plan=choose_plan(shell, strategy, plan),
         start=owners_time(start, "--from"),
         end=owners_time(end, "--to"),
     )
@@ -317,34 +354,45 @@ def users(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="CSV with user_id and capital, or - for standard input.")
     ],
+    yes: Yes = False,
 ) -> None:
-    """Replace the user list, by which plans count users."""
+    """Replace the user list, by which plans count users.
+
+    A file that removes more than half of the users, and more than 100, needs a confirmation.
+    """
     from dataclasses import asdict
 
+    from strategy_core.cli.context import plural
     from strategy_core.services.users import load_users_csv
 
-    done = load_users_csv(shell.engine, file, now=shell.now)
-    counts = f"{done.added} added, {done.removed} removed, {done.changed} with changed capital"
-    shell.answer(asdict(done), f"{done.users} users: {counts}")
+    done = load_users_csv(
+        shell.engine,
+        file,
+        now=shell.now,
+        confirm=lambda removed, of: shell.confirm(f"{removed:,} of {of:,} users would be removed", yes=yes),
+    )
+    counts = f"{done.added:,} added, {done.removed:,} removed, {done.changed:,} with changed capital"
+    shell.answer(asdict(done), f"{plural(done.users, 'user')}: {counts}", *done.reviewed)
 
 
-def _comparison_tables(found: "Comparison", version: str) -> list["RenderableType"]:
+def _comparison_tables(found: "Comparison", version: str, active: str) -> list["RenderableType"]:
     from strategy_core.cli.context import facts_table, table
 
     known = {
         "candles": f"{found.candles_compared} compared, {found.candles_excluded} excluded",
         **({"from replay": f"{found.candles_replayed} of the candles"} if found.candles_replayed else {}),
-        "signals": f"{version} {found.shadow_signal_count}, active {found.active_signal_count}",
+        "signals": f"{version} {found.shadow_signal_count}, {active} {found.active_signal_count}",
         "divergence": f"{_percent(found.divergence_rate)} of actionable candles, "
         f"{_percent(found.divergence_rate_all_candles)} of all",
         **_in_sample(found),
         "slots": f"{found.slots}, of which {found.pending_slots} are pending",
         "difference": _interval(found.difference),
+        **({"drawdown": f"from {found.drawdowns_from:%Y-%m-%d %H:%M} UTC"} if found.drawdowns_from else {}),
     }
     names: dict[str, tuple[str, Callable[[Any], str]]] = {  # no average PnL: it is in price units, and the rest is in R
         "trades": ("trades", str),
         "win_rate": ("win rate", _share),
-        "expectancy": ("average R per trade", lambda mean: f"{mean:+.3f}"),
+        "expectancy": ("R per trade", lambda mean: f"{mean:+.3f}"),
         "profit_factor": ("profit factor", lambda factor: f"{factor:.2f}"),
         "max_drawdown": ("max drawdown", _share),
     }
@@ -357,7 +405,7 @@ def _comparison_tables(found: "Comparison", version: str) -> list["RenderableTyp
     by_regime = [(name, each.slots, _interval(each.difference)) for name, each in found.by_regime.items()]
     return [
         facts_table(known),
-        table(["", version, "active"], arms),
+        table(["", version, f"{active} (active)"], arms),
         *([table(["regime", "slots", "difference"], by_regime)] if by_regime else []),
     ]
 
@@ -366,7 +414,7 @@ def _in_sample(found: "Comparison") -> dict[str, str]:
     """Return the line about candles on which a version was trained. All other lines leave them out."""
     if found.in_sample is None:
         return {}
-    counts = f"{found.in_sample.candles_compared} candles and {found.in_sample.slots} slots, not in the other lines"
+    counts = f"{found.in_sample.candles_compared:,} candles and {found.in_sample.slots:,} slots, not in the other lines"
     return {
         "trained until": f"{found.trained_until:%Y-%m-%d %H:%M} UTC",
         "in sample": f"{counts}: {_interval(found.in_sample.difference)}",
@@ -381,8 +429,15 @@ def _share(share: float) -> str:
     return f"{share:.1%}".replace("%", " %")
 
 
+def _short_interval(difference: "Interval") -> str:
+    if difference.mean is None:
+        return "–"
+    limits = "" if difference.low is None else f" ({difference.low:+.3f} to {difference.high:+.3f})"
+    return f"{difference.mean:+.3f}{limits}"
+
+
 def _interval(difference: "Interval") -> str:
     if difference.mean is None:
         return "no closed slot"
     limits = "" if difference.low is None else f", 95 % interval {difference.low:+.3f} to {difference.high:+.3f}"
-    return f"{difference.mean:+.3f} R a slot{limits} ({difference.n} slots on {difference.days} days)"
+    return f"{difference.mean:+.3f} R a slot{limits} ({difference.n:,} slots on {difference.days:,} days)"

@@ -8,16 +8,16 @@ from strategy_core.cli.context import (
     Context,
     NeededReason,
     Override,
-    PlanFile,
+    PlanChoice,
     Reason,
     StrategyName,
     VersionName,
     Yes,
+    choose_plan,
     command,
-    read_json,
 )
 from strategy_core.domain.audit import Command
-from strategy_core.domain.errors import AlreadyRolledBack, InvalidPercent, InvalidPlan
+from strategy_core.domain.errors import AlreadyRolledBack, InvalidPercent
 
 if TYPE_CHECKING:
     from strategy_core.domain.preview import Audience, Overlap
@@ -33,7 +33,7 @@ def plan(
     shell: Context,
     strategy: StrategyName,
     version: VersionName,
-    plan: PlanFile = None,
+    plan: PlanChoice = None,
 ) -> None:
     """Preview a rollout: users, evidence and days needed per stage.
 
@@ -42,18 +42,18 @@ def plan(
     candles are used too, and it says so.
     """
     from strategy_core.cli.context import table
-    from strategy_core.domain.plan import read_plan
     from strategy_core.services.rollouts import preview_plan
     from strategy_core.services.users import plan_audience
 
-    frozen = read_plan({} if plan is None else read_json(f"@{plan}", InvalidPlan))
+    frozen = choose_plan(shell, strategy, plan)
     found = preview_plan(shell.engine, strategy_name=strategy, version=version, plan=frozen, now=shell.now)
-    reached = plan_audience(shell.engine, strategy_name=strategy, plan=frozen)
-    columns = ["stage", "users", "share", "capital", "share of capital", "slots needed", "days expected", ""]
+    reached = plan_audience(shell.engine, strategy_name=strategy, plan=frozen, now=shell.now)
+    columns = ["stage", "served", "users", "share", "capital", "share of capital", "slots needed", "days expected", ""]
     short = "unknown" if found.pnl_deviation is None else "underpowered"
     rows = [
         (
             f"{stage.percent:g} %",
+            f"{who.effective_percent:g} %",
             who.users,
             f"{who.share:.2%}",
             None if who.capital is None else f"{who.capital:,.0f}",
@@ -67,11 +67,12 @@ def plan(
     data = found.model_dump(mode="json") | {
         "underpowered": found.underpowered,
         "verdict": found.verdict,
-        "notes": found.notes,
+        "notes": [*reached.notes, *found.notes],
         "audience": reached.model_dump(mode="json") | {"estimated": reached.estimated},
     }
     lines = [
         _audience_line(reached),
+        *reached.notes,
         *(_overlap_line(overlap) for overlap in reached.overlaps),
         found.verdict,
         *found.notes,
@@ -86,44 +87,57 @@ def start(
     shell: Context,
     strategy: StrategyName,
     version: VersionName,
-    plan: PlanFile = None,
+    plan: PlanChoice = None,
     reason: Reason = "",
     override_reason: Override = "",
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Start it at this time: 2026-01-31 or 2026-01-31T12:00Z. Default: now."),
+    ] = None,
     yes: Yes = False,
 ) -> None:
     """Start a rollout: the version becomes the canary.
 
+    With --at it starts at that time, if all checks of a start still pass then. Until then the version stays in shadow.
+
     In a fast replay the plan's limits for late and missing evidence are widened.
     """
     from strategy_core.domain.gates.on_metrics import MetricThreshold
-    from strategy_core.domain.plan import read_plan
-    from strategy_core.services.rollouts import start_rollout, start_warning
+    from strategy_core.domain.parsing import owners_time
+    from strategy_core.domain.risk import load_risk
+    from strategy_core.services.rollouts import overlap_warning, served_share, start_rollout, start_warning
+    from strategy_core.services.scheduled_starts import schedule_start
 
-    asked = read_plan({} if plan is None else read_json(f"@{plan}", InvalidPlan))
-    engine = shell.engine
-    frozen = shell.clock.in_replay(asked)
+    asked = choose_plan(shell, strategy, plan)
+    start_at = owners_time(at, "--at")
+    engine, in_replay = shell.engine, shell.clock.in_replay
+    frozen = in_replay(asked)
     shell.warn(start_warning(engine, strategy_name=strategy, version=version, now=shell.now))
+    shell.warn(overlap_warning(engine, strategy_name=strategy, plan=frozen))
     percents = " → ".join(f"{stage.percent:g}" for stage in frozen.stages)
-    shell.confirm(f"{version} becomes the canary of {strategy}: {percents} % of users", yes=yes)
-    rollout = start_rollout(
-        engine,
-        Command(shell.actor, shell.now, reason, override_reason=override_reason),
-        strategy_name=strategy,
-        version=version,
-        plan=frozen,
-    )
-    notes = []
+    when = "" if start_at is None else f" at {start_at:%Y-%m-%d %H:%M} UTC"
+    shell.confirm(f"{version} becomes the canary of {strategy}{when}: {percents} % of users", yes=yes)
+    command = Command(shell.actor, shell.now, reason, override_reason=override_reason)
+    if start_at is not None:
+        scheduled = schedule_start(
+            engine, command, strategy_name=strategy, version=version, plan=asked, start_at=start_at
+        )
+        shell.answer(scheduled.model_dump(mode="json"), f"{strategy} {version} starts{when}")
+        return
+    rollout = start_rollout(engine, command, strategy_name=strategy, version=version, plan=asked, in_replay=in_replay)
+    measured = load_risk(rollout.risk)
+    notes = [] if measured is None else [measured.line(version, rollout.control_version)]
     if shell.settings.prometheus_url is None and any(isinstance(gate, MetricThreshold) for gate in frozen.gates):
         notes.append(
             "ROLLOUT_PROMETHEUS_URL is not set here. Metric gates are blind unless it is set where samples are taken."
         )
-    headline = f"{strategy} {version} started at {frozen.stages[0].percent:g} % of users"
+    headline = f"{strategy} {version} started at {served_share(engine, strategy)}"
     _answer_rollout(shell, rollout, headline, *notes)
 
 
 @command(commands)
 def tick(shell: Context) -> None:
-    """Judge every open rollout once: advance, hold or roll back.
+    """Judge every open rollout once: advance, hold or roll back. Then start those that are due.
 
     The schedule does this every minute. Without candles a rollout is blind: it is held, and rolled back at its plan's
     blind limit.
@@ -132,6 +146,7 @@ def tick(shell: Context) -> None:
 
     from strategy_core.cli.context import DECIDE, table
     from strategy_core.domain.gates.base import NOT_DECIDED
+    from strategy_core.services.scheduled_starts import start_due
     from strategy_core.services.tick import tick as tick_all
     from strategy_core.settings import read_settings
 
@@ -140,13 +155,14 @@ def tick(shell: Context) -> None:
     shell.warn(settings.clock_note)
     source, quiet = settings.candles_if_any(shell.now), settings.alert_pace.quiet
     ticked = tick_all(engine, source, now=shell.now, actor=shell.actor, quiet=quiet)
+    due = start_due(engine, now=shell.now, in_replay=shell.clock.in_replay)
     rows = [
         (t.strategy_name, t.version, *((t.ruling.step, t.ruling.reason) if t.ruling else ("error", t.error)))
         for t in ticked
     ]
     shown = table(["strategy", "version", "step", "reason"], rows) if rows else "no rollout is open"
     following = [DECIDE] if any(t.ruling and NOT_DECIDED in t.ruling.reason for t in ticked) else []
-    shell.answer([asdict(each) for each in ticked], shown, *following)
+    shell.answer([asdict(each) for each in ticked], shown, *(each.summary for each in due), *following)
     read_settings()  # report an invalid setting, but only after the tick
     if any(each.error for each in ticked):
         raise typer.Exit(1)
@@ -222,7 +238,7 @@ def exclude(
 def approve(shell: Context, strategy: StrategyName, reason: Reason = "") -> None:
     """Approve the next stage of a rollout.
 
-    The next tick enters it if the gates still pass.
+    The next tick enters it if the gates still pass. The last stage, which serves all users, needs a reason.
     """
     from strategy_core.services import rollouts
 
@@ -231,7 +247,8 @@ def approve(shell: Context, strategy: StrategyName, reason: Reason = "") -> None
         Command(shell.actor, shell.now, reason, four_eyes=shell.settings.four_eyes),
         strategy_name=strategy,
     )
-    _answer_rollout(shell, rollout, f"{strategy} {rollout.version} is approved. The next tick advances it.")
+    then = "The next tick advances it, if its gates pass and no freeze or window holds it."
+    _answer_rollout(shell, rollout, f"{strategy} {rollout.version} is approved. {then}")
 
 
 @command(commands)
@@ -246,6 +263,7 @@ def decide(
         ),
     ],
     reason: NeededReason,
+    override_reason: Override = "",
 ) -> None:
     """Decide about a rollout that awaits a decision.
 
@@ -258,7 +276,8 @@ def decide(
         shell.tolerate_bad_settings()
 
     def run() -> "Rollout":
-        command = Command(shell.actor, shell.now, reason, four_eyes=shell.settings.four_eyes)
+        four_eyes = shell.settings.four_eyes
+        command = Command(shell.actor, shell.now, reason, override_reason=override_reason, four_eyes=four_eyes)
         return rollouts.decide_rollout(shell.engine, command, strategy_name=strategy, choice=rollouts.Choice(choice))
 
     rollout = never_locked_out()(run)() if choice == "rollback" else run()
@@ -324,7 +343,14 @@ def canary(
 
 
 @command(commands, numbers=True)
-def percent(shell: Context, strategy: StrategyName, percent: Percent, reason: Reason = "", yes: Yes = False) -> None:
+def percent(
+    shell: Context,
+    strategy: StrategyName,
+    percent: Percent,
+    reason: Reason = "",
+    override_reason: Override = "",
+    yes: Yes = False,
+) -> None:
     """Set the canary's percent by hand.
 
     Allowed without an open rollout, or while the rollout is paused.
@@ -335,7 +361,7 @@ def percent(shell: Context, strategy: StrategyName, percent: Percent, reason: Re
     shell.confirm(f"{share:g} % of the users of {strategy} get its canary", yes=yes)
     config = update_canary_percent(
         engine,
-        Command(shell.actor, shell.now, reason, four_eyes=shell.settings.four_eyes),
+        Command(shell.actor, shell.now, reason, override_reason=override_reason, four_eyes=shell.settings.four_eyes),
         strategy_name=strategy,
         percent=share,
     )
@@ -358,7 +384,7 @@ def route(
 
     from strategy_core.services.queries import route_user
 
-    found = route_user(shell.engine, user_id=user, strategy_name=strategy, symbol=symbol)
+    found = route_user(shell.engine, user_id=user, strategy_name=strategy, now=shell.now, symbol=symbol)
     shell.answer(asdict(found) | {"why": found.why}, f"{user} gets {strategy} {found.version}: {found.why}")
 
 
@@ -372,7 +398,9 @@ def _audience_line(reached: "Audience") -> str:
     if reached.estimated:
         return f"Shares of users are {ESTIMATE}."
     unknown = f" The capital of {reached.capital_unknown} is unknown." if reached.capital_unknown else ""
-    return f"Based on {reached.users} users in the directory.{unknown}"
+    kept = f" {reached.kept:,} are kept with the active version." if reached.kept else ""
+    always = f" {reached.always:,} always get the canary." if reached.always else ""
+    return f"Based on {reached.users:,} users in the directory.{unknown}{kept}{always}"
 
 
 def _overlap_line(overlap: "Overlap") -> str:

@@ -38,7 +38,7 @@ def api(
     ] = None,
     workers: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Number of server processes.")] = 1,
 ) -> None:
-    """Serve the HTTP API.
+    """Serve the HTTP API, by default on http://127.0.0.1:8321.
 
     Tokens are checked with ROLLOUT_API_SECRET, ROLLOUT_API_PUBLIC_KEY or ROLLOUT_API_JWKS_URL.
     """
@@ -152,13 +152,18 @@ def token(
         float | None,
         typer.Option(metavar="DAYS", help="Lifetime of a service token in days, at most 730. Default: 365."),
     ] = None,
+    link: Annotated[
+        bool, typer.Option("--link", help="Print a link that logs in to the console, in place of the token.")
+    ] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the service tokens.")] = False,
     revoke: Annotated[str | None, typer.Option(metavar="ID", help="Revoke this service token. Needs --reason.")] = None,
     reason: Reason = "",
 ) -> None:
-    """Issue a token for the HTTP API.
+    """Issue a token for the HTTP API and the console.
 
     It is signed with ROLLOUT_API_SECRET, with --private-key, or with the secret of ROLLOUT_API_DEVELOPMENT=1.
+
+    --link prints the address of the console in ROLLOUT_CONSOLE_URL, or of this machine, with the token behind `#`.
 
     With --service it is valid for up to two years, and its issue and revocation are in the audit trail.
     """
@@ -169,7 +174,7 @@ def token(
         _revoke_token(shell, revoke, reason)
         return
     try:
-        from strategy_core.api.auth import issue_token
+        from strategy_core.api.auth import issue_token, login_link
         from strategy_core.api.settings import read_api_settings
     except ModuleNotFoundError:
         raise MissingExtra("rollout token", "api") from None
@@ -178,8 +183,9 @@ def token(
         raise InvalidSetting("--hours", hours, "--days with --service")
     if days is not None and not service:
         raise InvalidSetting("--days", days, "only with --service; otherwise --hours")
+    api = read_api_settings()
     made, claims = issue_token(
-        read_api_settings(),
+        api,
         name=shell.actor.name if name is None else name,
         role=role,
         hours=12 if hours is None else hours,
@@ -189,17 +195,18 @@ def token(
         private_key=None if private_key is None else _read(private_key),
         now=datetime.now(UTC),  # real time, also in a replay: the API server checks expiry by it
     )
+    console = login_link(str(shell.settings.console_url or api.console_url), made)
     if output is None:
         if service:
             _record_token(shell, claims, reason)
         if shell.as_json:
-            shell.answer({"token": made, "claims": claims})
+            shell.answer({"token": made, "claims": claims} | ({"link": console} if link else {}))
         else:
-            typer.echo(made)  # alone, for $(rollout token)
+            typer.echo(console if link else made)  # alone, for $(rollout token)
         return
     listed = False
     try:
-        with _new_file(output, f"{made}\n"):
+        with _new_file(output, f"{console if link else made}\n"):
             if service:
                 _record_token(shell, claims, reason)
                 listed = True

@@ -206,6 +206,9 @@ def retire(
     close: Annotated[
         bool, typer.Option("--close", help="Retire the active version too, if it is the last: closes the strategy.")
     ] = False,
+    orphans_to: Annotated[
+        str, typer.Option(metavar="VERSION", help="Who takes its open positions over, or flatten. Needs a reason.")
+    ] = "",
     yes: Yes = False,
 ) -> None:
     """Retire a shadow version, or a canary without an open rollout.
@@ -218,7 +221,12 @@ def retire(
     if close:
         shell.confirm(f"{strategy} is closed: its users get no version", yes=yes)
     found = retire_version(
-        engine, Command(shell.actor, shell.now, reason), strategy_name=strategy, version=version, close=close
+        engine,
+        Command(shell.actor, shell.now, reason),
+        strategy_name=strategy,
+        version=version,
+        close=close,
+        orphans_to=orphans_to,
     )
     shell.answer(found.model_dump(mode="json", exclude=_LONG), f"{strategy} {version} is retired")
 

@@ -1,7 +1,7 @@
 """The picture of the demo: one HTML page with the charts of each act."""
 
 from strategy_core.demo.result import DemoResult, RolloutResult, VersionResult
-from strategy_core.report.charts import Curve, bound_svg, equity_svg, share_svg
+from strategy_core.report.charts import Curve, bound_svg, equity_svg, positions_svg, share_svg
 from strategy_core.report.html import html_page
 from strategy_core.report.markdown import bullet_list, image, plain, sections, table
 from strategy_core.services.whatif import BoundPath
@@ -32,7 +32,22 @@ def _version(result: DemoResult, version: VersionResult) -> list[str]:
     name = f"{version.strategy} {version.version}"
     parts = [f"### {plain(name)}: {plain(version.about)}", _whole(version.outcome)]
     rollout = result.rollout(version.strategy, version.version)
-    return parts if rollout is None else [*parts, *_charts(result, name, rollout)]
+    return parts if rollout is None else [*parts, *_charts(result, name, rollout), _capital(rollout)]
+
+
+def _capital(rollout: RolloutResult) -> str:
+    """Return a table of the users and the capital in the canary by stage."""
+    rows = [
+        (
+            f"{stage.percent:g} %",
+            f"{stage.served:g} %",
+            "" if stage.users is None else f"{stage.users:,}",
+            "" if stage.capital is None else f"{stage.capital:.3g} %",
+            "narrowed" if stage.cap_note else "",
+        )
+        for stage in rollout.stages
+    ]
+    return table(["stage", "users it got", "number", "of all capital", "cap on capital"], rows)
 
 
 def _charts(result: DemoResult, name: str, rollout: RolloutResult) -> list[str]:
@@ -62,4 +77,15 @@ def _charts(result: DemoResult, name: str, rollout: RolloutResult) -> list[str]:
     if rollout.served:
         share = share_svg(f"{name}: users who had it", rollout.served, start=start, end=end, ended=ended)
         charts.append(image(share, "share of users"))
+    if any(map(any, rollout.positions.by_manager.values())):
+        charts.append(image(_positions(name, rollout), "open positions"))
     return charts
+
+
+def _positions(name: str, rollout: RolloutResult) -> str:
+    mark = ""
+    if rollout.drain is not None:
+        mark = "rolled back" if rollout.drain.version == rollout.version else "100 %"
+    title = f"{name}: open positions by the version that manages them"
+    since = rollout.drain.since if rollout.drain else None
+    return positions_svg(title, rollout.positions.at, rollout.positions.by_manager, marked_at=since, mark=mark)

@@ -4,28 +4,36 @@ import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+import numpy as np
 from pydantic import BaseModel
 from sqlalchemy import Engine
 
 from strategy_core.demo.story import Bound, Chapter, Story
 from strategy_core.domain.candles import timeframe_delta
+from strategy_core.domain.capital import Reach
 from strategy_core.domain.comparison import Comparison
 from strategy_core.domain.gates.base import SEVERITY, Verdict
-from strategy_core.domain.plan import Plan
-from strategy_core.domain.ramp import ENDED, Step
+from strategy_core.domain.ramp import ENDED, State, Step
+from strategy_core.domain.routing import as_percent, basis_points
 from strategy_core.services import queries
 from strategy_core.services.audit import read_events
 from strategy_core.services.history import Equity, ServedSpan
+from strategy_core.services.positions import list_positions
 from strategy_core.services.reports import read_report
-from strategy_core.store.tables import ERROR, SIGNALS, AuditEvent, Rollout, StrategyVersion
+from strategy_core.store.tables import ERROR, SIGNALS, AuditEvent, Position, Rollout, StrategyVersion
 
 _LEAVES_STAGE = (Step.ADVANCE, Step.PROMOTE)
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT")
+FULL = 100.0  # percent of the last stage
 _SILENT = 1 / 3  # of the control's signals: a version with fewer is called silent
 
 
 class Event(BaseModel):
-    """One change from the audit trail."""
+    """One change from the audit trail.
+
+    Attributes:
+        asked: percent of users that the stage asked for, where the cap on capital made it fewer.
+    """
 
     at: datetime
     actor: str
@@ -33,6 +41,7 @@ class Event(BaseModel):
     strategy: str
     version: str
     percent: float
+    asked: float | None = None
     reason: str
 
 
@@ -40,15 +49,58 @@ class StageResult(BaseModel):
     """One stage of a rollout, with the worst verdict at its end and the reason.
 
     Attributes:
+        percent: of users that the stage asks for.
+        served: percent of users that it got. Smaller where the cap on capital narrows it.
+        users: their number.
+        capital: percent of all capital that they hold.
         bound: the difference that the gate `not_worse` had found by its end, if any.
     """
 
     percent: float
+    served: float
+    users: int | None = None
+    capital: float | None = None
     entered_at: datetime
     left_at: datetime | None
     verdict: str
     reason: str
     bound: Bound | None
+
+    @property
+    def cap_note(self) -> str:
+        """Where the cap on capital narrowed the stage, or an empty text."""
+        if self.served >= self.percent:
+            return ""
+        return (
+            f"The {self.percent:g} % stage got {self.served:g} % of users: "
+            f"{self.percent:g} % of users would hold more than {self.percent:g} % of all capital."
+        )
+
+
+class Drain(BaseModel):
+    """How the positions were closed that a version managed when its users got another version for new entries.
+
+    Attributes:
+        at_first, left: number that was open at *since*, and when the demo ended.
+        candles: from then until the last one was closed, or until the demo ended.
+    """
+
+    version: str
+    since: datetime
+    at_first: int
+    left: int
+    candles: int
+
+    def __str__(self) -> str:
+        candles = "1 candle" if self.candles == 1 else f"{self.candles} candles"
+        return f"{self.version} draining {self.at_first} → {self.left} in {candles}"
+
+
+class OpenPositions(BaseModel):
+    """Number of open positions by the version that manages them, at the close of each candle."""
+
+    at: list[datetime]
+    by_manager: dict[str, list[int]]
 
 
 class RolloutResult(BaseModel):
@@ -62,6 +114,8 @@ class RolloutResult(BaseModel):
         equity: R of both versions over time, marked to market.
         served: its share of users over time.
         frozen_at: when its stage was frozen, because decisions were unlike those in shadow.
+        drain: of the version that lost its users: this one if it was rolled back, its control once it served all.
+        positions: open ones, from the start of the rollout until both are over.
     """
 
     strategy: str
@@ -83,6 +137,8 @@ class RolloutResult(BaseModel):
     equity: Equity
     served: list[ServedSpan]
     frozen_at: datetime | None = None
+    drain: Drain | None = None
+    positions: OpenPositions = OpenPositions(at=[], by_manager={})
 
     @property
     def difference_r(self) -> float:
@@ -147,6 +203,8 @@ class DemoResult(BaseModel):
     """The result.
 
     Attributes:
+        trades: that users have opened, as their platform reported.
+        misrouted: those of a version that routing did not give to their user.
         summary: what happened, in one paragraph.
     """
 
@@ -160,6 +218,8 @@ class DemoResult(BaseModel):
     comparisons: list[ComparisonResult]
     rollouts: list[RolloutResult]
     timeline: list[Event]
+    trades: int
+    misrouted: int
     acts: list[Act]
     summary: str
 
@@ -178,7 +238,10 @@ def collect(
     strategies = list(dict.fromkeys(chapter.strategy for chapter in chapters))
     events = [event for name in strategies for event in read_events(engine, name)]
     journeys = [
-        _rollout(engine, story, one, events) for name in strategies for one in queries.all_rollouts(engine, name)[::-1]
+        _rollout(engine, story, one, events, held)
+        for name in strategies
+        for held in (list_positions(engine, [name], open_only=False),)
+        for one in queries.all_rollouts(engine, name)[::-1]
     ]
     candles = sum(len(story.source.candles(symbol, closed_by=story.now, since=started_at)) for symbol in story.symbols)
     versions = _versions(story, chapters, journeys)
@@ -193,6 +256,8 @@ def collect(
         comparisons=[_comparison(*each) for each in story.comparisons],
         rollouts=journeys,
         timeline=sorted((_event(event) for event in events), key=lambda event: event.at),
+        trades=story.platform.trades,
+        misrouted=story.platform.misrouted,
         acts=list(acts),
         summary=" ".join(outcome for chapter in chapters if (outcome := _outcome(story, chapter, journeys))),
     )
@@ -206,19 +271,23 @@ def _event(event: AuditEvent) -> Event:
         strategy=event.strategy_name,
         version=event.version,
         percent=event.after["percent"],
+        asked=event.after.get("asked"),
         reason=event.reason,
     )
 
 
-def _rollout(engine: Engine, story: Story, rollout: Rollout, events: Sequence[AuditEvent]) -> RolloutResult:
+def _rollout(
+    engine: Engine, story: Story, rollout: Rollout, events: Sequence[AuditEvent], held: Sequence[Position]
+) -> RolloutResult:
     bounds = story.bounds.get(rollout.id, [])
-    stages = _stages(engine, story.plan, rollout, events, bounds)
+    stages = _stages(engine, story, rollout, events, bounds)
+    drain = _drain(story, rollout, stages, held)
     slots = queries.booked_slots(engine, rollout)
     report, _ = read_report(engine, rollout.id, now=story.now)
     candle = timeframe_delta(story.source.timeframe)
 
     def share(opened_at: datetime) -> float:
-        percents = [stage.percent for stage in stages if stage.entered_at <= opened_at + candle]
+        percents = [stage.served for stage in stages if stage.entered_at <= opened_at + candle]
         return percents[-1] / 100 if percents else 0.0
 
     return RolloutResult(
@@ -241,21 +310,73 @@ def _rollout(engine: Engine, story: Story, rollout: Rollout, events: Sequence[Au
         equity=report.equity,
         served=list(report.progress.served),
         frozen_at=story.frozen.get(rollout.id),
+        drain=drain,
+        positions=_open_positions(story, rollout, drain, held),
     )
 
 
+def _drain(story: Story, rollout: Rollout, stages: Sequence[StageResult], held: Sequence[Position]) -> Drain | None:
+    """Return how positions drained after a rollback or from the stage of 100 % on. None if there were none."""
+    if rollout.state == State.ROLLED_BACK and rollout.ended_at is not None:
+        version, since = rollout.version, rollout.ended_at
+    elif stages[-1].percent == FULL:
+        version, since = rollout.control_version, stages[-1].entered_at
+    else:
+        return None
+    closed = [
+        each.closed_at
+        for each in held
+        if each.manager == version and each.opened_at <= since and (each.closed_at is None or each.closed_at > since)
+    ]
+    if not closed:
+        return None
+    left = closed.count(None)
+    until = story.now if left else max(at for at in closed if at is not None)
+    candles = len(_closes(story, since, until))
+    return Drain(version=version, since=since, at_first=len(closed), left=left, candles=candles)
+
+
+def _open_positions(story: Story, rollout: Rollout, drain: Drain | None, held: Sequence[Position]) -> OpenPositions:
+    end = rollout.ended_at or story.now
+    at = _closes(story, rollout.started_at, end)
+    if drain is not None and drain.since >= end:
+        at += _closes(story, end, story.now)[: drain.candles]
+    times = np.array([each.timestamp() for each in at])
+    by_manager = {}
+    for version in (rollout.version, rollout.control_version):
+        mine = [each for each in held if each.manager == version]
+        opened = np.sort([each.opened_at.timestamp() for each in mine])
+        closed = np.sort([each.closed_at.timestamp() for each in mine if each.closed_at is not None])
+        open_then = np.searchsorted(opened, times, "right") - np.searchsorted(closed, times, "right")
+        by_manager[version] = [int(count) for count in open_then]
+    return OpenPositions(at=at, by_manager=by_manager)
+
+
+def _closes(story: Story, since: datetime, until: datetime) -> list[datetime]:
+    """Return the closes of candles in (since, until]."""
+    candle = timeframe_delta(story.source.timeframe)
+    index = story.source.candles(story.symbols[0], closed_by=until, since=since - candle).index
+    return [at for opened in index if since < (at := opened.to_pydatetime() + candle) <= until]
+
+
 def _stages(
-    engine: Engine, plan: Plan, rollout: Rollout, events: Sequence[AuditEvent], bounds: Sequence[Bound]
+    engine: Engine, story: Story, rollout: Rollout, events: Sequence[AuditEvent], bounds: Sequence[Bound]
 ) -> list[StageResult]:
+    plan = story.plan
     stages: list[StageResult] = []
     entered_at = rollout.started_at
 
     def add(left_at: datetime | None, verdict: str, reason: str) -> None:
         percent = plan.stages[min(len(stages), len(plan.stages) - 1)].percent
+        asked_bp = basis_points(percent)
+        reach = story.reached.get((rollout.strategy_name, rollout.version, percent), Reach(asked_bp, asked_bp))
         seen = [bound for bound in bounds if left_at is None or bound.at <= left_at]
         stages.append(
             StageResult(
                 percent=percent,
+                served=as_percent(reach.percent_bp),
+                users=reach.users,
+                capital=None if reach.capital_share is None else 100 * reach.capital_share,
                 entered_at=entered_at,
                 left_at=left_at,
                 verdict=verdict,
@@ -363,7 +484,8 @@ def outcome_of(name: str, rollout: RolloutResult | None, refused: str, now: date
     if rollout is None:
         return f"{name} reached no user: {refused or 'the candles ended before its rollout'}."
     lasted = _days((rollout.ended_at or now) - rollout.started_at)
-    share = f"{rollout.stages[-1].percent:g} % of users"
+    share = f"{rollout.stages[-1].served:g} % of users"
+    drain = rollout.drain
     silent = (
         f" It signalled {rollout.signals} times, {rollout.control_version} {rollout.control_signals} times."
         if rollout.silent
@@ -371,13 +493,15 @@ def outcome_of(name: str, rollout: RolloutResult | None, refused: str, now: date
     )
     if rollout.state == "completed":
         text = f"{name} replaced {rollout.control_version} after {lasted}."
+        text += f" From 100 % on: {drain}." if drain else ""
     elif rollout.state == "rolled_back":
         where = "after it had served all users" if rollout.promoted else f"at {share}"
         by = ", " if rollout.reason.startswith("by ") else ": "
         text = f"{name} was rolled back {where}, after {lasted}{by}{rollout.reason}."
-        if rollout.frozen_at is not None:
+        if rollout.frozen_at not in (None, rollout.ended_at):
             frozen = _days(rollout.frozen_at - rollout.started_at)
-            text += f" Its stage was frozen after {frozen}, when its decisions were unlike those in shadow."
+            text += f" Its stage was held after {frozen}, when its decisions were unlike those in shadow."
+        text += f" Its open positions stayed with it: {drain}." if drain else ""
     else:
         state = "serves all users and is still watched" if rollout.promoted else f"is at {share}"
         text = f"{name} {state}: the candles ended after {lasted} ({rollout.state.replace('_', ' ')})."
@@ -391,7 +515,7 @@ def _money(one: RolloutResult) -> str:
     change = f"{'gained' if one.difference_r >= 0 else 'lost'} {abs(one.difference_r):.1f} R each"
     average = f"{abs(one.users_r):.2f} R {'more' if one.users_r >= 0 else 'less'}"
     return (
-        f"Against {one.control_version}, its first users {change} in {one.slots} slots; "
+        f"Against {one.control_version}, its first users {change} in {one.slots:,} slots; "
         f"over all users that is {average} on average."
     )
 

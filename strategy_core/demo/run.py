@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from strategy_core.demo.copy_trading import CopyTrading
 from strategy_core.demo.picture import picture
 from strategy_core.demo.result import Act, DemoResult, collect
 from strategy_core.demo.story import HOUR, Chapter, Story
@@ -24,7 +25,10 @@ from strategy_core.market.calendars import DAY_ZONES
 from strategy_core.market.check import check_file
 from strategy_core.market.open import open_source, read_file_feed
 from strategy_core.market.source import CandleSource
+from strategy_core.report.owner import owner_report_page
 from strategy_core.services.database import open_database, upgrade
+from strategy_core.services.owner_reports import find_owner_report, list_owner_reports
+from strategy_core.services.queries import Scope
 
 SYNTHETIC_FEED = "synthetic:GOLD?seed=23&symbols=5"
 SYNTHETIC_START = datetime(2025, 3, 3, tzinfo=UTC)
@@ -34,12 +38,13 @@ NEEDED = 3_000  # candles of a symbol in all
 END_OF_TIME = datetime(2200, 1, 1, tzinfo=UTC)
 SHORT, USUAL, LONG = 14 * 24, 35 * 24, 42 * 24  # candles in shadow, weekends included
 BUG_AFTER = 12  # candles of the third version's rollout, weekends included
-STRICT_LINE, NOISY_LINE = 30.0, 48.0  # RSI at which versions buy
+NOISY_LINE = 48.0  # RSI at which 1.0.0 buys
 CALENDAR = "metals"
-_PAGE, _MODELS = ".html", ".models"  # beside the database
+_MOST_REPORTS = 500
+_PAGE, _MODELS, _REPORTS = ".html", ".models", ".reports"  # beside the database
 ACTS = (
     Act(title="Act 1: fib_rsi with other settings", strategy="fib_rsi", versions=["1.0.0", "2.0.0"]),
-    Act(title="Act 2: fib_rsi with a mistake in a table", strategy="fib_rsi", versions=["3.0.0"]),
+    Act(title="Act 2: fib_rsi with thresholds that end", strategy="fib_rsi", versions=["3.0.0"]),
     Act(title="Act 3: ppo_gold, a trained model", strategy="ppo_gold", versions=["1.0.0", "2.0.0", "3.0.0"]),
 )
 
@@ -51,19 +56,20 @@ def run_demo(
 
     Args:
         candles: a file or folder, with options as in a feed.
-        database: SQLite file to keep, with the models and the picture beside it. Default: only the picture is kept, in
-            a new temporary folder.
+        database: SQLite file to keep, with the models, the picture and the reports beside it. Default: only the
+            picture and the reports are kept, in a new temporary folder.
 
     Raises:
         InvalidCandles: the file is invalid or too short.
-        InvalidSetting: *database*, its models or its page already exist, or its folder does not.
+        InvalidSetting: *database*, or a file or folder beside it, already exists, or its folder does not.
     """
     if database is not None:
         _check_new(database)
     with TemporaryDirectory() as folder:
         kept = database or Path(folder, "demo.db")
         result = run_story(str(candles) if candles else SYNTHETIC_FEED, symbol, kept, console)
-    page = database.with_suffix(_PAGE) if database else Path(mkdtemp(prefix="rollout-demo-"), "demo.html")
+        page = database.with_suffix(_PAGE) if database else Path(mkdtemp(prefix="rollout-demo-"), "demo.html")
+        reports = _write_reports(kept, page.with_suffix(_REPORTS))
     page.write_text(picture(result), encoding="utf-8")
     if as_json:
         print(result.model_dump_json(indent=2))  # noqa: T201  data for programs goes to standard output
@@ -71,14 +77,28 @@ def run_demo(
         show_result(result, console)
         if database is not None:
             console.print(f"Database: {database}. Try: rollout status --database-url sqlite:///{database}")
+    console.print(f"Reports that owners got: {reports}", highlight=False, soft_wrap=True)
     console.print(f"Picture: {page}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _write_reports(database: Path, folder: Path) -> Path:
+    """Write the page of each report that owners got to *folder*, and return it."""
+    folder.mkdir()
+    engine = open_database(f"sqlite:///{database}")
+    for each in list_owner_reports(engine, Scope(), limit=_MOST_REPORTS):
+        report, facts = find_owner_report(engine, each.id)
+        about = f"-{facts.rollout.version}" if facts.rollout is not None else ""
+        file = folder / f"{report.created_at:%Y-%m-%d}-{report.strategy_name}{about}-{report.kind}.html"
+        file.write_text(owner_report_page(facts), encoding="utf-8")
+    engine.dispose()
+    return folder
 
 
 def _check_new(database: Path) -> None:
     if not database.parent.is_dir():
         raise InvalidSetting("--keep", str(database), "a file in a folder that exists")
-    for kept in (database, database.with_suffix(_PAGE), database.with_suffix(_MODELS)):
+    for kept in (database, *(database.with_suffix(each) for each in (_PAGE, _MODELS, _REPORTS))):
         if kept.exists():
             raise InvalidSetting("--keep", str(kept), "a file that does not exist yet")
 
@@ -92,6 +112,8 @@ def run_story(feed: str, symbol: str | None, database: Path, console: Console) -
     models.mkdir()
     engine = open_database(f"sqlite:///{database}")
     upgrade(engine)
+    platform = CopyTrading(engine, source)
+    platform.join(started_at)
     fib, ppo = _fib_rsi(candle), _ppo_gold(Trainer(source, symbols[0], models))
     with _bars(console) as progress, WorkerPool() as workers:
         task = progress.add_task("", day="", total=None)
@@ -107,6 +129,7 @@ def run_story(feed: str, symbol: str | None, database: Path, console: Console) -
             ends_at=ends_at,
             workers=workers,
             plan=plan_for(candle),
+            platform=platform,
             on_progress=show_progress,
         )
         story.run(*(story.owner(first, challengers) for first, *challengers in (fib, ppo)))
@@ -145,10 +168,8 @@ def plan_for(candle: timedelta) -> Plan:
 
 
 def _fib_rsi(candle: timedelta) -> list[Chapter]:
-    def with_wrong_row(at: datetime) -> dict[str, Any]:
-        row_from = at + (LONG + BUG_AFTER) * candle
-        low, high = STRICT_LINE, 100 - STRICT_LINE
-        return {"table": [[at.isoformat(), low, high], [row_from.isoformat(), low / 10, 100 - low / 10]]}
+    def until_in_use(at: datetime) -> dict[str, Any]:
+        return {"fitted_until": (at + (LONG + BUG_AFTER) * candle).isoformat()}
 
     noisy = {"rsi_oversold": NOISY_LINE, "rsi_overbought": 100 - NOISY_LINE}
     return [
@@ -157,9 +178,9 @@ def _fib_rsi(candle: timedelta) -> list[Chapter]:
         Chapter(
             "fib_rsi",
             "3.0.0",
-            "its lines come from a table, whose next row has lost a zero: 3 and 97",
-            "strategy_core.demo.versions:FibRsiByTable",
-            with_wrong_row,
+            "its thresholds end at a date. After it, it trades on every candle",
+            "strategy_core.demo.versions:FibRsiSeasonal",
+            until_in_use,
             LONG,
         ),
     ]

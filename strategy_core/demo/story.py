@@ -8,8 +8,10 @@ from uuid import UUID
 
 from sqlalchemy import Engine
 
+from strategy_core.demo.copy_trading import CopyTrading
 from strategy_core.domain.audit import Actor, Command
 from strategy_core.domain.candles import timeframe_delta
+from strategy_core.domain.capital import Reach
 from strategy_core.domain.comparison import Comparison
 from strategy_core.domain.errors import HarmfulInShadow, TrainingFailed
 from strategy_core.domain.gates.base import Verdict
@@ -18,8 +20,12 @@ from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import ENDED, State
 from strategy_core.isolation.pool import WorkerPool
 from strategy_core.market.source import CandleSource
+from strategy_core.report.owner import owner_report_page
 from strategy_core.services import queries
-from strategy_core.services.compare import compare_versions, last_days
+from strategy_core.services.compare import compare_all
+from strategy_core.services.owner_reports import write_reports
+from strategy_core.services.positions import list_draining
+from strategy_core.services.queries import Scope
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.rollouts import Choice, approve, decide_rollout, start_rollout
 from strategy_core.services.score import score_outcomes
@@ -33,6 +39,7 @@ HOUR = timedelta(hours=1)
 SHADOW_STEP = 14 * 24  # all in candles, weekends included. Long steps before a rollout: runs catch up on missed candles
 FIRST_STEP, STEP = 12, 48  # between two ticks of a rollout, in its first week and after that
 FIRST_WEEK = 7 * 24
+DRAIN_STEP, LONGEST_DRAIN = 3, 240  # between two looks at a version that drains, and in all
 EXTENSIONS = 2  # of a stage, before the owner rolls back
 OnProgress = Callable[[str, datetime], None]
 
@@ -84,10 +91,12 @@ class Story:
 
     Attributes:
         ends_at: close of the last candle. The demo stops there, also with an open rollout.
+        platform: whose users copy the strategies.
         on_progress: called with a description of each step and its simulated time.
         bounds: of each rollout, at each tick with a difference.
         frozen: when the stage of a rollout was first frozen, because decisions were unlike those in shadow.
         refused: why a version was not trained, or its start was refused, by strategy and version.
+        reached: the users of each canary and their capital, by strategy, version and the percent of its stage.
     """
 
     engine: Engine
@@ -97,11 +106,13 @@ class Story:
     ends_at: datetime
     workers: WorkerPool
     plan: Plan
+    platform: CopyTrading
     on_progress: OnProgress
     comparisons: list[tuple[str, str, str, float, Comparison]] = field(default_factory=list)
     bounds: dict[UUID, list[Bound]] = field(default_factory=dict)
     frozen: dict[UUID, datetime] = field(default_factory=dict)
     refused: dict[tuple[str, str], str] = field(default_factory=dict)
+    reached: dict[tuple[str, str, float], Reach] = field(default_factory=dict)
 
     def run(self, *owners: Iterator[datetime]) -> None:
         """Let each owner act whenever the time comes that it has named, until all are done or the candles end."""
@@ -131,6 +142,8 @@ class Story:
                 yield registered + self._candles(min(candles + SHADOW_STEP, chapter.shadow))
             self._compare(chapter)
             yield from self._ramp(chapter)
+            self._report()
+            yield from self._drain(chapter)
 
     def _register(self, chapter: Chapter, status: Status) -> bool:
         self.on_progress(f"{chapter.strategy} {chapter.version}: registered", self.now)
@@ -154,16 +167,19 @@ class Story:
         return True
 
     def _compare(self, chapter: Chapter) -> None:
-        active = queries.get_active_version(self.engine, chapter.strategy).version
         days = self._candles(chapter.shadow) / timedelta(days=1)
-        found = compare_versions(
-            self.engine,
-            strategy_name=chapter.strategy,
-            shadow_version=chapter.version,
-            over=last_days(days, self.now),
-            source=self.source,
+        (found,) = (
+            each
+            for each in compare_all(self.engine, self.source, now=self.now, days=days)
+            if (each.strategy_name, each.shadow_version) == (chapter.strategy, chapter.version)
         )
-        self.comparisons.append((chapter.strategy, chapter.version, active, days, found))
+        measured = Comparison.model_validate(found.report)
+        self.comparisons.append((chapter.strategy, chapter.version, found.active_version, days, measured))
+        self._report()
+
+    def _report(self) -> None:
+        """Write the reports that are due, as the schedule does every night."""
+        write_reports(self.engine, owner_report_page, now=self.now)
 
     def _ramp(self, chapter: Chapter) -> Iterator[datetime]:
         name, version = chapter.strategy, chapter.version
@@ -176,6 +192,7 @@ class Story:
             reason = "its start was refused: it has done harm in shadow"
             retire_version(self.engine, Command(OWNER, self.now, reason), strategy_name=name, version=version)
             return
+        self._note_reach()
         extended = 0
         while rollout.state not in ENDED:
             new = self.now < rollout.started_at + self._candles(FIRST_WEEK)
@@ -193,6 +210,21 @@ class Story:
                 extended += 1
                 self._answer(name, extended)
             rollout = queries.find_rollout(self.engine, rollout.id)
+
+    def _drain(self, chapter: Chapter) -> Iterator[datetime]:
+        """Wait until the platform has closed the positions of versions that serve no users any more."""
+        name, ended = chapter.strategy, self.now
+        while self.now < ended + self._candles(LONGEST_DRAIN):
+            held = list_draining(self.engine, name, now=self.now)
+            if not any(each.left for each in held):
+                return
+            self.on_progress(f"{name} {held[-1]}", self.now)
+            yield self.now + self._candles(DRAIN_STEP)
+
+    def _note_reach(self) -> None:
+        """Note the users of each canary and their capital, once a stage."""
+        for canary, _, reach, _ in queries.list_canaries(self.engine, Scope(), now=self.now):
+            self.reached.setdefault((canary.strategy_name, canary.version, reach.asked_bp / 100), reach)
 
     def _note_verdicts(self, rollout: Rollout) -> None:
         """Note the difference so far, and whether decisions are unlike those in shadow."""
@@ -219,11 +251,14 @@ class Story:
             )
 
     def _advance(self, until: datetime) -> None:
-        """Advance the clock, log decisions on closed candles, score closed trades, and tick."""
+        """Advance the clock, log decisions on closed candles, score them, report users' trades, and tick."""
         self.now = until
+        routing = self.platform.read_routing(until)
         run_shadow(self.engine, self.source, self.workers, now=self.now, catch_up=2 * SHADOW_STEP)
         score_outcomes(self.engine, self.source, now=self.now)
+        self.platform.trade(routing, self.now)
         tick(self.engine, self.source, now=self.now)
+        self._note_reach()
 
     def _candles(self, number: int) -> timedelta:
         return number * timeframe_delta(self.source.timeframe)

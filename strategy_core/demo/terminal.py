@@ -45,6 +45,7 @@ def _timeline(result: DemoResult) -> Table:
         version = f"{event.strategy} {event.version}"
         action = event.action.replace("_version", "").replace("_rollout", "").replace("_", " ")
         to = f" {event.percent:g} %" if event.percent and action in ("start", "advance") else ""
+        to += f" (asked {event.asked:g} %)" if to and event.asked else ""
         table.add_row(f"{event.at:%Y-%m-%d %H:%M}", event.actor, version, _coloured(action) + to)
     return table
 
@@ -60,14 +61,16 @@ def _show_version(result: DemoResult, version: VersionResult, console: Console) 
     rollout = result.rollout(version.strategy, version.version)
     if rollout is not None:
         console.print(_stages(rollout))
+        for note in filter(None, (stage.cap_note for stage in rollout.stages)):
+            console.print(note, highlight=False)
     if version.outcome:
         console.print(escape(version.outcome), highlight=False)
     console.print()
 
 
 def _stages(rollout: RolloutResult) -> Table:
-    table = Table(box=SIMPLE, padding=(0, 1))
-    for column in ("users", "from", "days", "slots", "difference", "at least", "needed", "verdict"):
+    table = Table(box=SIMPLE, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    for column in ("users", "capital", "from", "days", "slots", "difference", "at least", "needed", "verdict"):
         table.add_column(column, justify="left" if column in ("from", "verdict") else "right", no_wrap=True)
     for stage in rollout.stages:
         lasted = None if stage.left_at is None else (stage.left_at - stage.entered_at).total_seconds() / 86_400
@@ -78,7 +81,10 @@ def _stages(rollout: RolloutResult) -> Table:
             if bound is None
             else (str(bound.slots), f"{bound.mean:+.3f}", f"{bound.low:+.3f}", f"{bound.limit:+.3f}")
         )
-        table.add_row(f"{stage.percent:g} %", f"{stage.entered_at:%m-%d}", days, *found, _coloured(stage.verdict))
+        capital = "" if stage.capital is None else f"{stage.capital:.3g} %"
+        table.add_row(
+            f"{stage.served:g} %", capital, f"{stage.entered_at:%m-%d}", days, *found, _coloured(stage.verdict)
+        )
     return table
 
 

@@ -1,4 +1,4 @@
-"""The faulty versions of the demo and of `rollout up`: `fib_rsi` with a table that ends, or that nobody checked.
+"""The faulty version of the demo and of `rollout up`: `fib_rsi` with thresholds that end.
 
 Not for real use.
 """
@@ -44,40 +44,3 @@ def _chase(decision: Decision) -> Decision:
     assert isinstance(position, float)
     action = Action.BUY if position >= 0.5 else Action.SELL
     return replace(decision, action=action, confidence=0.5, reason="after the table: default threshold")
-
-
-class TableParams(FibRsiParams):
-    """The parameters of `fib_rsi`, with a table in place of its two RSI lines.
-
-    Attributes:
-        table: rows of the time from which a row is used, the RSI at which it buys, and the RSI at which it sells.
-    """
-
-    table: tuple[tuple[AwareDatetime, float, float], ...]
-
-
-class FibRsiByTable(FibRsi):
-    """`fib_rsi` with its RSI lines in a table, by time.
-
-    The bug: nothing checks a row. One whose lines lost a zero, 3 and 97, never signals. A shadow run before that row is
-    used cannot find it.
-    """
-
-    Params = TableParams  # type: ignore[assignment]  # as above
-
-    def decide(self, candles: pd.DataFrame, params: FibRsiParams, context: Context) -> Decision:
-        return self.decide_many(candles.iloc[-self.warmup_bars(params) :], params, context)[-1]
-
-    def decide_many(self, candles: pd.DataFrame, params: FibRsiParams, context: Context) -> list[Decision]:
-        assert isinstance(params, TableParams)
-        closes = pd.DatetimeIndex(candles.index) + timeframe_delta(context.timeframe)
-        decided: list[Decision] = []
-        for since, buy_line, sell_line in sorted(params.table):
-            lines = {"rsi_oversold": buy_line, "rsi_overbought": sell_line}
-            row = super().decide_many(candles, params.model_copy(update=lines), context)
-            if not decided:
-                decided = row
-                continue
-            first = max(0, int(closes.searchsorted(pd.Timestamp(since))) - (len(closes) - len(row)))
-            decided[first:] = row[first:]
-        return decided

@@ -1,7 +1,7 @@
 """Alerts: headlines, the message with the commands that act on it, the delivery pace, and Alertmanager requests."""
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -15,6 +15,7 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 from strategy_core.domain.audit import storable
 from strategy_core.domain.errors import InvalidName
 from strategy_core.domain.gates.base import format_duration
+from strategy_core.domain.links import Links
 from strategy_core.domain.parsing import Moment
 
 CHANNEL_FAILED = "alerts.channel_failed"
@@ -27,6 +28,7 @@ SHADOW_OVERDUE = "shadow.overdue"
 AUDIT_BROKEN = "audit.broken"
 REQUEST_WAITING = "owner.request_waiting"
 CLOSED = "strategy.closed"
+START_REFUSED = "rollout.start_refused"
 ABSENT = "candles.absent"
 REVISED = "candle.revised"
 BLIND = "rollout.blind"
@@ -38,9 +40,17 @@ ENDED = "incident.ended"
 CLOCKS_DISAGREE = "clock.disagrees"
 WATCH_HARM = "watch.harm"
 WATCH_LIKELY_HARM = "watch.likely_harm"
+REPORT_READY = "report.ready"
+ORPHANED = "positions.orphaned"
+POSITIONS_OVERDUE = "positions.overdue"
+PROPOSAL_WAITING = "proposal.waiting"
+LOSS_LIMIT = "user.loss_limit"
+CAPITAL_EXCEEDED = "canary.capital_exceeded"
+OPEN_RISK_EXCEEDED = "canary.open_risk_exceeded"
 
 HEADLINES: Mapping[str, str] = {
     "rollout.started": "started",
+    START_REFUSED: "the scheduled start was refused",
     "rollout.advanced": "advanced to more users",
     AWAITING_APPROVAL: "waits for your approval",
     "rollout.approval_lapsed": "the approval has lapsed",
@@ -48,8 +58,10 @@ HEADLINES: Mapping[str, str] = {
     "rollout.promoted": "promoted, baking",
     "rollout.completed": "completed",
     ROLLED_BACK: "rolled back",
-    "rollout.frozen": "frozen: harm is likely but not proven",
+    "rollout.frozen": "held: harm is likely but not proven",
     "rollout.symbol_excluded": "a symbol is excluded from the canary",
+    CAPITAL_EXCEEDED: "holds more capital than its cap",
+    OPEN_RISK_EXCEEDED: "the canary has more open risk than its limit",
     BLIND: "blind: no evidence",
     TICK_OVERDUE: "tick overdue: its users are not protected",
     TAMPERED: "not the build that was registered",
@@ -68,6 +80,17 @@ HEADLINES: Mapping[str, str] = {
     WATCH_HARM: "earns less than its predecessor",
     WATCH_LIKELY_HARM: "seems to earn less than its predecessor",
     ENDED: "is over",
+    REPORT_READY: "a report is ready",
+    ORPHANED: "open positions have no manager that decides",
+    POSITIONS_OVERDUE: "positions are open though they are to be left",
+    PROPOSAL_WAITING: "an assistant's proposal waits for you",
+    LOSS_LIMIT: "the loss limit of users is reached",
+}
+REPORT_TITLES: Mapping[str, str] = {  # by kind of report
+    "morning": "morning note",
+    "weekly": "weekly report",
+    "final": "final report",
+    "ready": "ready note",
 }
 QUIET = timedelta(minutes=10)  # without the fault until an incident is over: a feed that comes and goes is one incident
 FEW = 5  # names in a list, the others are counted
@@ -195,6 +218,21 @@ def ended_text(
 
 
 @dataclass(frozen=True, slots=True)
+class AttachedPage:
+    """A page that belongs to a message: attached where the channel takes files, and linked elsewhere.
+
+    Attributes:
+        name: of the file.
+        html: the page, complete in itself.
+        url: where owners find it, or an empty text.
+    """
+
+    name: str
+    html: str
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """What a channel sends.
 
@@ -202,6 +240,7 @@ class Message:
         action: the most likely command to act on it, or an empty text.
         id: stays the same when a delivery is retried, so that a receiver can drop duplicates.
         raised: the alert. None for a test message.
+        page: what belongs to it, if anything.
     """
 
     title: str
@@ -209,6 +248,7 @@ class Message:
     action: str
     id: str
     raised: Raised | None = None
+    page: AttachedPage | None = None
 
 
 class Exposed(BaseModel):
@@ -217,6 +257,25 @@ class Exposed(BaseModel):
     role: str
     percent: float = Field(ge=0, le=100)
     since: AwareDatetime | None = None
+
+
+class ShownGate(BaseModel):
+    """What a gate found, as texts for owners (see `readings.GateReading`)."""
+
+    title: str
+    value: str
+    limit: str
+    count: str
+
+    def line(self, verdict: str) -> str:
+        """Return the finding in a line, without the parts that the gate does not have."""
+        against = "" if self.limit == "—" else f" against limit {self.limit}"
+        parts = [
+            verdict,
+            "" if self.value == "—" else f"{self.value}{against}",
+            "" if self.count == "—" else self.count,
+        ]
+        return f"{self.title}: {', '.join(part for part in parts if part)}"
 
 
 class Facts(BaseModel):
@@ -235,9 +294,13 @@ class Facts(BaseModel):
     low: float | None = None
     high: float | None = None
     n: int = 0
+    shown: ShownGate | None = None  # not in alerts of earlier releases
     channel: str = ""
     incident: str = ""  # the kind of the alert at its start
     strategy_count: int = 0
+    report: str = ""  # id of the report that is ready
+    report_kind: str = ""
+    proposal: str = ""  # id of the proposal that waits
 
 
 CountUsers = Callable[[str, Exposed], int | None]  # (strategy name, share) -> users, None without a user list
@@ -247,26 +310,31 @@ def count_unknown(_strategy_name: str, _exposed: Exposed) -> None:
     """Count users where no user list is loaded."""
 
 
-def message(raised: Raised, *, number: int = 1, count: CountUsers = count_unknown) -> Message:
+NO_LINKS = Links()
+
+
+def message(raised: Raised, *, number: int = 1, count: CountUsers = count_unknown, links: Links = NO_LINKS) -> Message:
     """Return the message about an alert.
 
     Args:
         raised: an alert of this or an earlier release. Facts that cannot be read are left out.
         number: 1 for the first message about this alert, 2 for the first repetition, and so on.
         count: returns the number of users in a share.
+        links: to the console and to Prefect's forms, as far as they are known.
     """
     facts = _read_facts(raised.facts)
     commands = _suggested_commands(raised, facts)
-    headline = _headline(raised.kind) if raised.kind != ENDED else f"over: {_headline(facts.incident)}"
+    headline = _headline_of(raised, facts)
     many = f"{facts.strategy_count:,} strategies" if facts.strategy_count and not raised.strategy_name else ""
     subject = " ".join(part for part in (raised.strategy_name or many, facts.version or facts.channel) if part)
     again = f", sent {number} times" if number > 1 else ""
     message_id = f"{sha256(raised.dedupe_key.encode()).hexdigest()[:12]}-{number}"
     lines = [
         clipped(raised.text),
-        _gate_line(facts),
         _users_line(raised, facts, count),
+        _gate_line(facts),
         *(f"{why}: {command}" for why, command in commands),
+        *_link_lines(raised, facts, links, commands),
         f"alert {raised.id} of {raised.at:%Y-%m-%d %H:%M} UTC{again}; id {message_id}",
     ]
     title = clipped(f"[{raised.severity}] {f'{subject}: ' if subject else ''}{headline}")
@@ -281,6 +349,14 @@ def clipped(text: str) -> str:
     return line if len(line) <= LONGEST else f"{line[:LONGEST]} …"
 
 
+def _headline_of(raised: Raised, facts: Facts) -> str:
+    if raised.kind == ENDED:
+        return f"over: {_headline(facts.incident)}"
+    if raised.kind == REPORT_READY and facts.report_kind:
+        return REPORT_TITLES.get(facts.report_kind, facts.report_kind)
+    return _headline(raised.kind)
+
+
 def _headline(kind: str) -> str:
     return HEADLINES.get(kind) or kind.replace("_", " ").replace(".", ", ")
 
@@ -293,6 +369,8 @@ def _read_facts(facts: Mapping[str, Any]) -> Facts:
 
 
 def _gate_line(facts: Facts) -> str:
+    if facts.shown is not None:
+        return facts.shown.line(facts.verdict)
     if facts.value is None:
         return ""
     limit = "" if facts.limit is None else f" against limit {facts.limit:.6g}"
@@ -324,7 +402,7 @@ def _suggested_commands(raised: Raised, facts: Facts) -> list[tuple[str, str]]:
     reopen = ("to reopen", f"rollout activate {strategy} {version} {WHY}")
     status = reopen if raised.kind == CLOSED else ("details", _details(raised))
     critical = raised.severity is Severity.CRITICAL
-    acknowledge = [("acknowledge", f"rollout alerts ack {raised.id} {WHY}")] if critical else []
+    acknowledge = [("acknowledge", f"rollout alerts acknowledge {raised.id} {WHY}")] if critical else []
     match raised.kind:
         case "rollout.started" | "rollout.advanced":
             return [("to undo", undo)]
@@ -349,10 +427,23 @@ def _suggested_commands(raised: Raised, facts: Facts) -> list[tuple[str, str]]:
             return [("run now", _RUN_NOW[raised.kind]), *also, *acknowledge]
         case "version.tampered" | "version.refused" | "shadow.isolation_breach":
             return [_withdrawal(facts, strategy, version, undo), *acknowledge]
-        case "alerts.channel_failed":
-            return [("try it", f"rollout alerts test {quote(facts.channel)}")]
+        case "alerts.channel_failed" | "proposal.waiting":
+            return _answers(raised, facts)
         case _:
             return [status, *acknowledge]
+
+
+def _link_lines(raised: Raised, facts: Facts, links: Links, commands: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Yield the console's page, and Prefect's filled-in form for each command that has one."""
+    if page := links.page(raised.strategy_name, raised.rollout_id):
+        yield f"console: {page}"
+    about = {"strategy_name": raised.strategy_name}
+    asked = " ".join(command for _, command in commands)
+    if "rollout approve " in asked and (form := links.form("approve-stage", **about)):
+        yield f"form to approve: {form}"
+    versioned = about | ({"version": facts.version} if facts.version else {})
+    if "rollout rollback " in asked and (form := links.form("rollback", **versioned)):
+        yield f"form to roll back: {form}"
 
 
 def _details(raised: Raised) -> str:
@@ -361,9 +452,23 @@ def _details(raised: Raised) -> str:
         return "rollout audit verify"
     if raised.kind == CLOCKS_DISAGREE:
         return "rollout db clock"
+    if raised.kind in (ORPHANED, POSITIONS_OVERDUE, OPEN_RISK_EXCEEDED) and raised.strategy_name:
+        return f"rollout positions {quote(raised.strategy_name)}"
+    if raised.kind == REPORT_READY:
+        return f"rollout report {quote(str(raised.facts.get('report') or raised.strategy_name))}"
+    if raised.kind == LOSS_LIMIT:
+        return f"rollout exclusions list {quote(raised.strategy_name)}"
     if raised.strategy_name:
         return f"rollout status {quote(raised.strategy_name)}"
     return "rollout alerts list" if raised.kind == ENDED else "rollout status"
+
+
+def _answers(raised: Raised, facts: Facts) -> list[tuple[str, str]]:
+    """Return the commands for a channel that fails, or for a proposal that waits."""
+    if raised.kind == CHANNEL_FAILED:
+        return [("try it", f"rollout alerts test {quote(facts.channel)}")]
+    approve, reject = (f"rollout proposals {word} {quote(facts.proposal)} {WHY}" for word in ("approve", "reject"))
+    return [("to approve", approve), ("or", reject), ("details", _details(raised))]
 
 
 def _withdrawal(facts: Facts, strategy: str, version: str, undo: str) -> tuple[str, str]:

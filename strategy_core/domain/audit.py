@@ -25,8 +25,8 @@ class Actor:
 
     Attributes:
         name: a user's id, or the name of the flow.
-        role: owner, admin or system.
-        source: where the request came in: sdk, cli, api, flow (a schedule), form, or an unverified form.
+        role: owner, admin, system, or agent (an assistant with an owner's token).
+        source: where the request came in: sdk, cli, api, console, mcp, flow (a schedule), form, or an unverified form.
         request_id: of the call or flow run, the same as in logs.
         idempotency_key: chosen by the client. With one key, a change by an actor is made only once.
     """
@@ -56,7 +56,9 @@ FORM = "form"
 UNVERIFIED_FORM = "form, unverified"  # an owner's name as typed in a form. Part of the event's hash, as every source
 # type of the creator of a run of Prefect. A server sets it, Prefect's own only for automations, and no client can
 SIGNED_IN = "USER"
+AGENT = "agent"  # role of an assistant
 RAMP = Actor("ramp", role="system", source="flow")
+DRAIN = Actor("drain", role="system", source="flow")
 
 
 def storable(text: str) -> str:
@@ -139,7 +141,12 @@ class Chain:
         self.breaks.append(ChainBreak(link.position, problem))
 
 
-_CANARY_ALONE = ("update_canary_percent", "exclude_symbol")  # the rollout's row stays as it is
+TOGGLE = "toggle "  # before the name of a toggle, in the facts of an event
+_CANARY_ALONE = (  # the rollout's row stays as it is
+    *("update_canary_percent", "exclude_symbol"),
+    "narrow_canary",
+)
+_MOVES = {"retire_version": Status.RETIRED, "return_to_shadow": Status.SHADOW}
 _SETS_CANARY = ("start_rollout", "advance", *_CANARY_ALONE)
 
 Columns: TypeAlias = dict[str, frozenset[Any]]  # column -> values that the events allow, mostly one
@@ -153,12 +160,16 @@ class Replay:
     `values_digest`. Memory grows with versions and rollouts, not with events.
 
     Attributes:
-        strategy, canary: columns of the row in `strategy` and in `canary_config`, empty if no event determines one.
+        strategy, canary, policy: columns of the row in `strategy`, `canary_config` and `strategy_policy`, empty if no
+            event determines one.
         versions, rollouts: columns by version and by rollout id.
+        toggles: `values_digest` of the rules of each toggle, as events show them. Without rules it has none.
     """
 
     strategy: Columns = field(default_factory=dict)
     canary: Columns = field(default_factory=dict)
+    policy: Columns = field(default_factory=dict)
+    toggles: dict[str, str] = field(default_factory=dict)
     versions: dict[str, Columns] = field(default_factory=dict)
     rollouts: dict[UUID, Columns] = field(default_factory=dict)
     _open: UUID | None = None
@@ -176,7 +187,8 @@ class Replay:
         if after.active != before.active:
             if before.active is not None:
                 of_rollout = action == "roll_back" and facts["rollout_id"] is not None
-                stays = action == "promote" or reinstates or of_rollout
+                kept = isinstance(facts["after"], Mapping) and facts["after"].get("outgoing") == Status.SHADOW
+                stays = action == "promote" or reinstates or of_rollout or kept
                 self._move(before.active, Status.SHADOW if stays else Status.RETIRED, at)
             if after.active is not None:
                 self._move(after.active, Status.ACTIVE, at)
@@ -184,16 +196,19 @@ class Replay:
             self._move(before.canary, Status.SHADOW, at)
         if after.canary not in (None, before.canary):
             self._move(after.canary, Status.CANARY, at)
-        if action == "retire_version":
-            self._move(version, Status.RETIRED, at)
+        if action in _MOVES:
+            self._move(version, _MOVES[action], at)
         if action in ("activate_version", "activate_canary", "start_rollout"):
             self._set(version, quarantined_at=None)
         if action == "roll_back":
             self._set(version, quarantined_at=at)
         elif reinstates:
             self._set(before.active, quarantined_at=at)
+        if action == "set_policy" and isinstance(facts["after"], Mapping):
+            self.policy["policy"] = frozenset({values_digest(facts["after"].get("policy"))})
         if action == "exclude_symbol" and isinstance(facts["after"], Mapping):
             self._excluded[str(facts["after"].get("symbol"))] = facts["after"].get("since")
+        self._follow_toggles(action, facts["after"])
         self._follow_canary(action, at, before, after, promoted=_baked(own))
         self._follow_rollout(facts, before, after, reinstates=reinstates)
 
@@ -210,6 +225,13 @@ class Replay:
             "quarantined_at": frozenset({None}),
         }
         self.strategy |= {name: frozenset({str(known[name])}) for name in ("salt", "scoring") if name in known}
+
+    def _follow_toggles(self, action: str, after: Any) -> None:
+        for name, rules in after.items() if isinstance(after, Mapping) else ():
+            if action == "set_toggle" and name.startswith(TOGGLE):
+                self.toggles.pop(name.removeprefix(TOGGLE), None)
+                if rules:
+                    self.toggles[name.removeprefix(TOGGLE)] = values_digest(rules)
 
     def _move(self, version: str | None, status: Status, at: datetime) -> None:
         self._set(version, status=status.value)
@@ -240,7 +262,9 @@ class Replay:
         if moved or resumed or action in _SETS_CANARY:
             self.canary["generation"] = frozenset({max(self.canary.get("generation", {0})) + 1})
         self.canary["excluded_symbols"] = frozenset({values_digest(self._excluded)})
-        self.canary["rollout_bp"] = frozenset({after.percent_bp if after.canary is not None else 0})
+        served = after.percent_bp if after.canary is not None else 0
+        asked = after.asked_bp if after.canary is not None and after.asked_bp is not None else served
+        self.canary |= {"rollout_bp": frozenset({served}), "asked_bp": frozenset({asked})}
 
     def _follow_rollout(
         self, facts: Mapping[str, Any], before: "_Serving", after: "_Serving", *, reinstates: bool
@@ -288,6 +312,7 @@ class _Serving:
     active: str | None
     canary: str | None
     percent_bp: int | None
+    asked_bp: int | None
     state: str | None
     stage: int
 
@@ -296,11 +321,12 @@ class _Serving:
         known = facts if isinstance(facts, Mapping) else {}
         rollout = known.get("rollout")
         rollout = rollout if isinstance(rollout, Mapping) else {}
-        percent, stage = known.get("percent"), rollout.get("stage")
+        percent, asked, stage = known.get("percent"), known.get("asked"), rollout.get("stage")
         return cls(
             active=_text(known.get("active")),
             canary=_text(known.get("canary")),
             percent_bp=round(percent * 100) if isinstance(percent, int | float) else None,
+            asked_bp=round(asked * 100) if isinstance(asked, int | float) else None,
             state=_text(rollout.get("state")),
             stage=stage if isinstance(stage, int) else 0,
         )

@@ -6,6 +6,7 @@ Gates, ramp rules and slot totals are the same code as in real rollouts. Only th
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -78,6 +79,8 @@ class RampResult(BaseModel):
         days: simulated days from the same start to the rollback.
         promoted_on: day of the promotion.
         frozen_after: slots from the start of the fault to the first hourly tick at which a gate froze the stage.
+        stages: (day, percent of users) of each stage that it entered.
+        completed_on: day on which its bake ended.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -88,6 +91,8 @@ class RampResult(BaseModel):
     days: float | None = None
     promoted_on: float | None = None
     frozen_after: int | None = None
+    stages: tuple[tuple[float, float], ...] = ()
+    completed_on: float | None = None
 
 
 class Calibration(BaseModel):
@@ -132,8 +137,9 @@ def run_ramp(
     """Run one simulated ramp through *plan*, with hourly ticks and immediate approvals by an owner.
 
     A rollback is dated by the slot that caused it: the slots since the previous tick are judged one by one. After its
-    bake a promoted version is watched until the ramp ends.
+    bake a promoted version is watched until the ramp ends. The plan's release windows do not count.
     """
+    plan = plan.model_copy(update={"advance_windows": ()})
     totals = [Totals(), *add_slots(open_ledger(history), ramp.slots, history)[1]]
     canary = _deepest(ramp.slots.canary_r, risk_fraction)
     active = _deepest(ramp.slots.active_r, risk_fraction)
@@ -164,6 +170,11 @@ def run_ramp(
         return decide(plan, at, findings, now), frozen
 
     previous, booked, promoted_on, frozen_after = 0, 0, None, None
+    stages = [(0.0, plan.stages[0].percent)]
+
+    def ended(**facts: Any) -> RampResult:
+        return RampResult(promoted_on=promoted_on, frozen_after=frozen_after, stages=tuple(stages), **facts)
+
     for hour in range(1, days * 24 + 1):
         now = START + hour * LOOK_EVERY
         booked = int(np.searchsorted(ramp.closed_at, hour / 24, side="right"))
@@ -172,17 +183,19 @@ def run_ramp(
             frozen_after = booked - began
         if ruling.step is Step.ROLL_BACK:
             first = next(n for n in range(min(previous + 1, booked), booked + 1) if _rolls_back(tick(now, n, at)[0]))
-            return _found(ramp, first, ruling.worst.gate if ruling.worst else None, promoted_on, frozen_after)
+            return ended(**_found(ramp, first, ruling.worst.gate if ruling.worst else None))
         if ruling.step is Step.PROMOTE:
             promoted_on = hour / 24
         if ruling.step is Step.COMPLETE:
             proven = None if plan.watch == "off" else _watch(ramp, history, booked, hour / 24, risk_fraction)
             if proven is not None:
-                return _found(ramp, proven, WATCH, promoted_on, frozen_after)
-            break
+                return ended(completed_on=hour / 24, **_found(ramp, proven, WATCH))
+            return ended(slots=booked, completed_on=hour / 24)
         at = apply_step(at, ruling.step, now)
+        if ruling.step is Step.ADVANCE:
+            stages.append((hour / 24, plan.stages[at.stage_index].percent))
         previous = booked
-    return RampResult(slots=booked, promoted_on=promoted_on, frozen_after=frozen_after)
+    return ended(slots=booked)
 
 
 def summarise(
@@ -254,21 +267,12 @@ def _watch(ramp: Ramp, history: History, booked: int, completed: float, risk_fra
     return None
 
 
-def _found(
-    ramp: Ramp, booked: int, gate: str | None, promoted_on: float | None, frozen_after: int | None
-) -> RampResult:
-    """Return the outcome, counted from the first faulty slot, or from the start of a healthy ramp."""
+def _found(ramp: Ramp, booked: int, gate: str | None) -> dict[str, Any]:
+    """Return the facts of a rollback, counted from the first faulty slot, or from the start of a healthy ramp."""
     began = int(np.argmax(ramp.faulty)) if ramp.faulty.any() else 0
     started = float(ramp.closed_at[began]) if ramp.faulty.any() else 0.0
     ended = float(ramp.closed_at[booked - 1]) if booked else 0.0
-    return RampResult(
-        slots=booked,
-        rolled_back_after=booked - began,
-        gate=gate,
-        days=ended - started,
-        promoted_on=promoted_on,
-        frozen_after=frozen_after,
-    )
+    return {"slots": booked, "rolled_back_after": booked - began, "gate": gate, "days": ended - started}
 
 
 def _deepest(r: FloatArray, risk_fraction: float) -> list[float | None]:

@@ -76,6 +76,8 @@ class Comparison(BaseModel):
         difference: R of shadow - R of active per closed slot, 0 where a version held, with a day-clustered interval.
         by_regime: the same by regime, without drawdown, since the candles of a regime are not a continuous account.
         candles_replayed: of the compared candles, those from a replay.
+        drawdowns_from: the first candle that counts in both drawdowns, if there is one. It is later than the first
+            compared candle if one version had decided before, and so may still have held trades of its own.
         trained_until: end of the training of the versions, if they say so. In all figures are only later candles.
         in_sample: the same for the earlier candles, on which a version was trained. None if there are none.
     """
@@ -97,6 +99,7 @@ class Comparison(BaseModel):
     difference: Interval
     by_regime: Mapping[str, "Comparison"]
     candles_replayed: int = 0
+    drawdowns_from: datetime | None = None
     trained_until: datetime | None = None
     in_sample: "Comparison | None" = None
 

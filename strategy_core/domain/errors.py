@@ -8,7 +8,8 @@
 | `Denied`              | the caller has no permission                          | 403 (401, 429) | 3             |
 | `Untrusted`           | a version's code may not run                          | 409, 422       | 6             |
 | `EvidenceUnavailable` | the facts for a verdict cannot be read: gates go blind | 503            | 1             |
-| `RoutingUnavailable`, `KeysUnavailable`, `RevocationsUnavailable`, `DatabaseLocked`, `Unsettled`: none | 503 | 1 |
+| `RoutingUnavailable`, `SignalsUnavailable`, `KeysUnavailable`, `RevocationsUnavailable`: none | 503 | 1 |
+| `DatabaseLocked`, `Unsettled`: none | 503 | 1 |
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -135,16 +136,72 @@ class NoCanary(NotFound):
     strategy_name: str
 
 
+class UnknownPlan(NotFound):
+    """No plan {name!r} of {strategy_name!r}. Known plans: {known}."""
+
+    strategy_name: str
+    name: str
+    known: Names = ()
+
+
+class UnknownProposal(NotFound):
+    """No proposal {proposal_id!r}. See: rollout proposals."""
+
+    proposal_id: str
+
+
 class UnknownAlert(NotFound):
     """No alert {alert_id}. See: rollout alerts list."""
 
     alert_id: int
 
 
+class UnknownReport(NotFound):
+    """No report or comparison {wanted}. See: rollout reports, rollout comparisons STRATEGY."""
+
+    wanted: str
+
+
 class UnknownToken(NotFound):
     """No service token {token_id!r}. See: rollout token --list."""
 
     token_id: str
+
+
+class UnknownFreeze(NotFound):
+    """No freeze {freeze_id}. To list them: rollout freezes --all."""
+
+    freeze_id: int
+
+
+class UnknownStart(NotFound):
+    """No scheduled start {wanted}."""
+
+    wanted: str
+
+
+class UnknownToggle(NotFound):
+    """No toggle {toggle!r} of {strategy_name!r}. Declared toggles: {known}."""
+
+    strategy_name: str
+    toggle: str
+    known: Names = ()
+
+
+class UnknownRule(NotFound):
+    """No rule {number} of the toggle {toggle!r} of {strategy_name!r}. Rules: 1 to {rules}."""
+
+    strategy_name: str
+    toggle: str
+    number: int
+    rules: int
+
+
+class UnknownSegment(NotFound):
+    """No segment {segment!r}. Known segments: {known}."""
+
+    segment: str
+    known: Names = ()
 
 
 class UnknownChannel(NotFound):
@@ -225,11 +282,57 @@ class RolloutOpen(Refused):
     instead: str
 
 
+class StartScheduled(Refused):
+    """{strategy_name!r} {version!r} is scheduled to start at {start_at:%Y-%m-%d %H:%M} UTC. Cancel that start first."""
+
+    strategy_name: str
+    version: str
+    start_at: datetime
+
+
+class ReleaseClosed(Refused):
+    """Cannot {what} {strategy_name!r}: {reason}. Wait until then, or {instead}."""
+
+    what: str
+    strategy_name: str
+    reason: OneLine
+    instead: str
+
+
 class StillDeciding(Refused):
     """{strategy_name!r} cannot be closed while other versions decide: {versions}. Retire them first."""
 
     strategy_name: str
     versions: Names
+
+
+class PositionsOpen(Refused):
+    """{strategy_name!r} {version!r} manages {number} open positions.
+    Let them drain, hand them over, or name with a reason where they go: a version, or flatten.
+    """
+
+    strategy_name: str
+    version: str
+    number: int
+
+
+class NoPositions(Refused):
+    """{strategy_name!r} {version!r} manages no open positions that this would change.
+    To see them: rollout positions {strategy_name}.
+    """
+
+    strategy_name: str
+    version: str
+
+
+class HandOverRefused(Refused):
+    """Cannot hand positions of {strategy_name!r} {version!r} over to {to_version}: {problem}. Allowed: {allowed}."""
+
+    strategy_name: str
+    version: str
+    to_version: str
+    problem: OneLine
+    allowed: Lines
 
 
 class LostRace(Refused):
@@ -276,6 +379,37 @@ class AlreadyDone(Refused):
 
 class UnarmedPlan(Refused):
     """No armed gate: every gate of the plan is dry_run. Arm at least one."""
+
+
+class PlanNotAllowed(Refused):
+    """The policy of {strategy_name!r} allows these plans only: {allowed}.
+    Use one of them, or give an override reason.
+    """
+
+    strategy_name: str
+    allowed: Names
+
+
+class DeclarationRefused(Refused):
+    """Nothing was applied: {problems:; }."""
+
+    problems: Lines  # each names an object of the file
+
+
+class ProposalDecided(Refused):
+    """Proposal {proposal_id} was {decision} by {by} at {at:%Y-%m-%d %H:%M} UTC. Ask for a new proposal."""
+
+    proposal_id: str
+    decision: str
+    by: str
+    at: datetime
+
+
+class TooManyProposals(Refused):
+    """{waiting} proposals for {strategy_name!r} wait for a person already. Have one of them decided first."""
+
+    strategy_name: str
+    waiting: int
 
 
 class FixedForLife(Refused):
@@ -389,6 +523,20 @@ class RouterClosed(Refused):
     """This router is closed and no longer follows changes. Open another."""
 
 
+class SignalCursorLost(Refused):
+    """Cannot continue after signal {cursor}: {why}. Start without a cursor, and enter only on signals still valid.
+
+    The reader may have missed signals. Its open positions need a look before it goes on.
+    """
+
+    cursor: str
+    why: str
+
+
+class SignalFeedClosed(Refused):
+    """This signal feed is closed. Open a new one."""
+
+
 class Invalid(RolloutError):
     """The input itself is wrong."""
 
@@ -412,6 +560,27 @@ class InvalidPlan(Invalid):
     """Plan is not valid: {problems:; }."""
 
     problems: Lines
+
+
+class InvalidDeclaration(Invalid):
+    """{source} is not valid: {problems:; }."""
+
+    source: str
+    problems: Lines  # each names its line and field
+
+
+class InvalidToggles(Invalid):
+    """The toggles of {entry_point!r} are refused: {problems:; }."""
+
+    entry_point: str
+    problems: Lines
+
+
+class InvalidToggle(Invalid):
+    """Toggle {toggle!r}: {problem}."""
+
+    toggle: str
+    problem: str
 
 
 class NothingToReplay(Invalid):
@@ -503,6 +672,48 @@ class InvalidPeriod(Invalid):
     end: datetime
 
 
+class CapitalUnknown(Refused):
+    """Cannot add users to a canary of {strategy_name!r}: {problem}, or give an override reason."""
+
+    strategy_name: str
+    problem: str
+
+
+class InvalidFreeze(Invalid):
+    """A freeze from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC is refused: {problem}."""
+
+    start: datetime
+    end: datetime
+    problem: str
+
+
+class InvalidExclusion(Invalid):
+    """A change of users' exclusions is refused: {problem}. Allowed: {allowed}."""
+
+    problem: str
+    allowed: str
+
+
+class InvalidStartTime(Invalid):
+    """A rollout cannot start at {start_at:%Y-%m-%d %H:%M} UTC: it is {now:%Y-%m-%d %H:%M} UTC now.
+    Allowed: a time within the next {days} days.
+    """
+
+    start_at: datetime
+    now: datetime
+    days: int
+
+
+class MissingReason(Invalid):
+    """Cannot {what} {strategy_name!r} {version!r} without a reason: all users get it.
+    Say in a few words why it is good enough for them.
+    """
+
+    what: str
+    strategy_name: str
+    version: str
+
+
 class MissingExtra(Invalid):
     """{what} needs an optional dependency: pip install 'strategy-rollout[{extra}]'."""
 
@@ -537,6 +748,23 @@ class FourEyes(Denied):
     strategy_name: str
     version: str
     name: str
+
+
+class OwnProposal(Denied):
+    """{name!r} proposed this: another person must approve it. Rejecting it needs nobody else."""
+
+    name: str
+
+
+class TokenNeeded(Denied):
+    """An assistant without a token may only read. Set ROLLOUT_MCP_TOKEN to an owner's token."""
+
+
+class TooManyCalls(Denied):
+    """An assistant may ask {limit} times a minute. Try again in {retry_after_s} s. Rollbacks are not limited."""
+
+    limit: int
+    retry_after_s: int
 
 
 class TooManyFailures(Denied):
@@ -614,6 +842,13 @@ class StrategyOverdue(StrategyFailed):
 
 class RoutingUnavailable(RolloutError):
     """Routing cannot be read from {source}: {cause}."""
+
+    source: str  # the address without secrets
+    cause: str
+
+
+class SignalsUnavailable(RolloutError):
+    """Signals cannot be read from {source}: {cause}."""
 
     source: str  # the address without secrets
     cause: str

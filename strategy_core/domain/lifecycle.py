@@ -24,11 +24,12 @@ class Status(StrEnum):
     CANARY = "canary"
 
     # Serves all other users, one version per strategy. Ends when a successor replaces it: it is retired, or stays in
-    # shadow while the successor bakes and is watched.
+    # shadow while the successor bakes and is watched, or as long as it manages open positions.
     ACTIVE = "active"
 
-    # Makes no decisions and serves no users, but its open trades are still scored. An owner may activate it again. A
-    # rollback of its successor also reinstates it.
+    # Makes no decisions, serves no users and manages no position, but its simulated trades are still scored. An owner
+    # may activate it again. A rollback of its successor also reinstates it, and a trade of it that is reported late
+    # brings it back into shadow.
     RETIRED = "retired"
 
 

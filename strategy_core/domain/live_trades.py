@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.parsing import Moment, Name
+from strategy_core.domain.routing import BUCKETS, Standing
+from strategy_core.domain.user_exclusions import UserExclusion, standings
 
 ROUTING_GRACE = timedelta(seconds=60)  # within which the platform's routers follow a change
 CLOCK_SKEW = timedelta(seconds=5)  # a slow broker clock must not make a healthy canary look misrouted
@@ -31,6 +33,9 @@ class TradeReport(BaseModel):
             shadow's.
         error: why the order failed.
         latency_ms: from the signal to the fill.
+        side: buy or sell. Without it a position's signal is found by its time alone.
+        entry_price: the fill, on the feed's symbol. Loss limits count an open trade from it.
+        size: in the platform's own unit. `POST /positions/snapshot` reports what is left after a partial close.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -46,6 +51,9 @@ class TradeReport(BaseModel):
     risk: float | None = Field(default=None, gt=0)
     error: str = Field(default="", pattern=r"^[^\x00]*$")
     latency_ms: float | None = Field(default=None, ge=0)
+    side: Literal["buy", "sell"] | None = None
+    size: float | None = Field(default=None, gt=0)
+    entry_price: float | None = Field(default=None, gt=0)
 
     @property
     def state(self) -> Literal["open", "closed", "failed"]:
@@ -63,6 +71,8 @@ class TradeReport(BaseModel):
             raise ValueError("risk: a closed trade needs it, since R = pnl / risk")
         if self.pnl is not None and self.risk is not None and abs(self.pnl) > LARGEST_R * self.risk:
             raise ValueError(f"pnl, risk: R = pnl / risk must not exceed {LARGEST_R:,.0f}")
+        if self.pnl and self.risk is not None and self.pnl / self.risk == 0:
+            raise ValueError("pnl, risk: R = pnl / risk is too small for a number; report a pnl of 0")
         if self.closed_at is not None and self.closed_at < self.opened_at:
             raise ValueError("closed_at: is before opened_at")
         return self
@@ -78,10 +88,16 @@ class Serving:
     canary_bp: int
     excluded: frozenset[str] = frozenset()  # symbols that the canary does not serve
 
-    def version_of(self, bucket: int, symbol: str) -> str | None:
-        if self.canary is None or bucket >= self.canary_bp or symbol in self.excluded:
+    def version_of(self, bucket: int, symbol: str, standing: Standing = Standing.BUCKET) -> str | None:
+        if self.canary is None or self.canary_bp == 0 or symbol in self.excluded or standing is Standing.KEPT:
             return self.active
-        return self.canary
+        return self.canary if bucket < self.canary_bp or standing is Standing.ALWAYS else self.active
+
+    def share_of(self, standing: Standing) -> int:
+        """Return the share of such users that get the canary, in basis points."""
+        if standing is Standing.BUCKET or self.canary is None:
+            return self.canary_bp
+        return BUCKETS if standing is Standing.ALWAYS and self.canary_bp else 0
 
 
 def serving_at(history: Sequence[Serving], moment: datetime) -> Serving | None:
@@ -90,17 +106,30 @@ def serving_at(history: Sequence[Serving], moment: datetime) -> Serving | None:
     return history[place - 1] if place else None
 
 
-def is_misrouted(history: Sequence[Serving], bucket: int, symbol: str, version: str, opened_at: datetime) -> bool:
-    """Return whether *version* is not one that routing gave the user's *bucket* on *symbol* around *opened_at*.
+def is_misrouted(
+    history: Sequence[Serving],
+    bucket: int,
+    symbol: str,
+    version: str,
+    opened_at: datetime,
+    exclusions: Sequence[UserExclusion] = (),
+) -> bool:
+    """Return whether *version* is not one that routing gave the user on *symbol* around *opened_at*.
+
+    Args:
+        bucket: of the user.
+        exclusions: of the user, for the strategy or for all.
 
     A trade is routed correctly if routing gave its version at any moment from ROUTING_GRACE before it was opened until
     CLOCK_SKEW after. Before the history begins, or while no version was active, the result is False.
     """
-    first = bisect_right(history, opened_at - ROUTING_GRACE, key=lambda serving: serving.since)
-    last = bisect_right(history, opened_at + CLOCK_SKEW, key=lambda serving: serving.since)
+    start, end = opened_at - ROUTING_GRACE, opened_at + CLOCK_SKEW
+    first = bisect_right(history, start, key=lambda serving: serving.since)
+    last = bisect_right(history, end, key=lambda serving: serving.since)
     if first == 0:
         return False
-    given = {serving.version_of(bucket, symbol) for serving in history[first - 1 : last]}
+    held = standings(exclusions, start, end)
+    given = {serving.version_of(bucket, symbol, standing) for serving in history[first - 1 : last] for standing in held}
     return version not in given and None not in given
 
 
@@ -134,7 +163,7 @@ class Fidelity:
             return ""
         return (
             f"shadow outcomes do not agree with live trades: concordance {self.concordance:.2f} on "
-            f"{self.n} slots, limit {limit:g} (mean {self.live_r:+.3f} R live, {self.shadow_r:+.3f} R in shadow)"
+            f"{self.n:,} slots, limit {limit:g} (mean {self.live_r:+.3f} R live, {self.shadow_r:+.3f} R in shadow)"
         )
 
 

@@ -4,13 +4,13 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from typing import Annotated, Any, TypeVar, overload
 
-from pydantic import BaseModel, BeforeValidator, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, StringConstraints, ValidationError
 
-from strategy_core.domain.errors import Invalid, InvalidName, InvalidReport
+from strategy_core.domain.errors import Invalid, InvalidName, InvalidReport, InvalidSetting
 from strategy_core.domain.lifecycle import utc
 
 
@@ -28,7 +28,10 @@ def each_name_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 Row = TypeVar("Row", bound=BaseModel)
+_TIME = "ISO 8601 with an offset, such as 2026-01-31T12:00Z"
 _DAY = len("2026-01-31")
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_LONGEST_SPAN = timedelta(days=366)
 _LONGEST = 200  # characters of a name: a longer text belongs to another column
 
 
@@ -39,7 +42,7 @@ def _moment(value: object) -> datetime:
     except ValueError:
         found = None
     if not isinstance(found, datetime):
-        raise ValueError(f"{str(value)[:40]!r} is not a time; needed is ISO 8601 with an offset")  # noqa: TRY004
+        raise ValueError(f"{str(value)[:40]!r} is not a time; needed is {_TIME}")  # noqa: TRY004
     try:
         return utc(found, str(value))
     except Invalid as error:
@@ -74,6 +77,38 @@ def owners_time(text: str | None, what: str) -> datetime | None:
 Name = Annotated[str, StringConstraints(min_length=1, max_length=_LONGEST, pattern=r"^[^\x00-\x1f]+$")]
 
 
+PADDED = "is blank or has white space around it; needed is the user id alone"
+
+
+def is_padded(user_id: str) -> bool:
+    """Return whether a user id is blank or has white space around it. Such ids are not taken in: nobody sees them."""
+    return user_id != user_id.strip()
+
+
+def _new_user(user_id: str) -> str:
+    if is_padded(user_id):
+        raise ValueError(f"{user_id[:40]!r} {PADDED}")
+    return user_id
+
+
+NewUserId = Annotated[Name, AfterValidator(_new_user)]
+
+
+def owners_span(text: str, what: str) -> timedelta:
+    """Return the span that an owner wrote: a whole number and s, m, h, d or w, or 0.
+
+    Raises:
+        InvalidSetting: it is another text, or longer than 366 days.
+    """
+    found = re.fullmatch(r"(\d{1,9})([smhdw])|0", text.strip())
+    span = timedelta(0)
+    if found is not None and found[2]:
+        span = timedelta(seconds=int(found[1]) * _SECONDS[found[2]])
+    if found is None or span > _LONGEST_SPAN:
+        raise InvalidSetting(what, text, "a whole number and s, m, h, d or w, such as 12h or 3d, of at most 366 days")
+    return span
+
+
 def checked_rows(
     model: type[Row], rows: Iterable[Mapping[str, Any]], *, source: str, first_row: int = 1
 ) -> Iterator[Row]:
@@ -98,6 +133,9 @@ def checked_rows(
 def check_columns(model: type[BaseModel], columns: Sequence[str], *, source: str) -> None:
     """Raise InvalidReport unless *columns* are distinct fields of *model* and include the required ones."""
     fields = model.model_fields
+    if len(columns) == 1 and (other := next((each for each in ";\t|" if each in columns[0]), None)):
+        named = "tab" if other == "\t" else other
+        raise InvalidReport(source, f"the columns are separated by {named}; needed is a comma", 1)
     if twice := next((name for name in columns if columns.count(name) > 1), None):
         raise InvalidReport(source, f"column {twice!r} occurs twice", 1)
     if stranger := next((name for name in columns if name not in fields), None):
@@ -112,6 +150,11 @@ def _problem(model: type[BaseModel], error: dict[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         return f"{field}: {_unknown(model, field)}"
     problem = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "float_parsing":
+        needed = "a number with a decimal point and without thousands separators"
+        known = model.model_fields.get(field)
+        unknown = "" if known is None or known.is_required() else ", or nothing if it is unknown"
+        problem = f"{str(error['input'])[:40]!r} is not a number; needed is {needed}{unknown}"
     return f"{field}: {problem}" if field else problem
 
 

@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     ValidationError,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 
@@ -20,6 +21,7 @@ from strategy_core.domain.gates.base import Duration, Errors, InvalidDecisions, 
 from strategy_core.domain.gates.on_live_orders import Latency, OrderErrors, RoutingAudit, SampleRatio
 from strategy_core.domain.gates.on_metrics import MetricThreshold
 from strategy_core.domain.gates.on_slots import Divergence, ExcessDrawdown, Harm, LosingStreak, NotWorse, WinRate
+from strategy_core.domain.release_times import ReleaseWindow
 from strategy_core.domain.routing import basis_points
 
 _MOST_LATE = 1_000  # candles
@@ -66,6 +68,27 @@ class Stage(BaseModel):
     percent: Percent
     minimum_time: Duration
     margins: Margins
+    capital_percent: Percent | None = Field(
+        default=None,
+        description="largest share of all capital in the canary, in percent. If it is not given, the percent of "
+        "users. null: no cap",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _capped_by_default(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or "capital_percent" in given:
+            return given
+        try:
+            basis_points(given.get("percent", ""))
+        except InvalidPercent:
+            return given  # the percent itself is refused
+        return {**given, "capital_percent": given["percent"]}
+
+    @field_validator("capital_percent")
+    @classmethod
+    def _no_cap_at_100(cls, value: float | None) -> float | None:
+        return None if value == 100 else value
 
     @property
     def percent_bp(self) -> int:
@@ -92,6 +115,12 @@ class Plan(BaseModel):
     approve_before: tuple[Percent, ...] = Field(
         default=(100.0,), description="percents of the stages that need an owner's approval"
     )
+    advance_windows: tuple[ReleaseWindow, ...] = Field(
+        default=(),
+        max_length=20,
+        description="when stages may be entered, the first and the promotion too. Empty: at any time. A rollback is "
+        "possible at any time",
+    )
     on_inconclusive: Literal["hold", "rollback"] = Field(
         default="hold",
         description="action when the maximum time of a stage ends without a clear verdict: hold asks an owner",
@@ -106,6 +135,21 @@ class Plan(BaseModel):
     blind_limit: Duration = duration_field(
         timedelta(days=1), "how long a rollout may be blind before it is rolled back"
     )
+    largest_account_percent: Percent | None = Field(
+        default=0.5,
+        description="accounts with more than this percent of all capital stay with the active version until 100 %. "
+        "null: no such rule",
+    )
+    risk_scale: bool = Field(
+        default=True,
+        description="users of a version that risks more than the active one are sent a smaller size, 0.5 to 1 of it, "
+        "as measured in shadow when the rollout starts",
+    )
+    open_risk_percent: Percent | None = Field(
+        default=None,
+        description="hold the next stage while the canary's positions have more than this percent of the strategy's "
+        "open risk. It counts at stages of at most this percent of users. null: no limit",
+    )
     bake: Duration = duration_field(
         timedelta(days=7),
         "time after the promotion in which the previous active version stays in shadow, ready to be reinstated",
@@ -114,6 +158,11 @@ class Plan(BaseModel):
         default="alert",
         description="action when the version, once it has baked, is proven to earn less than its predecessor. Unless "
         "off, the predecessor stays in shadow after the bake",
+    )
+    on_rollback: Literal["pin", "flatten"] = Field(
+        default="pin",
+        description="what becomes of the open positions of a version that is rolled back: pin lets it decide on them "
+        "in shadow until they are closed, flatten asks the platform to close them. New entries stop at once",
     )
     gates: tuple[AnyGate, ...] = (
         Errors(),
@@ -143,6 +192,13 @@ class Plan(BaseModel):
             raise ValueError(f"approve_before names {sorted(stranger)}, which is no stage's percent")
         if len(names) != len(set(names)):
             raise ValueError("each gate may occur once in a plan, and each metric needs a unique name")
+        if any(stage.capital_percent == 0 for stage in self.stages):
+            raise ValueError("capital_percent must be above 0 %, or null for no cap")
+        caps = [100.0 if stage.capital_percent is None else stage.capital_percent for stage in self.stages]
+        if caps != sorted(caps):
+            raise ValueError("capital_percent must not fall from one stage to the next")
+        if self.open_risk_percent == 0:
+            raise ValueError("open_risk_percent must be above 0 %, or null for no limit")
         if any(stage.minimum_time >= self.maximum_stage_time for stage in self.stages):
             raise ValueError("maximum_stage_time must exceed every stage's minimum_time")
         return self
@@ -176,3 +232,20 @@ def read_plan(data: Mapping[str, Any]) -> Plan:
         raise InvalidPlan(
             f"{'.'.join(str(part) for part in found['loc']) or 'plan'}: {found['msg']}" for found in error.errors()
         ) from None
+
+
+def load_plan(stored: Mapping[str, Any]) -> Plan:
+    """Return a stored plan. One of a release without caps on capital, or without a risk scale, has none.
+
+    Raise InvalidPlan.
+    """
+    return read_plan(without_new_caps(stored))
+
+
+def without_new_caps(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the data of a stored plan without the caps and the risk scale that a release added after it was stored."""
+    stages = stored.get("stages", ())
+    if not isinstance(stages, list | tuple):
+        return stored
+    capped = [{"capital_percent": None, **each} if isinstance(each, Mapping) else each for each in stages]
+    return {"largest_account_percent": None, "risk_scale": False, **stored, **({"stages": capped} if capped else {})}

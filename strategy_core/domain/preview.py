@@ -8,18 +8,21 @@ from datetime import datetime
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from strategy_core.domain.arrays import FloatArray, IntArray
-from strategy_core.domain.gates.base import DAYS_A_YEAR, Finding, Verdict
+from strategy_core.domain.capital import CapitalBelow, Placed, share_of
+from strategy_core.domain.gates.base import DAYS_A_YEAR, Finding, Margins, Verdict
 from strategy_core.domain.gates.on_slots import SLOTS_FACTOR, Harm, NotWorse
 from strategy_core.domain.pair_noise import History
-from strategy_core.domain.parsing import Name
+from strategy_core.domain.parsing import NewUserId
 from strategy_core.domain.plan import Plan
-from strategy_core.domain.routing import BUCKETS, as_percent
+from strategy_core.domain.release_times import ReleaseTimes, in_zone
+from strategy_core.domain.risk import Risk
+from strategy_core.domain.routing import BUCKETS, as_percent, basis_points
 from strategy_core.domain.simulation import Change, resampled
 from strategy_core.domain.slot_ledger import add_slots, open_ledger
 from strategy_core.domain.slots import Slots
 
 NORMAL_95 = 1.96
+STAKE = 10_000  # of the account that figures in money are given for
 ALPHA_IN_SHADOW = 0.05
 OFTEN = 5  # slots a day, from which on money is told by the day
 FIRST_DAYS = 4
@@ -48,7 +51,7 @@ class Account(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    user_id: Name
+    user_id: NewUserId
     capital: float | None = Field(default=None, ge=0)
 
 
@@ -56,15 +59,23 @@ class StageAudience(BaseModel):
     """The users in the canary at one stage. Users and capital need a user list.
 
     Attributes:
-        share: of users. The plan's percent without a user list.
-        capital, capital_share: of the users whose capital is known.
+        percent: of users that the plan asks for.
+        effective_percent: the percent that the canary gets by the holdout and the cap on capital.
+        share: of users. The effective percent without a user list.
+        capital: of the users whose capital is known.
+        capital_share: of all capital, with unknown capital at the mean.
+        capital_percent: the cap in percent of all capital. None: no cap.
+        left_out: users below the percent who stay with the active version: large accounts and excluded users.
     """
 
     percent: float
+    effective_percent: float
     users: int | None
     share: float
     capital: float | None
     capital_share: float | None
+    capital_percent: float | None
+    left_out: int
 
 
 class Overlap(BaseModel):
@@ -93,17 +104,54 @@ class Audience(BaseModel):
         users: in the user list. Without a list all shares are estimates.
         capital: of the users whose capital is known, if any.
         capital_unknown: users whose capital is unknown.
+        kept: users that an exclusion keeps with the active version. No stage counts them.
+        always: users that an exclusion gives every canary. Each stage counts them.
+        large_accounts: users who stay with the active version until 100 %, since their accounts are large.
+        large_above: capital above which an account is large. None if none is.
+        cap_note: why the plan's cap on capital has no effect. Empty if it has one, and without a cap.
+        blind: why the start is refused: too much capital is unknown. Empty if it is not.
+        holdout_percent: share of users that no stage reaches, by the strategy's policy.
     """
 
     users: int | None
     capital: float | None
     capital_unknown: int
+    holdout_percent: float = 0.0
+    kept: int = 0
+    always: int = 0
+    large_accounts: int = 0
+    large_above: float | None = None
+    cap_note: str = ""
+    blind: str = ""
     stages: list[StageAudience]
     overlaps: list[Overlap]
 
     @property
     def estimated(self) -> bool:
         return self.users is None
+
+    @property
+    def notes(self) -> list[str]:
+        """What the holdout and the cap on capital do to the plan, a line each."""
+        lines = [each for each in (self.cap_note, self.blind) if each]
+        most = round(100 - self.holdout_percent, 2)
+        if any(stage.percent > most for stage in self.stages):
+            lines.append(
+                f"a holdout of {self.holdout_percent:g} % of users is in no stage: a canary gets at most {most:g} %, "
+                "and the others get the version when it is promoted"
+            )
+        if self.large_accounts and self.large_above is not None:
+            one = self.large_accounts == 1
+            who = "1 large account," if one else f"{self.large_accounts} large accounts, each"
+            stay = "stays" if one else "stay"
+            lines.append(f"{who} above {self.large_above:,.0f}, {stay} with the active version until 100 %")
+        lines += [
+            f"at {stage.percent:g} % the canary gets {stage.effective_percent:g} % of users, because they hold "
+            f"{stage.capital_share:.1%} of all capital"
+            for stage in self.stages
+            if stage.effective_percent < min(stage.percent, most) and stage.capital_share is not None
+        ]
+        return lines
 
 
 class OtherCanary(BaseModel):
@@ -115,42 +163,75 @@ class OtherCanary(BaseModel):
     same_salt: bool
 
 
-def audience(plan: Plan, buckets: IntArray, capital: FloatArray, others: Sequence[OtherCanary]) -> Audience:
-    """Return the users that *plan* reaches.
+def audience(
+    plan: Plan,
+    below: CapitalBelow | None,
+    others: Sequence[OtherCanary],
+    *,
+    kept: Sequence[Placed] = (),
+    always: Sequence[Placed] = (),
+    large: Sequence[Placed] = (),
+    holdout_percent: float = 0.0,
+) -> Audience:
+    """Return the users that *plan* reaches, as routing will serve them.
 
     Args:
         plan: the plan to preview.
-        buckets: of the listed users under the strategy's salt, shape (users,). Empty without a user list.
-        capital: of the same users, NaN if unknown.
+        below: the listed users under the strategy's salt. None without a user list.
         others: canaries of other strategies.
+        kept, always: listed users with an exclusion of their own.
+        large: large accounts by the plan that are not in *kept*. They are kept until 100 %.
+        holdout_percent: of the strategy's policy.
     """
-    known = ~np.isnan(capital)
-    users, money = _cumulative(buckets), _cumulative(buckets[known], capital[known])
+    most = BUCKETS - basis_points(holdout_percent)
+    shares = [
+        share_of(
+            below,
+            min(stage.percent_bp, most),
+            None if stage.percent_bp == BUCKETS else stage.capital_percent,
+            kept=kept if stage.percent_bp == BUCKETS else [*kept, *large],
+            always=always,
+        )
+        for stage in plan.stages
+    ]
+    users = 0 if below is None else int(below.users[-1])
+    known = below is not None and below.unknown[-1] < users
     return Audience(
-        users=len(buckets) or None,
-        capital=float(money[-1]) if known.any() else None,
-        capital_unknown=len(buckets) - int(known.sum()),
+        users=users or None,
+        capital=float(below.capital[-1]) if below is not None and known else None,
+        capital_unknown=0 if below is None else int(below.unknown[-1]),
+        kept=len(kept),
+        always=len(always),
+        large_accounts=len(large),
+        large_above=None if below is None else below.large_above(plan.largest_account_percent),
+        cap_note=next((share.note for share in shares if share.note), ""),
+        blind=next((share.blind for share in shares if share.blind), ""),
+        holdout_percent=holdout_percent,
         stages=[
             StageAudience(
                 percent=stage.percent,
-                users=int(users[stage.percent_bp]) if len(buckets) else None,
-                share=float(users[stage.percent_bp] / len(buckets)) if len(buckets) else stage.percent_bp / BUCKETS,
-                capital=float(money[stage.percent_bp]) if known.any() else None,
-                capital_share=float(money[stage.percent_bp] / money[-1]) if money[-1] > 0 else None,
+                effective_percent=as_percent(share.percent_bp),
+                users=share.users,
+                share=share.percent_bp / BUCKETS if share.users is None else share.users / users,
+                capital=share.capital if known else None,
+                capital_share=share.capital_share,
+                capital_percent=stage.capital_percent,
+                left_out=share.left_out,
             )
-            for stage in plan.stages
+            for stage, share in zip(plan.stages, shares, strict=True)
         ],
-        overlaps=[_overlap(plan, other, users) for other in others],
+        overlaps=[_overlap([share.percent_bp for share in shares], other, below, kept) for other in others],
     )
 
 
-def _overlap(plan: Plan, other: OtherCanary, users: FloatArray) -> Overlap:
-    total = users[-1]
-    stages = [stage.percent_bp for stage in plan.stages]
+def _overlap(stages: Sequence[int], other: OtherCanary, below: CapitalBelow | None, kept: Sequence[Placed]) -> Overlap:
+    """Return the overlap by bucket. Users that this strategy keeps are in no overlap, those of the other may be."""
+    total = 0 if below is None else int(below.users[-1])
     if not other.same_salt:
         shares = [bp * other.percent_bp / BUCKETS**2 for bp in stages]
-    elif total:
-        shares = [float(users[min(bp, other.percent_bp)] / total) for bp in stages]
+    elif below is not None and total:
+        both = [min(bp, other.percent_bp) for bp in stages]
+        shares = [float((below.users[bp] - sum(one.bucket < bp for one in kept)) / total) for bp in both]
     else:
         shares = [min(bp, other.percent_bp) / BUCKETS for bp in stages]
     return Overlap(
@@ -161,12 +242,6 @@ def _overlap(plan: Plan, other: OtherCanary, users: FloatArray) -> Overlap:
         shares=shares,
         users=[round(share * total) for share in shares] if total else None,
     )
-
-
-def _cumulative(buckets: IntArray, weights: FloatArray | None = None) -> FloatArray:
-    """Return the number of users, or their weight, below each number of basis points, 0 to 10,000."""
-    sums = np.bincount(buckets, weights=weights, minlength=BUCKETS).cumsum()
-    return np.concatenate([[0.0], sums])
 
 
 class StagePreview(BaseModel):
@@ -205,6 +280,37 @@ class Detection(BaseModel):
     worst_loss: float
 
 
+class EarliestEntries(BaseModel):
+    """When the first two stages of a plan may be entered at the earliest.
+
+    Attributes:
+        start, advance: None if no such time is known.
+        time_zone: of the plan's first release window, to show the times in.
+    """
+
+    start: datetime | None
+    advance: datetime | None
+    time_zone: str
+
+    @property
+    def note(self) -> str:
+        if self.start is None or self.advance is None:
+            return "by its release windows and freezes it cannot start or advance within the next days"
+        start, advance = (in_zone(at, self.time_zone) for at in (self.start, self.advance))
+        return f"by release windows and freezes it may start {start}, and advance {advance} at the earliest"
+
+
+def earliest_entries(plan: Plan, times: ReleaseTimes, now: datetime) -> EarliestEntries | None:
+    """Return when *plan* may enter its first two stages if it starts as soon as it may. None if any time will do."""
+    if not plan.advance_windows and not times.freezes:
+        return None
+    start = times.opens_at(plan.advance_windows, now)
+    dwelt = None if start is None else start + plan.stages[0].minimum_time
+    advance = None if dwelt is None else times.opens_at(plan.advance_windows, dwelt)
+    zone = plan.advance_windows[0].time_zone if plan.advance_windows else "UTC"
+    return EarliestEntries(start=start, advance=advance, time_zone=zone)
+
+
 class Preview(BaseModel):
     """A plan compared with the shadow history of the pair.
 
@@ -219,6 +325,8 @@ class Preview(BaseModel):
         replayed_slots, replayed_days: of the slots and days, those from replays. No gate of the rollout counts them.
         harm_replayed: what the gate `harm` says of shadow and replays together. It refuses no start.
         left_out_until: replayed candles before it are left out, because a version was trained on them.
+        earliest: when the rollout may start and advance by release windows and freezes. None without both.
+        risk: of the version against the active one, with the scale that a start would freeze. *risk_line* states it.
     """
 
     slots: int
@@ -237,6 +345,9 @@ class Preview(BaseModel):
     replayed_days: float = 0.0
     harm_replayed: Finding | None = None
     left_out_until: datetime | None = None
+    earliest: EarliestEntries | None = None
+    risk: Risk | None = None
+    risk_line: str = ""
 
     @property
     def underpowered(self) -> bool:
@@ -248,24 +359,24 @@ class Preview(BaseModel):
         if self.harm is not None and self.harm.verdict is Verdict.FAIL:
             return f"refused: in shadow {self.harm.reason}. Give an override reason to start it all the same"
         if self.pnl_deviation is None:
-            found = f"{self.slots} slots in {self.days:.0f} days of {self._source}"
+            found = f"{self.slots:,} slots in {self.days:,.0f} days of {self._source}"
             return (
                 f"unknown: {found} are too few to plan by. Replay the version on past candles, or wait for more candles"
             )
         short = next((stage for stage in self.stages if stage.underpowered), None)
         if short is None:
             total = sum(stage.days_expected or 0.0 for stage in self.stages)
-            return f"the evidence can suffice: about {total:.0f} days at {self.slots_per_day:.1f} slots a day"
+            return f"the evidence can suffice: about {total:,.0f} days at {self.slots_per_day:.1f} slots a day"
         days = short.slots_needed / self.slots_per_day
         return (
-            f"underpowered: the {short.percent:g} % stage needs {short.slots_needed} slots; "
-            f"at {self.slots_per_day:.1f} a day that is {days:.0f} days"
+            f"underpowered: the {short.percent:g} % stage needs {short.slots_needed:,} slots; "
+            f"at {self.slots_per_day:.1f} a day that is {days:,.0f} days"
         )
 
     @property
     def notes(self) -> list[str]:
         """What the shadow says, what the last stage tolerates, and how soon faults are found, a line each."""
-        notes = []
+        notes = [] if self.earliest is None else [self.earliest.note]
         if self.left_out_until is not None:
             notes.append(in_sample_note(self.left_out_until))
         if self.replayed_days:
@@ -280,6 +391,8 @@ class Preview(BaseModel):
             notes.append(f"warning: {self.harm.reason}, in shadow already")
         if self.harm_replayed is not None and self.harm_replayed.verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE):
             notes.append(f"warning: {self.harm_replayed.reason}, in {self._source} already")
+        if self.risk_line:
+            notes.append(self.risk_line)
         if self.stages and self.slots_per_day > 0:
             margin = self.stages[-1].margin_r
             money = self._of_capital(-self.slots_per_day * margin)
@@ -295,8 +408,9 @@ class Preview(BaseModel):
 
     def _of_capital(self, r_per_day: float) -> str:
         often = self.slots_per_day >= OFTEN
-        money = r_per_day * self.risk_fraction * 10_000 * (1 if often else DAYS_A_YEAR)
-        return f"{money:+,.0f} a {'day' if often else 'year'} on 10,000"
+        money = r_per_day * self.risk_fraction * STAKE * (1 if often else DAYS_A_YEAR)
+        at_risk = f"at {self.risk_fraction:.1%} of it a trade"
+        return f"{money:+,.0f} a {'day' if often else 'year'} on an account of {STAKE:,}, {at_risk}"
 
     def _found(self, one: Detection) -> str:
         loss = f"a user on the canary then has at worst {one.worst_loss_r:.0f} R less than the other users"
@@ -307,7 +421,7 @@ class Preview(BaseModel):
 
 def replayed_part(replayed_slots: int, slots: int, replayed_days: float, days: float) -> str:
     """Return how much of what a pair did before a start is from replays, in the words of `plan` and `whatif`."""
-    counted = f"{replayed_slots:,} of {slots:,} slots, on {replayed_days:.0f} of {days:.0f} days"
+    counted = f"{replayed_slots:,} of {slots:,} slots, on {replayed_days:,.0f} of {days:,.0f} days"
     return f"from replay: {counted} before the start"
 
 
@@ -344,11 +458,8 @@ def preview(
     gate = next((gate for gate in plan.gates if isinstance(gate, NotWorse)), None)
     stages, booked = [], 0
     for stage in plan.stages:
-        margins = stage.margins
-        margin = margins.pnl(frozen)
-        needed = gate.own_slots_needed(frozen, margin, gate.slots_needed(history, margin)) if gate else 0
-        if margins.win is not None:
-            needed = max(needed, _needed(win, margins.win))
+        margin = stage.margins.pnl(frozen)
+        needed = stage_slots_needed(gate, stage.margins, frozen, history)
         minimum_days = stage.minimum_time.total_seconds() / 86_400
         expected = None
         if per_day > 0 and pnl is not None:
@@ -385,6 +496,19 @@ def preview(
         replayed_days=0.0 if live is None else calendar_days - live.days,
         harm_replayed=None if live is None else found,
     )
+
+
+def stage_slots_needed(gate: NotWorse | None, margins: Margins, frozen: History, history: History) -> int:
+    """Return how many slots of the rollout a version as good as the active one needs to pass a stage.
+
+    Args:
+        gate: the plan's gate `not_worse`, if it has one.
+        frozen: the history that the gates of the rollout use.
+        history: all that is known about the pair: at least *frozen*.
+    """
+    margin = margins.pnl(frozen)
+    needed = gate.own_slots_needed(frozen, margin, gate.slots_needed(history, margin)) if gate else 0
+    return needed if margins.win is None else max(needed, _needed(history.win_deviation, margins.win))
 
 
 def _as_cautious(history: History, live: History) -> History:

@@ -10,6 +10,8 @@ from strategy_core.domain.evidence import Evidence
 from strategy_core.domain.gates.base import SEVERITY, Finding, Freshness, Gate, Margins, Verdict, format_duration
 from strategy_core.domain.gates.on_slots import Harm
 from strategy_core.domain.plan import Plan
+from strategy_core.domain.readings import gate_title, gates_of
+from strategy_core.domain.release_times import ANY_TIME, ReleaseTimes
 
 
 class State(StrEnum):
@@ -86,12 +88,15 @@ class Ruling:
     Attributes:
         worst: the finding that decided, if any.
         blind: whether an armed gate has no evidence.
+        held: whether every gate passes, and a freeze, a closed window, the cap on capital or open positions alone hold
+            the next stage.
     """
 
     step: Step
     reason: str
     worst: Finding | None = None
     blind: bool = False
+    held: bool = False
 
     @property
     def cause(self) -> str:
@@ -118,20 +123,39 @@ def judge_all(gates: Iterable[Gate], evidence: Evidence, margins: Margins) -> li
     return [_judge(gate, evidence, margins) for gate in (Freshness(), *gates)]
 
 
-def decide(plan: Plan, at: Position, findings: Sequence[Finding], now: datetime) -> Ruling:
+def decide(
+    plan: Plan,
+    at: Position,
+    findings: Sequence[Finding],
+    now: datetime,
+    times: ReleaseTimes = ANY_TIME,
+    capital_problem: str = "",
+    positions_problem: str = "",
+) -> Ruling:
     """Return the step that a rollout takes now.
 
     Protection comes first: a breach or a failure rolls back in every state. Then, in this order: blindness, a pause,
-    the stage's minimum time, the verdicts, an approval. An approval is bound to the evidence that it was given on. If a
-    tick cannot advance with it, the approval lapses and an owner must give it again.
+    the stage's minimum time, the verdicts, an approval, and last the plan's windows and freezes. These hold the next
+    stage and nothing else. An approval is bound to the evidence that it was given on. If a tick cannot advance with it,
+    the approval lapses and an owner must give it again. While only a freeze or a closed window holds it, it waits.
+
+    Args:
+        times: freezes, and the hours of the markets that the plan's windows name.
+        capital_problem: why the cap on capital of the next stage is not known. It holds that stage, and at the end of
+            its maximum time the owner is asked.
+        positions_problem: why open positions hold the next stage, the promotion too. As with the cap on capital.
     """
-    ruling = _rule(plan, at, findings, now)
-    if ruling.step is Step.HOLD and at.approved_stage == at.stage_index + 1:
+    ruling = _rule(plan, at, findings, now, times)
+    problem = positions_problem or (capital_problem if ruling.step is Step.ADVANCE else "")
+    if ruling.step in (Step.ADVANCE, Step.PROMOTE) and problem:
+        held = _unanswered(plan, at, ruling.worst or findings[0], problem, now, times)
+        ruling = replace(held, held=held.step is Step.HOLD)
+    if ruling.step is Step.HOLD and not ruling.held and at.approved_stage == at.stage_index + 1:
         return replace(ruling, step=Step.LAPSE, reason=f"the approval lapses: {ruling.reason}")
     return ruling
 
 
-def _rule(plan: Plan, at: Position, findings: Sequence[Finding], now: datetime) -> Ruling:
+def _rule(plan: Plan, at: Position, findings: Sequence[Finding], now: datetime, times: ReleaseTimes) -> Ruling:
     armed = sorted((f for f in findings if f.armed), key=lambda finding: SEVERITY[finding.verdict])
     if not armed:
         return Ruling(Step.HOLD, "no armed gate has a finding yet")
@@ -148,7 +172,7 @@ def _rule(plan: Plan, at: Position, findings: Sequence[Finding], now: datetime) 
     if at.promoted_at is not None:
         return _bake(plan, at.promoted_at, armed, now)
     measured = next((finding for finding in armed if finding.low is not None), worst)
-    return _climb(plan, at, worst, measured, now)
+    return _climb(plan, at, worst, measured, now, times)
 
 
 def _hold_blind(plan: Plan, at: Position, worst: Finding, now: datetime) -> Ruling:
@@ -168,7 +192,7 @@ def _bake(plan: Plan, promoted_at: datetime, armed: Sequence[Finding], now: date
     return Ruling(Step.COMPLETE, f"baked {format_duration(baked)} without harm", armed[0])
 
 
-def _climb(plan: Plan, at: Position, worst: Finding, measured: Finding, now: datetime) -> Ruling:
+def _climb(plan: Plan, at: Position, worst: Finding, measured: Finding, now: datetime, times: ReleaseTimes) -> Ruling:
     """Rule on the next stage. A pass is explained by *measured*, the finding with an interval."""
     stage = plan.stages[at.stage_index]
     dwell = now - at.stage_entered_at
@@ -179,24 +203,25 @@ def _climb(plan: Plan, at: Position, worst: Finding, measured: Finding, now: dat
             worst,
         )
     if worst.verdict is not Verdict.PASS:
-        return _unanswered(plan, at, worst, f"{worst.gate}: {worst.reason}", now)
+        return _unanswered(plan, at, worst, f"{worst.gate}: {worst.reason}", now, times)
     following = at.stage_index + 1
     if following == len(plan.stages) and at.excluded:
-        return _unanswered(plan, at, worst, f"{', '.join(at.excluded)} {_NOT_PROMOTED}", now)
+        return _unanswered(plan, at, worst, f"{', '.join(at.excluded)} {_NOT_PROMOTED}", now, times)
     passed = f"every gate passed at {stage.percent:g} %: {measured.reason}"
-    if following == len(plan.stages):
-        return Ruling(Step.PROMOTE, passed, measured)
-    if plan.needs_approval(following) and at.approved_stage != following:
+    last = following == len(plan.stages)
+    if not last and plan.needs_approval(following) and at.approved_stage != following:
         reason = f"{plan.stages[following].percent:g} % needs an owner's approval; {passed}"
         return Ruling(Step.AWAIT_APPROVAL, reason, measured)
-    return Ruling(Step.ADVANCE, passed, measured)
+    if closure := times.closure(plan.advance_windows, now):
+        return Ruling(Step.HOLD, f"{closure.reason}; {passed}", measured, held=True)
+    return Ruling(Step.PROMOTE if last else Step.ADVANCE, passed, measured)
 
 
-def _unanswered(plan: Plan, at: Position, worst: Finding, reason: str, now: datetime) -> Ruling:
-    waited = now - at.stage_extended_at
-    if waited < plan.maximum_stage_time:
+def _unanswered(plan: Plan, at: Position, worst: Finding, reason: str, now: datetime, times: ReleaseTimes) -> Ruling:
+    """Rule on a stage without a clear verdict. A freeze puts off the question to an owner, and no rollback."""
+    if now < _maximum_end(plan, at, times):
         return Ruling(Step.HOLD, reason, worst)
-    reason = f"{format_duration(waited)} at this stage without an answer; {reason}"
+    reason = f"{format_duration(now - at.stage_extended_at)} at this stage without an answer; {reason}"
     if plan.on_inconclusive == "rollback":
         return Ruling(Step.ROLL_BACK, reason, worst)
     return Ruling(Step.AWAIT_DECISION, reason, worst)
@@ -228,26 +253,43 @@ class Outlook:
     needs: tuple[str, ...]
 
 
-def outlook(plan: Plan, at: Position, findings: Sequence[Finding], now: datetime) -> Outlook:
-    """Return what must happen before the rollout goes on, given the last finding of each gate."""
+def outlook(
+    plan: Plan, at: Position, findings: Sequence[Finding], now: datetime, times: ReleaseTimes = ANY_TIME
+) -> Outlook:
+    """Return what must happen before the rollout goes on, given the last finding of each gate.
+
+    Args:
+        times: as in `decide`.
+    """
     if at.state in ENDED:
         return Outlook(None, None, ())
     armed = sorted((f for f in findings if f.armed), key=lambda finding: SEVERITY[finding.verdict])
     if armed and armed[0].verdict in (Verdict.BREACH, Verdict.FAIL):
-        needs = [f"the next tick rolls it back: {armed[0].gate}: {armed[0].reason}"]
+        needs = [f"the next tick rolls it back: {_title(plan, armed[0].gate)}: {armed[0].reason}"]
     else:
-        needs = [*_evidence_needs(plan, at, armed, now), *_owner_needs(at), *_remaining_needs(plan, at, armed, now)]
+        needs = [
+            *_evidence_needs(plan, at, armed, now),
+            *_owner_needs(at),
+            *_remaining_needs(plan, at, armed, now),
+            *_time_needs(plan, at, now, times),
+        ]
     return Outlook(
         minimum_left=max(timedelta(0), _minimum_end(plan, at) - now),
-        maximum_left=None if _has_no_maximum(at) else max(timedelta(0), _maximum_end(plan, at) - now),
+        maximum_left=None if _has_no_maximum(at) else max(timedelta(0), _maximum_end(plan, at, times) - now),
         needs=tuple(needs or [f"nothing: the next tick {_what_follows(plan, at)}"]),
     )
+
+
+def _title(plan: Plan, name: str) -> str:
+    """Return the plain name of the gate with this name in findings."""
+    gate = gates_of(plan).get(name)
+    return name if gate is None else gate_title(gate)
 
 
 def _evidence_needs(plan: Plan, at: Position, armed: Sequence[Finding], now: datetime) -> Iterator[str]:
     blind = [finding for finding in armed if finding.verdict is Verdict.BLIND]
     for finding in blind:
-        yield f"{finding.gate} needs evidence again: {finding.reason}"
+        yield f'"{_title(plan, finding.gate)}" needs evidence again: {finding.reason}'
     if blind:
         end = (at.blind_since or now) + plan.blind_limit
         yield f"otherwise it is rolled back {_when(end, now)}"
@@ -269,15 +311,15 @@ def _remaining_needs(plan: Plan, at: Position, armed: Sequence[Finding], now: da
         yield f"{what} lasts another {format_duration(end - now)}, until {_moment(end)}"
     if at.promoted_at is not None:
         if doubt := bake_doubt(plan, armed):
-            yield f"{doubt.gate} must pass, it is {doubt.verdict}: {doubt.reason}"
+            yield f'"{_title(plan, doubt.gate)}" must pass, it is {doubt.verdict}: {doubt.reason}'
         return
     for finding in armed:
         if finding.verdict in (Verdict.INCONCLUSIVE, Verdict.INSUFFICIENT):
-            yield f"{finding.gate} must pass, it is {finding.verdict}: {finding.reason}"
+            yield f'"{_title(plan, finding.gate)}" must pass, it is {finding.verdict}: {finding.reason}'
     judged = {finding.gate for finding in armed}
     for gate in plan.gates:
         if not gate.dry_run and gate.name not in judged:
-            yield f"{gate.name} must pass: no tick has judged it yet"
+            yield f'"{gate_title(gate)}" must pass: no tick has judged it yet'
     following = at.stage_index + 1
     if at.excluded and following == len(plan.stages):
         yield f"it cannot be promoted: {', '.join(at.excluded)} {_NOT_PROMOTED}"
@@ -286,14 +328,26 @@ def _remaining_needs(plan: Plan, at: Position, armed: Sequence[Finding], now: da
         yield f"an owner must {when} approve {plan.stages[following].percent:g} %"
 
 
+def _time_needs(plan: Plan, at: Position, now: datetime, times: ReleaseTimes) -> Iterator[str]:
+    """Yield what holds the next stage once its minimum time is over: a freeze, or a closed window."""
+    if at.promoted_at is not None:
+        return
+    waits = at.state in (State.PAUSED, State.AWAITING_DECISION)
+    earliest = now if waits else max(now, _minimum_end(plan, at))
+    if closure := times.closure(plan.advance_windows, earliest):
+        yield closure.reason
+
+
 def _minimum_end(plan: Plan, at: Position) -> datetime:
     if at.promoted_at is not None:
         return at.promoted_at + plan.bake
     return at.stage_entered_at + plan.stages[at.stage_index].minimum_time
 
 
-def _maximum_end(plan: Plan, at: Position) -> datetime:
-    return at.stage_extended_at + plan.maximum_stage_time
+def _maximum_end(plan: Plan, at: Position, times: ReleaseTimes) -> datetime:
+    if plan.on_inconclusive == "rollback":  # no freeze delays a rollback
+        return at.stage_extended_at + plan.maximum_stage_time
+    return times.limit_end(at.stage_extended_at, plan.maximum_stage_time)
 
 
 def _has_no_maximum(at: Position) -> bool:

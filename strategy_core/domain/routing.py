@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from enum import StrEnum
 from hashlib import sha256
 
 import numpy as np
@@ -29,6 +30,22 @@ def bucket_of(user_id: str, salt: str = "") -> int:
     return h % 100 * 100 + h // 100
 
 
+class SaltedBuckets:
+    """`bucket_of` with one salt for many users, in three quarters of the time: the salt is hashed once."""
+
+    __slots__ = ("_begun",)
+
+    def __init__(self, salt: str) -> None:
+        self._begun = sha256(salt.encode())
+
+    def bucket_of(self, user_id: bytes) -> int:
+        """Return the bucket of a user id in UTF-8."""
+        salted = self._begun.copy()
+        salted.update(user_id)
+        h = _from_bytes(salted.digest(), "big") % BUCKETS  # as in the function `bucket_of`
+        return h % 100 * 100 + h // 100
+
+
 def buckets_of(user_ids: Sequence[str], salt: str = "") -> IntArray:
     """Return `bucket_of` for each user, shape (users,). A million users take about a second."""
     digests = b"".join(sha256((salt + user_id).encode()).digest() for user_id in user_ids)
@@ -38,12 +55,23 @@ def buckets_of(user_ids: Sequence[str], salt: str = "") -> IntArray:
     return np.asarray(h % 100 * 100 + h // 100, np.int64)
 
 
+class Standing(StrEnum):
+    """What decides the version of a user while a canary serves."""
+
+    BUCKET = "bucket"
+    KEPT = "kept"  # with the active version
+    ALWAYS = "always"  # on the canary
+
+
 @dataclass(frozen=True, slots=True)
 class Routing:
     """The routing rule of one strategy at one moment, with the generation of the strategy.
 
     Attributes:
         excluded: symbols on which every user gets the active version.
+        kept: users that get the active version in any bucket. Empty without a canary that serves users.
+        always: users that get the canary in any bucket, unless they are kept. Empty as *kept*.
+        exit_only: users that may open no new position of the strategy, also without a canary.
     """
 
     active: str
@@ -52,12 +80,31 @@ class Routing:
     salt: str
     generation: int
     excluded: frozenset[str] = frozenset()
+    kept: frozenset[str] = frozenset()
+    always: frozenset[str] = frozenset()
+    exit_only: frozenset[str] = frozenset()
 
-    def version_of(self, bucket: int, symbol: str | None = None) -> str:
-        """Return the version of a user's bucket on *symbol*, or on the symbols that are not excluded."""
-        if self.canary is None or bucket >= self.percent_bp or symbol in self.excluded:
+    @property
+    def serves_canary(self) -> bool:
+        """Whether a canary serves users. At 0 % it serves none, not even those that always get it."""
+        return self.canary is not None and self.percent_bp > 0
+
+    def standing_of(self, user_id: str) -> Standing:
+        """Return what decides the user's version. Without a canary that serves users it is the bucket."""
+        if user_id in self.kept:
+            return Standing.KEPT
+        return Standing.ALWAYS if user_id in self.always else Standing.BUCKET
+
+    def version_of(self, bucket: int, symbol: str | None = None, user_id: str | None = None) -> str:
+        """Return the version of a user on *symbol*, or on the symbols that are not excluded.
+
+        Args:
+            bucket: of the user.
+            user_id: without it, the answer is that of a user without an exclusion.
+        """
+        if self.canary is None or self.percent_bp == 0 or symbol in self.excluded or user_id in self.kept:
             return self.active
-        return self.canary
+        return self.canary if bucket < self.percent_bp or user_id in self.always else self.active
 
 
 def refused_user(user_id: object) -> InvalidName | None:

@@ -52,6 +52,7 @@ class ExitReason(StrEnum):
     STOP = "stop"
     TARGET = "target"
     HORIZON = "horizon"
+    CLOSE = "close"  # the version decided to leave it
     NO_RISK = "no_risk"  # without an ATR there is no stop: the trade is not taken and is worth 0
 
 
@@ -89,13 +90,18 @@ class ScoredTrades:
         return len(self.side)
 
 
-def score(candles: pd.DataFrame, positions: ArrayLike, sides: ArrayLike, rule: ScoringRule) -> ScoredTrades:
+def score(
+    candles: pd.DataFrame, positions: ArrayLike, sides: ArrayLike, rule: ScoringRule, closes: ArrayLike = ()
+) -> ScoredTrades:
     """Simulate one trade for each decision. Trades are independent: they neither net nor wait for each other.
 
     A decision at the close of row p enters at the open of row p + 1, a buy at the ask, a sell at the bid. A long is
     closed on bid prices, a short on ask prices. It exits in the first candle, from the entry candle on, that touches
     its stop or target, or at the close of the last candle of the horizon. A candle that touches both counts as the
     stop, wherever it opened. If the open is already beyond the exit price, the trade exits at the open.
+
+    A decision to close, at the close of row c, ends every trade that is open then, at the open of row c + 1: what its
+    users get too. Without *closes* the trades are those of stop, target and horizon alone, to the bit.
 
     The trade depends only on the `rule.warmup_bars` candles up to p and the `rule.horizon` candles after it. A slice
     that contains them gives the same bits as the whole history.
@@ -108,6 +114,7 @@ def score(candles: pd.DataFrame, positions: ArrayLike, sides: ArrayLike, rule: S
             NaN, it is mid -/+ half the spread of the rule.
         positions: rows of the decisions, each in 0..len(candles) - 1.
         sides: 1 for a buy, -1 for a sell, as many as *positions*.
+        closes: rows of the version's decisions to close, rising, each in 0..len(candles) - 1.
     """
     side = np.asarray(sides, dtype=np.float64)
     entry_position = np.asarray(positions, dtype=np.int64) + 1
@@ -125,14 +132,18 @@ def score(candles: pd.DataFrame, positions: ArrayLike, sides: ArrayLike, rule: S
     exit_position = np.full(len(side), NO_EXIT, dtype=np.int64)
     reason = np.full(len(side), "", dtype="<U8")
     live = np.flatnonzero(sized)
+    left = _left_at(entry_position, closes)
     for step in range(rule.horizon):
         live = live[entry_position[live] + step < len(candles)]
         opened, worst, best, close = quotes.exit(side[live], entry_position[live] + step)
-        stopped = worst <= stop[live]
-        hit = ~stopped & (best >= target[live])
-        done = stopped | hit if step < rule.horizon - 1 else np.ones(len(live), dtype=np.bool_)
+        leaves = left[live] == entry_position[live] + step
+        stopped = ~leaves & (worst <= stop[live])
+        hit = ~leaves & ~stopped & (best >= target[live])
+        done = leaves | stopped | hit if step < rule.horizon - 1 else np.ones(len(live), dtype=np.bool_)
         fill = np.where(stopped, np.minimum(opened, stop[live]), np.where(hit, np.maximum(opened, target[live]), close))
+        fill = np.where(leaves, opened, fill)
         why = np.where(stopped, ExitReason.STOP, np.where(hit, ExitReason.TARGET, ExitReason.HORIZON))
+        why = np.where(leaves, ExitReason.CLOSE, why)
         ended = live[done]
         out[ended], reason[ended] = fill[done], why[done]
         exit_position[ended] = entry_position[ended] + step
@@ -155,6 +166,16 @@ def score(candles: pd.DataFrame, positions: ArrayLike, sides: ArrayLike, rule: S
         r_multiple=np.divide(pnl, risk, out=np.zeros(len(side)), where=~unsized),
         exit_reason=reason,
     )
+
+
+def _left_at(entry_position: IntArray, closes: ArrayLike) -> IntArray:
+    """Return the row at whose open each trade is left by the version's decision, or NO_EXIT."""
+    rows = np.asarray(closes, dtype=np.int64)
+    first = np.searchsorted(rows, entry_position)
+    left = np.full(len(entry_position), NO_EXIT, dtype=np.int64)
+    found = first < len(rows)
+    left[found] = rows[first[found]] + 1
+    return left
 
 
 def marks(candles: pd.DataFrame, trades: ScoredTrades, rule: ScoringRule) -> FloatArray:
@@ -183,6 +204,30 @@ def marks(candles: pd.DataFrame, trades: ScoredTrades, rule: ScoringRule) -> Flo
         changes += np.bincount(at, weights=(now - worth[live]) / trades.risk[live], minlength=len(candles))
         worth[live] = now
     return changes
+
+
+def floating_r(
+    candles: pd.DataFrame, positions: ArrayLike, sides: ArrayLike, entry_prices: ArrayLike, rule: ScoringRule
+) -> FloatArray:
+    """Return the R of open trades at the close of the last candle, a long at the bid, a short at the ask.
+
+    Args:
+        candles: at least one, as in `score`.
+        positions: for each trade, the row of the last candle that had closed when it was opened. -1: none.
+        sides: 1 for a buy, -1 for a sell.
+        entry_prices: the fills.
+
+    Returns:
+        Shape (trades,), NaN for a trade without an ATR at its entry: it has no stop that could be the risk.
+    """
+    side, at = np.asarray(sides, np.float64), np.asarray(positions, np.int64)
+    entry = side * np.asarray(entry_prices, np.float64)
+    average_range = np.where(at >= 0, atr(candles, rule.atr_period)[at], np.nan)
+    risk = np.where(average_range > NO_RANGE * np.abs(entry), rule.stop_atr * average_range, np.nan)
+    last = np.full(len(side), len(candles) - 1)
+    close = _Quotes.of(candles, rule.spread).exit(side, last)[3]
+    result: FloatArray = (close - entry - rule.cost) / risk
+    return result
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,17 @@ class Action(StrEnum):
     HOLD = "hold"
 
 
+class Intent(StrEnum):
+    """What a decision means for positions that are open.
+
+    `close` leaves every position on the symbol that the version manages, long or short. It never opens or reverses one:
+    only a hold may have it.
+    """
+
+    OPEN = "open"
+    CLOSE = "close"
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The decision of a version on one candle.
@@ -31,12 +42,15 @@ class Decision:
         confidence: 0..1.
         features: inputs of the decision, by name: finite numbers, strings, booleans or null.
         reason: in a word or two. `insufficient_history` is not counted as a decision.
+        intent: `close` with hold leaves the open positions at the open of the next candle. The default leaves them to
+            the scoring rule's stop, target and horizon.
     """
 
     action: Action
     confidence: float = 0.0
     features: Mapping[str, float | int | str | bool | None] = field(default_factory=dict)
     reason: str = ""
+    intent: Intent = Intent.OPEN
 
     @property
     def signals(self) -> bool:
@@ -63,7 +77,8 @@ class Strategy(Protocol):
     row from row `warmup_bars - 1` on, each equal to `decide` on the `warmup_bars` candles that end there.
     `model_files(params) -> Iterable[Path]` returns files whose contents become part of the fingerprint.
     `trained_until(params) -> datetime` returns the end of the candles that the version was fitted to. It may be an
-    attribute too, and a text in ISO 8601: comparisons show what the version did before it apart.
+    attribute too, and a text in ISO 8601: comparisons show what the version did before it apart. A class attribute
+    `Toggles`, a pydantic model, declares values that users may have after the decision: see `domain.toggles`.
     """
 
     Params: "type[BaseModel]"
@@ -85,6 +100,10 @@ def checked_decision(answer: object) -> Decision:
         raise InvalidDecision(f"action {answer.action!r} is not one of {', '.join(Action)}")
     if answer.signals and answer.reason == INSUFFICIENT_HISTORY:
         raise InvalidDecision(f"{answer.action} for {INSUFFICIENT_HISTORY}, which is a hold")
+    if not isinstance(answer.intent, Intent):
+        raise InvalidDecision(f"intent {answer.intent!r} is not one of {', '.join(Intent)}")
+    if answer.intent is Intent.CLOSE and answer.signals:
+        raise InvalidDecision(f"{answer.action} to close; allowed: hold to close, and a later candle opens")
     confidence = answer.confidence
     if not _is_number(confidence) or not 0.0 <= confidence <= 1.0:  # NaN fails the comparison too
         raise InvalidDecision(f"confidence {confidence!r} is not within 0..1")

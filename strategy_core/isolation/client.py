@@ -20,6 +20,7 @@ from strategy_core.domain.errors import (
     InvalidCandles,
     InvalidConfig,
     InvalidEntryPoint,
+    InvalidToggles,
     IsolationBreach,
     IsolationUnavailable,
     NaiveTime,
@@ -32,6 +33,7 @@ from strategy_core.domain.errors import (
 )
 from strategy_core.domain.lifecycle import utc
 from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Action, Decision
+from strategy_core.domain.toggles import declaration_text, read_declaration
 from strategy_core.isolation import protocol
 from strategy_core.isolation.fingerprint import check_model_files, model_file_parts, own_modules
 from strategy_core.isolation.process import Died, Overdue, Process, checked_config, start_frame
@@ -151,6 +153,8 @@ class Description:
         notes: for the registration report.
         trained_until: end of the candles that it was fitted to, in UTC, if it names one.
         trained_until_problem: why that cannot be told, or "".
+        toggles: the declared toggles, as `domain.toggles.declaration_text` writes them, or "".
+        toggle_problems: why they are refused.
     """
 
     config: dict[str, Any]
@@ -160,6 +164,8 @@ class Description:
     notes: tuple[str, ...] = ()
     trained_until: datetime | None = None
     trained_until_problem: str = ""
+    toggles: str = ""
+    toggle_problems: tuple[str, ...] = ()
 
 
 class IsolatedStrategy:
@@ -254,6 +260,27 @@ class IsolatedStrategy:
             self._ready()
         assert self._description is not None
         return self._description
+
+    def read_params_schema(self) -> dict[str, Any]:
+        """Load the code without a config and return the JSON schema of its config. The version wrote it: trust nothing.
+
+        Raises:
+            InvalidEntryPoint: there is no such strategy.
+            IsolationBreach: its code tried to touch the outside while loading.
+            StrategyFailed: its code raised, hung or ended the worker, or its model has no JSON schema.
+        """
+        try:
+            _, (key, value) = self._start((), wants="params")
+            if key == "params" and isinstance(value, dict) and protocol.encodable([value]):
+                return value
+            _description_in(key, value, self.entry_point)
+        except Overdue:
+            raise StrategyOverdue(f"loading {self.entry_point} took more than {self.load_deadline_s:g} s") from None
+        except Died as died:
+            raise StrategyFailed(f"loading {self.entry_point} failed: {died}") from None
+        finally:
+            self.close()
+        raise StrategyFailed(f"loading {self.entry_point} failed: its worker sent an unexpected message")
 
     def decide(
         self, asks: Sequence[DecisionRequest], *, vectorised: bool = False, budget: FailureBudget | None = None
@@ -374,6 +401,11 @@ class IsolatedStrategy:
             return False
 
     def _load(self, model_files: tuple[Path, ...]) -> tuple[Process, Description]:
+        process, message = self._start(model_files)
+        return process, _description_in(*message, self.entry_point)
+
+    def _start(self, model_files: tuple[Path, ...], *, wants: str = "") -> tuple[Process, tuple[str, Any]]:
+        """Start a worker and return it with its first message. *wants* is `params` for the schema of the config."""
         module = self._module or resolve(self.entry_point).partition(":")[0]
         modules = own_modules(module, self.entry_point)
         check_model_files(self.entry_point, model_files, modules, self._config)
@@ -386,6 +418,7 @@ class IsolatedStrategy:
             "config": self._config,
             "memory_bytes": self._memory_bytes,
             "clock_ahead_s": self._clock_ahead_s,
+            "wants": wants,
         }
         process.send(start_frame(header, view, self._pickled), deadline)
         for _ in range(REPORTS_HEARD):
@@ -394,7 +427,7 @@ class IsolatedStrategy:
                 break
             self._record_breach(message[1])
         self._load_s = max(self._load_s, time.monotonic() - began)
-        return process, _description_in(*message, self.entry_point)
+        return process, message
 
     def _refuse(self, refused: RolloutError) -> NoReturn:
         self.close()
@@ -439,7 +472,8 @@ def _description_in(key: str, value: object, entry_point: str) -> Description:
                 _time_in(rest.get("trained_until")),
                 protocol.one_line(rest.get("trained_until_problem", "")),
             )
-            return Description(config, bars, many, paths, shown, until, problem)
+            toggles, problems = _toggles_in(rest.get("toggles", {}), rest.get("toggle_problems", []), entry_point)
+            return Description(config, bars, many, paths, shown, until, problem, toggles, problems)
         case "refused", ["InvalidEntryPoint", [str(why)]]:
             raise InvalidEntryPoint(entry_point, protocol.one_line(why))
         case "refused", ["InvalidConfig", list(problems)]:
@@ -452,6 +486,15 @@ def _description_in(key: str, value: object, entry_point: str) -> Description:
             raise StrategyFailed(protocol.one_line(what))
         case _:
             raise Died("its worker violated the protocol: its first message has an unknown form")
+
+
+def _toggles_in(declared: object, problems: object, entry_point: str) -> tuple[str, tuple[str, ...]]:
+    found = [protocol.one_line(each) for each in problems] if isinstance(problems, list) else ["problems are no list"]
+    try:
+        text = declaration_text(read_declaration(declared, entry_point))
+    except InvalidToggles as refused:
+        text, found = "", [*found, *(protocol.one_line(each) for each in refused.problems)]
+    return ("" if found else text), tuple(found[:PROBLEMS_SHOWN])
 
 
 def _time_in(text: object) -> datetime | None:

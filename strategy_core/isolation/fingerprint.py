@@ -65,6 +65,7 @@ def fingerprint(
     timeframe: str,
     warmup_bars: int,
     model_files: Iterable[Path] = (),
+    toggles: str = "",
     schema: str = SCHEMA,
 ) -> Fingerprint:
     """Return the fingerprint of a version as installed on this machine. The same build has the same one everywhere.
@@ -76,6 +77,7 @@ def fingerprint(
         timeframe: of its candles.
         warmup_bars: length of its window.
         model_files: identified by content, name and order, but not by folder.
+        toggles: the declaration of its toggles. Without any it has no part, as before there were toggles.
         schema: "1" for a version that was registered before schema 2 (see `schema_of`).
 
     Raises:
@@ -99,6 +101,8 @@ def fingerprint(
         parts |= {"schema": SCHEMA, "python": f"{sys.version_info.major}.{sys.version_info.minor}"}
         parts |= {f"library {name}": _version(name, installed) for name in code.libraries.difference(LIBRARIES)}
     parts |= model_file_parts(model_files, entry_point)
+    if toggles:
+        parts["toggles"] = toggles
     return Fingerprint(digest_of(parts), parts)
 
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -100,6 +101,7 @@ def build_of(
         timeframe=timeframe,
         warmup_bars=described.warmup_bars,
         model_files=described.model_files,
+        toggles=described.toggles,
         schema=schema,
     )
 
@@ -242,6 +244,8 @@ class WorkerPool:
 
 def _verify(version: StrategyVersion, described: Description) -> None:
     schema = schema_of(version.fingerprint_parts)
+    if "toggles" not in version.fingerprint_parts:  # registered before there were toggles
+        described = replace(described, toggles="")
     found = build_of(version.entry_point, described, version.symbols, version.timeframe, schema=schema)
     if found.digest != version.fingerprint:
         changed = changed_parts(version.fingerprint_parts, found.parts)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategy_core.domain.errors import InvalidDecision
-from strategy_core.domain.strategy import Action, Decision, checked_decision
+from strategy_core.domain.strategy import Action, Decision, Intent, checked_decision
 
 Kind = Literal["", "raised", "invalid", "deadline", "died", "breach", "overload"]
 FROM_A_WORKER = ("", "raised", "invalid", "breach")  # a version's code must not choose the others, see `overload`
@@ -127,7 +127,7 @@ def loggable(answer: object) -> Decision:
 
 def row(answer: Answer) -> list[Any]:
     it = answer.decision
-    decision = None if it is None else [it.action.value, it.confidence, dict(it.features), it.reason]
+    decision = None if it is None else [it.action.value, it.confidence, dict(it.features), it.reason, it.intent.value]
     return [answer.kind, answer.error, decision, answer.duration_ms]
 
 
@@ -177,8 +177,9 @@ def _answer(kind: object, error: object, decision: Any, duration_ms: object) -> 
     known = cast(Kind, kind)
     if known:
         return Answer(None, one_line(error or "") or "it gave no reason", known, duration_ms)
-    action, confidence, features, reason = decision
-    return Answer(loggable(Decision(Action(action), confidence, features, reason)), None, "", duration_ms)
+    action, confidence, features, reason, intent = decision
+    given = Decision(Action(action), confidence, features, reason, Intent(intent))
+    return Answer(loggable(given), None, "", duration_ms)
 
 
 def _plain(value: Any) -> Any:

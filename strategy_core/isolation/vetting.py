@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict
 
 from strategy_core.domain.candles import Windows, timeframe_delta
 from strategy_core.domain.errors import Invalid, IsolationBreach, StrategyFailed, StrategyOverdue, Untrusted
-from strategy_core.domain.strategy import Action, Decision
+from strategy_core.domain.strategy import Action, Decision, Intent
 from strategy_core.isolation import protocol
 from strategy_core.isolation.client import DecisionRequest, IsolatedStrategy
 from strategy_core.isolation.protocol import Answer
@@ -90,6 +90,7 @@ class Report(BaseModel):
     answers_digest: str = ""  # of the answers that each worker is asked again, "" without any
     answers_windows: int = 0
     trained_until: datetime | None = None  # what the version says of the candles that it was fitted to
+    given_digest: str = ""  # of the config as it was given, before the defaults were filled in
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ class KnownAnswers:
     @property
     def digest(self) -> str:
         """Return the sha256 hex of all actions, confidences rounded to 1e-9, and reasons."""
-        rows = [[each.action.value, round(each.confidence, 9), each.reason] for each in self.decisions]
+        rows = [[each.action.value, round(each.confidence, 9), each.reason, *_closing(each)] for each in self.decisions]
         return sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
 
     def content(self) -> bytes:
@@ -118,7 +119,9 @@ class KnownAnswers:
                 [ask.symbol, ask.timeframe, ask.bars, each.columns, list(ask.positions)]
                 for ask, each in zip(self.asks, windows, strict=True)
             ],
-            "decisions": [[each.action.value, each.confidence, each.reason] for each in self.decisions],
+            "decisions": [
+                [each.action.value, each.confidence, each.reason, *_closing(each)] for each in self.decisions
+            ],
         }
         tables = [each.rows(0, len(each)) for each in windows]
         return gzip.compress(protocol.frame(header, tables), compresslevel=6, mtime=0)
@@ -131,7 +134,10 @@ class KnownAnswers:
             DecisionRequest(symbol, timeframe, _candles_in(columns, table), positions, bars)
             for (symbol, timeframe, bars, columns, positions), table in zip(header["asks"], tables, strict=True)
         ]
-        decisions = [Decision(Action(action), sure, {}, reason) for action, sure, reason in header["decisions"]]
+        decisions = [
+            Decision(Action(action), sure, {}, reason, *map(Intent, intent))
+            for action, sure, reason, *intent in header["decisions"]
+        ]
         return cls(asks, decisions)
 
 
@@ -172,8 +178,15 @@ def _candles_in(columns: Sequence[str], table: bytes) -> pd.DataFrame:
     return pd.DataFrame(rows[:, 1:].copy().view("<f8"), index=index, columns=pd.Index(list(columns)))
 
 
+def _closing(decision: Decision) -> list[str]:
+    """Return the intent if it is to close, else nothing: the answers of versions without one stay what they were."""
+    return [decision.intent.value] if decision.intent is Intent.CLOSE else []
+
+
 def _same_answer(a: Decision, b: Decision) -> bool:
-    return (a.action, a.reason) == (b.action, b.reason) and abs(a.confidence - b.confidence) <= CLOSE
+    return (a.action, a.intent, a.reason) == (b.action, b.intent, b.reason) and abs(
+        a.confidence - b.confidence
+    ) <= CLOSE
 
 
 def vet(strategy: IsolatedStrategy, candles: Mapping[str, pd.DataFrame], *, timeframe: str) -> Vetted:
@@ -464,7 +477,7 @@ def _signal(pair: tuple[Place, Decision, Answer]) -> bool:
 
 def _close(a: Decision, b: Decision) -> bool:
     """Return whether two decisions are equal up to rounding of their numbers."""
-    if (a.action, a.reason, a.features.keys()) != (b.action, b.reason, b.features.keys()):
+    if (a.action, a.intent, a.reason, a.features.keys()) != (b.action, b.intent, b.reason, b.features.keys()):
         return False
     pairs = [(a.confidence, b.confidence), *((a.features[name], b.features[name]) for name in a.features)]
     return all(
@@ -474,11 +487,12 @@ def _close(a: Decision, b: Decision) -> bool:
 
 
 def _alike(a: Decision, b: Decision) -> bool:
-    return a.action is b.action and abs(a.confidence - b.confidence) <= WINDOW_CONFIDENCE
+    same = a.action is b.action and a.intent is b.intent
+    return same and abs(a.confidence - b.confidence) <= WINDOW_CONFIDENCE
 
 
 def _format(decision: Decision) -> str:
-    return f"{decision.action} {decision.confidence:.4g}"
+    return " ".join([decision.action, f"{decision.confidence:.4g}", *_closing(decision)])
 
 
 def _sample(survey: Mapping[Place, Answer]) -> list[Place]:

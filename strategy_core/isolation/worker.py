@@ -43,6 +43,7 @@ from strategy_core.strategies.loading import (
     validated,
     warmup_of,
 )
+from strategy_core.strategies.toggles import declared_toggles
 
 _NOWHERE = "\0"  # no file's name starts so
 _LIBRARY_FOLDERS = (
@@ -114,6 +115,7 @@ class LoadedVersion:
         declared: Callable[[Any], Sequence[Path]] = getattr(self._strategy, "model_files", lambda _: ())
         files = [str(Path(file).absolute()) for file in declared(self._params)]
         until, problem = self._trained_until() if {*files} <= {*visible} else (None, "")
+        toggles, toggle_problems = self._toggles()
         return {
             "config": self._config,
             "warmup_bars": self.warmup_bars,
@@ -122,6 +124,8 @@ class LoadedVersion:
             "notes": list(self._strategy.notes) if isinstance(self._strategy, Backtesting | Freqtrade) else [],
             "trained_until": until and until.isoformat(),
             "trained_until_problem": problem,
+            "toggles": toggles,
+            "toggle_problems": toggle_problems,
         }
 
     def _trained_until(self) -> tuple[datetime | None, str]:
@@ -132,6 +136,13 @@ class LoadedVersion:
             return None, protocol.one_line(refused)
         except BaseException as raised:  # noqa: BLE001  a version's code
             return None, raised_line(raised, self._places)
+
+    def _toggles(self) -> tuple[Mapping[str, Any], list[str]]:
+        """Return the declared toggles, and the problems with them. Only a registration needs them, as above."""
+        try:
+            return declared_toggles(self._strategy)
+        except BaseException as raised:  # noqa: BLE001  a version's code
+            return {}, [raised_line(raised, self._places)]
 
     def answers(self, questions: Iterable[Question]) -> Iterator[list[Answer]]:
         """Yield the answers in the order of the positions, one by one, or in batches for a decide_many."""
@@ -316,16 +327,23 @@ def _run_worker(pipes: Pipes, prepared: Prepared) -> NoReturn:  # pragma: no cov
 
 
 def _load_and_report(header: Mapping[str, Any], parts: Sequence[bytes], guard: Guard, pipes: Pipes) -> LoadedVersion:
+    message: dict[str, Any] = {}
+    version: LoadedVersion | None = None
     try:
-        version = _load(header, parts, guard)
-        description = version.description(header["model_files"])
+        if header.get("wants") == "params":
+            message = {"params": load(header["entry_point"]).Params.model_json_schema()}
+        else:
+            version = _load(header, parts, guard)
+            message = {"ready": version.description(header["model_files"])}
         refused = _load_error(None, guard.take())
     except BaseException as raised:  # noqa: BLE001  a version's code
         refused = _load_error(raised, guard.take())
     if refused is not None:
         pipes.send(refused=refused)
         os._exit(0)
-    pipes.send(ready=description)
+    pipes.send(**message)
+    if version is None:
+        os._exit(0)
     return version
 
 

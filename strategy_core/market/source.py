@@ -86,7 +86,7 @@ def long_ended(source: CandleSource, now: datetime) -> str:
     if newest is None or now - newest <= LONG_CLOSURE + 2 * timeframe_delta(source.timeframe):
         return ""
     return (
-        f"the newest candle of {source.name} is of {newest:%Y-%m-%d %H:%M} UTC, {(now - newest).days} days ago: no "
+        f"the newest candle of {source.name} is of {newest:%Y-%m-%d %H:%M} UTC, {(now - newest).days:,} days ago: no "
         "version decides now. Append newer candles, or set ROLLOUT_FEED to a live feed. To decide on the past: "
         "rollout replay STRATEGY VERSION"
     )

@@ -9,11 +9,11 @@ import logging
 import re
 import threading
 from hashlib import pbkdf2_hmac
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import SecretStr
 
-from strategy_core.domain.alerts import Message, Severity
+from strategy_core.domain.alerts import REPORT_READY, Message, Severity
 from strategy_core.domain.errors import MissingExtra
 
 _SEVERITIES = "|".join(Severity)
@@ -23,6 +23,7 @@ _HASH_ROUNDS = 50_000
 _HTTP_STATUS = re.compile(r"error=(\d{3})\b")
 READY_S = 60.0  # to import apprise and to build a channel, which a busy machine makes slow
 _UNSAFE_LOGGERS = ("urllib3", "requests_oauthlib", "oauthlib")  # used by apprise, they log whole addresses
+Subject = Literal["alerts", "reports"]
 _TYPES = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "failure"}
 
 
@@ -60,6 +61,7 @@ class AppriseChannel:
         url: an apprise URL, such as `slack://…`, `tgram://…`, `mailto://…` or `json://HOST`.
         scheme: the scheme of *url*, used in the channel's name.
         at_least: the lowest severity that is sent.
+        only: whether reports alone are sent, or all alerts but reports. Default: everything.
         timeout: in seconds, per message. A message that times out counts as failed, so it may arrive twice.
         ready_timeout: in seconds, to import apprise and to build the channel, before the time of a message begins.
     """
@@ -72,12 +74,14 @@ class AppriseChannel:
         *,
         scheme: str,
         at_least: Severity = Severity.INFO,
+        only: Subject | None = None,
         timeout: float = 10.0,
         ready_timeout: float = READY_S,
     ) -> None:
         digest = pbkdf2_hmac("sha256", url.get_secret_value().encode(), b"rollout alert channel", _HASH_ROUNDS)
         self.name = f"{scheme.lower()}-{digest.hex()[:8]}"
         self.at_least = at_least
+        self.only = only
         self.timeout = timeout
         self.ready_timeout = ready_timeout
         self._url = url
@@ -88,6 +92,10 @@ class AppriseChannel:
 
     def __repr__(self) -> str:
         return f"Channel({self.name}, {self.at_least}+)"
+
+    def takes(self, kind: str) -> bool:
+        """Return whether alerts of this kind go to this channel."""
+        return self.only in (None, "reports" if kind == REPORT_READY else "alerts")
 
     def prepare(self) -> None:
         """Import apprise and build the channel once. Called before the time limit of a message begins."""
@@ -113,11 +121,26 @@ class AppriseChannel:
         _apprise_log.start()
         try:
             accepted = self._service is not None and self._service.notify(
-                body=message.body, title=message.title, body_format="text", notify_type=_TYPES[severity]
+                title=message.title, body_format="text", notify_type=_TYPES[severity], **self._content(message)
             )
         except Exception as error:  # noqa: BLE001  apprise may raise anything, and the text may hold the address
             return f"failed: {type(error).__name__}"
         return "" if accepted else self._problem()
+
+    def _content(self, message: Message) -> dict[str, Any]:
+        """Return the body, and the page as a file where the service takes files. The body links to it."""
+        page = message.page
+        if page is None:
+            return {"body": message.body}
+        body = f"{message.body}\n{page.url}" if page.url else message.body
+        if not all(each.attachment_support for each in self._service):
+            return {"body": body}
+        from apprise import AppriseAttachment
+        from apprise.attachment.memory import AttachMemory
+
+        attached = AppriseAttachment()
+        attached.add(AttachMemory(page.html, name=page.name, mimetype="text/html"))  # type: ignore[no-untyped-call]
+        return {"body": body, "attach": attached}
 
     def _build(self) -> None:
         """Build the apprise service.
@@ -144,10 +167,15 @@ class AppriseChannel:
         return "cannot be reached" if "onnection" in log else "the message was not accepted"
 
 
-def read_channels(urls: SecretStr | None, *, timeout: float = 10.0) -> list[AppriseChannel]:
+def read_channels(
+    urls: SecretStr | None, *, timeout: float = 10.0, only: Subject | None = None
+) -> list[AppriseChannel]:
     """Return one channel per distinct address in *urls*, which are separated by commas or spaces.
 
     An invalid address becomes a channel named `unreadable-…`, for which every message fails.
+
+    Args:
+        only: see `AppriseChannel`.
 
     Raises:
         MissingExtra: apprise is not installed.
@@ -165,6 +193,7 @@ def read_channels(urls: SecretStr | None, *, timeout: float = 10.0) -> list[Appr
             SecretStr(parsed["url"] if parsed else entry),
             scheme=parsed["scheme"] if parsed else "unreadable",
             at_least=Severity(parsed["severity"] or Severity.INFO) if parsed else Severity.INFO,
+            only=only,
             timeout=timeout,
         )
         channels.setdefault(channel.name, channel)

@@ -1,11 +1,11 @@
 """Prometheus metrics, read from the database at each scrape: flow runs end before a scraper could reach them."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import lru_cache, partial
+from functools import partial
 from time import perf_counter
 from typing import Any, Literal
 from uuid import UUID
@@ -18,16 +18,21 @@ from sqlalchemy import Engine
 
 from strategy_core.domain.alerts import HEADLINES, Severity
 from strategy_core.domain.candles import timeframe_delta
+from strategy_core.domain.capital import Reach
 from strategy_core.domain.errors import InvalidPlan, InvalidTimeframe
-from strategy_core.domain.gates.base import Freshness, Verdict
+from strategy_core.domain.forecast import RolloutSubject
+from strategy_core.domain.gates.base import Finding, Freshness, Verdict
 from strategy_core.domain.gates.on_slots import WATCH
 from strategy_core.domain.lifecycle import Status, utc
-from strategy_core.domain.plan import read_plan
 from strategy_core.domain.ramp import ALERT, BLIND, OWNER, UNANSWERED
+from strategy_core.domain.release_times import ALL_STRATEGIES, Freeze
+from strategy_core.domain.rollout_verdict import rollout_verdict
 from strategy_core.domain.routing import as_percent
 from strategy_core.store import metrics
+from strategy_core.store.canary_reach import read_canary_reach
 from strategy_core.store.engine import snapshot
-from strategy_core.store.metrics import Rows, Strategies
+from strategy_core.store.metrics import Rows, Strategies, read_subject, unpack_finding
+from strategy_core.store.release_times import freezes_of
 from strategy_core.store.tables import ERROR, Counted
 
 PLAIN_TEXT = CONTENT_TYPE_PLAIN_0_0_4
@@ -82,13 +87,46 @@ FAMILIES = (
     _gauge("feed_newest_candle_timestamp_seconds", ("symbol",), "Open time of the newest logged candle."),
     _gauge("feed_lag_seconds", ("symbol",), "Time since the newest logged candle closed."),
     _gauge("canary_traffic_percent", _OF, "Percent of users on the canary. 0 after a rollback."),
+    _gauge(
+        "canary_asked_percent",
+        _OF,
+        "Percent of users that the canary's stage asks for. More than canary_traffic_percent where the cap on capital "
+        "leaves users out.",
+    ),
     _gauge("canary_users", _OF, "Users in the directory that are on the canary."),
+    _gauge(
+        "canary_capital_share",
+        _OF,
+        "Part of all capital that is on the canary, 0 to 1. Not exported without a directory that knows capital.",
+    ),
     _gauge("directory_users", ("strategy",), "Users in the directory."),
     _counter("version_activations_total", _OF, "Activations of the version."),
     _gauge("strategy_generation", ("strategy",), "Audited changes of the strategy."),
+    _gauge(
+        "releases_frozen",
+        ("strategy",),
+        "1 while releases of the strategy are frozen, else 0. Rollbacks go on in a freeze.",
+    ),
+    _gauge("open_positions", _OF, "Open positions that the version manages. Empty version: an owner flattens them."),
+    _gauge("draining_positions", _OF, "Of these, positions of a version that serves no users."),
+    _gauge("unclosed_exits", ("strategy",), "Positions that are open though the platform was asked to leave them."),
     _gauge("rollout_open", (*_OF, "state", "stage"), "1 for each open rollout."),
     _gauge("rollout_stage", _OF, "Current stage of the rollout, counted from 1."),
     _gauge("rollout_stages", _OF, "Stages in the rollout's plan."),
+    _gauge("rollout_slots", _OF, "Slots that the rollout has counted."),
+    _gauge(
+        "rollout_slots_needed",
+        _OF,
+        "Slots that the current stage needs, if the version is as good as the active one. Not exported without a gate "
+        "that counts them, and during the bake.",
+    ),
+    _gauge(
+        "rollout_days_left",
+        (*_OF, "until"),
+        "Expected days until the next stage, and until the end of the bake, if the version is as good as the active "
+        "one. An approval is taken to come at once. Not exported where they cannot be expected, as while a gate or an "
+        "owner holds the rollout.",
+    ),
     _gauge("rollout_dwell_seconds", _OF, "Time in the current stage."),
     _gauge("rollout_blind_seconds", _OF, "Time the rollout has been blind. 0 while evidence arrives."),
     _gauge("rollout_last_tick_timestamp_seconds", _OF, "Time of the last tick."),
@@ -175,9 +213,15 @@ class RolloutCollector(Collector):
         began, wanted, retired_since = perf_counter(), self._strategies, self._now - RETIRED_FOR
         samples = _Samples(self._now)
         with snapshot(self._engine) as session:
-            samples.strategies(metrics.read_strategies(session, wanted))
+            strategies, reached = (
+                metrics.read_strategies(session, wanted),
+                read_canary_reach(session, wanted, self._now),
+            )
+            samples.strategies(strategies, reached)
+            samples.freezes([row[0] for row in strategies], freezes_of(session, None, self._now))
             samples.versions(metrics.read_versions(session, wanted, retired_since=retired_since))
             samples.decisions(metrics.read_decisions(session, wanted, retired_since=retired_since, at_most=MOST_PAIRS))
+            samples.positions(metrics.read_positions(session, wanted))
             gates = metrics.read_gates(session, wanted)
             samples.rollouts(
                 metrics.read_rollouts(session, wanted), gates, partial(metrics.read_verdict_since, session)
@@ -222,17 +266,26 @@ class _Samples:
         for labels, value in samples:
             family.add_sample(name, dict(zip(names, map(_encodable, labels), strict=True)), value)
 
-    def strategies(self, rows: Rows) -> None:
+    def strategies(self, rows: Rows, reached: Mapping[str, Reach]) -> None:
         add = self.add
-        for name, generation, version, percent_bp, users, below in rows:
+        for name, generation, version, users in rows:
             add("strategy_generation", (name,), generation)
             self._causes |= dict.fromkeys([(name, cause) for cause in (OWNER, ALERT, WATCH, BLIND, UNANSWERED)], 0)
             if users is not None:
                 add("directory_users", (name,), users)
             if version is not None:
-                add("canary_traffic_percent", (name, version), as_percent(percent_bp))
-                if users is not None:
-                    add("canary_users", (name, version), int.from_bytes(below, "big"))
+                reach = reached[name]
+                add("canary_traffic_percent", (name, version), as_percent(reach.percent_bp))
+                add("canary_asked_percent", (name, version), as_percent(reach.asked_bp))
+                if reach.users is not None:
+                    add("canary_users", (name, version), reach.users)
+                if reach.capital_share is not None:
+                    add("canary_capital_share", (name, version), reach.capital_share)
+
+    def freezes(self, names: Sequence[str], freezes: Sequence[Freeze]) -> None:
+        frozen = {each.strategy_name for each in freezes if each.covers(self.now)}
+        for name in names:
+            self.add("releases_frozen", (name,), int(name in frozen or ALL_STRATEGIES in frozen))
 
     def versions(self, rows: Rows) -> None:
         for name, version, status, symbols, timeframe, created_at in rows:
@@ -258,6 +311,17 @@ class _Samples:
             if version.status != Status.RETIRED and version.symbols:
                 add("shadow_lag_seconds", key, self._since(min(map(version.decided_until, version.symbols))))
 
+    def positions(self, rows: Rows) -> None:
+        unclosed: dict[str, int] = {}
+        for strategy, manager, count, announced in rows:
+            key = (strategy, manager or "")
+            self.add("open_positions", key, count)
+            known = self._versions.get(key)
+            if known is not None and known.status == Status.SHADOW:
+                self.add("draining_positions", key, count)
+            unclosed[strategy] = unclosed.get(strategy, 0) + announced
+        self.add_all("unclosed_exits", [((strategy,), count) for strategy, count in unclosed.items()])
+
     def rollouts(
         self, rows: Rows, gates: dict[Any, list[Any]], since: Callable[[UUID, str, str], datetime | None]
     ) -> None:
@@ -276,32 +340,42 @@ class _Samples:
             if row.concordance is not None:
                 add("fidelity_concordance", (row.strategy_name, row.control_version), row.concordance)
             with self._readable():
-                stages, names = _read_plan(row.plan)
-                add("rollout_stages", key, stages)
-                self._gates(key, names, gates.get(row.id, []), partial(since, row.id))
+                of = read_subject(row)
+                add("rollout_stages", key, len(of.plan.stages))
+                names = (Freshness().name, *(gate.name for gate in of.plan.gates))
+                findings = [unpack_finding(gate, text) for gate, text in gates.get(row.id, []) if gate in names]
+                self._forecast(key, of, findings)
+                self._gates(key, names, findings, partial(since, row.id))
+
+    def _forecast(self, key: tuple[str, str], of: RolloutSubject, findings: Sequence[Finding]) -> None:
+        found = rollout_verdict(of, findings, self.now)
+        self.add("rollout_slots", key, found.slots)
+        if found.slots_needed is not None:
+            self.add("rollout_slots_needed", key, found.slots_needed)
+        for until, days in (("stage", found.days_left), ("end", found.end_days)):
+            if days is not None:
+                self.add("rollout_days_left", (*key, until), days)
 
     def _gates(
         self,
         key: tuple[str, str],
         names: Sequence[str],
-        newest: Iterable[Sequence[Any]],
+        newest: Iterable[Finding],
         since: Callable[[str, str], datetime | None],
     ) -> None:
         add = self.add
         for gate in names:
             self._causes.setdefault((key[0], gate), 0)
             self._verdicts |= dict.fromkeys([(key[0], gate, verdict) for verdict in _VERDICTS], 0)
-        for gate, finding in newest:
-            if gate not in names:  # a gate of an earlier release
-                continue
-            verdict, value, limit = json.loads(finding)
+        for each in newest:
+            gate, verdict = each.gate, each.verdict.value
             add("gate_verdict", (*key, gate, verdict), 1)
             if verdict in _DOUBTFUL and (began := since(gate, verdict)) is not None:
                 add("gate_verdict_seconds", (*key, gate, verdict), self._age(began))
-            if value is not None:
-                add("gate_value", (*key, gate), value)
-            if limit is not None:
-                add("gate_limit", (*key, gate), limit)
+            if each.value is not None:
+                add("gate_value", (*key, gate), each.value)
+            if each.limit is not None:
+                add("gate_limit", (*key, gate), each.limit)
 
     def tallies(self, rows: Rows) -> None:
         """Add the counts. Known label values start at 0, else `increase()` would miss the first event."""
@@ -405,13 +479,6 @@ def _by_action(rows: Rows) -> Iterator[tuple[tuple[str, ...], float]]:
         yield (version, name, symbol, "sell"), sell
         yield (version, name, symbol, "hold"), hold
         yield (version, name, symbol, ERROR), error
-
-
-@lru_cache(maxsize=256)
-def _read_plan(plan: str) -> tuple[int, tuple[str, ...]]:
-    """Return the number of stages and the gates' names. Cached: a plan is frozen, and parsing it takes 1 ms."""
-    found = read_plan(json.loads(plan))
-    return len(found.stages), (Freshness().name, *(gate.name for gate in found.gates))
 
 
 def _encodable(text: str) -> str:

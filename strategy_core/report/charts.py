@@ -10,8 +10,10 @@ from xml.etree import ElementTree as ET
 
 from strategy_core.domain.calibration import CONFIDENCE, Calibration
 from strategy_core.domain.comparison import Comparison
+from strategy_core.domain.gates.base import format_r
 from strategy_core.domain.preview import NORMAL_95
-from strategy_core.services.history import Day, ServedSpan
+from strategy_core.domain.race_simulation import Cell
+from strategy_core.services.history import Day, Equity, ServedSpan
 from strategy_core.services.reports import HarmPath
 from strategy_core.services.whatif import BoundPath
 
@@ -81,7 +83,7 @@ def equity_svg(
     plot = _time_plot(title, start, end, height=_HIGH, ticks=ticks, unit=unit, top=66)
     for place, (curve, style) in enumerate(curves):
         x = plot.left + place * (plot.right - plot.left) / 2
-        _draw_key(plot.svg, x, 50, f"{curve.name}: {curve.values[-1]:+.2f} R", style)
+        _draw_key(plot.svg, x, 50, f"{curve.name}: {format_r(curve.values[-1])}", style)
     for curve, style in curves:
         drawn = _evenly(len(curve.values))
         plot.curve([(curve.times[place].timestamp(), curve.values[place]) for place in drawn], style)
@@ -186,7 +188,7 @@ def regimes_svg(title: str, by_regime: Mapping[str, Comparison]) -> str:
             regime.difference.mean,
             regime.difference.low,
             regime.difference.high,
-            f"{regime.difference.mean:+.3f} R, {regime.difference.n} slots",
+            f"{regime.difference.mean:+.3f} R, {regime.difference.n:,} slots",
         )
         for name, regime in sorted(by_regime.items())
         if regime.difference.mean is not None
@@ -203,16 +205,60 @@ def regimes_svg(title: str, by_regime: Mapping[str, Comparison]) -> str:
 
 def harm_svg(title: str, path: HarmPath, *, start: datetime, end: datetime) -> str:
     """Return the e-process over time on a logarithmic scale, with its limits for a hold and for a rollback."""
+    plot = _time_plot(title, start, end, height=_MIDDLE, ticks=_harm_ticks(path), unit="E, evidence of harm")
+    plot.level(path.limit, f"rollback at {10**path.limit:.0f}", _ROLLBACK)
+    plot.level(path.freeze_at, f"hold at {10**path.freeze_at:g}", _HOLD)
+    plot.curve(_harm_curve(path, start, end), LINE_STYLES[0])
+    return render(plot.svg)
+
+
+def _harm_ticks(path: HarmPath) -> Ticks:
+    """Return about six powers of ten that span the path and its limit."""
     lowest, highest = floor(min(0.0, *path.log_e)), ceil(max(path.limit, *path.log_e) + 0.2)
     step = max(1, ceil((highest - lowest) / 6))
     powers = range(floor(lowest / step) * step, highest + step, step)
-    ticks = [(float(power), f"{10.0**power:g}" if -3 <= power <= 5 else f"1e{power}") for power in powers]
-    plot = _time_plot(title, start, end, height=_MIDDLE, ticks=ticks, unit="E, evidence of harm")
-    plot.level(path.limit, f"rollback at {10**path.limit:.0f}", _ROLLBACK)
-    plot.level(path.freeze_at, f"hold at {10**path.freeze_at:g}", _HOLD)
+    return [(float(power), f"{10.0**power:g}" if -3 <= power <= 5 else f"1e{power}") for power in powers]
+
+
+def _harm_curve(path: HarmPath, start: datetime, end: datetime) -> list[tuple[float, float]]:
     values = [(at.timestamp(), log_e) for at, log_e in zip(path.at, path.log_e, strict=True)]
-    plot.curve(_stepped([(start.timestamp(), 0.0), *values], end.timestamp()), LINE_STYLES[0])
-    return render(plot.svg)
+    return _stepped([(start.timestamp(), 0.0), *values], end.timestamp())
+
+
+def rollback_svg(
+    title: str, equity: Equity, path: HarmPath | None, *, start: datetime, end: datetime, ended: str = "rolled back"
+) -> str:
+    """Return the difference of both versions in R over [start, end], above the evidence of harm with its limit.
+
+    Args:
+        path: of the evidence. Without it only the difference is drawn.
+        ended: written beside a line through both at *end*.
+    """
+    difference = [canary - control for canary, control in zip(equity.canary, equity.control, strict=True)]
+    height = _HIGH if path is None else _HIGH + _LOW
+    svg = canvas(_WIDTH, height)
+    _draw_title(svg, title)
+    end = max(end, start + timedelta(seconds=1))
+    x = Scale(start.timestamp(), end.timestamp(), _LEFT, _WIDTH - 50.0)
+    ticks = label_ticks(round_ticks(difference))
+    upper = Plot(svg, x, Scale(ticks[0][0], ticks[-1][0], _HIGH - 60.0, 44.0))
+    upper.y_axis(ticks, "difference in R")
+    drawn = _evenly(len(difference))
+    upper.curve([(equity.at[place].timestamp(), difference[place]) for place in drawn], LINE_STYLES[0])
+    lower = upper
+    if path is not None:
+        scale = _harm_ticks(path)
+        lower = Plot(svg, x, Scale(scale[0][0], scale[-1][0], height - 60.0, float(_HIGH - 20)))
+        lower.y_axis(scale, "evidence E")
+        lower.level(path.limit, f"limit: rolled back at {10**path.limit:,.0f}", _ROLLBACK)
+        lower.curve(_harm_curve(path, start, end), LINE_STYLES[0])
+    lower.x_axis(_time_ticks(start, end), "UTC")
+    edge = x(end.timestamp())
+    draw_line(svg, edge, upper.top, edge, lower.bottom, stroke=RED, stroke_width="3")
+    if path is not None:
+        draw(svg, "circle", cx=edge, cy=lower.y(path.log_e[-1]), r="5", fill=BLUE)  # the last step is below the line
+    draw_text(svg, edge - 6, upper.top + 12, ended, anchor="end", size=12, fill=RED)
+    return render(svg)
 
 
 def share_svg(title: str, shares: Sequence[ServedSpan], *, start: datetime, end: datetime, ended: str = "") -> str:
@@ -236,6 +282,36 @@ def share_svg(title: str, shares: Sequence[ServedSpan], *, start: datetime, end:
         x = plot.x(end.timestamp())
         draw_line(plot.svg, x, plot.top, x, plot.bottom, stroke=RED, stroke_width="3")
         draw_text(plot.svg, x - 6, plot.top + 12, ended, anchor="end", size=12, fill=RED)
+    return render(plot.svg)
+
+
+def positions_svg(
+    title: str,
+    at: Sequence[datetime],
+    by_manager: Mapping[str, Sequence[int]],
+    *,
+    marked_at: datetime | None = None,
+    mark: str = "",
+) -> str:
+    """Return the number of open positions over time, one line for each version that manages them.
+
+    Args:
+        at: at least one moment.
+        by_manager: numbers at these moments, by version.
+        mark: written beside a vertical line at *marked_at*.
+    """
+    ticks = round_ticks(count for counts in by_manager.values() for count in counts)
+    labels = [(tick, f"{tick:,.0f}") for tick in ticks if tick == int(tick)]
+    plot = _time_plot(title, at[0], at[-1], height=_MIDDLE, ticks=labels, unit="open positions", top=84)
+    drawn = _evenly(len(at))
+    for place, ((version, counts), style) in enumerate(zip(by_manager.items(), LINE_STYLES, strict=False)):
+        x = plot.left + place * (plot.right - plot.left) / 2
+        _draw_key(plot.svg, x, 50, f"{version}: {max(counts):,} at most, {counts[-1]:,} at the end", style)
+        plot.curve(_stepped([(at[each].timestamp(), counts[each]) for each in drawn], at[-1].timestamp()), style)
+    if marked_at is not None:
+        x = plot.x(marked_at.timestamp())
+        draw_line(plot.svg, x, plot.top, x, plot.bottom, stroke=RED, stroke_width="3")
+        draw_text(plot.svg, x, plot.top - 6, mark, anchor="middle", size=12, fill=RED)
     return render(plot.svg)
 
 
@@ -362,6 +438,34 @@ def _draw_healthy(svg: ET.Element, healthy: Sequence[Calibration], top: int) -> 
     )
 
 
+def races_svg(title: str, cells: Sequence[Cell]) -> str:
+    """Return what users earned under each policy: a dot for the mean, and a line to the worst user."""
+    panels: dict[tuple[str, int, int], list[Cell]] = {}
+    for each in cells:
+        panels.setdefault((each.scenario, each.candidates, each.shadow_days), []).append(each)
+    ticks = round_ticks(value for each in cells for value in (each.gain, each.worst, each.best_fixed))
+    height = sum(_HEAD + _ROW * len(rows) for rows in panels.values())
+    svg = canvas(_CALIBRATION_WIDTH, height + _FOOT)
+    _draw_title(svg, title)
+    top = 0
+    for (scenario, candidates, shadow_days), rows in panels.items():
+        first = float(top + _HEAD)
+        y = Scale(0, len(rows), first, first + _ROW * len(rows))
+        plot = Plot(svg, Scale(ticks[0], ticks[-1], 130.0, 700.0), y)
+        draw_text(svg, 20, top + 54, f"{scenario}, {candidates} candidates, {shadow_days} days of shadow")
+        plot.intervals(
+            (each.policy, each.gain, each.worst, each.gain, f"{each.gain:+.1f} R, worst user {each.worst:+.1f} R")
+            for each in rows
+        )
+        best = plot.x(rows[0].best_fixed)
+        draw_line(svg, best, first - 4, best, plot.bottom, **_HOLD)
+        top += _HEAD + _ROW * len(rows)
+        if top == height:
+            what = "R a user, against the active version (vertical: the best version, serving all from the first day)"
+            plot.x_axis(label_ticks(ticks), what)
+    return render(svg)
+
+
 @dataclass(frozen=True, slots=True)
 class Scale:
     """Linear scale: the value *low* is at pixel *start*, the value *high* at pixel *end*."""
@@ -464,10 +568,14 @@ def _time_plot(
     x = Scale(start.timestamp(), end.timestamp(), _LEFT, _WIDTH - 50.0)
     plot = Plot(svg, x, Scale(ticks[0][0], ticks[-1][0], height - 60.0, float(top)))
     plot.y_axis(ticks, unit)
+    plot.x_axis(_time_ticks(start, end), "UTC")
+    return plot
+
+
+def _time_ticks(start: datetime, end: datetime) -> Ticks:
     times = [start + (end - start) * number / 5 for number in range(6)]
     time_format = "%Y-%m-%d" if times[1] - times[0] >= _DAY else "%m-%d %H:%M"
-    plot.x_axis([(time.timestamp(), time.strftime(time_format)) for time in times], "UTC")
-    return plot
+    return [(time.timestamp(), time.strftime(time_format)) for time in times]
 
 
 def round_ticks(values: Iterable[float]) -> list[float]:

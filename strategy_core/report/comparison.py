@@ -100,12 +100,23 @@ def _figures(comparison: ComparisonCurves, measured: Comparison) -> str:
             ("candles", f"{measured.candles_compared:,} decided by both versions{replayed}"),
             ("slots", f"{measured.slots:,}, of which {measured.pending_slots:,} are still open and left out"),
             ("left out", f"{measured.candles_excluded:,} candles that one version has not decided"),
+            ("drawdown and equity", _counted_from(report.period_start, measured)),
             (
                 "decisions differ on",
                 Markdown(f"{_percents(unlike[0])} of actionable candles, {_percents(unlike[1])} of all"),
             ),
         ]
     )
+
+
+def _counted_from(start: datetime, measured: Comparison) -> str | None:
+    """Return from where both versions' open trades are compared, if that is later than the start of the period."""
+    since = measured.drawdowns_from
+    if since is not None and since > start:
+        return f"from {since:%Y-%m-%d %H:%M} UTC, when every open trade was one that both could have"
+    if measured.candles_compared and measured.active.max_drawdown is None:
+        return "not yet, since one version may still hold trades from before the other decided"
+    return None
 
 
 def equity_chart(equity: Equity, canary: str, control: str, *, start: datetime, end: datetime) -> str:
@@ -150,7 +161,7 @@ def _in_sample(measured: Comparison) -> str:
 
 
 def _performance_table(measured: Comparison, shadow: str, active: str) -> str:
-    columns = ["version", "signals", "trades", "win rate", "R per trade", "profit factor", "average PnL", "drawdown"]
+    columns = ["version", "signals", "trades", "win rate", "R per trade", "profit factor", "drawdown"]
     rows = [
         (
             version,
@@ -159,7 +170,6 @@ def _performance_table(measured: Comparison, shadow: str, active: str) -> str:
             Markdown(_share(performance.win_rate)),
             signed(performance.expectancy, 3),
             performance.profit_factor,
-            performance.average_pnl,
             Markdown(_share(performance.max_drawdown)),
         )
         for version, signals, performance in (

@@ -1,7 +1,7 @@
 """Self-contained HTML pages from our Markdown: no scripts, no external resources, readable on screen and on paper."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from html import escape
 
@@ -9,6 +9,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 _EMBEDDED_SVG = re.compile(r"data:image/svg\+xml;base64,[A-Za-z0-9+/=]+")
+_SECTION = re.compile(r"^(?=<h2>)", re.MULTILINE)
 _TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d")
 _DISABLED_RULES = ("link", "autolink", "html_inline", "html_block", "reference")  # reports do not use them
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -24,6 +25,9 @@ body { margin: 0 auto; max-width: 66rem; padding: 1.5rem 1.25rem 4rem; backgroun
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 1rem; }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; padding-top: .9rem; border-top: 1px solid var(--rule); }
 h1 + ul, h2 + ul { list-style: none; padding: 0; margin: .6rem 0 1rem; }
+details { border-top: 1px solid var(--rule); }
+summary { cursor: pointer; padding: .5rem 0; }
+summary h2 { display: inline; border: 0; font-size: 1.05rem; }
 h3, h4 { font-size: 1.02rem; margin: 1.5rem 0 .4rem; }
 .wide { overflow-x: auto; margin: .8rem 0; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
@@ -50,19 +54,41 @@ code { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace
   img, table, pre { break-inside: avoid; }
   h2, h3, h4 { break-after: avoid; }
   .wide { overflow: visible; }
+  details::details-content { content-visibility: visible; height: auto; }
 }
 """
 
 
-def html_page(title: str, markdown: str) -> str:
-    """Return *markdown* as a page. *title* is plain text."""
+def html_page(title: str, markdown: str, *, folded: Collection[str] = ()) -> str:
+    """Return *markdown* as a page. *title* is plain text.
+
+    Args:
+        folded: headings of the second level whose sections are shown when they are opened.
+    """
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
-        f"<body>\n{_renderer().render(markdown)}</body>\n</html>\n"
+        f"<body>\n{_fold(_renderer().render(markdown), folded)}</body>\n</html>\n"
     )
+
+
+def html_body(markdown: str) -> str:
+    """Return *markdown* as a part of a page. It has no styles, which the page's policy may forbid."""
+    page = str(_renderer().render(markdown)).replace(' style="text-align:right"', ' class="number"')
+    return page.replace('<div class="wide">', '<div class="wide" tabindex="0" role="group" aria-label="Table">')
+
+
+def _fold(page: str, headings: Collection[str]) -> str:
+    """Put the section of each of *headings* into an element that is closed at first. A section ends at the next one."""
+    first, *parts = _SECTION.split(page)
+    folded = {f"<h2>{escape(heading)}</h2>" for heading in headings}
+    for place, part in enumerate(parts):
+        heading, _, body = part.partition("\n")
+        if heading in folded:
+            parts[place] = f"<details><summary>{heading}</summary>\n{body}</details>\n"
+    return first + "".join(parts)
 
 
 @cache

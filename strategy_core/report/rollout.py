@@ -1,14 +1,16 @@
 """Markdown reports of rollouts: plan preview, progress, change, rollback, and the full report."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from strategy_core.domain.alerts import HEADLINES, WHY, clipped
-from strategy_core.domain.gates.base import Verdict, format_duration
-from strategy_core.domain.preview import ESTIMATE, Audience, Preview
+from strategy_core.domain.gates.base import Verdict, format_duration, format_r
+from strategy_core.domain.preview import ESTIMATE, STAKE, Audience, Preview
 from strategy_core.domain.ramp import ENDED, State
-from strategy_core.report.charts import harm_svg, share_svg
+from strategy_core.domain.readings import GateReading
+from strategy_core.report.charts import harm_svg, rollback_svg, share_svg
 from strategy_core.report.comparison import comparison_markdown, day_charts, equity_chart
 from strategy_core.report.markdown import (
     Markdown,
@@ -26,7 +28,7 @@ from strategy_core.report.markdown import (
 from strategy_core.services.history import ServedSpan
 from strategy_core.services.live_trades import LiveSummary
 from strategy_core.services.reports import HarmPath, Progress, RollbackCost, RollbackFacts, RolloutReport
-from strategy_core.store.tables import AuditEvent, GateVerdict, Rollout
+from strategy_core.store.tables import AuditEvent, Rollout
 
 _STATE_FIELDS = {
     "active": "active version",
@@ -35,6 +37,7 @@ _STATE_FIELDS = {
     "rollout": "rollout",
     "excluded": "excluded symbols",
 }
+_SPOKEN = (Verdict.BREACH, Verdict.FAIL, Verdict.BLIND, Verdict.INCONCLUSIVE)
 _BOLD_VERDICTS = (Verdict.BREACH, Verdict.FAIL, Verdict.BLIND)
 ERROR_WORDS = {
     "raised": "its code raised",
@@ -44,16 +47,21 @@ ERROR_WORDS = {
     "breach": "tried to reach outside",
     "overload": "not in time on a host that was too slow, not counted",
 }
+FOLDED = (  # sections of the full report that a page shows when they are opened
+    *("Stage and times", "Facts", "Errors and open alerts", "Every gate", "Evidence of harm", "Users reached"),
+    *("Latest evidence", "Latest nightly comparison", "Change history"),
+)
 _SIDES = {1: "buy", -1: "sell"}
 
 
 def preview_markdown(preview: Preview, audience: Audience) -> str:
     """Return the verdict on a plan, one row per stage, and the overlap with canaries of other strategies."""
     base = f"shares of users are {ESTIMATE}" if audience.estimated else f"of {audience.users:,} users"
-    columns = ["stage", "users", "share", "capital", "slots needed", "days expected", "note"]
+    columns = ["stage", "served", "users", "share", "capital", "slots needed", "days expected", "note"]
     rows = [
         (
             percent(stage.percent),
+            percent(reached.effective_percent),
             reached.users,
             Markdown(f"{reached.share:.2%}"),
             None if reached.capital is None else Markdown(f"{reached.capital:,.0f}"),
@@ -69,7 +77,7 @@ def preview_markdown(preview: Preview, audience: Audience) -> str:
         + " of users"
         for overlap in audience.overlaps
     ]
-    notes = [f"- {plain(note)}" for note in preview.notes]
+    notes = [f"- {plain(note)}" for note in [*audience.notes, *preview.notes]]
     return sections(f"**{plain(preview.verdict)}**, {base}", table(columns, rows), "\n".join([*notes, *overlaps]))
 
 
@@ -82,14 +90,15 @@ def progress_markdown(progress: Progress, *, footer: str = "") -> str:
     rollout = progress.status.rollout
     return sections(
         f"# {_headline(progress)}",
-        _progress_facts(progress),
+        f"**{plain(progress.status.verdict.sentence)}**",
         _requirements(progress),
+        shell_block(progress_commands(rollout)),
         "## Gates",
-        _gate_table(progress.status.verdicts, progress.status.since.get),
+        _gate_table(progress.status.readings, progress.status.since),
         _harm_chart(progress.harm, start=rollout.started_at, end=progress.at),
+        "## Stage and users",
+        _progress_facts(progress),
         _share_chart(progress.served, start=rollout.started_at, end=progress.at, ended=_ended_as(rollout)),
-        "## Next steps",
-        shell_block(_progress_commands(rollout)),
         footer,
     )
 
@@ -120,57 +129,94 @@ def change_markdown(event: AuditEvent, *, footer: str = "") -> str:
 
 
 def rollback_markdown(rollback: RollbackFacts) -> str:
-    """Return why a version was rolled back, the users it reached, its cost, and the next steps."""
+    """Return what happened, to whom, and what it cost, a picture of it, the gates that spoke, and then all the rest."""
     return sections(
         f"# {plain(rollback.event.strategy_name)} {plain(rollback.event.version)} was rolled back",
-        _rollback_sections(rollback),
+        _rollback_summary(rollback),
+        _rollback_chart(rollback),
+        "## Gates that spoke",
+        _spoken_gates(rollback),
         "## Next steps",
-        _after_rollback(rollback),
         shell_block(_rollback_commands(rollback)),
+        "## Facts",
+        _rollback_facts(rollback),
+        "## Errors and open alerts",
+        _rollback_causes(rollback),
+        "## Every gate",
+        _every_gate(rollback),
+        "## Users reached",
+        _reach(rollback),
+        *(["## Cost", _cost_table(rollback.cost, rollback.event.version, "the control")] if rollback.cost else []),
+        "## Latest evidence",
+        _evidence_tables(rollback),
     )
 
 
 def rollout_markdown(report: RolloutReport) -> str:
-    """Return the full report of a rollout, the most urgent facts first."""
+    """Return the full report of a rollout, the most urgent facts first. A page folds the sections in `FOLDED`."""
     progress, rollback = report.progress, report.rolled_back
-    rollout = progress.status.rollout
+    status = progress.status
+    rollout = status.rollout
     canary, control = rollout.version, rollout.control_version
     start, end = rollout.started_at, progress.at
-    if rollback:
-        reasons = [
-            "## Why it was rolled back",
-            _rollback_sections(rollback, embedded=True),
-        ]
-        reach = []
-        next_steps = [_after_rollback(rollback), shell_block(_rollback_commands(rollback))]
-    else:
-        reasons = ["## Gates", _gate_table(progress.status.verdicts, progress.status.since.get, wide=True)]
-        reach = [
-            "## Users reached",
-            _served_table(progress.served, progress.directory),
-            _share_chart(progress.served, start=start, end=end),
-        ]
-        next_steps = [shell_block(_progress_commands(rollout))]
-    live, nightly = progress.status.live, report.comparison
-    return sections(
-        f"# {_headline(progress)}",
-        _progress_facts(progress),
-        _requirements(progress),
-        *reasons,
-        *(["## Evidence of harm", _harm_chart(progress.harm, start=start, end=end)] if progress.harm else []),
-        *reach,
+    live, nightly = status.live, report.comparison
+    results = [
         "## Cost" if rollback else "## Results",
         _cost_table(report.cost, canary, control),
         equity_chart(report.equity, canary, control, start=start, end=end),
         day_charts(report.days, report.usual_unlike),
+    ]
+    about = (
+        f"Rollout {rollout.id}, as of {end:%Y-%m-%d %H:%M} UTC. For the same data as JSON: "
+        f"`rollout report {shell_argument(str(rollout.id))} --json`"
+    )
+    if rollback:
+        parts = [
+            _rollback_summary(rollback),
+            _rollback_chart(rollback),
+            "## Gates that spoke",
+            _spoken_gates(rollback, wide=True),
+            "## Next steps",
+            shell_block(_rollback_commands(rollback)),
+            about,
+            *results,
+            "## Stage and times",
+            _progress_facts(progress),
+            "## Facts",
+            _rollback_facts(rollback),
+            "## Errors and open alerts",
+            _rollback_causes(rollback),
+            "## Every gate",
+            _every_gate(rollback, wide=True),
+            "## Evidence of harm",
+            _harm_chart(progress.harm, start=start, end=end),
+            "## Users reached",
+            _reach(rollback),
+            "## Latest evidence",
+            _evidence_tables(rollback),
+        ]
+    else:
+        parts = [
+            f"**{plain(status.verdict.sentence)}**",
+            _requirements(progress),
+            shell_block(progress_commands(rollout)),
+            about,
+            "## Gates",
+            _gate_table(status.readings, status.since, wide=True),
+            *(["## Evidence of harm", _harm_chart(progress.harm, start=start, end=end)] if progress.harm else []),
+            *results,
+            "## Stage and users",
+            _progress_facts(progress),
+            _served_table(progress.served, progress.directory),
+            _share_chart(progress.served, start=start, end=end),
+        ]
+    return sections(
+        f"# {_headline(progress)}",
+        *parts,
         *(["## Live trades", _live_table(live)] if live else []),
         *(["## Latest nightly comparison", comparison_markdown(nightly, level=3)] if nightly else []),
         "## Change history",
         _change_table(report.changes),
-        "## Next steps",
-        *next_steps,
-        f"Rollout {rollout.id}, as of {end:%Y-%m-%d %H:%M} UTC. For the same data as JSON: "
-        f"`rollout report {shell_argument(str(rollout.id))} --json`",
     )
 
 
@@ -235,11 +281,23 @@ def _ended_as(rollout: Rollout) -> str:
     return rollout.state.replace("_", " ") if rollout.state in (State.ROLLED_BACK, State.ABORTED) else ""
 
 
-def _progress_commands(rollout: Rollout) -> list[str]:
-    """Return the commands that fit the rollout's state, the most likely one first."""
-    strategy = shell_argument(rollout.strategy_name)
-    rollback, report = f"rollout rollback {strategy} {WHY}", f"rollout report {rollout.id}"
-    match State(rollout.state):
+def progress_commands(rollout: Rollout) -> list[str]:
+    return rollout_commands(
+        rollout.strategy_name,
+        rollout.version,
+        rollout.id,
+        State(rollout.state),
+        is_promoted=rollout.promoted_at is not None,
+    )
+
+
+def rollout_commands(
+    strategy_name: str, version: str, rollout_id: UUID, state: State, *, is_promoted: bool
+) -> list[str]:
+    """Return the commands that fit a rollout's state, the most likely one first."""
+    strategy = shell_argument(strategy_name)
+    rollback, report = f"rollout rollback {strategy} {WHY}", f"rollout report {rollout_id}"
+    match state:
         case State.AWAITING_APPROVAL:
             return [f"rollout approve {strategy} {WHY}", rollback, report]
         case State.AWAITING_DECISION:
@@ -248,36 +306,80 @@ def _progress_commands(rollout: Rollout) -> list[str]:
         case State.PAUSED:
             return [f"rollout resume {strategy} {WHY}", rollback, report]
         case State.RUNNING:
-            pause = [] if rollout.promoted_at else [f"rollout pause {strategy} {WHY}"]
+            pause = [] if is_promoted else [f"rollout pause {strategy} {WHY}"]
             return [rollback, *pause, report]
         case State.ROLLED_BACK | State.ABORTED:
-            return [report, f"rollout verdicts {strategy} --rollout {rollout.id}"]
+            return [report, f"rollout verdicts {strategy} --rollout {rollout_id}"]
         case State.COMPLETED:
-            version = shell_argument(rollout.version)
-            return [f"rollout rollback {strategy} --version {version} {WHY}", report]
+            return [f"rollout rollback {strategy} --version {shell_argument(version)} {WHY}", report]
 
 
-def _rollback_sections(rollback: RollbackFacts, *, embedded: bool = False) -> str:
-    """Return the rollback report without its headline and the next steps.
+def _rollback_summary(rollback: RollbackFacts) -> str:
+    """Return three lines: what happened, to whom, and what it cost with what to do now."""
+    event, served, cost = rollback.event, rollback.served, rollback.cost
+    version, last = event.version, served[-1] if served else None
+    stage = f" at {rollback.percent:g} % of users" if rollback.percent is not None else ""
+    by_gate = rollback.gate is not None
+    reason = event.reason or "no reason given"
+    reading = rollback.readings.get(rollback.gate.gate) if rollback.gate is not None else None
+    if reading is not None:
+        reason = reason.replace(f"{reading.gate}: ", f"{reading.title}: ", 1)
+    who = "by its gates" if by_gate else f"by {event.actor}"
+    happened = f"rolled back{stage} on {event.at:%Y-%m-%d %H:%M} UTC, {who}: {reason}"
+    exposed_for = sum((span.until - span.since for span in served), timedelta())
+    users = "it reached no users"
+    if last is not None:
+        share = _user_share(last.percent, last.users, rollback.directory)
+        users = f"{share} at the end, for {format_duration(exposed_for)} in all"
+    serving = f"Version {rollback.now_active} serves them now" if rollback.now_active else "No version serves them now"
+    paid = "no slot had closed, so nothing is booked"
+    if cost is not None and cost.slots:
+        money = cost.difference_r * cost.risk_fraction
+        paid = (
+            f"{format_r(cost.difference_r)} in {cost.slots:,} slots against the other users: {money:+.1%} of equity, "
+            f"{money * STAKE:+,.0f} on an account of {STAKE:,}"
+        )
+    return fact_list(
+        [
+            ("what happened", f"{happened}."),
+            ("to whom", f"{users}. {serving}."),
+            ("cost, and what to do", f"{paid}. {_after_rollback(version)}."),
+        ]
+    )
 
-    Args:
-        embedded: in the full report, which shows the cost itself.
-    """
-    event, served = rollback.event, rollback.served
-    heading = "###" if embedded else "##"
-    cost = None if embedded else rollback.cost
+
+def _rollback_chart(rollback: RollbackFacts) -> str:
+    """Return the picture of the difference, the evidence with its limit, and the moment of the rollback."""
+    found = rollback.equity
+    if found is None or len(found.at) < 2:
+        return ""
+    difference = found.canary[-1] - found.control[-1]
+    title = f"Difference of {rollback.event.version} to the other users, until it was rolled back: {difference:+.1f} R"
+    gate = rollback.readings.get(rollback.gate.gate) if rollback.gate is not None else None
+    ended = f"rolled back: {gate.title} {gate.value}, limit {gate.limit}" if gate is not None else "rolled back"
+    svg = rollback_svg(title, found, rollback.harm, start=found.at[0], end=rollback.event.at, ended=ended)
+    return image(svg, "difference until the rollback")
+
+
+def _spoken_gates(rollback: RollbackFacts, *, wide: bool = False) -> str:
+    """Return the gates that did not pass, the worst first."""
+    readings = [rollback.readings[row.gate] for row in rollback.verdicts if row.gate in rollback.readings]
+    spoke = [reading for reading in readings if reading.holds and reading.verdict in _SPOKEN]
+    if not spoke:
+        return "No gate found harm: a person rolled it back." if readings else _gate_table([])
+    return _gate_table(spoke, {row.gate: row.ticked_at for row in rollback.verdicts}, wide=wide)
+
+
+def _every_gate(rollback: RollbackFacts, *, wide: bool = False) -> str:
+    readings = [rollback.readings[row.gate] for row in rollback.verdicts if row.gate in rollback.readings]
+    return _gate_table(readings, {row.gate: row.ticked_at for row in rollback.verdicts}, wide=wide)
+
+
+def _reach(rollback: RollbackFacts) -> str:
+    served = rollback.served
     return sections(
-        _rollback_facts(rollback),
-        f"{heading} Errors and open alerts",
-        _rollback_causes(rollback),
-        f"{heading} Gate verdicts",
-        _gate_table(rollback.verdicts, wide=embedded),
-        f"{heading} Users reached",
         _served_table(served, rollback.directory),
-        _share_chart(served, start=served[0].since, end=event.at, ended="rolled back") if served else "",
-        *([f"{heading} Cost", _cost_table(cost, event.version, "the control")] if cost else []),
-        f"{heading} Latest evidence",
-        _evidence_tables(rollback),
+        _share_chart(served, start=served[0].since, end=rollback.event.at, ended="rolled back") if served else "",
     ).rstrip()
 
 
@@ -291,10 +393,6 @@ def _rollback_facts(rollback: RollbackFacts) -> str:
     if gate is not None:
         facts += [
             ("gate", Markdown(f"{plain(gate.gate)}: **{gate.verdict}**")),
-            ("value", gate.value),
-            ("limit", gate.limit),
-            ("interval", _interval(gate.low, gate.high)),
-            ("n", gate.n),
         ]
     exposed_for = sum((span.until - span.since for span in served), timedelta())
     last = served[-1] if served else None
@@ -360,13 +458,8 @@ def _evidence_tables(rollback: RollbackFacts) -> str:
     ).rstrip()
 
 
-def _after_rollback(rollback: RollbackFacts) -> str:
-    version, active = plain(rollback.event.version), rollback.now_active
-    serving = f"Version {plain(active)} serves all users outside a canary. " if active else ""
-    return (
-        f"{serving}Version {version} is quarantined: a new rollout of it needs an override reason. "
-        "Register the corrected strategy as a new version."
-    )
+def _after_rollback(version: str) -> str:
+    return f"Register a corrected version: {version} is quarantined, and starts again only with an override reason"
 
 
 def _rollback_commands(rollback: RollbackFacts) -> list[str]:
@@ -385,47 +478,39 @@ def _rollback_commands(rollback: RollbackFacts) -> list[str]:
 
 
 def _gate_table(
-    verdicts: Sequence[GateVerdict], since: Callable[[str], datetime | None] | None = None, *, wide: bool = False
+    readings: Sequence[GateReading], at: Mapping[str, datetime] | None = None, *, wide: bool = False
 ) -> str:
-    """Return the verdicts in the given order.
+    """Return gates in the given order, each value beside the limit at which the verdict changes.
 
     Args:
-        since: returns when a gate first gave its current verdict. Without it the time of each verdict is shown.
+        at: by gate, since when it has this verdict.
         wide: put reasons into the table. Prefect's pages do not wrap table cells, so there they form a list below.
     """
-    if not verdicts:
+    if not readings:
         return "No gate has given a verdict."
-    columns = ["gate", "verdict", "value", "limit", "interval", "n", "since" if since else "at", "reason"]
+    since = at or {}
+    columns = ["gate", "verdict", "value", "limit", "seen", "since", "reason"]
     rows = [
         (
-            row.gate,
-            _verdict(row),
-            row.value,
-            row.limit,
-            _interval(row.low, row.high),
-            row.n,
-            since(row.gate) if since else row.ticked_at,
-            row.reason,
+            each.title,
+            _verdict(each),
+            Markdown(plain(each.value)),
+            Markdown(plain(each.limit)),
+            Markdown(plain(each.count)),
+            since.get(each.gate),
+            each.reason,
         )
-        for row in verdicts
+        for each in readings
     ]
     if wide:
         return table(columns, rows)
     narrow = table(columns[:-1], [row[:-1] for row in rows])
-    return f"{narrow}\n\n{fact_list([(plain(row.gate), row.reason) for row in verdicts])}"
+    return f"{narrow}\n\n{fact_list([(plain(each.title), each.reason) for each in readings])}"
 
 
-def _verdict(row: GateVerdict) -> Markdown:
-    verdict = f"**{row.verdict}**" if row.verdict in _BOLD_VERDICTS else row.verdict
-    return Markdown(verdict if row.armed else f"{verdict} (no vote)")
-
-
-def _interval(low: float | None, high: float | None) -> Markdown | None:
-    if low is None and high is None:
-        return None
-    if low is None or high is None:
-        return Markdown(f"at least {low:.4g}" if low is not None else f"at most {high:.4g}")
-    return Markdown(f"{low:.4g} to {high:.4g}")
+def _verdict(reading: GateReading) -> Markdown:
+    verdict = f"**{reading.verdict}**" if reading.verdict in _BOLD_VERDICTS else reading.verdict
+    return Markdown(verdict if reading.armed else f"{verdict} (no vote)")
 
 
 def _user_share(share: float, users: int | None, directory: int | None) -> str:
@@ -475,23 +560,25 @@ def _cost_table(cost: RollbackCost, canary: str, control: str) -> str:
 
 
 def _live_table(live: Mapping[str, LiveSummary]) -> str:
-    columns = ["version", "from", "trades", "win rate", "average PnL", "R per trade", "drawdown", "fidelity"]
+    columns = [
+        "version",
+        "from",
+        "trades",
+        "win rate",
+        "R per trade",
+        "profit factor",
+        "drawdown",
+        "fidelity",
+        "suppressed",
+    ]
     rows: list[tuple[object, ...]] = []
     for version, summary in live.items():
         fidelity = None if summary.fidelity is None else summary.fidelity.concordance
         for source, performance in (("users", summary.live), ("shadow", summary.shadow)):
-            rows.append(
-                (
-                    version,
-                    source,
-                    summary.trades if source == "users" else performance.trades,
-                    performance.win_rate,
-                    performance.average_pnl,
-                    performance.expectancy,
-                    performance.max_drawdown,
-                    fidelity if source == "users" else None,
-                )
-            )
+            trades = summary.trades if source == "users" else performance.trades
+            measured = (performance.expectancy, performance.profit_factor, performance.max_drawdown)
+            of_users = (fidelity, summary.suppressed) if source == "users" else (None, None)
+            rows.append((version, source, trades, performance.win_rate, *measured, *of_users))
     return table(columns, rows)
 
 

@@ -1,5 +1,6 @@
 """Markdown report of a rollout on replayed candles: verdict, figures, pictures, stages, limits."""
 
+from strategy_core.domain.gates.base import format_r
 from strategy_core.report.charts import Curve, bound_svg, equity_svg, harm_svg, share_svg
 from strategy_core.report.markdown import (
     Markdown,
@@ -45,15 +46,15 @@ def _facts(found: WhatIf) -> str:
     slots = sum(stage.slots for stage in found.stages)
     canary_r = sum(stage.canary_r for stage in found.stages)
     lowest = min(zip(found.earned.users, found.earned.at, strict=True), default=(0.0, found.start))
-    worst = f"{lowest[0]:+.2f} R on {lowest[1]:%Y-%m-%d %H:%M}" if lowest[0] < 0 else None
+    worst = f"{format_r(lowest[0])} on {lowest[1]:%Y-%m-%d %H:%M}" if lowest[0] < 0 else None
     return fact_list(
         [
             ("period", f"{found.start:%Y-%m-%d %H:%M} to {found.until:%Y-%m-%d %H:%M} UTC"),
             ("candles", found.ticks),
             ("slots", slots),
-            ("users on average", f"{found.users_r:+.2f} R against the active version alone"),
+            ("users on average", f"{format_r(found.users_r)} against the active version alone"),
             ("worst for users on average", worst),
-            ("a user on the canary from the start", f"{canary_r:+.2f} R against the active version"),
+            ("a user on the canary from the start", f"{format_r(canary_r)} against the active version"),
             ("most users on the canary", percent(max(stage.percent for stage in found.stages))),
             ("the start would have been refused", found.refused or None),
             ("warning", found.in_sample or None),

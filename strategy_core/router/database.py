@@ -1,4 +1,4 @@
-"""Routing from a database: PostgreSQL, read after a notification and every two seconds, or an SQLite file.
+"""Routing, or toggles, from a database: PostgreSQL, read after a notification and every two seconds, or an SQLite file.
 
 The file is checked five times a second and read only after a commit.
 """
@@ -6,12 +6,13 @@ The file is checked five times a second and read only after a commit.
 import os
 import selectors
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from threading import Event, Lock
 from time import monotonic
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import psycopg
 from sqlalchemy import URL, Connection, NullPool, create_engine
@@ -19,10 +20,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
 from strategy_core.domain.errors import RoutingUnavailable, reason_of
+from strategy_core.domain.toggles import AllToggles
 from strategy_core.router.source import AllRouting
-from strategy_core.store import versions
+from strategy_core.store import toggles
 from strategy_core.store.engine import failure
+from strategy_core.store.routing_reader import RoutingReader
 
+Read = TypeVar("Read")
+Read_co = TypeVar("Read_co", covariant=True)
 CHANNEL = "rollout_strategy"  # a trigger on the table `strategy` notifies it
 _CHECK_S = 0.2  # of an SQLite file
 _BUSY_S = 1.0
@@ -56,13 +61,79 @@ class _Bounded(psycopg.Connection[Any]):
         raise psycopg.OperationalError(f"no answer within {_ANSWER_S:g} s")
 
 
-class PostgresqlSource:
+class Reader(Protocol[Read_co]):
+    """Reads from the sessions of one connection."""
+
+    @property
+    def behind(self) -> bool:
+        """Whether the next read is due at once."""
+
+    def is_due(self) -> bool:
+        """Return whether a read is due although the database has not changed."""
+
+    def read(self, session: Session) -> Read_co | None:
+        """Return all that there is, or None if it has not changed since the last call."""
+
+    def reconnect(self) -> None:
+        """Expect that the next session is of another connection."""
+
+
+class RoutingReads:
+    """Reads all routing.
+
+    Args:
+        now: the time by which exclusions of users run out.
+    """
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        self._now = now
+        self._reader = RoutingReader()
+
+    @property
+    def behind(self) -> bool:
+        return self._reader.behind
+
+    def is_due(self) -> bool:
+        return self._reader.is_due(self._now())
+
+    def read(self, session: Session) -> AllRouting:
+        return self._reader.read(session, self._now())
+
+    def reconnect(self) -> None:
+        self._reader.reconnect()
+
+
+class ToggleReads:
+    """Reads all toggles, and nothing while their revision is the same."""
+
+    behind = False
+
+    def __init__(self) -> None:
+        self._seen: str | None = None
+
+    def is_due(self) -> bool:
+        return False
+
+    def read(self, session: Session) -> AllToggles | None:
+        found = toggles.revision(session)  # before the toggles, so that a commit in between is noticed
+        if found == self._seen:
+            return None
+        read = toggles.all_toggles(session)
+        self._seen = found
+        return read
+
+    def reconnect(self) -> None:
+        self._seen = None
+
+
+class PostgresqlSource(Generic[Read]):
     """Listens and reads on one connection.
 
     Behind a pooler in transaction mode there are no notifications, so changes are seen by the heartbeat.
     """
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, make_reader: "Callable[[], Reader[Read]]") -> None:
+        self._reader = make_reader()
         self.address = url.set(drivername="postgresql").render_as_string(hide_password=True)
         self._engine = create_engine(
             url, creator=self._connect, poolclass=NullPool, isolation_level="AUTOCOMMIT", pool_reset_on_return=None
@@ -72,19 +143,19 @@ class PostgresqlSource:
         self._driver: psycopg.Connection[Any] | None = None
         self._notified = False
 
-    def read(self) -> AllRouting | None:
+    def read(self) -> Read | None:
         try:
-            if self._connection is None:
+            if self._connection is None or self._connection.invalidated:
                 self._connection = self._engine.connect()
                 self._connection.exec_driver_sql(f"LISTEN {CHANNEL}")  # before the read, so that no change is missed
             self._notified = False
             with Session(self._connection) as session:
-                return versions.all_routing(session)
+                return self._reader.read(session)
         except DBAPIError as error:
             raise RoutingUnavailable(self.address, failure(error)) from error
 
     def wait(self, stop: Event) -> None:
-        deadline = monotonic() + _HEARTBEAT_S
+        deadline = monotonic() + (0.0 if self._reader.behind else _HEARTBEAT_S)
         try:
             while not (self._has_notification() or stop.is_set()) and (left := deadline - monotonic()) > 0:
                 self._listen(min(left, _SLICE_S))
@@ -93,6 +164,7 @@ class PostgresqlSource:
 
     def close(self) -> None:
         connection, self._connection, self._driver = self._connection, None, None
+        self._reader.reconnect()  # the next server may have other data, as after a failover
         if connection is not None:
             with suppress(DBAPIError, psycopg.Error):
                 connection.invalidate()
@@ -139,13 +211,15 @@ def _ready(socket: int, wanted: int, seconds: float) -> Any:
     return found[0][1] if found else 0
 
 
-class SqliteSource:
+class SqliteSource(Generic[Read]):
     """Reads *file* without writing to it or creating it.
 
     The file is closed while the process forks, because SQLite does not allow an open connection in a child.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, make_reader: "Callable[[], Reader[Read]]") -> None:
+        self._make_reader = make_reader
+        self._reader = make_reader()
         self.address = f"sqlite:///{file}"
         self._file = file.resolve()
         self._engine = create_engine(
@@ -156,7 +230,7 @@ class SqliteSource:
         self._lock = Lock()
         self._seen: int | None = None  # PRAGMA data_version, valid for one connection only
 
-    def read(self) -> AllRouting | None:
+    def read(self) -> Read | None:
         with self._lock:
             try:
                 return self._read()
@@ -164,7 +238,7 @@ class SqliteSource:
                 raise RoutingUnavailable(self.address, failure(error)) from error
 
     def wait(self, stop: Event) -> None:
-        stop.wait(_CHECK_S)
+        stop.wait(0.0 if self._reader.behind else _CHECK_S)
 
     def close(self) -> None:
         with self._lock:
@@ -180,22 +254,25 @@ class SqliteSource:
     def after_fork_in_child(self) -> None:
         self._lock = Lock()
 
-    def _read(self) -> AllRouting | None:
+    def _read(self) -> Read | None:
         identity = self._file_identity()
         if self._connection is None or identity != self._identity:  # the file was replaced, for example by a backup
             self._close()
+            if identity != self._identity:
+                self._reader = self._make_reader()
             self._identity = identity  # read before opening, so that a replacement in between is noticed
             self._connection = self._engine.connect()
         data_version = self._connection.exec_driver_sql("PRAGMA data_version").scalar_one()
-        if data_version == self._seen:
+        if data_version == self._seen and not self._reader.is_due():
             return None
         with Session(self._connection) as session:
-            found = versions.all_routing(session)
+            found = self._reader.read(session)
         self._seen = data_version  # read before the query, so that a commit in between is noticed
         return found
 
     def _close(self) -> None:
         connection, self._connection, self._seen = self._connection, None, None
+        self._reader.reconnect()
         if connection is not None:
             with suppress(DBAPIError):
                 connection.close()

@@ -1,14 +1,11 @@
 """Router: answers in memory which version a user gets, with routing that a background thread keeps current."""
 
 import asyncio
-import os
-import random
 import time
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import compress
-from threading import Event, Lock, Thread
 from types import TracebackType
 from typing import Self
 
@@ -19,19 +16,23 @@ from strategy_core.domain.errors import (
     InvalidSetting,
     NoActiveVersion,
     RouterClosed,
-    RoutingUnavailable,
     UnknownStrategy,
 )
 from strategy_core.domain.routing import Routing, as_percent, bucket_of, buckets_of, refused_user
-from strategy_core.router.source import AllRouting, Source, open_routing_source
+from strategy_core.domain.toggles import Resolved
+from strategy_core.router.refresher import Feed
+from strategy_core.router.source import AllRouting, open_routing_source, open_toggle_source
+from strategy_core.router.toggles import ToggleTable, ToggleValues
 from strategy_core.services.queries import Route
 
 MAX_AGE_S = 60.0
 _BATCH = 20_000  # users, so that their hashes fit into the processor's cache
-_FIRST_S, _LONGEST_S = 0.05, 1.0  # wait between two tries, which also delays a rollback
-_JOIN_S = 10.0  # longer than any source takes for one step
 
 log = structlog.get_logger(__name__)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,58 +106,11 @@ class Table:
             routing.salt,
             routing.generation,
             routing.excluded,
+            routing.kept,
+            routing.always,
+            routing.exit_only,
             admitted=admitted,
         )
-
-
-class Refresher:
-    """A thread that reads the source again and again into a table, with growing waits after failures.
-
-    It has no reference to the router, so that a router without references is collected, which ends the thread.
-    """
-
-    def __init__(self, source: Source, table: Table) -> None:
-        self.source = source
-        self.stop = Event()
-        self._table = table
-        self._thread = Thread(target=self._run, name="router", daemon=True)
-
-    def load(self) -> None:
-        """Read once in the calling thread. Raises RoutingUnavailable."""
-        try:
-            self._read()
-        except RoutingUnavailable:
-            self.source.close()
-            raise
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def end(self) -> None:
-        """Stop the thread and wait until it has closed the source."""
-        self.stop.set()
-        self._thread.join(_JOIN_S)
-
-    def _read(self) -> None:
-        began = self._table.clock()  # before the read, because it may miss later changes
-        self._table.update(self.source.read(), began)
-
-    def _run(self) -> None:
-        pause = _FIRST_S
-        try:
-            while not self.stop.is_set():
-                try:
-                    self._read()
-                    pause = _FIRST_S
-                    self.source.wait(self.stop)
-                except Exception as error:  # noqa: BLE001  if the thread ended, it would miss every rollback
-                    cause = error.cause if isinstance(error, RoutingUnavailable) else type(error).__name__
-                    self._table.warn_if_stale(self.source.address, cause)
-                    self.source.close()
-                    self.stop.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311  jitter, so that not all routers retry at once
-                    pause = min(2 * pause, _LONGEST_S)
-        finally:
-            self.source.close()
 
 
 class Router:
@@ -168,7 +122,9 @@ class Router:
         token: token for the API. A read-only token is enough.
         max_age_s: if routing was not confirmed for this many seconds, canaries admit no new users. Users that this
             router has already sent to the canary stay on it, so that a lost connection does not switch their version.
+        toggles: whether to keep toggles too, by a second connection and thread, so that they delay no rollback.
         clock: monotonic, in seconds.
+        now: the present time. Exclusions of users run out by it.
 
     Raises:
         InvalidSetting: the address is missing, given twice or not valid.
@@ -182,15 +138,24 @@ class Router:
         api_url: str | None = None,
         token: str | None = None,
         max_age_s: float = MAX_AGE_S,
+        toggles: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = _utc_now,
     ) -> None:
         if not max_age_s > 0:
             raise InvalidSetting("max_age_s", max_age_s, "seconds, more than 0")
-        self._open: Callable[[], Source] = open_routing_source(database_url, api_url, token)
         self._table = Table(max_age_s, clock)
         self._closed = False
-        self._start(Refresher(self._open(), self._table), load=True)
-        _ROUTERS.add(self)
+        self._feed = Feed(open_routing_source(database_url, api_url, token, now), self._table)
+        self._toggles: ToggleTable | None = None
+        self._toggle_feed = None
+        if toggles:
+            self._toggles = ToggleTable(max_age_s, clock)
+            try:
+                self._toggle_feed = Feed(open_toggle_source(database_url, api_url, token), self._toggles)
+            except BaseException:
+                self._feed.close()
+                raise
 
     def version_for(self, user_id: str, strategy_name: str, symbol: str | None = None) -> str:
         """Return the version that *user_id* gets now. Takes about a microsecond.
@@ -211,7 +176,9 @@ class Router:
             if not served.percent_bp:
                 user_id.encode()  # refuse invalid ids also without a canary
                 return served.active
-            if symbol in served.excluded or bucket_of(user_id, served.salt) >= served.percent_bp:
+            if symbol in served.excluded or user_id in served.kept:
+                return served.active
+            if bucket_of(user_id, served.salt) >= served.percent_bp and user_id not in served.always:
                 return served.active
         except (KeyError, UnicodeEncodeError, AttributeError, TypeError):
             raise self._refusal(user_id, strategy_name, symbol) from None
@@ -241,7 +208,7 @@ class Router:
         served = self._entry(strategy_name)
         self._check([user_id], symbol)
         bucket, stale = bucket_of(user_id, served.salt), self._table.stale
-        version = served.version_of(bucket, symbol)
+        version = served.version_of(bucket, symbol, user_id)
         unsettled = stale and version == served.canary
         if unsettled and user_id not in served.admitted:
             version = served.active
@@ -255,7 +222,55 @@ class Router:
             generation=served.generation,
             stale=unsettled,
             excluded=symbol if symbol in served.excluded else None,
+            standing=served.standing_of(user_id),
+            exit_only=user_id in served.exit_only,
         )
+
+    def may_enter(self, user_id: str, strategy_name: str) -> bool:
+        """Return whether the user may open new positions of the strategy, in any version.
+
+        It is False once the user's loss limit was hit, until an owner releases the user. Open positions go on.
+
+        Raises:
+            InvalidName, UnknownStrategy, NoActiveVersion, RouterClosed
+        """
+        served = self._entry(strategy_name)
+        self._check([user_id], None)
+        return user_id not in served.exit_only
+
+    def toggles_for(self, user_id: str, strategy_name: str, symbol: str | None = None) -> ToggleValues:
+        """Return the toggles of the version that `version_for` returns, by name. A name without a toggle raises
+        UnknownToggle. Takes a few microseconds with 20 rules.
+
+        Raises:
+            InvalidSetting: the router was made without `toggles=True`.
+            InvalidName, UnknownStrategy, NoActiveVersion, RouterClosed: see `version_for`.
+        """
+        version = self.version_for(user_id, strategy_name, symbol)
+        return (self._toggles or self._no_toggles()).values(user_id, strategy_name, version)
+
+    def explain_toggles(self, user_id: str, strategy_name: str, symbol: str | None = None) -> dict[str, Resolved]:
+        """Return the values of `toggles_for` by name, each with the rule and the bucket that decided.
+
+        Does not admit the user to a canary.
+        """
+        version = self.explain(user_id, strategy_name, symbol).version
+        return (self._toggles or self._no_toggles()).explain(user_id, strategy_name, version)
+
+    def explain_toggle(self, user_id: str, strategy_name: str, toggle: str, symbol: str | None = None) -> Resolved:
+        """Return what `explain_toggles` has for one toggle, without the cost of the others.
+
+        Raises:
+            UnknownToggle
+            InvalidSetting, InvalidName, UnknownStrategy, NoActiveVersion, RouterClosed: see `toggles_for`.
+        """
+        version = self.explain(user_id, strategy_name, symbol).version
+        return (self._toggles or self._no_toggles()).explain_one(user_id, strategy_name, version, toggle)
+
+    @property
+    def toggles_stale(self) -> bool:
+        """Whether toggles were not confirmed for `max_age_s`. Their last known values are given all the same."""
+        return (self._toggles or self._no_toggles()).stale
 
     def generation(self, strategy_name: str) -> int:
         """Return the strategy's generation in this router."""
@@ -273,9 +288,9 @@ class Router:
     def close(self) -> None:
         """Stop the thread and close the connection. Later calls raise RouterClosed."""
         self._closed = True
-        _ROUTERS.discard(self)
-        self._finalizer.detach()
-        self._refresher.end()
+        self._feed.close()
+        if self._toggle_feed is not None:
+            self._toggle_feed.close()
         self._table.served = {}
 
     def __enter__(self) -> Self:
@@ -292,12 +307,8 @@ class Router:
     ) -> None:
         await asyncio.to_thread(self.close)
 
-    def _start(self, refresher: Refresher, *, load: bool) -> None:
-        if load:
-            refresher.load()
-        self._refresher = refresher
-        self._finalizer = weakref.finalize(self, refresher.stop.set)  # ends the thread with the router
-        refresher.start()
+    def _no_toggles(self) -> ToggleTable:
+        raise InvalidSetting("toggles", False, "True, so that this router keeps toggles")
 
     def _entry(self, strategy_name: str) -> RouterEntry:
         served = self._table.served.get(strategy_name)
@@ -307,6 +318,11 @@ class Router:
 
     def _assign_batch(self, users: list[str], served: RouterEntry) -> list[str]:
         inside = (buckets_of(users, served.salt) < served.percent_bp).tolist()
+        if served.kept or served.always:
+            kept, always = served.kept, served.always
+            inside = [
+                (within or user in always) and user not in kept for user, within in zip(users, inside, strict=True)
+            ]
         if self._table.stale:
             inside = [within and user in served.admitted for user, within in zip(users, inside, strict=True)]
         else:
@@ -334,38 +350,3 @@ class Router:
         if not isinstance(symbol, str | None):
             return InvalidName("symbol", symbol, "text")
         return refused_user(user_id) or NoActiveVersion(strategy_name)
-
-
-_ROUTERS: weakref.WeakSet[Router] = weakref.WeakSet()
-_LEFT_TO_PARENTS: list[Source] = []  # keeps references in a child, so that it does not close its parent's connections
-_forking = Lock()  # serializes forks
-_forked: list[Router] = []
-
-
-def _before_fork() -> None:
-    _forking.acquire()
-    _forked[:] = _ROUTERS
-    for router in _forked:
-        router._refresher.source.before_fork()
-
-
-def _after_fork_in_parent() -> None:
-    for router in _forked:
-        router._refresher.source.after_fork_in_parent()
-    _forked.clear()
-    _forking.release()
-
-
-def _after_fork_in_child() -> None:
-    """Start a thread with a new connection for each router. Until its first read, it answers as its parent did."""
-    for router in _forked:
-        router._refresher.source.after_fork_in_child()
-        _LEFT_TO_PARENTS.append(router._refresher.source)
-        router._finalizer.detach()
-        router._start(Refresher(router._open(), router._table), load=False)
-    _forked.clear()
-    _forking.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

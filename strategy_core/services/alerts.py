@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any, Protocol
@@ -18,10 +18,12 @@ from strategy_core.domain.alerts import (
     AWAITING_DECISION,
     CHANNEL_FAILED,
     ENDED,
+    PROPOSAL_WAITING,
     QUIET,
     REFUSED,
     WATCH_HARM,
     WATCH_LIKELY_HARM,
+    AttachedPage,
     CountUsers,
     DeliveryPace,
     Fault,
@@ -35,9 +37,10 @@ from strategy_core.domain.alerts import (
 from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import UnknownChannel
 from strategy_core.domain.lifecycle import Status, utc
+from strategy_core.domain.links import Links
 from strategy_core.domain.ramp import State
 from strategy_core.services.users import counted
-from strategy_core.store import alerts, decisions, rollouts, versions
+from strategy_core.store import agents, alerts, decisions, rollouts, versions
 from strategy_core.store.alerts import ChannelState
 from strategy_core.store.engine import reading, retry_transient, transaction
 from strategy_core.store.tables import AlertDelivery, AlertOutbox, Incident, StrategyVersion
@@ -56,6 +59,10 @@ class AlertChannel(Protocol):
     name: str
     at_least: Severity
     repeats: bool  # whether critical alerts are sent again until they are acknowledged
+
+    def takes(self, kind: str) -> bool:
+        """Return whether alerts of this kind go to this channel."""
+        ...
 
     def prepare(self) -> None:
         """Get ready to send. May be slow, and raises nothing: `send` reports a channel that is not ready."""
@@ -93,6 +100,15 @@ class _Pass:
     pace: DeliveryPace
     jitter: Callable[[], float]
     count: CountUsers
+    page_of: "PageOf"
+    links: Callable[[], Links]
+
+
+PageOf = Callable[[Raised], AttachedPage | None]  # the page that belongs to an alert, if there is one
+
+
+def no_page(_raised: Raised) -> None:
+    """Attach no page to any alert."""
 
 
 def report_faults(
@@ -242,6 +258,13 @@ def _is_answered(session: Session, alert: AlertOutbox) -> bool:
     return rollouts.get_rollout(session, alert.rollout_id).state != _WAITING[alert.kind]
 
 
+def _cannot_be_approved(session: Session, alert: AlertOutbox) -> bool:
+    """Return whether a proposal is decided, or its strategy has changed since."""
+    generation = versions.get_strategy(session, alert.strategy_name).generation
+    waiting = agents.open_proposals(session, alert.strategy_name, generation)
+    return alert.facts.get("proposal") not in {str(each.id) for each in waiting}
+
+
 def _is_replaced(session: Session, alert: AlertOutbox) -> bool:
     active = versions.with_status(session, alert.strategy_name, Status.ACTIVE)
     return active is None or active.version != alert.facts.get("version")
@@ -264,6 +287,7 @@ def _decided_after(session: Session, name: str, version: str, moment: datetime) 
 _OVER: Mapping[str, Callable[[Session, AlertOutbox], bool]] = {
     **dict.fromkeys(_WAITING, _is_answered),
     REFUSED: _runs_again,
+    PROPOSAL_WAITING: _cannot_be_approved,
     **dict.fromkeys((WATCH_HARM, WATCH_LIKELY_HARM), _is_replaced),
 }
 
@@ -275,19 +299,25 @@ def deliver(
     now: datetime,
     pace: DeliveryPace = DeliveryPace(),  # noqa: B008  frozen
     jitter: Callable[[], float] = random.random,
+    page_of: PageOf = no_page,
+    links: Callable[[], Links] = Links,
 ) -> list[Tried]:
     """Send all due messages to each channel, the most severe first, then the oldest.
 
     Alerts whose cause is over are acknowledged first. Channels are independent of each other. Delivery is at least
     once: if a process dies between a send and its mark, the message is sent again under the same id when its lease
     expires. A channel that refuses a message is not tried again in this pass.
+
+    Args:
+        page_of: returns the page to attach to the message about an alert.
+        links: finds the addresses of the console and of forms, for each message. Raises nothing.
     """
     now = utc(now, "now")
     close_resolved(engine, now=now)
     _end_refusals(engine, now, pace.quiet)
     if not channels:
         return []
-    shared = _Pass(engine, now, pace, jitter, counted(engine))
+    shared = _Pass(engine, now, pace, jitter, counted(engine, now), page_of, links)
     with ThreadPoolExecutor(len(channels), thread_name_prefix="alerts") as threads:
         passes = [threads.submit(_drain, shared, channel) for channel in channels]
     tried = [each for one in passes for each in one.result()]
@@ -354,7 +384,8 @@ def _drain(shared: _Pass, channel: AlertChannel) -> list[Tried]:
     engine, now, claimant = shared.engine, shared.now, uuid4().hex
     until = monotonic() + PASS_S
     with reading(engine) as session:  # read first: most passes find no message, and SQLite has one writer
-        new = alerts.unlisted(session, channel.name, channel.at_least.and_worse, since=now - shared.pace.news)
+        found = alerts.unlisted(session, channel.name, channel.at_least.and_worse, since=now - shared.pace.news)
+        new = [alert for alert in found if channel.takes(alert.kind)]
         if not new and not alerts.any_due(session, channel.name, now=now, longest=shared.pace.longest):
             return []
     if new:
@@ -393,8 +424,8 @@ def _mark(engine: Engine, delivery: AlertDelivery, changes: dict[str, Any]) -> N
 def _send(shared: _Pass, channel: AlertChannel, alert: AlertOutbox, delivery: AlertDelivery) -> Tried:
     about = {"alert": alert.id, "kind": alert.kind, "channel": channel.name, "attempts": delivery.attempts}
     try:
-        sent = alert_message(alert, number=delivery.number, count=shared.count)
-        problem = channel.send(sent, Severity(alert.severity))
+        sent = alert_message(alert, number=delivery.number, count=shared.count, links=shared.links())
+        problem = channel.send(_with_page(sent, shared.page_of), Severity(alert.severity))
     except Exception as error:  # noqa: BLE001  a channel must not block the others. The text may hold a secret
         problem = f"failed: {type(error).__name__}"
     changes = (
@@ -410,6 +441,15 @@ def _send(shared: _Pass, channel: AlertChannel, alert: AlertOutbox, delivery: Al
     if "given_up_at" in changes and changes["given_up_at"] is not None:
         log.error("alert.given_up", since=delivery.due_at.isoformat(), problem=problem, **about)
     return Tried(delivery.alert_id, channel.name, delivery.number, problem)
+
+
+def _with_page(sent: Message, page_of: PageOf) -> Message:
+    """Attach the page. Without it, because it cannot be rendered, the message still names its command."""
+    try:
+        return replace(sent, page=page_of(sent.raised) if sent.raised else None)
+    except Exception as error:  # noqa: BLE001  as in `_send`
+        log.warning("alert.without_page", error=type(error).__name__, id=sent.id)
+        return sent
 
 
 def _changes_after_success(

@@ -2,8 +2,9 @@
 
 import json
 from base64 import b64decode, b64encode
+from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from hashlib import sha256
@@ -21,14 +22,18 @@ from strategy_core.domain.errors import (
     InvalidEntryPoint,
     InvalidExport,
     InvalidSetting,
+    InvalidToggle,
     NothingRecorded,
     RolloutError,
     UnknownStrategy,
 )
+from strategy_core.domain.exclusion_replay import ExclusionReplay, UsersChanged, last_stages
 from strategy_core.domain.lifecycle import utc
+from strategy_core.domain.release_times import ALL_STRATEGIES
+from strategy_core.domain.toggles import rule_facts
 from strategy_core.isolation.fingerprint import digest_of
 from strategy_core.services.evidence import in_a_line
-from strategy_core.store import audit, rollouts, versions
+from strategy_core.store import audit, rollouts, toggles, user_exclusions, versions
 from strategy_core.store.alerts import find_alerts, raise_alert
 from strategy_core.store.audit import EventFilter
 from strategy_core.store.engine import reading, snapshot, transaction
@@ -81,6 +86,7 @@ _NEXT_FOR_A_ROW = "Compare it with a backup, and find out who wrote to the datab
 _NEXT_FOR_A_BUILD = "Take it out of use, and register it again as a new version"
 _KEY_SETTING = "ROLLOUT_AUDIT_KEY_FILE"
 _BATCH = 500  # verdicts that one query looks for
+_MOST_ROWS = 20  # exclusions that are named one by one
 _EXPORT = "audit-"  # how the names of nightly exports begin
 _SIGNATURE = '{"signature":'
 _PURPOSE = b"strategy-rollout audit export, version 1\n"  # no signature for another purpose is valid here
@@ -131,19 +137,27 @@ class Trail:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """The result of `verify_trail`. *missing* are known hashes that are no longer in any chain."""
+    """The result of `verify_trail`.
+
+    Attributes:
+        missing: known hashes that are no longer in any chain.
+        for_all: exclusions of all strategies that do not follow from the events of any. Empty for one strategy.
+    """
 
     trails: Sequence[Trail]
     missing: Sequence[str]
+    for_all: Sequence[Mismatch] = ()
 
     @property
     def holds(self) -> bool:
-        return not self.missing and all(each.holds for each in self.trails)
+        return not self.missing and not self.for_all and all(each.holds for each in self.trails)
 
     def problems(self) -> Iterator[str]:
         """Yield one line for each problem: what is wrong, where, and what to do next."""
         for trail in self.trails:
             yield from trail.problems()
+        for row in self.for_all:
+            yield f"all strategies: {row.table} {row.row} {row.problem}. {row.next_step}"
         for head in self.missing:
             yield f"{head} was noted earlier and is in no chain now: the trail was rewritten. {_NEXT_FOR_A_ROW}"
 
@@ -167,6 +181,7 @@ def read_events(
     since: datetime | None = None,
     until: datetime | None = None,
     after_id: int | None = None,
+    before_id: int | None = None,
     strategies: Collection[str] | None = None,
     limit: int | None = None,
     newest: bool = False,
@@ -177,6 +192,7 @@ def read_events(
         since, until: limits of the event times, [since, until).
         after_id: cursor: the id of the last event on the previous page. Within one strategy ids follow commit order.
             Across strategies an event with a lower id may be committed later.
+        before_id: the same for pages from new to old: the id of the first event on the previous page.
         strategies: only events of these strategies.
         limit: at most this many: the first ones, or with *newest* the last ones.
 
@@ -184,7 +200,7 @@ def read_events(
         UnknownStrategy, UnknownRollout
     """
     wanted = _event_filter(strategy_name, rollout_id, actor, action, since, until, after_id)
-    wanted["strategies"] = strategies
+    wanted |= {"strategies": strategies, "before_id": before_id}
     with reading(engine) as session:
         _check_known(session, wanted)
         return audit.find_events(session, limit=limit, newest=newest, **wanted)
@@ -236,7 +252,7 @@ def about_rollout(engine: Engine, rollout_id: UUID) -> tuple[Rollout, list[Timel
 
 
 def verify_trail(engine: Engine, strategy_name: str | None = None, known_heads: Iterable[str] = ()) -> Verification:
-    """Recompute every hash of the trail, and hold versions, rollouts and canaries against its events.
+    """Recompute every hash of the trail, and hold versions, rollouts, canaries and exclusions against its events.
 
     Whoever rewrites a whole chain and all rows that follow from it remains undetected. Only a hash that was kept
     elsewhere reveals it. Events are read in batches from one snapshot, so later changes are not seen and not delayed.
@@ -256,8 +272,10 @@ def verify_trail(engine: Engine, strategy_name: str | None = None, known_heads: 
             names = [strategy_name]
         else:
             raise UnknownStrategy(strategy_name, known)
-        trails = [_verify_strategy(session, name, missing, is_known=name in known) for name in names]
-    return Verification(trails, tuple(missing))
+        of_all = _ChangesOfAll()
+        trails = [_verify_strategy(session, name, missing, of_all, is_known=name in known) for name in names]
+        for_all = tuple(of_all.mismatches(session)) if strategy_name is None else ()
+    return Verification(trails, tuple(missing), for_all)
 
 
 def export(
@@ -450,10 +468,10 @@ def write_whole(output: Path, lines: Iterable[str]) -> None:
 
 
 def _alert_broken(engine: Engine, found: Verification, now: datetime) -> None:
-    """Raise one critical alert for each strategy whose trail does not hold, and one for missing hashes."""
+    """Raise one critical alert for each strategy whose trail does not hold, and one for the rest."""
     lines = {trail.strategy_name: list(trail.problems()) for trail in found.trails if not trail.holds}
-    if found.missing:
-        lines[""] = list(Verification((), found.missing).problems())
+    if found.missing or found.for_all:
+        lines[""] = list(Verification((), found.missing, found.for_all).problems())
     with transaction(engine) as session:
         for name, problems in lines.items():
             more = f" ({len(problems) - 1} more problems)" if len(problems) > 1 else ""
@@ -469,16 +487,46 @@ def _alert_broken(engine: Engine, found: Verification, now: datetime) -> None:
             )
 
 
-def _verify_strategy(session: Session, strategy_name: str, missing: dict[str, None], *, is_known: bool) -> Trail:
+@dataclass(slots=True)
+class _ChangesOfAll:
+    """The changes of exclusions of all strategies. Each is in the trails of several strategies."""
+
+    _first: dict[tuple[Any, ...], tuple[int, UsersChanged, Mapping[str, Any]]] = field(default_factory=dict)
+    _times: Counter[tuple[Any, ...]] = field(default_factory=Counter)
+
+    def add(self, event: Any, facts: Mapping[str, Any], change: UsersChanged) -> None:
+        """Note a change in one trail. The same change in another trail counts once."""
+        about = [facts[name] for name in ("at", "actor", "source", "action", "request_id", "reason")]
+        key = (*about, values_digest([change.kinds, change.ids, str(change.until)]))
+        self._times[event.strategy_name, *key] += 1  # with a clock that stands, a change may come again
+        key = (*key, self._times[event.strategy_name, *key])
+        if key not in self._first or event.id < self._first[key][0]:
+            small = {name: facts[name] for name in ("at", "actor", "source", "action", "reason")}
+            self._first[key] = (event.id, change, small)
+
+    def mismatches(self, session: Session) -> Iterator[Mismatch]:
+        replay = ExclusionReplay()
+        for _, change, facts in sorted(self._first.values(), key=lambda each: each[0]):
+            replay.apply(change, facts)
+        yield from _exclusion_mismatches(session, ALL_STRATEGIES, replay)
+
+
+def _verify_strategy(
+    session: Session, strategy_name: str, missing: dict[str, None], of_all: _ChangesOfAll, *, is_known: bool
+) -> Trail:
     """Verify one strategy's chain and rows, and remove the hashes that the chain contains from *missing*."""
-    chain, replay = Chain(), Replay()
+    chain, replay, excluded = Chain(), Replay(), ExclusionReplay()
     mismatches: list[Mismatch] = []
     rests_on: dict[str, int] = {}  # verdict id -> position of the newest event that rests on it
+    last = _last_stages(session, strategy_name)
     try:
         for event in audit.stream_events(session, strategy_name=strategy_name):
             link = audit.link_of(event)
             chain.follow(link)
             replay.follow(link.facts)
+            change = excluded.follow(link.facts, enters_last=_stage_after(event) in last.get(event.rollout_id, ()))
+            if change is not None:
+                of_all.add(event, link.facts, change)
             missing.pop(chain.head, None)
             rests_on |= dict.fromkeys(map(str, event.evidence), link.position)
             if len(rests_on) >= _BATCH:
@@ -494,6 +542,7 @@ def _verify_strategy(session: Session, strategy_name: str, missing: dict[str, No
     try:
         row = versions.get_strategy(session, strategy_name)
         mismatches += _mismatches(session, row, replay)
+        mismatches += _exclusion_mismatches(session, strategy_name, excluded)
     except _UNREADABLE as error:
         unreadable = Mismatch("strategy", strategy_name, f"cannot be read: {in_a_line(error)}")
         return Trail(strategy_name, chain.count, chain.head, chain.breaks, [*mismatches, unreadable])
@@ -532,6 +581,8 @@ def _mismatches(session: Session, strategy: StrategyRow, replay: Replay) -> Iter
             yield Mismatch(table, f"of {name}", f"cannot be read: {in_a_line(error)}")
         else:
             yield from (Mismatch(table, str(each), "is missing: an audit event created it") for each in left)
+    yield from _policy_mismatches(session, name, replay)
+    yield from _toggle_mismatches(session, name, replay)
     canaries = audit.canary_rows(session, name)
     columns = replay.canary | ({"salt": frozenset({strategy.salt})} if replay.canary else {})
     if not columns and canaries:
@@ -542,10 +593,54 @@ def _mismatches(session: Session, strategy: StrategyRow, replay: Replay) -> Iter
         yield from _compared("canary_config", name, canaries[0], columns)
 
 
+def _exclusion_mismatches(session: Session, strategy_name: str, replay: ExclusionReplay) -> Iterator[Mismatch]:
+    found = list(replay.differences(user_exclusions.stream_of(session, strategy_name)))
+    for row, problem in found[:_MOST_ROWS]:
+        yield Mismatch("canary_exclusion", row, problem)
+    if len(found) > _MOST_ROWS:
+        more = f"and {len(found) - _MOST_ROWS:,} more do not follow from its audit events"
+        yield Mismatch("canary_exclusion", f"of {strategy_name}", more)
+
+
+def _last_stages(session: Session, strategy_name: str) -> dict[UUID, Collection[int]]:
+    """Return by rollout the stages that serve all users. What cannot be read is reported with the rollouts."""
+    try:
+        return {row.id: last_stages(row.plan) for row in audit.stream_rollouts(session, strategy_name)}
+    except _UNREADABLE:
+        return {}
+
+
+def _stage_after(event: Any) -> Any:
+    rollout = event.after.get("rollout") if isinstance(event.after, Mapping) else None
+    return rollout.get("stage") if isinstance(rollout, Mapping) else None
+
+
+def _policy_mismatches(session: Session, name: str, replay: Replay) -> Iterator[Mismatch]:
+    policy = versions.find_policy(session, name)
+    if policy is None and replay.policy:
+        yield Mismatch("strategy_policy", name, "is missing: an audit event created it")
+    elif policy is not None and not replay.policy:
+        yield Mismatch("strategy_policy", name, "has no audit event that created it")
+    elif policy is not None:
+        yield from _compared("strategy_policy", name, policy, replay.policy)
+
+
+def _toggle_mismatches(session: Session, name: str, replay: Replay) -> Iterator[Mismatch]:
+    try:
+        rules = toggles.rules_of(toggles.rows_in_force(session, name))
+    except (InvalidToggle, *_UNREADABLE) as error:
+        yield Mismatch("toggle_rule", f"of {name}", f"cannot be read: {in_a_line(error)}")
+        return
+    found = {toggle: values_digest(rule_facts(each)) for toggle, each in rules.items()}
+    for toggle in sorted(found.keys() | replay.toggles.keys()):
+        if found.get(toggle) != replay.toggles.get(toggle):
+            yield Mismatch("toggle_rule", f"{name} {toggle}", "has other rules than its audit events leave")
+
+
 def _compared(table: str, key: str, row: Any, columns: Columns) -> Iterator[Mismatch]:
     for name, allowed in columns.items():
         value = getattr(row, name)
-        if name in ("plan", "scoring", "excluded_symbols"):
+        if name in ("plan", "scoring", "policy", "excluded_symbols"):
             value = values_digest(value)
         if value not in allowed:
             expected = " or ".join(sorted(_shown(each) for each in allowed))

@@ -1,15 +1,8 @@
 """Calibration: run a plan's gates on simulated ramps, or on ramps drawn from a pair's own history."""
 
-import os
-import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from itertools import repeat
-from multiprocessing import get_context, parent_process
-from multiprocessing.process import BaseProcess
-from threading import Thread
+from functools import partial
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -31,6 +24,7 @@ from strategy_core.domain.preview import in_sample_note
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.domain.simulation import SCENARIOS, USUAL, Scenario
 from strategy_core.services.evidence import add_replays, left_out_until, read_shadow
+from strategy_core.services.processes import spread
 from strategy_core.services.rollouts import check_comparable
 from strategy_core.store import versions
 from strategy_core.store.engine import reading
@@ -83,7 +77,7 @@ def calibrate(
         if each.from_day >= (each.days or days):
             raise InvalidSetting("days", days, f"more than {each.from_day}, when the fault of {each.name} begins")
     trials = [CalibrationCase(plan, each, days, pair) for each in chosen]
-    results = _run_all(trials, ramps, seed, workers, done)
+    results = spread(partial(_run, seed), trials, times=ramps, chunk=CHUNK, few=FEW, workers=workers, done=done)
     summaries = [
         summarise(trial.scenario.name, found, healthy=trial.scenario.healthy, bound_slots=trial.bound(seed))
         for trial, found in zip(trials, results, strict=True)
@@ -110,7 +104,7 @@ def read_pair(engine: Engine, *, strategy_name: str, version: str, now: datetime
         left_out = left_out_until(session, chosen, active)
     slots, days = shadow.slots, len(np.unique(shadow.slots.day))
     if len(slots) < FEWEST_SLOTS or days < FEWEST_DAYS:
-        found = f"{len(slots)} closed slots on {days} days in shadow, needed are {FEWEST_SLOTS} on {FEWEST_DAYS}"
+        found = f"{len(slots):,} closed slots on {days:,} days in shadow, needed are {FEWEST_SLOTS} on {FEWEST_DAYS}"
         advice = f"replay more past candles first: rollout replay {strategy_name} {version} --from TIME"
         if left_out is not None:
             advice = f"{in_sample_note(left_out)}; {advice}"
@@ -124,54 +118,5 @@ def _find_scenario(known: dict[str, Scenario], name: str) -> Scenario:
     return known[name]
 
 
-def _run_all(
-    trials: Sequence[CalibrationCase], ramps: int, seed: int, workers: int | None, done: Callable[[int, int], None]
-) -> list[list[RampResult]]:
-    """Return the results of each case's ramps, in order."""
-    chunks = [
-        (n, range(first, min(first + CHUNK, ramps))) for n in range(len(trials)) for first in range(0, ramps, CHUNK)
-    ]
-    given = ((trials[n] for n, _ in chunks), repeat(seed), (numbers for _, numbers in chunks))
-    results: list[list[RampResult]] = [[] for _ in trials]
-
-    def collect(answers: Iterable[list[RampResult]]) -> list[list[RampResult]]:
-        for (n, _), answer in zip(chunks, answers, strict=True):
-            results[n] += answer
-            done(sum(map(len, results)), ramps * len(trials))
-        return results
-
-    if workers is None and ramps * len(trials) <= FEW:
-        return collect(map(_run, *given))
-    context = get_context("spawn")  # a fork would share the database's sockets
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
-    try:
-        with _block_interrupts():
-            answers = pool.map(_run, *given)
-        return collect(answers)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _run(trial: CalibrationCase, seed: int, numbers: range) -> list[RampResult]:
+def _run(seed: int, trial: CalibrationCase, numbers: range) -> list[RampResult]:
     return [trial.run(seed, number) for number in numbers]
-
-
-def _end_with_parent() -> None:
-    """Exit when the parent process ends: a killed parent cannot stop its children."""
-
-    def watch(parent: BaseProcess) -> None:
-        parent.join()
-        os._exit(1)
-
-    if (parent := parent_process()) is not None:
-        Thread(target=watch, args=(parent,), daemon=True).start()
-
-
-@contextmanager
-def _block_interrupts() -> Iterator[None]:
-    """Start processes that ignore Ctrl-C: the parent process stops them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -6,10 +6,13 @@ from sqlmodel import Session
 from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import IllegalTransition, NoCanary, RolloutOpen
 from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.plan import load_plan
 from strategy_core.domain.ramp import State
 from strategy_core.domain.routing import basis_points
-from strategy_core.services.rollouts import check_second_owner
-from strategy_core.services.transitions import make_canary, recorded_change
+from strategy_core.services.canary_capital import release_large
+from strategy_core.services.release_times import check_release
+from strategy_core.services.rollouts import check_second_owner, policy_of
+from strategy_core.services.transitions import make_canary, recorded_change, served_bp
 from strategy_core.store import rollouts, versions
 from strategy_core.store.engine import retry_transient, transaction
 from strategy_core.store.tables import CanaryConfig, StrategyRow, StrategyVersion
@@ -32,6 +35,8 @@ def activate_canary(
         IllegalTransition: the version is not in shadow, or another version is the canary.
         RolloutOpen: the strategy has an open rollout.
         Quarantined: the version was rolled back, and the command has no override reason.
+        ReleaseClosed: the strategy is frozen, and the command has no override reason.
+        PlanNotAllowed: the strategy's policy demands a plan, and the command has no override reason.
         LostRace: the command's generation is outdated.
     """
     percent_bp = basis_points(rollout_percent)
@@ -58,6 +63,7 @@ def update_canary_percent(
     Raises:
         InvalidPercent, UnknownStrategy, NoCanary, RolloutOpen, LostRace
         FourEyes: the actor started the paused rollout and would raise the share.
+        ReleaseClosed: to raise the share in a freeze, or outside the plan's release windows.
         IllegalTransition: another version than *version* is the canary.
     """
     percent_bp = basis_points(percent)
@@ -100,7 +106,12 @@ def _add_canary(
     rollout = rollouts.open_rollout(session, strategy.name)
     if rollout is not None:
         raise RolloutOpen(strategy.name, rollout.version, rollout.state, "let it end, or roll it back")
+    if percent_bp > 0:
+        check_release(session, command, "send users to a canary of", strategy.name)
+    if not command.override_reason.strip():
+        policy_of(session, strategy.name).check(strategy.name, None)
     with recorded_change(session, command, "activate_canary", strategy.name, chosen.version):
+        release_large(session, strategy.name, command.now)  # they waited for an earlier rollout
         return make_canary(session, command, strategy, chosen, percent_bp=percent_bp)
 
 
@@ -109,8 +120,12 @@ def _change_share(session: Session, command: Command, canary: StrategyVersion, p
     rollout = rollouts.open_rollout(session, name)
     if rollout is not None and rollout.state != State.PAUSED:
         raise RolloutOpen(name, rollout.version, rollout.state, "pause it, then set the percent")
-    if rollout is not None and percent_bp > rollouts.get_canary(session, name).rollout_bp:
-        check_second_owner(session, rollout, command)  # else a pause would bypass four eyes
+    if percent_bp > rollouts.get_canary(session, name).rollout_bp:
+        windows = () if rollout is None else load_plan(rollout.plan).advance_windows
+        check_release(session, command, "raise the share of the canary of", name, windows)
+        if rollout is not None:
+            check_second_owner(session, rollout, command)  # else a pause would bypass four eyes
+        percent_bp = served_bp(session, name, percent_bp)
     rollout_id = rollout.id if rollout else None
     with recorded_change(
         session,
@@ -119,6 +134,5 @@ def _change_share(session: Session, command: Command, canary: StrategyVersion, p
         name,
         canary.version,
         rollout_id=rollout_id,
-        reason=command.reason,  # a canary is not quarantined: an override reason does not apply
     ):
         return rollouts.set_canary_share(session, name, percent_bp)

@@ -19,7 +19,7 @@ from strategy_core.market.source import CandleSource
 from strategy_core.services.evidence import live_since, replayed_by_both, shared_symbols, trained_until
 from strategy_core.services.history import ComparisonCurves, comparison_curves, split_pair, split_sample
 from strategy_core.store import outcomes, replays, versions
-from strategy_core.store.comparison import ComparedPair, max_drawdown, read_cells
+from strategy_core.store.comparison import ComparedPair, marked_spans, max_drawdown, read_cells
 from strategy_core.store.engine import reading, snapshot, transaction
 from strategy_core.store.tables import ComparisonReport
 
@@ -131,10 +131,14 @@ def _compare_pairs(
         return compare([])
     if source is not None:
         pairs = [replace(each, regimes=_regimes_of(source, each)) for each in pairs]
-    names = (pairs[0].shadow, pairs[0].active)
-    ours, theirs = (max_drawdown(session, pairs, version, rule.risk_fraction) for version in names)
     cells = chain.from_iterable(read_cells(session, each) for each in pairs)
-    return compare(cells, drawdowns=(ours, theirs))
+    marked = [(each, marked_spans(session, each, rule.horizon)) for each in pairs]
+    starts = [span.start for _, spans in marked for span in spans]
+    if not starts:
+        return compare(cells)
+    names = (pairs[0].shadow, pairs[0].active)
+    ours, theirs = (max_drawdown(session, marked, version, rule.risk_fraction) for version in names)
+    return compare(cells, drawdowns=(ours, theirs)).model_copy(update={"drawdowns_from": min(starts)})
 
 
 def replayed_period(engine: Engine, *, strategy_name: str, version: str) -> Period | None:
@@ -179,19 +183,30 @@ def compare_with_curves(
     shadow_version: str,
     over: Period,
     symbol: str | None,
-    source: CandleSource,
+    source: CandleSource | None,
     now: datetime,
+    active_version: str | None = None,
 ) -> tuple[Comparison, ComparisonCurves]:
-    """Compare a version with the active one and return the comparison and its curves. No report is stored.
+    """Compare a version with another one and return the comparison and its curves. No report is stored.
+
+    Args:
+        source: as in `compare_versions`.
+        active_version: the version to compare with. The default is the active one.
 
     Raises:
         UnknownStrategy, UnknownVersion, NoActiveVersion, UnknownSymbol: as in `compare_versions`.
     """
     found = compare_versions(
-        engine, strategy_name=strategy_name, shadow_version=shadow_version, over=over, symbol=symbol, source=source
+        engine,
+        strategy_name=strategy_name,
+        shadow_version=shadow_version,
+        active_version=active_version,
+        over=over,
+        symbol=symbol,
+        source=source,
     )
     with reading(engine) as session:
-        active = versions.active_version(session, strategy_name).version
+        active = active_version or versions.active_version(session, strategy_name).version
         report = _report(strategy_name, shadow_version, active, over, found, now)
         report.symbol = symbol or ""
         return found, comparison_curves(session, report)

@@ -20,7 +20,7 @@ from strategy_core.domain.gates.on_metrics import MetricThreshold
 from strategy_core.domain.gates.on_slots import WATCH_QUARTER, ExcessDrawdown, LosingStreak
 from strategy_core.domain.pair_noise import History, measure
 from strategy_core.domain.performance import deepest_so_far, max_drawdown
-from strategy_core.domain.plan import Plan, read_plan
+from strategy_core.domain.plan import Plan, load_plan
 from strategy_core.domain.ramp import judge_all
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.domain.slot_ledger import SlotLedger, Totals, add_slots, open_ledger, read_ledger
@@ -440,7 +440,7 @@ def next_limit(
     Args:
         rows: by version, rows of decisions that are not logged yet.
     """
-    gates = [gate for gate in read_plan(rollout.plan).gates if not gate.dry_run]
+    gates = [gate for gate in load_plan(rollout.plan).gates if not gate.dry_run]
     name, since = rollout.strategy_name, rollout.started_at
     with reading(engine) as session:
         pair = load_pair(session, rollout)

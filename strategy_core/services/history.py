@@ -1,31 +1,33 @@
 """Curves, days, served shares and verdicts over time, as reports show them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from math import ceil, isnan
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
-import numpy as np
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from strategy_core.domain.arrays import IntArray
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.comparison import Cell, Daily, DaySums, by_day
-from strategy_core.domain.errors import InvalidName, UnknownRollout
-from strategy_core.domain.gates.base import Freshness
+from strategy_core.domain.errors import InvalidName, InvalidPlan, UnknownRollout
+from strategy_core.domain.gates.base import Finding, Freshness, Gate
 from strategy_core.domain.live_trades import Serving, serving_at
-from strategy_core.domain.plan import read_plan
-from strategy_core.domain.routing import BUCKETS, as_percent, buckets_of
+from strategy_core.domain.plan import load_plan
+from strategy_core.domain.readings import GateReading, gates_of, read_findings
+from strategy_core.domain.routing import BUCKETS, as_percent
+from strategy_core.domain.scoring import ScoringRule
 from strategy_core.services.evidence import live_since
 from strategy_core.store import audit, outcomes, replays, rollouts, versions
 from strategy_core.store import users as user_store
-from strategy_core.store.comparison import ComparedPair, not_held
+from strategy_core.store.comparison import ComparedPair, MarkedSpan, marked_spans, not_held
 from strategy_core.store.engine import reading
+from strategy_core.store.served_users import read_served_users
 from strategy_core.store.tables import REPLAYED, ComparisonReport, GateVerdict, Rollout
 
 MOST_POINTS = 400  # points per curve: about two pixels each
@@ -89,7 +91,9 @@ def comparison_curves(session: Session, report: ComparisonReport) -> ComparisonC
     cells = chain.from_iterable(not_held(session, each) for each in pairs)
     decided = (cell for _, cell in cells if cell.shadow is not None and cell.active is not None)
     days = days_of([_day_sums(cell) for cell in decided if cell.closed])
-    return ComparisonCurves(report, _read_equity(session, pairs), days)
+    rule = ScoringRule.model_validate(versions.get_strategy(session, name).scoring)
+    marked = [(each, marked_spans(session, each, rule.horizon)) for each in pairs]
+    return ComparisonCurves(report, _read_equity(session, marked), days)
 
 
 def split_pair(session: Session, pair: ComparedPair, since: datetime) -> list[ComparedPair]:
@@ -138,30 +142,46 @@ def read_equity(
         left_out: by symbol, the first candle from which neither version's results on it count.
     """
     symbols = _shared(session, strategy_name, canary, control)
-    return _read_equity(session, [ComparedPair(strategy_name, canary, control, symbols, start, end)], left_out)
+    pair = ComparedPair(strategy_name, canary, control, symbols, start, end)
+    return _read_equity(session, [(pair, [MarkedSpan(tuple(symbols), start, end)])], left_out)
 
 
 def _read_equity(
-    session: Session, pairs: Sequence[ComparedPair], left_out: Mapping[str, datetime] = MappingProxyType({})
+    session: Session,
+    marked: Sequence[tuple[ComparedPair, Sequence[MarkedSpan]]],
+    left_out: Mapping[str, datetime] = MappingProxyType({}),
 ) -> Equity:
-    """Return the equity over the periods of the *pairs*, which follow each other."""
-    first, start, end = pairs[0], pairs[0].start, pairs[-1].end
+    """Return the equity over the periods of the pairs, which follow each other, from their *marked* candles."""
+    first, start, end = marked[0][0], marked[0][0].start, marked[-1][0].end
     timeframe = timeframe_delta(versions.get_version(session, first.strategy_name, first.shadow).timeframe)
     stretch = max(timeframe, timedelta(seconds=ceil((end - start).total_seconds() / (MOST_POINTS - 1))))
     points = {start: (0.0, 0.0)}
     so_far = (0.0, 0.0)
-    for pair in pairs:
-        over: dict[str, Any] = {"symbols": pair.symbols, "start": pair.start, "end": pair.end, "stretch": stretch}
-        over |= {"origin": start, "tables": pair.tables, "left_out": left_out}
-        ours, theirs = (
-            outcomes.marks_by_stretch(session, pair.strategy_name, name, **over) for name in (pair.shadow, pair.active)
-        )
+    for pair, spans in marked:
+        over: dict[str, Any] = {"stretch": stretch, "origin": start, "tables": pair.tables, "left_out": left_out}
+        ours, theirs = (_marks_by_stretch(session, pair, spans, name, over) for name in (pair.shadow, pair.active))
         absent = (pair.start, 0.0)
         for place in sorted(ours.keys() | theirs.keys()):
             (our_newest, our_r), (their_newest, their_r) = ours.get(place, absent), theirs.get(place, absent)
             so_far = (so_far[0] + our_r, so_far[1] + their_r)
             points[max(our_newest, their_newest)] = so_far
     return Equity(tuple(points), *zip(*points.values(), strict=True))
+
+
+def _marks_by_stretch(
+    session: Session, pair: ComparedPair, spans: Sequence[MarkedSpan], version: str, over: Mapping[str, Any]
+) -> dict[int, tuple[datetime, float]]:
+    """Return (newest candle, change of marked-to-market R) by stretch, from the candles of the *spans*."""
+    found: dict[int, tuple[datetime, float]] = {}
+    for span in spans:
+        end = min(pair.end, span.end + timedelta(microseconds=1))
+        of = outcomes.marks_by_stretch(
+            session, pair.strategy_name, version, span.symbols, start=span.start, end=end, **over
+        )
+        for place, (newest, r) in of.items():
+            before = found.get(place, (newest, 0.0))
+            found[place] = (max(newest, before[0]), before[1] + r)
+    return found
 
 
 def days_of(sums: Sequence[DaySums]) -> tuple[Day, ...]:
@@ -216,34 +236,15 @@ class ServedSpan:
     users: int | None = None
 
 
-class Census:
-    """Counts the directory's users by share. It reads the directory on first use.
-
-    With *most*, a larger directory is not counted: hashing a million users takes a second.
-    """
-
-    def __init__(self, session: Session, *, most: int | None = None) -> None:
-        self._session = session
-        self._most = most
-        self._buckets: dict[str, IntArray] = {}
-        self._user_ids: list[str] | None = None
-
-    def users(self, strategy_name: str, from_bp: int = 0, to_bp: int = BUCKETS) -> int | None:
-        """Return the number of users whose bucket is in [from_bp, to_bp), if a directory is loaded."""
-        if self._user_ids is None:
-            too_many = self._most is not None and user_store.count_users(self._session) > self._most
-            self._user_ids = [] if too_many else list(user_store.read_users(self._session))
-        if not self._user_ids:
-            return None
-        salt = versions.get_strategy(self._session, strategy_name).salt
-        if salt not in self._buckets:
-            self._buckets[salt] = np.sort(buckets_of(self._user_ids, salt))
-        first, last = np.searchsorted(self._buckets[salt], [from_bp, to_bp])
-        return int(last - first)
+def count_users(session: Session, strategy_name: str) -> int | None:
+    """Return the number of directory users, or None if no directory is loaded."""
+    salt = versions.get_strategy(session, strategy_name).salt
+    below = user_store.users_below(session, salt, [BUCKETS])
+    return None if below is None else below[BUCKETS]
 
 
 def served(
-    session: Session, strategy_name: str, version: str, census: Census, *, since: datetime | None, until: datetime
+    session: Session, strategy_name: str, version: str, *, since: datetime | None, until: datetime
 ) -> list[ServedSpan]:
     """Return the spans in which a version served users up to *until*, oldest first.
 
@@ -251,7 +252,7 @@ def served(
         since: the start of the spans. The default is the start of the last uninterrupted service.
     """
     history = [one for one in audit.serving_history(session, strategy_name) if one.since < until]
-    spans = list(_spans(history, version, until, lambda low, high: census.users(strategy_name, low, high)))
+    spans = list(_spans(history, version, until, _user_count(session, strategy_name, version, history, until)))
     if since is not None:
         return [replace(one, since=max(one.since, since)) for one in spans if one.until > since]
     begun = len(spans)
@@ -260,25 +261,52 @@ def served(
     return spans[begun:]
 
 
-def share_at(session: Session, strategy_name: str, version: str, moment: datetime) -> tuple[int, int]:
-    """Return the buckets that got the version at a moment, as [first, end)."""
+def share_at(
+    session: Session, strategy_name: str, version: str, moment: datetime
+) -> tuple[tuple[int, int], int | None]:
+    """Return the buckets that got the version at a moment, as [first, end), and the number of directory users."""
     serving = serving_at(audit.serving_history(session, strategy_name), moment)
-    return (0, 0) if serving is None else _share(serving, version)
+    if serving is None:
+        return (0, 0), 0
+    count = _user_count(session, strategy_name, version, [serving], moment)
+    return _share(serving, version), count(serving, moment)
 
 
-def _spans(
-    history: Sequence[Serving], version: str, until: datetime, count: Callable[[int, int], int | None]
-) -> Iterator[ServedSpan]:
+_Count: TypeAlias = Callable[[Serving, datetime], int | None]
+
+
+def _user_count(
+    session: Session, strategy_name: str, version: str, history: Sequence[Serving], until: datetime
+) -> _Count:
+    """Return a function that counts the directory users of the version, by what served them and the moment."""
+    salt = versions.get_strategy(session, strategy_name).salt
+    shares = {one.canary_bp for one in history}
+    since = history[0].since if history else until
+    known = read_served_users(session, strategy_name, salt, shares, since=since, until=until)
+
+    def count(serving: Serving, at: datetime) -> int | None:
+        if known is None:
+            return None
+        on_canary = 0 if serving.canary is None else known.on_canary(serving.canary_bp, at)
+        if serving.canary == version:
+            return on_canary
+        return known.everyone - on_canary if serving.active == version else 0
+
+    return count
+
+
+def _spans(history: Sequence[Serving], version: str, until: datetime, count: _Count) -> Iterator[ServedSpan]:
+    """Yield the spans. Their users are those of the last moment of each."""
     ends = [*(one.since for one in history[1:]), *([until] if history else [])]
-    last: tuple[datetime, datetime, tuple[int, int]] | None = None
+    last: tuple[datetime, datetime, tuple[int, int], Serving] | None = None
     for one, end in zip(history, ends, strict=True):
         share = _share(one, version)
         if last is not None and last[1] == one.since and last[2] == share:
-            last = (last[0], end, share)
+            last = (last[0], end, share, one)
             continue
         if last is not None:
             yield _served_span(*last, count)
-        last = (one.since, end, share) if share[1] > share[0] and end > one.since else None
+        last = (one.since, end, share, one) if share[1] > share[0] and end > one.since else None
     if last is not None:
         yield _served_span(*last, count)
 
@@ -293,9 +321,10 @@ def _share(serving: Serving, version: str) -> tuple[int, int]:
 
 
 def _served_span(
-    since: datetime, until: datetime, share: tuple[int, int], count: Callable[[int, int], int | None]
+    since: datetime, until: datetime, share: tuple[int, int], serving: Serving, count: _Count
 ) -> ServedSpan:
-    return ServedSpan(since, until, as_percent(share[1] - share[0]), count(*share))
+    users = count(serving, until - timedelta(microseconds=1))  # the change that ends it may release users
+    return ServedSpan(since, until, as_percent(share[1] - share[0]), users)
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,11 +333,13 @@ class VerdictHistory:
 
     Attributes:
         verdicts: one row for each change of a gate's verdict.
+        readings: the verdicts as owners read them, in the same order.
         values: values of the requested gate over the whole rollout. *limit* does not apply to them.
     """
 
     rollout: Rollout
     verdicts: Sequence[GateVerdict]
+    readings: Sequence[GateReading]
     values: Sequence[tuple[datetime, float]]
 
 
@@ -331,12 +362,18 @@ def read_verdicts(
         versions.get_strategy(session, strategy_name)
         rollout = _rollout(session, strategy_name, rollout_id)
         if gate is not None:
-            names = [Freshness().name, *(each.name for each in read_plan(rollout.plan).gates)]
+            names = [Freshness().name, *(each.name for each in load_plan(rollout.plan).gates)]
             if gate not in names:
                 raise InvalidName("gate of this rollout", gate, ", ".join(names))
+        gates: dict[str, Gate] = {}
+        with suppress(InvalidPlan):  # of an earlier release
+            gates = gates_of(load_plan(rollout.plan))
+        rows = rollouts.verdict_history(session, rollout.id, gate=gate, limit=limit)
+        fields = set(Finding.model_fields)
         return VerdictHistory(
             rollout=rollout,
-            verdicts=rollouts.verdict_history(session, rollout.id, gate=gate, limit=limit),
+            verdicts=rows,
+            readings=read_findings(gates, (Finding.model_validate(row.model_dump(include=fields)) for row in rows)),
             values=rollouts.value_history(session, rollout.id, gate) if gate is not None else [],
         )
 

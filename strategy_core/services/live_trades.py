@@ -19,6 +19,7 @@ from strategy_core.domain.errors import Contradicted, InvalidPeriod, InvalidRepo
 from strategy_core.domain.lifecycle import utc
 from strategy_core.domain.live_trades import (
     CLOCK_SKEW,
+    ROUTING_GRACE,
     Fidelity,
     Serving,
     TradeReport,
@@ -29,9 +30,13 @@ from strategy_core.domain.live_trades import (
 )
 from strategy_core.domain.parsing import check_columns, checked_rows
 from strategy_core.domain.performance import Performance, performance
+from strategy_core.domain.release_times import ALL_STRATEGIES
 from strategy_core.domain.routing import bucket_of
 from strategy_core.domain.scoring import ScoringRule
-from strategy_core.store import audit, live_trades, outcomes, versions
+from strategy_core.domain.user_exclusions import UserExclusion, standings
+from strategy_core.services.loss_limits import guard_users
+from strategy_core.services.positions import keep_managers, suppressed_entries
+from strategy_core.store import audit, live_trades, outcomes, positions, user_exclusions, versions
 from strategy_core.store.engine import reading, retry_transient, transaction
 
 FIRST_ROW = 2  # below the header line
@@ -60,12 +65,15 @@ class LiveSummary:
         shadow: the outcomes of decisions entered in the period.
         fidelity: agreement on the slots that have both, if there are any.
         trades: number of closed user trades behind *live*.
+        suppressed: entries that users could not take, because a position of another version was open. They make *live*
+            quieter than the shadow.
     """
 
     live: Performance
     shadow: Performance
     fidelity: Fidelity | None
     trades: int
+    suppressed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +131,7 @@ def ingest_reports(
     now = utc(now, "now")
     with reading(engine) as session:
         builds = {key: _build(session, *key) for key in {(one.strategy_name, one.version) for one in reports}}
+        exclusions = _exclusions(session, reports)
     rows = []
     for number, report in enumerate(reports, first_row):
         build = builds[report.strategy_name, report.version]
@@ -131,11 +140,30 @@ def ingest_reports(
             raise InvalidReport(source, f"symbol: {report.symbol!r} is none of the version's; it has {known}", number)
         if max(report.opened_at, report.closed_at or report.opened_at) > now + CLOCK_SKEW:
             raise InvalidReport(source, f"opened_at, closed_at: later than now, {now:%Y-%m-%d %H:%M:%S} UTC", number)
-        rows.append(_row(report, build, now))
+        rows.append(_row(report, build, exclusions.get((report.user_id, report.strategy_name), ()), now))
     with transaction(engine) as session:  # write, then compare: this also catches a concurrent report of the same trade
         new = live_trades.add_trades(session, rows)
         _check_unchanged(session, reports)
+        positions.keep_positions(session, reports, now)
+    keep_managers(engine, now=now)
+    _guard_all(engine, reports, now)  # also for known reports: an earlier call may have ended before it
     return Ingested(new=new, known=len(rows) - new, misrouted=sum(row["misrouted"] for row in rows))
+
+
+def _guard_all(engine: Engine, reports: Sequence[TradeReport], now: datetime) -> None:
+    """Guard the users whose trades have closed, by strategy. The first failure is raised when all have been tried."""
+    closed: dict[str, set[str]] = {}
+    for report in reports:
+        if report.state == "closed":
+            closed.setdefault(report.strategy_name, set()).add(report.user_id)
+    failed: Exception | None = None
+    for name, users in sorted(closed.items()):
+        try:
+            guard_users(engine, name, users, now=now)
+        except Exception as error:  # noqa: BLE001  the users of another strategy must not lose their limit for it
+            failed = failed or error
+    if failed is not None:
+        raise failed
 
 
 def live_summary(engine: Engine, strategy_name: str, version: str, since: datetime, until: datetime) -> LiveSummary:
@@ -175,6 +203,7 @@ def summarise_trades(
         ),
         fidelity=_agreement(slots),
         trades=slots.trades,
+        suppressed=suppressed_entries(session, strategy_name, version, since, until),
     )
 
 
@@ -203,15 +232,36 @@ def _build(session: Session, strategy_name: str, version: str) -> _Build:
     )
 
 
-def _row(report: TradeReport, build: _Build, now: datetime) -> dict[str, Any]:
-    serving = serving_at(build.history, report.opened_at)
+def _exclusions(session: Session, reports: Sequence[TradeReport]) -> dict[tuple[str, str], list[UserExclusion]]:
+    """Return the exclusions of the reported users at the time of their trades, by user and strategy."""
+    if not reports:
+        return {}
+    names, opened = {one.strategy_name for one in reports}, [one.opened_at for one in reports]
+    found = user_exclusions.exclusions_of(
+        session,
+        names,
+        (one.user_id for one in reports),
+        since=min(opened) - ROUTING_GRACE,
+        until=max(opened) + CLOCK_SKEW,
+    )
+    return {
+        (user, name): [each for each in theirs if each.strategy_name in (name, ALL_STRATEGIES)]
+        for user, theirs in found.items()
+        for name in names
+    }
+
+
+def _row(report: TradeReport, build: _Build, exclusions: Sequence[UserExclusion], now: datetime) -> dict[str, Any]:
+    opened_at = report.opened_at
+    serving = serving_at(build.history, opened_at)
+    (standing,) = standings(exclusions, opened_at, opened_at)
     bucket = bucket_of(report.user_id, build.salt)
     return {
         **report.model_dump(),
         "state": report.state,
         "candle_s": candle_of(report.opened_at, build.timeframe),
-        "canary_bp": serving.canary_bp if serving else 0,
-        "misrouted": is_misrouted(build.history, bucket, report.symbol, report.version, report.opened_at),
+        "canary_bp": serving.share_of(standing) if serving else 0,
+        "misrouted": is_misrouted(build.history, bucket, report.symbol, report.version, opened_at, exclusions),
         "ingested_at": now,
     }
 

@@ -1,4 +1,4 @@
-"""Database maintenance: create upcoming monthly partitions, drop expired ones, and check the database.
+"""Database maintenance: create upcoming monthly partitions, drop what has expired, and check the database.
 
 Maintenance writes no audit event. A month holds all strategies, and an event in each trail would raise their
 generations, so that the owners' next changes would be refused. Dropped months are logged and reported instead.
@@ -18,14 +18,17 @@ from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.services.audit import Verification, verify_trail
 from strategy_core.services.evidence import LOOK_BACK
-from strategy_core.store import decisions, partitions, rollouts, versions
-from strategy_core.store.engine import analyze_tables, check_schema, reading
+from strategy_core.services.signals import drop_signals
+from strategy_core.store import agents, decisions, partitions, rollouts, versions
+from strategy_core.store.engine import analyze_tables, check_schema, reading, transaction
 from strategy_core.store.integrity import missing_guards
 from strategy_core.store.partitions import DEFAULT, Month
 from strategy_core.store.tables import DecisionTally
 
 AHEAD = 2  # months: a failing maintenance has to be noticed within two months
 KEEP_AT_LEAST = LOOK_BACK.days  # a rollout's start looks back this far, ticks and nightly comparisons less
+
+CALLS_AT_ONCE = 10_000  # calls of assistants in one transaction: SQLite's other writers wait for it
 
 _TOO_LARGE = f"nor any later one: searching the default partition for its rows takes more than {partitions.HELD_WITHIN}"
 
@@ -57,7 +60,9 @@ class Maintained:
         before: candles older than this may be dropped, if retention is set.
         kept: expired months that are still needed.
         unmade: months that could not be created.
+        signals: number of expired signals that were dropped, as far as they were handed out before all that are kept.
         busy: the tables were in use. The remaining work is left for the next run.
+        calls: deleted calls of assistants.
     """
 
     partitioned: bool
@@ -66,12 +71,15 @@ class Maintained:
     dropped: list[Dropped] = field(default_factory=list)
     kept: list[Kept] = field(default_factory=list)
     unmade: list[Kept] = field(default_factory=list)
+    signals: int = 0
     busy: bool = False
+    calls: int = 0
 
 
 def maintain(engine: Engine, *, now: datetime, keep_days: int | None = None, apply: bool = True) -> Maintained:
-    """Create the upcoming months, and drop months older than *keep_days* if that is given.
+    """Create the upcoming months, drop months older than *keep_days* if that is given, and delete expired calls.
 
+    Calls of assistants expire `agents.KEPT` before the newest, on SQLite too.
     Each month is created in one transaction, and all drops are in another, so an interrupted run is completed by the
     next. Locks are not waited for: a second concurrent run reports that the tables are in use.
 
@@ -80,7 +88,7 @@ def maintain(engine: Engine, *, now: datetime, keep_days: int | None = None, app
     """
     now = utc(now, "now")
     if engine.dialect.name != "postgresql":
-        return Maintained(partitioned=False)
+        return Maintained(partitioned=False, calls=_delete_calls(engine, now, apply=apply))
     done = Maintained(partitioned=True)
     with reading(engine) as session:
         if apply:
@@ -89,6 +97,8 @@ def maintain(engine: Engine, *, now: datetime, keep_days: int | None = None, app
     try:
         _create_months(engine, done, now, apply=apply)
         _drop_months(engine, done, apply=apply)
+        if apply and done.before is not None:
+            done.signals = drop_signals(engine, done.before)
         if apply:
             analyze_tables(engine, partitions.TABLES)
     except DBAPIError as error:
@@ -96,7 +106,26 @@ def maintain(engine: Engine, *, now: datetime, keep_days: int | None = None, app
             raise
         done.busy = True
         log.warning("maintain.busy", made=done.made)
+    done.calls = _delete_calls(engine, now, apply=apply)
     return done
+
+
+def _delete_calls(engine: Engine, now: datetime, *, apply: bool) -> int:
+    """Delete the expired calls of assistants, and return how many. In a dry run at most CALLS_AT_ONCE are counted."""
+    if not apply:
+        with reading(engine) as session:
+            return len(agents.expired_calls(session, now, CALLS_AT_ONCE))
+    deleted = 0
+    while True:
+        with transaction(engine) as session:
+            expired = agents.expired_calls(session, now, CALLS_AT_ONCE)
+            agents.delete_calls(session, expired)
+        deleted += len(expired)
+        if len(expired) < CALLS_AT_ONCE:
+            break
+    if deleted:
+        log.info("maintain.calls_deleted", calls=deleted)
+    return deleted
 
 
 def _keep_from(session: Session, now: datetime, keep_days: int | None) -> datetime | None:
@@ -222,16 +251,19 @@ def _measure(session: Session, month: Month) -> Dropped:
 
 def summary_lines(done: Maintained, *, dry_run: bool = False) -> list[str]:
     """Return lines that report what was done, or what would be done."""
-    if not done.partitioned:
-        return ["SQLite has no monthly partitions: no work to do"]
     would = "would be " if dry_run else ""
-    lines = [f"{month}: {would}made" for month in done.made]
+    calls = [f"{done.calls:,} calls of assistants {would}deleted"] if done.calls else []
+    if not done.partitioned:
+        return calls or ["SQLite has no monthly partitions: no work to do"]
+    lines = [*calls]
+    lines += [f"{month}: {would}made" for month in done.made]
     lines += [
         f"{each.month}: {would}dropped, {each.decisions:,} decisions, {each.outcomes:,} outcomes, {each.marks:,} marks"
         for each in done.dropped
     ]
     lines += [f"{each.month}: stays, {each.why}" for each in done.kept]
     lines += [f"{each.month}: not made, {each.why}" for each in done.unmade]
+    lines += [f"signals: {done.signals:,} dropped"] if done.signals else []
     if done.busy:
         lines.append("the tables are in use: the remaining work is left for the next run")
     if done.before is None:

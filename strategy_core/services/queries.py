@@ -3,21 +3,27 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from threading import Lock
+from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import Engine
 
 from strategy_core.domain.alerts import SURE, ClockCheck, Severity, restricted
 from strategy_core.domain.candles import timeframe_delta
+from strategy_core.domain.capital import Reach
 from strategy_core.domain.errors import NoCanary, UnknownSymbol
 from strategy_core.domain.lifecycle import Status, utc
-from strategy_core.domain.routing import Routing, as_percent, basis_points, bucket_of, refused_user
+from strategy_core.domain.risk import FULL_SIZE
+from strategy_core.domain.routing import Routing, Standing, as_percent, basis_points, bucket_of, refused_user
+from strategy_core.domain.user_exclusions import ExclusionKind
 from strategy_core.services.alerts import AlertStatus
 from strategy_core.services.evidence import own_slots
 from strategy_core.services.status import RolloutStatus, rollout_status
-from strategy_core.store import alerts, audit, decisions, evidence, pagination, rollouts, versions
+from strategy_core.store import alerts, audit, decisions, evidence, pagination, rollouts, user_exclusions, versions
+from strategy_core.store.canary_reach import read_canary_reach
 from strategy_core.store.engine import reading, transaction
+from strategy_core.store.routing_reader import RoutingReader
 from strategy_core.store.tables import (
     AlertOutbox,
     ApiAnswer,
@@ -28,6 +34,7 @@ from strategy_core.store.tables import (
     Rollout,
     ShadowDecisionLog,
     StrategyVersion,
+    UserExclusionRow,
 )
 
 
@@ -162,8 +169,8 @@ def read_rollout(
         return rollout_status(session, rollout, utc(now, "now"), clock), generation
 
 
-def list_canaries(engine: Engine, scope: Scope) -> list[tuple[CanaryConfig, int]]:
-    """Return the present canaries by strategy, each with the generation of its strategy.
+def list_canaries(engine: Engine, scope: Scope, *, now: datetime) -> list[tuple[CanaryConfig, int, Reach, float]]:
+    """Return the present canaries by strategy, each with its strategy's generation, its reach and its risk scale.
 
     Raises:
         UnknownStrategy
@@ -173,9 +180,19 @@ def list_canaries(engine: Engine, scope: Scope) -> list[tuple[CanaryConfig, int]
         if scope.strategy_name is not None:
             versions.get_strategy(session, scope.strategy_name)
         found = pagination.canaries(session, scope.names)
+        reached = read_canary_reach(session, scope.names, utc(now, "now"))
+        scales = rollouts.risk_scales(session, {(canary.strategy_name, canary.version) for canary, _ in found})
     if scope.strategy_name is not None and not found:
         raise NoCanary(scope.strategy_name)
-    return found
+    return [
+        (
+            canary,
+            generation,
+            reached[canary.strategy_name],
+            scales.get((canary.strategy_name, canary.version), FULL_SIZE),
+        )
+        for canary, generation in found
+    ]
 
 
 def list_decisions(
@@ -246,12 +263,16 @@ def list_alerts(
     *,
     severity: Severity | None = None,
     unacknowledged: bool = False,
+    only: Literal["open", "past"] | None = None,
     before_id: int | None = None,
     limit: int,
 ) -> list[AlertStatus]:
     """Return a page of alerts with their deliveries, newest first, before the cursor *before_id*.
 
     An alert about several strategies is listed for each of them.
+
+    Args:
+        only: `open` are warnings and critical alerts without an acknowledgement, `past` are all others.
 
     Raises:
         UnknownStrategy
@@ -264,6 +285,7 @@ def list_alerts(
             strategies=scope.names,
             severity=severity,
             unacknowledged=unacknowledged,
+            only=only,
             before_id=before_id,
             limit=limit,
         )
@@ -293,10 +315,36 @@ def find_alert(engine: Engine, alert_id: int) -> AlertOutbox:
         return alerts.get_alert(session, alert_id)
 
 
-def read_routing(engine: Engine) -> dict[str, Routing | None]:
-    """Return the present routing of every strategy from one statement, None without an active version."""
+_EXCLUSIONS_S = 0.25  # for which a read of routing, and so a rollback, waits for another that reads exclusions
+
+
+class RoutingTable:
+    """The present routing of every strategy, for many readers: users' exclusions are read only after a change."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._reader = RoutingReader()
+        self._lock = Lock()
+
+    def read(self, now: datetime) -> dict[str, Routing | None]:
+        """Return the routing by strategy, None without an active version.
+
+        While another request reads exclusions, it is the routing of now with the exclusions that were read last.
+        """
+        with reading(self._engine) as session:
+            found = versions.serving_routing(session)
+            if not self._lock.acquire(timeout=_EXCLUSIONS_S if self._reader.has_read else -1):
+                return self._reader.with_known_users(found[0])
+            try:
+                return self._reader.add_users(session, *found, now)
+            finally:
+                self._lock.release()
+
+
+def read_serving(engine: Engine) -> dict[str, Routing | None]:
+    """Return the routing of every strategy without users' exclusions, None without an active version."""
     with reading(engine) as session:
-        return versions.all_routing(session)
+        return versions.serving_routing(session)[0]
 
 
 def generation_of(engine: Engine, *, strategy_name: str, actor: str, request_id: str) -> int | None:
@@ -309,6 +357,12 @@ def change_of_request(engine: Engine, *, strategy_name: str, request_id: str) ->
     """Return the strategy's newest audit event, if this request or flow run has made it."""
     with reading(engine) as session:
         return audit.made_by_request(session, strategy_name, request_id)
+
+
+def change_under_key(engine: Engine, *, actor: str, idempotency_key: str) -> AuditEvent | None:
+    """Return the change that the actor has made under this idempotency key, if there is one."""
+    with reading(engine) as session:
+        return audit.made_under_key(session, actor, idempotency_key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,6 +404,9 @@ class Route:
         percent: the canary's share of users.
         stale: the router has lost the database for too long, so its canary admits no new users.
         excluded: the symbol that was asked for, if an owner has excluded it from the canary.
+        standing: whether the bucket or an exclusion of the user decides.
+        exit_only: the user may open no new position of the strategy, because the loss limit was hit.
+        exclusion: the exclusion that decides, or would with a canary: its kind, who set it, and until when.
     """
 
     user_id: str
@@ -361,22 +418,37 @@ class Route:
     generation: int
     stale: bool = False
     excluded: str | None = None
+    standing: Standing = Standing.BUCKET
+    exit_only: bool = False
+    exclusion: str = ""
 
     @property
     def why(self) -> str:
+        return f"{self._why}; loss limit hit: no new position" if self.exit_only else self._why
+
+    @property
+    def _why(self) -> str:
         if self.excluded is not None:
             return f"{self.excluded} is excluded from the canary"
+        if self.exclusion and self.standing is not Standing.ALWAYS:
+            return f"the user stays with the active version: {self.exclusion}"
+        if self.standing is Standing.KEPT:
+            return "the user is kept with the active version"
+        if self.standing is Standing.ALWAYS:
+            by = f": {self.exclusion}" if self.exclusion else ""
+            return f"the user always gets the canary{by}{self._while_stale}"
         sign = "<" if self.bucket < basis_points(self.percent) else ">="
-        why = f"bucket {self.bucket / 100:.2f} {sign} canary percent {self.percent:.2f}"
-        return (
-            f"{why}; {'admitted before' if self.in_canary else 'no new user'} while routing is stale"
-            if self.stale
-            else why
-        )
+        return f"bucket {self.bucket / 100:.2f} {sign} canary percent {self.percent:.2f}{self._while_stale}"
+
+    @property
+    def _while_stale(self) -> str:
+        if not self.stale:
+            return ""
+        return f"; {'admitted before' if self.in_canary else 'no new user'} while routing is stale"
 
 
-def route_user(engine: Engine, *, user_id: str, strategy_name: str, symbol: str | None = None) -> Route:
-    """Return the version that *user_id* gets now, with the reason.
+def route_user(engine: Engine, *, user_id: str, strategy_name: str, now: datetime, symbol: str | None = None) -> Route:
+    """Return the version that *user_id* gets at *now*, with the reason.
 
     Args:
         symbol: of the trade, since an owner may have excluded it from the canary.
@@ -389,9 +461,11 @@ def route_user(engine: Engine, *, user_id: str, strategy_name: str, symbol: str 
     if refused := refused_user(user_id):
         raise refused
     with reading(engine) as session:
-        routing = versions.routing(session, strategy_name)
+        routing = versions.routing(session, strategy_name, utc(now, "now"))
+        rows = user_exclusions.list_exclusions(session, [strategy_name], user_id=user_id, counting_at=now)
     bucket = bucket_of(user_id, routing.salt)
-    version = routing.version_of(bucket, symbol)
+    standing = routing.standing_of(user_id)
+    version = routing.version_of(bucket, symbol, user_id)
     return Route(
         user_id=user_id,
         strategy_name=strategy_name,
@@ -401,7 +475,19 @@ def route_user(engine: Engine, *, user_id: str, strategy_name: str, symbol: str 
         in_canary=version == routing.canary,
         generation=routing.generation,
         excluded=symbol if symbol in routing.excluded else None,
+        standing=standing,
+        exit_only=user_id in routing.exit_only,
+        exclusion=_exclusion(rows, always=standing is Standing.ALWAYS),
     )
+
+
+def _exclusion(rows: Sequence[UserExclusionRow], *, always: bool) -> str:
+    """Return the newest of a user's exclusions that keeps the user, or with *always* that gives every canary."""
+    for row in reversed(rows):
+        if (row.kind == ExclusionKind.ALWAYS) is always:
+            until = "" if row.until is None else f" until {row.until:%Y-%m-%d %H:%M} UTC"
+            return f"{row.kind} by {row.actor}{until}"
+    return ""
 
 
 def find_stored_answer(engine: Engine, actor: str, idempotency_key: str, *, since: datetime) -> ApiAnswer | None:

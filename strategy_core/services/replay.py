@@ -22,7 +22,7 @@ from strategy_core.isolation.protocol import Answer
 from strategy_core.market.source import CandleSource
 from strategy_core.services.compare import Period, period
 from strategy_core.services.evidence import LOOK_BACK, shared_symbols
-from strategy_core.services.score import outcome_rows
+from strategy_core.services.score import outcome_rows, rows_of
 from strategy_core.services.shadow import recorded_answers
 from strategy_core.store import replays, versions
 from strategy_core.store.engine import reading, retry_transient, transaction
@@ -335,6 +335,7 @@ def _store(engine: Engine, replayer: _Replayer, symbol: str, chunk: _Chunk, now:
                 "symbol": symbol,
                 "timestamp": chunk.windows.opened_at(at),
                 "decision": answer.decision.action.value,
+                "intent": answer.decision.intent.value,
                 "confidence": answer.decision.confidence,
                 "reason": answer.decision.reason,
                 "window_hash": chunk.windows.hash_of(at, version.warmup_bars),
@@ -358,11 +359,12 @@ def _score_symbol(engine: Engine, replayer: _Replayer, market: _Market, rule: Sc
     whole = _stretch(replayer, market, start, len(candles))
     with reading(engine) as session:
         signals = replays.read_signals(session, whole)
+        closes = replays.read_closes(session, whole)
         booked = replays.read_booked(session, whole)
     positions = candles.index.get_indexer(pd.DatetimeIndex([moment for moment, _ in signals], tz="UTC"))
     found = np.flatnonzero(positions >= 0).tolist()
     sides = np.array([1 if signals[i][1] == Action.BUY else -1 for i in found], dtype=np.int64)
-    trades = score(candles, positions[found], sides, rule)
+    trades = score(candles, positions[found], sides, rule, rows_of(candles, closes))
     within = (positions[found] >= market.start) & (positions[found] < market.end)
     result.signals += int(within.sum())
     result.closed += int((trades.closed & within).sum())

@@ -17,22 +17,24 @@ from strategy_core.domain.gates.base import SEVERITY, Verdict
 from strategy_core.domain.gates.on_slots import Harm
 from strategy_core.domain.lifecycle import utc
 from strategy_core.domain.pair_noise import History
-from strategy_core.domain.plan import read_plan
+from strategy_core.domain.plan import load_plan
+from strategy_core.domain.readings import GateReading
 from strategy_core.domain.routing import as_percent
+from strategy_core.domain.scoring import ScoringRule
 from strategy_core.services.evidence import own_slots
 from strategy_core.services.history import (
-    Census,
     ComparisonCurves,
     Day,
     Equity,
     ServedSpan,
     comparison_curves,
+    count_users,
     days_of,
     read_equity,
     served,
     share_at,
 )
-from strategy_core.services.status import RolloutStatus, rollout_status
+from strategy_core.services.status import RolloutStatus, read_verdict_rows, rollout_status
 from strategy_core.services.transitions import strategy_state
 from strategy_core.store import alerts, audit, decisions, evidence, outcomes, pagination, rollouts, versions
 from strategy_core.store.engine import snapshot
@@ -46,7 +48,6 @@ from strategy_core.store.tables import (
     ShadowDecisionLog,
 )
 
-COUNTED_AT_A_TICK = 100_000  # users: a larger directory is counted in full reports only
 _POINTS = 300  # of the e-process
 _MOST_CHANGES = 200
 _NEWEST_ROWS = 10
@@ -102,11 +103,20 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class RollbackCost:
-    """R over the booked slots, for a user who copied every signal of the canary, and of the control."""
+    """R over the booked slots, for a user who copied every signal of the canary, and of the control.
+
+    Attributes:
+        risk_fraction: share of equity risked on one R.
+    """
 
     slots: int
     canary_r: float
     control_r: float
+    risk_fraction: float
+
+    @property
+    def difference_r(self) -> float:
+        return self.canary_r - self.control_r
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +127,7 @@ class RollbackFacts:
         event: the audit event of the rollback.
         gate: the verdict that decided, or None for a rollback by a person.
         verdicts: the verdicts of all gates, the worst first. If the event names rows, these rows.
+        readings: by gate, its verdict as owners read it.
         slots: the last booked slots, newest first.
         decisions: the version's last decisions before the rollback, newest first.
         errors: the version's newest errors before the rollback, newest first.
@@ -125,6 +136,8 @@ class RollbackFacts:
         alerts: the alerts about the version that were open at the rollback, newest first.
         now_active: the version that serves users since.
         cost: of the rollout's booked slots, if it was a rollout.
+        equity, harm: of both versions and of the evidence, until the rollback, if it was a rollout.
+        percent: of the stage that it was at, if it was a rollout.
     """
 
     event: AuditEvent
@@ -140,6 +153,10 @@ class RollbackFacts:
     now_active: str | None
     cost: RollbackCost | None
     excluded: Mapping[str, datetime]
+    readings: Mapping[str, GateReading]
+    equity: Equity | None
+    harm: HarmPath | None
+    percent: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,14 +190,13 @@ def read_report(
     now = utc(now, "now")
     with snapshot(engine) as session:
         rollout, generation = pagination.rollout_at(session, rollout_id)
-        census = Census(session)
-        progress = _progress(session, rollout, census, now, clock, with_live_trades=True)
+        progress = _progress(session, rollout, now, clock, with_live_trades=True)
         pair = (rollout.strategy_name, rollout.version, rollout.control_version)
         nightly = outcomes.newest_report(session, *pair)
         undone = _rollback_event(session, rollout)
         report = RolloutReport(
             progress=progress,
-            cost=_cost(session, rollout),
+            cost=cost_of(session, rollout),
             equity=read_equity(
                 session, *pair, start=rollout.started_at, end=progress.at, left_out=_left_out(session, rollout)
             ),
@@ -188,7 +204,7 @@ def read_report(
             usual_unlike=_usual_unlike(session, rollout),
             comparison=None if nightly is None else comparison_curves(session, nightly),
             changes=audit.find_events(session, limit=_MOST_CHANGES, newest=True, rollout_id=rollout_id),
-            rolled_back=None if undone is None else _rollback_facts(session, undone, rollout, census),
+            rolled_back=None if undone is None else _rollback_facts(session, undone, rollout),
         )
         return report, generation
 
@@ -212,17 +228,16 @@ def resolve_rollout(engine: Engine, named: str) -> UUID:
 def read_progress(
     engine: Engine, rollout_ids: Sequence[UUID], *, now: datetime, clock: ClockCheck = SURE
 ) -> Iterator[Progress]:
-    """Yield the progress of these rollouts, without live trades and without counting a large directory.
+    """Yield the progress of these rollouts, without live trades.
 
     Rollouts with an unreadable plan are skipped.
     """
     now = utc(now, "now")
     with snapshot(engine) as session:
-        census = Census(session, most=COUNTED_AT_A_TICK)
         for rollout_id in rollout_ids:
             rollout = rollouts.get_rollout(session, rollout_id)
             with suppress(InvalidPlan):
-                yield _progress(session, rollout, census, now, clock, with_live_trades=False)
+                yield _progress(session, rollout, now, clock, with_live_trades=False)
 
 
 def read_rollback(engine: Engine, *, rollout_id: UUID | None = None, event: AuditEvent | None = None) -> RollbackFacts:
@@ -237,24 +252,24 @@ def read_rollback(engine: Engine, *, rollout_id: UUID | None = None, event: Audi
         undone = event or (_rollback_event(session, rollout) if rollout else None)
         if undone is None:
             raise UnknownRollout(f"{rollout_id} that was rolled back")
-        return _rollback_facts(session, undone, rollout, Census(session))
+        return _rollback_facts(session, undone, rollout)
 
 
 def _progress(
-    session: Session, rollout: Rollout, census: Census, now: datetime, clock: ClockCheck, *, with_live_trades: bool
+    session: Session, rollout: Rollout, now: datetime, clock: ClockCheck, *, with_live_trades: bool
 ) -> Progress:
     at = rollout.ended_at or max(now, rollout.started_at)
-    shares = served(session, rollout.strategy_name, rollout.version, census, since=rollout.started_at, until=at)
-    first, beyond = share_at(session, rollout.strategy_name, rollout.version, at)
+    shares = served(session, rollout.strategy_name, rollout.version, since=rollout.started_at, until=at)
+    (first, beyond), users = share_at(session, rollout.strategy_name, rollout.version, at)
     return Progress(
         status=rollout_status(session, rollout, at, clock, with_live_trades=with_live_trades),
         at=at,
         started_by=audit.starter(session, rollout.id),
         percent=as_percent(beyond - first),
-        users=census.users(rollout.strategy_name, first, beyond),
-        directory=census.users(rollout.strategy_name),
+        users=users,
+        directory=count_users(session, rollout.strategy_name),
         served=shares,
-        harm=_harm(session, rollout),
+        harm=harm_path(session, rollout),
         excluded=_excluded(session, rollout),
     )
 
@@ -272,8 +287,9 @@ def _left_out(session: Session, rollout: Rollout) -> dict[str, datetime]:
     return {symbol: since - timeframe for symbol, since in _excluded(session, rollout).items()}
 
 
-def _harm(session: Session, rollout: Rollout) -> HarmPath | None:
-    gate = next((gate for gate in read_plan(rollout.plan).gates if isinstance(gate, Harm)), None)
+def harm_path(session: Session, rollout: Rollout) -> HarmPath | None:
+    """Return the path of the plan's harm gate, if it has one with values."""
+    gate = next((gate for gate in load_plan(rollout.plan).gates if isinstance(gate, Harm)), None)
     peaks = rollouts.value_peaks(session, rollout.id, gate.name, most=_POINTS) if gate else []
     if gate is None or not peaks:
         return None
@@ -281,8 +297,11 @@ def _harm(session: Session, rollout: Rollout) -> HarmPath | None:
     return HarmPath.of(gate, at, values)
 
 
-def _cost(session: Session, rollout: Rollout) -> RollbackCost:
-    return RollbackCost(*evidence.booked_r(session, rollout.id, first=own_slots(session, rollout)))
+def cost_of(session: Session, rollout: Rollout) -> RollbackCost:
+    """Return R over the rollout's booked slots."""
+    slots, canary_r, control_r = evidence.booked_r(session, rollout.id, first=own_slots(session, rollout))
+    risk = ScoringRule.model_validate(versions.get_strategy(session, rollout.strategy_name).scoring).risk_fraction
+    return RollbackCost(slots, canary_r, control_r, risk)
 
 
 def _usual_unlike(session: Session, rollout: Rollout) -> float | None:
@@ -294,7 +313,7 @@ def _rollback_event(session: Session, rollout: Rollout) -> AuditEvent | None:
     return next(iter(audit.find_events(session, limit=1, newest=True, rollout_id=rollout.id, action=_ROLL_BACK)), None)
 
 
-def _rollback_facts(session: Session, event: AuditEvent, rollout: Rollout | None, census: Census) -> RollbackFacts:
+def _rollback_facts(session: Session, event: AuditEvent, rollout: Rollout | None) -> RollbackFacts:
     verdicts = _verdicts(session, event, rollout)
     since = rollout.started_at if rollout else event.at - _ERRORS_FOR
     failed = decisions.failed_run(session, event.strategy_name, event.version)
@@ -334,15 +353,24 @@ def _rollback_facts(session: Session, event: AuditEvent, rollout: Rollout | None
             session,
             event.strategy_name,
             event.version,
-            census,
             since=rollout.started_at if rollout else None,
             until=event.at,
         ),
-        directory=census.users(event.strategy_name),
+        directory=count_users(session, event.strategy_name),
         now_active=strategy_state(session, event.strategy_name)["active"],
-        cost=None if rollout is None else _cost(session, rollout),
+        cost=None if rollout is None else cost_of(session, rollout),
         excluded=_excluded(session, rollout) if rollout else {},
+        readings={} if rollout is None else read_verdict_rows(rollout, verdicts),
+        equity=None if rollout is None else _equity_until(session, rollout, event.at),
+        harm=None if rollout is None else harm_path(session, rollout),
+        percent=None if rollout is None else load_plan(rollout.plan).stages[rollout.stage_index].percent,
     )
+
+
+def _equity_until(session: Session, rollout: Rollout, end: datetime) -> Equity:
+    pair = (rollout.strategy_name, rollout.version, rollout.control_version)
+    left_out = _left_out(session, rollout)
+    return read_equity(session, *pair, start=rollout.started_at, end=end, left_out=left_out)
 
 
 def _open_alerts(session: Session, event: AuditEvent) -> list[AlertOutbox]:

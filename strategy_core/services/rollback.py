@@ -20,6 +20,7 @@ from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.ramp import ALERT, OWNER, State
 from strategy_core.isolation.forkserver import end_worker
 from strategy_core.services.transitions import (
+    Change,
     ChangeAlert,
     abort_rollout,
     check_open,
@@ -30,7 +31,7 @@ from strategy_core.services.transitions import (
     strategy_state,
     withdraw_canary,
 )
-from strategy_core.store import audit, rollouts, versions
+from strategy_core.store import audit, release_times, rollouts, versions
 from strategy_core.store.engine import (
     ROLLBACK_RETRY,
     LockHolder,
@@ -87,10 +88,12 @@ def roll_back(
 ) -> str:
     """Take users off a version, quarantine it, and return its name.
 
-    An open rollout is rolled back in any state. Without one, the canary is withdrawn. An activation is undone if
-    *version* names the active version: the previously active version is reinstated, and a canary that was measured
-    against the named version is withdrawn. The name is required for that, so that a repeated call, or a call after an
-    automatic rollback, leaves a healthy version in place. The command's generation and four eyes are not checked.
+    An open rollout is rolled back in any state. Without one, the canary is withdrawn, or else a scheduled start is
+    cancelled, unless the newest change of the strategy was a rollback and *version* does not name the scheduled one. An
+    activation is undone if *version* names the active version: the previously active version is reinstated, and a
+    canary that was measured against the named version is withdrawn. The name is required for that, so that a repeated
+    call, or a call after an automatic rollback, leaves a healthy version in place. The command's generation and four
+    eyes are not checked.
 
     Args:
         version: the version to take users off, by default the rollout's version or the canary.
@@ -135,7 +138,7 @@ def take_off(
             reinstate_control(session, rollout, now=command.now)
             end_rollout(session, rollout, State.ROLLED_BACK, reason, command.now)
         else:
-            change.version = _undo_by_hand(session, strategy_name, version, rollout, reason, command.now)
+            _undo_by_hand(session, change, strategy_name, version, rollout, reason, command.now)
         change.alert = ChangeAlert(
             "rollout.rolled_back",
             f"{strategy_name} {change.version} rolled back {reason}",
@@ -148,13 +151,28 @@ def take_off(
 
 
 def _undo_by_hand(
-    session: Session, strategy_name: str, version: str | None, rollout: Rollout | None, why: str, now: datetime
-) -> str:
+    session: Session,
+    change: Change,
+    strategy_name: str,
+    version: str | None,
+    rollout: Rollout | None,
+    why: str,
+    now: datetime,
+) -> None:
     canary = versions.with_status(session, strategy_name, Status.CANARY)
     if canary is not None and version in (None, canary.version):
         withdraw_canary(session, canary, quarantine=True, now=now)
-        return canary.version
+        change.version = canary.version
+        return
     active = versions.with_status(session, strategy_name, Status.ACTIVE)
+    pending = release_times.pending_start(session, strategy_name)
+    if pending is not None and version in (None, pending.version) and (active is None or active.version != version):
+        if version is None:
+            _check_not_done(session, strategy_name, version)  # a repeated rollback must not go on to another version
+        release_times.end_start(session, pending, "cancelled", because=f"rolled back {why}", now=now)
+        versions.get_version(session, strategy_name, pending.version).quarantined_at = now
+        change.version = pending.version
+        return
     predecessor = versions.previously_active(session, strategy_name)
     if active is None or predecessor is None or version != active.version:
         _check_not_done(session, strategy_name, version)
@@ -164,13 +182,17 @@ def _undo_by_hand(
     elif canary is not None:
         withdraw_canary(session, canary, quarantine=False, now=now)
     active.quarantined_at = now
-    replace_active(session, predecessor, outgoing_becomes=Status.RETIRED, now=now)
-    return active.version
+    replace_active(session, predecessor, outgoing_becomes=Status.SHADOW, now=now)  # it may manage open positions
+    change.version = active.version
+    change.after["outgoing"] = Status.SHADOW.value
 
 
 def _check_not_done(session: Session, strategy_name: str, version: str | None, rollout_id: UUID | None = None) -> None:
-    """Raise AlreadyRolledBack if the newest change of the strategy, or of the rollout, is the rollback asked for."""
-    last = audit.newest_event(session, strategy_name, rollout_id)
+    """Raise AlreadyRolledBack if the newest change of the strategy, or of the rollout, is the rollback asked for.
+
+    Changes of users' exclusions are passed over: they may come at any time, and move no version.
+    """
+    last = audit.newest_event(session, strategy_name, rollout_id, of_users=False)
     if last is not None and last.action == "roll_back" and version in (None, last.version):
         active = versions.with_status(session, strategy_name, Status.ACTIVE)
         by = shown_actor(last.actor, last.source)

@@ -1,41 +1,61 @@
 """Rollouts as owners steer them: preview, start, approve, decide, pause, resume, and exclude a symbol."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
 from strategy_core.domain.audit import Command, values_digest
 from strategy_core.domain.candles import timeframe_delta
+from strategy_core.domain.capital import served_of_asked
 from strategy_core.domain.errors import (
     CannotExclude,
+    CapitalUnknown,
     FourEyes,
     HarmfulInShadow,
     IllegalTransition,
     Incomparable,
+    MissingReason,
+    NoCanary,
     NotAwaiting,
     RolloutOpen,
+    StartScheduled,
     UnknownRollout,
 )
 from strategy_core.domain.exclusions import stored_time
 from strategy_core.domain.gates.base import SEVERITY, Freshness, Verdict
 from strategy_core.domain.lifecycle import Status, utc
+from strategy_core.domain.overlap import ServingCanary, on_another_too
 from strategy_core.domain.pair_noise import FEW_DAYS
 from strategy_core.domain.parsing import same_owner
-from strategy_core.domain.plan import Plan, read_plan
-from strategy_core.domain.preview import Audience, LiveShadow, Preview, harm_in_shadow, preview
+from strategy_core.domain.plan import Plan, load_plan
+from strategy_core.domain.policy import Policy, load_policy
+from strategy_core.domain.preview import Audience, LiveShadow, Preview, earliest_entries, harm_in_shadow, preview
 from strategy_core.domain.ramp import Ruling, State, Step
+from strategy_core.domain.risk import FULL_SIZE
+from strategy_core.domain.routing import as_percent
 from strategy_core.domain.scoring import ScoringRule
+from strategy_core.services.canary_capital import StageEntry, enter_stage, facts_of_large, try_enter_stage
 from strategy_core.services.evidence import Feed, Shadow, add_replays, judge, left_out_until, read_shadow
+from strategy_core.services.release_times import check_release, closed_now, load_times
+from strategy_core.services.risk import measure_pair
 from strategy_core.services.rollback import never_locked_out, roll_back
 from strategy_core.services.tick import apply_ruling
-from strategy_core.services.transitions import ChangeAlert, check_open, make_canary, recorded_change
-from strategy_core.services.users import plan_audience
-from strategy_core.store import audit, decisions, rollouts, versions
+from strategy_core.services.transitions import (
+    ChangeAlert,
+    check_canary,
+    check_open,
+    make_canary,
+    recorded_change,
+    served_bp,
+)
+from strategy_core.services.users import count_missing, plan_audience
+from strategy_core.store import audit, decisions, release_times, rollouts, versions
 from strategy_core.store.engine import reading, retry_transient, transaction
 from strategy_core.store.tables import Rollout, StrategyVersion
 
@@ -48,12 +68,18 @@ def start_rollout(
     strategy_name: str,
     version: str,
     plan: Plan,
+    in_replay: Callable[[Plan], Plan] | None = None,
 ) -> Rollout:
     """Start a rollout: freeze *plan* and make *version* the canary at its first stage.
 
     *version* is in shadow, or a canary that was set by hand.
 
+    Args:
+        plan: one of the strategy's policy, if that has plans.
+        in_replay: widens the limits of the plan for a replay.
+
     Raises:
+        PlanNotAllowed: the policy has other plans, and the command has no override reason.
         UnarmedPlan: no gate has a vote.
         UnknownStrategy, UnknownVersion, NoActiveVersion
         RolloutOpen: another rollout of the strategy is open.
@@ -61,52 +87,133 @@ def start_rollout(
         Quarantined: the version was rolled back, and the command has no override reason.
         Incomparable: the version and the active one have no candles in common.
         HarmfulInShadow: the plan's gate `harm` is proven by the shadow, and the command has no override reason.
+        ReleaseClosed: a freeze, or outside the plan's release windows, and the command has no override reason.
+        StartScheduled: a start of the strategy is scheduled.
+        CapitalUnknown: the cap on capital is blind, and the command has no override reason.
         LostRace: the command's generation is outdated.
     """
-    plan.check_armed()
-    now = command.now
+    count_missing(engine)
     with transaction(engine) as session:
-        strategy = versions.lock_strategy(session, strategy_name, command.if_generation)
-        chosen = versions.get_version(session, strategy_name, version)
-        open_one = rollouts.open_rollout(session, strategy_name)
-        if open_one is not None:
-            raise RolloutOpen(strategy_name, open_one.version, open_one.state, "let it end, or roll it back")
-        active = versions.active_version(session, strategy_name)
-        check_comparable(chosen, active)
-        shadow = read_shadow(session, chosen, active, now)
-        if not command.override_reason.strip():
-            _check_harmless_in_shadow(chosen, plan, shadow, _risk_fraction(session, strategy_name))
-        first = plan.stages[0]
-        with recorded_change(session, command, "start_rollout", strategy_name, version) as change:
-            if chosen.status == Status.CANARY:  # a canary set by hand: the plan takes it over
-                rollouts.set_canary_share(session, strategy_name, first.percent_bp)
-            else:
-                make_canary(session, command, strategy, chosen, percent_bp=first.percent_bp)
-            rollout = Rollout(
-                strategy_name=strategy_name,
-                version=version,
-                control_version=active.version,
-                state=State.RUNNING.value,
-                plan=plan.model_dump(mode="json"),
-                started_at=now,
-                stage_entered_at=now,
-                stage_extended_at=now,
-            )
-            rollouts.add_rollout(session, rollout, shadow.history.model_dump(mode="json"))
-            change.rollout_id = rollout.id
-            change.after["plan"] = values_digest(rollout.plan)
-            change.alert = ChangeAlert(
-                "rollout.started",
-                f"{strategy_name} {version} started at {first.percent:g} % against {active.version}",
-                severity="info",
-                dedupe_key=f"{rollout.id} started",
-                facts={"control_version": active.version},
-            )
-        return rollout
+        versions.lock_strategy(session, strategy_name, command.if_generation)
+        check_nothing_scheduled(session, strategy_name)
+        return open_new_rollout(
+            session, command, strategy_name=strategy_name, version=version, plan=plan, in_replay=in_replay
+        )
 
 
-def start_warning(engine: Engine, *, strategy_name: str, version: str, now: datetime) -> str:
+def open_new_rollout(
+    session: Session,
+    command: Command,
+    *,
+    strategy_name: str,
+    version: str,
+    plan: Plan,
+    in_replay: Callable[[Plan], Plan] | None = None,
+) -> Rollout:
+    """Do what `start_rollout` does, within a transaction that has locked the strategy."""
+    check_release(session, command, "start a rollout of", strategy_name, plan.advance_windows)
+    chosen, active, shadow = check_start(session, command, strategy_name=strategy_name, version=version, plan=plan)
+    plan_name = policy_of(session, strategy_name).name_of(plan)
+    plan = in_replay(plan) if in_replay else plan
+    now = command.now
+    with recorded_change(session, command, "start_rollout", strategy_name, version) as change:
+        entry = enter_stage(session, command, strategy_name, plan, 0, starts=True)
+        _check_capital_known(strategy_name, entry, command)
+        share = entry.share
+        if chosen.status == Status.CANARY:  # a canary set by hand: the plan takes it over
+            rollouts.set_canary_share(session, strategy_name, share.percent_bp, asked_bp=share.asked_bp)
+        else:
+            strategy = versions.get_strategy(session, strategy_name)
+            make_canary(session, command, strategy, chosen, percent_bp=share.percent_bp, asked_bp=share.asked_bp)
+        change.after |= facts_of_large(strategy_name, entry.new_large)
+        risk = measure_pair(session, chosen, active, now, applied=plan.risk_scale)
+        rollout = Rollout(
+            strategy_name=strategy_name,
+            version=version,
+            control_version=active.version,
+            state=State.RUNNING.value,
+            plan=plan.model_dump(mode="json"),
+            started_at=now,
+            stage_entered_at=now,
+            stage_extended_at=now,
+            risk_scale=risk.scale,
+            risk=risk.model_dump(mode="json"),
+        )
+        rollouts.add_rollout(session, rollout, shadow.history.model_dump(mode="json"))
+        change.rollout_id = rollout.id
+        change.after["plan"] = values_digest(rollout.plan)
+        if plan_name:
+            change.after["plan_name"] = plan_name
+        if risk.scale != FULL_SIZE:
+            change.after["risk_scale"] = risk.scale
+        served = served_of_asked(as_percent(share.percent_bp), as_percent(share.asked_bp))
+        change.alert = ChangeAlert(
+            "rollout.started",
+            f"{strategy_name} {version} started at {served} against {active.version}",
+            severity="info",
+            dedupe_key=f"{rollout.id} started",
+            facts={"control_version": active.version},
+        )
+    return rollout
+
+
+def check_start(
+    session: Session, command: Command, *, strategy_name: str, version: str, plan: Plan
+) -> tuple[StrategyVersion, StrategyVersion, Shadow]:
+    """Return the version, the active one, and what the pair did in shadow.
+
+    Raises:
+        The errors of `start_rollout`, except those of freezes and release windows.
+    """
+    plan.check_armed()
+    chosen = versions.get_version(session, strategy_name, version)
+    open_one = rollouts.open_rollout(session, strategy_name)
+    if open_one is not None:
+        raise RolloutOpen(strategy_name, open_one.version, open_one.state, "let it end, or roll it back")
+    if not command.override_reason.strip():
+        policy_of(session, strategy_name).check(strategy_name, plan)
+    active = versions.active_version(session, strategy_name)
+    check_comparable(chosen, active)
+    shadow = read_shadow(session, chosen, active, command.now)
+    if not command.override_reason.strip():
+        _check_harmless_in_shadow(chosen, plan, shadow, _risk_fraction(session, strategy_name))
+    if chosen.status != Status.CANARY:
+        check_canary(session, command, chosen)
+    return chosen, active, shadow
+
+
+def _check_capital_known(strategy_name: str, entry: StageEntry, command: Command) -> None:
+    """Raise CapitalUnknown if the cap on capital is blind, unless the command has an override reason."""
+    if entry.share.blind and not command.override_reason.strip():
+        raise CapitalUnknown(strategy_name, entry.share.blind)
+
+
+def check_nothing_scheduled(session: Session, strategy_name: str) -> None:
+    """Raise StartScheduled if a start of the strategy is scheduled for a later time."""
+    pending = release_times.pending_start(session, strategy_name)
+    if pending is not None:
+        raise StartScheduled(strategy_name, pending.version, pending.start_at)
+
+
+def policy_of(session: Session, strategy_name: str) -> Policy:
+    found = versions.find_policy(session, strategy_name)
+    return Policy() if found is None else load_policy(found.policy)
+
+
+def read_policy(engine: Engine, strategy_name: str) -> Policy:
+    """Return the policy of a strategy, which is empty if none was set. Raise UnknownStrategy."""
+    with reading(engine) as session:
+        versions.get_strategy(session, strategy_name)
+        return policy_of(session, strategy_name)
+
+
+def start_warning(
+    engine: Engine, *, strategy_name: str, version: str, now: datetime, with_commands: bool = True
+) -> str:
     """Return what the pair lacks in live shadow and what that means for its gates, or an empty text if it has enough.
+
+    Args:
+        with_commands: name the commands that help.
 
     Raises:
         UnknownStrategy, UnknownVersion, NoActiveVersion
@@ -116,11 +223,50 @@ def start_warning(engine: Engine, *, strategy_name: str, version: str, now: date
         history = read_shadow(session, chosen, versions.active_version(session, strategy_name), now).history
     if not history.provisional:
         return ""
+    lacks = (
+        f"{version} has {history.slots:,} slots on {history.days:,} days in shadow, {FEW_DAYS} days are enough. In "
+        "this rollout the gates assume a noisy pair: they find harm later, and each stage needs more slots. Replays do "
+        "not count"
+    )
+    if not with_commands:
+        return lacks
     return (
-        f"{version} has {history.slots} slots on {history.days} days in shadow, {FEW_DAYS} days are enough. In this "
-        "rollout the gates assume a noisy pair: they find harm later, and each stage needs more slots. Replays do not "
-        f"count. How long it takes: rollout plan {strategy_name} {version}. To collect evidence before you start: "
+        f"{lacks}. How long it takes: rollout plan {strategy_name} {version}. To collect evidence before you start: "
         "rollout shadow && rollout score"
+    )
+
+
+def served_share(engine: Engine, strategy_name: str) -> str:
+    """Return a canary's share after a start, as in "5 % of users". If it cannot be read, the start is done anyway."""
+    try:
+        with reading(engine) as session:
+            canary = rollouts.get_canary(session, strategy_name)
+    except (NoCanary, DBAPIError):
+        return "its first stage"
+    return f"{served_of_asked(canary.rollout_percent, canary.asked_percent)} of users"
+
+
+def overlap_warning(engine: Engine, *, strategy_name: str, plan: Plan) -> str:
+    """Return how many users of the first stage are on canaries of other strategies, or an empty text if none is.
+
+    By their buckets, and by the policy's holdout. No strategy is named, since not everyone may see all of them.
+
+    Raises:
+        UnknownStrategy, InvalidPlan
+    """
+    with reading(engine) as session:
+        salt = versions.get_strategy(session, strategy_name).salt
+        first_bp = served_bp(session, strategy_name, plan.stages[0].percent_bp)
+        others = [each for each in rollouts.serving_canaries(session) if each.strategy_name != strategy_name]
+    shared = on_another_too(ServingCanary(strategy_name, first_bp, salt), others)
+    if not shared:
+        return ""
+    same = sum(each.salt == salt for each in others)
+    why = f", {same} of them with the same salt, so that they serve the same users first" if same else ""
+    return (
+        f"{shared:.1%} of users will be on this canary and on another strategy's too: {len(others)} other "
+        f"canar{'y serves' if len(others) == 1 else 'ies serve'} users{why}. max_canaries_per_user in the policy would "
+        "let it wait"
     )
 
 
@@ -144,6 +290,13 @@ def check_comparable(version: StrategyVersion, active: StrategyVersion) -> None:
         raise Incomparable(version.strategy_name, version.version, active.version, difference)
 
 
+def check_not_active(version: StrategyVersion, active: StrategyVersion) -> None:
+    """Raise Incomparable if *version* is the active one: compared with itself it has no difference."""
+    if version.version == active.version:
+        difference = "it is the active version. Choose a version in shadow"
+        raise Incomparable(version.strategy_name, version.version, active.version, difference)
+
+
 class Choice(StrEnum):
     EXTEND = "extend"  # restart the stage's time limit
     ADVANCE = "advance"  # enter the next stage without an answer from the gates
@@ -158,7 +311,9 @@ def approve(
     strategy_name: str,
     rollout_id: UUID | None = None,
 ) -> Rollout:
-    """Let the rollout enter the stage it waits for. The next tick takes the step if every gate still passes.
+    """Let the rollout enter the stage it waits for.
+
+    The next tick takes the step if every gate still passes, and no freeze or release window holds it.
 
     Args:
         rollout_id: the expected rollout, by default the open one.
@@ -169,11 +324,13 @@ def approve(
         NotAwaiting: the rollout is not awaiting approval, a gate does not pass, or *rollout_id* has ended.
         LostRace: the command's generation is outdated.
         FourEyes: the actor started the rollout.
+        MissingReason: it is the last stage, and the command has no reason.
     """
     with transaction(engine) as session:
         rollout = _lock_open_rollout(session, command, strategy_name, rollout_id, "approve", State.AWAITING_APPROVAL)
         _check_passing(session, rollout)
         check_second_owner(session, rollout, command)
+        check_reason_for_all(rollout, command)
         following = rollout.stage_index + 1
         changes = {"state": State.RUNNING.value, "approved_stage": following}
         return _change_rollout(session, command, "approve", rollout, changes)
@@ -197,7 +354,9 @@ def decide_rollout(
         UnknownRollout: no rollout is open.
         NotAwaiting: the rollout is not awaiting a decision. To advance, a gate breaks or is blind, or ticks are late.
         LostRace: the command's generation is outdated.
+        ReleaseClosed: to advance in a freeze, or outside the plan's release windows, needs an override reason.
         FourEyes: the actor started the rollout and would advance it.
+        CapitalUnknown: to advance while the cap on capital is blind needs an override reason.
     """
     if choice is Choice.ROLL_BACK:
         return _roll_back(engine, command, strategy_name, rollout_id)
@@ -207,13 +366,18 @@ def decide_rollout(
             changes = {"state": State.RUNNING.value, "stage_extended_at": command.now}
             return _change_rollout(session, command, "extend", rollout, changes)
         check_second_owner(session, rollout, command)
-        plan = read_plan(rollout.plan)
+        plan = load_plan(rollout.plan)
+        check_release(session, command, "advance the rollout of", strategy_name, plan.advance_windows)
         _check_harmless(session, rollout, plan, command.now)
         last = rollout.stage_index + 1 == len(plan.stages)
         if last:
             check_serves_all(session, rollout)
-        ruling = Ruling(Step.PROMOTE if last else Step.ADVANCE, f"by {command.actor.shown}: {command.reason}")
-        apply_ruling(session, rollout, plan, ruling, command)
+        entry = None
+        if not last:
+            entry = enter_stage(session, command, strategy_name, plan, rollout.stage_index + 1)
+            _check_capital_known(strategy_name, entry, command)
+        ruling = Ruling(Step.PROMOTE if last else Step.ADVANCE, f"by {command.actor.shown}: {command.stated_reason}")
+        apply_ruling(session, rollout, plan, ruling, command, entry)
         return rollout
 
 
@@ -249,8 +413,8 @@ def resume(
 ) -> Rollout:
     """Resume a paused rollout at its stage's percent, and restart the stage's times.
 
-    What it waited for before the pause is asked for again. While the rollout is blind, no users are added: a lower
-    percent that was set by hand stays.
+    What it waited for before the pause is asked for again. While the rollout is blind, or no stage may be entered, no
+    users are added: a lower percent that was set by hand stays.
 
     Raises:
         UnknownStrategy, UnknownRollout, NotAwaiting, LostRace: as in `approve`.
@@ -262,12 +426,25 @@ def resume(
             "stage_entered_at": command.now,
             "stage_extended_at": command.now,
         }
-        share = None
-        if rollout.promoted_at is None:
-            stage = read_plan(rollout.plan).stages[rollout.stage_index]
-            present = rollouts.get_canary(session, strategy_name).rollout_bp
-            share = stage.percent_bp if rollout.blind_since is None else min(present, stage.percent_bp)
-        return _change_rollout(session, command, "resume", rollout, changes, share=share)
+        if rollout.promoted_at is not None:
+            return _change_rollout(session, command, "resume", rollout, changes)
+        share, facts = _share_of_resumed(session, command, rollout)
+        return _change_rollout(session, command, "resume", rollout, changes, share=share, facts=facts)
+
+
+def _share_of_resumed(
+    session: Session, command: Command, rollout: Rollout
+) -> tuple[tuple[int, int], Mapping[str, Any]]:
+    """Return the basis points of users that a resumed stage gets and those that it asks for, and facts of the event."""
+    plan, name = load_plan(rollout.plan), rollout.strategy_name
+    stage, canary = plan.stages[rollout.stage_index], rollouts.get_canary(session, name)
+    entry = None
+    if rollout.blind_since is None and not closed_now(session, name, command.now, plan.advance_windows):
+        entry, _ = try_enter_stage(session, command, name, plan, rollout.stage_index)
+    if entry is not None:
+        return (entry.share.percent_bp, entry.share.asked_bp), facts_of_large(name, entry.new_large)
+    asked = max(canary.asked_bp, canary.rollout_bp)
+    return (min(canary.rollout_bp, stage.percent_bp), min(asked, stage.percent_bp)), {}
 
 
 @retry_transient()
@@ -392,7 +569,7 @@ def _get_open_rollout(session: Session, strategy_name: str) -> Rollout:
 
 def _check_passing(session: Session, rollout: Rollout) -> None:
     """Raise NotAwaiting unless every armed gate passed in the last tick."""
-    armed = {gate.name for gate in read_plan(rollout.plan).gates if not gate.dry_run} | {Freshness().name}
+    armed = {gate.name for gate in load_plan(rollout.plan).gates if not gate.dry_run} | {Freshness().name}
     failing = [
         f"{row.gate} is {row.verdict}"
         for row in rollouts.last_verdicts(session, rollout.id).values()
@@ -415,9 +592,19 @@ def _check_harmless(session: Session, rollout: Rollout, plan: Plan, now: datetim
 
 
 def _change_rollout(
-    session: Session, command: Command, action: str, rollout: Rollout, changes: dict[str, Any], share: int | None = None
+    session: Session,
+    command: Command,
+    action: str,
+    rollout: Rollout,
+    changes: dict[str, Any],
+    share: tuple[int, int] | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> Rollout:
-    """Apply *changes* to the rollout and, if given, set the canary's *share* of users in basis points."""
+    """Apply *changes*, and if given set the canary's *share*: basis points of users, and those that are asked.
+
+    Args:
+        facts: shown by the event beside the strategy's state.
+    """
     with recorded_change(
         session,
         command,
@@ -427,9 +614,10 @@ def _change_rollout(
         rollout_id=rollout.id,
         reason=command.reason,
         evidence=rollouts.verdict_ids(session, rollout.id),
-    ):
+    ) as change:
+        change.after |= facts or {}
         if share is not None:
-            rollouts.set_canary_share(session, rollout.strategy_name, share)
+            rollouts.set_canary_share(session, rollout.strategy_name, share[0], asked_bp=share[1])
         rollouts.change_rollout(session, rollout, **changes)
     return rollout
 
@@ -441,9 +629,17 @@ def check_serves_all(session: Session, rollout: Rollout) -> None:
         raise IllegalTransition(Status.CANARY, Status.ACTIVE, [Status.SHADOW], because)
 
 
+def check_reason_for_all(rollout: Rollout, command: Command) -> None:
+    """Raise MissingReason if the rollout's next stage serves all users and the command has no reason."""
+    last = rollout.stage_index + 2 >= len(load_plan(rollout.plan).stages)
+    if last and not command.stated_reason.strip():
+        raise MissingReason("approve the last stage of", rollout.strategy_name, rollout.version)
+
+
 def check_second_owner(session: Session, rollout: Rollout, command: Command) -> None:
-    """Raise FourEyes if the command demands four eyes and its actor started the rollout."""
-    if command.four_eyes and same_owner(audit.starter(session, rollout.id), command.actor.name):
+    """Raise FourEyes if the command or the policy demands four eyes, and the actor started the rollout."""
+    demanded = command.four_eyes or policy_of(session, rollout.strategy_name).four_eyes
+    if demanded and same_owner(audit.starter(session, rollout.id), command.actor.name):
         raise FourEyes(rollout.strategy_name, rollout.version, command.actor.name)
 
 
@@ -462,15 +658,21 @@ def preview_plan(engine: Engine, *, strategy_name: str, version: str, plan: Plan
     with reading(engine) as session:
         chosen = versions.get_version(session, strategy_name, version)
         active = versions.active_version(session, strategy_name)
+        check_not_active(chosen, active)
         check_comparable(chosen, active)
         shadow = read_shadow(session, chosen, active, now)
         more = add_replays(session, shadow, chosen, active, now)
         left_out = left_out_until(session, chosen, active)
         risk_fraction = _risk_fraction(session, strategy_name)
+        risk = measure_pair(session, chosen, active, now, applied=plan.risk_scale)
+        times = load_times(session, strategy_name, now)
     live = None if more is None else LiveShadow(shadow.slots, shadow.history, shadow.days)
     shown = more or shadow
     found = preview(plan, shown.history, shown.days, slots=shown.slots, risk_fraction=risk_fraction, live=live)
-    return found.model_copy(update={"left_out_until": left_out})
+    more_facts = {"risk": risk, "risk_line": risk.line(chosen.version, active.version)}
+    return found.model_copy(
+        update={"left_out_until": left_out, "earliest": earliest_entries(plan, times, now), **more_facts}
+    )
 
 
 def show_plan(
@@ -478,4 +680,4 @@ def show_plan(
 ) -> tuple[Preview, Audience]:
     """Return the preview of *plan* and the users its stages would reach."""
     found = preview_plan(engine, strategy_name=strategy_name, version=version, plan=plan, now=now)
-    return found, plan_audience(engine, strategy_name=strategy_name, plan=plan)
+    return found, plan_audience(engine, strategy_name=strategy_name, plan=plan, now=now)

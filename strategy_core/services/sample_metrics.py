@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from strategy_core.domain.errors import InvalidPlan
 from strategy_core.domain.gates.on_metrics import MetricThreshold
 from strategy_core.domain.lifecycle import utc
-from strategy_core.domain.plan import read_plan
+from strategy_core.domain.plan import load_plan
 from strategy_core.observe.prometheus import Prometheus
 from strategy_core.store import evidence, rollouts
 from strategy_core.store.engine import reading, retry_transient, transaction
@@ -81,7 +81,7 @@ def _store_samples(engine: Engine, rows: list[dict[str, Any]]) -> None:
 
 def _metric_gates(rollout: Rollout) -> list[MetricThreshold]:
     try:
-        plan = read_plan(rollout.plan)
+        plan = load_plan(rollout.plan)
     except InvalidPlan:
         return []
     return [gate for gate in plan.gates if isinstance(gate, MetricThreshold)]

@@ -12,11 +12,12 @@ import pandas as pd
 from sqlalchemy import Engine
 from sqlmodel import Session
 
+from strategy_core.domain.arrays import IntArray
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import RolloutError, reason_of
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.scoring import ScoredTrades, ScoringRule, marks, score
-from strategy_core.domain.strategy import Action
+from strategy_core.domain.strategy import Action, Intent
 from strategy_core.market.source import CandleSource
 from strategy_core.store import decisions, outcomes, versions
 from strategy_core.store.engine import reading, retry_transient, transaction
@@ -50,12 +51,13 @@ class Foreseen:
 
 @dataclass(slots=True)
 class _Unscored:
-    """One version's unscored signals on one symbol, and the result of their simulation."""
+    """One version's unscored signals on one symbol, its decisions to close since, and the simulation's result."""
 
     version: StrategyVersion
     symbol: str
     rule: ScoringRule
     signals: Sequence[tuple[datetime, str]]
+    closes: Sequence[datetime]
     decided: datetime
     marked: datetime | None
     outcomes: list[dict[str, Any]] = field(default_factory=list)
@@ -148,9 +150,10 @@ def _read_unscored(
         decided = decisions.newest_decided(session, version.strategy_name, version.version, symbol)
     if decided is None or not signals:
         return None
-    return _Unscored(
-        version, symbol, rule, sorted(signals.items()), decided, outcomes.newest_mark(session, version, symbol)
-    )
+    closes = set(decisions.find_closes(session, version, symbol, since=min(signals)))
+    closes |= {row["timestamp"] for row in ahead if row["intent"] == Intent.CLOSE}
+    marked = outcomes.newest_mark(session, version, symbol)
+    return _Unscored(version, symbol, rule, sorted(signals.items()), sorted(closes), decided, marked)
 
 
 def _simulate(one: _Unscored, source: CandleSource, now: datetime) -> None:
@@ -165,12 +168,18 @@ def _simulate(one: _Unscored, source: CandleSource, now: datetime) -> None:
     positions = candles.index.get_indexer(pd.DatetimeIndex([moment for moment, _ in signals]))
     found = np.flatnonzero(positions >= 0)
     sides = np.array([1 if signals[i][1] == Action.BUY else -1 for i in found.tolist()])
-    trades = score(candles, positions[found], sides, one.rule)
+    trades = score(candles, positions[found], sides, one.rule, rows_of(candles, one.closes))
     moments = [signals[i][0] for i in found.tolist()]
     one.outcomes = outcome_rows(version, symbol, candles, moments, trades)
     one.marks = _mark_rows(version, symbol, candles, marks(candles, trades, one.rule), one.marked)
     one.pending = int((~trades.closed).sum())
     one.lost = len(signals) - len(found)
+
+
+def rows_of(candles: pd.DataFrame, moments: Sequence[datetime]) -> IntArray:
+    """Return the rows of the candles that opened at *moments*, rising. Candles that are not there are left out."""
+    rows: IntArray = candles.index.get_indexer(pd.DatetimeIndex(list(moments), tz="UTC"))
+    return np.sort(rows[rows >= 0]).astype(np.int64)
 
 
 def _candles(source: CandleSource, symbol: str, first: datetime, known_by: datetime, rule: ScoringRule) -> pd.DataFrame:

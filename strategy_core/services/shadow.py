@@ -28,6 +28,7 @@ from strategy_core.domain.errors import (
 )
 from strategy_core.domain.evidence import VersionRun, host_at_fault
 from strategy_core.domain.lifecycle import Status, utc
+from strategy_core.domain.strategy import Intent
 from strategy_core.isolation.client import DecisionRequest, FailureBudget, IsolatedStrategy
 from strategy_core.isolation.pool import WorkerPool, own_cores
 from strategy_core.isolation.protocol import Answer
@@ -36,6 +37,7 @@ from strategy_core.services import version_alerts
 from strategy_core.services.alerts import FEED, HOST, REVISIONS, note_refused, report_faults
 from strategy_core.services.evidence import next_limit
 from strategy_core.services.score import score_outcomes
+from strategy_core.services.signals import publish_signals
 from strategy_core.services.tick import tick_rollout
 from strategy_core.services.watchdog import StaleSymbol, feed_faults, serving_facts
 from strategy_core.store import decisions, rollouts, versions
@@ -175,6 +177,7 @@ def run_shadow(
         if symbols is None:
             _log_to_limits(engine, source, together, now)
         runs += _log(engine, together, now)
+        publish_signals(engine)
     _report_feed(engine, backlogs, now, quiet)
     _report_host(engine, backlogs, now, quiet)
     note_refused(engine, [backlog.version for backlog in backlogs if _is_refused(backlog)], now=now)
@@ -324,7 +327,9 @@ def log_candle(
     )
     with transaction(engine) as session:
         decisions.log_decisions(session, _rows(version, due, answers, now))
-        return session.get_one(ShadowDecisionLog, decision_id(*name))
+        logged = session.get_one(ShadowDecisionLog, decision_id(*name))
+    publish_signals(engine)
+    return logged
 
 
 def read_backlog(session: Session, version: StrategyVersion, symbols: Sequence[str], now: datetime) -> VersionBacklog:
@@ -603,6 +608,7 @@ def _rows(
                 "symbol": due.symbol,
                 "timestamp": timestamp,
                 "decision": decision.action.value if decision else ERROR,
+                "intent": decision.intent.value if decision else Intent.OPEN.value,
                 "confidence": decision.confidence if decision else 0.0,
                 "features": dict(decision.features) if decision else {},
                 "reason": decision.reason if decision else "",

@@ -1,6 +1,6 @@
 """The tick: read a rollout's evidence, decide the next step and apply it, in one transaction."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,10 +17,13 @@ from strategy_core.domain.errors import EvidenceUnavailable, InvalidPlan, LostRa
 from strategy_core.domain.gates.base import Finding, Freshness, Verdict
 from strategy_core.domain.gates.on_slots import WATCH, WATCH_QUARTER, judge_watch
 from strategy_core.domain.lifecycle import Status, utc
-from strategy_core.domain.plan import Plan, read_plan
-from strategy_core.domain.ramp import ENDED, Position, Ruling, State, Step, decide, judge_all
+from strategy_core.domain.plan import Plan, load_plan
+from strategy_core.domain.ramp import ENDED, Ruling, State, Step, decide, judge_all
+from strategy_core.domain.readings import gates_of, read_finding
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.market.source import CandleSource
+from strategy_core.services.all_strategies import try_complete_changes
+from strategy_core.services.canary_capital import StageEntry, facts_of_large, release_idle, try_enter_stage
 from strategy_core.services.evidence import (
     in_a_line,
     load_evidence,
@@ -30,6 +33,8 @@ from strategy_core.services.evidence import (
     read_feed,
     save_ledger,
 )
+from strategy_core.services.position_holds import positions_problem
+from strategy_core.services.release_times import load_times
 from strategy_core.services.rollback import never_locked_out, take_off
 from strategy_core.services.transitions import (
     ChangeAlert,
@@ -42,9 +47,11 @@ from strategy_core.services.transitions import (
     strategy_state,
     why_unwatched,
 )
+from strategy_core.services.users import count_missing
 from strategy_core.services.watchdog import BlindRollout, watch_blindness
-from strategy_core.store import alerts, rollouts, versions
+from strategy_core.store import alerts, audit, rollouts, versions
 from strategy_core.store.engine import BUSY_SECONDS, reading, retry_transient, transaction
+from strategy_core.store.rollouts import position
 from strategy_core.store.tables import Rollout
 
 _CLOCK_DOUBT = timedelta(minutes=30)  # how late a tick may come after a later one: it was stopped, or lost a race
@@ -84,6 +91,8 @@ def tick(
 ) -> list[TickResult]:
     """Tick every open rollout, then watch the versions that have completed one. A failure does not stop the others.
 
+    Last come the large accounts of ended rollouts, and the events that a killed process has left out.
+
     Args:
         quiet: how long rollouts must see evidence until their blindness is over, for alerts.
     """
@@ -100,6 +109,9 @@ def tick(
             if ruled is not None:
                 ticked.append(TickResult(*about, *ruled))
     _report_blindness(engine, ticked, _watch_all(engine, now, actor), now, quiet)
+    release_idle(engine, now=now, actor=actor)
+    count_missing(engine)
+    try_complete_changes(engine)
     return ticked
 
 
@@ -166,7 +178,7 @@ def rule_blind(
             return None
         now = monotonic_now(now, rollout)
         try:
-            plan = read_plan(rollout.plan)
+            plan = load_plan(rollout.plan)
         except InvalidPlan:
             plan = Plan()
         findings = [Freshness().found(Verdict.BLIND, f"the tick itself failed: {problem}")]
@@ -191,27 +203,49 @@ def tick_rollout(
         rollout = rollouts.get_rollout(session, rollout_id)
         pair = load_pair(session, rollout)
     now = monotonic_now(now, rollout)  # else a candle that was due at the last tick would not be due now
-    feed = read_feed(source, pair, now - read_plan(rollout.plan).late_candles * pair.timeframe)
+    feed = read_feed(source, pair, now - load_plan(rollout.plan).late_candles * pair.timeframe)
     with transaction(engine) as session:
         versions.lock_strategy(session, rollout.strategy_name)
         rollout = rollouts.get_rollout(session, rollout_id)
         if rollout.state in ENDED:
             return None
         now = monotonic_now(now, rollout)
-        plan = read_plan(rollout.plan)
+        plan = load_plan(rollout.plan)
         pair = load_pair(session, rollout)  # again: a symbol may have been excluded meanwhile
         booking = load_ledger(session, rollout, pair)
         gathered_evidence = load_evidence(session, rollout, plan, pair, feed, booking, now)
         findings = judge_all(plan.gates, gathered_evidence, plan.stages[rollout.stage_index].margins)
-        ruling = decide(plan, position(rollout, pair.excluded), findings, now)
+        times = load_times(session, rollout.strategy_name, rollout.stage_extended_at)
+        at, command, entry = position(rollout, pair.excluded), Command(actor, now), None
+        ruling = _hold_before_approval(session, rollout, decide(plan, at, findings, now, times), now)
+        if ruling.step in (Step.ADVANCE, Step.PROMOTE):
+            problem = positions_problem(session, rollout, plan, feed)
+            if problem:
+                ruling = decide(plan, at, findings, now, times, positions_problem=problem)
+        if ruling.step is Step.ADVANCE:
+            following = rollout.stage_index + 1
+            entry, problem = try_enter_stage(session, command, rollout.strategy_name, plan, following, write=apply)
+            if problem:
+                ruling = decide(plan, at, findings, now, times, problem)
         if apply:
             fidelity = gathered_evidence.fidelity
             save_ledger(session, rollout, booking, now=now, concordance=fidelity.concordance if fidelity else None)
             turned = rollouts.record_findings(session, rollout, findings, now)
             _warn(session, rollout, plan, turned, now)
             record_tick(session, rollout, ruling, now)
-            apply_ruling(session, rollout, plan, ruling, Command(actor, now))
+            apply_ruling(session, rollout, plan, ruling, command, entry)
         return ruling, findings
+
+
+def _hold_before_approval(session: Session, rollout: Rollout, ruling: Ruling, now: datetime) -> Ruling:
+    """Hold an advance whose approval was given after *now*, the moment that a late tick judges."""
+    if ruling.step is not Step.ADVANCE or rollout.approved_stage != rollout.stage_index + 1:
+        return ruling
+    given = audit.find_events(session, rollout_id=rollout.id, action="approve", limit=1, newest=True)
+    if not given or given[0].at <= now:
+        return ruling
+    reason = f"approved at {given[0].at:%Y-%m-%d %H:%M} UTC, after the moment that this tick judges; {ruling.reason}"
+    return replace(ruling, step=Step.HOLD, reason=reason, held=True)
 
 
 def _watch_all(engine: Engine, now: datetime, actor: Actor) -> list[BlindRollout]:
@@ -300,22 +334,19 @@ def monotonic_now(now: datetime, rollout: Rollout) -> datetime:
     return max(now, last) if last - now <= _CLOCK_DOUBT else now
 
 
-def position(rollout: Rollout, excluded: Collection[str] = ()) -> Position:
-    """Return where a rollout stands, with the symbols that are *excluded* from its canary now."""
-    return Position(
-        state=State(rollout.state),
-        stage_index=rollout.stage_index,
-        stage_entered_at=rollout.stage_entered_at,
-        stage_extended_at=rollout.stage_extended_at,
-        approved_stage=rollout.approved_stage,
-        blind_since=rollout.blind_since,
-        promoted_at=rollout.promoted_at,
-        excluded=tuple(sorted(excluded)),
-    )
+def apply_ruling(
+    session: Session,
+    rollout: Rollout,
+    plan: Plan,
+    ruling: Ruling,
+    command: Command,
+    entry: StageEntry | None = None,
+) -> None:
+    """Apply a ruling: versions, percent, rollout, audit event and alert change together.
 
-
-def apply_ruling(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, command: Command) -> None:
-    """Apply a ruling: versions, percent, rollout, audit event and alert change together."""
+    Args:
+        entry: of the next stage, for a ruling that enters it.
+    """
     if ruling.step is Step.HOLD or _waits_already(rollout, ruling):
         return
     kind, severity = _ALERTS[ruling.step]
@@ -330,8 +361,8 @@ def apply_ruling(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling,
         evidence=rollouts.verdict_ids(session, rollout.id),
         cause=ruling.cause,
     ) as change:
-        change.after |= _take_step(session, rollout, plan, ruling, command.now)
-        worst = ruling.worst.model_dump(mode="json") if ruling.worst else {}
+        change.after |= _take_step(session, rollout, plan, ruling, command.now, entry)
+        worst = _gate_facts(plan, ruling.worst) if ruling.worst else {}
         change.alert = ChangeAlert(
             kind,
             _alert_text(rollout, kind, ruling.reason),
@@ -343,13 +374,23 @@ def apply_ruling(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling,
 
 
 def _warn(session: Session, rollout: Rollout, plan: Plan, turned: Sequence[Finding], now: datetime) -> None:
-    """Alert the owner of likely but unproven harm. The stage is frozen until the harm is refuted or proven."""
+    """Alert the owner of likely but unproven harm. The stage is held until the harm is refuted or proven."""
     warning = {gate.name for gate in plan.gates if gate.warns and not gate.dry_run}
     for finding in turned:
         if finding.gate in warning and finding.verdict is Verdict.INCONCLUSIVE:
-            facts = strategy_state(session, rollout.strategy_name) | finding.model_dump(mode="json")
+            facts = strategy_state(session, rollout.strategy_name) | _gate_facts(plan, finding)
             reason = f"{finding.gate}: {finding.reason}"
             _raise_alert(session, rollout, "rollout.frozen", reason, facts=facts, now=now, gate=finding.gate)
+
+
+def _gate_facts(plan: Plan, finding: Finding) -> dict[str, Any]:
+    """Return a finding as facts of an alert: its figures, and how owners read them."""
+    facts = finding.model_dump(mode="json")
+    try:
+        shown = read_finding(gates_of(plan)[finding.gate], finding)
+    except Exception:  # noqa: BLE001  the words of an alert must not stop a rollback
+        return facts
+    return {**facts, "shown": {name: getattr(shown, name) for name in ("title", "value", "limit", "count")}}
 
 
 def record_tick(session: Session, rollout: Rollout, ruling: Ruling, now: datetime) -> None:
@@ -364,14 +405,19 @@ def _waits_already(rollout: Rollout, ruling: Ruling) -> bool:
     return ruling.step in _WAITS and rollout.state == _WAITS[ruling.step]
 
 
-def _take_step(session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, now: datetime) -> dict[str, Any]:
+def _take_step(
+    session: Session, rollout: Rollout, plan: Plan, ruling: Ruling, now: datetime, entry: StageEntry | None
+) -> dict[str, Any]:
     """Take the step, and return what the audit event shows beside the strategy's state."""
     entered = {"state": State.RUNNING.value, "stage_entered_at": now, "stage_extended_at": now}
     match ruling.step:
         case Step.ADVANCE:
-            following = rollout.stage_index + 1
-            rollouts.set_canary_share(session, rollout.strategy_name, plan.stages[following].percent_bp)
+            following, name = rollout.stage_index + 1, rollout.strategy_name
+            if entry is None:
+                raise EvidenceUnavailable(f"the users at {plan.stages[following].percent:g} %")
+            rollouts.set_canary_share(session, name, entry.share.percent_bp, asked_bp=entry.share.asked_bp)
             rollouts.change_rollout(session, rollout, stage_index=following, reason=ruling.reason, **entered)
+            return facts_of_large(name, entry.new_large)
         case Step.LAPSE:
             rollouts.change_rollout(session, rollout, approved_stage=None, reason=ruling.reason)
         case Step.AWAIT_APPROVAL | Step.AWAIT_DECISION:
@@ -420,7 +466,7 @@ def _raise_alert(
 
 
 def _alert_text(rollout: Rollout, kind: str, reason: str) -> str:
-    what = kind.removeprefix("rollout.").replace("_", " ")
+    what = "held" if kind == "rollout.frozen" else kind.removeprefix("rollout.").replace("_", " ")
     return f"{rollout.strategy_name} {rollout.version} {what}: {reason}"
 
 

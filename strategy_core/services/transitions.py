@@ -12,10 +12,11 @@ from sqlmodel import Session
 from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import IllegalTransition, NotAwaiting, Quarantined, UnknownRollout
 from strategy_core.domain.exclusions import excluded_names
-from strategy_core.domain.lifecycle import MAY_FOLLOW, Status
+from strategy_core.domain.lifecycle import MAY_FOLLOW, Status, check_move
+from strategy_core.domain.policy import load_policy
 from strategy_core.domain.ramp import ENDED, State
 from strategy_core.domain.routing import as_percent
-from strategy_core.store import alerts, audit, rollouts, versions
+from strategy_core.store import alerts, audit, positions, rollouts, versions
 from strategy_core.store.tables import CanaryConfig, Rollout, StrategyRow, StrategyVersion
 
 
@@ -130,11 +131,14 @@ def strategy_state(session: Session, strategy_name: str) -> dict[str, Any]:
     config = rollouts.find_canary(session, strategy_name)
     rollout = rollouts.open_rollout(session, strategy_name)
     excluded = excluded_names(config.excluded_symbols) if canary and config else []
+    asked = config.asked_percent if canary and config else 0.0
+    percent = as_percent(config.rollout_bp) if canary and config else 0.0
     return {
         "active": active.version if active else None,
         "canary": canary.version if canary else None,
-        "percent": as_percent(config.rollout_bp) if canary and config else 0.0,
+        "percent": percent,
         "rollout": {"state": rollout.state, "stage": rollout.stage_index} if rollout else None,
+        **({"asked": asked} if asked > percent else {}),
         **({"excluded": excluded} if excluded else {}),
     }
 
@@ -152,28 +156,61 @@ def exposure_of(session: Session, strategy_name: str, version: str, state: Mappi
     return {"role": Status.SHADOW.value, "percent": 0.0, "since": None}
 
 
+def served_bp(session: Session, strategy_name: str, percent_bp: int) -> int:
+    """Return the share that a canary serves where *percent_bp* is asked for: the policy's holdout is left out.
+
+    Raises:
+        InvalidPlan: this release cannot read the policy. It is not called by what takes users off a canary.
+    """
+    found = versions.find_policy(session, strategy_name)
+    return percent_bp if found is None else load_policy(found.policy).served_bp(percent_bp)
+
+
 def make_canary(
-    session: Session, command: Command, strategy: StrategyRow, version: StrategyVersion, *, percent_bp: int
+    session: Session,
+    command: Command,
+    strategy: StrategyRow,
+    version: StrategyVersion,
+    *,
+    percent_bp: int,
+    asked_bp: int | None = None,
 ) -> CanaryConfig:
-    """Send *percent_bp* of users to a shadow version.
+    """Send *percent_bp* of users to a shadow version, without the policy's holdout.
+
+    Args:
+        asked_bp: as in `store.rollouts.point_canary`.
 
     Raises:
         NoActiveVersion: no version would serve the other users.
         IllegalTransition: the version is not in shadow, or another version is the canary.
         Quarantined: the version was rolled back, and the command has no override reason.
     """
-    versions.active_version(session, strategy.name)
-    other = versions.with_status(session, strategy.name, Status.CANARY)
+    check_canary(session, command, version)
+    versions.move(session, version, Status.CANARY, command.now)
+    version.quarantined_at = None
+    rollout_bp = served_bp(session, strategy.name, percent_bp)
+    return rollouts.point_canary(
+        session,
+        strategy.name,
+        version.version,
+        rollout_bp=rollout_bp,
+        asked_bp=asked_bp,
+        salt=strategy.salt,
+        now=command.now,
+    )
+
+
+def check_canary(session: Session, command: Command, version: StrategyVersion) -> None:
+    """Raise the errors of `make_canary` unless *version* may become the canary."""
+    name = version.strategy_name
+    versions.active_version(session, name)
+    other = versions.with_status(session, name, Status.CANARY)
     if other is not None and other.id != version.id:
         allowed = MAY_FOLLOW[Status.SHADOW] - {Status.CANARY}
         raise IllegalTransition(version.status, Status.CANARY, allowed, f"{other.version} is the canary")
     if version.quarantined_at is not None and not command.override_reason.strip():
-        raise Quarantined(strategy.name, version.version, version.quarantined_at)
-    versions.move(session, version, Status.CANARY, command.now)
-    version.quarantined_at = None
-    return rollouts.point_canary(
-        session, strategy.name, version.version, rollout_bp=percent_bp, salt=strategy.salt, now=command.now
-    )
+        raise Quarantined(name, version.version, version.quarantined_at)
+    check_move(Status(version.status), Status.CANARY)
 
 
 def replace_active(
@@ -224,6 +261,8 @@ def check_open(session: Session, strategy_name: str, rollout_id: UUID | None, wh
 def retire_predecessors(session: Session, rollout: Rollout, now: datetime, *, keep: bool) -> list[str]:
     """Retire the versions that the strategy's completed rollouts have replaced and that are still in shadow.
 
+    A version that manages open positions stays in shadow: it decides when to leave them.
+
     Args:
         rollout: has just completed.
         keep: whether its own predecessor stays in shadow, to be watched against.
@@ -237,6 +276,7 @@ def retire_predecessors(session: Session, rollout: Rollout, now: datetime, *, ke
         for version in versions.list_versions(session, rollout.strategy_name, Status.SHADOW)
         if (not keep if version.version == rollout.control_version else version.version in replaced)
         and version.quarantined_at is None
+        and not positions.count_managed(session, version.strategy_name, version.version)
     ]
     for version in leaving:
         versions.move(session, version, Status.RETIRED, now)

@@ -2,14 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
 from strategy_core.domain.alerts import CLOSED, Severity
@@ -24,7 +22,7 @@ from strategy_core.domain.errors import (
     InvalidConfig,
     InvalidName,
     InvalidTimeframe,
-    InvariantRefused,
+    InvalidToggles,
     IsolationBreach,
     Quarantined,
     RolloutOpen,
@@ -32,6 +30,7 @@ from strategy_core.domain.errors import (
     StrategyFailed,
 )
 from strategy_core.domain.lifecycle import MAY_FOLLOW, Status, check_move, utc
+from strategy_core.domain.plan import load_plan
 from strategy_core.domain.ramp import State
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.isolation.client import Description, IsolatedStrategy
@@ -39,9 +38,12 @@ from strategy_core.isolation.pool import WorkerPool, build_of
 from strategy_core.isolation.probe import Attempt, prove_isolation
 from strategy_core.isolation.vetting import Vetted, vet
 from strategy_core.market.source import CandleSource
+from strategy_core.services.positions import AT_ONCE, FLATTEN, check_orphans, manages_positions, release_some
+from strategy_core.services.release_times import check_release
 from strategy_core.services.rollouts import check_second_owner, check_serves_all
 from strategy_core.services.shadow import recorded_answers
 from strategy_core.services.transitions import (
+    Change,
     ChangeAlert,
     abort_rollout,
     end_rollout,
@@ -50,7 +52,7 @@ from strategy_core.services.transitions import (
     reinstate_control,
     replace_active,
 )
-from strategy_core.services.users import count_under
+from strategy_core.services.users import count_missing
 from strategy_core.store import decisions, rollouts, versions
 from strategy_core.store.engine import reading, retry_transient, transaction
 from strategy_core.store.tables import Rollout, ShadowDecisionLog, StrategyRow, StrategyVersion
@@ -88,10 +90,12 @@ def register_version(
 
     Raises:
         InvalidName, InvalidEntryPoint, InvalidConfig, UnknownSymbol, InvalidTimeframe
+        InvalidToggles: it declares toggles that have another type, no default, or would change its decisions.
         StrategyFailed: its code raises while it is loaded.
         DuplicateVersion, DuplicateFingerprint: a version of this name or content is registered.
         FixedForLife: the strategy has another scoring or salt.
         GateRefused: it is not deterministic, looks ahead, depends on its window, or fails on candles.
+        ReleaseClosed: it would be active, and the strategy is frozen.
     """
     now = utc(command.now, "now")
     command = replace(command, now=now)
@@ -102,30 +106,30 @@ def register_version(
     with reading(engine) as session:
         _check_new(session, strategy_name, version, None)
         if strategy_name in versions.strategy_names(session):
-            _check_fixed(versions.get_strategy(session, strategy_name), scoring, salt)
+            check_fixed(versions.get_strategy(session, strategy_name), scoring, salt)
     with IsolatedStrategy(entry_point, config, deadline_s=deadline_s) as strategy:
         described = strategy.describe()
-        if described.trained_until_problem:
-            raise StrategyFailed(described.trained_until_problem)
+        _check_declared(entry_point, described)
         build = build_of(entry_point, described, symbols, timeframe)
         with reading(engine) as session:
             _check_new(session, strategy_name, version, build.digest)
         strategy.load_next(described)  # vetting compares the given config with the stored one
         vetted = _vet(strategy, described, source, strategy_name, version, symbols, now)
-    report = vetted.report.model_copy(update={"trained_until": described.trained_until})
+    asked = {"trained_until": described.trained_until, "given_digest": values_digest(config)}
+    report = vetted.report.model_copy(update=asked)
     if described.trained_until is not None and described.trained_until > now:
         until = f"it was trained until {described.trained_until:%Y-%m-%d %H:%M} UTC"
         report.warnings.append(f"{until}: what it decides live before then is no evidence")
 
     @retry_transient()  # retry without the vetting, which takes seconds
-    def store() -> tuple[StrategyVersion, str]:
+    def store() -> StrategyVersion:
         with transaction(engine) as session:
             rule = scoring or ScoringRule()
             versions.create_strategy(
                 session, strategy_name, salt=salt or "", scoring=rule.model_dump(mode="json"), now=now
             )
             strategy_row = versions.lock_strategy(session, strategy_name)
-            _check_fixed(strategy_row, scoring, salt)  # a concurrent call may have created it
+            check_fixed(strategy_row, scoring, salt)  # a concurrent call may have created it
             _check_new(session, strategy_name, version, build.digest)
             registered = StrategyVersion(
                 strategy_name=strategy_name,
@@ -146,7 +150,8 @@ def register_version(
                 if vetted.known_answers is not None:
                     versions.add_answers(session, registered, vetted.known_answers)
                 if status is Status.ACTIVE:
-                    activate(session, registered, why=f"{version} registered as active", now=now)
+                    check_release(session, command, f"activate {version} of", strategy_name, for_canary=False)
+                    activate(session, change, registered, why=f"{version} registered as active", now=now)
                 elif status is Status.CANARY:
                     make_canary(session, command, strategy_row, registered, percent_bp=0)
                 elif status is Status.RETIRED:
@@ -157,12 +162,18 @@ def register_version(
                     "salt": strategy_row.salt,
                     "scoring": values_digest(strategy_row.scoring),
                 }
-            return registered, strategy_row.salt
+            return registered
 
-    registered, salted = store()
-    with suppress(DBAPIError, InvariantRefused):  # the version is registered even if users cannot be counted
-        count_under(engine, salted)
+    registered = store()
+    count_missing(engine)  # the version is registered even if users cannot be counted
     return registered
+
+
+def _check_declared(entry_point: str, described: Description) -> None:
+    if described.trained_until_problem:
+        raise StrategyFailed(described.trained_until_problem)
+    if described.toggle_problems:
+        raise InvalidToggles(entry_point, described.toggle_problems)
 
 
 def _check_names(strategy_name: str, version: str, symbols: Sequence[str]) -> list[str]:
@@ -189,7 +200,7 @@ def _check_new(session: Session, strategy_name: str, version: str, digest: str |
             raise DuplicateFingerprint(strategy_name, version, known.version, known.fingerprint)
 
 
-def _check_fixed(strategy: StrategyRow, scoring: ScoringRule | None, salt: str | None) -> None:
+def check_fixed(strategy: StrategyRow, scoring: ScoringRule | None, salt: str | None) -> None:
     if salt is not None and salt != strategy.salt:
         raise FixedForLife(strategy.name, "salt", strategy.salt, salt)
     if scoring is None:
@@ -232,6 +243,8 @@ def activate_version(engine: Engine, command: Command, *, strategy_name: str, ve
         IllegalTransition: the version is already active, or a symbol is excluded from its canary.
         Quarantined: the version was rolled back, and the command has no override reason.
         LostRace: the command's generation is outdated.
+        ReleaseClosed: a freeze, or outside the windows of the version's open rollout, and the command has no override
+            reason. The predecessor of a version that bakes may be activated at any time: that rolls back.
         FourEyes: the actor started the version's open rollout.
     """
     with transaction(engine) as session:
@@ -241,48 +254,90 @@ def activate_version(engine: Engine, command: Command, *, strategy_name: str, ve
         if incoming.quarantined_at is not None and not command.override_reason.strip():
             raise Quarantined(strategy_name, version, incoming.quarantined_at)
         open_one = rollouts.open_rollout(session, strategy_name)
-        if open_one is not None and open_one.version == version:
+        own = open_one is not None and open_one.version == version
+        if not _undoes_promotion(open_one, version):
+            windows = load_plan(open_one.plan).advance_windows if open_one is not None and own else ()
+            check_release(session, command, f"activate {version} of", strategy_name, windows, for_canary=False)
+        if open_one is not None and own:
             check_second_owner(session, open_one, command)
             check_serves_all(session, open_one)
         reason = command.stated_reason
         why = f"{version} activated by {command.actor.shown}" + (f": {reason}" if reason else "")
         with recorded_change(session, command, "activate_version", strategy_name, version) as change:
-            rollout = activate(session, incoming, why=why, now=command.now)
+            rollout = activate(session, change, incoming, why=why, now=command.now)
             change.rollout_id = rollout.id if rollout else None
         return incoming
 
 
-def activate(session: Session, incoming: StrategyVersion, *, why: str, now: datetime) -> Rollout | None:
-    """Make *incoming* active within a transaction, and return the open rollout that this ended, if any."""
+def activate(session: Session, change: Change, incoming: StrategyVersion, *, why: str, now: datetime) -> Rollout | None:
+    """Make *incoming* active within a transaction, and return the open rollout that this ended, if any.
+
+    The version that was active is retired, or stays in shadow as long as it manages open positions.
+    """
     rollout = rollouts.open_rollout(session, incoming.strategy_name)
-    if rollout is not None and rollout.promoted_at is not None and rollout.control_version == incoming.version:
+    if rollout is not None and _undoes_promotion(rollout, incoming.version):
         reinstate_control(session, rollout, now=now)
         end_rollout(session, rollout, State.ROLLED_BACK, why, now)
         return rollout
     if rollout is not None:
         _end_rollout_for(session, rollout, incoming.version, why, now)
     incoming.quarantined_at = None
-    replace_active(session, incoming, outgoing_becomes=Status.RETIRED, now=now)
+    outgoing = versions.with_status(session, incoming.strategy_name, Status.ACTIVE)
+    drains = outgoing is not None and manages_positions(session, outgoing)
+    replace_active(session, incoming, outgoing_becomes=Status.SHADOW if drains else Status.RETIRED, now=now)
+    if drains:
+        change.after["outgoing"] = Status.SHADOW.value
     return rollout
 
 
-@retry_transient()
+def _undoes_promotion(rollout: Rollout | None, version: str) -> bool:
+    """Return whether the activation of *version* rolls back a rollout that bakes."""
+    return rollout is not None and rollout.promoted_at is not None and rollout.control_version == version
+
+
 def retire_version(
-    engine: Engine, command: Command, *, strategy_name: str, version: str, close: bool = False
+    engine: Engine,
+    command: Command,
+    *,
+    strategy_name: str,
+    version: str,
+    close: bool = False,
+    orphans_to: str = "",
 ) -> StrategyVersion:
     """Retire a shadow version, or a canary outside any rollout. It makes no more decisions.
+
+    A version that manages open positions is retired only if *orphans_to* names where these go, with a reason. Of more
+    than AT_ONCE, the first leave it before it is retired, AT_ONCE in each transaction and under an event of their own,
+    so that a rollback waits for no more than these. If that is interrupted, the version decides on the others, and
+    asking again retires it.
 
     With *close* the active version can be retired too, if no other version decides. The strategy is then closed: its
     users get no version, and `NoActiveVersion` says so, until a version is activated or registered as active.
 
+    Args:
+        orphans_to: the version that takes over its open positions, or `flatten`: the platform closes them.
+
     Raises:
+        PositionsOpen: it manages open positions, and *orphans_to* or a reason is missing.
+        HandOverRefused: the named version cannot take them over.
         IllegalTransition: the version is active (its successor retires it) and *close* is not set, or already retired.
         RolloutOpen: an open rollout moves it or compares with it.
         StillDeciding: the strategy has versions in shadow or a canary, so it cannot be closed.
         LostRace: the command's generation is outdated.
     """
+    released = 0
+    while (retired := _retire(engine, command, strategy_name, version, close, orphans_to, released)) is None:
+        released += AT_ONCE
+    return retired
+
+
+@retry_transient()
+def _retire(
+    engine: Engine, command: Command, strategy_name: str, version: str, close: bool, orphans_to: str, released: int
+) -> StrategyVersion | None:
+    """Retire the version, as above. None: it has given up AT_ONCE of its positions, and manages more."""
     with transaction(engine) as session:
-        versions.lock_strategy(session, strategy_name, command.if_generation)
+        versions.lock_strategy(session, strategy_name, None if released else command.if_generation)
         leaving = versions.get_version(session, strategy_name, version)
         check_move(Status(leaving.status), Status.RETIRED)
         closes = leaving.status == Status.ACTIVE
@@ -295,13 +350,30 @@ def retire_version(
             raise RolloutOpen(strategy_name, rollout.version, rollout.state, "roll it back or let it end first")
         if closes:
             _check_alone(session, strategy_name, leaving)
+        count = check_orphans(session, command, leaving, orphans_to)
+        if count > AT_ONCE:
+            if not released:
+                _record_release(session, command, leaving, orphans_to, count)
+            release_some(session, command, leaving, orphans_to)
+            return None
         with recorded_change(session, command, "retire_version", strategy_name, version) as change:
             if leaving.status == Status.CANARY:
                 rollouts.set_canary_share(session, strategy_name, 0)
+            if count:
+                release_some(session, command, leaving, orphans_to)
+                change.after |= {"positions": released + count, "orphans_to": orphans_to}
             versions.move(session, leaving, Status.RETIRED, command.now)
             if closes:
                 change.alert = _closed_alert(command, strategy_name, version)
         return leaving
+
+
+def _record_release(session: Session, command: Command, leaving: StrategyVersion, orphans_to: str, count: int) -> None:
+    unkeyed = replace(command, actor=replace(command.actor, idempotency_key=None))  # the retirement has the key
+    flat = orphans_to == FLATTEN
+    action = "flatten_positions" if flat else "hand_over_positions"
+    with recorded_change(session, unkeyed, action, leaving.strategy_name, leaving.version) as change:
+        change.after |= {"positions": count} | ({"at": command.now.isoformat()} if flat else {"to": orphans_to})
 
 
 def _check_alone(session: Session, strategy_name: str, version: StrategyVersion) -> None:

@@ -16,13 +16,14 @@ from strategy_core.domain.calibration import apply_step, simulable
 from strategy_core.domain.candles import timeframe_delta
 from strategy_core.domain.errors import InvalidSetting, NotReplayed
 from strategy_core.domain.evidence import Evidence, Record
-from strategy_core.domain.gates.base import Finding, Verdict, format_duration
+from strategy_core.domain.gates.base import Finding, Verdict, format_duration, format_r
 from strategy_core.domain.gates.on_slots import Harm, NotWorse
 from strategy_core.domain.pair_noise import History
 from strategy_core.domain.performance import deepest_so_far, drawdown, equity
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.preview import harm_in_shadow, in_sample_note, replayed_part
 from strategy_core.domain.ramp import Position, Ruling, State, Step, decide, judge_all
+from strategy_core.domain.release_times import ReleaseTimes
 from strategy_core.domain.scoring import ScoringRule
 from strategy_core.domain.slot_ledger import SlotLedger, add_slots, open_ledger
 from strategy_core.services.compare import Period, period
@@ -35,8 +36,9 @@ from strategy_core.services.evidence import (
     trained_until,
 )
 from strategy_core.services.history import MOST_POINTS
+from strategy_core.services.release_times import MARKETS
 from strategy_core.services.reports import HarmPath
-from strategy_core.services.rollouts import check_comparable
+from strategy_core.services.rollouts import check_comparable, check_not_active
 from strategy_core.store import evidence, replays, versions
 from strategy_core.store.engine import reading
 from strategy_core.store.tables import REPLAYED, StrategyVersion
@@ -189,7 +191,7 @@ class WhatIf:
     @property
     def notes(self) -> list[str]:
         """How it went, and what it is based on, a line each."""
-        notes = [self.verdict, f"users had {self.users_r:+.2f} R on average, against the active version alone"]
+        notes = [self.verdict, f"users had {format_r(self.users_r)} on average, against the active version alone"]
         if self.refused:
             notes.append(f"warning: the start would have been refused: {self.refused}")
         notes.append(f"{self.ticks:,} ticks, one a candle")
@@ -237,8 +239,8 @@ def what_if(
     """Return how a rollout of *version* would have gone on the replayed candles that opened in [start, end).
 
     It ticks once a candle, as a rollout does whose candles are decided and scored at once. Owners approve at once and
-    extend stages without an answer. Nothing is written. The noise of the pair is measured on its replays of the 180
-    days before *start*.
+    extend stages without an answer. The plan's release windows hold stages, and freezes do not. Nothing is written. The
+    noise of the pair is measured on its replays of the 180 days before *start*.
 
     Args:
         start: by default 180 days after the first candle that both have replayed and on which neither was trained, or
@@ -256,6 +258,7 @@ def what_if(
     with reading(engine) as session:
         chosen = versions.get_version(session, strategy_name, version)
         active = versions.active_version(session, strategy_name)
+        check_not_active(chosen, active)
         check_comparable(chosen, active)
         rule = ScoringRule.model_validate(versions.get_strategy(session, strategy_name).scoring)
         symbols = shared_symbols(chosen, active)
@@ -387,7 +390,7 @@ def _run(
         findings = judge_all(plan.gates, facts, plan.stages[at.stage_index].margins)
         if new or stage.entered == now:
             curves.note(now, found.stages, book, at.stage_index, findings)
-        ruling = decide(plan, at, findings, now)
+        ruling = decide(plan, at, findings, now, ReleaseTimes(is_open=MARKETS))
         seen(now, ruling, findings)
         found.ticks, stage.step, stage.reason = number, ruling.step.value, ruling.reason
         if ruling.step in (Step.ROLL_BACK, Step.COMPLETE):

@@ -200,6 +200,11 @@ def resolve(session: Session, alert_ids: Collection[int], now: datetime) -> None
     _resolve(session, col(AlertOutbox.id).in_(alert_ids), now)
 
 
+def resolve_key(session: Session, dedupe_key: str, now: datetime) -> None:
+    """Acknowledge the alert with this key, as `resolve` does."""
+    _resolve(session, col(AlertOutbox.dedupe_key) == dedupe_key, now)
+
+
 def open_alerts(session: Session, kinds: Collection[str]) -> Sequence[AlertOutbox]:
     """Return the alerts of these kinds that are not acknowledged, oldest first."""
     mine = (col(AlertOutbox.kind).in_(list(kinds)), col(AlertOutbox.acknowledged_at).is_(None))

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
-from sqlalchemy import Row, Select, delete
+from sqlalchemy import Row, Select, delete, func, or_
 from sqlalchemy import select as select_columns
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
@@ -34,6 +34,7 @@ _HASHED = tuple(name for name in AuditEvent.model_fields if name not in ("id", "
 _COLUMNS = tuple(col(getattr(AuditEvent, name)) for name in AuditEvent.model_fields)
 _TABLE = AuditEvent.__table__.columns  # type: ignore[attr-defined]
 _BATCH = 1_000  # rows held in memory while streaming
+OF_USERS = ("exclude_users", "end_exclusions")  # actions that change no version, percent or rollout. There may be many
 _VERSION = tuple(
     col(getattr(StrategyVersion, name)) for name in StrategyVersion.model_fields if name != "registration_report"
 )
@@ -45,7 +46,7 @@ class EventFilter(TypedDict, total=False):
 
     Attributes:
         since, until: the event's time is in [since, until).
-        after_id: only events later in the trail than this one.
+        after_id, before_id: only events later, or earlier, in the trail than this one.
         strategies: only events of one of these strategies.
     """
 
@@ -56,6 +57,7 @@ class EventFilter(TypedDict, total=False):
     since: datetime | None
     until: datetime | None
     after_id: int | None
+    before_id: int | None
     strategies: Collection[str] | None
 
 
@@ -160,7 +162,7 @@ def serving_history(session: Session, strategy_name: str) -> list[Serving]:
     """
     rows = session.exec(
         select(AuditEvent.at, AuditEvent.after)
-        .where(AuditEvent.strategy_name == strategy_name)
+        .where(AuditEvent.strategy_name == strategy_name, col(AuditEvent.action).not_in(OF_USERS))
         .order_by(col(AuditEvent.id))
     ).all()
     history: list[Serving] = []
@@ -241,12 +243,40 @@ def newest_change(session: Session, event: AuditEvent, fact: str) -> AuditEvent 
     return session.exec(query).first()
 
 
-def newest_event(session: Session, strategy_name: str, rollout_id: UUID | None = None) -> AuditEvent | None:
-    """Return the newest event of a strategy, or of one of its rollouts."""
+def newest_event(
+    session: Session, strategy_name: str, rollout_id: UUID | None = None, *, of_users: bool = True
+) -> AuditEvent | None:
+    """Return the newest event of a strategy, or of one of its rollouts.
+
+    Args:
+        of_users: events of users' exclusions count too.
+    """
     query = select(AuditEvent).where(AuditEvent.strategy_name == strategy_name).order_by(col(AuditEvent.id).desc())
+    if not of_users:
+        query = query.where(col(AuditEvent.action).not_in(OF_USERS))
     if rollout_id is not None:
         query = query.where(AuditEvent.rollout_id == rollout_id)
     return session.exec(query.limit(1)).first()
+
+
+def concerning_others(session: Session, facts: Mapping[str, str], key: str, *, among: int) -> Sequence[AuditEvent]:
+    """Return those of the newest events whose fact has *key*, oldest first.
+
+    Args:
+        facts: by action, the fact of an event that may have it.
+        among: search this many events.
+    """
+    newest = select(func.max(col(AuditEvent.id))).scalar_subquery()
+    has_key = [_TABLE["after"][fact, key].as_string().is_not(None) for fact in sorted(set(facts.values()))]
+    query = select(AuditEvent).where(col(AuditEvent.id) > newest - among, col(AuditEvent.action).in_(facts))
+    return session.exec(query.where(or_(*has_key)).order_by(col(AuditEvent.id))).all()
+
+
+def keys_since(session: Session, event_id: int | None, actions: Iterable[str]) -> Sequence[Row[Any]]:
+    """Return what tells changes apart, of the events after this one with one of these actions."""
+    columns = [col(getattr(AuditEvent, name)) for name in ("strategy_name", "action", "at", "actor", "request_id")]
+    query = select_columns(*columns).where(col(AuditEvent.id) > event_id, col(AuditEvent.action).in_(list(actions)))
+    return session.execute(query).all()
 
 
 def made_by_request(session: Session, strategy_name: str, request_id: str) -> AuditEvent | None:
@@ -257,6 +287,12 @@ def made_by_request(session: Session, strategy_name: str, request_id: str) -> Au
         .order_by(col(AuditEvent.id).desc())
     )
     return session.exec(query.limit(1)).first()
+
+
+def made_under_key(session: Session, actor: str, idempotency_key: str) -> AuditEvent | None:
+    """Return the change that the actor has made under this idempotency key, if there is one."""
+    mine = (AuditEvent.actor == actor, AuditEvent.idempotency_key == idempotency_key)
+    return session.exec(select(AuditEvent).where(*mine)).first()
 
 
 def strategies_with_events(session: Session) -> Sequence[str]:
@@ -275,12 +311,14 @@ def _conditions(wanted: EventFilter) -> list[Any]:
         for name in ("strategy_name", "rollout_id", "actor", "action")
         if wanted.get(name) is not None
     ]
-    since, until, after_id = wanted.get("since"), wanted.get("until"), wanted.get("after_id")
+    since, until = wanted.get("since"), wanted.get("until")
+    after_id, before_id = wanted.get("after_id"), wanted.get("before_id")
     strategies = wanted.get("strategies")
     bounds = [
         None if since is None else col(AuditEvent.at) >= since,
         None if until is None else col(AuditEvent.at) < until,
         None if after_id is None else col(AuditEvent.id) > after_id,
+        None if before_id is None else col(AuditEvent.id) < before_id,
         None if strategies is None else col(AuditEvent.strategy_name).in_(sorted(strategies)),
     ]
     return equal + [bound for bound in bounds if bound is not None]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ARRAY,
@@ -26,6 +26,7 @@ from sqlalchemy import (
     case,
     cast,
     extract,
+    false,
     func,
     inspect,
     literal,
@@ -50,6 +51,14 @@ from strategy_core.store.tables import LIVE, REPLAYED, SIGNALS, EvidenceTables
 _DAY_S = 86_400
 _APART = 10**11  # offset between symbols, in seconds, when their times share one axis
 _AS_STORED = "%Y-%m-%d %H:%M:%S.000000"  # how SQLite stores a datetime
+
+
+class MarkedSpan(NamedTuple):
+    """Symbols whose marks count on the candles that opened in [start, end]."""
+
+    symbols: tuple[str, ...]
+    start: datetime
+    end: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +117,56 @@ def read_cells(session: Session, pair: ComparedPair) -> Iterator[Cell]:
             yield Cell(symbol, regime, 0, None, None, candles)
 
 
-def max_drawdown(session: Session, pairs: Sequence[ComparedPair], version: str, risk_fraction: float) -> float:
-    """Return `performance.max_drawdown` of the version's marks on candles on which it has a row, or 0 without any.
+def marked_spans(session: Session, pair: ComparedPair, horizon: int) -> list[MarkedSpan]:
+    """Return the candles on which the marks of both versions are of trades that both could open.
+
+    These are the candles from the first to the last one that both have decided. Where one version began earlier, it
+    may still hold trades of its own for *horizon* candles, so these are left out. Marks are not stored by trade. Where
+    both decided last on the same candle, the marks of its trades count.
+    """
+    spans: dict[tuple[datetime, datetime], list[str]] = {}
+    for symbol in pair.symbols:
+        if (span := _marked_span(session, pair, symbol, horizon)) is not None:
+            spans.setdefault(span, []).append(symbol)
+    return [MarkedSpan(tuple(symbols), *span) for span, symbols in spans.items()]
+
+
+def _marked_span(session: Session, pair: ComparedPair, symbol: str, horizon: int) -> tuple[datetime, datetime] | None:
+    log = _aliases(pair.tables).ours
+    moment = col(log.timestamp)
+
+    def nth(version: str, *conditions: Any, order: Any = moment, n: int = 0) -> datetime | None:
+        rows = select(moment).where(*_named(log, pair, version), col(log.symbol) == symbol, *conditions)
+        found: datetime | None = session.execute(rows.order_by(order).offset(n).limit(1)).scalar()
+        return found
+
+    decided = _decision(log).in_(list(Action))
+    first, other = (nth(version, decided) for version in (pair.shadow, pair.active))
+    last, other_last = (nth(version, decided, order=moment.desc()) for version in (pair.shadow, pair.active))
+    if first is None or other is None or last is None or other_last is None:
+        return None
+    start: datetime | None = first
+    if first != other:
+        later = pair.shadow if first > other else pair.active
+        start = nth(later, moment >= max(first, other), n=horizon)
+    if start is None:
+        return None
+    start, end = max(start, pair.start), pair.end if last == other_last else min(last, other_last, pair.end)
+    return (start, end) if start <= end and start < pair.end else None
+
+
+def max_drawdown(
+    session: Session, marked: Sequence[tuple[ComparedPair, Sequence[MarkedSpan]]], version: str, risk_fraction: float
+) -> float:
+    """Return `performance.max_drawdown` of the version's marks, or 0 without any.
 
     Computed in the database: transferring a number per candle takes as long as the rest of a comparison.
 
     Args:
-        pairs: one, or a replayed one and the live one after it, whose marks then make one curve.
+        marked: a pair with its `marked_spans`, or a replayed one and the live one after it, whose marks then make one
+            curve.
     """
-    each = [_marks(pair, version) for pair in pairs]
+    each = [_marks(pair, spans, version) for pair, spans in marked]
     marks = (each[0] if len(each) == 1 else union_all(*each)).subquery()  # their periods do not overlap
     so_far: dict[str, Any] = {"order_by": marks.c.at, "rows": (None, 0)}
     curve = select(marks.c.at, (1.0 + risk_fraction * func.sum(marks.c.r).over(**so_far)).label("equity")).subquery()
@@ -126,14 +176,14 @@ def max_drawdown(session: Session, pairs: Sequence[ComparedPair], version: str, 
     return session.execute(select(func.max((peak - peaks.c.equity) / peak))).scalar_one() or 0.0
 
 
-def _marks(pair: ComparedPair, version: str) -> Select[Any]:
-    log, mark = _aliases(pair.tables).ours, pair.tables.mark
+def _marks(pair: ComparedPair, spans: Sequence[MarkedSpan], version: str) -> Select[Any]:
+    mark = pair.tables.mark
+    moment = col(mark.timestamp)
+    within = (and_(col(mark.symbol).in_(each.symbols), moment >= each.start, moment <= each.end) for each in spans)
     return (
-        select(col(mark.timestamp).label("at"), func.sum(mark.r).label("r"))
-        .select_from(mark)
-        .join(log, and_(*_same_candle(log, mark), *_arm(log, pair, version)))
-        .where(*_arm(mark, pair, version), col(mark.symbol).in_(pair.symbols))
-        .group_by(col(mark.timestamp))
+        select(moment.label("at"), func.sum(mark.r).label("r"))
+        .where(*_arm(mark, pair, version), or_(false(), *within))
+        .group_by(moment)
     )
 
 

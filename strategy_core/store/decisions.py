@@ -10,7 +10,9 @@ from sqlalchemy import bindparam, func
 from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, select
 
-from strategy_core.store import counters
+from strategy_core.domain.positions import ENTRY_CANDLES
+from strategy_core.domain.strategy import Intent
+from strategy_core.store import counters, signals
 from strategy_core.store.bulk_insert import write_if_new
 from strategy_core.store.engine import insert_if_new
 from strategy_core.store.outcomes import is_of, not_left_out
@@ -66,9 +68,13 @@ _TO_SCORE = (  # built once, because building it takes longer than the query
 
 
 def log_decisions(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Insert and count the rows that are new, and return their number. Idempotent."""
+    """Insert and count the rows that are new, and return their number. Idempotent.
+
+    Those that users may copy become signals, which `signals.number_new` numbers after the commit.
+    """
     new = write_if_new(session, LOG, rows)
     counters.count_decisions(session, new)  # after all inserts, see there
+    signals.add(session, new)
     return len(new)
 
 
@@ -200,6 +206,40 @@ def signals_to_score(
     """
     params = {"strategy_name": version.strategy_name, "version": version.version, "symbol": symbol}
     return session.exec(_TO_SCORE, params={**params, "back": horizon + 1}).all()
+
+
+def find_closes(session: Session, version: StrategyVersion, symbol: str, *, since: datetime) -> Sequence[datetime]:
+    """Return the candles from *since* on, by their open time, on which the version decided to close."""
+    mine = _key(version.strategy_name, version.version, symbol)
+    query = select(LOG.timestamp).where(*mine, col(LOG.timestamp) >= since, LOG.intent == Intent.CLOSE.value)
+    return session.exec(query.order_by(col(LOG.timestamp))).all()
+
+
+def find_signals(
+    session: Session, strategy_name: str, version: str, *, since: datetime, until: datetime
+) -> list[tuple[str, datetime]]:
+    """Return (symbol, candle) of the signals on candles that opened in [since, until)."""
+    mine = (LOG.strategy_name == strategy_name, LOG.version == version, col(LOG.decision).in_(SIGNALS))
+    within = (col(LOG.timestamp) >= since, col(LOG.timestamp) < until)
+    rows = session.exec(select(LOG.symbol, LOG.timestamp).where(*mine, *within))
+    return [(symbol, candle) for symbol, candle in rows]
+
+
+def rows_around(
+    session: Session, strategy_name: str, version: str, symbol: str, *, since: datetime
+) -> list[tuple[datetime, str, str]]:
+    """Return (candle, decision, intent) of the rows from *since* on and of ENTRY_CANDLES before it, oldest first."""
+    mine = _key(strategy_name, version, symbol)
+    query = select(LOG.timestamp, LOG.decision, LOG.intent).where(*mine)
+    earlier = query.where(col(LOG.timestamp) < since).order_by(col(LOG.timestamp).desc()).limit(ENTRY_CANDLES + 1)
+    later = query.where(col(LOG.timestamp) >= since).order_by(col(LOG.timestamp))
+    return [*reversed(session.exec(earlier).all()), *session.exec(later).all()]
+
+
+def newest_answered(session: Session, strategy_name: str, version: str, symbol: str) -> datetime | None:
+    """Return the open time of the newest candle with a decision that is no error."""
+    newest_first = select(LOG.timestamp).where(*_key(strategy_name, version, symbol), LOG.decision != ERROR)
+    return session.exec(newest_first.order_by(col(LOG.timestamp).desc()).limit(1)).first()
 
 
 def count_signals(

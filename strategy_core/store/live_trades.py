@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -13,11 +14,12 @@ from sqlmodel import Session, col, select
 
 from strategy_core.domain.arrays import FloatArray
 from strategy_core.domain.evidence import NO_ORDERS, Orders
+from strategy_core.domain.floating import TradeToMark
 from strategy_core.domain.live_trades import TradeReport
 from strategy_core.domain.routing import BUCKETS
 from strategy_core.store.engine import insert_if_new
 from strategy_core.store.outcomes import not_left_out
-from strategy_core.store.tables import LiveTrade, Outcome
+from strategy_core.store.tables import LiveTrade, Outcome, Position
 
 ORDERS_READ = 100_000  # per tick, which runs every minute and holds the strategy's lock
 FIDELITY_READ = 300_000  # closed trades per tick
@@ -31,10 +33,21 @@ _ANY = (  # in the order of an index, otherwise PostgreSQL may scan the trades o
     .limit(1)
 )
 
+_TINY, _SMALL, _HUGE = (
+    1e-300,
+    1e-9,
+    1e15,
+)  # reports of earlier releases: PostgreSQL refuses a quotient that is no number
+_R = sa.case(
+    (sa.func.abs(col(LiveTrade.pnl)) < _TINY, 0.0),
+    ((sa.func.abs(col(LiveTrade.pnl)) < _SMALL) & (col(LiveTrade.risk) > _HUGE), 0.0),
+    else_=col(LiveTrade.pnl) / col(LiveTrade.risk),
+)
+
 
 def add_trades(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Write the reports that are new and return their number."""
-    return insert_if_new(session, LiveTrade, rows)
+    """Write the reports that are new, by trade id as every writer does, and return their number."""
+    return insert_if_new(session, LiveTrade, sorted(rows, key=itemgetter("trade_id")))
 
 
 def reported(session: Session, trade_ids: Iterable[str]) -> Iterator[Any]:
@@ -153,7 +166,7 @@ def read_live_slots(
             col(LiveTrade.candle_s),
             col(LiveTrade.closed_at),
             col(LiveTrade.pnl),
-            (col(LiveTrade.pnl) / col(LiveTrade.risk)).label("r"),
+            _R.label("r"),
         )
         .where(
             col(LiveTrade.strategy_name) == strategy_name,
@@ -197,6 +210,55 @@ def read_live_slots(
         shadow_r=np.array([booked.get((symbol, candle), np.nan) for symbol, candle, *_ in rows], np.float64),
         trades=sum(count for *_, count in rows),
     )
+
+
+def open_trades(session: Session, strategy_name: str) -> list[TradeToMark]:
+    """Return the open trades of a strategy, as they were reported when they were opened."""
+    rows = session.execute(
+        sa.select(
+            col(Position.user_id),
+            col(Position.symbol),
+            col(Position.side),
+            col(Position.opened_at),
+            col(LiveTrade.entry_price),
+            col(LiveTrade.risk),
+            col(Position.size),
+            col(LiveTrade.size),
+        )
+        .join(LiveTrade, (col(LiveTrade.trade_id) == col(Position.trade_id)) & (col(LiveTrade.state) == "open"))
+        .where(col(Position.strategy_name) == strategy_name, col(Position.closed_at).is_(None))
+        .order_by(col(Position.opened_at), col(Position.trade_id))
+    )
+    found = []
+    for user, symbol, side, opened_at, price, risk, left, size in rows:
+        share = 1.0 if left is None or not size else min(1.0, left / size)
+        found.append(TradeToMark(user, symbol, side, opened_at, price, risk, share))
+    return found
+
+
+def realised(
+    session: Session, strategy_name: str, user_ids: Iterable[str], since: datetime
+) -> dict[str, tuple[float, float]]:
+    """Return by user the sums of R and of PnL over the trades of a strategy that closed after *since*."""
+    found: dict[str, tuple[float, float]] = {}
+    wanted = sorted(set(user_ids))
+    for start in range(0, len(wanted), _NAMES_PER_QUERY):
+        query = (
+            sa.select(
+                col(LiveTrade.user_id),
+                sa.func.sum(_R),
+                sa.func.sum(col(LiveTrade.pnl)),
+            )
+            .where(
+                col(LiveTrade.strategy_name) == strategy_name,
+                col(LiveTrade.user_id).in_(wanted[start : start + _NAMES_PER_QUERY]),
+                col(LiveTrade.state) == "closed",
+                col(LiveTrade.closed_at) > since,
+            )
+            .group_by(col(LiveTrade.user_id))
+        )
+        found |= {user: (r, pnl) for user, r, pnl in session.connection().execute(query)}
+    return found
 
 
 def _misrouted(session: Session, mine: Sequence[Any]) -> dict[str, Any]:

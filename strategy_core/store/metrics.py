@@ -4,8 +4,10 @@ No query here grows with a log: totals come from running counts, and newest rows
 text, so that one unreadable row does not affect the metrics of others.
 """
 
+import json
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -13,8 +15,13 @@ from sqlalchemy import Text, and_, cast, func, or_, select
 from sqlmodel import Session, col
 
 from strategy_core.domain.alerts import Severity
+from strategy_core.domain.forecast import RolloutSubject
+from strategy_core.domain.gates.base import Finding, Verdict
 from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.pair_noise import History
+from strategy_core.domain.plan import Plan, load_plan
 from strategy_core.domain.ramp import ENDED
+from strategy_core.store.rollouts import position
 from strategy_core.store.tables import (
     AlertDelivery,
     AlertOutbox,
@@ -25,6 +32,8 @@ from strategy_core.store.tables import (
     DecisionTally,
     DirectoryTally,
     GateVerdict,
+    Position,
+    PositionExit,
     Rollout,
     RolloutBook,
     ServiceToken,
@@ -33,36 +42,35 @@ from strategy_core.store.tables import (
     Tally,
 )
 
+_OF_FINDING = ("verdict", "armed", "reason", "value", "limit", "low", "high", "n")
+
 VERDICTS_READ = 1_000  # of a gate, back to its last change: at a verdict a tick, two thirds of a day
 
 Strategies: TypeAlias = Collection[str] | None  # names, or all
 Rows: TypeAlias = Sequence[Any]
 
 
-def _in_strategies(query: Any, column: Any, strategies: Strategies) -> Any:
+def in_strategies(query: Any, column: Any, strategies: Strategies) -> Any:
     return query if strategies is None else query.where(column.in_(sorted(strategies)))
 
 
 def read_strategies(session: Session, strategies: Strategies) -> Rows:
-    """Return (name, generation, canary's version, its basis points, users in the directory, users below its bucket).
+    """Return (name, generation, canary's version, users in the directory).
 
-    The last is a big-endian uint32. Columns are NULL without a canary or without a loaded directory.
+    The last two are NULL without a canary or without a loaded directory.
     """
-    bucket = func.coalesce(col(CanaryConfig.rollout_bp), 0)
     query = (
         select(
             col(StrategyRow.name),
             col(StrategyRow.generation),
             col(CanaryConfig.version),
-            col(CanaryConfig.rollout_bp),
             col(DirectoryTally.users),
-            func.substr(col(DirectoryTally.below), 4 * bucket + 1, 4),
         )
         .outerjoin(CanaryConfig, col(CanaryConfig.strategy_name) == col(StrategyRow.name))
         .outerjoin(DirectoryTally, col(DirectoryTally.salt) == col(StrategyRow.salt))
         .order_by(col(StrategyRow.name))
     )
-    return session.connection().execute(_in_strategies(query, col(StrategyRow.name), strategies)).all()
+    return session.connection().execute(in_strategies(query, col(StrategyRow.name), strategies)).all()
 
 
 def read_versions(session: Session, strategies: Strategies, *, retired_since: datetime) -> Rows:
@@ -76,7 +84,7 @@ def read_versions(session: Session, strategies: Strategies, *, retired_since: da
         col(StrategyVersion.created_at),
     ).where(_is_reported(retired_since))
     ordered = query.order_by(col(StrategyVersion.strategy_name), col(StrategyVersion.version))
-    return session.connection().execute(_in_strategies(ordered, col(StrategyVersion.strategy_name), strategies)).all()
+    return session.connection().execute(in_strategies(ordered, col(StrategyVersion.strategy_name), strategies)).all()
 
 
 def read_decisions(session: Session, strategies: Strategies, *, retired_since: datetime, at_most: int) -> Rows:
@@ -94,7 +102,24 @@ def read_decisions(session: Session, strategies: Strategies, *, retired_since: d
         .order_by(col(DecisionTally.strategy_name), col(DecisionTally.version), col(DecisionTally.symbol))
         .limit(at_most + 1)
     )
-    return session.connection().execute(_in_strategies(query, col(DecisionTally.strategy_name), strategies)).all()
+    return session.connection().execute(in_strategies(query, col(DecisionTally.strategy_name), strategies)).all()
+
+
+def read_positions(session: Session, strategies: Strategies) -> Rows:
+    """Return (strategy, manager, open positions, those of them whose exit was announced)."""
+    query = (
+        select(
+            col(Position.strategy_name),
+            col(Position.manager),
+            func.count(col(Position.trade_id).distinct()),
+            func.count(col(PositionExit.trade_id).distinct()),
+        )
+        .outerjoin(PositionExit, col(PositionExit.trade_id) == col(Position.trade_id))
+        .where(col(Position.closed_at).is_(None))
+        .group_by(col(Position.strategy_name), col(Position.manager))
+        .order_by(col(Position.strategy_name), col(Position.manager))
+    )
+    return session.connection().execute(in_strategies(query, col(Position.strategy_name), strategies)).all()
 
 
 def read_tallies(session: Session, strategies: Strategies, *, at_most: int) -> Rows:
@@ -103,13 +128,13 @@ def read_tallies(session: Session, strategies: Strategies, *, at_most: int) -> R
     ordered = query.order_by(col(Tally.strategy_name), col(Tally.what), col(Tally.name), col(Tally.detail))
     return (
         session.connection()
-        .execute(_in_strategies(ordered.limit(at_most + 1), col(Tally.strategy_name), strategies))
+        .execute(in_strategies(ordered.limit(at_most + 1), col(Tally.strategy_name), strategies))
         .all()
     )
 
 
 def read_rollouts(session: Session, strategies: Strategies) -> Rows:
-    """Return the open rollouts, each with its plan as JSON and the concordance of the last tick."""
+    """Return the open rollouts, each with its plan and its pair's history as JSON, and figures of the last tick."""
     query = (
         select(
             col(Rollout.id),
@@ -120,17 +145,23 @@ def read_rollouts(session: Session, strategies: Strategies) -> Rows:
             col(Rollout.stage_index),
             col(Rollout.started_at),
             col(Rollout.stage_entered_at),
+            col(Rollout.stage_extended_at),
+            col(Rollout.approved_stage),
+            col(Rollout.promoted_at),
             col(Rollout.blind_since),
             col(Rollout.last_tick_at),
+            col(Rollout.reason),
             _last_change().label("changed_at"),
             cast(col(Rollout.plan), Text).label("plan"),
             col(RolloutBook.totals)["concordance"].as_float().label("concordance"),
+            func.coalesce(col(RolloutBook.slots), 0).label("slots"),
+            cast(col(RolloutBook.history), Text).label("history"),
         )
         .outerjoin(RolloutBook, col(RolloutBook.rollout_id) == col(Rollout.id))
-        .where(_is_open())
+        .where(is_open())
         .order_by(col(Rollout.strategy_name))
     )
-    return session.connection().execute(_in_strategies(query, col(Rollout.strategy_name), strategies)).all()
+    return session.connection().execute(in_strategies(query, col(Rollout.strategy_name), strategies)).all()
 
 
 def _last_change() -> Any:
@@ -157,12 +188,12 @@ def read_verdict_since(session: Session, rollout_id: UUID, gate: str, verdict: s
 
 
 def read_gates(session: Session, strategies: Strategies) -> dict[UUID, list[Any]]:
-    """Return, by open rollout, (gate, JSON of [verdict, value, limit]) of each gate's newest verdict.
+    """Return, by open rollout, (gate, packed finding) of each gate's newest verdict (see `unpack_finding`).
 
     The names of the gates come from their counts, so that the newest verdict of each is one index lookup.
     """
     counted = (
-        _in_strategies(
+        in_strategies(
             select(col(Rollout.id).label("rollout_id"), col(Tally.name).label("gate")),
             col(Rollout.strategy_name),
             strategies,
@@ -171,12 +202,12 @@ def read_gates(session: Session, strategies: Strategies) -> dict[UUID, list[Any]
             Tally,
             and_(col(Tally.strategy_name) == col(Rollout.strategy_name), col(Tally.what) == Counted.VERDICT.value),
         )
-        .where(_is_open())
+        .where(is_open())
         .distinct()
         .subquery()
     )
     newest = (
-        select(_packed(session, col(GateVerdict.verdict), col(GateVerdict.value), col(GateVerdict.limit)))
+        select(packed(session, *(col(getattr(GateVerdict, name)) for name in _OF_FINDING)))
         .where(col(GateVerdict.rollout_id) == counted.c.rollout_id, col(GateVerdict.gate) == counted.c.gate)
         .order_by(col(GateVerdict.ticked_at).desc())
         .limit(1)
@@ -191,12 +222,56 @@ def read_gates(session: Session, strategies: Strategies) -> dict[UUID, list[Any]
     return found
 
 
+def unpack_finding(gate: str, text: str) -> Finding:
+    """Return a finding as `read_gates` packs it. Not validated, as it was when it was stored.
+
+    Raises:
+        ValueError: it is of a release with other verdicts.
+    """
+    facts = dict(zip(_OF_FINDING, json.loads(text), strict=True))
+    return Finding.model_construct(
+        gate=gate, **facts | {"verdict": Verdict(facts["verdict"]), "armed": bool(facts["armed"])}
+    )
+
+
+def read_subject(row: Any, *, paused_by: str = "", excluded: Collection[str] = ()) -> RolloutSubject:
+    """Return an open rollout of `read_rollouts`, here or of the overview, as verdicts need it.
+
+    Raises:
+        InvalidPlan, ValueError: plan or history cannot be read.
+    """
+    return RolloutSubject(
+        plan=_read_plan(row.plan),
+        at=position(row, excluded),
+        version=row.version,
+        control=row.control_version,
+        started_at=row.started_at,
+        ended_at=None,
+        reason=row.reason,
+        paused_by=paused_by,
+        history=_read_history(row.history or "{}"),
+        slots=row.slots,
+    )
+
+
+@lru_cache(maxsize=1_024)
+def _read_plan(plan: str) -> Plan:
+    """Return the plan. Cached: it is frozen when a rollout starts, and parsing it takes 1 ms."""
+    return load_plan(json.loads(plan))
+
+
+@lru_cache(maxsize=1_024)
+def _read_history(history: str) -> History:
+    """Return the history of the pair before the rollout. Cached: it is frozen too."""
+    return History.model_validate_json(history)
+
+
 def read_comparisons(session: Session, strategies: Strategies) -> Rows:
     """Return (strategy, version, JSON of [divergence, low, mean, high]) of each shadow's and canary's newest report."""
     report = col(ComparisonReport.report)
     bounds = [report[("difference", bound)] for bound in ("low", "mean", "high")]
     newest = (
-        select(_packed(session, report["divergence_rate"], *bounds))
+        select(packed(session, report["divergence_rate"], *bounds))
         .where(
             col(ComparisonReport.strategy_name) == col(StrategyVersion.strategy_name),
             col(ComparisonReport.shadow_version) == col(StrategyVersion.version),
@@ -212,10 +287,10 @@ def read_comparisons(session: Session, strategies: Strategies) -> Rows:
         .where(col(StrategyVersion.status).in_([Status.SHADOW.value, Status.CANARY.value]))
         .order_by(col(StrategyVersion.strategy_name), col(StrategyVersion.version))
     )
-    return session.connection().execute(_in_strategies(query, col(StrategyVersion.strategy_name), strategies)).all()
+    return session.connection().execute(in_strategies(query, col(StrategyVersion.strategy_name), strategies)).all()
 
 
-def _packed(session: Session, *columns: Any) -> Any:
+def packed(session: Session, *columns: Any) -> Any:
     """Return the columns as one JSON text: a join for several columns may be planned as a full scan."""
     if session.get_bind().dialect.name == "postgresql":
         return cast(func.jsonb_build_array(*columns), Text)
@@ -227,7 +302,7 @@ def _is_reported(retired_since: datetime) -> Any:
     return or_(col(StrategyVersion.status) != Status.RETIRED.value, col(StrategyVersion.retired_at) >= retired_since)
 
 
-def _is_open() -> Any:
+def is_open() -> Any:
     return col(Rollout.state).not_in(sorted(ENDED))
 
 
@@ -239,7 +314,7 @@ def read_alerts(session: Session, strategies: Strategies) -> Rows:
         func.count(),
         func.count(col(AlertOutbox.acknowledged_at)),
     ).group_by(col(AlertOutbox.kind), col(AlertOutbox.severity))
-    return session.connection().execute(_in_strategies(query, col(AlertOutbox.strategy_name), strategies)).all()
+    return session.connection().execute(in_strategies(query, col(AlertOutbox.strategy_name), strategies)).all()
 
 
 def read_unacknowledged(session: Session, strategies: Strategies) -> datetime | None:
@@ -250,7 +325,7 @@ def read_unacknowledged(session: Session, strategies: Strategies) -> datetime | 
         .order_by(col(AlertOutbox.id))
         .limit(1)
     )
-    return session.connection().execute(_in_strategies(query, col(AlertOutbox.strategy_name), strategies)).scalar()
+    return session.connection().execute(in_strategies(query, col(AlertOutbox.strategy_name), strategies)).scalar()
 
 
 def read_outbox(session: Session, strategies: Strategies, *, now: datetime) -> Rows:
@@ -269,7 +344,7 @@ def read_outbox(session: Session, strategies: Strategies, *, now: datetime) -> R
         found.append(
             (
                 channel,
-                *session.connection().execute(_in_strategies(due, col(AlertOutbox.strategy_name), strategies)).one(),
+                *session.connection().execute(in_strategies(due, col(AlertOutbox.strategy_name), strategies)).one(),
             )
         )
         following = select(func.min(col(AlertDelivery.channel))).where(col(AlertDelivery.channel) > channel)

@@ -27,6 +27,15 @@ _MARKS = per_dialect(  # built once, because building it dominates the tick of m
 )
 
 
+def find_ends(
+    session: Session, strategy_name: str, version: str, symbol: str, *, since: datetime, until: datetime
+) -> Sequence[tuple[datetime, str, datetime]]:
+    """Return (candle of the signal, reason, time of the exit) of the outcomes of signals in [since, until]."""
+    mine = (Outcome.strategy_name == strategy_name, Outcome.version == version, Outcome.symbol == symbol)
+    within = (col(Outcome.timestamp) >= since, col(Outcome.timestamp) <= until)
+    return session.exec(select(Outcome.timestamp, Outcome.exit_reason, Outcome.closed_at).where(*mine, *within)).all()
+
+
 def is_of(outcome: Any, decision: Any) -> Any:
     """Return the join of outcomes to decisions: by candle, as in their indexes and partitions, and not by id."""
     candle = ("strategy_name", "version", "symbol", "timestamp")
@@ -51,6 +60,12 @@ def newest_mark(session: Session, version: StrategyVersion, symbol: str) -> date
             EquityMark.symbol == symbol,
         )
     ).one()
+
+
+def newest_closed(session: Session, strategy_name: str, version: str) -> datetime | None:
+    """Return when the newest booked trade of this version closed."""
+    mine = (Outcome.strategy_name == strategy_name, Outcome.version == version)
+    return session.exec(select(func.max(Outcome.closed_at)).where(*mine)).one()
 
 
 def find_outcomes(

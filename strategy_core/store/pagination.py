@@ -2,10 +2,10 @@
 
 from collections.abc import Collection
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import Select, Text, and_, bindparam, exists, func, inspect, or_, select, type_coerce, union
+from sqlalchemy import Select, Text, and_, bindparam, exists, func, inspect, not_, or_, select, type_coerce, union
 from sqlalchemy import select as select_columns
 from sqlalchemy.dialects.postgresql import JSONB, array
 from sqlalchemy.orm import aliased
@@ -60,6 +60,7 @@ def page_alerts(
     strategies: Collection[str] | None,
     severity: Severity | None,
     unacknowledged: bool,
+    only: Literal["open", "past"] | None = None,
     before_id: int | None,
     limit: int,
 ) -> list[AlertOutbox]:
@@ -67,6 +68,7 @@ def page_alerts(
 
     Args:
         strategies: alerts about one of these, or about several of which it is one. None: all alerts.
+        only: `open` are warnings and critical alerts without an acknowledgement, `past` are all others.
     """
     after = None if before_id is None else (before_id,)
     query = _page(select_columns(AlertOutbox), (col(AlertOutbox.id),), after, limit, descending=True)
@@ -80,7 +82,17 @@ def page_alerts(
         query = query.where(col(AlertOutbox.severity) == severity.value)
     if unacknowledged:
         query = query.where(col(AlertOutbox.acknowledged_at).is_(None))
+    if only == "open":
+        query = query.where(*is_open_alert())
+    if only == "past":
+        query = query.where(not_(and_(*is_open_alert())))
     return list(session.execute(query).scalars())
+
+
+def is_open_alert() -> tuple[Any, ...]:
+    """Return the conditions for an alert that waits for an owner."""
+    waits = [Severity.WARNING.value, Severity.CRITICAL.value]
+    return col(AlertOutbox.severity).in_(waits), col(AlertOutbox.acknowledged_at).is_(None)
 
 
 def _affects(session: Session, strategies: Collection[str]) -> Any:

@@ -8,7 +8,7 @@ from sqlalchemy import delete, func
 from sqlalchemy import select as select_columns
 from sqlmodel import Session, SQLModel, col, select
 
-from strategy_core.domain.strategy import INSUFFICIENT_HISTORY
+from strategy_core.domain.strategy import INSUFFICIENT_HISTORY, Intent
 from strategy_core.store.bulk_insert import write_if_new
 from strategy_core.store.outcomes import is_of
 from strategy_core.store.tables import SIGNALS, ReplayDecision, ReplayMark, ReplayOutcome
@@ -40,6 +40,13 @@ def read_signals(session: Session, stretch: Stretch) -> Sequence[tuple[datetime,
     query = select(ReplayDecision.timestamp, ReplayDecision.decision).where(*stretch.of(ReplayDecision))
     signals = query.where(col(ReplayDecision.decision).in_(SIGNALS))
     return session.exec(signals.order_by(col(ReplayDecision.timestamp))).all()
+
+
+def read_closes(session: Session, stretch: Stretch) -> Sequence[datetime]:
+    """Return the replayed candles on which the version decided to close, oldest first."""
+    query = select(ReplayDecision.timestamp).where(*stretch.of(ReplayDecision))
+    closes = query.where(ReplayDecision.intent == Intent.CLOSE.value)
+    return session.exec(closes.order_by(col(ReplayDecision.timestamp))).all()
 
 
 def read_booked(session: Session, stretch: Stretch) -> set[datetime]:

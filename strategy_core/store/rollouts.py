@@ -1,12 +1,13 @@
 """Canaries, rollouts and gate verdicts. Rollouts change by compare-and-set on their generation."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, bindparam, func, update
+from sqlalchemy import and_, bindparam, func, or_, update
 from sqlalchemy import select as select_columns
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
@@ -14,9 +15,18 @@ from strategy_core.domain.errors import LostRace, NoCanary, UnknownRollout
 from strategy_core.domain.exclusions import excluded_data, read_excluded
 from strategy_core.domain.gates.base import Finding
 from strategy_core.domain.lifecycle import Status
-from strategy_core.domain.ramp import ENDED, State
+from strategy_core.domain.overlap import ServingCanary
+from strategy_core.domain.ramp import ENDED, Position, State
 from strategy_core.store import counters
-from strategy_core.store.tables import CanaryConfig, Counted, GateVerdict, Rollout, RolloutBook, StrategyVersion
+from strategy_core.store.tables import (
+    CanaryConfig,
+    Counted,
+    GateVerdict,
+    Rollout,
+    RolloutBook,
+    StrategyRow,
+    StrategyVersion,
+)
 
 _NEWEST = (
     select(GateVerdict.gate, func.max(GateVerdict.ticked_at).label("ticked_at"))
@@ -45,16 +55,85 @@ def get_canary(session: Session, strategy_name: str) -> CanaryConfig:
     return found
 
 
+def older_canaries(session: Session, strategy_name: str) -> int:
+    """Return how many canaries of other strategies serve users, have the same salt and began earlier.
+
+    If the strategy has no canary, all of them began earlier.
+    """
+    mine = aliased(StrategyRow)
+    serving = (
+        select(CanaryConfig.strategy_name, CanaryConfig.started_at, StrategyVersion.status)
+        .join(StrategyRow, col(StrategyRow.name) == CanaryConfig.strategy_name)
+        .join(mine, and_(col(mine.name) == strategy_name, col(mine.salt) == StrategyRow.salt))
+        .join(
+            StrategyVersion,
+            and_(
+                col(StrategyVersion.strategy_name) == CanaryConfig.strategy_name,
+                col(StrategyVersion.version) == CanaryConfig.version,
+            ),
+        )
+        .where(
+            StrategyVersion.status == Status.CANARY,
+            or_(col(CanaryConfig.rollout_bp) > 0, col(CanaryConfig.strategy_name) == strategy_name),
+        )
+    )
+    began = {name: (at, name) for name, at, _ in session.exec(serving)}
+    own = began.pop(strategy_name, None)
+    return sum(own is None or other < own for other in began.values())
+
+
+def serving_canaries(session: Session, strategies: Collection[str] | None = None) -> list[ServingCanary]:
+    """Return the canaries that serve users, by strategy.
+
+    Args:
+        strategies: only of these.
+    """
+    query = (
+        select(CanaryConfig.strategy_name, CanaryConfig.rollout_bp, StrategyRow.salt)
+        .join(StrategyRow, col(StrategyRow.name) == CanaryConfig.strategy_name)
+        .join(
+            StrategyVersion,
+            and_(
+                col(StrategyVersion.strategy_name) == CanaryConfig.strategy_name,
+                col(StrategyVersion.version) == CanaryConfig.version,
+            ),
+        )
+        .where(StrategyVersion.status == Status.CANARY, col(CanaryConfig.rollout_bp) > 0)
+        .order_by(col(CanaryConfig.strategy_name))
+    )
+    if strategies is not None:
+        query = query.where(col(CanaryConfig.strategy_name).in_(sorted(strategies)))
+    return [ServingCanary(name, percent_bp, salt) for name, percent_bp, salt in session.exec(query)]
+
+
 def point_canary(
-    session: Session, strategy_name: str, version: str, *, rollout_bp: int, salt: str, now: datetime
+    session: Session,
+    strategy_name: str,
+    version: str,
+    *,
+    rollout_bp: int,
+    asked_bp: int | None = None,
+    salt: str,
+    now: datetime,
 ) -> CanaryConfig:
-    """Route *rollout_bp* basis points of users to *version* from now on."""
+    """Route *rollout_bp* basis points of users to *version* from now on.
+
+    Args:
+        asked_bp: what its stage asks for, if the cap on capital makes *rollout_bp* smaller.
+    """
     canary = find_canary(session, strategy_name)
+    asked_bp = rollout_bp if asked_bp is None else asked_bp
     if canary is None:
         canary = CanaryConfig(
-            strategy_name=strategy_name, version=version, rollout_bp=rollout_bp, salt=salt, started_at=now
+            strategy_name=strategy_name,
+            version=version,
+            rollout_bp=rollout_bp,
+            asked_bp=asked_bp,
+            salt=salt,
+            started_at=now,
         )
     else:
+        canary.asked_bp = asked_bp
         canary.version, canary.rollout_bp, canary.started_at, canary.excluded_symbols = version, rollout_bp, now, {}
         canary.generation += 1
     session.add(canary)
@@ -62,9 +141,12 @@ def point_canary(
     return canary
 
 
-def set_canary_share(session: Session, strategy_name: str, rollout_bp: int) -> CanaryConfig:
+def set_canary_share(
+    session: Session, strategy_name: str, rollout_bp: int, *, asked_bp: int | None = None
+) -> CanaryConfig:
+    """Route *rollout_bp* basis points of users to the canary. *asked_bp* is as in `point_canary`."""
     canary = get_canary(session, strategy_name)
-    canary.rollout_bp = rollout_bp
+    canary.rollout_bp, canary.asked_bp = rollout_bp, rollout_bp if asked_bp is None else asked_bp
     canary.generation += 1
     session.add(canary)
     session.flush()
@@ -104,6 +186,18 @@ def get_rollout(session: Session, rollout_id: UUID) -> Rollout:
     if found is None:
         raise UnknownRollout(str(rollout_id))
     return found
+
+
+def risk_scales(session: Session, wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], float]:
+    """Return by (strategy, version) the scale of positions, as its newest rollout has frozen it. Others have none."""
+    pairs = sorted(set(wanted))
+    if not pairs:
+        return {}
+    mine = or_(*(and_(col(Rollout.strategy_name) == name, col(Rollout.version) == version) for name, version in pairs))
+    rows = session.exec(
+        select(Rollout.strategy_name, Rollout.version, Rollout.risk_scale).where(mine).order_by(col(Rollout.started_at))
+    ).all()
+    return {(name, version): scale for name, version, scale in rows}
 
 
 def open_rollout(session: Session, strategy_name: str) -> Rollout | None:
@@ -232,6 +326,33 @@ def value_peaks(session: Session, rollout_id: UUID, gate: str, *, most: int) -> 
     return [(at, value) for at, value in session.execute(peaks)]
 
 
+def interval_path(
+    session: Session, rollout_id: UUID, gate: str, *, most: int
+) -> list[tuple[datetime, float, float, float]]:
+    """Return at most *most* + 1 points (time, value, low, limit) of a gate's verdicts with an interval, oldest first.
+
+    They are evenly spaced, and the newest is among them.
+    """
+    names = ("ticked_at", "value", "low", "limit")
+    columns: list[Any] = [col(getattr(GateVerdict, name)) for name in names]
+    counted = (
+        select_columns(
+            *columns,
+            (func.row_number().over(order_by=col(GateVerdict.ticked_at).desc()) - 1).label("place"),
+            func.count().over().label("total"),
+        )
+        .where(
+            col(GateVerdict.rollout_id) == rollout_id,
+            col(GateVerdict.gate) == gate,
+            *(each.is_not(None) for each in columns),
+        )
+        .subquery()
+    )
+    every = counted.c.place % ((counted.c.total + most - 1) // most) == 0
+    found = select_columns(*(counted.c[name] for name in names)).where(every).order_by(counted.c.ticked_at)
+    return [(at, value, low, limit) for at, value, low, limit in session.execute(found)]
+
+
 def record_findings(session: Session, rollout: Rollout, findings: Sequence[Finding], now: datetime) -> list[Finding]:
     """Write the findings that differ from their gate's newest row, and return those with a changed verdict.
 
@@ -278,3 +399,17 @@ def _new_content(finding: Finding, rollout: Rollout) -> tuple[object, ...]:
 
 def _open() -> SelectOfScalar[Rollout]:
     return select(Rollout).where(col(Rollout.state).not_in(sorted(ENDED)))
+
+
+def position(rollout: Any, excluded: Collection[str] = ()) -> Position:
+    """Return where a rollout, or a row with its columns, stands: *excluded* are off its canary now."""
+    return Position(
+        state=State(rollout.state),
+        stage_index=rollout.stage_index,
+        stage_entered_at=rollout.stage_entered_at,
+        stage_extended_at=rollout.stage_extended_at,
+        approved_stage=rollout.approved_stage,
+        blind_since=rollout.blind_since,
+        promoted_at=rollout.promoted_at,
+        excluded=tuple(sorted(excluded)),
+    )

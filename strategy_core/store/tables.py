@@ -12,10 +12,12 @@ from sqlalchemy import (
     Column,
     DateTime,
     Dialect,
+    Float,
     ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
+    String,
     Text,
     UniqueConstraint,
     text,
@@ -29,8 +31,10 @@ from strategy_core.domain.errors import NaiveTime
 from strategy_core.domain.gates.base import Verdict
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.ramp import ENDED, State
+from strategy_core.domain.release_times import ALL_STRATEGIES
 from strategy_core.domain.routing import as_percent
 from strategy_core.domain.strategy import Action
+from strategy_core.domain.user_exclusions import ExclusionKind
 
 JsonColumn = JSON().with_variant(JSONB(), "postgresql")
 
@@ -76,6 +80,10 @@ def _time(index: bool = False, nullable: bool = False, primary_key: bool = False
     return Column(UtcDateTime(), nullable=nullable, index=index, primary_key=primary_key)
 
 
+def _intent() -> Any:
+    return Column(String, nullable=False, server_default="open")
+
+
 def _json() -> Any:
     return Column(JsonColumn, nullable=False)
 
@@ -94,6 +102,15 @@ class StrategyRow(SQLModel, table=True):
     created_at: datetime = Field(sa_column=_time())
     generation: int = 0  # position of the newest audit event, raised by one with each change
     audit_head: str = ""  # hash of that event
+
+
+class StrategyPolicy(SQLModel, table=True):
+    """The rules for rollouts of a strategy that has any. Apart from its row, which every rollback locks and reads."""
+
+    __tablename__ = "strategy_policy"
+
+    strategy_name: str = Field(primary_key=True, foreign_key="strategy.name")
+    policy: dict[str, Any] = Field(sa_column=_json())  # of `domain.policy.Policy`
 
 
 class StrategyVersion(SQLModel, table=True):
@@ -184,6 +201,7 @@ class CanaryConfig(SQLModel, table=True):
     strategy_name: str
     version: str
     rollout_bp: int
+    asked_bp: int = 0  # of the stage. More than `rollout_bp` where the cap on capital leaves users out
     salt: str = ""
     generation: int = 1
     started_at: datetime = Field(sa_column=_time())
@@ -192,6 +210,54 @@ class CanaryConfig(SQLModel, table=True):
     @property
     def rollout_percent(self) -> float:
         return as_percent(self.rollout_bp)
+
+    @property
+    def asked_percent(self) -> float:
+        return as_percent(max(self.asked_bp, self.rollout_bp))  # an earlier release does not set `asked_bp`
+
+
+class UserExclusionRow(SQLModel, table=True):
+    """An exclusion of one user, for one strategy or for all (`*`). Only its end is set later, and once.
+
+    An owner, the platform or a tick sets it and ends it through `store.user_exclusions`. After `until` it no longer
+    counts, whether or not it was ended. Ended rows are kept: trades are checked by the exclusions of their time.
+    """
+
+    __tablename__ = "canary_exclusion"
+    __table_args__ = (  # without a foreign key, as `release_freeze`: a row may be about all strategies
+        CheckConstraint(_one_of("kind", list(ExclusionKind)), name="ck_exclusion_kind"),
+        CheckConstraint("user_id <> ''", name="ck_exclusion_user"),
+        CheckConstraint("valid_to >= valid_from", name="ck_exclusion_span"),
+        CheckConstraint("until > valid_from", name="ck_exclusion_until"),
+        Index(
+            "one_exclusion_per_user",
+            "strategy_name",
+            "kind",
+            "user_id",
+            unique=True,
+            sqlite_where=text("valid_to IS NULL"),
+            postgresql_where=text("valid_to IS NULL"),
+        ),
+        Index("ix_exclusion_user", "user_id", "strategy_name"),
+    )
+    id: int | None = Field(default=None, primary_key=True)
+    strategy_name: str
+    user_id: str
+    kind: str  # a `domain.user_exclusions.ExclusionKind`
+    valid_from: datetime = Field(sa_column=_time())
+    valid_to: datetime | None = Field(default=None, sa_column=_time(nullable=True))  # empty: it was not ended
+    until: datetime | None = Field(default=None, sa_column=_time(nullable=True))  # as it was set. Empty: no limit
+    reason: str = Field(sa_column=Column(Text, nullable=False))
+    actor: str
+
+    @property
+    def shown_strategy(self) -> str:
+        return "all strategies" if self.strategy_name == ALL_STRATEGIES else self.strategy_name
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """When it ended or will end, or None."""
+        return min((each for each in (self.valid_to, self.until) if each is not None), default=None)
 
 
 # Evidence: rows are inserted and not changed. A trigger refuses updates and deletes
@@ -209,6 +275,7 @@ class ShadowDecisionLog(SQLModel, table=True):
             name="fk_decision_version",
         ),
         CheckConstraint(_one_of("decision", [*Action, ERROR]), name="ck_decision"),
+        CheckConstraint("intent = 'open' OR (intent = 'close' AND decision = 'hold')", name="ck_intent"),
         CheckConstraint("confidence BETWEEN 0 AND 1", name="ck_confidence"),
         CheckConstraint("(decision = 'error') = (error_kind <> '')", name="ck_error_kind"),
         Index(
@@ -226,6 +293,7 @@ class ShadowDecisionLog(SQLModel, table=True):
     symbol: str
     timestamp: datetime = Field(sa_column=_time())
     decision: str
+    intent: str = Field(default="open", sa_column=_intent())  # of `domain.strategy.Intent`
     confidence: float = 0.0
     features: dict[str, Any] = Field(sa_column=_json())
     reason: str = ""
@@ -235,6 +303,53 @@ class ShadowDecisionLog(SQLModel, table=True):
     error_kind: str = ""
     error: str | None = Field(default=None, sa_column=Column(Text))
     logged_at: datetime = Field(sa_column=_time())
+
+
+class SignalRow(SQLModel, table=True):
+    """A buy, sell or close of a version that served users, for platforms that copy it. A copy from the decision log.
+
+    Inserted with the decision, without a number. Numbers are given later, one transaction after the other, so that a
+    reader that has seen a number has seen all lower ones. Nothing but the number is changed, and that once.
+    """
+
+    __tablename__ = "signal"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["strategy_name", "version"],
+            ["strategy_version.strategy_name", "strategy_version.version"],
+            name="fk_signal_version",
+        ),
+        UniqueConstraint("number", name="uq_signal_number"),
+        CheckConstraint(
+            "(decision IN ('buy', 'sell') AND intent = 'open') OR (decision = 'hold' AND intent = 'close')",
+            name="ck_signal",
+        ),
+        Index(
+            "ix_signal_unnumbered",
+            "timestamp",
+            sqlite_where=text("number IS NULL"),
+            postgresql_where=text("number IS NULL"),
+        ),
+    )
+    decision_id: UUID = Field(primary_key=True)
+    number: int | None = Field(default=None, sa_column=Column(BigInteger, nullable=True))
+    strategy_name: str
+    version: str
+    symbol: str
+    timestamp: datetime = Field(sa_column=_time())
+    decision: str
+    intent: str = "open"
+    confidence: float
+
+
+class SignalHead(SQLModel, table=True):
+    """One row, made with the first signal: its newest number, and the newest one that is not kept any more."""
+
+    __tablename__ = "signal_head"
+    __table_args__ = (CheckConstraint("id = 1 AND dropped <= number", name="ck_signal_head"),)
+    id: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    number: int = Field(sa_column=Column(BigInteger, nullable=False))
+    dropped: int = Field(sa_column=Column(BigInteger, nullable=False))
 
 
 class FailedRun(SQLModel, table=True):
@@ -307,6 +422,7 @@ class ReplayDecision(SQLModel, table=True):
             name="fk_replay_version",
         ),
         CheckConstraint(_one_of("decision", list(Action)), name="ck_replay_decision"),
+        CheckConstraint("intent = 'open' OR (intent = 'close' AND decision = 'hold')", name="ck_replay_intent"),
         CheckConstraint("confidence BETWEEN 0 AND 1", name="ck_replay_confidence"),
         CheckConstraint("timestamp < replayed_at", name="ck_replay_past"),
     )
@@ -315,6 +431,7 @@ class ReplayDecision(SQLModel, table=True):
     symbol: str = Field(primary_key=True)
     timestamp: datetime = Field(sa_column=_time(primary_key=True))
     decision: str
+    intent: str = Field(default="open", sa_column=_intent())
     confidence: float
     reason: str
     window_hash: str
@@ -411,6 +528,32 @@ class ComparisonReport(SQLModel, table=True):
     created_at: datetime = Field(sa_column=_time())
 
 
+class OwnerReport(SQLModel, table=True):
+    """A report that was written for owners, as the facts from which its page is rendered. Insert-only.
+
+    Attributes:
+        kind: a `domain.owner_reports.Kind`.
+        subject: what it is about, once per kind: the day of a morning note, a week, a rollout, a version.
+        html_sha256: of the page, so that a reader can check that it is the one that was sent.
+    """
+
+    __tablename__ = "report"
+    __table_args__ = (  # without a foreign key: its check would wait for the lock of a change of the strategy
+        UniqueConstraint("strategy_name", "kind", "subject", name="uq_owner_report"),
+        Index("ix_owner_report", "strategy_name", "created_at"),
+    )
+    id: UUID = Field(default_factory=uuid4, primary_key=True)
+    kind: str
+    strategy_name: str
+    subject: str
+    period_start: datetime = Field(sa_column=_time())
+    period_end: datetime = Field(sa_column=_time())
+    sentence: str = Field(sa_column=Column(Text, nullable=False))
+    facts: dict[str, Any] = Field(sa_column=_json())
+    html_sha256: str
+    created_at: datetime = Field(sa_column=_time(index=True))
+
+
 # Rollouts and what their gates read
 
 
@@ -440,6 +583,7 @@ class Rollout(SQLModel, table=True):
         CheckConstraint(f"({_OPEN}) = (ended_at IS NULL)", name="ck_rollout_ended"),
         CheckConstraint("stage_index >= 0", name="ck_stage_index"),
         CheckConstraint("version <> control_version", name="ck_rollout_control"),
+        CheckConstraint("risk_scale BETWEEN 0.5 AND 1", name="ck_risk_scale"),
         Index(
             "one_open_rollout_per_strategy",
             "strategy_name",
@@ -465,6 +609,8 @@ class Rollout(SQLModel, table=True):
     ended_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
     last_tick_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
     reason: str = Field(default="", sa_column=Column(Text, nullable=False))
+    risk_scale: float = Field(default=1.0, sa_column=Column(Float, nullable=False, server_default="1"))
+    risk: dict[str, Any] | None = Field(default=None, sa_column=Column(JsonColumn, nullable=True))  # a `risk.Risk`
 
 
 class GateVerdict(SQLModel, table=True):
@@ -538,6 +684,90 @@ class MetricSample(SQLModel, table=True):
     taken_at: datetime = Field(sa_column=_time())
     value: float | None = None
     problem: str = Field(default="", sa_column=Column(Text, nullable=False))
+
+
+# When rollouts may start and advance
+
+
+class FreezeRow(SQLModel, table=True):
+    """A time in which no stage of a strategy, or of all strategies (`*`), is entered. Only its lifting is set later."""
+
+    __tablename__ = "release_freeze"
+    __table_args__ = (
+        CheckConstraint("starts_at < ends_at", name="ck_freeze_span"),
+        CheckConstraint("(lifted_at IS NULL) = (lifted_by = '')", name="ck_freeze_lifted"),
+        Index("ix_release_freeze", "strategy_name", "ends_at"),
+    )
+    id: int | None = Field(default=None, primary_key=True)
+    strategy_name: str
+    starts_at: datetime = Field(sa_column=_time())
+    ends_at: datetime = Field(sa_column=_time())
+    reason: str = Field(sa_column=Column(Text, nullable=False))
+    set_at: datetime = Field(sa_column=_time())
+    set_by: str
+    lifted_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    lifted_by: str = ""
+    lifted_because: str = Field(default="", sa_column=Column(Text, nullable=False))
+
+    @property
+    def covers_all(self) -> bool:
+        """Whether it concerns every strategy."""
+        return self.strategy_name == ALL_STRATEGIES
+
+    @property
+    def shown_strategy(self) -> str:
+        return "all strategies" if self.covers_all else self.strategy_name
+
+    @property
+    def span(self) -> str:
+        return f"{self.starts_at:%Y-%m-%d %H:%M} to {self.until:%Y-%m-%d %H:%M} UTC"
+
+    @property
+    def until(self) -> datetime:
+        """When it ends, or ended because it was lifted."""
+        return self.ends_at if self.lifted_at is None else max(self.starts_at, min(self.ends_at, self.lifted_at))
+
+
+class ScheduledStart(SQLModel, table=True):
+    """A start of a rollout at a later time. Its version stays in shadow until then. Only its end is set later.
+
+    A tick starts it once its time has come, or refuses it if a check of the start fails. An owner cancels it, and so
+    does a rollback. A strategy has at most one that is pending.
+    """
+
+    __tablename__ = "scheduled_start"
+    __table_args__ = (
+        CheckConstraint("outcome IN ('', 'started', 'refused', 'cancelled')", name="ck_start_outcome"),
+        CheckConstraint("(ended_at IS NULL) = (outcome = '')", name="ck_start_ended"),
+        CheckConstraint("(outcome = 'started') = (rollout_id IS NOT NULL)", name="ck_start_rollout"),
+        ForeignKeyConstraint(
+            ["strategy_name", "version"],
+            ["strategy_version.strategy_name", "strategy_version.version"],
+            name="fk_start_version",
+        ),
+        Index(
+            "one_scheduled_start_per_strategy",
+            "strategy_name",
+            unique=True,
+            sqlite_where=text("ended_at IS NULL"),
+            postgresql_where=text("ended_at IS NULL"),
+        ),
+    )
+    id: UUID = Field(default_factory=uuid4, primary_key=True)
+    strategy_name: str
+    version: str
+    plan: dict[str, Any] = Field(sa_column=_json())
+    start_at: datetime = Field(sa_column=_time())
+    asked_at: datetime = Field(sa_column=_time())
+    actor: str  # who scheduled it. The rollout counts as started by this owner
+    role: str
+    source: str
+    reason: str = Field(default="", sa_column=Column(Text, nullable=False))
+    override_reason: str = Field(default="", sa_column=Column(Text, nullable=False))
+    ended_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    outcome: str = ""  # started, refused or cancelled
+    ended_because: str = Field(default="", sa_column=Column(Text, nullable=False))
+    rollout_id: UUID | None = Field(default=None, foreign_key="rollout.id")
 
 
 # Audit trail and alerts
@@ -663,10 +893,69 @@ class PlatformUser(SQLModel, table=True):
     """A user of the platform, as last loaded from its user directory."""
 
     __tablename__ = "platform_user"
-    __table_args__ = (CheckConstraint("capital >= 0", name="ck_capital"),)
+    __table_args__ = (CheckConstraint("capital >= 0", name="ck_capital"), Index("ix_user_capital", "capital"))
     user_id: str = Field(primary_key=True)
     capital: float | None = None  # in the platform's own unit of account
     loaded_at: datetime = Field(sa_column=_time())
+
+
+class Segment(SQLModel, table=True):
+    """A named group of users, for rules of toggles. *loaded_at* is its last change."""
+
+    __tablename__ = "segment"
+    name: str = Field(primary_key=True)
+    users: int
+    loaded_at: datetime = Field(sa_column=_time())
+
+
+class UserSegment(SQLModel, table=True):
+    """The membership of a user in a segment. Users need not be in the user list."""
+
+    __tablename__ = "user_segment"
+    __table_args__ = (Index("ix_user_segment_user", "user_id"),)
+    segment_name: str = Field(primary_key=True, foreign_key="segment.name")
+    user_id: str = Field(primary_key=True)
+
+
+class ToggleRule(SQLModel, table=True):
+    """A rule of a toggle from *valid_from* until *valid_to*. Only *valid_to* is set later, once.
+
+    The rules of a toggle are in the order of *position*, from 1.
+    """
+
+    __tablename__ = "toggle_rule"
+    __table_args__ = (
+        CheckConstraint("position > 0", name="ck_rule_position"),
+        CheckConstraint("valid_to >= valid_from", name="ck_rule_span"),
+        Index(
+            "one_rule_per_position",
+            "strategy_name",
+            "toggle",
+            "position",
+            unique=True,
+            sqlite_where=text("valid_to IS NULL"),
+            postgresql_where=text("valid_to IS NULL"),
+        ),
+        Index("ix_toggle_rule", "strategy_name", "toggle", "valid_from"),
+    )
+    id: int | None = Field(default=None, primary_key=True)
+    strategy_name: str = Field(foreign_key="strategy.name")
+    toggle: str
+    position: int
+    conditions: dict[str, Any] = Field(sa_column=_json())  # of `domain.toggles.When`
+    value: Any = Field(sa_column=_json())
+    valid_from: datetime = Field(sa_column=_time())
+    valid_to: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    set_by: str
+
+
+class ToggleRevision(SQLModel, table=True):
+    """One row. Each change of what resolves toggles gives it another *revision*, by which routers notice the change."""
+
+    __tablename__ = "toggle_revision"
+    __table_args__ = (CheckConstraint("id = 1", name="ck_one_revision"),)
+    id: int = Field(default=1, primary_key=True)
+    revision: str
 
 
 class LiveTrade(SQLModel, table=True):
@@ -690,6 +979,9 @@ class LiveTrade(SQLModel, table=True):
         CheckConstraint("risk > 0", name="ck_live_risk"),
         CheckConstraint("state <> 'closed' OR risk IS NOT NULL", name="ck_live_r"),
         CheckConstraint("latency_ms >= 0", name="ck_live_latency"),
+        CheckConstraint("entry_price > 0", name="ck_live_entry"),
+        CheckConstraint("side IN ('buy', 'sell')", name="ck_live_side"),
+        CheckConstraint("size > 0", name="ck_live_size"),
         Index("ix_live_trade", "strategy_name", "opened_at"),
         Index(
             "ix_live_misrouted",
@@ -697,6 +989,14 @@ class LiveTrade(SQLModel, table=True):
             "opened_at",
             sqlite_where=text("misrouted = 1"),
             postgresql_where=text("misrouted"),
+        ),
+        Index(
+            "ix_live_closed_by_user",
+            "strategy_name",
+            "user_id",
+            "closed_at",
+            sqlite_where=text("state = 'closed'"),
+            postgresql_where=text("state = 'closed'"),
         ),
     )
     id: int | None = Field(default=None, primary_key=True)  # in the order of arrival
@@ -706,6 +1006,8 @@ class LiveTrade(SQLModel, table=True):
     strategy_name: str
     version: str
     symbol: str
+    side: str | None = None  # buy or sell, if the platform reports it
+    size: float | None = None  # in the platform's own unit
     opened_at: datetime = Field(sa_column=_time())  # of a failed order: when it was placed
     candle_s: int = Field(sa_type=BigInteger)  # its open time in Unix seconds, or the hour for longer candles
     closed_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
@@ -713,9 +1015,117 @@ class LiveTrade(SQLModel, table=True):
     risk: float | None = None  # distance from entry to stop, in the same unit
     error: str = Field(default="", sa_column=Column(Text, nullable=False))
     latency_ms: float | None = None  # from the signal to the fill
-    canary_bp: int  # share of users routed to the canary when the trade was opened
+    entry_price: float | None = None  # of the feed's symbol, if the platform reports it
+    canary_bp: int  # share of users like this one that routing gave the canary then: 0 if kept, 10,000 if always
     misrouted: bool  # the version is not the one that routing gave this user then
     ingested_at: datetime = Field(sa_column=_time())
+
+
+# Positions
+
+
+_OPEN_POSITION = text("closed_at IS NULL")
+
+
+class Position(SQLModel, table=True):
+    """One user's trade from its opening to its close, and the version that decides when to leave it.
+
+    Kept in the transaction that stores the platform's report. Routing gives a user's entries another version, and a
+    position stays with its manager: the version on the order, until an owner hands it over. Rows are not deleted.
+    """
+
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["strategy_name", "opened_by"],
+            ["strategy_version.strategy_name", "strategy_version.version"],
+            name="fk_position_opener",
+        ),
+        ForeignKeyConstraint(
+            ["strategy_name", "manager"],
+            ["strategy_version.strategy_name", "strategy_version.version"],
+            name="fk_position_manager",
+        ),
+        CheckConstraint("side IN ('buy', 'sell')", name="ck_position_side"),
+        CheckConstraint("size >= 0", name="ck_position_size"),
+        CheckConstraint(
+            "manager IS NOT NULL OR flatten_at IS NOT NULL OR closed_at IS NOT NULL", name="ck_position_managed"
+        ),
+        Index(
+            "ix_position_open",
+            "strategy_name",
+            "manager",
+            sqlite_where=_OPEN_POSITION,
+            postgresql_where=_OPEN_POSITION,
+        ),
+        Index("ix_position_opened", "strategy_name", "opened_at"),
+    )
+    trade_id: str = Field(primary_key=True)
+    user_id: str
+    strategy_name: str
+    symbol: str
+    side: str | None = None  # buy or sell. Empty: the platform does not report it
+    size: float | None = None  # what is left of it, in the platform's own unit
+    opened_by: str  # the version on the order
+    manager: str | None = None  # empty: its manager was retired and it is to be closed, so no version decides on it
+    managed_since: datetime = Field(sa_column=_time())  # decisions on candles that closed before do not count
+    opened_at: datetime = Field(sa_column=_time())
+    closed_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    flatten_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))  # to be closed from then on
+    missing_since: datetime | None = Field(default=None, sa_column=_time(nullable=True))  # not in the last snapshot
+    recorded_at: datetime = Field(sa_column=_time())
+
+
+class PositionChange(SQLModel, table=True):
+    """What changed on a position, beside its opening and its close, and who changed it. Insert-only."""
+
+    __tablename__ = "position_change"
+    __table_args__ = (
+        CheckConstraint("kind IN ('hand_over', 'flatten', 'size', 'missing', 'found')", name="ck_position_change"),
+        Index("ix_position_change", "trade_id"),
+    )
+    id: int | None = Field(default=None, primary_key=True)
+    trade_id: str = Field(foreign_key="position.trade_id")
+    strategy_name: str
+    at: datetime = Field(sa_column=_time())
+    kind: str
+    before: str = ""  # manager, time of the flatten or size
+    after: str = ""
+    actor: str
+    reason: str = Field(default="", sa_column=Column(Text, nullable=False))
+
+
+class PositionExit(SQLModel, table=True):
+    """An exit, announced to the platform: leave this position, and why. Insert-only.
+
+    A position has one at most, and one more because of a flatten, which the platform hears if it missed the first.
+
+    Ids are given in the order of the commits, so that a reader who has seen one has seen all before it.
+    """
+
+    __tablename__ = "position_exit"
+    __table_args__ = (
+        UniqueConstraint("trade_id", "flattens", name="uq_position_exit"),
+        CheckConstraint("why IN ('close', 'stop', 'target', 'horizon', 'flatten')", name="ck_position_exit"),
+        CheckConstraint("flattens = (why = 'flatten')", name="ck_position_exit_flattens"),
+        Index("ix_position_exit", "strategy_name", "id"),
+    )
+    id: int | None = Field(default=None, primary_key=True)
+    trade_id: str = Field(foreign_key="position.trade_id")
+    strategy_name: str
+    symbol: str
+    manager: str | None = None
+    why: str  # of `domain.positions.Why`
+    flattens: bool
+    candle: datetime | None = Field(default=None, sa_column=_time(nullable=True))  # open time. Empty: an owner's act
+    announced_at: datetime = Field(sa_column=_time())
+
+
+class PositionSnapshot(SQLModel, table=True):
+    """When the newest snapshot of a strategy's positions was taken on the platform. An older one is refused."""
+
+    __tablename__ = "position_snapshot"
+    strategy_name: str = Field(primary_key=True, foreign_key="strategy.name")
+    taken_at: datetime = Field(sa_column=_time())
 
 
 # Time
@@ -769,6 +1179,51 @@ class OwnerRequest(SQLModel, table=True):
     ended_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
     failed: bool = False
     line: str = Field(default="", sa_column=Column(Text, nullable=False))
+
+
+class Proposal(SQLModel, table=True):
+    """A change that an assistant proposes. It is done once a person approves it, and at most once.
+
+    `services.proposals` moves it on: a person decides it, and what became of an approved one is stored in `line`.
+    Decided proposals are kept.
+    """
+
+    __table_args__ = (
+        CheckConstraint("(decided_at IS NULL) = (decision = '')", name="ck_proposal_decided"),
+        CheckConstraint("decision IN ('', 'approved', 'rejected')", name="ck_proposal_decision"),
+        Index("ix_proposal_strategy", "strategy_name", "proposed_at"),
+    )
+    id: UUID = Field(default_factory=uuid4, primary_key=True)
+    strategy_name: str = Field(foreign_key="strategy.name")
+    action: str
+    parameters: dict[str, Any] = Field(sa_column=_json())
+    reason: str = Field(sa_column=Column(Text, nullable=False))
+    generation: int  # of the strategy when it was proposed. With another one it is refused
+    proposed_by: str
+    proposed_at: datetime = Field(sa_column=_time())
+    decision: str = ""
+    decided_by: str = ""
+    decided_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    failed: bool = False
+    line: str = Field(default="", sa_column=Column(Text, nullable=False))
+
+
+class AgentCall(SQLModel, table=True):
+    """One call of an assistant, also one that only reads or was refused. Insert-only, deleted after 90 days.
+
+    Apart from the audit events: reading changes no strategy, waits for none, and does not raise its generation.
+    """
+
+    __tablename__ = "agent_call"
+    __table_args__ = (Index("ix_agent_call_strategy", "strategy_name", "id"),)
+    id: int | None = Field(default=None, primary_key=True)
+    at: datetime = Field(sa_column=_time())
+    actor: str
+    tool: str
+    strategy_name: str
+    arguments: dict[str, Any] = Field(sa_column=_json())
+    refused: str = Field(default="", sa_column=Column(Text, nullable=False))  # why. Empty: answered
+    request_id: str = ""  # of the audit event, if the call changed something
 
 
 class ApiAnswer(SQLModel, table=True):
@@ -846,9 +1301,14 @@ class Tally(SQLModel, table=True):
 
 
 class DirectoryTally(SQLModel, table=True):
-    """How many users of the directory lie below each bucket under a salt. Empty until a directory is loaded."""
+    """How many users of the directory, and how much capital, lie below each bucket under a salt.
+
+    Empty until a directory is loaded.
+    """
 
     __tablename__ = "directory_tally"
     salt: str = Field(primary_key=True)
     users: int
     below: bytes  # 10,001 big-endian uint32: users below bucket 0, 1, … 10,000
+    unknown_below: bytes = b""  # the same of users whose capital is unknown
+    capital_below: bytes = b""  # 10,001 big-endian float64: known capital below bucket 0, 1, … 10,000

@@ -13,8 +13,9 @@ from strategy_core.domain.errors import LostRace, NoActiveVersion, UnknownStrate
 from strategy_core.domain.exclusions import UNREADABLE, excluded_names
 from strategy_core.domain.lifecycle import Status, check_move
 from strategy_core.domain.routing import Routing
+from strategy_core.store import toggles, user_exclusions
 from strategy_core.store.engine import cancel_when_idle, insert_if_new
-from strategy_core.store.tables import CanaryConfig, RecordedAnswers, StrategyRow, StrategyVersion
+from strategy_core.store.tables import CanaryConfig, RecordedAnswers, StrategyPolicy, StrategyRow, StrategyVersion
 
 _SERVES = and_(
     col(StrategyVersion.strategy_name) == StrategyRow.name,
@@ -25,6 +26,7 @@ _ROUTING = (
         col(StrategyRow.name),
         col(StrategyRow.salt),
         col(StrategyRow.generation),
+        col(StrategyRow.audit_head),
         col(StrategyVersion.status),
         col(StrategyVersion.version),
         col(CanaryConfig.rollout_bp),
@@ -74,6 +76,18 @@ def strategy_names(session: Session) -> Sequence[str]:
     return session.exec(select(StrategyRow.name).order_by(StrategyRow.name)).all()
 
 
+def find_policy(session: Session, strategy_name: str) -> StrategyPolicy | None:
+    return session.get(StrategyPolicy, strategy_name, populate_existing=True)
+
+
+def put_policy(session: Session, strategy_name: str, policy: dict[str, Any]) -> None:
+    """Replace the policy of a strategy. The caller has locked the strategy's row."""
+    row = find_policy(session, strategy_name) or StrategyPolicy(strategy_name=strategy_name, policy={})
+    row.policy = policy
+    session.add(row)
+    session.flush()
+
+
 def salts(session: Session) -> Sequence[str]:
     """Return every salt in use for user bucketing."""
     return session.exec(select(StrategyRow.salt).distinct().order_by(StrategyRow.salt)).all()
@@ -120,8 +134,8 @@ def active_version(session: Session, strategy_name: str) -> StrategyVersion:
     return found
 
 
-def routing(session: Session, strategy_name: str) -> Routing:
-    """Return the strategy's routing, read in one query and therefore consistent.
+def routing(session: Session, strategy_name: str, now: datetime) -> Routing:
+    """Return the strategy's routing at *now*, as `all_routing`.
 
     Raises:
         UnknownStrategy, NoActiveVersion
@@ -130,12 +144,25 @@ def routing(session: Session, strategy_name: str) -> Routing:
     if found is None:
         get_strategy(session, strategy_name)
         raise NoActiveVersion(strategy_name)
-    return found
+    return user_exclusions.with_users(session, {strategy_name: found}, now)[strategy_name] or found
 
 
-def all_routing(session: Session) -> dict[str, Routing | None]:
-    """Return the routing of all strategies by name (None: no active version)."""
-    return _routings(session.execute(_ROUTING).all())
+def all_routing(session: Session, now: datetime) -> dict[str, Routing | None]:
+    """Return the routing of all strategies by name (None: no active version).
+
+    Args:
+        now: exclusions of users whose `until` has come no longer count.
+    """
+    return user_exclusions.with_users(session, serving_routing(session)[0], now)
+
+
+def serving_routing(session: Session) -> tuple[dict[str, Routing | None], dict[str, str]]:
+    """Return `all_routing` without users' exclusions, and the hash of each strategy's newest audit event.
+
+    Both are read in one query and therefore consistent.
+    """
+    rows = session.execute(_ROUTING).all()
+    return _routings(rows), {row.name: row.audit_head for row in rows}
 
 
 def _routings(rows: Sequence[Any]) -> dict[str, Routing | None]:
@@ -174,6 +201,8 @@ def previously_active(session: Session, strategy_name: str) -> StrategyVersion |
 def add_version(session: Session, version: StrategyVersion) -> None:
     session.add(version)
     session.flush()
+    if "toggles" in version.fingerprint_parts:
+        toggles.touch(session)
 
 
 def add_answers(session: Session, version: StrategyVersion, content: bytes) -> None:

@@ -59,7 +59,7 @@ def validated(params_model: type[BaseModel], config: Mapping[str, Any], entry_po
         InvalidConfig: an unknown key (even if the model's `extra` allows it), an invalid value, a secret, or a number
             that is not finite. One line per field.
     """
-    fields = _keys(params_model)
+    fields = config_keys(params_model)
     free = issubclass(params_model, FreeConfig)
     problems = [f"{name}: {NO_PLACE}" for name in _secret_fields(params_model, set())]
     problems += [_unknown(key, fields) for key in config if key not in fields and not free]
@@ -218,7 +218,7 @@ def trained_until_of(owner: Any, params: BaseModel) -> datetime | None:
     )
 
 
-def _keys(params_model: type[BaseModel]) -> list[str]:
+def config_keys(params_model: type[BaseModel]) -> list[str]:
     """Return the keys that the model reads. A field with an alias is read by its alias only."""
     by_name = _by_name(params_model)
     return [key for name, field in params_model.model_fields.items() for key in _keys_of(name, field, by_name=by_name)]
@@ -293,7 +293,7 @@ class Adapted:
     """
 
     def __init__(self, engine: Any, entry_point: str) -> None:
-        self._source = engine
+        self.source = engine
         self._entry_point = entry_point
         self._made: tuple[BaseModel, Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -321,7 +321,7 @@ class Adapted:
 
     def _engine(self, params: BaseModel) -> Any:
         if self._maker is None:
-            return self._source
+            return self.source
         if self._made is None or self._made[0] != params:
             arguments = {name: getattr(params, name) for name in type(params).model_fields}
             engine = self._maker(**arguments, **(params.model_extra or {}))

@@ -14,14 +14,25 @@ CHANGES = {name: sample for name, sample in SAMPLES.items() if sample.changes}
 ABOUT_ONE = {
     name: sample
     for name, sample in GUARDED.items()
-    if name not in ("read_routing", "metrics")  # of all strategies: they leave out what the token does not cover
+    if name
+    not in (
+        "read_routing",
+        "read_toggles",
+        "metrics",
+    )  # of all strategies: they leave out what the token does not cover
 }
-NO_CHANGE_OF_A_STRATEGY = ("report_outcomes", "replay", "acknowledge")  # evidence, and what an owner knows of
+NO_CHANGE_OF_A_STRATEGY = (
+    "report_outcomes",
+    "reconcile",
+    "replay",
+    "acknowledge",
+    "reject_proposal",
+)  # evidence, and what an owner knows of
 ROLLBACKS = ("roll_back_rollout", "roll_back_strategy", "roll_back_on_alerts")
 OURS = {  # whose body is of this API's own form
     name: sample for name, sample in SAMPLES.items() if sample.json is not None and name != "roll_back_on_alerts"
 }
-UNCONDITIONAL = ("register", *NO_CHANGE_OF_A_STRATEGY, *ROLLBACKS)
+UNCONDITIONAL = ("register", "approve_proposal", *NO_CHANGE_OF_A_STRATEGY, *ROLLBACKS)
 NOBODY = "11111111-1111-4111-8111-111111111111"
 
 

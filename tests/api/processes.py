@@ -21,19 +21,24 @@ PATIENCE_S = 120.0
 def serving(database_url: str, log: Path, **more: str) -> Iterator[str]:
     """Run one process of the API, with *more* of its settings, and yield its address once it is healthy."""
     port = free_port()
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("ROLLOUT_")}
-    settings = {"ROLLOUT_DATABASE_URL": database_url, "ROLLOUT_API_SECRET": SECRET, "ROLLOUT_API_PORT": str(port)}
-    settings |= {f"ROLLOUT_API_{name.upper()}": value for name, value in more.items()}
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "strategy_core.api"], env=clean | settings, stdout=output, stderr=output
-        )
+    process = start(database_url, log, port, **more)
     try:
         wait_until_healthy(f"http://127.0.0.1:{port}")
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         assert process.wait(PATIENCE_S) in (0, -15), log.read_text()[-2_000:]
+
+
+def start(database_url: str, log: Path, port: int, **more: str) -> "subprocess.Popen[bytes]":
+    """Start one process of the API on *port*, and do not wait for it. The caller ends it."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("ROLLOUT_")}
+    settings = {"ROLLOUT_DATABASE_URL": database_url, "ROLLOUT_API_SECRET": SECRET, "ROLLOUT_API_PORT": str(port)}
+    settings |= {f"ROLLOUT_API_{name.upper()}": value for name, value in more.items()}
+    with log.open("a") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "strategy_core.api"], env=clean | settings, stdout=output, stderr=output
+        )
 
 
 def free_port() -> int:

@@ -6,6 +6,8 @@ from tests.api.asking import SAMPLES, Api, World, placed
 from tests.api.every import GUARDED, NOBODY, OURS, each, fields, refused
 from tests.api.signing import token
 
+IDS = {"version_id", "rollout_id", "alert_id", "proposal_id", "comparison_id", "report_id", "freeze_id", "start_id"}
+
 
 @each(OURS)
 def test_a_field_that_is_not_known_is_named(shared: tuple[Api, World], name: str) -> None:
@@ -61,6 +63,16 @@ def test_a_body_is_json_and_not_too_large(name: str, shared: tuple[Api, World]) 
     refused(api(sample.method, path, content=b" " * 5_000_001, headers={"Content-Type": "application/json"}), 413)
 
 
+@pytest.mark.parametrize("headers", [{}, {"Content-Type": "application/x-www-form-urlencoded"}])
+def test_a_body_as_curl_sends_it_is_taken_as_json(headers: dict[str, str], shared: tuple[Api, World]) -> None:
+    api, _ = shared
+
+    body = b'{"strategy_name": "nobodys", "version": "1", "rollout_percent": 5}'
+    response = api("PATCH", "/rollout", content=body, headers=headers)
+
+    assert "nobodys" in refused(response, 404)["detail"]
+
+
 def test_a_body_of_unknown_length_is_read_no_further_than_it_may_be(shared: tuple[Api, World]) -> None:
     api, _ = shared
     chunks = (b" " * 1_000_000 for _ in range(6))
@@ -101,7 +113,7 @@ def test_an_id_that_is_not_known_is_not_found(name: str, shared: tuple[Api, Worl
     api, _ = shared
     sample = SAMPLES[name]
     begin, _, rest = sample.path.partition("{")
-    unknown = "2147483647" if rest.startswith("alert") else NOBODY
+    unknown = "2147483647" if rest.startswith(("alert", "freeze")) else NOBODY
     path = f"{begin}{unknown}{rest.partition('}')[2]}"
 
     response = api(sample.method, path, json=sample.json)
@@ -118,7 +130,7 @@ def test_an_id_that_is_none_is_named(name: str, shared: tuple[Api, World]) -> No
 
     problem = refused(api(sample.method, path, json=sample.json), 422)
 
-    assert fields(problem)[0] in ("version_id", "rollout_id", "alert_id")
+    assert fields(problem)[0] in IDS
 
 
 def test_a_token_is_told_no_name_that_it_does_not_reach(shared: tuple[Api, World]) -> None:

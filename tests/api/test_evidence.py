@@ -8,7 +8,10 @@ from sqlalchemy import Engine
 
 from strategy_core.domain.audit import Command
 from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.user_exclusions import ExclusionKind
+from strategy_core.services.canary import activate_canary
 from strategy_core.services.rollback import roll_back
+from strategy_core.services.user_exclusions import exclude_users
 from tests.api.asking import SAMPLES, TRADE, WHY, Api, World
 from tests.api.every import fields, refused
 from tests.api.signing import NOW, token
@@ -27,7 +30,9 @@ def test_a_user_is_told_his_version_and_why(api: Api, world: World) -> None:
 
 def test_routers_are_told_in_full_only_when_something_has_changed(api: Api, engine: Engine, world: World) -> None:
     put_version(engine, "1", Status.SHADOW, strategy_name="asleep")
-    first = api.get("/routing")
+    empty = api.get("/routing")
+    exclude_users(engine, Command(OWNER, NOW), strategy_name="fib_rsi", user_ids=["u13"], kind=ExclusionKind.OPT_OUT)
+    first = api.get("/routing", headers={"If-None-Match": empty.headers["etag"]})
     known = {"If-None-Match": first.headers["etag"]}
 
     same = api.get("/routing", headers=known)
@@ -42,12 +47,37 @@ def test_routers_are_told_in_full_only_when_something_has_changed(api: Api, engi
         "canary": "2",
         "rollout_percent": 5.0,
         "salt": "",
-        "generation": 1,
+        "generation": 2,
         "excluded_symbols": ["SILVER"],
+        "kept_users": "a037d7f9a0a8f3793599a6185052052a",
+        "always_users": None,
+        "exit_only_users": None,
     }
+    assert first.json()["user_sets"]["a037d7f9a0a8f3793599a6185052052a"] == ["u13", "u99"]
     assert (same.status_code, same.content) == (304, b"")
     assert other.json()["strategies"][1]["canary"] is None
     assert other.headers["etag"] != first.headers["etag"]
+
+
+def test_users_of_many_canaries_are_sent_once_and_only_if_asked_for(api: Api, engine: Engine, world: World) -> None:
+    for name in ("aa", "bb", "cc"):
+        put_version(engine, "1", Status.ACTIVE, strategy_name=name)
+        put_version(engine, "2", strategy_name=name)
+        activate_canary(engine, Command(OWNER, NOW), strategy_name=name, version="2", rollout_percent=20)
+    users = sorted(f"u{number}" for number in range(1_000))
+    exclude_users(engine, Command(OWNER, NOW), strategy_name="*", user_ids=users, kind=ExclusionKind.OPT_OUT)
+
+    whole, bare = api.get("/routing"), api.get("/routing?users=none")
+    (key,) = {row["kept_users"] for row in bare.json()["strategies"] if row["strategy_name"] in ("aa", "bb", "cc")}
+    one = api.get(f"/routing?users={key}")
+
+    assert whole.text.count('"u500"') == len(whole.json()["user_sets"])
+    assert whole.json()["user_sets"][key] == users
+    assert bare.json() == {"strategies": whole.json()["strategies"], "user_sets": {}}
+    assert bare.headers["etag"] == whole.headers["etag"]
+    assert one.json() == {"strategies": [], "user_sets": {key: users}}
+    assert api.get("/routing?users=gone").json() == {"strategies": [], "user_sets": {}}
+    assert api.get(f"/routing?users={key}", held=PPO).json()["user_sets"] == {}
 
 
 def test_trades_are_taken_in_once_and_whole(api: Api, world: World) -> None:
@@ -142,7 +172,7 @@ def test_a_rollout_on_past_candles_is_told_stage_by_stage(api: Api, world: World
     found = api.post("/whatif", SAMPLES["whatif"].json).json()
 
     assert (found["active"], found["ended"], found["ticks"]) == ("1", "running", 3)
-    assert found["verdict"].startswith("fib_rsi 2 would still be at 5 % on 2024-10-07 03:00 UTC, 3.0 h after its start")
+    assert found["verdict"].startswith("fib_rsi 2 would still be at 5 % on 2024-10-07 03:00 UTC, 3 h after its start")
     assert [stage["name"] for stage in found["stages"]] == ["5 %"]
     assert (found["earned"]["users"], found["bound"]) == ([0.0], None)
     assert found["notes"][0] == found["verdict"]
@@ -154,4 +184,4 @@ def test_a_rollout_on_more_candles_than_a_request_may_take_is_refused(api: Api, 
     problem = refused(api.post("/whatif", {**SAMPLES["whatif"].json, **years}), 422)
 
     assert problem["type"] == "/problems/invalid-setting"
-    assert "at most 20,000 candles (833.3 d). The command whatif takes longer ones" in problem["detail"]
+    assert "at most 20,000 candles (833 days). The command whatif takes longer ones" in problem["detail"]

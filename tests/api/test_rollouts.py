@@ -8,10 +8,12 @@ from sqlalchemy import Engine
 
 from strategy_core.domain.audit import Command
 from strategy_core.domain.plan import read_plan
+from strategy_core.domain.policy import Policy
 from strategy_core.domain.ramp import State
 from strategy_core.domain.routing import bucket_of
 from strategy_core.market.source import ReplayClock
 from strategy_core.services.database import start_clock
+from strategy_core.services.declarations import set_policy
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.rollouts import start_rollout
 from strategy_core.services.versions import activate_version
@@ -68,6 +70,19 @@ def test_a_rollout_is_shown_with_its_gates_and_what_it_waits_for(api: Api, world
     assert shown["needs"]
     assert api.get(f"/rollouts/{world.rollout}/verdicts?gate=errors").json()[0]["reason"] == "0 of 3 decisions failed"
     assert fields(refused(api.get(f"/rollouts/{world.rollout}/verdicts?gate=nonsense"), 422)) == ["gate"]
+
+
+def test_a_plan_of_the_policy_is_started_by_name(api: Api, engine: Engine, world: World) -> None:
+    policy = Policy(plans={"careful": read_plan(PLAN)})
+    set_policy(engine, Command(OWNER, NOW), strategy_name="ppo_gold", policy=policy)
+    wish = {"strategy_name": "ppo_gold", "version": "2"}
+
+    assert refused(api.post("/rollouts", json=wish), 409)["type"] == "/problems/plan-not-allowed"
+    assert refused(api.post("/rollouts", json={**wish, "plan": "bold"}), 404)["detail"].endswith("plans: careful")
+    started = api.post("/rollouts", json={**wish, "plan": "careful"}).json()
+
+    assert api.get(f"/rollouts/{started['id']}").json()["stages"] == [5.0, 100.0]
+    assert started["warning"].startswith("2 has 0 slots on 0 days in shadow, ")
 
 
 @pytest.mark.parametrize(
@@ -176,6 +191,7 @@ def test_where_a_second_owner_is_demanded_the_first_may_only_hold_and_roll_back(
     approve = f"/rollouts/{world.rollout}/approve"
 
     assert refused(api.post(approve, WHY), 403)["type"] == "/problems/four-eyes"
+    assert refused(api.post(approve, {}, held=token(sub="bo")), 422)["type"] == "/problems/missing-reason"
     assert api.post(approve, WHY, held=token(sub="bo")).status_code == 200
     assert api.post(f"/rollouts/{world.rollout}/rollback", WHY).status_code == 200
 

@@ -58,11 +58,7 @@ def _slots(day: str) -> str:
 
 
 def _drawdown(version: str, risk_fraction: float) -> str:
-    marks = (
-        "SELECT m.timestamp AS at, sum(m.r) AS r FROM equity_mark m "
-        f"JOIN shadow_decision_log a ON {_KEY.format('a', 'm')} AND {_arm('a', version)} "
-        f"WHERE {_arm('m', version)} GROUP BY m.timestamp"
-    )
+    marks = f"SELECT timestamp AS at, sum(r) AS r FROM equity_mark m WHERE {_arm('m', version)} GROUP BY timestamp"
     worth = (
         f"SELECT at, 1 + {risk_fraction} * sum(r) OVER (ORDER BY at ROWS UNBOUNDED PRECEDING) AS worth FROM ({marks}) m"
     )

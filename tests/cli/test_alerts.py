@@ -36,7 +36,7 @@ def test_alerts_are_delivered_once_and_listed(rollout: Rollout, database: Engine
 def test_an_acknowledged_alert_is_told_no_more(rollout: Rollout, database: Engine, channel: Endpoint) -> None:
     put_alert(database, "users lose money", "critical")
 
-    said = rollout("alerts", "ack", "1", "--reason", "looking", "--actor", "ana")
+    said = rollout("alerts", "acknowledge", "1", "--reason", "looking", "--actor", "ana")
 
     assert said.out == "alert 1 is acknowledged by ana: looking\n"
     assert rollout("alerts", "deliver").out == "nothing is due\n"

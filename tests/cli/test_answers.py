@@ -56,7 +56,10 @@ def put_state(engine: Engine, state: str) -> None:
 
 
 def test_an_empty_database_answers_in_words_and_in_empty_lists(rollout: Rollout, database: Engine) -> None:
-    assert rollout("status").out == "no strategies yet\nversions run in isolation on this machine: namespaces\n"
+    assert rollout("status").out == "no strategies yet\n"
+    assert (
+        rollout("status", "--all").out == "no strategies yet\nversions run in isolation on this machine: namespaces\n"
+    )
     assert rollout("tick").out == "no rollout is open\n"
     assert rollout("audit").out == "no changes yet\n"
     for command in ("list", "status", "audit", "tick", "shadow"):
@@ -98,7 +101,7 @@ def test_activation_and_retirement_are_said_and_done(rollout: Rollout, pair: Eng
     statuses = {row["version"]: row["status"] for row in rollout("list", "--json").data}
     assert statuses == {"1": "active", "2": "retired", "3": "retired"}
     assert rollout("retire", "fib_rsi", "1", "--close", "--yes").out == "fib_rsi 1 is retired\n"
-    assert "none: the strategy is closed, its users get no version" in rollout("status", "fib_rsi").out
+    assert "none, closed: its users get no version" in rollout("status", "fib_rsi").out
     unrouted = rollout("route", "user_123", "fib_rsi")
     assert (unrouted.code, unrouted.err.count("\n")) == (4, 1)
     assert "'fib_rsi' is closed: no version is active" in unrouted.err
@@ -159,12 +162,12 @@ def test_status_tells_people_the_stage_and_what_each_gate_said(
     set_clock(monkeypatch, MONDAY + HOUR)
     ticked = rollout("tick").out
 
-    shown = rollout("status", "fib_rsi").out
+    shown = rollout("status", "fib_rsi", "--all").out
 
-    assert "hold   dwells at 5 %: 1.0 h of 24.0 h" in ticked
+    assert "hold   dwells at 5 %: 60 min of 24 h" in ticked
     assert "canary          2 for 5 % of users" in shown
     assert "stages          [5] → 10 → 25 → 50 → 100 %" in shown
-    assert "0 of 30 slots on 0 of 3 days" in shown
+    assert "0 of 30 slots, day 0 of at least 3" in shown
     assert "info: fib_rsi 2 started at 5 % against 1" in shown
 
 
@@ -176,7 +179,7 @@ def test_a_gate_without_a_vote_is_shown_so(
     rollout("start", "fib_rsi", "2", "--plan", str(plan), "--yes")
     rollout("tick")
 
-    assert "insufficient (no vote)" in rollout("status").out
+    assert "no data (no vote)" in rollout("status", "--all").out
 
 
 def test_a_tick_without_a_feed_is_blind_and_notes_it(
@@ -215,8 +218,27 @@ def test_an_approval_is_given_when_it_is_asked_for(rollout: Rollout, started: En
 
     said = rollout("approve", "fib_rsi", "--reason", "go")
 
-    assert said.out == "fib_rsi 2 is approved. The next tick advances it.\n"
+    assert (
+        said.out
+        == "fib_rsi 2 is approved. The next tick advances it, if its gates pass and no freeze or window holds it.\n"
+    )
     assert state_of(started) == "running"
+
+
+def test_the_last_stage_is_approved_with_a_reason(rollout: Rollout, started: Engine) -> None:
+    put_state(started, "awaiting_approval")
+    with transaction(started) as session:
+        rollouts.change_rollout(session, rollouts.list_rollouts(session)[0], stage_index=3)
+
+    bare = rollout("approve", "fib_rsi")
+    given = rollout("approve", "fib_rsi", "--reason", "go")
+
+    assert bare.code == 2
+    assert bare.err == (
+        "error: cannot approve the last stage of 'fib_rsi' '2' without a reason: all users get it; "
+        "say in a few words why it is good enough for them\n"
+    )
+    assert given.code == 0
 
 
 def test_an_owner_decides_what_the_evidence_could_not(rollout: Rollout, started: Engine) -> None:
@@ -250,7 +272,8 @@ def test_a_comparison_is_shown_with_both_divergences(rollout: Rollout, pair: Eng
     shown = rollout("compare", "fib_rsi", "2", "--days", "5").out
     data = rollout("compare", "fib_rsi", "2", "--days", "5", "--json").data
 
-    assert "signals     2 6, active 3" in shown
+    assert "signals     2 6, 1 3" in shown
+    assert "1 (active)" in shown
     assert "divergence  50.0 % of actionable candles, 25.0 % of all" in shown
     assert "difference  +1.250 R a slot" in shown
     assert (data["shadow_signal_count"], data["active_signal_count"], data["divergence_rate"]) == (6, 3, 50.0)

@@ -103,7 +103,7 @@ def refused(rollout: Rollout, *arguments: str) -> tuple[int, str]:
         ("list --database-url postgresql://u@h:abc/d", 2, "database_url = 'postgresql://u@h:abc/d' is not valid; "),
         ("decisions fib_rsi 2 --limit 0", 2, "Invalid value for '--limit'"),
         ("audit log --limit 99999999999999999999", 2, "Invalid value for '--limit'"),
-        ("alerts ack 99999999999999999999 --reason x", 2, "Invalid value for 'ID...'"),
+        ("alerts acknowledge 99999999999999999999 --reason x", 2, "Invalid value for 'ID...'"),
         ("decide fib_rsi perhaps --reason x", 2, "'perhaps' is not one of 'extend', 'advance'"),
         ("decide fib_rsi extend", 2, "Missing option '--reason'. See: rollout decide --help"),
         ("list --status paused", 2, "'paused' is not one of 'shadow', 'canary', 'active', 'retired'"),

@@ -56,7 +56,7 @@ def test_programs_get_the_facts(rollout: Rollout, started: str) -> None:
     assert data["generation"] == 1
     assert report["progress"]["status"]["rollout"]["id"] == started
     assert report["progress"]["percent"] == 5.0
-    assert report["cost"] == {"slots": 0, "canary_r": 0.0, "control_r": 0.0}
+    assert report["cost"] == {"slots": 0, "canary_r": 0.0, "control_r": 0.0, "risk_fraction": 0.01}
     assert report["rolled_back"] is None
     assert report["changes"][0]["reason"] == "<b>better</b>"
 

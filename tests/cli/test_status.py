@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from sqlalchemy import Engine
 
+from strategy_core.cli import main
 from strategy_core.cli.context import fit, spark, table
 from strategy_core.domain.lifecycle import Status
 from tests.builders import HOUR, MONDAY, decision_row, put_decisions, put_version
@@ -41,12 +42,12 @@ def test_status_says_what_must_happen_before_it_goes_on(
     rollout("sample")
     rollout("tick")
 
-    shown = rollout("status").out
+    shown = rollout("status", "--all").out
     (known,) = rollout("status", "--json").data
 
-    assert "minimum left    23.0 h" in shown
-    assert "maximum left    60.0 d" in shown
-    needs = "the stage's minimum time lasts another 23.0 h, until 2026-03-03 00:00 UTC"
+    assert "minimum left    23 h" in shown
+    assert "maximum left    60 days" in shown
+    needs = "the stage's minimum time lasts another 23 h, until 2026-03-03 00:00 UTC"
     assert f"before it advances:\n  - {needs}\n" in shown
     assert known["rollout"]["needs"] == [needs]
     assert (known["rollout"]["minimum_left"], known["rollout"]["maximum_left"]) == (82_800.0, 5_180_400.0)
@@ -71,7 +72,7 @@ def test_an_excluded_symbol_is_shown_wherever_the_canary_is(
     assert rollout(*command).out == "fib_rsi 2 no longer serves SILVER\n"
 
     shown, (known,) = rollout("status").out, rollout("status", "--json").data
-    assert "canary          2 for 5 % of users, not on SILVER " in shown
+    assert "canary     2 for 5 % of users, not on SILVER" in shown
     assert known["excluded_symbols"] == ["SILVER"]
     routed = rollout("route", "u13", "fib_rsi", "--symbol", "SILVER").out
     assert routed == "u13 gets fib_rsi 1: SILVER is excluded from the canary\n"
@@ -111,7 +112,7 @@ def test_a_metric_without_an_answer_fails_the_command_and_is_kept(
     assert said.code == 1
     assert "metric:slippage" in said.out
     assert "ROLLOUT_PROMETHEUS_URL is not set" in said.out
-    assert "metric:slippage: no value: ROLLOUT_PROMETHEUS_URL is not set; blind for 0.0 h of at most 24.0 h" in ticked
+    assert "metric:slippage: no value: ROLLOUT_PROMETHEUS_URL is not set; blind for 0 s of at most 24 h" in ticked
 
 
 def test_a_start_says_when_its_metrics_cannot_be_asked_for(
@@ -125,8 +126,8 @@ def test_a_start_says_when_its_metrics_cannot_be_asked_for(
     said = rollout(*again, "--plan", plan)
     rollout("rollback", "fib_rsi", "--reason", "anew")
 
-    assert said.out.startswith("fib_rsi 2 started at 5 % of users\nROLLOUT_PROMETHEUS_URL is not set here. ")
-    assert rollout(*again).out == "fib_rsi 2 started at 5 % of users\n"
+    assert "\nROLLOUT_PROMETHEUS_URL is not set here. " in said.out
+    assert "ROLLOUT_PROMETHEUS_URL" not in rollout(*again).out
 
 
 def test_a_rollout_without_metrics_has_nothing_to_sample(rollout: Rollout, database: Engine) -> None:
@@ -181,7 +182,11 @@ def test_a_start_without_shadow_says_what_its_gates_lack(rollout: Rollout, datab
 
     said = rollout("start", "fib_rsi", "2", "--yes")
 
-    assert said.out == "fib_rsi 2 started at 5 % of users\n"
+    assert said.out.splitlines() == [
+        "fib_rsi 2 started at 5 % of users",
+        "the risk of 2 against 1 is unknown: 0 days in shadow together, 20 are needed; "
+        "its users are sent the full size",
+    ]
     assert said.err.startswith(
         "warning: 2 has 0 slots on 0 days in shadow, 30 days are enough. In this rollout the gates"
     )
@@ -240,3 +245,81 @@ def test_in_a_narrow_terminal_the_longest_column_is_below_its_row() -> None:
     assert " ".join([lines[4].strip(), lines[5].strip()]) == reason
     assert lines[6] == lines[3]
     assert fit(made, wide) is made
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def test_the_status_of_a_rollout_fits_a_screen_of_80_columns(
+    rollout: Rollout, database: Engine, monkeypatch: pytest.MonkeyPatch, narrow: None
+) -> None:
+    put_version(database, "1", Status.ACTIVE)
+    put_version(database, "2")
+    rollout("start", "fib_rsi", "2", "--yes")
+    put_decisions(database, *(decision_row(version, MONDAY) for version in ("1", "2")))
+    set_clock(monkeypatch, MONDAY + HOUR)
+    rollout("tick")
+
+    shown = [line.rstrip() for line in rollout("status").out.splitlines()]
+
+    assert (len(shown) < 25, max(map(len, shown)) <= 80) == (True, True)
+    assert shown[0] == "Nothing can be concluded yet: 0 of 30 slots, day 0 of at least 3."
+    assert "stage      [5] → 10 → 25 → 50 → 100 %, since 2026-03-02 00:00" in shown
+    assert "other gates: 4 pass, 5 need no data. See: rollout status fib_rsi --all" in shown
+    assert "next: the stage's minimum time lasts another 23 h, until 2026-03-03 00:00 UTC" in shown
+    assert any(re.fullmatch(r"not worse +insufficient +0 of 30 slots, day 0 of at least 3", line) for line in shown)
+    silent = "unlike in shadow, excess drawdown, harm, losing streak"
+    assert f"no data yet  hold it       {silent}".rsplit(" ", 1)[0] in shown
+
+
+def test_several_strategies_have_two_lines_each(rollout: Rollout, database: Engine, narrow: None) -> None:
+    for name in ("fib_rsi", "plain"):
+        put_version(database, "1", Status.ACTIVE, strategy_name=name)
+    put_version(database, "2")
+    rollout("start", "fib_rsi", "2", "--yes")
+
+    shown = [line.rstrip() for line in rollout("status").out.splitlines()]
+
+    assert shown == [
+        "fib_rsi: 1, 2 for 5 % of users",
+        "  Started at 5 %: no tick has judged it yet.",
+        "plain: 1",
+        "  1 serves all users.",
+    ]
+
+
+def test_a_rollout_that_needs_its_owner_shows_the_commands(rollout: Rollout, started: Engine, narrow: None) -> None:
+    rollout("pause", "fib_rsi", "--reason", "the broker is down", "--actor", "anna")
+
+    shown = rollout("status").out
+
+    assert shown.startswith("Paused by anna: the broker is down. Resume it, or roll back.\n")
+    assert 'do: rollout resume fib_rsi --reason "..."\ndo: rollout rollback fib_rsi --reason "..."\n' in shown
+
+
+def test_watch_prints_a_line_when_a_verdict_changes(
+    rollout: Rollout, started: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter(["unchanged", "rolled back"])
+
+    def sleep(_seconds: float) -> None:
+        look = next(looks, None)
+        if look is None:
+            raise KeyboardInterrupt
+        if look == "rolled back":
+            main(["rollback", "fib_rsi", "--reason", "odd", "--actor", "anna"])
+
+    monkeypatch.setattr("time.sleep", sleep)
+
+    watched = rollout("watch", "--every", "1")
+
+    assert (watched.code, watched.out.splitlines()) == (
+        0,
+        [
+            "2026-03-02 00:00 fib_rsi: Started at 5 %: no tick has judged it yet.",
+            "fib_rsi 2 is rolled back. No user gets it.",
+            "2026-03-02 00:00 fib_rsi: 1 serves all users. Last rollout, 2: Rolled back at 5 %: by anna: odd.",
+        ],
+    )

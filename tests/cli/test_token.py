@@ -66,6 +66,30 @@ def test_a_token_says_what_was_asked_for(rollout: Rollout, put: Any) -> None:
     assert (principal.strategies, principal.read_only) == (frozenset({"fib_rsi", "ema"}), True)
 
 
+@pytest.mark.parametrize(
+    ("variables", "address"),
+    [
+        ({}, "http://127.0.0.1:8321/console"),
+        ({"ROLLOUT_API_HOST": "::", "ROLLOUT_API_PORT": "9000"}, "http://127.0.0.1:9000/console"),
+        ({"ROLLOUT_API_HOST": "::1"}, "http://[::1]:8321/console"),
+        ({"ROLLOUT_CONSOLE_URL": "https://rollout.example.org/console"}, "https://rollout.example.org/console"),
+    ],
+    ids=["default", "all addresses", "IPv6", "set"],
+)
+def test_a_link_logs_in_to_the_console(
+    rollout: Rollout, put: Any, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], address: str
+) -> None:
+    put(SECRET=SECRET)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    said = rollout("token", "--name", "ana", "--link")
+
+    login, _, held = said.out.strip().partition("#")
+    assert login == f"{address}/login"
+    assert enter(held).name == "ana"
+
+
 def test_a_token_lives_in_the_real_time_while_a_feed_is_replayed(rollout: Rollout, put: Any) -> None:
     put(DEVELOPMENT="1")
     before = datetime.now(UTC).timestamp()

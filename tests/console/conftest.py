@@ -2,21 +2,26 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import UUID
 
 import httpx
 import pytest
 from sqlalchemy import Engine
 
 from strategy_core.store.engine import open_database
+from tests.api.processes import serving, token_of
+from tests.fleets import put_fleet
 
 PATIENCE_S = 600.0
 CHROMIUM = "/usr/bin/chromium"
@@ -79,6 +84,67 @@ class Up:
             .json()
         )
         return {str(each["id"]) for each in answer}
+
+
+@dataclass(frozen=True)
+class Site:
+    """The API as a process of its own, with a fleet: its address, its database, and the ids of the rollouts."""
+
+    address: str
+    engine: Engine
+    rollouts: dict[str, UUID]
+
+    @property
+    def console(self) -> str:
+        return f"{self.address}/console"
+
+    def link(self, name: str = "ana", **claims: Any) -> str:
+        """Return the link that logs in, as `rollout token --link` prints it."""
+        return f"{self.console}/login#{token_of(name, **claims)}"
+
+
+@pytest.fixture(scope="module")
+def site(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Serve a fleet whose newest candles and ticks are of this moment."""
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copy(sqlite_template, folder / "rollout.db")
+    url = f"sqlite:///{folder}/rollout.db"
+    engine = open_database(url)
+    rollouts = put_fleet(engine, datetime.now(UTC))
+    with serving(url, folder / "api.log") as address:
+        yield Site(address, engine, rollouts)
+    engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIETLY))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_tab(chromium: Any) -> Iterator[Callable[..., Any]]:
+    """Return how to open a page in a browser of its own. An error of its script or a blocked one fails the test."""
+    contexts, problems = [], []
+
+    def opened(url: str, **settings: Any) -> Any:
+        context = chromium.new_context(**{"viewport": {"width": WIDE, "height": HIGH}} | settings)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda message: problems.append(message.text) if "Security" in message.text else None)
+        page.goto(url)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert problems == []
 
 
 @pytest.fixture(scope="session")

@@ -116,7 +116,15 @@ def approve_before(page: Any) -> Any:
 def submit(page: Any, up: Up, state: str, line: str) -> None:
     """Ask for the run, go to its page, and wait for its end with the line that an owner reads there."""
     known = up.owners_runs()
-    page.get_by_role("button", name="Submit").click()
+
+    def left() -> bool | None:
+        """Click again where a click was lost: Prefect's page may not listen yet. A form that refuses a field stays."""
+        if page.url.endswith("/run"):
+            page.get_by_role("button", name="Submit").click()
+            page.wait_for_timeout(10_000)
+        return None if page.url.endswith("/run") and up.owners_runs() == known else True
+
+    up.wait_for(left, f"the form at {page.url} is sent")
     asked = up.wait_for(lambda: next(iter(up.owners_runs() - known), None), "the run is created")
     details = f"{up.ui}/v2/runs/flow-run/{asked}?tab=Details"
     see(page, up, details, state)

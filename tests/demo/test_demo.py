@@ -8,13 +8,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from rich.console import Console
+from sqlalchemy import Engine
 
 from strategy_core.cli import main
+from strategy_core.demo.copy_trading import USERS, CopyTrading
 from strategy_core.demo.picture import picture
 from strategy_core.demo.result import (
     Act,
     DemoResult,
+    Drain,
     Event,
+    OpenPositions,
     RolloutResult,
     StageResult,
     VersionResult,
@@ -23,13 +27,12 @@ from strategy_core.demo.result import (
 from strategy_core.demo.run import plan_for, run_demo, run_story
 from strategy_core.demo.story import Bound
 from strategy_core.demo.terminal import show_result
-from strategy_core.demo.versions import FibRsiByTable, TableParams
 from strategy_core.domain.errors import InvalidCandles, InvalidSetting
 from strategy_core.domain.plan import Plan
-from strategy_core.domain.strategy import Action, Context
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.history import Equity, ServedSpan
-from strategy_core.strategies.fib_rsi import FibRsi, FibRsiParams
+from strategy_core.store.engine import reading
+from strategy_core.store.users import read_users
 from tests.builders import GOLD, MONDAY
 
 START = datetime(2025, 3, 3, tzinfo=UTC)
@@ -61,10 +64,66 @@ class TestOnTheSyntheticMarket:
 
         assert rollout is not None
         assert (rollout.state, rollout.stages[-1].percent) == ("rolled_back", 5)
-        assert rollout.reason.startswith(("harm: ", "silence: "))
+        assert rollout.reason.startswith(("harm: ", "excess_drawdown: "))
         assert rollout.frozen_at is not None
-        assert rollout.silent
-        assert abs(rollout.users_r) < 1
+        assert abs(rollout.users_r) < 2
+
+    def test_open_positions_stay_with_a_version_that_is_rolled_back_until_its_exits_close_them(
+        self, story: DemoResult
+    ) -> None:
+        rollout = story.rollout("fib_rsi", "3.0.0")
+
+        assert rollout is not None
+        drain = rollout.drain
+        assert drain is not None
+        assert (drain.version, drain.since, drain.left) == ("3.0.0", rollout.ended_at, 0)
+        assert drain.at_first >= 30
+        assert 1 <= drain.candles <= 24  # the horizon of the scoring rule
+        at, counts = rollout.positions.at, rollout.positions.by_manager["3.0.0"]
+        assert counts[at.index(drain.since)] == drain.at_first
+        assert counts[-1] == 0
+        assert f"3.0.0 draining {drain.at_first} → 0 in" in rollout_text(story, "fib_rsi", "3.0.0")
+
+    @pytest.mark.parametrize("strategy", ["fib_rsi", "ppo_gold"])
+    def test_positions_of_the_replaced_version_drain_from_100_percent_on(
+        self, story: DemoResult, strategy: str
+    ) -> None:
+        rollout = story.rollout(strategy, "2.0.0")
+
+        assert rollout is not None
+        drain = rollout.drain
+        if drain is not None:  # else no user of 1.0.0 had a position at that moment
+            assert (drain.version, drain.since, drain.left) == ("1.0.0", rollout.stages[-1].entered_at, 0)
+            assert drain.at_first > 0
+        assert max(rollout.positions.by_manager["1.0.0"]) > 0
+        assert rollout.positions.by_manager["1.0.0"][-1] == 0
+        assert max(rollout.positions.by_manager["2.0.0"]) > 0
+        assert story.version(strategy, "1.0.0").status == "retired"  # type: ignore[union-attr]
+
+    def test_each_stage_says_who_is_in_the_canary_and_where_the_cap_on_capital_narrows_it(
+        self, story: DemoResult
+    ) -> None:
+        rollout = story.rollout("fib_rsi", "2.0.0")
+
+        assert rollout is not None
+        for stage in rollout.stages:
+            assert stage.users is not None
+            assert stage.capital is not None
+            assert stage.capital <= stage.percent
+        assert [(stage.percent, bool(stage.cap_note)) for stage in rollout.stages] == [
+            (5, False),
+            (10, True),
+            (25, False),
+            (50, False),
+            (100, False),
+        ]
+        assert rollout.stages[-1].users == USERS
+        narrowed = rollout.stages[1]
+        assert [event.asked for event in story.timeline if event.percent == narrowed.served][:1] == [10]
+
+    def test_no_trade_is_on_a_version_that_routing_did_not_give(self, story: DemoResult) -> None:
+        assert story.trades > 1_000
+        assert story.misrouted == 0
 
     def test_a_model_that_hardly_ever_signals_reaches_no_user(self, story: DemoResult) -> None:
         version = story.version("ppo_gold", "3.0.0")
@@ -106,6 +165,9 @@ def test_files_of_several_symbols_and_other_timeframes_run(tmp_path: Path, capsy
     assert kept.exists()
     assert kept.with_suffix(".html").read_text().startswith("<!doctype html>")
     assert f"Picture: {kept.with_suffix('.html')}" in shown.err
+    pages = list(kept.with_suffix(".reports").glob("*.html"))
+    assert {each.stem.rpartition("-")[2] for each in pages} >= {"weekly", "final"}
+    assert all("; next: " in each.read_text() for each in pages)
 
 
 @pytest.fixture
@@ -129,7 +191,7 @@ def test_a_refused_file_leaves_nothing_behind(short_file: Path, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == [short_file]
 
 
-@pytest.mark.parametrize("name", ["mine.db", "mine.html", "mine.models"])
+@pytest.mark.parametrize("name", ["mine.db", "mine.html", "mine.models", "mine.reports"])
 def test_existing_files_are_not_overwritten(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("precious")
 
@@ -143,42 +205,6 @@ def test_a_database_in_no_folder_is_refused(tmp_path: Path) -> None:
         run_demo(candles=None, symbol=None, as_json=False, database=tmp_path / "no" / "x.db", console=Console())
 
 
-class TestTheVersionWithATable:
-    CANDLES = SyntheticSource((GOLD,), start=START, days=60).candles(GOLD, closed_by=datetime(2026, 1, 1, tzinfo=UTC))
-    CHANGE = START + 30 * DAY
-
-    def asked(self, *rows: tuple[datetime, float, float]) -> list[Action]:
-        context = Context(GOLD, "1h", START)
-        return [each.action for each in FibRsiByTable().decide_many(self.CANDLES, TableParams(table=rows), context)]
-
-    def usual(self) -> list[Action]:
-        decided = FibRsi().decide_many(self.CANDLES, FibRsiParams(), Context(GOLD, "1h", START))
-        return [each.action for each in decided]
-
-    def test_a_row_in_order_decides_like_fib_rsi(self) -> None:
-        assert self.asked((START, 30.0, 70.0)) == self.usual()
-
-    def test_a_row_that_lost_a_zero_is_silent_from_its_time_on(self) -> None:
-        decided = self.asked((START, 30.0, 70.0), (self.CHANGE, 3.0, 97.0))
-
-        closes = pd.DatetimeIndex(self.CANDLES.index)[-len(decided) :] + timedelta(hours=1)
-        expected = [
-            Action.HOLD if close >= self.CHANGE else action for action, close in zip(self.usual(), closes, strict=True)
-        ]
-        assert decided == expected
-        assert decided != self.usual()
-
-    def test_one_candle_is_decided_like_many(self) -> None:
-        table = TableParams(table=((START, 30.0, 70.0), (self.CHANGE, 35.0, 65.0)))
-        strategy = FibRsiByTable()
-        many = strategy.decide_many(self.CANDLES, table, Context(GOLD, "1h", START))
-
-        place = next(at for at in range(len(many) - 1, 0, -1) if many[at].action is not Action.HOLD)
-        last = len(self.CANDLES) - len(many) + place
-        one = strategy.decide(self.CANDLES.iloc[: last + 1], table, Context(GOLD, "1h", START))
-        assert one.action == many[place].action
-
-
 @pytest.mark.parametrize("hours", [0.25, 1, 4, 24])
 def test_the_plan_has_the_same_number_of_candles_in_every_timeframe(hours: float) -> None:
     plan = plan_for(timedelta(hours=hours))
@@ -190,10 +216,25 @@ def test_the_plan_has_the_same_number_of_candles_in_every_timeframe(hours: float
     assert Plan.model_validate(plan.model_dump(mode="json")) == plan
 
 
+def rollout_text(story: DemoResult, strategy: str, version: str) -> str:
+    """Return the outcome of a version as the demo prints it."""
+    found = story.version(strategy, version)
+    assert found is not None
+    return found.outcome
+
+
 def rollout_of(state: str, **changed: object) -> RolloutResult:
     bounds = [Bound(START + day * DAY, 5, 30 + day, 0.2, -0.2 + day / 50, -0.15) for day in range(5)]
     stage = StageResult(
-        percent=5, entered_at=START, left_at=START + 180 * DAY, verdict="inconclusive", reason="why", bound=bounds[-1]
+        percent=5,
+        served=4.5,
+        users=9,
+        capital=4.96,
+        entered_at=START,
+        left_at=START + 180 * DAY,
+        verdict="inconclusive",
+        reason="why",
+        bound=bounds[-1],
     )
     known: dict[str, object] = {
         "strategy": "fib_rsi",
@@ -218,22 +259,33 @@ def rollout_of(state: str, **changed: object) -> RolloutResult:
     return RolloutResult.model_validate(known | changed)
 
 
+DRAIN = Drain(version="2.0.0", since=START + 4 * DAY, at_first=37, left=0, candles=24)
+
+
 @pytest.mark.parametrize(
     ("rollout", "said"),
     [
-        (rollout_of("rolled_back"), "was rolled back at 5 % of users, after 4 days: harm: the canary earns less."),
-        (rollout_of("rolled_back", frozen_at=START + 2 * DAY), "Its stage was frozen after 2 days, when its decisions"),
+        (rollout_of("rolled_back"), "was rolled back at 4.5 % of users, after 4 days: harm: the canary earns less."),
+        (rollout_of("rolled_back", frozen_at=START + 2 * DAY), "Its stage was held after 2 days, when its decisions"),
         (rollout_of("rolled_back", promoted=True), "was rolled back after it had served all users, after 4 days"),
         (rollout_of("rolled_back"), "its first users lost 5.0 R each in 34 slots; over all users that is 0.25 R"),
         (rollout_of("completed", canary_r=9.0, users_r=1.5), "gained 7.0 R each in 34 slots"),
         (rollout_of("rolled_back", signals=2), "It signalled 2 times, 1.0.0 30 times."),
         (
             rollout_of("awaiting_decision", ended_at=None),
-            "is at 5 % of users: the candles ended after 8 days (awaiting",
+            "is at 4.5 % of users: the candles ended after 8 days (awaiting",
         ),
         (rollout_of("running", promoted=True, ended_at=None), "serves all users and is still watched"),
         (rollout_of("rolled_back", slots=0), "No trade had closed by then, so users have gained and lost nothing."),
         (rollout_of("rolled_back", ended_at=START + timedelta(hours=5)), "after 5 hours"),
+        (
+            rollout_of("rolled_back", drain=DRAIN),
+            "Its open positions stayed with it: 2.0.0 draining 37 → 0 in 24 candles.",
+        ),
+        (
+            rollout_of("completed", drain=Drain(version="1.0.0", since=START, at_first=5, left=2, candles=1)),
+            "From 100 % on: 1.0.0 draining 5 → 2 in 1 candle.",
+        ),
         (None, "reached no user: the canary earns less"),
     ],
 )
@@ -257,7 +309,7 @@ def result_of(*rollouts: RolloutResult) -> DemoResult:
                 about="what it is, in some words that are long enough to need a second line on a terminal",
                 entry_point="fib_rsi",
                 config={},
-                differs="FibRsiByTable, rsi_overbought: 52, rsi_oversold: 48, table: 2025-05-20; 30; 70; 2025-07-03",
+                differs="FibRsiSeasonal, rsi_overbought: 52, rsi_oversold: 48, fitted_until: 2025-06-19, and more",
                 status="shadow",
                 quarantined=True,
                 decisions=12_345,
@@ -270,6 +322,8 @@ def result_of(*rollouts: RolloutResult) -> DemoResult:
         ],
         comparisons=[],
         rollouts=list(rollouts),
+        trades=1_234,
+        misrouted=0,
         timeline=[
             Event(
                 at=START,
@@ -277,7 +331,8 @@ def result_of(*rollouts: RolloutResult) -> DemoResult:
                 action="start_rollout",
                 strategy="ppo_gold",
                 version="2.0.0",
-                percent=5.0,
+                percent=4.5,
+                asked=5.0,
                 reason="why",
             )
         ],
@@ -294,7 +349,19 @@ def assert_readable(result: DemoResult) -> None:
     assert max(map(len, lines)) <= 80
     for word in ("difference", "quarantined", "decisions", result.summary.split()[0]):
         assert any(word in line for line in lines)
-    assert not any(line.rstrip().endswith("…") for line in lines)
+    assert not any("…" in line for line in lines)
+
+
+def test_the_directory_is_the_same_in_every_run_and_some_capital_is_unknown(engine: Engine) -> None:
+    for _ in range(2):
+        CopyTrading(engine, SyntheticSource((GOLD,), start=START, days=60)).join(START)
+
+    with reading(engine) as session:
+        users = read_users(session)
+    known = sorted(capital for capital in users.values() if capital is not None)
+    assert len(users) == USERS
+    assert 0 < USERS - len(known) < 0.1 * USERS
+    assert sum(known[-20:]) > 0.4 * sum(known)  # a tenth of the users hold most of it
 
 
 def test_every_line_fits_into_80_columns() -> None:
@@ -302,7 +369,10 @@ def test_every_line_fits_into_80_columns() -> None:
 
 
 def test_the_picture_is_one_page_with_the_charts_of_each_rollout() -> None:
-    page = picture(result_of(rollout_of("rolled_back")))
+    positions = OpenPositions(at=[START, START + DAY], by_manager={"2.0.0": [37, 0], "1.0.0": [200, 210]})
+    page = picture(result_of(rollout_of("rolled_back", drain=DRAIN, positions=positions)))
 
-    assert len(re.findall(r'<img src="data:image/svg', page)) == 3
+    assert len(re.findall(r'<img src="data:image/svg', page)) == 4
+    assert re.search(r"5 %</td>\s*<td[^>]*>4.5 %</td>\s*<td[^>]*>9</td>\s*<td[^>]*>4.96 %</td>", page)
+    assert page.count("narrowed") == 1
     assert page.count("What became of 2.0.0 (in short).") == 5

@@ -187,6 +187,23 @@ def test_artifacts_link_to_where_a_browser_finds_prefect() -> None:
     assert set(told.values()) == {f"${{PREFECT_UI_URL:-{browsers.removesuffix('/api')}}}"}
 
 
+def test_versions_find_their_model_files_wherever_they_run_and_a_worker_can_write_them() -> None:
+    running = ("worker", "api")
+    mounted = [next(each for each in SERVICES[name]["volumes"] if each.startswith("models:")) for name in running]
+
+    assert {SERVICES[name]["environment"]["ROLLOUT_MODELS"] for name in running} == {"/models"}
+    assert mounted == ["models:/models", "models:/models:ro"]
+    assert re.search(r"--owner=10001 .*/models$", (FOLDER / "Dockerfile").read_text(), re.MULTILINE)
+
+
+def test_what_makes_links_knows_the_console_where_a_browser_finds_it() -> None:
+    told = {name: each.get("environment", {}).get("ROLLOUT_CONSOLE_URL") for name, each in SERVICES.items()}
+    (port,) = [each.split(":")[-2] for each in SERVICES["api"]["ports"]]
+
+    assert {name for name, url in told.items() if url} == {"deploy", "worker"}
+    assert f":-http://127.0.0.1:{port}/console}}" in str(told["worker"])
+
+
 def test_the_image_is_made_of_what_is_there() -> None:
     file = (FOLDER / "Dockerfile").read_text()
     extras = re.findall(r"--extra=(\w+)", file)

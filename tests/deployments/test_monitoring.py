@@ -1,12 +1,17 @@
 """Rules and dashboards use exported metrics, name existing commands, and refer to each other correctly."""
 
+import json
 import re
 from itertools import combinations
 from typing import Any
 
 import pytest
 import typer.main
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from deployments.dashboards import FOLDER, MARKS, rendered
 from strategy_core.api.routes import PREFIX
 from strategy_core.api.settings import ApiSettings
 from strategy_core.cli import app
@@ -149,6 +154,25 @@ def test_the_alertmanager_that_rolls_back_is_the_one_that_is_watched() -> None:
     (job,) = [each for each in config["scrape_configs"] if each["job_name"] == "alertmanager"]
 
     assert job["static_configs"] == config["alerting"]["alertmanagers"][0]["static_configs"]
+
+
+def test_the_dashboards_are_what_their_module_writes() -> None:
+    """Else write them again: `python -m deployments.dashboards`."""
+    written = {file.name: file.read_text() for file in FOLDER.iterdir()}
+
+    assert written == rendered()
+
+
+@each_dashboard()
+def test_grafanas_schema_knows_every_key_of_a_dashboard_but_those_of_its_marks(name: str) -> None:
+    register_default_plugins()
+    dashboard = DASHBOARDS[name]
+
+    read = json.loads(json.dumps(Dashboard.from_json(dashboard), cls=JSONEncoder))
+
+    for mark in read["annotations"]["list"]:
+        mark.update(MARKS[mark["name"]])
+    assert dashboard == read
 
 
 @each_dashboard()

@@ -47,7 +47,10 @@ from tests.services.ramping import days
 pytestmark = [pytest.mark.full, pytest.mark.xdist_group("prefect")]  # one heavy server at a time
 
 PATIENCE_S = 120.0
-EMPTY = {  # no rollbacks, failures or live trades yet
+EMPTY = {  # no freezes, rollbacks, failures, capital, positions or live trades yet
+    *(f"rollout-{board}: Freezes" for board in ("one", "overview", "operations", "shadow")),
+    "rollout-overview: Share of users on the canary C",
+    *(f"rollout-overview: Open positions by manager {query}" for query in "ABC"),
     "rollout-one: Rollbacks",
     "rollout-overview: Rollbacks",
     "rollout-operations: Rollbacks",

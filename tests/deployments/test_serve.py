@@ -20,9 +20,11 @@ def test_what_moves_rollouts_is_scheduled_and_what_owners_do_is_not() -> None:
     assert set(scheduled) == {
         "shadow-run",
         "sample-metrics",
+        "drain",
         "ramp-tick",
         "deliver-alerts",
         "nightly-comparison",
+        "reports",
         "maintain-database",
         "verify-audit",
     }
@@ -45,15 +47,24 @@ def test_what_moves_rollouts_is_scheduled_and_what_owners_do_is_not() -> None:
         "pause",
         "resume",
         "exclude",
+        "freeze",
+        "unfreeze",
+        "exclude-users",
+        "end-exclusions",
+        "cancel-start",
+        "set-toggle",
+        "remove-toggle-rules",
         "activate",
         "promote",
         "retire",
+        "hand-over",
+        "flatten",
         "rollback",
         "acknowledge-alert",
     }
 
 
-@pytest.mark.parametrize("name", ["ramp-tick", "deliver-alerts"])
+@pytest.mark.parametrize("name", ["ramp-tick", "drain", "deliver-alerts"])
 def test_what_protects_and_what_tells_wait_for_no_other_run(name: str) -> None:
     """A run that was killed, or a Redis that was away, holds its place in a limit for minutes."""
     (deployment,) = (each for each in read_deployments(prefect_yaml()) if each.name == name)
@@ -87,10 +98,10 @@ def test_a_plan_in_a_form_is_the_standard_one_or_has_every_field() -> None:
         each._parameter_openapi_schema for each in read_deployments(prefect_yaml()) if each.name == "start-canary"
     )
     field = schema.properties["plan"]
-    usual, own = field["anyOf"]
+    usual, named, own = field["anyOf"]
 
     assert field["default"] == "usual"
-    assert usual["enum"] == ["usual"]
+    assert (usual["enum"], named["type"]) == (["usual"], "string")
     assert own["title"] == "Custom plan"
     assert {name: each["default"] for name, each in own["properties"].items()} == Plan().model_dump(mode="json")
 

@@ -143,7 +143,7 @@ def test_a_newcomer_sees_a_rollout_go_on_and_another_undone_by_its_gates(
         ("nightly-comparison", {"days": 0}, "days"),
         ("compare", {"strategy_name": "fib_rsi", "version": "v2", "days": -1}, "days"),
         ("retire", {"strategy_name": "fib_rsi", "version": "v2", "owner": "   "}, "owner"),
-        ("start-canary", {"strategy_name": "fib_rsi", "version": "v2", "owner": "ana", "plan": "mine"}, "plan"),
+        ("start-canary", {"strategy_name": "fib_rsi", "version": "v2", "owner": "ana", "plan": 5}, "plan"),
         ("acknowledge-alert", {"alerts": [], "owner": "ana", "reason": "on it"}, "alerts"),
         ("acknowledge-alert", {"alerts": [0], "owner": "ana", "reason": "on it"}, "alerts"),
     ],
@@ -419,7 +419,9 @@ def test_workers_would_be_given_the_same_deployments(
     """`prefect deploy --all` and serving make the same of one prefect.yaml, but for where the runs run."""
     api.post("/work_pools/", json={"name": "rollout", "type": "process"}).raise_for_status()
     deploy = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    console = running.prints(r"console +(http://127\.0\.0\.1:\d+/console)")[1]  # descriptions link there
     environment = os.environ | signed_in(running, api) | {"HOME": str(running.state / "home")}
+    environment["ROLLOUT_CONSOLE_URL"] = console
     subprocess.run([*deploy], cwd=running.state, env=environment, check=True, capture_output=True, timeout=PATIENCE_S)
 
     deployed = deployments(api)

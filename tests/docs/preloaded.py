@@ -52,6 +52,7 @@ def serve(address: str) -> None:
             os.environ.update(environment)
             if command == "rollout":
                 sys.exit(sys.modules["strategy_core.cli"].main(arguments))
+            sys.argv[:] = arguments
             sys.path.insert(0, str(Path(arguments[0]).parent.absolute()))
             runpy.run_path(arguments[0], run_name="__main__")
             sys.exit()

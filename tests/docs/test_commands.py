@@ -42,6 +42,7 @@ LAST_LINES = {
             "sklearn_model.py": "learned",
         }.items()
     },
+    "paper_broker.py": "2000 trades, 2000 open, PnL 0.00",
     "tradingview.py": "export ROLLOUT_TIMEFRAME=1h",
     "route_users.py": "[('1.0.0', 739), ('2.0.0', 261)]",
     "whole_lifecycle.py": "rolled back: {'1.0.0': 'active', '2.0.0': 'retired'}, user_123 gets 1.0.0",

@@ -3,14 +3,17 @@
 import re
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from strategy_core.domain.alerts import HEADLINES, LONGEST, Exposed, Message, Raised, Severity, message
+from strategy_core.domain.links import Links
 from tests.builders import DAY, MONDAY
 
+ROLLOUT = UUID("0a1b2c3d-0000-4000-8000-000000000001")
 SERVICES = Path(__file__).parents[2] / "strategy_core" / "services"
 
 CANARY = {"role": "canary", "percent": 5.0, "since": "2026-03-02T00:00:00+00:00"}
@@ -36,7 +39,12 @@ RAISED: dict[str, tuple[str, dict[str, Any]]] = {
     "rollout.completed": ("info", PAIR | {"exposed": ACTIVE, "exposed_before": ACTIVE}),
     "rollout.rolled_back": ("critical", PAIR | BROKEN | {"exposed": NOBODY, "exposed_before": CANARY}),
     "rollout.frozen": ("warning", PAIR | UNSURE | {"gate": "harm", "exposed": CANARY}),
+    "rollout.start_refused": ("warning", {"version": "2", "exposed": NOBODY}),
     "rollout.symbol_excluded": ("warning", PAIR | {"symbol": "GOLD", "exposed": CANARY}),
+    "canary.capital_exceeded": (
+        "warning",
+        PAIR | {"exposed": CANARY | {"percent": 3.2}, "exposed_before": CANARY, "capital_share": 0.07},
+    ),
     "rollout.blind": ("warning", PAIR | {"exposed": CANARY}),
     "rollout.tick_overdue": ("critical", PAIR | {"exposed": CANARY}),
     "version.tampered": ("critical", {"version": "2", "exposed": CANARY}),
@@ -51,6 +59,12 @@ RAISED: dict[str, tuple[str, dict[str, Any]]] = {
     "strategy.closed": ("warning", {"version": "1", "exposed": NOBODY, "exposed_before": ACTIVE}),
     "host.overloaded": ("critical", {"version": "2", "exposed": CANARY}),
     "incident.ended": ("info", {"incident": "feed.stale"}),
+    "positions.orphaned": ("critical", {}),
+    "positions.overdue": ("warning", {}),
+    "canary.open_risk_exceeded": ("warning", {}),
+    "report.ready": ("info", {"version": "2", "report": "0a1b2c3d", "report_kind": "final"}),
+    "proposal.waiting": ("warning", {"version": "2", "proposal": "0a1b2c3d-0000-4000-8000-000000000002"}),
+    "user.loss_limit": ("warning", {}),
     "owner.request_waiting": ("critical", {"request": "0a1b2c3d-0000-4000-8000-000000000001"}),
     "clock.disagrees": ("critical", PAIR | {"exposed": CANARY}),
     "watch.harm": ("critical", PAIR | WATCHED | {"verdict": "fail", "value": 2.7, "exposed": ACTIVE}),
@@ -59,91 +73,101 @@ RAISED: dict[str, tuple[str, dict[str, Any]]] = {
 SAID = {
     "rollout.started": [
         "[info] fib_rsi 2: started",
-        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
+        "users: 5 % (412) get it; for 4 days, since 2026-03-02 00:00 UTC",
         'to undo: rollout rollback fib_rsi --reason "..."',
     ],
     "rollout.advanced": [
         "[info] fib_rsi 2: advanced to more users",
+        "users: 10 % (824) now, 5 % (412) before; for 4 days, since 2026-03-02 00:00 UTC",
         "gate not_worse: pass, value 0.012 (-0.02 to 0.044) against limit -0.1, n 120",
-        "users: 10 % (824) now, 5 % (412) before; for 4.0 d, since 2026-03-02 00:00 UTC",
         'to undo: rollout rollback fib_rsi --reason "..."',
     ],
     "rollout.awaiting_approval": [
         "[warning] fib_rsi 2: waits for your approval",
+        "users: 5 % (412) get it; for 4 days, since 2026-03-02 00:00 UTC",
         "gate not_worse: pass, value 0.012 (-0.02 to 0.044) against limit -0.1, n 120",
-        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
         'to continue: rollout approve fib_rsi --reason "..."',
         'or: rollout rollback fib_rsi --reason "..."',
     ],
     "rollout.approval_lapsed": [
         "[warning] fib_rsi 2: the approval has lapsed",
+        "users: 5 % (412) get it; for 4 days, since 2026-03-02 00:00 UTC",
         "gate losing_streak: breach, value 40 against limit 12, n 40",
-        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
         "details: rollout status fib_rsi",
     ],
     "rollout.awaiting_decision": [
         "[warning] fib_rsi 2: waits for your decision",
+        "users: 5 % (412) get it; for 4 days, since 2026-03-02 00:00 UTC",
         "gate not_worse: inconclusive, value 0.012 (-0.02 to 0.044) against limit -0.1, n 120",
-        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
         'answer: rollout decide fib_rsi extend --reason "..."',
         'or: rollout decide fib_rsi advance --reason "..."',
         'or: rollout rollback fib_rsi --reason "..."',
     ],
     "rollout.promoted": [
         "[warning] fib_rsi 2: promoted, baking",
+        "users: 100 % (8,240) get it; for 4 days, since 2026-03-02 00:00 UTC",
         "gate not_worse: pass, value 0.012 (-0.02 to 0.044) against limit -0.1, n 120",
-        "users: 100 % (8,240) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
         'to reinstate 1: rollout rollback fib_rsi --reason "..."',
         "details: rollout status fib_rsi",
     ],
     "rollout.completed": [
         "[info] fib_rsi 2: completed",
-        "users: 100 % (8,240) get it; for 0.0 h, since 2026-03-06 00:00 UTC",
+        "users: 100 % (8,240) get it; for 0 s, since 2026-03-06 00:00 UTC",
         'to undo: rollout rollback fib_rsi --version 2 --reason "..."',
     ],
     "rollout.rolled_back": [
         "[critical] fib_rsi 2: rolled back",
+        "users: 0 % now, 5 % (412) before; for 4 days, since 2026-03-02 00:00 UTC",
         "gate losing_streak: breach, value 40 against limit 12, n 40",
-        "users: 0 % now, 5 % (412) before; for 4.0 d, since 2026-03-02 00:00 UTC",
         "details: rollout verdicts fib_rsi",
-        'acknowledge: rollout alerts ack 17 --reason "..."',
+        'acknowledge: rollout alerts acknowledge 17 --reason "..."',
     ],
     "rollout.frozen": [
-        "[warning] fib_rsi 2: frozen: harm is likely but not proven",
+        "[warning] fib_rsi 2: held: harm is likely but not proven",
+        "users: 5 % (412) get it; for 4 days, since 2026-03-02 00:00 UTC",
         "gate harm: inconclusive, value 0.012 (-0.02 to 0.044) against limit -0.1, n 120",
-        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
         "details: rollout verdicts fib_rsi --gate harm",
         'to undo: rollout rollback fib_rsi --reason "..."',
     ],
+    "rollout.start_refused": [
+        "[warning] fib_rsi 2: the scheduled start was refused",
+        "users: none get it",
+        "details: rollout status fib_rsi",
+    ],
     "rollout.symbol_excluded": [
         "[warning] fib_rsi 2: a symbol is excluded from the canary",
-        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
+        "users: 5 % (412) get it; for 4 days, since 2026-03-02 00:00 UTC",
+        "details: rollout status fib_rsi",
+    ],
+    "canary.capital_exceeded": [
+        "[warning] fib_rsi 2: holds more capital than its cap",
+        "users: 3.2 % (264) now, 5 % (412) before; for 4 days, since 2026-03-02 00:00 UTC",
         "details: rollout status fib_rsi",
     ],
     "rollout.blind": [
         "[warning] fib_rsi 2: blind: no evidence",
-        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
+        "users: 5 % (412) get it; for 4 days, since 2026-03-02 00:00 UTC",
         "details: rollout status fib_rsi",
         'to undo: rollout rollback fib_rsi --reason "..."',
     ],
     "rollout.tick_overdue": [
         "[critical] fib_rsi 2: tick overdue: its users are not protected",
-        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
+        "users: 5 % (412) get it; for 4 days, since 2026-03-02 00:00 UTC",
         "run now: rollout tick",
         'or: rollout rollback fib_rsi --reason "..."',
-        'acknowledge: rollout alerts ack 17 --reason "..."',
+        'acknowledge: rollout alerts acknowledge 17 --reason "..."',
     ],
     "version.tampered": [
         "[critical] fib_rsi 2: not the build that was registered",
-        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
+        "users: 5 % (412) get it; for 4 days, since 2026-03-02 00:00 UTC",
         'to undo: rollout rollback fib_rsi --reason "..."',
-        'acknowledge: rollout alerts ack 17 --reason "..."',
+        'acknowledge: rollout alerts acknowledge 17 --reason "..."',
     ],
     "version.refused": [
         "[critical] fib_rsi 1: refused to run",
-        "users: 100 % (8,240) get it; for 0.0 h, since 2026-03-06 00:00 UTC",
+        "users: 100 % (8,240) get it; for 0 s, since 2026-03-06 00:00 UTC",
         'to undo: rollout rollback fib_rsi --version 1 --reason "..."',
-        'acknowledge: rollout alerts ack 17 --reason "..."',
+        'acknowledge: rollout alerts acknowledge 17 --reason "..."',
     ],
     "shadow.isolation_breach": [
         "[warning] fib_rsi 3: isolation breach blocked",
@@ -152,25 +176,25 @@ SAID = {
     ],
     "feed.stale": [
         "[warning] fib_rsi 2: the feed is stale",
-        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
+        "users: 5 % (412) get it; for 4 days, since 2026-03-02 00:00 UTC",
         "details: rollout status fib_rsi",
         'to undo: rollout rollback fib_rsi --reason "..."',
     ],
     "shadow.overdue": [
         "[warning] fib_rsi 2: shadow run overdue: no new decisions",
-        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
+        "users: 5 % (412) get it; for 4 days, since 2026-03-02 00:00 UTC",
         "run now: rollout shadow",
         'or: rollout rollback fib_rsi --reason "..."',
     ],
     "candles.absent": [
         "[critical] fib_rsi 1: has no candles",
-        "users: 100 % (8,240) get it; for 0.0 h, since 2026-03-06 00:00 UTC",
+        "users: 100 % (8,240) get it; for 0 s, since 2026-03-06 00:00 UTC",
         "details: rollout status fib_rsi",
-        'acknowledge: rollout alerts ack 17 --reason "..."',
+        'acknowledge: rollout alerts acknowledge 17 --reason "..."',
     ],
     "candle.revised": [
         "[warning] fib_rsi 2: decided on a candle that was revised",
-        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
+        "users: 5 % (412) get it; for 4 days, since 2026-03-02 00:00 UTC",
         "details: rollout status fib_rsi",
     ],
     "alerts.channel_failed": [
@@ -179,46 +203,73 @@ SAID = {
     ],
     "strategy.closed": [
         "[warning] fib_rsi 1: closed: no version serves its users",
-        "users: 0 % now, 100 % (8,240) before; for 0.0 h, since 2026-03-06 00:00 UTC",
+        "users: 0 % now, 100 % (8,240) before; for 0 s, since 2026-03-06 00:00 UTC",
         'to reopen: rollout activate fib_rsi 1 --reason "..."',
     ],
     "audit.broken": [
         "[critical] fib_rsi: the audit trail does not hold",
         "details: rollout audit verify",
-        'acknowledge: rollout alerts ack 17 --reason "..."',
+        'acknowledge: rollout alerts acknowledge 17 --reason "..."',
     ],
     "host.overloaded": [
         "[critical] fib_rsi 2: the host is too slow to run versions",
-        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
+        "users: 5 % (412) get it; for 4 days, since 2026-03-02 00:00 UTC",
         "details: rollout status fib_rsi",
-        'acknowledge: rollout alerts ack 17 --reason "..."',
+        'acknowledge: rollout alerts acknowledge 17 --reason "..."',
+    ],
+    "positions.orphaned": [
+        "[critical] fib_rsi: open positions have no manager that decides",
+        "details: rollout positions fib_rsi",
+        'acknowledge: rollout alerts acknowledge 17 --reason "..."',
+    ],
+    "positions.overdue": [
+        "[warning] fib_rsi: positions are open though they are to be left",
+        "details: rollout positions fib_rsi",
+    ],
+    "canary.open_risk_exceeded": [
+        "[warning] fib_rsi: the canary has more open risk than its limit",
+        "details: rollout positions fib_rsi",
+    ],
+    "report.ready": [
+        "[info] fib_rsi 2: final report",
+        "details: rollout report 0a1b2c3d",
+    ],
+    "proposal.waiting": [
+        "[warning] fib_rsi 2: an assistant's proposal waits for you",
+        'to approve: rollout proposals approve 0a1b2c3d-0000-4000-8000-000000000002 --reason "..."',
+        'or: rollout proposals reject 0a1b2c3d-0000-4000-8000-000000000002 --reason "..."',
+        "details: rollout status fib_rsi",
     ],
     "incident.ended": [
         "[info] fib_rsi: over: the feed is stale",
         "details: rollout status fib_rsi",
     ],
+    "user.loss_limit": [
+        "[warning] fib_rsi: the loss limit of users is reached",
+        "details: rollout exclusions list fib_rsi",
+    ],
     "owner.request_waiting": [
         "[critical] fib_rsi: an owner's request waits",
         "details: rollout status fib_rsi",
-        'acknowledge: rollout alerts ack 17 --reason "..."',
+        'acknowledge: rollout alerts acknowledge 17 --reason "..."',
     ],
     "clock.disagrees": [
         "[critical] fib_rsi 2: the clocks disagree: missing ticks cannot be seen",
-        "users: 5 % (412) get it; for 4.0 d, since 2026-03-02 00:00 UTC",
+        "users: 5 % (412) get it; for 4 days, since 2026-03-02 00:00 UTC",
         "details: rollout db clock",
-        'acknowledge: rollout alerts ack 17 --reason "..."',
+        'acknowledge: rollout alerts acknowledge 17 --reason "..."',
     ],
     "watch.harm": [
         "[critical] fib_rsi 2: earns less than its predecessor",
+        "users: 100 % (8,240) get it; for 0 s, since 2026-03-06 00:00 UTC",
         "gate watch: fail, value 2.7 against limit 2.60206, n 240",
-        "users: 100 % (8,240) get it; for 0.0 h, since 2026-03-06 00:00 UTC",
         'to undo: rollout rollback fib_rsi --version 2 --reason "..."',
-        'acknowledge: rollout alerts ack 17 --reason "..."',
+        'acknowledge: rollout alerts acknowledge 17 --reason "..."',
     ],
     "watch.likely_harm": [
         "[warning] fib_rsi 2: seems to earn less than its predecessor",
+        "users: 100 % (8,240) get it; for 0 s, since 2026-03-06 00:00 UTC",
         "gate watch: inconclusive, value 1.2 against limit 2.60206, n 240",
-        "users: 100 % (8,240) get it; for 0.0 h, since 2026-03-06 00:00 UTC",
         'to undo: rollout rollback fib_rsi --version 2 --reason "..."',
     ],
 }
@@ -256,7 +307,37 @@ def test_every_kind_names_a_command_that_acts(kind: str) -> None:
     assert told.action.startswith("rollout ")
     assert told.action in told.body
     if severity == "critical":
-        assert 'rollout alerts ack 17 --reason "..."' in told.body
+        assert 'rollout alerts acknowledge 17 --reason "..."' in told.body
+
+
+CONSOLE = "https://rollout.example.org/console"
+LINKS = Links(CONSOLE, {name: f"https://prefect.example.org/{name}/run" for name in ("rollback", "approve-stage")})
+
+
+def test_an_alert_about_a_rollout_links_to_its_page_and_to_the_forms_of_its_commands() -> None:
+    severity, facts = RAISED["rollout.awaiting_approval"]
+    alert = raised("rollout.awaiting_approval", severity, facts, strategy_name="gold & [co](x)", rollout_id=ROLLOUT)
+
+    told = message(alert, links=LINKS)
+
+    name = "gold%20%26%20%5Bco%5D%28x%29"
+    asked = f"%7B%22strategy_name%22%3A%20%22{name}%22"
+    assert [line for line in told.body.splitlines() if "https://" in line] == [
+        f"console: {CONSOLE}/strategies/{name}/rollouts/{ROLLOUT}",
+        f"form to approve: https://prefect.example.org/approve-stage/run?parameters={asked}%7D",
+        f"form to roll back: https://prefect.example.org/rollback/run?parameters={asked}%2C%20%22version%22%3A%20%222%22%7D",
+    ]
+    assert told.action == message(alert).action
+
+
+@pytest.mark.parametrize("kind", HEADLINES)
+def test_an_alert_offers_the_form_of_a_rollback_where_it_offers_the_command(kind: str) -> None:
+    severity, facts = RAISED[kind]
+
+    told = message(raised(kind, severity, facts), links=LINKS)
+
+    assert ("form to roll back: " in told.body) == ("rollout rollback " in told.body)
+    assert f"console: {CONSOLE}/" in told.body
 
 
 def test_no_kind_that_a_service_raises_is_without_its_words() -> None:
@@ -272,7 +353,7 @@ def test_no_kind_that_a_service_raises_is_without_its_words() -> None:
 def test_without_a_directory_users_are_a_percent_alone() -> None:
     told = message(raised("rollout.blind", facts=PAIR | {"exposed": CANARY}))
 
-    assert "users: 5 % get it; for 4.0 d" in told.body
+    assert "users: 5 % get it; for 4 days" in told.body
 
 
 def test_an_alert_of_an_earlier_release_is_told_with_what_it_has() -> None:
@@ -325,3 +406,16 @@ def test_whatever_stands_in_a_row_there_is_a_message(kind: str, severity: Severi
 )
 def test_a_channel_gets_its_severity_and_worse(at_least: str, heard: list[str]) -> None:
     assert Severity(at_least).and_worse == heard
+
+
+def test_a_gate_is_shown_as_owners_read_it() -> None:
+    shown = {"title": "harm", "value": "E 616", "limit": "E 100", "count": "30 slots"}
+    silent = {"title": "up to date", "value": "—", "limit": "—", "count": "—"}
+
+    proven = message(
+        raised("rollout.rolled_back", "critical", {"gate": "harm", "verdict": "fail", "value": 2.8, "shown": shown})
+    )
+    blind = message(raised("rollout.blind", "warning", {"gate": "freshness", "verdict": "blind", "shown": silent}))
+
+    assert "harm: fail, E 616 against limit E 100, 30 slots" in proven.body.splitlines()
+    assert "up to date: blind" in blind.body.splitlines()

@@ -115,7 +115,9 @@ def test_a_healthy_ramp_climbs_is_promoted_bakes_and_ends() -> None:
 
     result = run_ramp(QUICK, KNOWN, ramp_of(*healthy, *after), days=4)
 
-    assert result == RampResult(slots=55, promoted_on=31 / 24)
+    assert (result.slots, result.promoted_on, result.gate) == (55, 31 / 24, None)
+    assert [percent for _, percent in result.stages] == [stage.percent for stage in QUICK.stages]
+    assert result.completed_on == 55 / 24
 
 
 def test_while_it_bakes_it_may_still_be_rolled_back() -> None:
@@ -180,12 +182,14 @@ def test_a_plan_may_roll_back_what_is_not_answered() -> None:
 
     assert run_ramp(plan, KNOWN, ramp_of(*every_hour(0, 96, SAME)), days=4).gate == "not_worse"
     silent = run_ramp(plan, KNOWN, ramp_of(), days=1)
-    assert silent == RampResult(slots=0, rolled_back_after=0, gate="not_worse", days=0.0)
+    assert (silent.slots, silent.rolled_back_after, silent.gate, silent.days) == (0, 0, "not_worse", 0.0)
 
 
 def test_without_a_slot_nothing_is_promoted() -> None:
     """Missing evidence does not advance a rollout."""
-    assert run_ramp(Plan(), KNOWN, ramp_of(), days=3) == RampResult(slots=0)
+    result = run_ramp(Plan(), KNOWN, ramp_of(), days=3)
+
+    assert result == RampResult(slots=0, stages=((0.0, 5.0),))
 
 
 def result(after: int | None = None, gate: str = "harm", **fields: Any) -> RampResult:

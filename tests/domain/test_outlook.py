@@ -29,9 +29,9 @@ def test_time_verdicts_and_approval_are_told_in_that_order() -> None:
     place = at(3, entered=NOON - 6 * HOUR)
 
     assert needs(place, said(Verdict.INSUFFICIENT), said(Verdict.INCONCLUSIVE, "freshness")) == [
-        "the stage's minimum time lasts another 18.0 h, until 2026-03-03 06:00 UTC",
-        "freshness must pass, it is inconclusive: because inconclusive",
-        "errors must pass, it is insufficient: because insufficient",
+        "the stage's minimum time lasts another 18 h, until 2026-03-03 06:00 UTC",
+        '"up to date" must pass, it is inconclusive: because inconclusive',
+        '"errors" must pass, it is insufficient: because insufficient',
         "an owner must then approve 100 %",
     ]
 
@@ -44,7 +44,7 @@ def test_time_verdicts_and_approval_are_told_in_that_order() -> None:
         (at(3, approved_stage=4), "nothing: the next tick advances it to 100 %"),
         (at(4, promoted_at=NOON - 7 * DAY), "nothing: the next tick completes it"),
         (at(3, state=State.AWAITING_APPROVAL), "an owner must now approve 100 %"),
-        (at(4, promoted_at=NOON - 6 * DAY), "the bake lasts another 24.0 h, until 2026-03-03 12:00 UTC"),
+        (at(4, promoted_at=NOON - 6 * DAY), "the bake lasts another 24 h, until 2026-03-03 12:00 UTC"),
         (at(0, state=State.AWAITING_DECISION), "an owner must decide: extend, advance or roll back"),
         (
             at(0, entered=NOON, state=State.PAUSED),
@@ -61,18 +61,18 @@ def test_a_bake_that_cannot_end_says_why() -> None:
 
     missing = needs(place, said(Verdict.INSUFFICIENT, "freshness"))
 
-    assert missing == ["freshness must pass, it is insufficient: because insufficient"]
+    assert missing == ['"up to date" must pass, it is insufficient: because insufficient']
 
 
 def test_a_gate_that_no_tick_has_asked_is_named() -> None:
-    assert needs(at(0)) == ["errors must pass: no tick has judged it yet"]
+    assert needs(at(0)) == ['"errors" must pass: no tick has judged it yet']
 
 
-@pytest.mark.parametrize(("since", "line"), [(None, "in 24.0 h"), (NOON - 20 * HOUR, "in 4.0 h, at 2026-03-02 16:00")])
+@pytest.mark.parametrize(("since", "line"), [(None, "in 24 h"), (NOON - 20 * HOUR, "in 4 h, at 2026-03-02 16:00")])
 def test_the_blind_are_told_when_it_ends(since: Any, line: str) -> None:
     first, second, *_ = needs(at(0, blind_since=since), said(Verdict.PASS), said(Verdict.BLIND, "freshness"))
 
-    assert first == "freshness needs evidence again: because blind"
+    assert first == '"up to date" needs evidence again: because blind'
     assert second.startswith(f"otherwise it is rolled back {line}")
 
 
@@ -80,7 +80,7 @@ def test_the_blind_limit_over_is_the_next_ticks() -> None:
     place = at(0, state=State.AWAITING_DECISION, blind_since=NOON - 2 * DAY)
 
     assert needs(place, said(Verdict.BLIND)) == [
-        "errors needs evidence again: because blind",
+        '"errors" needs evidence again: because blind',
         "otherwise it is rolled back at the next tick",
         "an owner must decide: extend, advance or roll back",
     ]

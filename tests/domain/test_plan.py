@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from strategy_core.domain.errors import InvalidPlan, UnarmedPlan
-from strategy_core.domain.plan import Plan, read_plan
+from strategy_core.domain.plan import Plan, load_plan, read_plan
+from strategy_core.domain.policy import load_policy
 
 
 def test_the_default_ramp_is_the_one_of_the_contract() -> None:
@@ -52,6 +53,12 @@ def _stages(*percents: float) -> list[dict[str, Any]]:
         ({"gates": [{"kind": "errors"}, {"kind": "errors"}]}, "each gate may occur once in a plan"),
         ({"gates": [{"kind": "horoscope"}]}, "horoscope"),
         ({"gates": [{"kind": "errors", "in_a_row": 0}]}, "in_a_row"),
+        ({"open_risk_percent": 0}, "open_risk_percent must be above 0 %, or null"),
+        ({"stages": [{**_stages(5)[0], "capital_percent": 0}, *_stages(100)]}, "capital_percent must be above 0"),
+        (
+            {"stages": [*({**_stages(p)[0], "capital_percent": 14 - p} for p in (5, 10)), *_stages(100)]},
+            "capital_percent must not fall",
+        ),
         ({"bake": 0}, "bake"),
         ({"soak": 5}, "soak"),
         ({"on_inconclusive": "ship"}, "on_inconclusive"),
@@ -83,3 +90,26 @@ def test_a_fast_replay_calls_late_and_blind_what_is_late_for_its_runs() -> None:
     assert plan.blind_limit == timedelta(days=40)
     assert plan.stages == Plan().stages
     assert Plan.model_validate(Plan().at_speed(1e6, timedelta(minutes=1)).model_dump()).late_candles == 1_000
+
+
+def test_a_stage_is_capped_at_its_percent_of_capital() -> None:
+    plan = read_plan({"stages": [*_stages(5, 10), {**_stages(25)[0], "capital_percent": None}, *_stages(100)]})
+
+    assert [stage.capital_percent for stage in plan.stages] == [5, 10, None, None]
+    assert plan.largest_account_percent == 0.5
+    assert read_plan(plan.model_dump(mode="json")) == plan
+
+
+def test_a_plan_stored_by_an_earlier_release_has_no_cap() -> None:
+    stored = Plan().model_dump(mode="json")
+    del stored["largest_account_percent"], stored["risk_scale"]
+    for stage in stored["stages"]:
+        del stage["capital_percent"]
+
+    plan = load_plan(stored)
+
+    assert {stage.capital_percent for stage in plan.stages} == {None}
+    assert plan.largest_account_percent is None
+    assert not plan.risk_scale
+    assert load_plan(Plan().model_dump(mode="json")) == Plan()
+    assert load_policy({"plans": {"careful": stored}}).plans["careful"] == plan

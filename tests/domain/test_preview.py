@@ -5,11 +5,12 @@ from functools import cache
 import numpy as np
 import pytest
 
+from strategy_core.domain.capital import Placed, capital_below
 from strategy_core.domain.gates.base import Margins, Verdict
 from strategy_core.domain.gates.on_slots import SLOTS_FACTOR, Harm, NotWorse
 from strategy_core.domain.pair_noise import History, measure
 from strategy_core.domain.plan import Plan, Stage
-from strategy_core.domain.preview import LiveShadow, Preview, preview
+from strategy_core.domain.preview import LiveShadow, OtherCanary, Preview, audience, preview
 from strategy_core.domain.simulation import SCENARIOS, simulate_shadow
 from strategy_core.domain.slots import Slots, slots
 
@@ -197,7 +198,7 @@ class TestWithItsSlots:
         notes = told.model_copy(update={"detections": [seldom], "slots_per_day": 0.3}).notes
 
         assert "found in 20% of trials within 31 days" in notes[-1]
-        assert "a year on 10,000" in notes[0]
+        assert "a year on an account of 10,000, at 0.2% of it a trade" in notes[0]
 
     def test_few_slots_or_no_armed_gate_say_nothing_of_faults(self) -> None:
         few = slots([(day, 1.0, 1.0, 1, 1) for day in range(29)])
@@ -230,3 +231,33 @@ class TestWithItsSlots:
 
 def test_without_a_slot_there_is_nothing_to_tell() -> None:
     assert preview(Plan(), History(), 10).notes == []
+
+
+def test_the_risk_of_the_version_is_a_note() -> None:
+    shown = preview(Plan(), history(a_day=101, days=60, calendar_days=60), 60)
+
+    assert "2 risks 1.8 × what 1 does" in shown.model_copy(update={"risk_line": "2 risks 1.8 × what 1 does"}).notes
+
+
+OTHER = OtherCanary(strategy_name="other", version="2", percent_bp=5_000, same_salt=True)
+_FIRST, *_, _LAST = (stage.model_copy(update={"capital_percent": None}) for stage in Plan().stages)
+NO_CAPS = Plan(stages=(_FIRST, _LAST), approve_before=())
+
+
+def test_a_holdout_is_in_no_stage() -> None:
+    reached = audience(NO_CAPS, None, [OTHER], holdout_percent=2)
+
+    assert [stage.effective_percent for stage in reached.stages] == [5, 98]
+    assert reached.notes == [
+        "a holdout of 2 % of users is in no stage: a canary gets at most 98 %, and the others get the version when it "
+        "is promoted"
+    ]
+    assert audience(NO_CAPS, None, [OTHER]).notes == []
+
+
+def test_kept_users_are_in_no_overlap() -> None:
+    below = capital_below(np.arange(0, 10_000, 100), np.ones(100))  # a user in each hundredth bucket
+
+    (overlap,) = audience(NO_CAPS, below, [OTHER], kept=[Placed(0, 1.0), Placed(300, 1.0), Placed(7_000, 1.0)]).overlaps
+
+    assert overlap.users == [3, 48]

@@ -51,6 +51,27 @@ def test_a_bleeding_canary_rolls_back_even_while_it_dwells() -> None:
     assert ruling.reason == "gate_1: because breach"
 
 
+@pytest.mark.parametrize("stage", [0, 4])
+def test_open_positions_hold_the_next_stage_and_the_promotion(stage: int) -> None:
+    ruling = decide(PLAN, at(stage), found(Verdict.PASS), NOON, positions_problem="3 have no manager")
+
+    assert (ruling.step, ruling.reason, ruling.held) == (Step.HOLD, "3 have no manager", True)
+
+
+def test_open_positions_delay_no_rollback_and_leave_an_approval() -> None:
+    broken, approved = found(Verdict.PASS, Verdict.FAIL), at(3, approved_stage=4)
+
+    assert decide(PLAN, at(), broken, NOON, positions_problem="some").step is Step.ROLL_BACK
+    assert decide(PLAN, approved, found(Verdict.PASS), NOON, positions_problem="some").step is Step.HOLD
+
+
+@pytest.mark.parametrize("stage", [0, 4])
+def test_an_unknown_cap_on_capital_holds_the_next_stage(stage: int) -> None:
+    ruling = decide(PLAN, at(stage), found(Verdict.PASS), NOON, capital_problem="capital is unknown")
+
+    assert ruling.step is (Step.PROMOTE if stage else Step.HOLD)  # a promotion adds no users
+
+
 @pytest.mark.parametrize(("state", "verdict"), list(product(OPEN, [Verdict.BREACH, Verdict.FAIL])))
 def test_protection_works_in_every_open_state(state: State, verdict: Verdict) -> None:
     place = at(4, state=state, blind_since=NOON, promoted_at=NOON)
@@ -83,7 +104,7 @@ def test_the_minimum_time_holds() -> None:
     ruling = decide(PLAN, at(entered=NOON - DAY / 2), found(Verdict.PASS), NOON)
 
     assert ruling.step is Step.HOLD
-    assert ruling.reason == "dwells at 5 %: 12.0 h of 24.0 h"
+    assert ruling.reason == "dwells at 5 %: 12 h of 24 h"
 
 
 @pytest.mark.parametrize("verdict", [Verdict.INSUFFICIENT, Verdict.INCONCLUSIVE])
@@ -96,7 +117,7 @@ def test_the_maximum_stage_time_ends_the_wait(choice: Literal["hold", "rollback"
     ruling = decide(Plan(on_inconclusive=choice), at(entered=NOON - 60 * DAY), found(Verdict.INCONCLUSIVE), NOON)
 
     assert ruling.step is step
-    assert ruling.reason.startswith("60.0 d at this stage without an answer")
+    assert ruling.reason.startswith("60 days at this stage without an answer")
 
 
 def test_an_extension_starts_the_maximum_anew() -> None:
@@ -144,11 +165,11 @@ def test_a_bake_does_not_end_while_harm_is_likely_or_nothing_is_decided(gate: st
     doubt = Finding(gate=gate, verdict=verdict, reason="E = 90 against 125")
     ruling = decide(PLAN, at(4, promoted_at=NOON - 8 * DAY), [doubt, *found(Verdict.PASS)], NOON)
 
-    assert (ruling.step, ruling.reason) == (Step.HOLD, f"has baked 8.0 d, but {gate}: E = 90 against 125")
+    assert (ruling.step, ruling.reason) == (Step.HOLD, f"has baked 8 days, but {gate}: E = 90 against 125")
 
 
 def test_a_promoted_version_bakes_and_then_completes() -> None:
-    assert decide(PLAN, at(4, promoted_at=NOON - DAY), found(Verdict.PASS), NOON).reason == "bakes: 24.0 h of 7.0 d"
+    assert decide(PLAN, at(4, promoted_at=NOON - DAY), found(Verdict.PASS), NOON).reason == "bakes: 24 h of 7 days"
     assert decide(PLAN, at(4, promoted_at=NOON - 7 * DAY), found(Verdict.INCONCLUSIVE), NOON).step is Step.COMPLETE
 
 

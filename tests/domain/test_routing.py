@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from strategy_core.domain.errors import InvalidPercent
 from strategy_core.domain.routing import (
     BUCKETS,
+    SaltedBuckets,
     as_percent,
     basis_points,
     bucket_of,
@@ -39,7 +40,11 @@ def test_golden_buckets(user_id: str, salt: str, bucket: int) -> None:
 
 @given(st.lists(users), st.text(max_size=10))
 def test_buckets_of_many_are_those_of_each(user_ids: list[str], salt: str) -> None:
-    assert buckets_of(user_ids, salt).tolist() == [bucket_of(user_id, salt) for user_id in user_ids]
+    each = [bucket_of(user_id, salt) for user_id in user_ids]
+    salted = SaltedBuckets(salt)
+
+    assert buckets_of(user_ids, salt).tolist() == each
+    assert [salted.bucket_of(user_id.encode()) for user_id in user_ids] == each
 
 
 @given(users, st.integers(0, 100))

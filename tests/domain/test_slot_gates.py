@@ -95,7 +95,7 @@ class TestHarm:
         finding = judged(Harm(), totals=totals_of(log_e=math.log(e), log_peak=math.log(e)))
 
         assert finding.verdict == verdict
-        assert finding.reason.startswith("harm is likely, the stage is frozen: E = ") is (verdict == "inconclusive")
+        assert finding.reason.startswith("harm is likely, the stage is held: E = ") is (verdict == "inconclusive")
 
     def test_the_stage_thaws_when_harm_is_likely_no_more(self) -> None:
         assert judged(Harm(), totals=totals_of(log_e=0.0, log_peak=math.log(50))).verdict is Verdict.PASS
@@ -159,7 +159,9 @@ class TestWinRate:
         finding = judged(WinRate(), pairs)
 
         assert finding.verdict is Verdict.FAIL
-        assert finding.reason.startswith("the canary wins less often: -50.0% of slots won, E reached 10^")
+        assert finding.reason.startswith(
+            "the canary wins less often: win rate -50.0 points against the active version, E reached 10^"
+        )
         assert finding.limit == pytest.approx(math.log10(200))
         assert finding.n == 200
 
@@ -173,7 +175,7 @@ class TestWinRate:
         finding = judged(WinRate(), paired([1.0, -9.0] * 50, [1.0, -1.0] * 50))
 
         assert finding.verdict is Verdict.PASS
-        assert finding.reason == "+0.0% of slots won, E = 1"
+        assert finding.reason == "win rate +0.0 points against the active version, E = 1"
 
     def test_an_outcome_that_is_no_number_is_blindness(self) -> None:
         with pytest.raises(EvidenceUnavailable, match="not a number"):
@@ -196,7 +198,7 @@ class TestNotWorse:
         finding = judged(NotWorse(), paired([1.0] * 29, [1.0] * 29, a_day=5))
 
         assert finding.verdict is Verdict.INSUFFICIENT
-        assert finding.reason == "29 of 30 slots on 6 of 3 days"
+        assert finding.reason == "29 of 30 slots, day 6 of at least 3"
 
     def test_too_few_days_are_insufficient(self) -> None:
         assert judged(NotWorse(), paired([1.0] * 40, [1.0] * 40, a_day=20)).verdict is Verdict.INSUFFICIENT
@@ -407,7 +409,7 @@ class TestNotWorseWithShadow:
         finding = self.slow([0.1, -0.1] * 4, slots_per_day=50.0)
 
         assert finding.verdict is Verdict.INSUFFICIENT
-        assert finding.reason == "8 of 30 slots on 8 of 3 days"
+        assert finding.reason == "8 of 30 slots, day 8 of at least 3"
 
     def test_patience_decides_which(self) -> None:
         needed = NotWorse().slots_needed(SLOW, 0.12)
@@ -443,7 +445,7 @@ class TestNotWorseWithShadow:
         few = {"d_squares": 0.0, "clipped_squares": 0.0, "slots_per_day": 0.1}
 
         assert self.slow([0.0] * 8, slots=22, days=22, **few).verdict is Verdict.PASS
-        assert self.slow([0.0] * 8, slots=21, days=21, **few).reason == "29 of 30 slots on 29 of 3 days"
+        assert self.slow([0.0] * 8, slots=21, days=21, **few).reason == "29 of 30 slots, day 29 of at least 3"
         in_a_day = paired([1.0] * 8, [1.0] * 8, a_day=8)
         one_day = SLOW.model_copy(update={"slots": 100, "days": 1, **few})
         assert judged(NotWorse(), in_a_day, SLOW_MARGINS, history=one_day).verdict is Verdict.INSUFFICIENT
@@ -461,7 +463,7 @@ class TestNotWorseWithShadow:
         finding = judged(NotWorse(), paired([1.0] * 8, [1.0] * 8, a_day=2), history=History())
 
         assert not NotWorse().needs_shadow(History(), 0.1)
-        assert finding.reason == "8 of 30 slots on 4 of 3 days"
+        assert finding.reason == "8 of 30 slots, day 4 of at least 3"
 
 
 class TestNotWorseByAlikeCandles:
@@ -478,7 +480,7 @@ class TestNotWorseByAlikeCandles:
         finding = self.after(24)
 
         assert finding.verdict is Verdict.PASS
-        assert finding.reason == "both did the same on 1000 candles, 24 of them in the rollout, and on 10 slots"
+        assert finding.reason == "both did the same on 1,000 candles, 24 of them in the rollout, and on 10 slots"
 
     @pytest.mark.parametrize(
         ("candles", "history"),
@@ -540,8 +542,9 @@ class TestDivergence:
         finding = judged(Divergence(), late, history=KNOWN.model_copy(update={"unlike_share": 0.02}))
 
         assert finding.verdict is Verdict.INCONCLUSIVE
-        assert finding.reason.endswith("unlike the active version on 100% of 6 slots, in shadow on 2%")
-        assert finding.limit == pytest.approx(0.03)
+        assert "unlike the active version on 100% of 6 slots, in shadow on 2%, E = " in finding.reason
+        assert finding.limit == pytest.approx(3)
+        assert (finding.value or 0.0) > 3
 
     def test_one_that_differs_as_in_shadow_passes(self) -> None:
         often = slots([(i // 5, 1.0, 1.0, 1, 1 if i % 3 else -1) for i in range(300)])
@@ -558,7 +561,8 @@ class TestDivergence:
         always = slots([(i // 5, 1.0, 1.0, 1, -1) for i in range(400)])
         finding = judged(Divergence(), always, history=KNOWN.model_copy(update={"unlike_share": share}))
 
-        assert (finding.verdict, finding.limit) == ("inconclusive" if share < 2 / 3 else "pass", 1.5 * share)
+        held = ("inconclusive", pytest.approx(3))
+        assert (finding.verdict, finding.limit) == (held if share < 2 / 3 else ("pass", None))
 
     @pytest.mark.full
     def test_twins_by_chance_are_hardly_ever_held(self) -> None:
@@ -663,4 +667,4 @@ def test_the_slots_of_an_older_releases_shadow_are_no_evidence() -> None:
     finding = judged(NotWorse(), paired([0.1] * 10, [0.1] * 10, a_day=1), history=older)
 
     assert finding.verdict is Verdict.INSUFFICIENT
-    assert finding.reason == "10 of 30 slots on 10 of 3 days"
+    assert finding.reason == "10 of 30 slots, day 10 of at least 3"

@@ -13,20 +13,24 @@ from strategy_core.domain.ramp import ENDED, State
 from strategy_core.domain.slot_ledger import read_ledger
 from strategy_core.services.audit import verify_trail
 from strategy_core.services.evidence import recompute
-from strategy_core.store import audit, evidence, rollouts, versions
+from strategy_core.store import audit, evidence, positions, release_times, rollouts, versions
 from strategy_core.store.engine import reading
-from strategy_core.store.tables import AlertOutbox, Counted, DecisionTally, GateVerdict, StrategyRow, Tally
+from strategy_core.store.tables import AlertOutbox, Counted, DecisionTally, GateVerdict, LiveTrade, StrategyRow, Tally
 from strategy_core.store.tables import ShadowDecisionLog as Log
 
 Picture = Mapping[str, Counter[str]]
 Invariant = Callable[[Engine, Picture, Picture], object]
 
 _RANDOM = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}")
+_NUMBER = re.compile(
+    r"'id': \d+"
+)  # of a freeze, in its event. PostgreSQL skips the one of a transaction that was undone
 _OTHERWISE = {"hash", "previous_hash", "audit_head", "duration_ms", "alert_id"}  # they follow from ids and clocks
 _OF_DELIVERIES = {"attempts", "claimed_until", "claimed_by", "sent_at", "due_at", "next_try_at"}
+_RELEASES = {"start_rollout", "advance", "promote", "activate_version", "activate_canary"}
 _EVIDENCE = (
     *("shadow_decision_log", "outcome", "equity_mark", "gate_verdict", "booked_slot", "metric_sample"),
-    *("live_trade", "audit_event", "alert_outbox", "comparison_report"),
+    *("live_trade", "position_change", "position_exit", "audit_event", "alert_outbox", "comparison_report"),
 )
 
 
@@ -41,7 +45,8 @@ def picture(engine: Engine) -> Picture:
             columns = [each for each in table.columns if each.name not in left_out and each not in counted]
             rows = session.execute(select(*columns)).all() if columns else []
             found[table.name] = Counter(
-                _RANDOM.sub(lambda match: names.get(match[0], "·"), repr(tuple(row))) for row in rows
+                _NUMBER.sub("'id': ·", _RANDOM.sub(lambda match: names.get(match[0], "·"), repr(tuple(row))))
+                for row in rows
             )
     return found
 
@@ -85,8 +90,10 @@ def canary_as_its_rollout(engine: Engine, *_: Picture) -> object:
 
 def one_step_at_most(engine: Engine, before: Picture, now: Picture) -> object:
     """One operation leaves one audit event a strategy, and moves a rollout by one stage, or not at all."""
-    events = now["audit_event"].total() - before["audit_event"].total()
-    return events if events not in (0, 1) else None
+    with reading(engine) as session:
+        names = versions.strategy_names(session)
+    added = [row.partition("{")[0] for row in (now["audit_event"] - before["audit_event"]).elements()]  # its names
+    return {name: events for name in names if (events := sum(f"'{name}'" in row for row in added)) > 1}
 
 
 def chain_intact(engine: Engine, *_: Picture) -> object:
@@ -173,10 +180,43 @@ def ended_is_over(engine: Engine, *_: Picture) -> object:
     return [one.state for one in found if (State(one.state) in ENDED) is (one.ended_at is None)]
 
 
+def a_freeze_holds_releases(engine: Engine, *_: Picture) -> object:
+    """No event within a freeze gives a version more users. Rollbacks are not among them."""
+    with reading(engine) as session:
+        freezes = release_times.list_freezes(session)
+        return [
+            (event.action, event.at)
+            for event in audit.events(session)
+            for each in freezes
+            if event.action in _RELEASES
+            and event.strategy_name == each.strategy_name
+            and each.starts_at <= event.at < each.until
+            and each.set_at < event.at
+        ]
+
+
 def alerts_by_key(engine: Engine, *_: Picture) -> object:
     with reading(engine) as session:
         keys = Counter(session.execute(select(col(AlertOutbox.dedupe_key))).scalars().all())
     return [key for key, times in keys.items() if times > 1]
+
+
+def positions_have_managers(engine: Engine, *_: Picture) -> object:
+    """Each open position has one manager that still decides, and there are as many of them as open trades."""
+    wrong: list[str] = []
+    with reading(engine) as session:
+        status = {(each.strategy_name, each.version): each.status for each in versions.list_versions(session)}
+        found = {each.trade_id: each for each in positions.find_positions(session, None)}
+        trades = session.execute(select(col(LiveTrade.trade_id), col(LiveTrade.state))).all()
+    wrong += [
+        f"{each.trade_id} is managed by {each.manager}"
+        for each in found.values()
+        if status.get((each.strategy_name, str(each.manager)), Status.RETIRED) == Status.RETIRED
+    ]
+    closed = {trade for trade, state in trades if state == "closed"}
+    if found.keys() != {trade for trade, state in trades if state == "open"} - closed:
+        wrong.append(f"{len(found)} open positions are not the open trades")
+    return wrong
 
 
 def database_sound(engine: Engine, *_: Picture) -> object:
@@ -200,7 +240,9 @@ INVARIANTS: tuple[Invariant, ...] = (
     no_evidence_doubled,
     book_as_its_slots,
     ended_is_over,
+    a_freeze_holds_releases,
     alerts_by_key,
+    positions_have_managers,
     database_sound,
 )
 

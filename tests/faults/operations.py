@@ -1,7 +1,7 @@
 """The work that is killed: each operation, the database it begins on, and how it is done again after a restart."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 
@@ -11,15 +11,21 @@ from strategy_core.domain.alerts import DeliveryPace
 from strategy_core.domain.audit import Command
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan, read_plan
+from strategy_core.domain.user_exclusions import ExclusionKind
 from strategy_core.isolation.pool import WorkerPool
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.alerts import deliver
+from strategy_core.services.drain import drain
 from strategy_core.services.live_trades import ingest
+from strategy_core.services.positions import flatten, hand_over
+from strategy_core.services.release_times import lift_freeze, set_freeze
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.rollouts import approve, start_rollout
+from strategy_core.services.scheduled_starts import cancel_start, schedule_start, start_due
 from strategy_core.services.score import score_outcomes
 from strategy_core.services.shadow import run_shadow
 from strategy_core.services.tick import tick
+from strategy_core.services.user_exclusions import end_exclusions, exclude_users
 from strategy_core.services.versions import activate_version, register_version
 from tests.builders import DAY, GOLD, HOUR, MONDAY, OWNER, decision_row, put_day, put_decisions, put_version
 from tests.endpoint import Endpoint
@@ -85,6 +91,37 @@ def ramped(engine: Engine, *, canary_r: float = 0.4, plan: Plan = _USUAL) -> Non
         put_day(engine, MONDAY + day * DAY, {"1": "buy", "2": "buy"}, worth, signal_hours=range(0, 20, 2))
 
 
+def hold(engine: Engine) -> None:
+    """Let users open positions of both versions before the rollout, whose gates read later orders alone."""
+    at = MONDAY - HOUR
+    ingest(engine, [_opened(f"p{number}", str(1 + number % 2), at) for number in range(40)], now=NOW)
+
+
+def _opened(trade_id: str, version: str, at: datetime) -> dict[str, object]:
+    facts = {"trade_id": trade_id, "user_id": f"u-{trade_id}", "strategy_name": "fib_rsi", "version": version}
+    return {**facts, "symbol": GOLD, "opened_at": at}
+
+
+def holding(engine: Engine) -> None:
+    ramped(engine)
+    hold(engine)
+
+
+def holding_at_the_last_stage(engine: Engine) -> None:
+    at_the_last_stage(engine)
+    hold(engine)
+
+
+def holding_and_bleeding(engine: Engine) -> None:
+    bleeding(engine)
+    hold(engine)
+
+
+def holding_and_promoted(engine: Engine) -> None:
+    promoted(engine)
+    hold(engine)
+
+
 def at_the_last_stage(engine: Engine) -> None:
     ramped(engine, plan=_LAST)
 
@@ -105,6 +142,63 @@ def asked(engine: Engine) -> None:
     hours = [MONDAY + hour * HOUR for hour in range(int((NOW - MONDAY) / HOUR))]
     put_decisions(engine, *(decision_row(version, at) for version in ("1", "2") for at in hours))
     tick(engine, World().market, now=NOW)
+
+
+def freeze(engine: Engine, now: datetime = MONDAY) -> object:
+    """Freeze releases until long after NOW, once: a repetition is refused by its key."""
+    asked = Command(replace(OWNER, idempotency_key="freeze"), now, "holidays")
+    return set_freeze(engine, asked, strategy_name="fib_rsi", ends_at=NOW + 9 * DAY)
+
+
+def frozen(engine: Engine) -> None:
+    """A rollout whose next stage has been earned, frozen since MONDAY."""
+    ramped(engine)
+    freeze(engine)
+
+
+def frozen_bleeding(engine: Engine) -> None:
+    bleeding(engine)
+    freeze(engine)
+
+
+def scheduled(engine: Engine) -> None:
+    """A start was due an hour before NOW."""
+    pair(engine)
+    schedule(engine, MONDAY)
+
+
+def frozen_schedule(engine: Engine) -> None:
+    scheduled(engine)
+    freeze(engine)
+
+
+def three_strategies(engine: Engine) -> None:
+    ramped(engine)
+    for name in ("a_first", "ppo_gold"):
+        put_version(engine, "1", Status.ACTIVE, strategy_name=name, recorded=True)
+
+
+def three_frozen(engine: Engine) -> None:
+    three_strategies(engine)
+    set_freeze(engine, Command(OWNER, MONDAY, "holidays"), strategy_name="*", ends_at=NOW + 9 * DAY)
+
+
+def opt_out(engine: Engine, now: datetime) -> object:
+    """Keep users off the canaries of all strategies."""
+    users = ["u1", "u2"]
+    return exclude_users(
+        engine, Command(OWNER, now, "asked"), strategy_name="*", user_ids=users, kind=ExclusionKind.OPT_OUT
+    )
+
+
+def opted_out(engine: Engine) -> None:
+    three_strategies(engine)
+    opt_out(engine, MONDAY)
+
+
+def schedule(engine: Engine, now: datetime) -> object:
+    facts = {"strategy_name": "fib_rsi", "version": "2", "plan": _USUAL, "start_at": now + 4 * DAY - HOUR}
+    return schedule_start(engine, Command(OWNER, now), **facts)  # type: ignore[arg-type]
 
 
 def registered(engine: Engine) -> None:
@@ -166,12 +260,33 @@ OPERATIONS: dict[str, Operation] = {
     "activate": Operation(
         ramped, lambda e, w, now: activate_version(e, Command(OWNER, now), strategy_name="fib_rsi", version="2")
     ),
-    "approve": Operation(asked, lambda e, w, now: approve(e, Command(OWNER, now), strategy_name="fib_rsi")),
+    "approve": Operation(asked, lambda e, w, now: approve(e, Command(OWNER, now, "good"), strategy_name="fib_rsi")),
     "tick: advance": Operation(ramped, _ticks),
     "tick: promote": Operation(at_the_last_stage, _ticks),
     "tick: roll back": Operation(bleeding, _ticks),
     "an owner's rollback": Operation(
         ramped, lambda e, w, now: roll_back(e, Command(OWNER, now, "news"), strategy_name="fib_rsi")
+    ),
+    "freeze": Operation(ramped, lambda e, w, now: freeze(e, now)),
+    "lift a freeze": Operation(frozen, lambda e, w, now: lift_freeze(e, Command(OWNER, now, "they are over"), 1)),
+    "lift a freeze of all strategies": Operation(
+        three_frozen, lambda e, w, now: lift_freeze(e, Command(OWNER, now, "they are over"), 1)
+    ),
+    "exclude users of all strategies": Operation(three_strategies, lambda e, w, now: opt_out(e, now)),
+    "end exclusions of all strategies": Operation(
+        opted_out,
+        lambda e, w, now: end_exclusions(e, Command(OWNER, now, "asked"), strategy_name="*", user_ids=["u1", "u2"]),
+    ),
+    "schedule a start": Operation(pair, lambda e, w, now: schedule(e, now)),
+    "cancel a scheduled start": Operation(
+        scheduled, lambda e, w, now: cancel_start(e, Command(OWNER, now), strategy_name="fib_rsi")
+    ),
+    "a scheduled start": Operation(scheduled, lambda e, w, now: start_due(e, now=now)),
+    "a scheduled start in a freeze": Operation(frozen_schedule, lambda e, w, now: start_due(e, now=now)),
+    "tick: held by a freeze": Operation(frozen, _ticks),
+    "tick: roll back in a freeze": Operation(frozen_bleeding, _ticks),
+    "an owner's rollback in a freeze": Operation(
+        frozen, lambda e, w, now: roll_back(e, Command(OWNER, now, "news"), strategy_name="fib_rsi")
     ),
     "an owner's rollback after the promotion": Operation(
         promoted, lambda e, w, now: roll_back(e, Command(OWNER, now, "news"), strategy_name="fib_rsi")
@@ -179,6 +294,29 @@ OPERATIONS: dict[str, Operation] = {
     "shadow run": Operation(registered, _shadow_run),
     "score": Operation(logged, lambda e, w, now: score_outcomes(e, w.market, now=now)),
     "live trades": Operation(ramped, _trades),
+    "tick: advance, positions open": Operation(holding, _ticks),
+    "tick: promote, positions open": Operation(holding_at_the_last_stage, _ticks),
+    "tick: complete, positions open": Operation(
+        holding_and_promoted, lambda e, w, now: tick(e, w.market, now=now + 8 * DAY)
+    ),
+    "tick: roll back, positions open": Operation(holding_and_bleeding, _ticks),
+    "an owner's rollback, positions open": Operation(
+        holding, lambda e, w, now: roll_back(e, Command(OWNER, now, "news"), strategy_name="fib_rsi")
+    ),
+    "an owner's rollback after the promotion, positions open": Operation(
+        holding_and_promoted, lambda e, w, now: roll_back(e, Command(OWNER, now, "news"), strategy_name="fib_rsi")
+    ),
+    "activate, positions open": Operation(
+        holding, lambda e, w, now: activate_version(e, Command(OWNER, now), strategy_name="fib_rsi", version="2")
+    ),
+    "hand over": Operation(
+        holding,
+        lambda e, w, now: hand_over(e, Command(OWNER, now), strategy_name="fib_rsi", version="2", to_version="1"),
+    ),
+    "flatten": Operation(
+        holding, lambda e, w, now: flatten(e, Command(OWNER, now), strategy_name="fib_rsi", version="2")
+    ),
+    "drain": Operation(holding, lambda e, w, now: drain(e, w.market, now=now)),
     "alerts": Operation(
         promoted, lambda e, w, now: deliver(e, [channel_to(w.receiver)], now=now), again_after=DeliveryPace().lease
     ),

@@ -1,10 +1,18 @@
 """The alert flows, on both databases."""
 
+import json
 from datetime import timedelta
 
 import pytest
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_CLIENT_CSRF_SUPPORT_ENABLED,
+    PREFECT_UI_URL,
+    temporary_settings,
+)
 from sqlalchemy import Engine
 
+from flows import events
 from flows.alerts import deliver_alerts
 from flows.ramp import start_canary
 from flows.rollback import rollback
@@ -15,6 +23,8 @@ from tests.builders import HOUR, MONDAY, put_version
 from tests.endpoint import Endpoint
 from tests.flows.conftest import Clock
 from tests.services.outbox import outbox, texts, url_of
+
+RUN = "0a1b2c3d-0000-4000-8000-000000000001"
 
 
 @pytest.fixture
@@ -32,6 +42,27 @@ def test_what_was_raised_is_sent_once(started: Engine, endpoint: Endpoint, monke
 
     assert [(state.is_completed(), state.message) for state in states] == [(True, "1 sent"), (True, "0 sent")]
     assert texts(endpoint) == ["fib_rsi v2 started at 5 % against v1"]
+
+
+@pytest.mark.parametrize("server", ["answers", "closed"])
+def test_an_alert_links_to_the_console_and_to_forms_if_the_server_tells_where_they_are(
+    started: Engine, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, server: str
+) -> None:
+    monkeypatch.setenv("ROLLOUT_ALERT_URLS", url_of(endpoint))
+    monkeypatch.setenv("ROLLOUT_CONSOLE_URL", "https://rollout.example.org/console")
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", RUN)
+    monkeypatch.setattr(events, "PATIENCE_S", 0.2)
+    endpoint.body = json.dumps([{"name": "rollback", "id": RUN}]).encode()
+    url = endpoint.url if server == "answers" else "http://127.0.0.1:1"
+    told = {PREFECT_API_URL: f"{url}/api", PREFECT_UI_URL: "https://prefect.example.org/"}
+
+    with temporary_settings({**told, PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: False}):
+        deliver_alerts.fn()
+
+    (body,) = [each["message"] for each in endpoint.posted if isinstance(each, dict) and "message" in each]
+    assert "\nconsole: https://rollout.example.org/console/strategies/fib_rsi/rollouts/" in body
+    form = f"form to roll back: https://prefect.example.org/deployments/deployment/{RUN}/run?parameters=%7B"
+    assert (form in body) == (server == "answers")
 
 
 def test_a_rollout_that_nobody_ticks_is_told_of_in_the_same_run(

@@ -1,12 +1,15 @@
 """Artifacts come after everything else: what a run did stands, whether Prefect can show it or not."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import parse_qs, urljoin, urlsplit
 
 import pytest
+from markdown_it import MarkdownIt
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_CSRF_SUPPORT_ENABLED, temporary_settings
 from sqlalchemy import Engine
 
@@ -23,6 +26,8 @@ from tests.flows.conftest import Clock
 from tests.report.reading import tables
 
 RUN = "0a1b2c3d-0000-4000-8000-000000000001"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "read-a-report.md"
+FORM = "0a1b2c3d-0000-4000-8000-000000000002"
 
 
 @pytest.fixture
@@ -45,6 +50,13 @@ def in_a_run(monkeypatch: pytest.MonkeyPatch, url: str) -> Iterator[None]:
 def made(server: Endpoint) -> list[dict[str, Any]]:
     """Return the artifacts that were asked to be made."""
     return [each for each in server.posted if "data" in each]
+
+
+def known(*keys: str) -> bytes:
+    """Return the answer of a server that has artifacts of these keys, and the deployments of two forms."""
+    artifacts = [{"key": key, "latest_id": RUN, "updated": "2026-03-02T00:00:00Z"} for key in keys]
+    forms = [{"name": name, "id": FORM, **artifacts[0]} for name in ("rollback", "pause")]
+    return json.dumps([*artifacts, *forms]).encode()
 
 
 @pytest.fixture
@@ -122,7 +134,8 @@ def test_an_owners_rollback_shows_its_report_beside_the_change(
     with in_a_run(monkeypatch, server.url):
         rollback.fn("fib_rsi", owner="ana", reason="odd fills")
 
-    assert [each["key"] for each in made(server)] == ["rollout-fib-rsi-v2", "rollback-fib-rsi-v2", "change-fib-rsi"]
+    assert [each["key"] for each in made(server)] == ["rollback-fib-rsi-v2", "rollout-fib-rsi-v2", "change-fib-rsi"]
+    assert "(../key/rollback-fib-rsi-v2)" in made(server)[1]["data"]
 
 
 def test_what_was_refused_or_changed_nothing_shows_nothing(
@@ -144,8 +157,7 @@ def test_outside_of_a_run_nothing_is_asked_of_any_server(started: Engine, at: Cl
 def test_a_rollout_that_has_an_artifact_gets_no_other(
     started: Engine, at: Clock, server: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = {"key": "rollout-fib-rsi-v2", "latest_id": RUN, "updated": "2026-03-02T00:00:00Z"}
-    server.body = json.dumps([known]).encode()
+    server.body = known("rollout-fib-rsi-v2")
 
     with in_a_run(monkeypatch, server.url):
         ramp_tick.fn()
@@ -154,8 +166,71 @@ def test_a_rollout_that_has_an_artifact_gets_no_other(
     ((path, change),) = server.patched
     assert path == f"/api/artifacts/{RUN}"
     assert set(change) == {"data", "description"}
-    assert "(../key/change-fib-rsi)" in change["data"]
+    assert "../key/" not in change["data"]
     assert change["data"].startswith("# fib\\_rsi v2 against v1: running at 5 % of users")
+
+
+def test_a_progress_links_to_what_exists_to_filled_in_forms_and_to_the_console(
+    started: Engine, server: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROLLOUT_CONSOLE_URL", "https://rollout.example.org/console/")
+    server.body = known("rollout-fib-rsi-v2", "change-fib-rsi")
+
+    with in_a_run(monkeypatch, server.url):
+        ramp_tick.fn()
+
+    ((_, change),) = server.patched
+    with reading(started) as session:
+        (rollout,) = rollouts.list_rollouts(session)
+    given = "%7B%22strategy_name%22%3A%20%22fib_rsi%22"
+    forms = f"../../deployments/deployment/{FORM}/run?parameters={given}"
+    assert change["data"].splitlines()[-3:] == [
+        f"**Forms, filled in:** [Pause]({forms}%7D) · [Roll back]({forms}%2C%20%22version%22%3A%20%22v2%22%7D)",
+        "",
+        f"[What owners changed](../artifact/{RUN}) · [In the console]"
+        f"(https://rollout.example.org/console/strategies/fib_rsi/rollouts/{rollout.id})",
+    ]
+
+
+def test_a_name_cannot_break_out_of_a_link(
+    engine: Engine, at: Clock, server: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "a](//evil.example)<img src=x>|`%41"
+    put_version(engine, "v1", Status.ACTIVE, strategy_name=name)
+    put_version(engine, "v2", strategy_name=name)
+    monkeypatch.setenv("ROLLOUT_CONSOLE_URL", "https://rollout.example.org/console")
+    server.body = known("nightly-comparison")
+
+    with in_a_run(monkeypatch, server.url):
+        assert start_canary.fn(name, "v2", owner="ana").is_completed()
+
+    for page in made(server):
+        links, images = addresses(page["data"])
+        assert {urlsplit(link).netloc for link in links} == {"", "rollout.example.org"}
+        assert [image for image in images if not image.startswith("data:")] == []
+        assert "<img" not in MarkdownIt("commonmark").render(page["data"])
+    filled_in = parse_qs(urlsplit(next(link for link in links_of(made(server)) if "version" in link)).query)
+    assert json.loads(filled_in["parameters"][0]) == {"strategy_name": name, "version": "v2"}
+
+
+def addresses(text: str) -> tuple[list[str], list[str]]:
+    """Return the addresses of all links and images of a Markdown text."""
+    inline = [each for token in MarkdownIt("commonmark").parse(text) for each in token.children or []]
+    links = [str(each.attrs["href"]) for each in inline if each.type == "link_open"]
+    return links, [str(each.attrs["src"]) for each in inline if each.type == "image"]
+
+
+def links_of(pages: list[dict[str, Any]]) -> list[str]:
+    return [link for page in pages for link in addresses(page["data"])[0]]
+
+
+def test_the_documented_keys_are_those_of_the_artifacts() -> None:
+    """Prefect's page of a key that does not exist is an error."""
+    documented = re.findall(r"`([a-z]+(?:-[a-z]+)*-fib-rsi(?:-2-0-0)?)`", PAGE.read_text())
+    kinds = ("rollout", "rollback", "comparison", "plan", "whatif", "training")
+
+    assert set(documented) == {*(key_of(kind, "fib_rsi", "2.0.0") for kind in kinds), key_of("change", "fib_rsi")}
+    assert re.findall(r"-<\w+>|rollout-fib_rsi", PAGE.read_text()) == []
 
 
 @pytest.mark.parametrize(
@@ -189,7 +264,7 @@ def test_names_that_look_alike_share_no_page() -> None:
 
 @pytest.mark.parametrize("page", ["http://h:4200/artifacts/artifact/1", "https://ui.example/v2/artifacts/artifact/1"])
 def test_a_link_stays_in_the_user_interface_that_is_read(page: str) -> None:
-    for known, path in ((None, "key/change-fib-rsi"), ({"change-fib-rsi": ("2", "")}, "artifact/2")):
-        link = link_to("change-fib-rsi", "changes", known=known)
+    for artifact_id, path in (("", "key/change-fib-rsi"), ("2", "artifact/2")):
+        link = link_to("change-fib-rsi", "changes", {"change-fib-rsi": (artifact_id, "")})
 
         assert urljoin(page, link.removeprefix("[changes](").removesuffix(")")) == f"{page[:-11]}/{path}"

@@ -129,7 +129,7 @@ def undo_the_last_change(engine: Engine) -> None:
                 run(f"DROP TRIGGER {name}")
         run("DELETE FROM audit_event WHERE position = 4")
         run("UPDATE strategy SET generation = 3, audit_head = (SELECT hash FROM audit_event WHERE position = 3)")
-        run("UPDATE canary_config SET rollout_bp = 500, generation = 1")
+        run("UPDATE canary_config SET rollout_bp = 500, asked_bp = 500, generation = 1")
 
 
 def test_a_server_that_deletes_no_runs_leaves_the_database_maintained(

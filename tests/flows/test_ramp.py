@@ -18,16 +18,19 @@ from flows.ramp import (
     start_canary,
 )
 from flows.rollback import activate
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import InvalidPercent
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
+from strategy_core.domain.policy import Policy
 from strategy_core.domain.ramp import State
 from strategy_core.market.synthetic import SyntheticSource
+from strategy_core.services.declarations import set_policy
 from strategy_core.services.rollouts import Choice
 from strategy_core.store import audit, rollouts, versions
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.tables import AuditEvent, Rollout
-from tests.builders import DAY, GOLD, HOUR, MONDAY, put_version
+from tests.builders import DAY, GOLD, HOUR, MONDAY, OWNER, put_version
 from tests.flows.conftest import Clock
 
 LATE = MONDAY + 12 * HOUR  # half a day of candles without decisions
@@ -51,6 +54,21 @@ def test_a_start_sends_the_first_stage_and_says_so_in_one_line(started: Engine) 
     assert event.reason == "better in the backtest"
 
 
+def test_a_form_starts_with_a_plan_of_the_policy_by_its_name(engine: Engine, at: Clock) -> None:
+    put_version(engine, "v1", Status.ACTIVE)
+    put_version(engine, "v2")
+    policy = Policy(plans={"careful": Plan(bake=9 * DAY)})
+    set_policy(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", policy=policy)
+
+    refused = start_canary.fn("fib_rsi", "v2", owner="ana")
+    state = start_canary.fn("fib_rsi", "v2", owner="ana", plan="careful")
+
+    assert "allows these plans only: careful" in (refused.message or "")
+    assert state.is_completed(), state.message
+    with reading(engine) as session:
+        assert rollouts.list_rollouts(session)[0].plan["bake"] == 9 * 86_400
+
+
 def test_a_start_without_shadow_says_what_that_means(engine: Engine, at: Clock) -> None:
     put_version(engine, "v1", Status.ACTIVE)
     put_version(engine, "v2")
@@ -58,7 +76,9 @@ def test_a_start_without_shadow_says_what_that_means(engine: Engine, at: Clock) 
     state = start_canary.fn("fib_rsi", "v2", owner="ana", plan=Plan())
 
     assert state.message is not None
-    assert state.message.startswith("fib_rsi v2 serves 5 % against v1. Warning: v2 has 0 slots on 0 days in shadow")
+    assert state.message.startswith(
+        "fib_rsi v2 serves 5 % of users against v1. Warning: v2 has 0 slots on 0 days in shadow"
+    )
 
 
 def test_a_second_start_fails_with_what_was_refused(started: Engine) -> None:
@@ -249,7 +269,7 @@ def test_a_symbol_is_excluded_by_form_if_the_platform_routes_by_symbol(
 
     assert out.message == "fib_rsi v2 no longer serves SILVER"
     with reading(engine) as session:
-        assert versions.routing(session, "fib_rsi").excluded == {"SILVER"}
+        assert versions.routing(session, "fib_rsi", MONDAY).excluded == {"SILVER"}
     assert newest_event(engine).action == "exclude_symbol"
 
 

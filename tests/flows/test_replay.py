@@ -21,7 +21,10 @@ def test_a_replay_is_one_line_and_what_is_from_it_says_so(engine: Engine, at: Cl
 
     empty = compare.fn("fib_rsi", "v2", days=7).message or ""
     replayed = replay.fn("fib_rsi", "v2", days=7).message or ""
-    again = replay.fn("fib_rsi", "v2", days=7).message or ""
+    again = replay.fn("fib_rsi", "v2", start="2026-02-24", end="2026-02-26").message or ""
+    week = compare.fn("fib_rsi", "v2", start="2026-02-23").message or ""
+    days = compare.fn("fib_rsi", "v2", start="2026-02-24", end="2026-02-26").message or ""
+    endless = compare.fn("fib_rsi", "v2", end="2026-02-26").message or ""
     compared = compare.fn("fib_rsi", "v2", days=7).message or ""
     ramped = whatif.fn("fib_rsi", "v2", start="2026-02-24", end="2026-02-26T00:00Z").message or ""
     unclear = whatif.fn("fib_rsi", "v2", start="yesterday").message or ""
@@ -32,7 +35,10 @@ def test_a_replay_is_one_line_and_what_is_from_it_says_so(engine: Engine, at: Cl
     assert "; fib_rsi v1: " in replayed
     assert again.endswith("nothing new: v1 was replayed on these candles before")
     assert " of the candles from replay" in compared
-    assert ramped.startswith("fib_rsi v2 would still be at 5 % on 2026-02-26 00:00 UTC, 2.0 d after its start: ")
+    assert week == compared
+    assert days.startswith("46 candles and ")
+    assert endless == "end = '2026-02-26' is not valid; allowed: an end only with a start"
+    assert ramped.startswith("fib_rsi v2 would still be at 5 % on 2026-02-26 00:00 UTC, 2 days after its start: ")
     assert "'yesterday' is not a time for start; allowed: 2026-01-31, or 2026-01-31T12:00Z" in unclear
 
 

@@ -57,7 +57,7 @@ def test_a_rollback_undoes_the_promotion_and_quarantines(two: Engine) -> None:
     state = rollback.fn("fib_rsi", owner="ana", reason="users complain", version="v2")
 
     assert state.message == "fib_rsi v2 is rolled back, no user gets it"
-    assert statuses(two) == {"v1": "active", "v2": "retired"}
+    assert statuses(two) == {"v1": "active", "v2": "shadow"}
     refused = activate.fn("fib_rsi", "v2", owner="ana", reason="once more")
     assert refused.is_failed()
     assert "is quarantined; give an override reason" in (refused.message or "")

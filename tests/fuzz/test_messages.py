@@ -16,7 +16,7 @@ from strategy_core.isolation import protocol
 from strategy_core.isolation.client import _answers_in, _description_in
 from strategy_core.isolation.process import Died
 from strategy_core.observe.prometheus import Prometheus
-from strategy_core.router.http import HttpSource
+from strategy_core.router.http import routing_source
 from tests.endpoint import Endpoint, serving, vector
 from tests.fuzz.damage import damaged, rules
 
@@ -53,7 +53,7 @@ def endpoint() -> Iterator[Endpoint]:
 def test_an_answer_of_routing_is_whole_or_none(endpoint: Endpoint, body: bytes) -> None:
     endpoint.body = body
     line, found = "", None
-    with closing(HttpSource(endpoint.url, "t0ken")) as source:
+    with closing(routing_source(endpoint.url, "t0ken")) as source:
         try:
             found = source.read()
         except RoutingUnavailable as error:

@@ -24,7 +24,7 @@ from strategy_core.isolation import protocol
 LIBC = ctypes.CDLL("libc.so.6", use_errno=True)
 PTRACE_ATTACH, PR_SET_PDEATHSIG = 16, 1
 BREACH = b'{"breach":"again"}\n' * 1_000
-ROW = b'{"rows":[["",null,["buy",0.5,{},""],1.0]]}\n' * 1_000
+ROW = b'{"rows":[["",null,["buy",0.5,{},"","open"],1.0]]}\n' * 1_000
 
 
 class Nothing(BaseModel):

@@ -206,7 +206,7 @@ TRICKS: dict[str, Callable[[Path], Any]] = {
     "crash": lambda _: ctypes.string_at(8),
     "memory": lambda _: np.ones(1 << 45, dtype=np.float64),
     "garbage": _private_pipe(b"not JSON\n"),
-    "forged": _private_pipe(b'{"rows":[["",null,["buy",7,{},""],1.0]]}\n'),
+    "forged": _private_pipe(b'{"rows":[["",null,["buy",7,{},"","open"],1.0]]}\n'),
     "another message": _private_pipe(b'{"ready":1}\n'),
     "endless line": lambda _: _private_pipe(b"x" * 9_000_000)(Path()),
     # does not answer

@@ -159,6 +159,22 @@ def test_a_version_that_cannot_be_loaded_is_refused_with_the_reason(
     assert {answer.kind for answer in answers} == {"breach" if refused is IsolationBreach else "raised"}
 
 
+def test_the_schema_of_a_config_names_its_parameters_with_their_defaults() -> None:
+    with IsolatedStrategy(f"{UNDER_TEST}:Tricks", {}) as isolated:
+        schema = isolated.read_params_schema()
+
+    assert schema["properties"]["target"]["default"] == "nowhere"
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "refused"),
+    [("BreachOnLoad", IsolationBreach), ("ExitOnLoad", StrategyFailed), ("RaiseOnLoad", StrategyFailed)],
+)
+def test_a_schema_is_read_in_the_sandbox(entry_point: str, refused: type[Exception]) -> None:
+    with IsolatedStrategy(f"{UNDER_TEST}:{entry_point}", {}) as isolated, pytest.raises(refused):
+        isolated.read_params_schema()
+
+
 def test_a_version_that_hangs_while_loading_is_refused_at_the_load_deadline() -> None:
     with (
         IsolatedStrategy(f"{UNDER_TEST}:SlowToLoad", {}, load_deadline_s=0.5) as isolated,

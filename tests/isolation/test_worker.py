@@ -145,7 +145,8 @@ def test_a_ready_engine_needs_no_config(guard: Guard) -> None:
     version = _load({"entry_point": "engine", "config": {"n": 1}}, [pickle.dumps(Engine(1.0))], guard)
 
     known = {"config": {}, "warmup_bars": 3, "vectorised": False, "model_files": [], "notes": []}
-    assert version.description() == known | {"trained_until": None, "trained_until_problem": ""}
+    known |= {"trained_until": None, "trained_until_problem": "", "toggles": {}, "toggle_problems": []}
+    assert version.description() == known
 
 
 def test_model_files_are_described_by_their_whole_path(guard: Guard) -> None:

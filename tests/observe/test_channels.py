@@ -4,6 +4,7 @@ import json
 import logging
 import threading
 import time
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +15,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, text
 from structlog.testing import capture_logs
 
-from strategy_core.domain.alerts import Message, Severity
+from strategy_core.domain.alerts import AttachedPage, Message, Severity
 from strategy_core.domain.errors import MissingExtra
 from strategy_core.observe.channels import AppriseChannel, read_channels
 from strategy_core.services.alerts import deliver
@@ -186,3 +187,19 @@ def test_without_apprise_the_error_names_the_extra_to_install(monkeypatch: pytes
     assert read_channels(None) == []
     with pytest.raises(MissingExtra, match=r"strategy-rollout\[alerts\]"):
         read_channels(SecretStr("json://a"))
+
+
+@pytest.mark.parametrize(("scheme", "takes_files"), [("json", True), ("gotify", False)])
+def test_a_page_is_attached_where_files_are_taken_and_linked_everywhere(
+    endpoint: Endpoint, scheme: str, takes_files: bool
+) -> None:
+    channel = AppriseChannel(SecretStr(url_of(endpoint, "/token").replace("json", scheme, 1)), scheme=scheme)
+    page = AttachedPage(
+        "note.html", "<!doctype html><p>all is well</p>", "https://rollout.example.org/console/reports/1"
+    )
+
+    assert channel.send(replace(MESSAGE, page=page), Severity.INFO) == ""
+
+    (posted,) = endpoint.posted
+    assert posted["message"].endswith(page.url)
+    assert [each["filename"] for each in posted.get("attachments", [])] == (["note.html"] if takes_files else [])

@@ -15,7 +15,9 @@ from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.observe.metrics import NAMES, exposition
 from strategy_core.services.alerts import acknowledge
 from strategy_core.services.compare import compare_all
+from strategy_core.services.drain import drain
 from strategy_core.services.live_trades import ingest
+from strategy_core.services.release_times import lift_freeze, set_freeze
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.rollouts import pause, start_rollout
 from strategy_core.services.tick import tick
@@ -99,6 +101,39 @@ def test_where_a_rollout_stands_and_what_its_gates_say(ramped: Engine, market: S
     assert found["gate_verdicts_total gate=errors strategy=fib_rsi verdict=pass"] == 1
     assert found["gate_verdicts_total gate=errors strategy=fib_rsi verdict=breach"] == 0
     assert found["rollbacks_total cause=errors strategy=fib_rsi"] == 0
+
+
+def test_a_freeze_is_seen_while_it_lasts_and_one_of_all_strategies_by_each(engine: Engine) -> None:
+    for name in ("fib_rsi", "ppo_gold"):
+        put_version(engine, "1", Status.ACTIVE, strategy_name=name)
+    command = Command(OWNER, MONDAY, "holidays")
+    set_freeze(engine, command, strategy_name="fib_rsi", starts_at=MONDAY + HOUR, ends_at=MONDAY + 3 * HOUR)
+    of_all = set_freeze(engine, command, strategy_name="*", starts_at=MONDAY + 2 * HOUR, ends_at=MONDAY + 9 * HOUR)
+
+    def frozen(hours: int) -> list[float]:
+        found = scrape(engine, now=MONDAY + hours * HOUR)
+        return [found[f"releases_frozen strategy={name}"] for name in ("fib_rsi", "ppo_gold")]
+
+    assert [frozen(hours) for hours in (0, 1, 2, 8, 9)] == [[0, 0], [1, 0], [1, 1], [1, 1], [0, 0]]
+    lift_freeze(engine, Command(OWNER, MONDAY + 4 * HOUR, "over"), of_all.id or 0)
+    assert frozen(8) == [0, 0]
+
+
+def test_how_many_slots_and_days_a_rollout_should_still_take(engine: Engine) -> None:
+    for version, status in (("1", Status.ACTIVE), ("2", Status.SHADOW)):
+        put_version(engine, version, status)
+    for day in range(10):
+        worth = {"1": 0.5 - day % 2, "2": 0.52 - day % 2}
+        put_day(engine, MONDAY + day * DAY, dict.fromkeys(worth, "buy"), worth, signal_hours=range(0, 20, 4))
+    start = MONDAY + 11 * DAY
+    start_rollout(engine, Command(OWNER, start), strategy_name="fib_rsi", version="2", plan=Plan())
+
+    found = scrape(engine, now=start)
+
+    assert (found[f"rollout_slots {OF}"], found[f"rollout_slots_needed {OF}"]) == (0, 30)
+    stage, end = (found[f"rollout_days_left strategy=fib_rsi until={until} version=2"] for until in ("stage", "end"))
+    assert 30 / 5 <= stage < 8
+    assert end > stage + Plan().bake / DAY
 
 
 def test_a_service_token_is_told_until_it_is_revoked_and_to_who_reaches_its_strategies(engine: Engine) -> None:
@@ -269,6 +304,25 @@ def test_a_retired_version_is_told_of_for_a_week(engine: Engine) -> None:
     assert "shadow_decisions_total decision=hold strategy=fib_rsi symbol=GOLD version=1" in soon
     assert "shadow_lag_seconds strategy=fib_rsi version=1" not in soon  # nobody asks it any more
     assert [name for name in later if "version=1" in name] == []
+
+
+def test_open_positions_are_counted_by_their_manager(engine: Engine, market: SyntheticSource) -> None:
+    put_version(engine, "1", Status.ACTIVE)
+    put_version(engine, "2")
+    put_decisions(engine, decision_row("2", MONDAY + HOUR, intent="close"))
+    trade = {"user_id": "u1", "strategy_name": "fib_rsi", "symbol": "GOLD", "opened_at": MONDAY}
+    trades = [{**trade, "trade_id": f"t{number}", "version": version} for number, version in enumerate("122")]
+    ingest(engine, trades, now=MONDAY + DAY)
+    drain(engine, market, now=MONDAY + DAY)
+
+    found = scrape(engine, now=MONDAY + DAY)
+
+    assert {name: value for name, value in found.items() if "positions" in name and "kind" not in name} == {
+        "open_positions strategy=fib_rsi version=1": 1,
+        "open_positions strategy=fib_rsi version=2": 2,
+        "draining_positions strategy=fib_rsi version=2": 2,
+    }
+    assert found["unclosed_exits strategy=fib_rsi"] == 2
 
 
 def test_what_is_beyond_the_cap_is_counted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

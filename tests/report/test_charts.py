@@ -16,6 +16,7 @@ from strategy_core.report.charts import (
     divergence_svg,
     equity_svg,
     harm_svg,
+    positions_svg,
     regimes_svg,
     share_svg,
     training_svg,
@@ -173,6 +174,22 @@ def test_the_share_of_users_has_steps_and_its_end() -> None:
     areas = [each for each in svg.iter(f"{SVG}rect") if "x" in each.attrib]
     assert [float(area.attrib["height"]) for area in areas] == pytest.approx([7.3, 146.0], abs=0.1)
     assert {"5 %", "100 %", "rolled back"} <= words(svg)
+
+
+def test_open_positions_have_a_line_for_each_manager_and_a_mark() -> None:
+    at = [START + number * DAY for number in range(3)]
+
+    svg = ET.fromstring(
+        positions_svg(
+            "Positions", at, {"3.0.0": [10, 37, 0], "2.0.0": [1, 2, 1_200]}, marked_at=at[1], mark="rolled back"
+        )
+    )
+
+    assert {"3.0.0: 37 at most, 0 at the end", "2.0.0: 1,200 at most, 1,200 at the end", "rolled back"} <= words(svg)
+    lines = [each.attrib["points"].split() for each in svg.iter(f"{SVG}polyline")]
+    heights = [[float(point.split(",")[1]) for point in line] for line in lines]
+    assert heights[0][0] == heights[0][1] > heights[0][2] == heights[0][3]  # each number holds until the next candle
+    assert heights[0][-1] == ticks(svg)["0"]
 
 
 def test_steps_that_are_too_close_get_no_overlapping_labels() -> None:

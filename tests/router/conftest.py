@@ -52,7 +52,16 @@ def until(condition: Callable[[], object]) -> None:
 def routing_answer(engine: Engine) -> bytes:
     """Return what the API answers."""
     with reading(engine) as session:
-        found = versions.all_routing(session)
+        found = versions.all_routing(session, MONDAY)
+    sets: dict[str, list[str]] = {}
+
+    def key(users: frozenset[str]) -> str | None:
+        if not users:
+            return None
+        listed = sorted(users)
+        sets["-".join(listed)] = listed
+        return "-".join(listed)
+
     rows = [
         {
             "strategy_name": name,
@@ -62,7 +71,10 @@ def routing_answer(engine: Engine) -> bytes:
             "salt": routing.salt if routing else "",
             "generation": routing.generation if routing else 0,
             "excluded_symbols": sorted(routing.excluded) if routing else [],
+            "kept_users": key(routing.kept) if routing else None,
+            "always_users": key(routing.always) if routing else None,
+            "exit_only_users": key(routing.exit_only) if routing else None,
         }
         for name, routing in found.items()
     ]
-    return json.dumps({"strategies": rows}).encode()
+    return json.dumps({"strategies": rows, "user_sets": sets}).encode()

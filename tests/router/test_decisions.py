@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,12 @@ from strategy_core.domain.errors import (
 )
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.routing import BUCKETS, Routing, bucket_of
+from strategy_core.domain.user_exclusions import ExclusionKind
 from strategy_core.router.router import Table
 from strategy_core.services.canary import activate_canary
 from strategy_core.services.queries import route_user
+from strategy_core.store import user_exclusions
+from strategy_core.store.engine import transaction
 from tests.builders import MONDAY, OWNER, put_version
 from tests.effort import examples
 from tests.router.conftest import USERS
@@ -56,25 +60,33 @@ def router(every_share: Engine, database_url: str) -> Iterator[Router]:
 @given(user=st.text(min_size=1, max_size=20), share=st.sampled_from([*SHARES]), salt=st.sampled_from(["", "salt é"]))
 def test_it_says_what_the_database_says(every_share: Engine, router: Router, user: str, share: str, salt: str) -> None:
     name = share + salt
-    route = route_user(every_share, user_id=user, strategy_name=name)
+    route = route_user(every_share, user_id=user, strategy_name=name, now=MONDAY)
 
     assert router.explain(user, name) == route
     assert router.version_for(user, name) == route.version
     assert router.assign([user], name) == [route.version]
 
 
-@given(user=st.text(min_size=1, max_size=20), percent_bp=st.integers(0, BUCKETS), salt=st.text(max_size=10))
-def test_it_obeys_what_routing_is(user: str, percent_bp: int, salt: str) -> None:
-    """As the domain has it, of any percent and any salt."""
-    routing = Routing("1", "2", percent_bp, salt, 7)
+@given(
+    user=st.text(min_size=1, max_size=20),
+    percent_bp=st.integers(0, BUCKETS),
+    salt=st.text(max_size=10),
+    kept=st.booleans(),
+    always=st.booleans(),
+)
+def test_it_obeys_what_routing_is(user: str, percent_bp: int, salt: str, kept: bool, always: bool) -> None:
+    """As the domain has it, of any percent, any salt and any exclusion."""
+    one, nobody = frozenset({user}), frozenset[str]()
+    routing = Routing("1", "2", percent_bp, salt, 7, kept=one if kept else nobody, always=one if always else nobody)
     router = Router.__new__(Router)
     router._table = Table(60, time.monotonic)
     router._table.update({"fib_rsi": routing}, time.monotonic())
 
-    version = routing.version_of(bucket_of(user, salt))
+    version = routing.version_of(bucket_of(user, salt), None, user)
 
     assert router.version_for(user, "fib_rsi") == version
     assert router.assign([user], "fib_rsi") == [version]
+    assert router.explain(user, "fib_rsi").version == version
 
 
 def test_many_users_are_assigned_as_each_is(canary: Engine, database_url: str) -> None:
@@ -99,6 +111,28 @@ def test_what_is_no_user_id_is_refused(canary: Engine, database_url: str, user_i
         ):
             with pytest.raises(InvalidName, match="is not a user id; allowed: text in UTF-8"):
                 ask()
+
+
+def test_a_user_whose_loss_limit_was_hit_may_not_enter(canary: Engine, database_url: str) -> None:
+    """Without a canary too."""
+    put_version(canary, "1", Status.ACTIVE, strategy_name="no_canary")
+    with transaction(canary) as session:
+        for name in ("fib_rsi", "no_canary"):
+            user_exclusions.exclude(
+                session, name, ExclusionKind.GUARD, ["user_1"], now=MONDAY, reason="-10 R", actor="guard"
+            )
+    with Router(database_url) as router:
+        for name in ("fib_rsi", "no_canary"):
+            assert not router.may_enter("user_1", name)
+            assert router.may_enter("user_2", name)
+            route = router.explain("user_1", name)
+            answered = route_user(canary, user_id="user_1", strategy_name=name, now=MONDAY)
+            assert answered.exclusion == "guard by guard"  # which a Router does not read
+            assert replace(route, exclusion=answered.exclusion) == answered
+            assert (route.version, route.exit_only) == ("1", True)
+            assert route.why.endswith("; loss limit hit: no new position")
+        with pytest.raises(InvalidName):
+            router.may_enter("", "fib_rsi")
 
 
 def test_what_nobody_can_be_routed_by_is_told_apart(canary: Engine, database_url: str) -> None:

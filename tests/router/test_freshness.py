@@ -11,12 +11,14 @@ from structlog.testing import capture_logs
 from strategy_core import Router
 from strategy_core.domain.audit import Command
 from strategy_core.domain.lifecycle import Status
-from strategy_core.domain.routing import Routing
+from strategy_core.domain.routing import Routing, bucket_of
+from strategy_core.domain.user_exclusions import ExclusionKind
 from strategy_core.router.router import Table
 from strategy_core.services.canary import activate_canary, update_canary_percent
 from strategy_core.services.rollback import roll_back
+from strategy_core.services.user_exclusions import exclude_users
 from strategy_core.services.versions import activate_version
-from tests.builders import MONDAY, OWNER, put_version
+from tests.builders import HOUR, MONDAY, OWNER, put_version
 from tests.router.conftest import USERS, Clock, until
 
 
@@ -48,6 +50,31 @@ def test_a_change_reaches_the_router(canary: Engine, database_url: str) -> None:
         activate_version(canary, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2")
         until(lambda: told(router) == {"2"})
         until(lambda: "ppo_gold" in router._table.served)
+
+
+def test_an_exclusion_reaches_the_router_and_runs_out_there(canary: Engine, database_url: str) -> None:
+    """Without a write when it runs out."""
+    times = [MONDAY]
+    inside = next(user for user in USERS if bucket_of(user) < 2_500)
+    outside = next(user for user in USERS if bucket_of(user) >= 2_500)
+    with Router(database_url, now=lambda: times[-1]) as router:
+        assert (router.version_for(inside, "fib_rsi"), router.version_for(outside, "fib_rsi")) == ("2", "1")
+
+        for user, kind in ((inside, ExclusionKind.OPT_OUT), (outside, ExclusionKind.ALWAYS)):
+            exclude_users(
+                canary,
+                Command(OWNER, MONDAY),
+                strategy_name="fib_rsi",
+                user_ids=[user],
+                kind=kind,
+                until=MONDAY + HOUR,
+            )
+        until(lambda: router.generation("fib_rsi") == 3)
+        assert (router.version_for(inside, "fib_rsi"), router.version_for(outside, "fib_rsi")) == ("1", "2")
+
+        times.append(MONDAY + HOUR)
+        until(lambda: router.version_for(inside, "fib_rsi") == "2")
+        assert router.version_for(outside, "fib_rsi") == "1"
 
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -99,7 +126,7 @@ def test_cut_off_for_too_long_a_canary_admits_nobody_new_and_loses_nobody(
 
 
 def _cut_off(router: Router) -> bool:
-    source = router._refresher.source
+    source = router._feed.source
     return source._connection is None  # type: ignore[attr-defined]
 
 
@@ -183,7 +210,7 @@ def test_what_changes_while_it_is_read_is_not_confirmed_by_that(clock: Clock) ->
 @pytest.mark.full
 def test_a_router_that_nobody_refers_to_ends(canary: Engine, database_url: str) -> None:
     router = Router(database_url)
-    thread, gone = router._refresher._thread, weakref.ref(router)
+    thread, gone = router._feed._refresher._thread, weakref.ref(router)
 
     del router
     gc.collect()

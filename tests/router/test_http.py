@@ -10,9 +10,11 @@ from structlog.testing import capture_logs
 from strategy_core import Router
 from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import RoutingUnavailable
+from strategy_core.domain.routing import bucket_of
+from strategy_core.domain.user_exclusions import ExclusionKind
 from strategy_core.router import http
 from strategy_core.services.rollback import roll_back
-from strategy_core.store import rollouts
+from strategy_core.store import rollouts, user_exclusions
 from strategy_core.store.engine import transaction
 from tests.builders import MONDAY, OWNER
 from tests.endpoint import Endpoint
@@ -47,6 +49,58 @@ def test_a_change_reaches_the_router(api: Endpoint, canary: Engine) -> None:
     assert path == "/api/v1/strategy/routing"
     assert headers["Authorization"] == "Bearer t0ken"
     assert "If-None-Match" not in headers
+
+
+def test_excluded_users_reach_the_router(api: Endpoint, canary: Engine) -> None:
+    inside = [user for user in USERS if bucket_of(user) < 2_500]
+    outside = next(user for user in USERS if user not in inside)
+    with transaction(canary) as session:
+        for kind, user in (
+            (ExclusionKind.OPT_OUT, inside[0]),
+            (ExclusionKind.GUARD, inside[1]),
+            (ExclusionKind.ALWAYS, outside),
+        ):
+            user_exclusions.exclude(session, "fib_rsi", kind, [user], now=MONDAY, reason="", actor="ana")
+    api.body = routing_answer(canary)
+
+    with Router(api_url=api.url) as router:
+        assert router.assign([*inside[:3], outside], "fib_rsi") == ["1", "1", "2", "2"]
+        assert [router.may_enter(user, "fib_rsi") for user in inside[:2]] == [True, False]
+
+
+def test_a_change_does_not_wait_for_users_that_the_router_does_not_have(api: Endpoint) -> None:
+    inside = [user for user in USERS if bucket_of(user) < 500]
+    out, other, *rest = inside
+
+    def answer(percent: float, kept: str | None, sets: dict[str, list[str]], canary: str | None = "2") -> bytes:
+        known = {"active": "1", "salt": "", "always_users": None, "exit_only_users": kept}
+        rows = [
+            {"strategy_name": "aa", "canary": canary, "rollout_percent": percent, "generation": 1, "kept_users": kept},
+            {"strategy_name": "bb", "canary": None, "rollout_percent": 0.0, "generation": 1, "kept_users": None},
+        ]
+        if kept == "new":
+            rows[1] |= {"canary": "2", "rollout_percent": 100.0, "kept_users": kept}
+        return json.dumps({"strategies": [known | row for row in rows], "user_sets": sets}).encode()
+
+    api.body = answer(50.0, "old", {"old": [out]})
+    with Router(api_url=api.url) as router:
+        assert router.assign([out, other], "aa") == ["1", "2"]
+
+        api.body = answer(5.0, "new", {})
+        until(lambda: router.explain(other, "aa").percent == 5)
+        assert router.assign([out, *rest], "aa") == ["1", *["2"] * len(rest)]
+        assert set(router.assign(USERS, "bb")) == {"1"}, "who is kept from its canary is not known"
+        assert not router.may_enter(out, "aa")
+        assert not router.may_enter(out, "bb")
+
+        api.body = answer(0.0, "new", {}, canary=None)
+        until(lambda: router.assign(rest, "aa") == ["1"] * len(rest))
+
+        api.body = answer(5.0, "new", {"new": [out, other]})
+        until(lambda: router.assign([out, other, *rest], "bb") == ["1", "1", *["2"] * len(rest)])
+        until(lambda: router.assign([out, other, *rest], "aa") == ["1", "1", *["2"] * len(rest)])
+    asked = [query for path, query, _ in api.asked if path == "/api/v1/strategy/routing"]
+    assert len(asked) == len(api.asked)
 
 
 def test_an_excluded_symbol_reaches_the_router(api: Endpoint, canary: Engine) -> None:

@@ -91,7 +91,7 @@ class Compared(RuleBasedStateMachine):
             events, alerts = audit.events(session), find_alerts(session)
             ended = [one.state for one in rollouts.list_rollouts(session)[::-1] if one.ended_at is not None]
             stands = strategy_state(session, NAME)
-            routing = versions.all_routing(session).get(NAME)
+            routing = versions.all_routing(session, MONDAY).get(NAME)
         assert {name: (one.status, one.quarantined_at is not None) for name, one in found.items()} == {
             name: (one.status, one.quarantined) for name, one in model.versions.items()
         }
@@ -123,6 +123,6 @@ class Compared(RuleBasedStateMachine):
 
     def routed(self, user: str) -> str | None:
         try:
-            return route_user(self.engine, user_id=user, strategy_name=NAME).version
+            return route_user(self.engine, user_id=user, strategy_name=NAME, now=MONDAY).version
         except NoActiveVersion:
             return None

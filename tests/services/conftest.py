@@ -14,15 +14,22 @@ from tests.prepared import prepared
 # What changes who gets which version, or holds locks; the others run on PostgreSQL with `-m full`.
 ON_BOTH = {
     "test_alert_faults",
+    "test_canary_capital",
+    "test_declarations",
+    "test_drain",
     "test_exclude",
     "test_maintain",
+    "test_positions",
     "test_promote",
+    "test_proposals",
     "test_ramp",
     "test_rollback",
     "test_retrain",
     "test_score",
+    "test_signals",
     "test_standing_watch",
     "test_tampering",
+    "test_toggles",
 }
 
 

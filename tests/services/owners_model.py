@@ -99,7 +99,7 @@ class Model(Standing):
         self.alerts.append("rollout.started")
         return set()
 
-    def approve(self, *, second: bool, actor: str) -> Refusals:
+    def approve(self, *, second: bool, actor: str, stated: bool) -> Refusals:
         rollout = self.rollout
         if rollout is None:
             return {"UnknownRollout"}
@@ -107,6 +107,8 @@ class Model(Standing):
             return {"NotAwaiting"}
         if refused := self._second(second, actor):
             return refused
+        if rollout.stage + 2 == len(rollout.terms.percents) and not stated:
+            return {"MissingReason"}
         rollout.state, rollout.approved = "running", rollout.stage + 1
         self.trail.append(("approve", rollout.version))
         return set()
@@ -174,7 +176,7 @@ class Model(Standing):
             if rollout:
                 self._end("aborted")
             self._withdraw(quarantine=False)
-            active.status, active.quarantined = "retired", True
+            active.status, active.quarantined = "shadow", True
             before.status, before.activated = "active", now
         self._rolled_back(str(taken_off), cause)
         return set()

@@ -91,6 +91,9 @@ class Receiver:
     def __init__(self, *, works: bool) -> None:
         self._works = works
 
+    def takes(self, kind: str) -> bool:
+        return True
+
     def prepare(self) -> None:
         pass
 
@@ -158,10 +161,10 @@ class Owners(Compared):
         refused = self.model.start(name, terms, override=override, actor=actor, now=self.now)
         self.wish(refused, start_rollout, version=name, plan=plan_of(terms), override_reason=why, actor=actor)
 
-    @rule(four_eyes=SELDOM, actor=PEOPLE)
-    def an_approval(self, four_eyes: bool, actor: str) -> None:
-        refused = self.model.approve(second=four_eyes, actor=actor)
-        self.wish(refused, approve, four_eyes=four_eyes, actor=actor)
+    @rule(four_eyes=SELDOM, actor=PEOPLE, reason=st.sampled_from(["seen the report", " "]))
+    def an_approval(self, four_eyes: bool, actor: str, reason: str) -> None:
+        refused = self.model.approve(second=four_eyes, actor=actor, stated=bool(reason.strip()))
+        self.wish(refused, approve, four_eyes=four_eyes, actor=actor, reason=reason)
 
     @rule()
     def a_pause(self) -> None:
@@ -281,7 +284,7 @@ class Owners(Compared):
             if self.model.rollout is None:
                 return
             if self.model.rollout.state == "awaiting_approval":
-                self.an_approval(four_eyes=False, actor="bo")
+                self.an_approval(four_eyes=False, actor="bo", reason="seen the report")
             self.a_tick(3, "good", late=False)
             self.all_is_as_the_model_has_it()
 

@@ -129,6 +129,9 @@ def test_a_fault_of_a_channel_is_its_own(engine: Engine, endpoint: Endpoint) -> 
         at_least = channel_to(endpoint).at_least
         repeats = True
 
+        def takes(self, kind: str) -> bool:
+            return True
+
         def prepare(self) -> None:
             pass
 

@@ -267,10 +267,10 @@ def test_an_owner_reads_how_many_users_had_it_and_for_how_long(engine: Engine, e
     undone, started = (posted["message"].splitlines() for posted in endpoint.posted)
     assert started[:3] == [
         "fib_rsi 2 started at 5 % against 1",
-        "users: 5 % (53) get it; for 0.0 h, since 2026-03-02 00:00 UTC",
+        "users: 5 % (53) get it; for 0 s, since 2026-03-02 00:00 UTC",
         'to undo: rollout rollback fib_rsi --reason "..."',
     ]
     assert undone[:2] == [
         "fib_rsi 2 rolled back by ana: odd fills",
-        "users: 0 % now, 5 % (53) before; for 6.0 h, since 2026-03-02 00:00 UTC",
+        "users: 0 % now, 5 % (53) before; for 6 h, since 2026-03-02 00:00 UTC",
     ]

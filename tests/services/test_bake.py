@@ -56,7 +56,7 @@ def _promoted(engine: Engine, market: SyntheticSource) -> datetime:
     now = days(engine, MONDAY, 4)
     for _ in range(5):
         if ruled(tick(engine, market, now=now))[0] is Step.AWAIT_APPROVAL:
-            approve(engine, Command(OWNER, now), strategy_name="fib_rsi")
+            approve(engine, Command(OWNER, now, "reviewed"), strategy_name="fib_rsi")
             tick(engine, market, now=now)
         now = days(engine, now, 1)
     assert newest(engine).promoted_at is not None

@@ -172,7 +172,7 @@ def test_likely_harm_freezes_the_stage_and_is_told_once(engine: Engine, market: 
         last = rollouts.last_verdicts(session, _newest(engine).id)["harm"]
     assert last.verdict == "inconclusive"
     assert [alert.severity for alert in told] == ["warning"]
-    assert told[0].text.startswith("fib_rsi 2 frozen: harm: harm is likely, the stage is frozen: E = ")
+    assert told[0].text.startswith("fib_rsi 2 held: harm: harm is likely, the stage is held: E = ")
     assert _newest(engine).stage_index == 0
 
 

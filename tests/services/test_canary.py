@@ -38,9 +38,9 @@ def pair(engine: Engine) -> Engine:
 def test_routing_obeys_the_percent_at_once(pair: Engine) -> None:
     """user_123's bucket is 5988: in the canary from 59.89 % on."""
     activate_canary(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", rollout_percent=59.88)
-    before = route_user(pair, user_id="user_123", strategy_name="fib_rsi")
+    before = route_user(pair, user_id="user_123", strategy_name="fib_rsi", now=MONDAY)
     update_canary_percent(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", percent=59.89)
-    after = route_user(pair, user_id="user_123", strategy_name="fib_rsi")
+    after = route_user(pair, user_id="user_123", strategy_name="fib_rsi", now=MONDAY)
 
     assert (before.version, after.version) == ("1", "2")
     assert after.generation == before.generation + 1
@@ -49,7 +49,7 @@ def test_routing_obeys_the_percent_at_once(pair: Engine) -> None:
 
 
 def test_without_a_canary_everybody_gets_the_active_version(pair: Engine) -> None:
-    route = route_user(pair, user_id="user_123", strategy_name="fib_rsi")
+    route = route_user(pair, user_id="user_123", strategy_name="fib_rsi", now=MONDAY)
 
     assert (route.version, route.in_canary, route.percent, route.generation) == ("1", False, 0.0, 0)
 
@@ -59,21 +59,23 @@ def test_a_strategys_salt_moves_its_users(engine: Engine) -> None:
         create_strategy(session, "fib_rsi", salt="fib_rsi", scoring={}, now=MONDAY)
     put_version(engine, "1", Status.ACTIVE)
 
-    assert route_user(engine, user_id="user_123", strategy_name="fib_rsi").bucket == bucket_of("user_123", "fib_rsi")
+    assert route_user(engine, user_id="user_123", strategy_name="fib_rsi", now=MONDAY).bucket == bucket_of(
+        "user_123", "fib_rsi"
+    )
 
 
 def test_who_cannot_be_routed_is_an_error_never_a_default(engine: Engine) -> None:
     with pytest.raises(UnknownStrategy):
-        route_user(engine, user_id="user_123", strategy_name="fib_rsi")
+        route_user(engine, user_id="user_123", strategy_name="fib_rsi", now=MONDAY)
     put_version(engine, "1")
     with pytest.raises(NoActiveVersion, match="activate one first"):
-        route_user(engine, user_id="user_123", strategy_name="fib_rsi")
+        route_user(engine, user_id="user_123", strategy_name="fib_rsi", now=MONDAY)
 
 
 @pytest.mark.parametrize("user_id", ["", "\udcff", "user_\ud83d"])
 def test_a_user_id_that_is_no_text_is_refused(pair: Engine, user_id: str) -> None:
     with pytest.raises(InvalidName, match="is not a user id; allowed: text in UTF-8, one character or more"):
-        route_user(pair, user_id=user_id, strategy_name="fib_rsi")
+        route_user(pair, user_id=user_id, strategy_name="fib_rsi", now=MONDAY)
 
 
 @pytest.mark.parametrize("percent", [150, -1, 33.333, float("nan")])
@@ -134,11 +136,11 @@ def test_a_resumed_rollout_goes_back_to_its_stages_percent(pair: Engine) -> None
     start_rollout(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=Plan())
     pause(pair, Command(OWNER, MONDAY, "news"), strategy_name="fib_rsi")
     update_canary_percent(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi", percent=1)
-    lowered = route_user(pair, user_id="user_123", strategy_name="fib_rsi").percent
+    lowered = route_user(pair, user_id="user_123", strategy_name="fib_rsi", now=MONDAY).percent
     resume(pair, Command(OWNER, MONDAY), strategy_name="fib_rsi")
 
     assert lowered == 1.0
-    assert route_user(pair, user_id="user_123", strategy_name="fib_rsi").percent == 5.0
+    assert route_user(pair, user_id="user_123", strategy_name="fib_rsi", now=MONDAY).percent == 5.0
     with reading(pair) as session:
         actions = [event.action for event in audit.events(session)]
     assert actions == ["start_rollout", "pause", "update_canary_percent", "resume"]

@@ -13,8 +13,10 @@ from strategy_core.domain.comparison import Comparison
 from strategy_core.domain.errors import InvalidPeriod, NoActiveVersion, UnknownVersion
 from strategy_core.domain.indicators import regimes
 from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.performance import max_drawdown
+from strategy_core.domain.scoring import ScoringRule
 from strategy_core.market.synthetic import SyntheticSource
-from strategy_core.services.compare import compare_all, compare_versions, last_days, period
+from strategy_core.services.compare import compare_all, compare_versions, compare_with_curves, last_days, period
 from strategy_core.services.transitions import replace_active
 from strategy_core.store import outcomes, versions
 from strategy_core.store.engine import reading, transaction
@@ -134,7 +136,59 @@ def test_all_are_compared_with_the_version_that_was_active_at_the_beginning(
     assert reports[1].report["candles_compared"] == 0  # 3 has said nothing yet
 
 
+def test_drawdowns_are_of_the_same_candles_however_long_one_has_decided_before(engine: Engine) -> None:
+    """Both decide alike since Wednesday. Before, version 1 alone fell, and a trade of that time closes later."""
+    put_version(engine, "1", Status.ACTIVE)
+    put_version(engine, "2")
+    alike = MONDAY + 2 * DAY
+    for day, said in ((0, ["1"]), (1, ["1"]), (2, ["1", "2"]), (3, ["1", "2"]), (4, ["1", "2"])):
+        of: dict[str, str] = dict.fromkeys(said, "buy")
+        worth = dict.fromkeys(said, -3.0 if day < 2 else -0.5)
+        put_day(engine, MONDAY + day * DAY, of, worth, signal_hours=[2, 8, 23])
+
+    found, curves = compare_with_curves(
+        engine,
+        strategy_name="fib_rsi",
+        shadow_version="2",
+        over=period(MONDAY, NOW),
+        symbol=None,
+        source=None,
+        now=NOW,
+    )
+
+    assert found.difference.mean == 0.0
+    assert found.shadow.max_drawdown == found.active.max_drawdown == pytest.approx(6 * 0.005)
+    assert found.drawdowns_from == alike + 24 * HOUR  # trades of before have closed
+    assert curves.equity.canary == curves.equity.control
+    assert curves.equity.control[-1] == pytest.approx(-6 * 0.5)
+
+
+def test_a_version_that_has_just_begun_has_no_drawdown_yet(engine: Engine) -> None:
+    put_version(engine, "1", Status.ACTIVE)
+    put_version(engine, "2")
+    put_day(engine, MONDAY, {"1": "buy"}, {"1": -3.0}, signal_hours=[2, 8])
+    put_day(engine, MONDAY + DAY, {"1": "buy", "2": "buy"}, {"1": -1.0, "2": -1.0}, signal_hours=[2, 8])
+
+    found = compare_versions(engine, strategy_name="fib_rsi", shadow_version="2", over=period(MONDAY, NOW))
+
+    assert (found.slots, found.difference.mean) == (2, 0.0)
+    assert (found.shadow.max_drawdown, found.active.max_drawdown, found.drawdowns_from) == (None, None, None)
+
+
+def test_what_one_does_after_the_other_was_retired_is_in_no_drawdown(engine: Engine) -> None:
+    put_version(engine, "1", Status.ACTIVE)
+    put_version(engine, "2", Status.RETIRED)
+    put_day(engine, MONDAY, {"1": "buy", "2": "buy"}, {"1": -1.0, "2": -1.0}, signal_hours=[2, 8])
+    put_day(engine, MONDAY + DAY, {"1": "buy"}, {"1": -5.0}, signal_hours=[2, 8])
+
+    found = compare_versions(engine, strategy_name="fib_rsi", shadow_version="2", over=period(MONDAY, NOW))
+
+    assert found.shadow.max_drawdown == found.active.max_drawdown == pytest.approx(0.02)
+    assert found.drawdowns_from == MONDAY
+
+
 SYMBOLS = ("GOLD", "SILVER")
+HORIZON = 2
 CANDLES = [MONDAY + 3 * DAY + n * HOUR for n in range(0, 96, 4)]  # over a weekend, in which there are none
 KEYS = list(product(SYMBOLS, CANDLES))
 NUMBER = count()
@@ -151,6 +205,9 @@ def test_the_database_adds_up_what_the_rows_mean(
     """Any log: rows that one arm lacks, errors, open trades, marks on candles without a row, weekends."""
     number = next(NUMBER)
     names = f"shadow {number}", f"active {number}"
+    with transaction(engine) as session:
+        scoring = ScoringRule(horizon=HORIZON).model_dump(mode="json")
+        versions.create_strategy(session, "fib_rsi", salt="", scoring=scoring, now=MONDAY)
     for name, rows in zip(names, (ours, theirs), strict=True):
         put_version(engine, name, symbols=SYMBOLS)
         _put(engine, name, rows)
@@ -198,20 +255,58 @@ def _meant(
         if start <= key[1] < end and any(said != "absent" for said, _, _ in both)
     ]
     labels = {} if source is None else {name: regimes(source.candles(name, closed_by=end)) for name in SYMBOLS}
-    return in_memory.compare(
+    spans = {symbol: span for symbol in SYMBOLS if (span := _span(symbol, ours, theirs, start, end))}
+    meant = in_memory.compare(
         symbols=[symbol for (symbol, _), *_ in rows],
         opened_at=pd.DatetimeIndex([at for (_, at), *_ in rows], tz="UTC"),
         shadow=_arm([one for _, one, _ in rows]),
         active=_arm([other for *_, other in rows]),
         regimes=[labels[symbol].get(pd.Timestamp(at), "unknown") for (symbol, at), *_ in rows] if source else None,
     )
+    if not spans:
+        return meant
+    deepest = [_drawdown(spans, arm, end) for arm in (ours, theirs)]
+    both = [
+        of.model_copy(update={"max_drawdown": fall})
+        for of, fall in zip((meant.shadow, meant.active), deepest, strict=True)
+    ]
+    first = min(span[0] for span in spans.values())
+    return meant.model_copy(update={"shadow": both[0], "active": both[1], "drawdowns_from": first})
+
+
+def _span(
+    symbol: str, ours: list[Any], theirs: list[Any], start: datetime, end: datetime
+) -> tuple[datetime, datetime] | None:
+    """Return the first and last candle of the symbol on which neither has a trade that the other could not open."""
+    rows = [
+        [(at, said) for (of, at), (said, *_) in zip(KEYS, arm, strict=True) if of == symbol] for arm in (ours, theirs)
+    ]
+    decided = [[at for at, said in arm if said in ("hold", "buy", "sell")] for arm in rows]
+    if not all(decided):
+        return None
+    firsts = [arm[0] for arm in decided]
+    begun = max(firsts)
+    later = rows[firsts.index(begun)]
+    settled = [at for at, said in later if at >= begun and said != "absent"][HORIZON if firsts[0] != firsts[1] else 0 :]
+    if not settled:
+        return None
+    lasts = {arm[-1] for arm in decided}
+    span = max(settled[0], start), end if len(lasts) == 1 else min(end, *lasts)
+    return span if span[0] <= span[1] and span[0] < end else None
+
+
+def _drawdown(spans: dict[str, tuple[datetime, datetime]], rows: list[Any], end: datetime) -> float:
+    changes: dict[datetime, float] = {}
+    for (symbol, at), (*_, mark) in zip(KEYS, rows, strict=True):
+        if mark is not None and symbol in spans and spans[symbol][0] <= at <= spans[symbol][1] and at < end:
+            changes[at] = changes.get(at, 0.0) + mark
+    return max_drawdown(np.array([changes[at] for at in sorted(changes)]), 0.01) or 0.0
 
 
 def _arm(rows: list[Any]) -> in_memory.Arm:
     signals = [r if said in ("buy", "sell") else None for said, r, _ in rows]
     r = np.array(signals, dtype=np.float64)
-    marks = [mark if said != "absent" else None for said, _, mark in rows]
-    return in_memory.Arm([said for said, *_ in rows], r, r * 10, np.nan_to_num(np.array(marks, dtype=np.float64)))
+    return in_memory.Arm([said for said, *_ in rows], r, r * 10)
 
 
 def _flat(found: Comparison) -> dict[str, Any]:

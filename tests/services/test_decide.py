@@ -95,7 +95,7 @@ def test_a_pause_is_no_dwell(ramped: Engine, market: SyntheticSource) -> None:
     resume(ramped, Command(OWNER, now), strategy_name="fib_rsi")
     days(ramped, now, 1)
 
-    assert ruled(tick(ramped, market, now=now + HOUR))[1].startswith("dwells at 5 %: 1.0 h")
+    assert ruled(tick(ramped, market, now=now + HOUR))[1].startswith("dwells at 5 %: 60 min")
 
 
 def test_a_resumption_in_the_dark_adds_no_users(ramped: Engine, market: SyntheticSource) -> None:

@@ -109,7 +109,7 @@ def booked(engine: Engine) -> list[tuple[str, int]]:
 
 def versions_of(engine: Engine, symbol: str | None) -> list[str]:
     return [
-        route_user(engine, user_id=user, strategy_name="fib_rsi", symbol=symbol).version
+        route_user(engine, user_id=user, strategy_name="fib_rsi", now=MONDAY, symbol=symbol).version
         for user in (IN_CANARY, IN_ACTIVE)
     ]
 
@@ -122,7 +122,7 @@ def test_every_user_gets_the_active_version_on_it(ramped: Engine) -> None:
     exclude(ramped)
 
     assert [versions_of(ramped, symbol) for symbol in (SILVER, GOLD, None)] == [["1", "1"], ["2", "1"], ["2", "1"]]
-    found = route_user(ramped, user_id=IN_CANARY, strategy_name="fib_rsi", symbol=SILVER)
+    found = route_user(ramped, user_id=IN_CANARY, strategy_name="fib_rsi", now=MONDAY, symbol=SILVER)
     assert (found.in_canary, found.why) == (False, "SILVER is excluded from the canary")
 
 

@@ -62,7 +62,7 @@ def trail(engine: Engine) -> list[tuple[str, str]]:
 
 
 def approving(engine: Engine, actor: Actor, **more: Any) -> object:
-    return approve(engine, Command(actor, TUESDAY, **more), strategy_name="fib_rsi")
+    return approve(engine, Command(actor, TUESDAY, "reviewed", **more), strategy_name="fib_rsi")
 
 
 def advancing(engine: Engine, actor: Actor, **more: Any) -> object:

@@ -211,7 +211,7 @@ def test_a_host_that_stays_too_slow_ends_at_the_blind_limit(ramped: Engine, mark
             break
 
     assert step is Step.ROLL_BACK
-    assert "blind for 24.0 h of at most 24.0 h" in reason
+    assert "blind for 24 h of at most 24 h" in reason
 
 
 def of(name: str, *, serves: bool = True, **facts: Any) -> VersionRun:

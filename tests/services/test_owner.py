@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Engine
 
 from strategy_core.domain.audit import Command
-from strategy_core.domain.errors import NotAwaiting, UnknownRollout, UnknownStrategy
+from strategy_core.domain.errors import MissingReason, NotAwaiting, UnknownRollout, UnknownStrategy
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import read_plan
 from strategy_core.domain.ramp import State, Step
@@ -61,10 +61,33 @@ def percent(engine: Engine) -> float:
         return rollouts.get_canary(session, "fib_rsi").rollout_percent
 
 
+@pytest.mark.parametrize("reason", ["", " \n"])
+def test_the_last_stage_is_not_approved_without_a_reason(asked: Engine, reason: str) -> None:
+    with pytest.raises(MissingReason, match="cannot approve the last stage of 'fib_rsi' '2' without a reason"):
+        approve(asked, Command(OWNER, MONDAY + DAY, reason), strategy_name="fib_rsi")
+
+    assert newest(asked).state == State.AWAITING_APPROVAL
+    approve(asked, Command(OWNER, MONDAY + DAY, "reviewed"), strategy_name="fib_rsi")
+    assert newest(asked).approved_stage == 1
+
+
+def test_an_earlier_stage_is_approved_without_a_reason(engine: Engine, market: SyntheticSource) -> None:
+    stages = [{**DAILY, "percent": share} for share in (5, 50, 100)]
+    plan = read_plan({"stages": stages, "gates": [{"kind": "errors"}], "approve_before": [50, 100]})
+    put_version(engine, "1", Status.ACTIVE)
+    put_version(engine, "2")
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2", plan=plan)
+    step(engine, market, MONDAY + DAY)
+
+    approve(engine, Command(OWNER, MONDAY + DAY), strategy_name="fib_rsi")
+
+    assert newest(engine).approved_stage == 1
+
+
 def test_an_approval_lapses_when_a_gate_passes_no_more_and_is_asked_for_again(
     asked: Engine, market: SyntheticSource
 ) -> None:
-    approve(asked, Command(OWNER, MONDAY + DAY), strategy_name="fib_rsi")
+    approve(asked, Command(OWNER, MONDAY + DAY, "reviewed"), strategy_name="fib_rsi")
 
     assert step(asked, market, MONDAY + DAY + 6 * HOUR, decided=False) is Step.LAPSE
     assert newest(asked).approved_stage is None
@@ -83,13 +106,30 @@ def test_an_approval_lapses_when_a_gate_passes_no_more_and_is_asked_for_again(
         "incident.ended",
     ]
 
-    approve(asked, Command(OWNER, MONDAY + DAY + 8 * HOUR), strategy_name="fib_rsi")
+    approve(asked, Command(OWNER, MONDAY + DAY + 8 * HOUR, "reviewed"), strategy_name="fib_rsi")
     assert step(asked, market, MONDAY + DAY + 9 * HOUR) is Step.ADVANCE
     assert percent(asked) == 100.0
 
 
+def test_a_late_tick_uses_no_approval_that_was_given_after_its_moment(asked: Engine, market: SyntheticSource) -> None:
+    approve(asked, Command(OWNER, MONDAY + DAY + 2 * HOUR, "reviewed"), strategy_name="fib_rsi")
+
+    assert step(asked, market, MONDAY + DAY + HOUR) is Step.HOLD
+    assert percent(asked) == 5.0
+    assert newest(asked).approved_stage == 1  # it waits for a tick of its time
+    assert step(asked, market, MONDAY + DAY + 2 * HOUR) is Step.ADVANCE
+
+
+def test_a_late_tick_rolls_back_whatever_was_approved_later(asked: Engine, market: SyntheticSource) -> None:
+    approve(asked, Command(OWNER, MONDAY + DAY + 6 * HOUR, "reviewed"), strategy_name="fib_rsi")
+    at = [MONDAY + DAY + hour * HOUR for hour in range(3)]
+    put_decisions(asked, *(decision_row("2", hour, "error", error_kind="raised") for hour in at))
+
+    assert step(asked, market, MONDAY + DAY + 3 * HOUR) is Step.ROLL_BACK
+
+
 def test_harm_rolls_back_what_was_approved(asked: Engine, market: SyntheticSource) -> None:
-    approve(asked, Command(OWNER, MONDAY + DAY), strategy_name="fib_rsi")
+    approve(asked, Command(OWNER, MONDAY + DAY, "reviewed"), strategy_name="fib_rsi")
     at = [MONDAY + DAY + hour * HOUR for hour in range(3)]
     put_decisions(asked, *(decision_row("2", hour, "error", error_kind="raised") for hour in at))
 
@@ -115,7 +155,7 @@ def test_what_waits_for_an_owner_can_be_paused_and_set_by_hand(
 
 
 def test_an_approval_does_not_outlast_a_pause(asked: Engine, market: SyntheticSource) -> None:
-    approve(asked, Command(OWNER, MONDAY + DAY), strategy_name="fib_rsi")
+    approve(asked, Command(OWNER, MONDAY + DAY, "reviewed"), strategy_name="fib_rsi")
     pause(asked, Command(OWNER, MONDAY + DAY), strategy_name="fib_rsi")
     resume(asked, Command(OWNER, MONDAY + DAY), strategy_name="fib_rsi")
 

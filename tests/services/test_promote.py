@@ -160,7 +160,7 @@ def test_a_strategy_is_closed_by_the_retirement_of_its_last_version_and_opened_b
         )
 
         with pytest.raises(NoActiveVersion, match="'fib_rsi' is closed: no version is active, so its users get none"):
-            route_user(engine, user_id="u1", strategy_name="fib_rsi")
+            route_user(engine, user_id="u1", strategy_name="fib_rsi", now=MONDAY)
         until(lambda: answer(router) == "NoActiveVersion")
         shut = verify_trail(engine).holds
         activate_version(engine, Command(OWNER, MONDAY + DAY), strategy_name="fib_rsi", version="1")

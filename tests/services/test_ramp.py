@@ -41,7 +41,7 @@ def test_it_advances_stage_by_stage_waits_for_the_owner_is_promoted_and_bakes(
     assert standing(ramped) == ({"1": "shadow", "2": "active"}, 0.0)
 
     now = days(ramped, now, 7)
-    assert ruled(tick(ramped, market, now=now)) == (Step.COMPLETE, "baked 7.0 d without harm")
+    assert ruled(tick(ramped, market, now=now)) == (Step.COMPLETE, "baked 7 days without harm")
     assert standing(ramped)[0] == {"1": "shadow", "2": "active"}
     with reading(ramped) as session:
         actions = [event.action for event in audit.events(session)]
@@ -150,7 +150,7 @@ def test_verdicts_are_written_when_they_say_something_new(ramped: Engine, market
         last = rollouts.last_verdicts(session, newest(ramped).id)
     assert len(history) == len(last) == 1 + len(Plan().gates)
     assert last["not_worse"].verdict == "insufficient"
-    assert last["not_worse"].reason == "10 of 30 slots on 1 of 3 days"
+    assert last["not_worse"].reason == "10 of 30 slots, day 1 of at least 3"
 
 
 @pytest.mark.parametrize("how", ["insufficient_history", "errors"])

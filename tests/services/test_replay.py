@@ -15,6 +15,7 @@ from strategy_core.domain.plan import Plan, read_plan
 from strategy_core.domain.ramp import Ruling, State, Step
 from strategy_core.services.audit import state_at, verify_trail
 from strategy_core.services.canary import activate_canary, update_canary_percent
+from strategy_core.services.canary_capital import try_enter_stage
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.rollouts import Choice, approve, decide_rollout, pause, resume, start_rollout
 from strategy_core.services.tick import apply_ruling
@@ -83,7 +84,7 @@ class Walk:
         start_rollout(self.engine, self._asks("", override), strategy_name="fib_rsi", version=version, plan=plan)
 
     def _approve(self) -> None:
-        approve(self.engine, self._asks(), strategy_name="fib_rsi")
+        approve(self.engine, self._asks("as good"), strategy_name="fib_rsi")
 
     def _decide(self) -> None:
         choice = self.dice.choice(list(Choice))
@@ -108,7 +109,10 @@ class Walk:
                 return
             plan = read_plan(rollout.plan)
             ruling = Ruling(self.dice.choice(_could_follow(rollout, plan)), "evidence")
-            apply_ruling(session, rollout, plan, ruling, Command(RAMP, self.now))
+            command, entry = Command(RAMP, self.now), None
+            if ruling.step is Step.ADVANCE:
+                entry, _ = try_enter_stage(session, command, "fib_rsi", plan, rollout.stage_index + 1)
+            apply_ruling(session, rollout, plan, ruling, command, entry)
 
     def _asks(self, reason: str = "", override_reason: str = "") -> Command:
         """Return who asks when, resting on which generation: sometimes on one that is gone, or for a second time."""

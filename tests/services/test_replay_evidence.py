@@ -215,7 +215,7 @@ def test_the_gates_of_a_rollout_see_no_replay(engine: Engine, market: SyntheticS
         for version in ("1", "2")
         for hour in range(5 * 24)
     ]
-    made = {"decision": "buy", "confidence": 0.5, "reason": "", "window_hash": "", "replayed_at": NOW}
+    made = {"decision": "buy", "intent": "open", "confidence": 0.5, "reason": "", "window_hash": "", "replayed_at": NOW}
     trade = {"entry_price": 1.0, "exit_price": 1.0, "exit_reason": "stop", "risk": 1.0, "return_fraction": 0.0}
     with transaction(engine) as session:
         replays.add_decisions(session, [row | made for row in rows])

@@ -1,5 +1,6 @@
 """What is told of a rollout: whom it reached, what it cost, and why it was rolled back, on both databases."""
 
+import re
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -12,7 +13,14 @@ from strategy_core.domain.errors import UnknownRollout, UnknownStrategy
 from strategy_core.domain.lifecycle import Status
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.report.html import html_page
-from strategy_core.report.rollout import change_markdown, progress_markdown, rollback_markdown, rollout_markdown
+from strategy_core.report.markdown import plain
+from strategy_core.report.rollout import (
+    FOLDED,
+    change_markdown,
+    progress_markdown,
+    rollback_markdown,
+    rollout_markdown,
+)
 from strategy_core.services.canary import activate_canary, update_canary_percent
 from strategy_core.services.compare import compare_all
 from strategy_core.services.reports import RolloutReport, read_progress, read_report, read_rollback, resolve_rollout
@@ -78,14 +86,28 @@ def test_a_reader_finds_all_of_it_on_the_page(ramped: Engine, market: SyntheticS
     markdown = rollout_markdown(report)
 
     assert report.rolled_back is not None
-    assert "losing\\_streak: **breach**" in rollback_markdown(report.rolled_back)
-    page = Page(html_page("x", markdown))
+    opening = [line.split(":**")[0] for line in rollback_markdown(report.rolled_back).splitlines()[2:5]]
+    assert opening == ["- **what happened", "- **to whom", "- **cost, and what to do"]
+    assert "| losing streak | **breach** | 40 in a row | 12 in a row | 40 slots |" in rollback_markdown(
+        report.rolled_back
+    )
+    whole = html_page("x", markdown, folded=FOLDED)
+    assert "-56.00 R in 40 slots against the other users: -56.0% of equity, -5,600 on an account of 10,000" in whole
+    page = Page(whole)
+    folded = re.findall(r"<details><summary><h2>(.+?)</h2>", whole)
+    assert {"Facts", "Every gate", "Users reached", "Change history"} <= set(folded)
+    assert "Gates that spoke" not in folded
     assert page.text.count("40 slots in a row were won by the active version and lost by the canary") >= 3
     assert "rollout start fib_rsi 2 --override-reason" in page.text
     assert "+16.00" in page.text
     drawn = [words(each) for each in pictures(markdown)]
     assert [len(page.tags), page.tags.count("img")] == [len(page.tags), len(drawn)]
-    for title in ("Evidence of harm over time", "Share of users over time", "Equity of both versions"):
+    for title in (
+        "Difference of 2 to the other users, until it was rolled back: -56.0 R",
+        "Evidence of harm over time",
+        "Share of users over time",
+        "Equity of both versions",
+    ):
         assert any(title in each for each in drawn), title
     assert any("Paired difference by regime, with its 95 % interval" in each for each in drawn)
 
@@ -104,10 +126,14 @@ def test_progress_tells_stage_users_gates_and_what_must_happen(ramped: Engine, m
     shown = progress_markdown(progress)
     assert shown.startswith("# fib\\_rsi 2 against 1: running at 5 % of users\n")
     gates = {row["gate"]: row for row in tables(shown)[0]}
-    assert gates["not\\_worse"]["verdict"] == "insufficient"
-    assert gates["losing\\_streak"]["limit"] == "12"
-    assert gates["errors"]["since"] == f"{now:%Y-%m-%d %H:%M}"
-    assert "- not\\_worse must pass\\, it is insufficient\\: 10 of 30 slots on 1 of 3 days" in shown
+    assert (gates["not worse"]["verdict"], gates["not worse"]["seen"]) == (
+        "insufficient",
+        "10 of 30 slots\\, day 1 of at least 3",
+    )
+    assert gates["losing streak"]["limit"] == "12 in a row"
+    assert gates["routing"]["verdict"] == "no data"
+    assert "**Nothing can be concluded yet\\: 10 of 30 slots\\, day 1 of at least 3" in shown
+    assert plain('"not worse" must pass, it is insufficient: 10 of 30 slots, day 1 of at least 3') in shown
     assert len(pictures(shown)) == 2
 
 

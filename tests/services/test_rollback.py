@@ -31,7 +31,7 @@ def test_a_rollback_takes_every_user_off_the_canary_and_ends_the_rollout(pair: E
 
     assert roll_back(pair, Command(OWNER, MONDAY, "odd fills"), strategy_name="fib_rsi") == "2"
 
-    routes = {route_user(pair, user_id=f"user_{i}", strategy_name="fib_rsi").version for i in range(50)}
+    routes = {route_user(pair, user_id=f"user_{i}", strategy_name="fib_rsi", now=MONDAY).version for i in range(50)}
     assert routes == {"1"}
     with reading(pair) as session:
         ended = rollouts.get_rollout(session, rollout.id)

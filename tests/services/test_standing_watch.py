@@ -154,7 +154,7 @@ def test_a_plan_rolls_back_what_is_proven_to_earn_less(two: Engine, market: Synt
 
     tick(two, market, now=now)
 
-    assert standing(two)[0] == {"1": "active", "2": "retired"}
+    assert standing(two)[0] == {"1": "active", "2": "shadow"}
     (told,) = raised(two, "rollout.rolled_back", "watch.harm")
     assert (told.kind, told.severity, told.facts["gate"]) == ("rollout.rolled_back", "critical", "watch")
     assert told.text.startswith("fib_rsi 2 rolled back by ramp: standing watch against 1 since 2026-03-04: -")
@@ -172,7 +172,7 @@ def test_a_rollout_against_the_version_that_is_rolled_back_is_aborted(two: Engin
 
     tick(two, market, now=now)
 
-    assert standing(two)[0] == {"1": "active", "2": "retired", "3": "shadow"}
+    assert standing(two)[0] == {"1": "active", "2": "shadow", "3": "shadow"}
     assert newest(two).state == "aborted"
     assert verify_trail(two).holds
 
@@ -222,7 +222,7 @@ def test_a_rollback_by_hand_reinstates_the_predecessor_from_shadow(two: Engine, 
 
     roll_back(two, Command(OWNER, now, "users complain"), strategy_name="fib_rsi", version="2")
 
-    assert standing(two)[0] == {"1": "active", "2": "retired"}
+    assert standing(two)[0] == {"1": "active", "2": "shadow"}
     assert verify_trail(two).holds
 
 

@@ -1,6 +1,7 @@
 """Whoever may drop triggers can write what he likes; the chain tells where, and a hash noted earlier tells the rest."""
 
 from collections.abc import Callable
+from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import Connection, Engine, text
@@ -9,12 +10,14 @@ from strategy_core.domain.audit import BEFORE_THE_FIRST, Command, event_hash, no
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.ramp import Ruling, Step
+from strategy_core.domain.user_exclusions import ExclusionKind
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.audit import export, verify_export, verify_trail
 from strategy_core.services.canary import activate_canary, update_canary_percent
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.rollouts import start_rollout
 from strategy_core.services.tick import apply_ruling, tick
+from strategy_core.services.user_exclusions import end_exclusions, exclude_users
 from strategy_core.services.versions import activate_version
 from strategy_core.store import audit, rollouts
 from strategy_core.store.engine import open_database, reading, transaction
@@ -162,6 +165,7 @@ OF_2 = "WHERE strategy_name = 'fib_rsi' AND version = '2'"
             [
                 "canary_config fib_rsi has generation 5, but its audit events leave 4",
                 "canary_config fib_rsi has rollout_bp 900, but its audit events leave 800",
+                "canary_config fib_rsi has asked_bp 900, but its audit events leave 800",
             ],
             id="a last event deleted with a patched head",
         ),
@@ -403,7 +407,10 @@ def test_a_trail_cut_short_with_its_strategys_row_is_found_by_what_was_noted(tol
             )
         )
         connection.execute(
-            text("UPDATE canary_config SET rollout_bp = 800, generation = 4 WHERE strategy_name = 'fib_rsi'")
+            text(
+                "UPDATE canary_config SET rollout_bp = 800, asked_bp = 800, generation = 4 "
+                "WHERE strategy_name = 'fib_rsi'"
+            )
         )
 
     intrude(told, cut)
@@ -463,3 +470,93 @@ def rewrite(connection: Connection) -> None:
             {"reason": event.reason, "before": event.previous_hash, "hash": previous, "id": event.id},
         )
     connection.execute(text("UPDATE strategy SET audit_head = :head WHERE name = 'fib_rsi'"), {"head": previous})
+
+
+@pytest.fixture
+def excluded(told: Engine) -> Engine:
+    """Exclusions of fib_rsi and of all strategies: set, ended, run out and set anew."""
+
+    def exclude(
+        strategy: str, kind: ExclusionKind, *users: str, after: timedelta, until: datetime | None = None
+    ) -> None:
+        command = Command(OWNER, MONDAY + DAY + after, "asked")
+        exclude_users(told, command, strategy_name=strategy, user_ids=users, kind=kind, until=until)
+
+    exclude("fib_rsi", ExclusionKind.NEVER, "u1", "u2", after=HOUR)
+    exclude("fib_rsi", ExclusionKind.ALWAYS, "u3", after=2 * HOUR, until=MONDAY + DAY + 4 * HOUR)
+    exclude("*", ExclusionKind.OPT_OUT, "u4", "u5", after=3 * HOUR)
+    ended = Command(OWNER, MONDAY + DAY + 5 * HOUR, "asked")
+    end_exclusions(told, ended, strategy_name="*", user_ids=["u4"])
+    end_exclusions(told, ended, strategy_name="fib_rsi", user_ids=["u1", "u3"])
+    exclude("fib_rsi", ExclusionKind.ALWAYS, "u3", after=6 * HOUR)
+    exclude("*", ExclusionKind.OPT_OUT, "u4", after=6 * HOUR)
+    return told
+
+
+NEW_ROW = (
+    "INSERT INTO canary_exclusion (id, strategy_name, user_id, kind, valid_from, reason, actor) "
+    f"VALUES (99, '{{}}', 'u9', 'always', {AT}, 'x', 'eve')"
+)
+
+
+@pytest.mark.parametrize(
+    ("forgery", "line"),
+    [
+        (
+            "DELETE FROM canary_exclusion WHERE user_id = 'u2'",
+            "fib_rsi: canary_exclusion (never of u2) is missing: an audit event set it",
+        ),
+        (
+            "UPDATE canary_exclusion SET kind = 'always' WHERE user_id = 'u2'",
+            "fib_rsi: canary_exclusion 2 (always of u2) has no audit event that set it",
+        ),
+        (
+            "UPDATE canary_exclusion SET valid_to = valid_from WHERE user_id = 'u2'",
+            "fib_rsi: canary_exclusion 2 (never of u2) has valid_to 2026-03-03T01:00:00+00:00, but its audit events "
+            "leave None",
+        ),
+        (
+            "UPDATE canary_exclusion SET valid_to = NULL WHERE user_id = 'u1'",
+            "fib_rsi: canary_exclusion 1 (never of u1) has valid_to None, but its audit events leave 2026-03-03T05",
+        ),
+        (
+            "UPDATE canary_exclusion SET until = NULL WHERE id = 3",
+            "fib_rsi: canary_exclusion 3 (always of u3) has until None, but its audit events leave 2026-03-03T04",
+        ),
+        (
+            "UPDATE canary_exclusion SET actor = 'eve' WHERE user_id = 'u2'",
+            "fib_rsi: canary_exclusion 2 (never of u2) has actor 'eve', but its audit events leave 'ana'",
+        ),
+        (
+            "UPDATE canary_exclusion SET user_id = 'u7' WHERE user_id = 'u5'",
+            "all strategies: canary_exclusion 5 (opt_out of u7) has no audit event that set it",
+        ),
+        (
+            "DELETE FROM canary_exclusion WHERE user_id = 'u5'",
+            "all strategies: canary_exclusion (opt_out of u5) is missing: an audit event set it",
+        ),
+        (NEW_ROW.format("*"), "all strategies: canary_exclusion 99 (always of u9) has no audit event that set it"),
+        (NEW_ROW.format("ppo_gold"), "ppo_gold: canary_exclusion 99 (always of u9) has no audit event that set it"),
+    ],
+)
+def test_an_exclusion_that_does_not_follow_from_its_events_is_found(excluded: Engine, forgery: str, line: str) -> None:
+    assert verify_trail(excluded).holds
+    assert verify_trail(excluded, "fib_rsi").holds
+
+    intrude(excluded, statement(forgery))
+
+    verified = verify_trail(excluded)
+    assert not verified.holds
+    assert next(verified.problems()).startswith(line)
+
+
+def test_exclusions_without_a_trail_are_counted_when_they_are_many(excluded: Engine) -> None:
+    def forge(connection: Connection) -> None:
+        for number in range(100, 125):
+            connection.execute(text(NEW_ROW.format("fib_rsi").replace("99", str(number)).replace("u9", f"u{number}")))
+
+    intrude(excluded, forge)
+
+    lines = list(verify_trail(excluded).problems())
+    assert len(lines) == 21
+    assert lines[-1].startswith("fib_rsi: canary_exclusion of fib_rsi and 5 more do not follow from its audit events")

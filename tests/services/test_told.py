@@ -36,8 +36,8 @@ def test_proven_harm_says_which_gate_how_far_and_to_whom(ramped: Engine, market:
     assert title == "[critical] fib_rsi 2: rolled back"
     assert text.startswith("fib_rsi 2 rolled back: losing_streak: 40 slots in a row")
     assert lines[:2] == [
-        "gate losing_streak: breach, value 40 against limit 12, n 40",
-        "users: 0 % now, 5 % before; for 4.0 d, since 2026-03-02 00:00 UTC",
+        "users: 0 % now, 5 % before; for 4 days, since 2026-03-02 00:00 UTC",
+        "losing streak: breach, 40 in a row against limit 12 in a row, 40 slots",
     ]
     assert lines[2] == "details: rollout verdicts fib_rsi"
 
@@ -63,24 +63,24 @@ def test_each_step_of_a_ramp_says_how_many_users_it_reached(ramped: Engine, mark
     assert [(title, lines[2] if "gate" in lines[1] else lines[1]) for title, lines in said] == [
         ("[info] fib_rsi 2: advanced to more users", line)
         for line in (
-            "users: 10 % now, 5 % before; for 4.0 d, since 2026-03-02 00:00 UTC",
-            "users: 25 % now, 10 % before; for 5.0 d, since 2026-03-02 00:00 UTC",
-            "users: 50 % now, 25 % before; for 6.0 d, since 2026-03-02 00:00 UTC",
+            "users: 10 % now, 5 % before; for 4 days, since 2026-03-02 00:00 UTC",
+            "users: 25 % now, 10 % before; for 5 days, since 2026-03-02 00:00 UTC",
+            "users: 50 % now, 25 % before; for 6 days, since 2026-03-02 00:00 UTC",
         )
     ] + [
         (
             "[warning] fib_rsi 2: waits for your approval",
-            "users: 50 % get it; for 7.0 d, since 2026-03-02 00:00 UTC",
+            "users: 50 % get it; for 7 days, since 2026-03-02 00:00 UTC",
         ),
         (
             "[info] fib_rsi 2: advanced to more users",
-            "users: 100 % now, 50 % before; for 8.0 d, since 2026-03-02 00:00 UTC",
+            "users: 100 % now, 50 % before; for 8 days, since 2026-03-02 00:00 UTC",
         ),
         (
             "[warning] fib_rsi 2: promoted, baking",
-            "users: 100 % get it; for 9.0 d, since 2026-03-02 00:00 UTC",
+            "users: 100 % get it; for 9 days, since 2026-03-02 00:00 UTC",
         ),
-        ("[info] fib_rsi 2: completed", "users: 100 % get it; for 7.0 d, since 2026-03-11 00:00 UTC"),
+        ("[info] fib_rsi 2: completed", "users: 100 % get it; for 7 days, since 2026-03-11 00:00 UTC"),
     ]
 
 
@@ -90,7 +90,7 @@ def test_without_sight_it_says_who_is_unprotected(ramped: Engine, market: Synthe
     title, lines = newest_lines(ramped)
     assert title == "[warning] fib_rsi 2: blind: no evidence"
     assert lines[1:] == [
-        "users: 5 % get it; for 9.0 h, since 2026-03-02 00:00 UTC",
+        "users: 5 % get it; for 9 h, since 2026-03-02 00:00 UTC",
         "details: rollout status fib_rsi",
         'to undo: rollout rollback fib_rsi --reason "..."',
     ]
@@ -103,7 +103,7 @@ def test_an_activation_that_is_undone_says_who_had_it(engine: Engine) -> None:
     roll_back(engine, Command(OWNER, MONDAY + DAY, "odd"), strategy_name="fib_rsi", version="2")
 
     _, lines = newest_lines(engine)
-    assert lines[1] == "users: 0 % now, 100 % before; for 24.0 h, since 2026-03-02 00:00 UTC"
+    assert lines[1] == "users: 0 % now, 100 % before; for 24 h, since 2026-03-02 00:00 UTC"
 
 
 def test_a_version_that_cannot_be_asked_is_told_of_anew_once_it_had_recovered(engine: Engine) -> None:
@@ -179,7 +179,7 @@ def test_a_refusal_is_over_once_the_version_decides_again_and_silently_if_it_is_
     assert still_open == ["refused fib_rsi 1", "refused fib_rsi 3"]
     assert [each.cause for each in open_incidents(engine, "refused")] == ["refused fib_rsi 3"]
     assert [(each.kind, each.text) for each in outbox(engine)] == [
-        ("incident.ended", "fib_rsi 1 refused to run: over after 0.5 h")
+        ("incident.ended", "fib_rsi 1 refused to run: over after 30 min")
     ]
 
 

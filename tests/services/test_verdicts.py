@@ -69,8 +69,8 @@ def test_what_it_waits_for_follows_from_the_last_verdicts(engine: Engine, starte
 
     assert (found.minimum_left, found.maximum_left) == (timedelta(hours=18), timedelta(days=59, hours=18))
     assert found.needs == (
-        "the stage's minimum time lasts another 18.0 h, until 2026-03-03 00:00 UTC",
-        "silence must pass, it is insufficient: insufficient at 1.0",
+        "the stage's minimum time lasts another 18 h, until 2026-03-03 00:00 UTC",
+        '"silence" must pass, it is insufficient: insufficient at 1.0',
     )
 
 

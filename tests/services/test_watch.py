@@ -55,7 +55,7 @@ def test_a_rollout_without_ticks_is_told_of_once_an_episode(ramped: Engine, mark
     (first, _) = (alert for alert in outbox(ramped) if alert.kind == "rollout.tick_overdue")
     assert (first.severity, first.at) == ("critical", MONDAY + OVERDUE)
     assert alert_message(first).body.splitlines()[1:3] == [
-        "users: 5 % get it; for 0.2 h, since 2026-03-02 00:00 UTC",
+        "users: 5 % get it; for 10 min, since 2026-03-02 00:00 UTC",
         "run now: rollout tick",
     ]
 
@@ -199,7 +199,7 @@ def test_a_lost_feed_is_three_alerts_however_many_symbols_and_strategies(
         f"the feed has no new candles of {affected}: "
         "the S000 candle 2026-03-02 03:00 UTC is due, its newest is 2026-03-02 02:00"
     )
-    assert over.text == f"the feed is stale: over after 0.5 h, affected {affected}"
+    assert over.text == f"the feed is stale: over after 30 min, affected {affected}"
     assert [alert.acknowledged_by for alert in (blind, stale, over)] == ["system", "system", ""]
     assert alert_message(over).title == f"[info] {strategies} strategies: over: the feed is stale"
 
@@ -287,7 +287,7 @@ def test_a_stale_feed_that_cannot_be_read_any_more_is_told_of_once_more_as_criti
         ("incident.ended", "info", many),
     ]
     assert absent_alert.at == MONDAY + 6 * HOUR + 9 * MINUTE
-    assert over.text.startswith("has no candles: over after 1.5 h, affected ")
+    assert over.text.startswith("has no candles: over after 89 min, affected ")
     assert [each.acknowledged_by for each in (stale, absent_alert)] == ["system", "system"]
 
 

@@ -106,7 +106,7 @@ def test_that_a_version_whose_code_was_away_runs_again_is_told_once(
     assert told_before == 1
     _, over = outbox(engine)
     assert (over.kind, over.severity, over.strategy_name) == ("incident.ended", "info", "clockwork")
-    assert over.text == "clockwork 1 refused to run: over after 0.0 h"
+    assert over.text == "clockwork 1 refused to run: over after 60 s"
     assert alert_message(over).title == "[info] clockwork 1: over: refused to run"
     assert over.facts["incident"] == "version.refused"
 

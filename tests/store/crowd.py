@@ -24,7 +24,7 @@ NOW = START + 40 * DAY
 OTHERS = 20
 _MANY = f"(VALUES {', '.join(f'({number})' for number in range(1, OTHERS + 1))}) AS many"
 _OF_A_STRATEGY = ("strategy_version", "shadow_decision_log", "outcome", "equity_mark", "decision_tally", "live_trade")
-_OF_A_ROLLOUT = ("rollout", "gate_verdict", "booked_slot", "metric_sample")
+_OF_A_ROLLOUT = ("rollout", "rollout_book", "gate_verdict", "booked_slot", "metric_sample")
 
 
 _USERS = [f"u{number}" for number in range(80) if bucket_of(f"u{number}", "") >= BUCKETS // 2]  # not the canary's

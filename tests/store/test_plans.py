@@ -122,7 +122,7 @@ def test_what_is_asked_of_a_log_is_found_by_an_index(crowd: Engine, asked: Asked
     watchdog.watch_shadow(crowd, source, now=NOW + DAY, overdue=HOUR)
     watchdog.watch_feed(crowd, source, now=NOW + DAY)
     scrape(crowd, now=NOW)
-    route_user(crowd, strategy_name="fib_rsi", user_id="u1")
+    route_user(crowd, strategy_name="fib_rsi", now=NOW, user_id="u1")
 
     assert ticked.error == ""
     rollout_id = resolve_rollout(crowd, "fib_rsi")

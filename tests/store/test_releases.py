@@ -25,6 +25,7 @@ OLDEST_AND_NEWEST_FIRST = [
     revision if revision in (REVISIONS[0], REVISIONS[-1]) else pytest.param(revision, marks=pytest.mark.full)
     for revision in REVISIONS
 ]
+WITHIN_A_RELEASE = ("v0015", "v0016", "v0017", "v0018", "v0019", "v0020", "v0021")  # no database was left at these
 
 
 @pytest.fixture(params=DATABASES)
@@ -108,4 +109,4 @@ def test_every_earlier_release_has_left_its_database(engine: Engine) -> None:
     """A new migration is tried on what the release before it left: python -m tests.store.released keeps that."""
     newest = check_schema(engine)
 
-    assert set(REVISIONS) >= set(revisions()) - {newest}
+    assert set(REVISIONS) >= set(revisions()) - {newest, *WITHIN_A_RELEASE}

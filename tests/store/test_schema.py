@@ -14,7 +14,7 @@ from strategy_core.domain.plan import Plan
 from strategy_core.services.rollouts import start_rollout
 from strategy_core.store import alerts, audit, rollouts, versions
 from strategy_core.store.engine import open_database, reading, transaction, upgrade
-from strategy_core.store.tables import ShadowDecisionLog, StrategyRow
+from strategy_core.store.tables import FreezeRow, ScheduledStart, ShadowDecisionLog, StrategyRow
 from tests.builders import (
     MONDAY,
     OWNER,
@@ -38,8 +38,12 @@ EVIDENCE = [
     "booked_slot",
     "metric_sample",
     "recorded_answers",
+    "report",
 ]
-KEPT = [*EVIDENCE, "strategy", "strategy_version", "rollout", "rollout_book", "alert_outbox", "service_token"]
+KEPT = [
+    *(*EVIDENCE, "strategy", "strategy_version", "rollout", "rollout_book", "alert_outbox", "service_token"),
+    *("release_freeze", "scheduled_start"),
+]
 
 
 def test_models_and_migrations_are_the_same_schema(engine: Engine) -> None:
@@ -183,6 +187,19 @@ def test_evidence_that_is_there_already_is_passed_over(engine: Engine) -> None:
         "DELETE FROM alert_outbox",
         "UPDATE service_token SET expires_at = '2036-03-02 00:00:00'",
         "DELETE FROM service_token",
+        *(
+            f"UPDATE release_freeze SET {column} = {column}"
+            for column in ("id", "strategy_name", "starts_at", "ends_at", "reason", "set_at", "set_by")
+        ),
+        "DELETE FROM release_freeze",
+        *(
+            f"UPDATE scheduled_start SET {column} = {column}"
+            for column in (
+                *("id", "strategy_name", "version", "plan", "start_at", "asked_at", "actor", "role", "source"),
+                *("reason", "override_reason"),
+            )
+        ),
+        "DELETE FROM scheduled_start",
     ],
 )
 def test_what_was_agreed_is_never_edited(engine: Engine, change: str) -> None:
@@ -210,6 +227,71 @@ def test_a_token_is_revoked_once(engine: Engine) -> None:
         session.connection().execute(text("UPDATE service_token SET revoked_at = NULL, revoked_by = ''"))
 
 
+@pytest.mark.parametrize(
+    ("table", "end", "again"),
+    [
+        (
+            "release_freeze",
+            "lifted_at = '2026-03-02 00:00:00', lifted_by = 'ana'",
+            ["lifted_at = NULL, lifted_by = ''", "lifted_by = 'bob'", "lifted_because = 'mine'"],
+        ),
+        (
+            "scheduled_start",
+            "ended_at = '2026-03-02 00:00:00', outcome = 'cancelled'",
+            ["ended_at = NULL, outcome = ''", "outcome = 'refused'", "ended_because = 'mine'", "rollout_id = NULL"],
+        ),
+    ],
+)
+def test_a_freeze_and_a_scheduled_start_end_once(engine: Engine, table: str, end: str, again: list[str]) -> None:
+    _fill(engine)
+    with transaction(engine) as session:
+        session.connection().execute(text(f"UPDATE {table} SET {end}"))
+
+    for change in again:
+        with pytest.raises(InvariantRefused, match="once"), transaction(engine) as session:
+            session.connection().execute(text(f"UPDATE {table} SET {change}"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE release_freeze SET lifted_at = '2026-03-02 00:00:00'",
+        "UPDATE release_freeze SET lifted_by = 'ana'",
+        "UPDATE scheduled_start SET outcome = 'cancelled'",
+        "UPDATE scheduled_start SET ended_at = '2026-03-02 00:00:00'",
+        "UPDATE scheduled_start SET ended_at = '2026-03-02 00:00:00', outcome = 'started'",
+        "UPDATE scheduled_start SET ended_at = '2026-03-02 00:00:00', outcome = 'forgotten'",
+    ],
+)
+def test_half_an_end_is_refused(engine: Engine, change: str) -> None:
+    _fill(engine)
+
+    with pytest.raises(InvariantRefused), transaction(engine) as session:
+        session.connection().execute(text(change))
+
+
+def test_a_strategy_has_one_pending_start(engine: Engine) -> None:
+    _fill(engine)
+
+    with pytest.raises(InvariantRefused), transaction(engine) as session:
+        session.add(scheduled_start())
+
+
+def scheduled_start() -> ScheduledStart:
+    return ScheduledStart(
+        strategy_name="fib_rsi",
+        version="2.0.0",
+        plan={},
+        start_at=MONDAY,
+        asked_at=MONDAY,
+        actor="ana",
+        role="owner",
+        source="cli",
+        reason="",
+        override_reason="",
+    )
+
+
 def _fill(engine: Engine) -> None:
     """Put a row into every table that holds evidence or agreements."""
     put_version(engine, "1.0.0", Status.ACTIVE)
@@ -219,6 +301,10 @@ def _fill(engine: Engine) -> None:
     rollout = start_rollout(engine, Command(OWNER, MONDAY), strategy_name="fib_rsi", version="2.0.0", plan=Plan())
     zero = "00000000000000000000000000000000"
     with transaction(engine) as session:
+        until = MONDAY + timedelta(days=1)
+        times: dict[str, Any] = {"starts_at": MONDAY, "ends_at": until, "set_at": MONDAY}
+        session.add(FreezeRow(strategy_name="fib_rsi", reason="", set_by="ana", **times))
+        session.add(scheduled_start())
         run = session.connection().execute
         run(
             text(
@@ -240,6 +326,13 @@ def _fill(engine: Engine) -> None:
                 "period_start, period_end, report, created_at) VALUES "
                 f"('{zero}', 'fib_rsi', '2', '1', '', '2026-03-01 00:00:00', '2026-03-02 00:00:00', '{{}}', "
                 "'2026-03-02 00:00:00')"
+            )
+        )
+        run(
+            text(
+                "INSERT INTO report (id, kind, strategy_name, subject, period_start, period_end, sentence, facts, "
+                f"html_sha256, created_at) VALUES ('{zero}', 'morning', 'fib_rsi', 'monday', '2026-03-01 00:00:00', "
+                "'2026-03-02 00:00:00', '', '{}', '', '2026-03-02 00:00:00')"
             )
         )
         run(

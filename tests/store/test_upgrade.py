@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import Engine, text
@@ -146,7 +147,7 @@ def test_what_a_gate_of_before_said_last_keeps_nobody_from_approving(first_relea
         session.connection().execute(text("UPDATE rollout SET state = 'awaiting_approval'"))
     upgrade(first_release)
 
-    approved = approve(first_release, Command(OWNER, MONDAY + DAY), strategy_name="fib_rsi")
+    approved = approve(first_release, Command(OWNER, MONDAY + DAY, "reviewed"), strategy_name="fib_rsi")
 
     assert approved.approved_stage == 1
     (status,) = read_status(first_release, "fib_rsi", now=MONDAY + DAY)
@@ -160,7 +161,7 @@ def test_what_is_there_already_is_counted(first_release: Engine) -> None:
     put_decisions(first_release, decision_row("2", MONDAY + DAY, "error", error_kind="raised"), **before)
     upgrade(first_release, "v0005")
     with transaction(first_release) as session:
-        rollout = rollouts.open_rollouts(session)[0].id.hex
+        rollout = UUID(str(session.connection().execute(text("SELECT id FROM rollout")).scalar_one())).hex
         verdicts = ("pass", "pass", "breach")
         for hour, verdict in enumerate(verdicts):
             session.connection().execute(

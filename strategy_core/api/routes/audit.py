@@ -33,8 +33,8 @@ class AuditEventResponse(ResponseModel):
     actor: str = Field(description="Who changed it.")
     role: str = Field(description="The actor's role.")
     source: str = Field(
-        description="Where the request came from: sdk, cli, api, flow, form, or `form, unverified` if nobody has "
-        "verified the name in the form."
+        description="Where the request came from: sdk, cli, api, console, flow, form, or `form, unverified` if nobody "
+        "has verified the name in the form."
     )
     action: str = Field(description="What was done.")
     strategy_name: str = Field(description="Name of the strategy.")
@@ -88,7 +88,7 @@ class TrailResponse(ResponseModel):
     head: str = Field(description="Hash of the newest event. Store it elsewhere, and check it later as `known_head`.")
     breaks: list[BreakResponse] = Field(description="Where the chain does not hold. Empty if it does.")
     mismatches: list[MismatchResponse] = Field(
-        description="Versions, rollouts and canaries that do not follow from the events. Empty if all do."
+        description="Versions, rollouts, canaries and exclusions that do not follow from the events. Empty if all do."
     )
 
 
@@ -98,6 +98,9 @@ class VerificationResponse(ResponseModel):
     holds: bool = Field(description="Whether all trails and known heads are unchanged.")
     trails: list[TrailResponse] = Field(description="The result for each strategy.")
     missing: list[str] = Field(description="Known heads that are no longer in any trail.")
+    for_all: list[MismatchResponse] = Field(
+        description="Exclusions of all strategies that do not follow from the events. Not checked for one strategy."
+    )
 
 
 Word = Annotated[str | None, Query(max_length=200, pattern=PRINTED, description="Only events with this value.")]

@@ -35,7 +35,11 @@ class Canary(ResponseModel):
 
     strategy_name: str = Field(description="Name of the strategy.")
     version: str = Field(description="Name of the canary version.")
-    rollout_percent: float = Field(description="Share of users, in percent.")
+    rollout_percent: float = Field(description="Share of users that get it, in percent.")
+    asked_percent: float = Field(
+        description="Share of users that its stage asks for, in percent. More than `rollout_percent` where the cap on "
+        "capital leaves users out."
+    )
     salt: str = Field(description="The strategy's routing salt.")
     started_at: datetime = Field(description="When the version became the canary.")
 
@@ -44,6 +48,16 @@ class CurrentCanary(Canary):
     """A canary with the generation of its strategy."""
 
     generation: int = Field(description="The strategy's generation. Each change increases it by one.")
+    users: int | None = Field(description="Users in the directory that get it. Null without a directory.")
+    capital_share: float | None = Field(
+        description="Their part of all capital, 0 to 1, with unknown capital at the mean. Null if none is known."
+    )
+    left_out: int = Field(
+        description="Users within `asked_percent` who stay with the active version: large accounts and excluded users."
+    )
+    risk_scale: float = Field(
+        description="Scale of its positions, on each of its signals: 0.5 to 1, fixed when its rollout started."
+    )
 
 
 class Canaries(ResponseModel):
@@ -82,10 +96,17 @@ def list_canaries(
     strategy_name: Annotated[StrategyName | None, Query(description="Only this strategy.")] = None,
 ) -> Canaries:
     """List the current canaries, or the canary of one strategy."""
-    found = queries.list_canaries(context.engine, context.lists(strategy_name))
+    found = queries.list_canaries(context.engine, context.lists(strategy_name), now=context.now)
     items = [
-        CurrentCanary(**Canary.model_validate(canary).model_dump(), generation=generation)
-        for canary, generation in found
+        CurrentCanary(
+            **Canary.model_validate(canary).model_dump(),
+            generation=generation,
+            users=reach.users,
+            capital_share=reach.capital_share,
+            left_out=reach.left_out,
+            risk_scale=risk_scale,
+        )
+        for canary, generation, reach, risk_scale in found
     ]
     if strategy_name is not None:
         response.headers["ETag"] = f'"{items[0].generation}"'

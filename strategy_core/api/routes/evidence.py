@@ -97,6 +97,7 @@ class DecisionResponse(ResponseModel):
     symbol: str = Field(description="Symbol of the feed.")
     timestamp: datetime = Field(description="Open time of the candle.")
     decision: str = Field(description="buy, sell, hold, or error if the version failed.")
+    intent: str = Field(description="close if open positions are to be left, else open.")
     confidence: float = Field(description="The version's confidence, 0 to 1.")
     features: dict[str, Any] = Field(description="The indicator values behind the decision.")
     reason: str = Field(description="The version's explanation.")

@@ -18,7 +18,7 @@ from strategy_core.api.schemas import ResponseModel, RolloutId, Time
 from strategy_core.domain.alerts import Severity
 from strategy_core.domain.comparison import Comparison
 from strategy_core.report.html import HEADERS, html_page
-from strategy_core.report.rollout import page_title, rollout_markdown
+from strategy_core.report.rollout import FOLDED, page_title, rollout_markdown
 from strategy_core.services import queries, reports
 from strategy_core.services.history import ComparisonCurves
 from strategy_core.services.whatif import what_if
@@ -240,7 +240,7 @@ def whatif(context: Requested, body: WhatIfRequest) -> WhatIfResponse:
         context.engine,
         strategy_name=body.strategy_name,
         version=body.version,
-        plan=body.plan,
+        plan=body.chosen_plan(context.engine),
         start=body.start,
         end=body.end,
         most_candles=MOST_CANDLES,
@@ -272,7 +272,7 @@ def show_report(context: Requested, rollout_id: RolloutId, response: Response) -
 def show_report_page(context: Requested, rollout_id: RolloutId) -> Response:
     """Return the report as one HTML page without scripts and other files."""
     found, generation = _read(context, rollout_id)
-    page = html_page(page_title(found), rollout_markdown(found))
+    page = html_page(page_title(found), rollout_markdown(found), folded=FOLDED)
     return HTMLResponse(page, headers={**HEADERS, "ETag": f'"{generation}"'})
 
 

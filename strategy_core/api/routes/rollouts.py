@@ -8,11 +8,14 @@ from urllib.parse import quote
 from uuid import UUID
 
 from fastapi import Query, Response
-from pydantic import Field
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core.core_schema import CoreSchema, no_info_wrap_validator_function
+from sqlalchemy import Engine
 
 from strategy_core.api.dependencies import HEAVY, KEYED, KEYED_IF_VALID, IfMatch, RequestContext, Requested
 from strategy_core.api.routes import PREFIX, guarded_router
 from strategy_core.api.schemas import (
+    NAME,
     Cursor,
     Limit,
     OptionalReason,
@@ -38,11 +41,28 @@ from strategy_core.domain.performance import Performance
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.preview import Audience, Preview
 from strategy_core.domain.ramp import State
+from strategy_core.domain.readings import GateReading
+from strategy_core.domain.risk import Risk
+from strategy_core.domain.rollout_verdict import RolloutVerdict
 from strategy_core.services import queries, rollouts
 from strategy_core.services.history import read_verdicts
 from strategy_core.services.rollback import roll_back
-from strategy_core.services.rollouts import Choice, show_plan, start_rollout
+from strategy_core.services.rollouts import Choice, show_plan, start_rollout, start_warning
 from strategy_core.services.status import RolloutStatus
+
+
+class _OrItsName:
+    """Accept a text in place of a plan. A union would name both types in each error."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_wrap_validator_function(
+            lambda given, plan: given if isinstance(given, str) else plan(given), handler.generate_schema(Plan)
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [handler(schema), {"type": "string", "pattern": NAME, "maxLength": 64}]}
 
 
 class PlanRequest(RequestModel):
@@ -50,7 +70,17 @@ class PlanRequest(RequestModel):
 
     strategy_name: StrategyName
     version: VersionName
-    plan: Plan = Field(default_factory=Plan, description="Fixed when the rollout starts. Default: the standard plan.")
+    plan: Annotated[Plan | str, _OrItsName] = Field(
+        default_factory=Plan,
+        description="Fixed when the rollout starts. A plan, or the name of one in the strategy's policy. Default: the "
+        "standard plan.",
+    )
+
+    def chosen_plan(self, engine: Engine) -> Plan:
+        """Return the plan. Raises UnknownPlan if the strategy's policy has none of that name."""
+        if isinstance(self.plan, Plan):
+            return self.plan
+        return rollouts.read_policy(engine, self.strategy_name).named(self.strategy_name, self.plan)
 
 
 class StartRequest(PlanRequest):
@@ -66,6 +96,7 @@ class DecideRequest(RequiredReason):
     choice: Choice = Field(
         description="extend: restart the stage's time limit. advance: go to the next stage. rollback: roll back now."
     )
+    override_reason: OverrideReason = ""
 
 
 class ExcludeRequest(RequiredReason):
@@ -111,6 +142,18 @@ class RolloutResponse(ResponseModel):
     ended_at: datetime | None = Field(description="When the rollout ended.")
     last_tick_at: datetime | None = Field(description="When it was last evaluated.")
     reason: str = Field(description="Reason of the last change.")
+    risk_scale: float = Field(
+        description="Scale of its version's positions, on each of its signals: 0.5 to 1, fixed at the start."
+    )
+    risk: Risk | None = Field(
+        description="What the scale was measured from. Null for a rollout of a release that did not measure it."
+    )
+
+
+class StartedResponse(RolloutResponse):
+    """A rollout that has just started."""
+
+    warning: str = Field(description="What the pair lacks in live shadow, and what that means. Empty if it has enough.")
 
 
 class VerdictResponse(ResponseModel):
@@ -134,6 +177,10 @@ class CurrentVerdict(VerdictResponse):
     """A gate's newest verdict."""
 
     since: datetime = Field(description="Since when the gate has had this verdict without interruption.")
+    reading: GateReading = Field(
+        description="The verdict as texts for owners: plain name, `no data` where the gate has seen none, and the "
+        "value beside the limit at which the verdict changes."
+    )
 
 
 class FidelityResponse(ResponseModel):
@@ -152,11 +199,17 @@ class LiveResult(ResponseModel):
     shadow: Performance = Field(description="Performance of the shadow decisions.")
     fidelity: FidelityResponse | None = Field(description="How well the two match.")
     trades: int = Field(description="Number of users' trades.")
+    suppressed: int = Field(
+        description="Number of entries that users could not take, because a position of another version was open."
+    )
 
 
 class RolloutDetail(RolloutResponse):
     """A rollout with its plan, verdicts and outlook."""
 
+    verdict: RolloutVerdict = Field(
+        description="The verdict on the rollout in one sentence, its kind, and the days expected at this stage."
+    )
     plan: dict[str, Any] = Field(description="The plan, as fixed at the start.")
     stages: list[float] = Field(description="Share of users in each stage, in percent.")
     verdicts: list[CurrentVerdict] = Field(description="The newest verdict of each gate, worst first.")
@@ -169,6 +222,8 @@ class RolloutDetail(RolloutResponse):
         description="Seconds left of the stage's minimum time, or of the observation after promotion."
     )
     maximum_left_s: float | None = Field(description="Seconds until an undecided stage asks the owner to decide.")
+    risk_line: str = Field(description="What its version risks against the other one, in one line. May be empty.")
+    open_risk: str = Field(description="Its part of the open risk, in one line. Empty without open positions.")
     live: dict[str, LiveResult] = Field(description="Results of users' trades, by version.")
 
 
@@ -187,23 +242,32 @@ router = guarded_router("rollouts")
 
 
 @router.post("/rollouts", status_code=201, dependencies=[KEYED], summary="Start a rollout")
-def start(context: Requested, body: StartRequest, if_match: IfMatch, response: Response) -> RolloutResponse:
+def start(context: Requested, body: StartRequest, if_match: IfMatch, response: Response) -> StartedResponse:
     """Start a rollout. The version becomes the canary in the first stage of the plan."""
-    found = start_rollout(
+    command = Command(
+        context.changes(body.strategy_name),
+        context.now,
+        body.reason,
+        override_reason=body.override_reason,
+        if_generation=if_match,
+    )
+    warning = start_warning(
         context.engine,
-        Command(
-            context.changes(body.strategy_name),
-            context.now,
-            body.reason,
-            override_reason=body.override_reason,
-            if_generation=if_match,
-        ),
         strategy_name=body.strategy_name,
         version=body.version,
-        plan=context.backend.settings.in_replay(body.plan),
+        now=context.now,
+        with_commands=False,
+    )
+    found = start_rollout(
+        context.engine,
+        command,
+        strategy_name=body.strategy_name,
+        version=body.version,
+        plan=body.chosen_plan(context.engine),
+        in_replay=context.backend.settings.in_replay,
     )
     response.headers["Location"] = f"{PREFIX}/rollouts/{found.id}"
-    return RolloutResponse.model_validate(found)
+    return StartedResponse(**RolloutResponse.model_validate(found).model_dump(), warning=warning)
 
 
 @router.post("/rollouts/plan", dependencies=[KEYED, HEAVY], summary="Preview a rollout plan")
@@ -212,21 +276,29 @@ def preview_rollout(context: Requested, body: PlanRequest) -> PlanPreview:
 
     Overlaps with other canaries are listed only for strategies that the token covers.
     """
-    context.reads(body.strategy_name)
-    preview, audience = show_plan(
-        context.engine, strategy_name=body.strategy_name, version=body.version, plan=body.plan, now=context.now
-    )
-    reached = context.lists().names
-    overlaps = [each for each in audience.overlaps if reached is None or each.strategy_name in reached]
-    audience = audience.model_copy(update={"overlaps": overlaps})
+    plan = body.chosen_plan(context.engine)
+    preview, audience = show_visible_plan(context, strategy_name=body.strategy_name, version=body.version, plan=plan)
     return PlanPreview(
         preview=preview,
         underpowered=preview.underpowered,
         verdict=preview.verdict,
-        notes=preview.notes,
+        notes=[*audience.notes, *preview.notes],
         audience=audience,
         estimated=audience.estimated,
     )
+
+
+def show_visible_plan(
+    context: RequestContext, *, strategy_name: str, version: str, plan: Plan
+) -> tuple[Preview, Audience]:
+    """Return a plan's preview and audience, with overlaps only of strategies that the token covers."""
+    context.reads(strategy_name)
+    preview, audience = show_plan(
+        context.engine, strategy_name=strategy_name, version=version, plan=plan, now=context.now
+    )
+    reached = context.lists().names
+    overlaps = [each for each in audience.overlaps if reached is None or each.strategy_name in reached]
+    return preview, audience.model_copy(update={"overlaps": overlaps})
 
 
 @router.get("/rollouts", summary="List rollouts")
@@ -284,7 +356,7 @@ def resume(context: Requested, rollout_id: RolloutId, body: OptionalReason, if_m
 
 @router.post("/rollouts/{rollout_id}/approve", dependencies=[KEYED], summary="Approve a rollout's next stage")
 def approve(context: Requested, rollout_id: RolloutId, body: OptionalReason, if_match: IfMatch) -> RolloutResponse:
-    """Approve the next stage. The rollout enters it at the next tick."""
+    """Approve the next stage. The rollout enters it at the next tick. The last stage needs a reason."""
     return _change_rollout(
         context, rollouts.approve, rollout_id, body, if_match, four_eyes=context.backend.settings.four_eyes
     )
@@ -299,7 +371,12 @@ def decide(context: Requested, rollout_id: RolloutId, body: DecideRequest, if_ma
         found = rollouts.decide_rollout(
             context.engine,
             Command(
-                actor, context.now, body.reason, if_generation=if_match, four_eyes=context.backend.settings.four_eyes
+                actor,
+                context.now,
+                body.reason,
+                override_reason=body.override_reason,
+                if_generation=if_match,
+                four_eyes=context.backend.settings.four_eyes,
             ),
             strategy_name=strategy_name,
             rollout_id=rollout_id,
@@ -393,16 +470,21 @@ def detail(found: RolloutStatus) -> RolloutDetail:
     return RolloutDetail.model_validate(
         {
             **RolloutResponse.model_validate(found.rollout).model_dump(),
+            "verdict": found.verdict,
             "plan": found.rollout.plan,
             "stages": found.stages,
             "verdicts": [
-                CurrentVerdict(**VerdictResponse.model_validate(row).model_dump(), since=found.since[row.gate])
-                for row in found.verdicts
+                CurrentVerdict(
+                    **VerdictResponse.model_validate(row).model_dump(), since=found.since[row.gate], reading=reading
+                )
+                for row, reading in zip(found.verdicts, found.readings, strict=True)
             ],
             "needs": left.needs,
             "clock_disagrees": found.doubt,
             "minimum_left_s": left.minimum_left.total_seconds() if left.minimum_left is not None else None,
             "maximum_left_s": left.maximum_left.total_seconds() if left.maximum_left is not None else None,
+            "risk_line": found.risk,
+            "open_risk": found.open_risk,
             "live": found.live,
         }
     )

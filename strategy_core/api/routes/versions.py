@@ -93,6 +93,14 @@ class Retirement(OptionalReason):
         default=False,
         description="Retire the active version too, if it is the last. The strategy is then closed: users get none.",
     )
+    orphans_to: str = Field(
+        default="",
+        max_length=64,
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9._+-]{0,63})?$",
+        description="What becomes of its open positions, with a reason: the version that takes them over, or "
+        "`flatten`. Without it, a version that manages positions is not retired.",
+        examples=["2.0.0"],
+    )
 
 
 class VersionResponse(ResponseModel):
@@ -220,6 +228,7 @@ def retire(context: Requested, version_id: VersionId, body: Retirement, if_match
         strategy_name=target.strategy_name,
         version=target.version,
         close=body.close,
+        orphans_to=body.orphans_to,
     )
     return VersionResponse.model_validate(found)
 

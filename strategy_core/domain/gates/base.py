@@ -4,11 +4,12 @@ A gate is data, frozen with the plan, and one pure function. To add a gate, writ
 `plan.AnyGate`.
 """
 
+import re
 from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from strategy_core.domain.errors import EvidenceUnavailable
 from strategy_core.domain.evidence import Evidence, Record
@@ -76,6 +77,8 @@ class Gate(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     warns: ClassVar[bool] = False  # whether `inconclusive` is a sign of harm: alert an owner at once
+    title: ClassVar[str] = ""  # the gate's name for owners
+    help: ClassVar[str] = ""  # what it looks for, in one line for owners
 
     kind: str
     dry_run: bool = False
@@ -109,6 +112,9 @@ class Freshness(Gate):
     this gate. The plan's `late_candles` sets how late a candle or an outcome may be.
     """
 
+    title: ClassVar[str] = "up to date"
+    help: ClassVar[str] = "Every candle has been decided in time, and every closed trade has a result."
+
     kind: Literal["freshness"] = "freshness"
 
     def judge(self, evidence: Evidence, margins: Margins) -> Finding:
@@ -129,6 +135,9 @@ class Errors(Gate):
     Blind on as many errors in a row if the host is at fault for some of them.
     """
 
+    title: ClassVar[str] = "errors"
+    help: ClassVar[str] = "The new version raises errors, or takes too long to decide."
+
     kind: Literal["errors"] = "errors"
     in_a_row: int = Field(default=3, ge=1)
     share: float = Field(default=0.05, gt=0, le=1)
@@ -142,17 +151,22 @@ class Errors(Gate):
             return self.found(Verdict.BREACH, reason, value=record.errors_in_a_row, limit=self.in_a_row, n=n)
         share = record.errors / n if n else 0.0
         if n >= self.minimum_decisions and share >= self.share:
-            reason = f"{record.errors} of {n} decisions are errors (limit {self.share:.0%}): {record.last_error}"
+            reason = f"{record.errors:,} of {n:,} decisions are errors (limit {self.share:.0%}): {record.last_error}"
             return self.found(Verdict.BREACH, reason, value=share, limit=self.share, n=n)
         if record.host_errors_in_a_row >= self.in_a_row:
             raise EvidenceUnavailable(f"{record.host_errors_in_a_row} errors in a row, {_host(record)}")
         if n == 0:
             return self.nothing_yet("decision")
-        return self.found(Verdict.PASS, f"{record.errors} errors in {n} decisions", value=share, limit=self.share, n=n)
+        return self.found(
+            Verdict.PASS, f"{record.errors:,} errors in {n:,} decisions", value=share, limit=self.share, n=n
+        )
 
 
 class InvalidDecisions(Gate):
     """Breach on any answer that is not a valid decision, and on any isolation breach."""
+
+    title: ClassVar[str] = "invalid decisions"
+    help: ClassVar[str] = "An answer is not a valid decision, or the new version tries to reach outside its process."
 
     kind: Literal["invalid_decisions"] = "invalid_decisions"
 
@@ -172,6 +186,9 @@ class Silence(Gate):
 
     Blind on as many candles if the host is at fault for some of them.
     """
+
+    title: ClassVar[str] = "silence"
+    help: ClassVar[str] = "The new version does not decide on candles on which the active version did."
 
     kind: Literal["silence"] = "silence"
     candles: int = Field(default=3, ge=1)
@@ -194,9 +211,25 @@ def _host(record: Record) -> str:
     return f"but the host is at fault: {record.host_fault}"
 
 
+_UNITS = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+_WORDS = re.compile(r"(?:\d+(?:\.\d+)?[wdhms])+")
+
+
+def _in_words(value: object) -> object:
+    """Read a text such as `3d`, `12h` or `1d12h`. Leave anything else to pydantic."""
+    if not isinstance(value, str) or not _WORDS.fullmatch(value):
+        return value
+    parts = re.findall(r"([\d.]+)([wdhms])", value)
+    try:
+        return sum((timedelta(**{_UNITS[unit]: float(count)}) for count, unit in parts), timedelta(0))
+    except OverflowError:
+        return value
+
+
 Duration = Annotated[
     timedelta,
-    Field(gt=timedelta(0)),
+    Field(gt=timedelta(0)),  # before the validator: only then pydantic names the limit in words
+    BeforeValidator(_in_words),
     PlainSerializer(lambda span: span.total_seconds(), float, "json"),
     WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "description": "seconds"}),
 ]
@@ -214,6 +247,23 @@ def duration_field(span: timedelta, what: str | None = None) -> Any:
 
 
 def format_duration(span: timedelta) -> str:
-    """Format *span* for people: in hours, from two days on in days."""
-    hours = span.total_seconds() / 3600
-    return f"{hours / 24:.1f} d" if hours >= 48 else f"{hours:.1f} h"
+    """Format *span* for people in its largest unit: 45 s, 90 min, 36 h, 3.5 days or 3,018 days."""
+    seconds = max(0.0, span.total_seconds())
+    if seconds < 2 * 3_600:
+        return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    size, unit = (86_400, "days") if seconds >= 2 * 86_400 else (3_600, "h")
+    number = seconds / size
+    return f"{number:,.{0 if number >= 100 else 1}f}".removesuffix(".0") + f" {unit}"
+
+
+def format_r(value: float) -> str:
+    """Format R for people, with its sign: +1,204.50 R."""
+    return f"{value:+,.2f} R"
+
+
+def format_evidence(log10: float) -> str:
+    """Format an e-value for people, given its logarithm: 0.32, 12.3, 1,290 or 10^7.5."""
+    if log10 >= 6:
+        return f"10^{log10:.1f}"
+    e = 10**log10
+    return f"{e:,.0f}" if e >= 100 else f"{e:.3g}"

@@ -19,7 +19,7 @@ from scipy.special import betaln, logsumexp
 from strategy_core.domain.arrays import BoolArray, FloatArray, IntArray
 from strategy_core.domain.errors import EvidenceUnavailable
 from strategy_core.domain.evidence import Evidence, Orders
-from strategy_core.domain.gates.base import Finding, Gate, Margins, Verdict
+from strategy_core.domain.gates.base import Finding, Gate, Margins, Verdict, format_evidence
 
 _DAY = 86_400  # seconds
 _WEEK = 7  # days that a restart lasts: later faults have later restarts
@@ -52,14 +52,15 @@ class ExecutionGate(Gate):
 
     def none_of(self, what: str) -> Finding:
         verdict = Verdict.INSUFFICIENT if self.required else Verdict.PASS
-        return self.found(verdict, f"no {what}", value=1.0, limit=1 / self.alpha, n=0)
+        return self.found(verdict, f"no {what}", n=0)
 
     def weighed(self, harm: Verdict, log_e: float, counted: str, n: int) -> Finding:
         """Return the finding: *harm* when exp(*log_e*) reaches 1/alpha. *counted* describes the evidence."""
         limit = 1 / self.alpha
         verdict = harm if log_e >= math.log(limit) else Verdict.PASS
         e = math.exp(min(log_e, _LARGEST))
-        return self.found(verdict, f"{counted}; evidence of harm {e:.3g}, limit {limit:g}", value=e, limit=limit, n=n)
+        reason = f"{counted}; E = {format_evidence(log_e / math.log(10))} against {limit:,.0f}"
+        return self.found(verdict, reason, value=e, limit=limit, n=n)
 
     def _faults(
         self, orders: Orders, faulty: BoolArray, tolerated: float, against: tuple[float, ...], what: str
@@ -70,8 +71,9 @@ class ExecutionGate(Gate):
         if n == 0:
             return self.none_of("canary order on a candle that the active version traded too")
         counted = (
-            f"{int(seen.canary[both].sum())} users with {what} in {n} canary orders, {int(seen.active[both].sum())} in "
-            f"{int(seen.active_users[both].sum())} of the active version's on the same candles"
+            f"{int(seen.canary[both].sum()):,} users with {what} in {n:,} canary orders, "
+            f"{int(seen.active[both].sum()):,} in {int(seen.active_users[both].sum()):,} of the active "
+            "version's on the same candles"
         )
         path = log_evidence(orders, faulty, tolerated, against)
         return self.weighed(Verdict.FAIL, float(path.max()), counted, n)
@@ -79,6 +81,9 @@ class ExecutionGate(Gate):
 
 class OrderErrors(ExecutionGate):
     """Fail when the canary's users get order errors more than *tolerated* times as often as the active version's."""
+
+    title: ClassVar[str] = "order errors"
+    help: ClassVar[str] = "Evidence that orders of the new version's users fail more often."
 
     kind: Literal["order_errors"] = "order_errors"
     tolerated: float = Field(default=1.5, ge=1)
@@ -97,6 +102,9 @@ class Latency(ExecutionGate):
     measured against itself. The rates are shares of fills. They are compared as ratios to the active version's share on
     the same candles, because a slow market is slow for both.
     """
+
+    title: ClassVar[str] = "slow fills"
+    help: ClassVar[str] = "Evidence that orders of the new version's users are filled later."
 
     kind: Literal["latency"] = "latency"
     tolerated: float = Field(default=0.02, ge=0.01, lt=1)
@@ -128,6 +136,8 @@ class SampleRatio(ExecutionGate):
     """
 
     warns: ClassVar[bool] = True
+    title: ClassVar[str] = "share of trading users"
+    help: ClassVar[str] = "Evidence that the users who trade on the new version are not the planned percent."
 
     kind: Literal["sample_ratio"] = "sample_ratio"
     concentration: float = Field(default=100, gt=0, description="κ, in users: larger values detect smaller deviations")
@@ -140,7 +150,7 @@ class SampleRatio(ExecutionGate):
         counts = {share: _users(orders.where(orders.share == share)) for share in np.unique(orders.share).tolist()}
         canary, active = counts[now]
         n = canary + active
-        counted = f"{canary} of {n} users who trade at {now:.2%} are on the canary"
+        counted = f"{canary:,} of {n:,} users who trade at {now:.2%} are on the canary"
         logs = [self._log_e(share, *count) for share, count in counts.items()]
         found = self.weighed(Verdict.INCONCLUSIVE, float(logsumexp(logs)) - math.log(len(logs)), counted, n)
         if found.verdict is not Verdict.PASS and min(canary, active) == 0:
@@ -155,6 +165,9 @@ class SampleRatio(ExecutionGate):
 
 class RoutingAudit(ExecutionGate):
     """Breach on any live trade on another version than routing gives its user. This is exact, not statistical."""
+
+    title: ClassVar[str] = "routing"
+    help: ClassVar[str] = "A live trade of a user is on another version than the one that routing gives."
 
     kind: Literal["routing_audit"] = "routing_audit"
 

@@ -36,6 +36,8 @@ class MetricThreshold(Gate):
     """
 
     warns: ClassVar[bool] = True
+    title: ClassVar[str] = "metric"
+    help: ClassVar[str] = "A metric of your own is outside its bounds."
 
     kind: Literal["metric"] = "metric"
     metric: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,60}$")
@@ -120,12 +122,15 @@ class MetricThreshold(Gate):
             self.maximum is not None and value > self.maximum
         )
 
-    def _against_bounds(self, value: float) -> str:
+    @property
+    def bounds(self) -> str:
+        """The allowed values, in words."""
         if self.minimum is None:
-            bounds = f"at most {self.maximum:g}"
-        else:
-            bounds = f"at least {self.minimum:g}" if self.maximum is None else f"{self.minimum:g} to {self.maximum:g}"
-        return f"{value:.6g}, allowed {bounds}"
+            return f"at most {self.maximum:g}"
+        return f"at least {self.minimum:g}" if self.maximum is None else f"{self.minimum:g} to {self.maximum:g}"
+
+    def _against_bounds(self, value: float) -> str:
+        return f"{value:.6g}, allowed {self.bounds}"
 
     def _finding(self, verdict: Verdict, reason: str, values: Sequence[float]) -> Finding:
         """Return the finding on the newest of *values*, at least one. Its limit is the nearest bound."""

@@ -1,6 +1,7 @@
 """Gates on slots: proven harm, proven non-inferiority, divergence, losing streaks and drawdown."""
 
 import math
+import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import ClassVar, Literal
@@ -11,7 +12,16 @@ from pydantic import Field
 from strategy_core.domain.eprocess import BY_SYMBOL
 from strategy_core.domain.errors import EvidenceUnavailable
 from strategy_core.domain.evidence import Evidence
-from strategy_core.domain.gates.base import SEVERITY, Duration, Finding, Gate, Margins, Verdict, duration_field
+from strategy_core.domain.gates.base import (
+    SEVERITY,
+    Duration,
+    Finding,
+    Gate,
+    Margins,
+    Verdict,
+    duration_field,
+    format_evidence,
+)
 from strategy_core.domain.pair_noise import History
 from strategy_core.domain.slot_ledger import Totals
 
@@ -26,6 +36,8 @@ WATCH = "watch"
 WATCH_ALPHA = 0.0025  # of a standing watch, each quarter: 1 % a year
 WATCH_QUARTER = timedelta(days=90)
 WATCH_LIKELY = 10.0  # E from which harm is likely
+LIKELY_HARM = "harm is likely, the stage is held: "  # how the reason of `harm` begins
+_LIKELY_HARM_BEFORE = "harm is likely, the stage is frozen: "  # stored by earlier releases
 SURE = 1e-7  # false streaks per slot: one in a thousand rollouts of 10,000 slots
 
 
@@ -43,6 +55,8 @@ class Harm(Gate):
     """
 
     warns: ClassVar[bool] = True
+    title: ClassVar[str] = "harm"
+    help: ClassVar[str] = "Evidence that users of the new version earn less. At the limit it is proven."
 
     kind: Literal["harm"] = "harm"
     alpha: float = Field(default=0.01, gt=0, lt=0.5)
@@ -70,12 +84,12 @@ class Harm(Gate):
         if history.provisional:
             money += "; its design effect is provisional"
         if self.proven(totals):
-            beyond = f"(limit {1 / self.alpha:.0f})" if peak >= limit else f"and E on wins {_power(wins)}"
-            reason = f"the canary earns less: E reached {_power(peak)} {beyond}, {money}"
+            beyond = f"(limit {1 / self.alpha:,.0f})" if peak >= limit else f"and E on wins {format_evidence(wins)}"
+            reason = f"the canary earns less: E reached {format_evidence(peak)} {beyond}, {money}"
             return self.found(Verdict.FAIL, reason, **facts | {"value": peak})
-        measured = f"E = {_power(now)} against {1 / self.alpha:.0f}, {money}"
+        measured = f"E = {format_evidence(now)} against {1 / self.alpha:,.0f}, {money}"
         if now >= math.log10(self.freeze_at):
-            reason = f"harm is likely, the stage is frozen: {measured} (frozen from {self.freeze_at:g})"
+            reason = f"{LIKELY_HARM}{measured} (held from {self.freeze_at:g})"
             return self.found(Verdict.INCONCLUSIVE, reason, **facts)
         return self.found(Verdict.PASS, measured, **facts)
 
@@ -85,6 +99,9 @@ class WinRate(Gate):
 
     In the default plan it has no vote, because a version may win less often and earn more. Values are log10 E.
     """
+
+    title: ClassVar[str] = "win rate"
+    help: ClassVar[str] = "Evidence that the new version wins less often, whatever it earns."
 
     kind: Literal["win_rate"] = "win_rate"
     alpha: float = Field(default=0.005, gt=0, lt=0.5)
@@ -96,11 +113,13 @@ class WinRate(Gate):
             return self.nothing_yet("slot")
         if math.isnan(peak):
             raise EvidenceUnavailable("the e-process is not a number, because of an invalid outcome")
-        wins = f"{totals.w / totals.slots:+.1%} of slots won"
+        wins = f"win rate {100 * totals.w / totals.slots:+.1f} points against the active version"
         if peak >= limit:
-            reason = f"the canary wins less often: {wins}, E reached {_power(peak)} (limit {1 / self.alpha:.0f})"
+            reason = (
+                f"the canary wins less often: {wins}, E reached {format_evidence(peak)} (limit {1 / self.alpha:,.0f})"
+            )
             return self.found(Verdict.FAIL, reason, value=peak, limit=limit, n=totals.slots)
-        return self.found(Verdict.PASS, f"{wins}, E = {_power(now)}", value=now, limit=limit, n=totals.slots)
+        return self.found(Verdict.PASS, f"{wins}, E = {format_evidence(now)}", value=now, limit=limit, n=totals.slots)
 
 
 class NotWorse(Gate):
@@ -131,6 +150,11 @@ class NotWorse(Gate):
     Source: Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas (2024), "Time-uniform central limit theory", theorem 2.2 and
     its one-sided form.
     """
+
+    title: ClassVar[str] = "not worse"
+    help: ClassVar[str] = (
+        "Proof that the new version earns no less than the active one, by more than the stage's margin."
+    )
 
     kind: Literal["not_worse"] = "not_worse"
     minimum_slots: int = Field(default=30, ge=2)
@@ -168,13 +192,13 @@ class NotWorse(Gate):
         margin, n = margins.pnl(history), totals.slots
         if self.needs_shadow(history, margin):
             if n < self.own_slots:
-                reason = f"{n} of {self.own_slots} slots of its own; those in shadow count too"
+                reason = f"{n:,} of {self.own_slots:,} slots of its own; those in shadow count too"
                 return self.found(Verdict.INSUFFICIENT, reason, value=n, limit=self.own_slots, n=n)
             if (few := self._too_few(n + history.slots, totals.days + history.days)) is not None:
                 return few
             own, least = totals.d / n, -OWN_MARGINS * margin
             if own <= least:
-                reason = f"its own {n} slots: {own:+.3f} R per slot, needs {least:+.3f}"
+                reason = f"its own {n:,} slots: {own:+.3f} R per slot, needs {least:+.3f}"
                 return self.found(Verdict.INCONCLUSIVE, reason, value=own, limit=least, n=n)
             return self._money(totals, history, margin, with_shadow=True)
         if (few := self._too_few(n, totals.days)) is not None:
@@ -189,7 +213,7 @@ class NotWorse(Gate):
     def _too_few(self, n: int, days: int) -> Finding | None:
         if n >= self.minimum_slots and days >= self.minimum_days:
             return None
-        reason = f"{n} of {self.minimum_slots} slots on {days} of {self.minimum_days} days"
+        reason = f"{n:,} of {self.minimum_slots:,} slots, day {days:,} of at least {self.minimum_days:,}"
         return self.found(Verdict.INSUFFICIENT, reason, value=n, limit=self.minimum_slots, n=n)
 
     def _money(self, totals: Totals, history: History, margin: float, *, with_shadow: bool = False) -> Finding:
@@ -215,7 +239,7 @@ class NotWorse(Gate):
             return None
         if own < self.own_candles or candles < self.alike_candles or evidence.pending_slots:
             return None  # an open trade may be one that only one version has
-        reason = f"both did the same on {candles} candles, {own} of them in the rollout, and on {slots} slots"
+        reason = f"both did the same on {candles:,} candles, {own:,} of them in the rollout, and on {slots:,} slots"
         return self.found(Verdict.PASS, reason, value=0.0, limit=0.0, low=0.0, n=totals.slots)
 
     def seldom_signals(self, history: History) -> bool:
@@ -252,7 +276,7 @@ class NotWorse(Gate):
 
     def _measure(self, n: int, mean: float, variance: float, margin: float, unit: str, tuned_for: float) -> Finding:
         low = mean - self.reach(n, math.sqrt(max(0.0, variance)), tuned_for)
-        reason = f"difference {mean:+.3f} {unit}, lower bound {low:+.3f}, margin {-margin:+.3f}, {n} slots"
+        reason = f"difference {mean:+.3f} {unit}, lower bound {low:+.3f}, margin {-margin:+.3f}, {n:,} slots"
         verdict = Verdict.PASS if low > -margin else Verdict.INCONCLUSIVE
         return self.found(verdict, reason, value=mean, limit=-margin, low=low, n=n)
 
@@ -271,9 +295,12 @@ class Divergence(Gate):
     such as stale or late input, which results alone would show only after months. An owner decides whether it is harm.
     With k of n slots unlike, and t = `tolerated` times the shadow's share of unlike slots, each stake c of 0.1, 0.3 and
     0.9 has earned (1 - c)^(n - k) · (1 + c(1 - t)/t)^k. E is their mean to the power 1/design effect.
+    Values are log10 E.
     """
 
     warns: ClassVar[bool] = True
+    title: ClassVar[str] = "unlike in shadow"
+    help: ClassVar[str] = "Evidence that the two versions now decide differently more often than they did in shadow."
 
     kind: Literal["divergence"] = "divergence"
     tolerated: float = Field(default=1.5, ge=1)
@@ -283,18 +310,21 @@ class Divergence(Gate):
         n, unlike, history = evidence.totals.slots, evidence.totals.unlike, evidence.history
         if n == 0:
             return self.nothing_yet("slot")
-        limit = self.tolerated * history.unlike_share
-        reason = f"unlike the active version on {unlike / n:.0%} of {n} slots, in shadow on {history.unlike_share:.0%}"
-        facts = {"value": unlike / n, "limit": limit, "n": n}
-        if limit >= 1:  # alike so rarely in shadow that more divergence cannot be measured
-            return self.found(Verdict.PASS, reason, **facts)
+        tolerated = self.tolerated * history.unlike_share
+        reason = (
+            f"unlike the active version on {unlike / n:.0%} of {n:,} slots, in shadow on {history.unlike_share:.0%}"
+        )
+        if tolerated >= 1:  # alike so rarely in shadow that more divergence cannot be measured
+            return self.found(Verdict.PASS, f"{reason}: too often to measure more", n=n)
         wealth = [
-            (n - unlike) * math.log1p(-stake) + unlike * math.log1p(stake * (1 - limit) / limit)
+            (n - unlike) * math.log1p(-stake) + unlike * math.log1p(stake * (1 - tolerated) / tolerated)
             for stake in (0.1, 0.3, 0.9)
         ]
         log_e = float(np.logaddexp.reduce(wealth) - math.log(len(wealth))) / history.unlike_effect
+        facts = {"value": log_e / math.log(10), "limit": -math.log10(self.alpha), "n": n}
+        reason = f"{reason}, E = {format_evidence(log_e / math.log(10))} against {1 / self.alpha:,.0f}"
         if log_e >= -math.log(self.alpha):
-            reason = f"decisions differ from shadow, the stage is frozen: {reason}"
+            reason = f"decisions differ from shadow, the stage is held: {reason}"
             return self.found(Verdict.INCONCLUSIVE, reason, **facts)
         return self.found(Verdict.PASS, reason, **facts)
 
@@ -305,6 +335,9 @@ class LosingStreak(Gate):
     For two unrelated versions a quarter of the slots are like that. The limit is then longer than `slots`, so that
     chance alone makes such a streak in one of a thousand rollouts.
     """
+
+    title: ClassVar[str] = "losing streak"
+    help: ClassVar[str] = "Slots in a row that the new version lost and the active version won."
 
     kind: Literal["losing_streak"] = "losing_streak"
     slots: int = Field(default=8, ge=2)
@@ -335,6 +368,11 @@ class ExcessDrawdown(Gate):
     common has a sigma above all equity, and no user has that much to lose.
     """
 
+    title: ClassVar[str] = "excess drawdown"
+    help: ClassVar[str] = (
+        "The fall of the new version's equity from its peak is large, and far deeper than the active's."
+    )
+
     kind: Literal["excess_drawdown"] = "excess_drawdown"
     drawdown: float = Field(default=0.20, gt=0, lt=1, description="limit, as a fraction of the canary's equity peak")
     excess: float = Field(default=0.15, gt=0, lt=1, description="limit beyond the active drawdown")
@@ -355,6 +393,12 @@ class ExcessDrawdown(Gate):
         if canary < limit:
             return self.found(Verdict.PASS, reason, **facts)
         return self.found(Verdict.BREACH, reason + _passage(evidence.canary_falls, limit), **facts)
+
+
+def likely_harm_evidence(finding: Finding) -> str:
+    """Return the evidence in a finding of likely harm, without what it means for the stage."""
+    reason = finding.reason.removeprefix(LIKELY_HARM).removeprefix(_LIKELY_HARM_BEFORE)
+    return re.sub(r" \((held|frozen) from \d[^)]*\)$", "", reason)
 
 
 def _passage(falls: Sequence[tuple[datetime, float]], limit: float) -> str:
@@ -396,7 +440,7 @@ def judge_watch(totals: Totals, history: History, risk_fraction: float) -> Findi
         reason = "the e-process is not a number, because of an invalid outcome"
         return Finding(gate=WATCH, verdict=Verdict.BLIND, reason=reason, n=totals.slots)
     verdict = Verdict.FAIL if peak >= limit else Verdict.INCONCLUSIVE if now >= likely else Verdict.PASS
-    shown = f"E reached {_power(peak)}" if verdict is Verdict.FAIL else f"E = {_power(now)}"
+    shown = f"E reached {format_evidence(peak)}" if verdict is Verdict.FAIL else f"E = {format_evidence(now)}"
     reason = f"{_money(totals, history, risk_fraction)}, {shown} (limit {1 / WATCH_ALPHA:.0f})"
     value = peak if verdict is Verdict.FAIL else now
     return Finding(gate=WATCH, verdict=verdict, reason=reason, value=value, limit=limit, n=totals.slots)
@@ -404,16 +448,12 @@ def judge_watch(totals: Totals, history: History, risk_fraction: float) -> Findi
 
 def _money(totals: Totals, history: History, risk_fraction: float) -> str:
     """Return what the canary earned more or less, in R and in equity, and the symbol that stands out."""
-    text = f"{totals.d:+.1f} R in {totals.slots} slots ({totals.d * risk_fraction:+.1%} of equity)"
+    text = f"{totals.d:+.1f} R in {totals.slots:,} slots ({totals.d * risk_fraction:+.1%} of equity)"
     if len(history.symbols) > 1:
         share = totals.log_symbol + math.log(BY_SYMBOL / len(history.symbols)) - totals.log_e
         if share >= math.log(0.5):
             text += f", mostly on {history.symbols[totals.symbol]}"
     return text
-
-
-def _power(log10: float) -> str:
-    return f"{10**log10:.3g}" if log10 < 6 else f"10^{log10:.1f}"
 
 
 def _slack(finding: Finding) -> float:
