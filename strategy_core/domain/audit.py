@@ -16,7 +16,7 @@ from strategy_core.domain.errors import InvalidExport
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.parsing import check_owner_name
 
-UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # characters that databases cannot store as text
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # characters that databases cannot store as text, nor look for
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from strategy_core.services.transitions import ChangeAlert, recorded_change, ser
 from strategy_core.services.user_exclusions import END
 from strategy_core.store import rollouts, user_exclusions, users, versions
 from strategy_core.store.canary_reach import read_canary_reach
-from strategy_core.store.engine import reading, retry_transient, transaction
+from strategy_core.store.engine import is_disconnected, reading, retry_transient, transaction
 
 _LARGE = ExclusionKind.LARGE_ACCOUNT
 
@@ -113,7 +113,9 @@ def try_enter_stage(
             found = stage_entry(session, strategy_name, plan, stage_index, command.now)
             if write and not found.share.blind:
                 found = enter_stage(session, command, strategy_name, plan, stage_index)
-    except Exception as error:  # noqa: BLE001  it may hold a stage, and nothing else that a tick does
+    except Exception as error:
+        if is_disconnected(error):
+            raise  # the whole tick is retried
         return None, f"the cap on capital cannot be computed: {reason_of(error)}"
     return (None, found.share.blind) if found.share.blind else (found, "")
 

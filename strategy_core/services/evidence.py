@@ -29,7 +29,7 @@ from strategy_core.market.source import CandleSource
 from strategy_core.services.live_trades import FIDELITY_HISTORY, live_fidelity
 from strategy_core.services.score import foresee
 from strategy_core.store import decisions, evidence, live_trades, replays, rollouts, versions
-from strategy_core.store.engine import failure, reading
+from strategy_core.store.engine import failure, is_disconnected, reading
 from strategy_core.store.outcomes import marks_by_candle
 from strategy_core.store.tables import LIVE, REPLAYED, EvidenceTables, Rollout, RolloutBook, StrategyVersion
 
@@ -502,8 +502,8 @@ def _platform_facts(session: Session, rollout: Rollout, plan: Plan, pair: Versio
                 "fidelity": live_fidelity(session, name, active, since=since - FIDELITY_HISTORY, until=now),
             }
     except (DBAPIError, ArithmeticError, ValueError) as error:  # unreadable rows, or values that are not numbers
-        if isinstance(error, DBAPIError) and error.connection_invalidated:
-            raise  # the connection is lost: the whole tick is retried
+        if is_disconnected(error):
+            raise  # the whole tick is retried
         return {"platform_problem": in_a_line(error)}
 
 

@@ -16,6 +16,7 @@ from strategy_core.domain.plan import Plan, load_plan
 from strategy_core.services.evidence import Feed
 from strategy_core.services.risk import read_open_risk
 from strategy_core.store import alerts, decisions, positions, rollouts, versions
+from strategy_core.store.engine import is_disconnected
 from strategy_core.store.tables import Rollout, StrategyVersion
 
 ORPHANS = "orphans"  # topic of incidents
@@ -68,7 +69,9 @@ def positions_problem(session: Session, rollout: Rollout, plan: Plan, feed: Feed
     try:
         with session.begin_nested():
             return _problem(session, rollout, plan, feed)
-    except Exception as error:  # noqa: BLE001  it may hold a stage, and nothing else that a tick does
+    except Exception as error:
+        if is_disconnected(error):
+            raise  # the whole tick is retried
         return f"the open positions cannot be read: {reason_of(error)}"
 
 

@@ -247,6 +247,11 @@ def is_transient(error: DBAPIError) -> bool:
     return state in _TRANSIENT_STATES or error.connection_invalidated or unconnected
 
 
+def is_disconnected(error: BaseException) -> bool:
+    """Return whether the connection was lost, so that the whole transaction has to be retried."""
+    return isinstance(error, DBAPIError) and error.connection_invalidated
+
+
 def is_locked(error: BaseException) -> bool:
     """Return whether another connection holds a lock of a SQLite database."""
     found = getattr(error, "orig", None)

@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
+from strategy_core.domain.audit import UNSTORABLE
 from strategy_core.domain.live_trades import TradeReport
 from strategy_core.domain.positions import Exit, Why
 from strategy_core.domain.risk import Held
@@ -137,6 +138,8 @@ def find_positions(
         strategies: names, or None for all.
         after: time and trade id of the last position of the page before.
     """
+    if user_id is not None and UNSTORABLE.search(user_id):
+        return []
     query = select(Position).order_by(col(Position.opened_at), col(Position.trade_id))
     if strategies is not None:
         query = query.where(col(Position.strategy_name).in_(sorted(strategies)))

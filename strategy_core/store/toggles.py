@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
 
+from strategy_core.domain.audit import UNSTORABLE
 from strategy_core.domain.toggles import AllToggles, Rule, Toggle, read_rule, stored_toggles
 from strategy_core.store.engine import insert_if_new
 from strategy_core.store.tables import (
@@ -138,6 +139,8 @@ def all_toggles(session: Session, strategies: Iterable[str] | None = None) -> Al
 
 def user_facts(session: Session, user_id: str) -> tuple[frozenset[str], float | None]:
     """Return the segments of a user, and the capital in the user list, if it is known."""
+    if UNSTORABLE.search(user_id):
+        return frozenset(), None
     query = select(UserSegment.segment_name).where(UserSegment.user_id == user_id)
     user = session.get(PlatformUser, user_id)
     return frozenset(session.exec(query)), None if user is None else user.capital

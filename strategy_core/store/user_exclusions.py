@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col, or_, select
 
+from strategy_core.domain.audit import UNSTORABLE
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.release_times import ALL_STRATEGIES
 from strategy_core.domain.routing import Routing
@@ -187,6 +188,8 @@ def list_exclusions(
         strategies: of these strategies, and of all strategies. None: every exclusion.
         counting_at: only those that count at this moment. None: also those that have ended.
     """
+    if user_id is not None and UNSTORABLE.search(user_id):
+        return []
     place = col(UserExclusionRow.id)
     query = select(UserExclusionRow).where(place > after_id).order_by(place.desc() if newest else place)
     if strategies is not None:

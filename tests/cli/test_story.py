@@ -51,7 +51,11 @@ def test_from_a_new_database_to_a_rollback(
     decided = rollout("decisions", "fib_rsi", "2", "--start", "2026-03-04", "--limit", "3", "--json").data
     compared = rollout("compare", "fib_rsi", "2", "--start", "2026-03-02", "--json").data
 
-    assert started.out == "fib_rsi 2 started at 5 % of users\n"
+    assert started.out.splitlines() == [
+        "fib_rsi 2 started at 5 % of users",
+        "the risk of 2 against 1 is unknown: 1 days in shadow together, 20 are needed; its users are sent the full"
+        " size",
+    ]
     assert [(run["version"], run["role"], run["logged"] > 80, run["errors"]) for run in ran] == [
         ("1", "active", True, 0),
         ("2", "canary", True, 0),

@@ -36,7 +36,7 @@ def test_an_owner_registers_starts_watches_approves_and_rolls_back(up: Up, page:
     shoot("start-canary")
     page.get_by_role("tab", name="Custom plan").click()
     approve_before(page).fill("10")
-    submit(page, up, "Completed", "seasonal v3 serves 5 % against v1")
+    submit(page, up, "Completed", "seasonal v3 serves 5 % of users against v1")
     started = rollout(up)
     assert (started.version, started.plan["approve_before"]) == ("v3", [10.0])
     assert len(started.plan["gates"]) == 13

@@ -112,7 +112,7 @@ def test_what_an_owner_asks_for_is_written_down_and_done(
     wait_until(lambda: requests(clock.engine)[0].ended_at)
     (row,) = requests(clock.engine)
     assert (row.id, row.action, row.failed) == (run, "start_canary", False)
-    assert row.line.startswith("fib_rsi v2 serves 5 % against v1. Warning: v2 has 0 slots")
+    assert row.line.startswith("fib_rsi v2 serves 5 % of users against v1. Warning: v2 has 0 slots")
     assert row.parameters["version"] == "v2"
     assert client.read_flow_run(run).state_name == "Completed"
 
@@ -159,7 +159,7 @@ def test_what_is_left_undone_is_done_once_by_another(
     assert actions(clock.engine).count("start_rollout") == 1
     (row,) = requests(clock.engine)
     assert not row.failed
-    assert row.line.startswith("fib_rsi v2 serves 5 % against v1. ")
+    assert row.line.startswith("fib_rsi v2 serves 5 % of users against v1. ")
     assert client.read_flow_run(run).state_name == "Completed"
 
 
