@@ -60,8 +60,9 @@ class SqliteCopies:
 class PostgresqlCopies:
     database = "PostgreSQL"
 
-    def __init__(self, admin: Engine) -> None:
-        self._admin = admin
+    def __init__(self, admin: Engine, *, dies: bool = False) -> None:
+        """*dies*: whether the server will be killed. Its sequences could then repeat numbers, see `_create`."""
+        self._admin, self._dies = admin, dies
         self._name = f"faults_{uuid4().hex}"
         self._copy = _engines(self._address(self._name))
         self._prepared: dict[Prepare, str] = {}
@@ -87,6 +88,8 @@ class PostgresqlCopies:
     def _create(self, name: str, template: str) -> None:
         with self._admin.connect() as connection:
             connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+            if self._dies:  # a copied sequence has numbers in reserve that only the template's journal knows of
+                connection.execute(text("CHECKPOINT"))
 
     def _drop(self, name: str) -> None:
         with self._admin.connect() as connection:

@@ -39,7 +39,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def own_copies(server: Server) -> Iterator[PostgresqlCopies]:
-    copies = PostgresqlCopies(server.admin)
+    copies = PostgresqlCopies(server.admin, dies=True)
     yield copies
     copies.close()
 
