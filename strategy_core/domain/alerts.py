@@ -47,6 +47,8 @@ PROPOSAL_WAITING = "proposal.waiting"
 LOSS_LIMIT = "user.loss_limit"
 CAPITAL_EXCEEDED = "canary.capital_exceeded"
 OPEN_RISK_EXCEEDED = "canary.open_risk_exceeded"
+NOMINATED = "race.nominated"
+LEAD_LOST = "race.lead_lost"
 
 HEADLINES: Mapping[str, str] = {
     "rollout.started": "started",
@@ -85,6 +87,8 @@ HEADLINES: Mapping[str, str] = {
     POSITIONS_OVERDUE: "positions are open though they are to be left",
     PROPOSAL_WAITING: "an assistant's proposal waits for you",
     LOSS_LIMIT: "the loss limit of users is reached",
+    NOMINATED: "leads its race",
+    LEAD_LOST: "has lost the lead of its race",
 }
 REPORT_TITLES: Mapping[str, str] = {  # by kind of report
     "morning": "morning note",

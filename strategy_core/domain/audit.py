@@ -59,6 +59,7 @@ SIGNED_IN = "USER"
 AGENT = "agent"  # role of an assistant
 RAMP = Actor("ramp", role="system", source="flow")
 DRAIN = Actor("drain", role="system", source="flow")
+RACE = Actor("race", role="system", source="flow")
 
 
 def storable(text: str) -> str:

@@ -180,6 +180,18 @@ class UnknownStart(NotFound):
     wanted: str
 
 
+class UnknownRace(NotFound):
+    """No race {race_id!r}. To list them: rollout race list."""
+
+    race_id: str
+
+
+class NoRace(NotFound):
+    """{strategy_name!r} has no open race. To start one: rollout race start {strategy_name} VERSION VERSION."""
+
+    strategy_name: str
+
+
 class UnknownToggle(NotFound):
     """No toggle {toggle!r} of {strategy_name!r}. Declared toggles: {known}."""
 
@@ -288,6 +300,21 @@ class StartScheduled(Refused):
     strategy_name: str
     version: str
     start_at: datetime
+
+
+class RaceOpen(Refused):
+    """{strategy_name!r} has an open race since {started_at:%Y-%m-%d}. Enter the versions into it, or close it."""
+
+    strategy_name: str
+    started_at: datetime
+
+
+class CannotRace(Refused):
+    """{strategy_name!r} {version!r} cannot be in the race: {problem}."""
+
+    strategy_name: str
+    version: str
+    problem: OneLine
 
 
 class ReleaseClosed(Refused):
@@ -684,6 +711,12 @@ class InvalidFreeze(Invalid):
 
     start: datetime
     end: datetime
+    problem: str
+
+
+class InvalidRace(Invalid):
+    """A race is refused: {problem}."""
+
     problem: str
 
 

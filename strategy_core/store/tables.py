@@ -1181,6 +1181,79 @@ class OwnerRequest(SQLModel, table=True):
     line: str = Field(default="", sa_column=Column(Text, nullable=False))
 
 
+_RACE_OPEN = "closed_at IS NULL"
+
+
+class Race(SQLModel, table=True):
+    """Many candidates of a strategy against its active version. A strategy has at most one open race.
+
+    The sums of all pairs are those of the days before `next_day`. They follow from the decision log and its outcomes.
+    """
+
+    __table_args__ = (
+        CheckConstraint("(closed_at IS NULL) = (closed_by = '')", name="ck_race_closed"),
+        Index(
+            "one_open_race_per_strategy",
+            "strategy_name",
+            unique=True,
+            sqlite_where=text(_RACE_OPEN),
+            postgresql_where=text(_RACE_OPEN),
+        ),
+    )
+    id: UUID = Field(default_factory=uuid4, primary_key=True)
+    strategy_name: str = Field(foreign_key="strategy.name")
+    plan: dict[str, Any] = Field(sa_column=_json())  # of the rollouts that it starts
+    starts: bool  # whether it starts the rollout of a nominee itself, or asks for it by an alert
+    began: int  # entries at its start, with the active version
+    tried: int  # versions that were ever set against the active one
+    started_at: datetime = Field(sa_column=_time())
+    started_by: str
+    first_day: datetime = Field(sa_column=_time())
+    next_day: datetime = Field(sa_column=_time())
+    generation: int = 1  # raised by each change of the sums or the entries
+    pairs: dict[str, Any] = Field(sa_column=_json())  # `domain.race.Pairs`
+    ruling: dict[str, Any] = Field(default_factory=dict, sa_column=_json())  # the newest `domain.race.Ruling`
+    rollout_id: UUID | None = Field(default=None, foreign_key="rollout.id")  # the newest that it started
+    withdrew_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))  # a rollout, the last time
+    closed_at: datetime | None = Field(default=None, sa_column=_time(nullable=True))
+    closed_by: str = ""
+    closed_because: str = Field(default="", sa_column=Column(Text, nullable=False))
+
+
+class RaceEntry(SQLModel, table=True):
+    """A version in a race. Once it is out, it stays out."""
+
+    __tablename__ = "race_entry"
+    __table_args__ = (
+        UniqueConstraint("race_id", "version", name="uq_race_entry"),
+        ForeignKeyConstraint(
+            ["strategy_name", "version"],
+            ["strategy_version.strategy_name", "strategy_version.version"],
+            name="fk_race_version",
+        ),
+    )
+    race_id: UUID = Field(primary_key=True, foreign_key="race.id")
+    position: int = Field(primary_key=True)  # row and column of the race's pairs
+    strategy_name: str
+    version: str
+    entered_at: datetime = Field(sa_column=_time())
+    candles: int = 0
+    errors: int = 0
+    eliminated_by: str = ""
+    withdrawn: str = Field(default="", sa_column=Column(Text, nullable=False))  # why
+    refused: str = Field(default="", sa_column=Column(Text, nullable=False))  # why no rollout of it can start
+
+
+class RaceStanding(SQLModel, table=True):
+    """How the versions of a race stood after one UTC day. Insert-only."""
+
+    __tablename__ = "race_standing"
+    race_id: UUID = Field(primary_key=True, foreign_key="race.id")
+    day: datetime = Field(sa_column=_time(primary_key=True))
+    active: str
+    rows: list[dict[str, Any]] = Field(sa_column=_json())  # `domain.race.Standing`, infinite bounds as null
+
+
 class Proposal(SQLModel, table=True):
     """A change that an assistant proposes. It is done once a person approves it, and at most once.
 

@@ -25,7 +25,16 @@ OLDEST_AND_NEWEST_FIRST = [
     revision if revision in (REVISIONS[0], REVISIONS[-1]) else pytest.param(revision, marks=pytest.mark.full)
     for revision in REVISIONS
 ]
-WITHIN_A_RELEASE = ("v0015", "v0016", "v0017", "v0018", "v0019", "v0020", "v0021")  # no database was left at these
+WITHIN_A_RELEASE = (
+    "v0015",
+    "v0016",
+    "v0017",
+    "v0018",
+    "v0019",
+    "v0020",
+    "v0021",
+    "v0022",
+)  # no database was left at these
 
 
 @pytest.fixture(params=DATABASES)
