@@ -45,6 +45,8 @@ End = Annotated[str, Field(max_length=40), _titled("End")]
 Span = Annotated[str, Field(min_length=1, max_length=20), _titled("After")]
 Candles = Annotated[int, Field(ge=1, le=100_000), _titled("Candles")]
 Symbols = Annotated[list[Annotated[_Name, _titled("Symbol")]], Field(min_length=1), _titled("Symbols")]
+Candidates = Annotated[list[Annotated[_Name, _titled("Version")]], Field(min_length=2), _titled("Candidates")]
+StartRollouts = Annotated[bool, _titled("Start rollouts")]
 Symbol = Annotated[_Name, _titled("Symbol")]
 AnySymbol = Annotated[str, Field(max_length=64), _titled("Symbol")]  # empty: all symbols
 Config = Annotated[dict[str, Any], _titled("Config")]

@@ -37,6 +37,7 @@ from strategy_core.api.routes import (
     owner_reports,
     positions,
     proposals,
+    races,
     releases,
     reports,
     rollouts,
@@ -120,7 +121,19 @@ def create_app(
     app.state.backend = Backend(engine, stored, authenticator, clock or stored.now, body_timeout_s=body_timeout_s)
     app.state.signal_watch = signals.SignalWatch()
     parts = (
-        *(versions, canary, rollouts, releases, exclusions, reports, owner_reports, evidence, positions, routing),
+        *(
+            versions,
+            canary,
+            rollouts,
+            races,
+            releases,
+            exclusions,
+            reports,
+            owner_reports,
+            evidence,
+            positions,
+            routing,
+        ),
         *(toggles, signals, audit, alerts, proposals, health),
     )
     for part in parts:

@@ -1,19 +1,36 @@
 """Commands of races: many candidates against the active version at once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from strategy_core.cli.context import Context, PlanFile, check_folder, command, progress, read_json
+from strategy_core.cli.context import (
+    AnyStrategy,
+    Context,
+    NeededReason,
+    Override,
+    PlanChoice,
+    PlanFile,
+    Reason,
+    StrategyName,
+    VersionName,
+    check_folder,
+    choose_plan,
+    command,
+    progress,
+    read_json,
+)
+from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import InvalidPlan
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from strategy_core.domain.race_simulation import Cell
+    from strategy_core.services.races import RaceView
 
 _LEGEND = """worse: share of user-days on a version that is worse than the active one.
 moves: of each user. day: on which a best version came to serve all (median).
@@ -25,6 +42,146 @@ commands = typer.Typer(help="Set many candidates against the active version.")
 
 @commands.callback()
 def _race() -> None: ...
+
+
+@command(commands)
+def start(
+    shell: Context,
+    strategy: StrategyName,
+    versions: Annotated[list[str], typer.Argument(metavar="VERSION...", help="Two or more versions in shadow.")],
+    plan: PlanChoice = None,
+    starts: Annotated[
+        bool,
+        typer.Option("--start-rollouts", help="Start the rollout of the leader. Default: alert, and wait for you."),
+    ] = False,
+    reason: Reason = "",
+    override_reason: Override = "",
+) -> None:
+    """Set versions in shadow against the active version. No user is moved by that."""
+    from strategy_core.services.races import start_race
+
+    chosen = choose_plan(shell, strategy, plan)
+    begun = start_race(
+        shell.engine,
+        Command(shell.actor, shell.now, reason, override_reason=override_reason),
+        strategy_name=strategy,
+        candidates=versions,
+        plan=chosen,
+        starts=starts,
+    )
+    then = "its rollout is started" if starts else "you get an alert"
+    shell.answer(
+        _data(begun),
+        f"{strategy}: {', '.join(versions)} race against {begun.entries[0].version}, counted from "
+        f"{begun.race.first_day:%Y-%m-%d} on",
+        f"When one of them leads clearly, {then}. To see how they stand: rollout race status {strategy}",
+    )
+
+
+@command(commands)
+def status(
+    shell: Context,
+    strategy: AnyStrategy = None,
+    every: Annotated[bool, typer.Option("--all", help="Also closed races.")] = False,
+) -> None:
+    """Show how the versions of each race stand."""
+    from strategy_core.services.races import list_races
+
+    found = list_races(shell.engine, strategy, open_alone=not every)
+    shown: list[str | Table] = [each for view in found for each in _standings(view)]
+    none = f"no race{f' of {strategy}' if strategy else ''}. To start one: rollout race start STRATEGY VERSION VERSION"
+    shell.answer([_data(each) for each in found], *(shown or [none]))
+
+
+@command(commands)
+def enter(shell: Context, strategy: StrategyName, version: VersionName, reason: Reason = "") -> None:
+    """Enter one more version into the race of a strategy."""
+    from strategy_core.services.races import enter_race
+
+    entered = enter_race(shell.engine, Command(shell.actor, shell.now, reason), strategy_name=strategy, version=version)
+    shell.answer(
+        _data(entered), f"{strategy} {version} is in the race. Its evidence begins on {entered.race.next_day:%Y-%m-%d}"
+    )
+
+
+@command(commands)
+def withdraw(shell: Context, strategy: StrategyName, version: VersionName, reason: NeededReason) -> None:
+    """Take a version out of the race of a strategy, for good. A rollout of it goes on."""
+    from strategy_core.services.races import withdraw_from_race
+
+    left = withdraw_from_race(
+        shell.engine, Command(shell.actor, shell.now, reason), strategy_name=strategy, version=version
+    )
+    shell.answer(_data(left), f"{strategy} {version} is out of the race")
+
+
+@command(commands)
+def close(shell: Context, strategy: StrategyName, reason: Reason = "") -> None:
+    """Close the race of a strategy. A rollout that it has started goes on."""
+    from strategy_core.services.races import close_race
+
+    closed = close_race(shell.engine, Command(shell.actor, shell.now, reason), strategy_name=strategy)
+    shell.answer(_data(closed), f"the race of {strategy} is closed")
+
+
+@command(commands)
+def tick(shell: Context) -> None:
+    """Count the days of all races that have closed, and nominate leaders. The schedule does the same every hour."""
+    from strategy_core.cli.context import plural
+    from strategy_core.services.race_tick import tick_races
+
+    done = tick_races(shell.engine, now=shell.now, in_replay=shell.clock.in_replay)
+    data = [
+        {"strategy_name": each.strategy_name, "days": each.days, "line": each.line, "error": each.error}
+        for each in done
+    ]
+    lines = [
+        f"{each.strategy_name}: {plural(each.days, 'day')} counted; "
+        f"{each.error or each.line or 'waits for its first day'}"
+        for each in done
+    ]
+    shell.answer(data, *(lines or ["no open race"]))
+    if any(each.error for each in done):
+        raise typer.Exit(1)
+
+
+def _data(view: "RaceView") -> dict[str, object]:
+    return {
+        **view.race.model_dump(mode="json", exclude={"pairs", "plan"}),
+        "entries": [each.model_dump(mode="json", exclude={"race_id", "strategy_name"}) for each in view.entries],
+        "standings": [each.model_dump(mode="json", exclude={"race_id"}) for each in view.standings],
+    }
+
+
+def _standings(view: "RaceView") -> "list[str | Table]":
+    from strategy_core.cli.context import table
+
+    begun, newest = view.race, view.newest
+    headline = f"{begun.strategy_name}: {len(view.entries) - 1} candidates since {begun.first_day:%Y-%m-%d}"
+    if begun.closed_at is not None:
+        headline += f", closed by {begun.closed_by} on {begun.closed_at:%Y-%m-%d}"
+    if newest is None:
+        return [f"{headline}. No day is counted yet: a day counts once its trades have closed"]
+    rows = [
+        (
+            row["version"],
+            "active" if row["version"] == newest.active else row["status"],
+            row["slots"] if row["version"] != newest.active else None,
+            None if row["mean"] is None else f"{row['mean']:+.3f}",
+            None if row["low"] is None or row["mean"] is None else f"{row['low']:+.3f} to {row['high']:+.3f}",
+            None if row["mean"] is None else f"{row['log10_e']:+.1f}",
+            row["by"],
+        )
+        for row in sorted(newest.rows, key=_place)
+    ]
+    columns = ["version", "", "slots", "R a slot", "95 %", "log10 E", "by"]
+    title = f"{headline}; counted up to {newest.day:%Y-%m-%d}"
+    return [table(columns, rows, title=title), begun.ruling.get("reason", "")]
+
+
+def _place(row: "Mapping[str, Any]") -> tuple[bool, float]:
+    """Those still in the race first, by their mean."""
+    return row["status"] not in ("running", "same"), -(row["mean"] or 0.0)
 
 
 @command(commands)

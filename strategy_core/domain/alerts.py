@@ -431,6 +431,8 @@ def _suggested_commands(raised: Raised, facts: Facts) -> list[tuple[str, str]]:
             return [("run now", _RUN_NOW[raised.kind]), *also, *acknowledge]
         case "version.tampered" | "version.refused" | "shadow.isolation_breach":
             return [_withdrawal(facts, strategy, version, undo), *acknowledge]
+        case "race.nominated" | "race.lead_lost":
+            return _of_race(raised, f"rollout start {strategy} {version}", undo)
         case "alerts.channel_failed" | "proposal.waiting":
             return _answers(raised, facts)
         case _:
@@ -458,6 +460,8 @@ def _details(raised: Raised) -> str:
         return "rollout db clock"
     if raised.kind in (ORPHANED, POSITIONS_OVERDUE, OPEN_RISK_EXCEEDED) and raised.strategy_name:
         return f"rollout positions {quote(raised.strategy_name)}"
+    if raised.kind in (NOMINATED, LEAD_LOST):
+        return f"rollout race status {quote(raised.strategy_name)}"
     if raised.kind == REPORT_READY:
         return f"rollout report {quote(str(raised.facts.get('report') or raised.strategy_name))}"
     if raised.kind == LOSS_LIMIT:
@@ -473,6 +477,16 @@ def _answers(raised: Raised, facts: Facts) -> list[tuple[str, str]]:
         return [("try it", f"rollout alerts test {quote(facts.channel)}")]
     approve, reject = (f"rollout proposals {word} {quote(facts.proposal)} {WHY}" for word in ("approve", "reject"))
     return [("to approve", approve), ("or", reject), ("details", _details(raised))]
+
+
+def _of_race(raised: Raised, start: str, undo: str) -> list[tuple[str, str]]:
+    """Return the commands for a leader, and for a canary that leads no longer. A race may have acted on them itself."""
+    details = ("details", _details(raised))
+    if raised.kind == NOMINATED:
+        return (
+            [details, ("to undo", undo)] if raised.facts.get("started") else [("to start its rollout", start), details]
+        )
+    return [details] if raised.facts.get("ended") else [details, ("to take its users off it", undo)]
 
 
 def _withdrawal(facts: Facts, strategy: str, version: str, undo: str) -> tuple[str, str]:

@@ -181,7 +181,7 @@ class UnknownStart(NotFound):
 
 
 class UnknownRace(NotFound):
-    """No race {race_id!r}. To list them: rollout race list."""
+    """No race {race_id!r}. To list them: rollout race status --all."""
 
     race_id: str
 
@@ -307,6 +307,13 @@ class RaceOpen(Refused):
 
     strategy_name: str
     started_at: datetime
+
+
+class RaceClosed(Refused):
+    """The race of {strategy_name!r} was closed at {closed_at:%Y-%m-%d %H:%M} UTC. Start another one."""
+
+    strategy_name: str
+    closed_at: datetime
 
 
 class CannotRace(Refused):

@@ -13,7 +13,9 @@ from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import (
     CannotRace,
     InvalidRace,
+    RaceClosed,
     RaceOpen,
+    UnknownRace,
 )
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.plan import Plan
@@ -110,18 +112,24 @@ def start_race(
 
 
 @retry_transient()
-def enter_race(engine: Engine, command: Command, *, strategy_name: str, version: str) -> RaceView:
+def enter_race(
+    engine: Engine, command: Command, *, strategy_name: str, version: str, race_id: UUID | None = None
+) -> RaceView:
     """Enter a version into the open race of its strategy. Its evidence begins with the next day that is counted.
 
+    Args:
+        race_id: only into this race.
+
     Raises:
-        UnknownStrategy, UnknownVersion, NoRace
+        UnknownStrategy, UnknownVersion, NoRace, UnknownRace
+        RaceClosed: *race_id* was closed.
         CannotRace: it was entered before, is not in shadow or in canary, or the race has 32 candidates.
         Incomparable: it has no candles in common with the active version.
         LostRace: the command's generation is outdated.
     """
     with transaction(engine) as session:
         versions.lock_strategy(session, strategy_name, command.if_generation)
-        found = races.lock_open_race(session, strategy_name)
+        found = _lock_race(session, strategy_name, race_id)
         chosen = versions.get_version(session, strategy_name, version)
         _check_may_race(chosen, versions.active_version(session, strategy_name))
         with recorded_change(session, command, "enter_race", strategy_name, version) as change:
@@ -131,17 +139,23 @@ def enter_race(engine: Engine, command: Command, *, strategy_name: str, version:
 
 
 @retry_transient()
-def withdraw_from_race(engine: Engine, command: Command, *, strategy_name: str, version: str) -> RaceView:
+def withdraw_from_race(
+    engine: Engine, command: Command, *, strategy_name: str, version: str, race_id: UUID | None = None
+) -> RaceView:
     """Withdraw a version from the open race of its strategy, for good. A rollout of it goes on.
 
+    Args:
+        race_id: only from this race.
+
     Raises:
-        UnknownStrategy, NoRace
+        UnknownStrategy, NoRace, UnknownRace
+        RaceClosed: *race_id* was closed.
         CannotRace: it is not in the race, is out already, or is the active version.
         LostRace: the command's generation is outdated.
     """
     with transaction(engine) as session:
         versions.lock_strategy(session, strategy_name, command.if_generation)
-        found = races.lock_open_race(session, strategy_name)
+        found = _lock_race(session, strategy_name, race_id)
         entry = next((each for each in races.entries_of(session, found.id) if each.version == version), None)
         problem = _why_not_withdrawn(session, strategy_name, version, entry)
         if problem:
@@ -155,16 +169,20 @@ def withdraw_from_race(engine: Engine, command: Command, *, strategy_name: str, 
 
 
 @retry_transient()
-def close_race(engine: Engine, command: Command, *, strategy_name: str) -> RaceView:
+def close_race(engine: Engine, command: Command, *, strategy_name: str, race_id: UUID | None = None) -> RaceView:
     """Close the open race of a strategy. A rollout that it started goes on.
 
+    Args:
+        race_id: only this race.
+
     Raises:
-        UnknownStrategy, NoRace
+        UnknownStrategy, NoRace, UnknownRace
+        RaceClosed: *race_id* was closed before.
         LostRace: the command's generation is outdated.
     """
     with transaction(engine) as session:
         versions.lock_strategy(session, strategy_name, command.if_generation)
-        found = races.lock_open_race(session, strategy_name)
+        found = _lock_race(session, strategy_name, race_id)
         with recorded_change(session, command, "close_race", strategy_name) as change:
             closed = {"closed_at": command.now, "closed_by": command.actor.shown}
             races.change_race(session, found, **closed, closed_because=command.stated_reason)
@@ -200,6 +218,17 @@ def find_race(engine: Engine, race_id: UUID) -> RaceView:
     """Return a race with the standings of all days. Raise UnknownRace if there is none."""
     with reading(engine) as session:
         return _view(session, race_id, days=None)
+
+
+def _lock_race(session: Session, strategy_name: str, race_id: UUID | None) -> Race:
+    """Return the open race of a strategy, locked: *race_id* if it is given."""
+    if race_id is not None:
+        named = races.get_race(session, race_id)
+        if named.strategy_name != strategy_name:
+            raise UnknownRace(str(race_id))
+        if named.closed_at is not None:
+            raise RaceClosed(strategy_name, named.closed_at)
+    return races.lock_open_race(session, strategy_name)
 
 
 def _check_may_race(version: StrategyVersion, active: StrategyVersion) -> None:

@@ -21,6 +21,7 @@ from strategy_core.domain.comparison import compare
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.owner_reports import Kind
 from strategy_core.domain.plan import read_plan
+from strategy_core.domain.race import begin
 from strategy_core.domain.ramp import State
 from strategy_core.domain.user_exclusions import ExclusionKind
 from strategy_core.services.live_trades import ingest
@@ -28,7 +29,7 @@ from strategy_core.services.proposals import Proposed, propose
 from strategy_core.services.report_facts import ReportFacts
 from strategy_core.services.rollouts import start_rollout
 from strategy_core.settings import Settings
-from strategy_core.store import alerts, release_times, rollouts, user_exclusions
+from strategy_core.store import alerts, races, release_times, rollouts, user_exclusions
 from strategy_core.store.engine import reading, transaction
 from strategy_core.store.tables import (
     AuditEvent,
@@ -36,6 +37,8 @@ from strategy_core.store.tables import (
     FreezeRow,
     GateVerdict,
     OwnerReport,
+    Race,
+    RaceEntry,
     ScheduledStart,
 )
 from tests.alertmanager import alarm, notified
@@ -122,6 +125,7 @@ class World:
         comparison, report: the ids of a nightly comparison and of a morning note of `fib_rsi`.
         freeze: the id of a freeze of `fib_rsi` in a month.
         proposal: the id of the one to activate `ppo_gold` 2.
+        race: the id of one of `fib_rsi` 2 against 1.
     """
 
     ids: dict[tuple[str, str], str]
@@ -131,6 +135,7 @@ class World:
     comparison: str
     report: str
     proposal: str
+    race: str
 
 
 def put_world(engine: Engine) -> World:
@@ -178,7 +183,29 @@ def put_world(engine: Engine) -> World:
     with transaction(engine) as session:
         comparison = put_comparison(session)
         report = put_report(session)
-    return World(ids, str(rollout.id), str(alert.id), str(freeze.id), comparison, report, str(proposal.id))
+        race = put_race(session)
+    named = (str(rollout.id), str(alert.id), str(freeze.id), comparison, report, str(proposal.id), race)
+    return World(ids, *named)
+
+
+def put_race(session: Session) -> str:
+    """Store a race of `fib_rsi` 2 alone, which no owner could start, so that 3 may enter."""
+    begun = Race(
+        strategy_name="fib_rsi",
+        plan=PLAN,
+        starts=False,
+        began=2,
+        tried=1,
+        started_at=MONDAY,
+        started_by="ana",
+        first_day=MONDAY,
+        next_day=MONDAY,
+        pairs=begin(2).stored(),
+    )
+    named = enumerate(["1", "2"])
+    facts: dict[str, Any] = {"race_id": begun.id, "strategy_name": "fib_rsi", "entered_at": MONDAY}
+    races.add_race(session, begun, [RaceEntry(position=place, version=name, **facts) for place, name in named])
+    return str(begun.id)
 
 
 def put_comparison(session: Session) -> str:
@@ -287,7 +314,7 @@ class Sample:
 
 def placed(path: str, world: World) -> str:
     named = {f"{strategy}/{version}": known for (strategy, version), known in world.ids.items()}
-    names = ("rollout", "alert", "freeze", "comparison", "report", "proposal")
+    names = ("rollout", "alert", "freeze", "comparison", "report", "proposal", "race")
     ids = {"start": str(START_ID)} | {name: getattr(world, name) for name in names}
     for name, known in {**named, **ids}.items():
         path = path.replace(f"{{{name}}}", known)
@@ -337,6 +364,14 @@ SAMPLES: dict[str, Sample] = {
     "pause": Sample("POST", "/rollouts/{rollout}/pause", WHY, changes="fib_rsi"),
     "resume": Sample("POST", "/rollouts/{rollout}/resume", WHY, state=State.PAUSED, changes="fib_rsi"),
     "exclude": Sample("POST", "/rollouts/{rollout}/exclude", {**WHY, "symbol": "OIL"}, changes="fib_rsi"),
+    "list_races": Sample("GET", "/races", params=BY_NAME),
+    "show_race": Sample("GET", "/races/{race}"),
+    "start_race": Sample(
+        "POST", "/races", {"strategy_name": "ppo_gold", "versions": ["2", "3"]}, changes="ppo_gold", status=201
+    ),
+    "enter_race": Sample("POST", "/races/{race}/entries", {"version": "3"}, changes="fib_rsi"),
+    "withdraw_from_race": Sample("POST", "/races/{race}/withdraw", {**WHY, "version": "2"}, changes="fib_rsi"),
+    "close_race": Sample("POST", "/races/{race}/close", WHY, changes="fib_rsi"),
     "list_freezes": Sample("GET", "/freezes", params=BY_NAME),
     "freeze": Sample(
         "POST",

@@ -6,7 +6,17 @@ from tests.api.asking import SAMPLES, Api, World, placed
 from tests.api.every import GUARDED, NOBODY, OURS, each, fields, refused
 from tests.api.signing import token
 
-IDS = {"version_id", "rollout_id", "alert_id", "proposal_id", "comparison_id", "report_id", "freeze_id", "start_id"}
+IDS = {
+    "version_id",
+    "rollout_id",
+    "alert_id",
+    "proposal_id",
+    "comparison_id",
+    "report_id",
+    "freeze_id",
+    "start_id",
+    "race_id",
+}
 
 
 @each(OURS)

@@ -62,6 +62,8 @@ RAISED: dict[str, tuple[str, dict[str, Any]]] = {
     "positions.orphaned": ("critical", {}),
     "positions.overdue": ("warning", {}),
     "canary.open_risk_exceeded": ("warning", {}),
+    "race.nominated": ("warning", {"version": "2", "started": False}),
+    "race.lead_lost": ("warning", {"version": "2", "ended": False}),
     "report.ready": ("info", {"version": "2", "report": "0a1b2c3d", "report_kind": "final"}),
     "proposal.waiting": ("warning", {"version": "2", "proposal": "0a1b2c3d-0000-4000-8000-000000000002"}),
     "user.loss_limit": ("warning", {}),
@@ -229,6 +231,16 @@ SAID = {
     "canary.open_risk_exceeded": [
         "[warning] fib_rsi: the canary has more open risk than its limit",
         "details: rollout positions fib_rsi",
+    ],
+    "race.nominated": [
+        "[warning] fib_rsi 2: leads its race",
+        "to start its rollout: rollout start fib_rsi 2",
+        "details: rollout race status fib_rsi",
+    ],
+    "race.lead_lost": [
+        "[warning] fib_rsi 2: has lost the lead of its race",
+        "details: rollout race status fib_rsi",
+        'to take its users off it: rollout rollback fib_rsi --reason "..."',
     ],
     "report.ready": [
         "[info] fib_rsi 2: final report",
@@ -419,3 +431,16 @@ def test_a_gate_is_shown_as_owners_read_it() -> None:
 
     assert "harm: fail, E 616 against limit E 100, 30 slots" in proven.body.splitlines()
     assert "up to date: blind" in blind.body.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("kind", "done", "last"),
+    [
+        ("race.nominated", "started", 'to undo: rollout rollback fib_rsi --reason "..."'),
+        ("race.lead_lost", "ended", "details: rollout race status fib_rsi"),
+    ],
+)
+def test_what_a_race_has_done_itself_asks_for_nothing(kind: str, done: str, last: str) -> None:
+    told = message(raised(kind, "info", {"version": "2", done: True}))
+
+    assert told.body.splitlines()[-2] == last

@@ -88,6 +88,9 @@ FACTS = {
     "done": "2",
     "at": MONDAY,
     "required": "namespaces",
+    "race_id": "0a1b2c3d",
+    "started_at": MONDAY,
+    "closed_at": MONDAY,
     "available": "landlock (no namespaces: not permitted)",
 }
 FAMILIES = {"NotFound": 4, "Refused": 5, "Invalid": 2, "Denied": 3, "Untrusted": 6}

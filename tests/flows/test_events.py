@@ -49,6 +49,8 @@ TOLD = {
     "positions.orphaned": ["positions.orphaned"],
     "positions.overdue": ["positions.overdue"],
     "report.ready": ["report.ready"],
+    "race.nominated": ["race.nominated"],
+    "race.lead_lost": ["race.lead_lost"],
     "proposal.waiting": ["proposal.waiting"],
     "user.loss_limit": ["user.loss_limit"],
     "host.overloaded": ["host.overloaded"],

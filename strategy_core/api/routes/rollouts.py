@@ -65,11 +65,10 @@ class _OrItsName:
         return {"anyOf": [handler(schema), {"type": "string", "pattern": NAME, "maxLength": 64}]}
 
 
-class PlanRequest(RequestModel):
-    """Preview a rollout plan."""
+class WithPlan(RequestModel):
+    """A request of a strategy with a plan of rollouts."""
 
     strategy_name: StrategyName
-    version: VersionName
     plan: Annotated[Plan | str, _OrItsName] = Field(
         default_factory=Plan,
         description="Fixed when the rollout starts. A plan, or the name of one in the strategy's policy. Default: the "
@@ -81,6 +80,12 @@ class PlanRequest(RequestModel):
         if isinstance(self.plan, Plan):
             return self.plan
         return rollouts.read_policy(engine, self.strategy_name).named(self.strategy_name, self.plan)
+
+
+class PlanRequest(WithPlan):
+    """Preview a rollout plan."""
+
+    version: VersionName
 
 
 class StartRequest(PlanRequest):
