@@ -431,10 +431,8 @@ def _suggested_commands(raised: Raised, facts: Facts) -> list[tuple[str, str]]:
             return [("run now", _RUN_NOW[raised.kind]), *also, *acknowledge]
         case "version.tampered" | "version.refused" | "shadow.isolation_breach":
             return [_withdrawal(facts, strategy, version, undo), *acknowledge]
-        case "race.nominated" | "race.lead_lost":
-            return _of_race(raised, f"rollout start {strategy} {version}", undo)
-        case "alerts.channel_failed" | "proposal.waiting":
-            return _answers(raised, facts)
+        case "alerts.channel_failed" | "proposal.waiting" | "race.nominated" | "race.lead_lost":
+            return _answers(raised, facts, f"rollout start {strategy} {version}", undo)
         case _:
             return [status, *acknowledge]
 
@@ -471,8 +469,10 @@ def _details(raised: Raised) -> str:
     return "rollout alerts list" if raised.kind == ENDED else "rollout status"
 
 
-def _answers(raised: Raised, facts: Facts) -> list[tuple[str, str]]:
-    """Return the commands for a channel that fails, or for a proposal that waits."""
+def _answers(raised: Raised, facts: Facts, start: str, undo: str) -> list[tuple[str, str]]:
+    """Return the commands for a channel that fails, for a proposal that waits, or for a race."""
+    if raised.kind in (NOMINATED, LEAD_LOST):
+        return _of_race(raised, start, undo)
     if raised.kind == CHANNEL_FAILED:
         return [("try it", f"rollout alerts test {quote(facts.channel)}")]
     approve, reject = (f"rollout proposals {word} {quote(facts.proposal)} {WHY}" for word in ("approve", "reject"))
