@@ -385,8 +385,9 @@ def _note(engine: Engine, race_id: UUID, ruling: Ruling) -> None:
     noted = {"step": ruling.step.value, "version": ruling.version, "reason": ruling.reason}
     with transaction(engine) as session:
         current = races.lock_race(session, race_id)
-        if current.ruling != noted:
-            races.change_race(session, current, ruling=noted)
+        if current.closed_at is None and current.ruling != noted:
+            current.ruling = noted  # the generation stays: neither sums nor entries have changed
+            session.add(current)
 
 
 def _stored(row: Standing) -> dict[str, Any]:

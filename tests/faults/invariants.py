@@ -7,16 +7,19 @@ from collections.abc import Callable, Mapping
 from sqlalchemy import Engine, Integer, func, select, text
 from sqlmodel import Session, SQLModel, col
 
+from strategy_core.domain import race
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import read_plan
+from strategy_core.domain.race_days import day_of
 from strategy_core.domain.ramp import ENDED, State
 from strategy_core.domain.slot_ledger import read_ledger
 from strategy_core.services.audit import verify_trail
 from strategy_core.services.evidence import recompute
-from strategy_core.store import audit, evidence, positions, release_times, rollouts, versions
+from strategy_core.store import audit, evidence, positions, races, release_times, rollouts, versions
 from strategy_core.store.engine import reading
 from strategy_core.store.tables import AlertOutbox, Counted, DecisionTally, GateVerdict, LiveTrade, StrategyRow, Tally
 from strategy_core.store.tables import ShadowDecisionLog as Log
+from tests.builders import DAY
 
 Picture = Mapping[str, Counter[str]]
 Invariant = Callable[[Engine, Picture, Picture], object]
@@ -229,6 +232,24 @@ def database_sound(engine: Engine, *_: Picture) -> object:
     return None if checked == "ok" and not astray else (checked, astray)
 
 
+def races_as_recounted(engine: Engine, _before: Picture, _now: Picture) -> str:
+    """The sums of a race follow from the decision log, each day stands once, and at most one rollout is its own."""
+    with reading(engine) as session:
+        for found in races.list_races(session):
+            names = [each.version for each in races.entries_of(session, found.id)]
+            pairs, day = race.begin(len(names)), found.first_day
+            for standing in races.standings_of(session, found.id):
+                if standing.day != day:
+                    return f"{day:%Y-%m-%d} is missing"
+                decided = races.read_decided(session, found.strategy_name, names, start=day, end=day + DAY)
+                pairs, day = race.add_day(pairs, day_of(decided, names)), day + DAY
+            if day != found.next_day:
+                return f"{day:%Y-%m-%d} is the next day, and {found.next_day:%Y-%m-%d} is stored"
+            if pairs.stored() != found.pairs:
+                return "the sums of its pairs are not those of its days"
+    return ""
+
+
 INVARIANTS: tuple[Invariant, ...] = (
     one_active,
     canary_as_its_rollout,
@@ -243,6 +264,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     a_freeze_holds_releases,
     alerts_by_key,
     positions_have_managers,
+    races_as_recounted,
     database_sound,
 )
 

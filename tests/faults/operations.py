@@ -18,6 +18,8 @@ from strategy_core.services.alerts import deliver
 from strategy_core.services.drain import drain
 from strategy_core.services.live_trades import ingest
 from strategy_core.services.positions import flatten, hand_over
+from strategy_core.services.race_tick import tick_races
+from strategy_core.services.races import start_race
 from strategy_core.services.release_times import lift_freeze, set_freeze
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.rollouts import approve, start_rollout
@@ -196,6 +198,40 @@ def opted_out(engine: Engine) -> None:
     opt_out(engine, MONDAY)
 
 
+def _race_ticks(engine: Engine, _: World, now: datetime) -> object:
+    """Two, as the second one notes what has become of what the first one did."""
+    return [tick_races(engine, now=now) for _ in range(2)]
+
+
+def three_candidates(engine: Engine) -> None:
+    pair(engine)
+    put_version(engine, "3", recorded=True)
+
+
+def racing(engine: Engine, *, ends: float | None = None) -> None:
+    """Three weeks of two candidates in a race that starts the rollout of its leader, 2. Then 2 turns bad if *ends*."""
+    first = NOW - 24 * DAY if ends is None else NOW - 54 * DAY
+    put_version(engine, "1", Status.ACTIVE, at=first, recorded=True)
+    for version in ("2", "3"):
+        put_version(engine, version, at=first, recorded=True)
+    command = Command(OWNER, first + DAY)
+    start_race(engine, command, strategy_name="fib_rsi", candidates=["2", "3"], plan=_USUAL, starts=True)
+    _race_days(engine, first, 21, {"1": 0.1, "2": 0.5, "3": -0.3})
+    if ends is not None:
+        tick_races(engine, now=first + 24 * DAY)
+        _race_days(engine, first + 21 * DAY, 30, {"1": 0.1, "2": ends, "3": -0.3})
+
+
+def leading_no_more(engine: Engine) -> None:
+    racing(engine, ends=-1.0)
+
+
+def _race_days(engine: Engine, first: datetime, count: int, worth: dict[str, float]) -> None:
+    for day in range(count):
+        of_day = {version: r + (0.2 if day % 2 else -0.2) * (version != "1") for version, r in worth.items()}
+        put_day(engine, first + day * DAY, dict.fromkeys(worth, "buy"), of_day, signal_hours=range(0, 20, 5))
+
+
 def schedule(engine: Engine, now: datetime) -> object:
     facts = {"strategy_name": "fib_rsi", "version": "2", "plan": _USUAL, "start_at": now + 4 * DAY - HOUR}
     return schedule_start(engine, Command(OWNER, now), **facts)  # type: ignore[arg-type]
@@ -277,6 +313,14 @@ OPERATIONS: dict[str, Operation] = {
         opted_out,
         lambda e, w, now: end_exclusions(e, Command(OWNER, now, "asked"), strategy_name="*", user_ids=["u1", "u2"]),
     ),
+    "start a race": Operation(
+        three_candidates,
+        lambda e, w, now: start_race(
+            e, Command(OWNER, now), strategy_name="fib_rsi", candidates=["2", "3"], plan=_USUAL
+        ),
+    ),
+    "race ticks: nominate": Operation(racing, _race_ticks),
+    "race ticks: the lead is gone": Operation(leading_no_more, _race_ticks),
     "schedule a start": Operation(pair, lambda e, w, now: schedule(e, now)),
     "cancel a scheduled start": Operation(
         scheduled, lambda e, w, now: cancel_start(e, Command(OWNER, now), strategy_name="fib_rsi")
