@@ -533,6 +533,17 @@ class SignalCursorLost(Refused):
     why: str
 
 
+class ExitsLost(Refused):
+    """Cannot continue after exit {since}: the newest is {newest}. Start at 0 and pass over what you have closed.
+
+    The database was restored from a backup. It announces exits again that the reader has seen, and others under ids
+    that the reader has passed.
+    """
+
+    since: int
+    newest: int
+
+
 class SignalFeedClosed(Refused):
     """This signal feed is closed. Open a new one."""
 

@@ -54,6 +54,8 @@ def test_exits_are_read_from_where_the_platform_was(api: Api, engine: Engine, wo
         "next_since": rest["next_since"],
     }
     assert api.get("/positions/exits", held=token(strategies=["other"])).json()["items"] == []
+    beyond = refused(api.get(f"/positions/exits?since={rest['next_since'] + 1}"), 409)
+    assert (beyond["type"], beyond["newest"]) == ("/problems/exits-lost", rest["next_since"])
 
 
 def test_a_snapshot_lists_what_differs_and_what_is_held_is_counted(api: Api, engine: Engine, world: World) -> None:
