@@ -181,7 +181,7 @@ class UnknownStart(NotFound):
 
 
 class UnknownToggle(NotFound):
-    """No toggle {toggle!r} of {strategy_name!r}. Declared toggles: {known}."""
+    """No toggle {toggle!r} of {strategy_name!r}. Declared toggles: {known}. To change decisions, register a version."""
 
     strategy_name: str
     toggle: str
