@@ -66,6 +66,8 @@ def test_a_snapshot_lists_what_differs_and_what_is_held_is_counted(api: Api, eng
     found = api.post("/positions/snapshot", body).json()
 
     assert found == {"matched": 2, "missing": ["held", "t2"], "unknown": ["x"], "closed": [], "resized": 1}
+    late = refused(api.post("/positions/snapshot", {**body, "taken_at": MONDAY.isoformat()}), 422)
+    assert late["errors"][0]["field"] == "taken_at"
     held = api.get("/positions/held?strategy_name=fib_rsi").json()
     assert (held["total"], held["by_manager"], held["missing"]) == (4, {"1": 3, "3": 1}, 2)
 
