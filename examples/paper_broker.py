@@ -92,12 +92,7 @@ class PaperBroker:
     def leave(self, exits: Sequence, candles: CandleSource, now: datetime) -> None:
         with self.book:
             for each in exits:
-                trade = self.book.execute("SELECT * FROM trade WHERE trade_id = ?", (each.trade_id,)).fetchone()
-                bid, ask, _ = quote(candles, trade["symbol"], now)
-                gain = bid - trade["entry"] if trade["side"] == "buy" else trade["entry"] - ask
-                pnl = round(trade["size"] * gain, 2)
-                close = "UPDATE trade SET closed_at = ?, pnl = ? WHERE trade_id = ? AND closed_at IS NULL"
-                self.book.execute(close, (now.isoformat(), pnl, each.trade_id))
+                self._close(each.trade_id, candles, now)
                 self.book.execute("UPDATE place SET exits = ?", (each.id,))
 
     def report(self, engine: Engine, now: datetime) -> None:
@@ -114,7 +109,10 @@ class PaperBroker:
             self.book.executemany("UPDATE trade SET reported = ? WHERE trade_id = ?", states)
 
     def _open(self, signal: Signal, router: Router, candles: CandleSource, now: datetime) -> None:
-        """Enter for each user whom the router gives this version now, and who has no trade of another version open."""
+        """Enter for each user whom the router gives this version now, unless a check before an order forbids it.
+
+        The user has no trade of another version open, and no loss limit that was hit.
+        """
         bid, ask, stop = quote(candles, signal.symbol, now)
         if not stop > 0:
             return  # without a stop the size is unknown
@@ -125,7 +123,7 @@ class PaperBroker:
         ids = list(self.users)
         versions = router.assign(ids, signal.strategy_name, signal.symbol)
         for user, version in zip(ids, versions, strict=True):
-            if version != signal.version or user in held:
+            if version != signal.version or user in held or not router.may_enter(user, signal.strategy_name):
                 continue
             risk = round(self.users[user] * RISK * signal.risk_scale, 2)
             trade_id = f"{user}/{signal.strategy_name}/{signal.symbol}/{signal.candle:%Y%m%dT%H%M}"  # one a candle
@@ -137,6 +135,17 @@ class PaperBroker:
                     *(entry, risk, now.isoformat()),
                 ),
             )
+
+    def _close(self, trade_id: str, candles: CandleSource, now: datetime) -> None:
+        """Close the trade, unless it is closed already or another broker's."""
+        find = "SELECT symbol, side, size, entry FROM trade WHERE trade_id = ? AND closed_at IS NULL"
+        trade = self.book.execute(find, (trade_id,)).fetchone()
+        if trade is None:
+            return
+        bid, ask, _ = quote(candles, trade["symbol"], now)
+        gain = bid - trade["entry"] if trade["side"] == "buy" else trade["entry"] - ask
+        close = "UPDATE trade SET closed_at = ?, pnl = ? WHERE trade_id = ?"
+        self.book.execute(close, (now.isoformat(), round(trade["size"] * gain, 2), trade_id))
 
 
 def quote(candles: CandleSource, symbol: str, now: datetime) -> tuple[float, float, float]:

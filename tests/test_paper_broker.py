@@ -18,24 +18,27 @@ import pytest
 from sqlalchemy import Engine
 from sqlmodel import col, select
 
-from strategy_core import VersionRegistry
+from strategy_core import Router, SignalFeed, VersionRegistry
 from strategy_core.domain.audit import Actor, Command
+from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.routing import bucket_of
 from strategy_core.domain.signals import Signal
+from strategy_core.domain.user_exclusions import ExclusionKind
 from strategy_core.isolation.pool import WorkerPool
 from strategy_core.market.source import ReplayClock
 from strategy_core.market.synthetic import SyntheticSource
 from strategy_core.services.database import start_clock
 from strategy_core.services.drain import drain
-from strategy_core.services.positions import held_positions, list_exits
+from strategy_core.services.live_trades import ingest
+from strategy_core.services.positions import flatten, held_positions, list_exits
 from strategy_core.services.rollback import roll_back
 from strategy_core.services.score import score_outcomes
 from strategy_core.services.shadow import run_shadow
-from strategy_core.services.signals import read_signals
-from strategy_core.store import versions
-from strategy_core.store.engine import reading
+from strategy_core.services.signals import publish_signals, read_signals
+from strategy_core.store import user_exclusions, versions
+from strategy_core.store.engine import reading, transaction
 from strategy_core.store.tables import LiveTrade, Position, PositionExit
-from tests.builders import DAY, MONDAY
+from tests.builders import DAY, GOLD, MONDAY, decision_row, put_decisions, put_version
 from tests.paper import ROOT, SYMBOLS, example, market
 
 STEP = timedelta(hours=4)
@@ -253,6 +256,30 @@ def test_a_thousand_users_copy_for_sixty_days_through_kills_an_advance_a_rollbac
     assert story.draining == sorted(story.draining, reverse=True)
     assert set(booked) == {"1", "2", "3"}
     assert story.registry.list_versions(NAME, "active")[0].version == "3"
+
+
+def test_a_user_whose_loss_limit_was_hit_enters_no_trade_and_another_brokers_exit_is_passed_over(
+    engine: Engine, database_url: str, tmp_path: Path
+) -> None:
+    at, opened = MONDAY + 2 * STEP, MONDAY + STEP
+    put_version(engine, "1", Status.ACTIVE, timeframe="4h")
+    put_decisions(engine, decision_row("1", MONDAY + STEP, "buy") | {"role": "active"})
+    publish_signals(engine)
+    with transaction(engine) as session:
+        user_exclusions.exclude(session, NAME, ExclusionKind.GUARD, ["user_1"], now=MONDAY, reason="", actor="limit")
+    theirs = {"trade_id": "theirs", "user_id": "u", "strategy_name": NAME, "version": "1", "symbol": GOLD}
+    ingest(engine, [{**theirs, "opened_at": opened}], now=at)
+    broker = example().PaperBroker(str(tmp_path / "book.db"), {"user_1": 1e3, "user_2": 1e3}, lambda _: market())
+
+    with Router(database_url) as router, SignalFeed(database_url) as feed:
+        broker.step(engine, router, feed, lambda: at)
+        flatten(engine, Command(Actor("ana"), at, "news"), strategy_name=NAME, version="1")
+        drain(engine, market(), now=at)
+        broker.step(engine, router, feed, lambda: at)
+
+    booked = broker.book.execute("SELECT user_id, closed_at IS NOT NULL FROM trade").fetchall()
+    assert [tuple(each) for each in booked] == [("user_2", True)]
+    assert broker.place[1] == list_exits(engine, None)[-1].id == 2
 
 
 def put_versions(engine: Engine) -> None:

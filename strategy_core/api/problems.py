@@ -273,6 +273,8 @@ def _field_problems(error: RolloutError) -> Iterable[tuple[str, str]]:
             prefix = "config" if isinstance(error, InvalidConfig) else "plan"
             for line in error.problems:
                 yield from _prefixed(prefix, line)
+        case InvalidReport(source="snapshot") if error.problem.startswith("taken_at: "):
+            yield "taken_at", error.problem.removeprefix("taken_at: ")
         case InvalidReport():
             row = f"trades.{error.row - 1}" if error.row is not None else "trades"
             yield from _prefixed(row, error.problem)

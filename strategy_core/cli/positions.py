@@ -65,6 +65,7 @@ def positions(
 
 
 _LISTED = 20
+_EXITS_LISTED = 500
 
 
 @command(commands, "hand-over")
@@ -149,13 +150,15 @@ def exits(
 
     done = drain_now(shell.engine, shell.candles(), now=shell.now, quiet=shell.settings.alert_pace.quiet)
     names = None if strategy is None else [strategy]
-    found = list_exits(shell.engine, names, strategy_name=strategy, since=since)
+    found = list_exits(shell.engine, names, strategy_name=strategy, since=since, limit=_EXITS_LISTED)
     rows = [
         (each.id, each.trade_id, each.symbol, each.manager, each.why, each.candle, each.announced_at) for each in found
     ]
     columns = ["id", "trade", "symbol", "manager", "why", "candle", "announced"]
     faults = [*done.orphaned, *done.overdue, *done.exceeded, *done.unknown, *done.failed]
     lines = [f"{done.announced} exits announced now, {len(found)} listed", *faults]
+    if len(found) == _EXITS_LISTED:
+        lines.append(f"the next ones: --since {found[-1].id}")
     shell.answer([each.model_dump(mode="json") for each in found], *lines, *([table(columns, rows)] if rows else []))
 
 

@@ -193,7 +193,7 @@ class NoRace(NotFound):
 
 
 class UnknownToggle(NotFound):
-    """No toggle {toggle!r} of {strategy_name!r}. Declared toggles: {known}."""
+    """No toggle {toggle!r} of {strategy_name!r}. Declared toggles: {known}. To change decisions, register a version."""
 
     strategy_name: str
     toggle: str
@@ -565,6 +565,17 @@ class SignalCursorLost(Refused):
 
     cursor: str
     why: str
+
+
+class ExitsLost(Refused):
+    """Cannot continue after exit {since}: the newest is {newest}. Start at 0 and pass over what you have closed.
+
+    The database was restored from a backup. It announces exits again that the reader has seen, and others under ids
+    that the reader has passed.
+    """
+
+    since: int
+    newest: int
 
 
 class SignalFeedClosed(Refused):

@@ -89,6 +89,10 @@ def drain(engine: Engine, source: CandleSource, *, now: datetime, quiet: timedel
     for name in names:
         try:
             flattened += _flatten_rolled_back(engine, name, now)
+        except Exception as error:  # noqa: BLE001  exits that are due do not wait for it
+            log.warning("drain.not_flattened", strategy=name, error=in_a_line(error))
+            failed.append(f"{name}: {in_a_line(error)}")
+        try:
             announced += announce_due(engine, name, now=now)
             guarded = guard_open_trades(engine, source, name, now=now)
         except Exception as error:  # noqa: BLE001  see above

@@ -13,7 +13,7 @@ from sqlmodel import Session
 
 from strategy_core.domain.audit import DRAIN, Command
 from strategy_core.domain.candles import timeframe_delta
-from strategy_core.domain.errors import HandOverRefused, InvalidReport, NoPositions, PositionsOpen
+from strategy_core.domain.errors import ExitsLost, HandOverRefused, InvalidReport, NoPositions, PositionsOpen
 from strategy_core.domain.lifecycle import Status, utc
 from strategy_core.domain.live_trades import CLOCK_SKEW, Serving
 from strategy_core.domain.positions import Holding, count_suppressed, hand_over_problem, share_by
@@ -208,10 +208,13 @@ def list_exits(
 
     Raises:
         UnknownStrategy
+        ExitsLost: no exit has an id as high as *since*, so that the next ones would be missed.
     """
     with reading(engine) as session:
         if strategy_name is not None:
             versions.get_strategy(session, strategy_name)
+        if since and (newest := positions.newest_exit(session)) < since:
+            raise ExitsLost(since, newest)
         return positions.find_exits(session, strategies, since=since, limit=limit)
 
 

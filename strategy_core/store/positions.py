@@ -371,6 +371,11 @@ def announce_exits(session: Session, strategy_name: str, exits: Sequence[tuple[E
     return insert_if_new(session, PositionExit, rows)
 
 
+def newest_exit(session: Session) -> int:
+    """Return the highest id of an exit, or 0. Exits are kept for good."""
+    return session.exec(select(sa.func.max(PositionExit.id))).one() or 0
+
+
 def find_exits(session: Session, strategies: Iterable[str] | None, *, since: int, limit: int) -> Sequence[PositionExit]:
     """Return the exits after the one with id *since*, in the order in which they were announced."""
     query = select(PositionExit).where(col(PositionExit.id) > since).order_by(col(PositionExit.id))

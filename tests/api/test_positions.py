@@ -54,6 +54,8 @@ def test_exits_are_read_from_where_the_platform_was(api: Api, engine: Engine, wo
         "next_since": rest["next_since"],
     }
     assert api.get("/positions/exits", held=token(strategies=["other"])).json()["items"] == []
+    beyond = refused(api.get(f"/positions/exits?since={rest['next_since'] + 1}"), 409)
+    assert (beyond["type"], beyond["newest"]) == ("/problems/exits-lost", rest["next_since"])
 
 
 def test_a_snapshot_lists_what_differs_and_what_is_held_is_counted(api: Api, engine: Engine, world: World) -> None:
@@ -64,6 +66,8 @@ def test_a_snapshot_lists_what_differs_and_what_is_held_is_counted(api: Api, eng
     found = api.post("/positions/snapshot", body).json()
 
     assert found == {"matched": 2, "missing": ["held", "t2"], "unknown": ["x"], "closed": [], "resized": 1}
+    late = refused(api.post("/positions/snapshot", {**body, "taken_at": MONDAY.isoformat()}), 422)
+    assert late["errors"][0]["field"] == "taken_at"
     held = api.get("/positions/held?strategy_name=fib_rsi").json()
     assert (held["total"], held["by_manager"], held["missing"]) == (4, {"1": 3, "3": 1}, 2)
 

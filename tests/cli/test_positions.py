@@ -69,6 +69,7 @@ def test_a_version_drains_and_the_rest_is_told(drained: Engine, rollout: Rollout
         ("t2", "flatten"),
     ]
     assert rollout("exits", "--since", "2", "--json").data == []
+    assert "cannot continue after exit 3: the newest is 2" in rollout("exits", "--since", "3").err
 
 
 def test_positions_are_handed_over(drained: Engine, rollout: Rollout) -> None:

@@ -95,7 +95,11 @@ def test_a_strategy_without_toggles_says_so(rollout: Rollout) -> None:
         ((*SCALE, "0.5", "--percent", "101"), 2, "rule 1, percent"),
         ((*SCALE, "0.5", "--segment", "vip"), 4, "no segment 'vip'; known segments: none"),
         ((*SCALE, "0.5", "--at", "2"), 4, "rules: 1 to 1"),
-        (("toggle", "set", "fib_rsi", "leverage", "3"), 4, "declared toggles: notify_only, risk_scale"),
+        (
+            ("toggle", "set", "fib_rsi", "leverage", "3"),
+            4,
+            "notify_only, risk_scale; to change decisions, register a version",
+        ),
         (("toggle", "set", "nope", "risk_scale", "1"), 4, "nope"),
         (("toggle", "remove", "fib_rsi", "risk_scale", "--rule", "1"), 4, "no rule 1"),
         (("toggle", "list", "nope"), 4, "nope"),

@@ -11,6 +11,8 @@ from tests.builders import DAY, MONDAY
 
 FACTS = {
     "cursor": "17-0a1b2c3d",
+    "since": 4711,
+    "newest": 12,
     "reason": "the canary earns less",
     "freeze_id": 7,
     "start_at": MONDAY,

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 
 from strategy_core.domain.alerts import ORPHANED, POSITIONS_OVERDUE
 from strategy_core.domain.audit import Command
@@ -243,6 +243,26 @@ def test_a_strategy_that_fails_does_not_stop_the_others(engine: Engine, market: 
 
     assert (found.announced, len(found.failed)) == (1, 1)
     assert found.failed[0].startswith("broken: ")
+
+
+def test_exits_do_not_wait_for_a_flatten_that_fails(engine: Engine, market: SyntheticSource) -> None:
+    put_history(engine, v2={8: "close"})
+    plan = Plan(on_rollback="flatten")
+    start_rollout(engine, Command(OWNER, MONDAY), strategy_name=NAME, version="2", plan=plan)
+    ingest(engine, [opened("t1", "2")], now=NOW)
+    roll_back(engine, Command(OWNER, MONDAY + 2 * HOUR, "users lose money"), strategy_name=NAME)
+
+    def refuse(_: object, __: object, statement: str, *___: object) -> None:
+        if statement.startswith("UPDATE position SET flatten_at"):
+            raise TimeoutError("a lock was not given")
+
+    event.listen(engine, "before_cursor_execute", refuse)
+    found = drain(engine, market, now=NOW)
+    event.remove(engine, "before_cursor_execute", refuse)
+
+    assert [each[1:3] for each in exits(engine)] == [("2", "close")]
+    assert (found.announced, found.flattened, len(found.failed)) == (1, 0, 1)
+    assert drain(engine, market, now=NOW).flattened == 1
 
 
 @pytest.mark.parametrize("by_hand", [False, True])

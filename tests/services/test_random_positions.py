@@ -26,7 +26,7 @@ from strategy_core.services.rollback import roll_back
 from strategy_core.services.rollouts import start_rollout
 from strategy_core.services.tick import tick
 from strategy_core.services.versions import activate_version, retire_version
-from strategy_core.store import positions, rollouts, versions
+from strategy_core.store import positions, versions
 from strategy_core.store.engine import open_database, reading
 from strategy_core.store.tables import LiveTrade, PositionChange, PositionExit
 from tests.builders import HOUR, MONDAY, OWNER, decision_row, put_decisions, put_version
@@ -190,7 +190,6 @@ class Histories(RuleBasedStateMachine):
                     assert position.flatten_at is not None
                 else:
                     assert found[position.manager].status != Status.RETIRED
-            assert rollouts.open_rollout(session, NAME) is None or found
 
     @invariant()
     def open_positions_are_the_open_trades(self) -> None:

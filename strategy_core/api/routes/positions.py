@@ -216,7 +216,8 @@ def list_exits(
 
     One that is flattened later is listed once more: pass over it if you have closed it.
 
-    Keep `next_since` with what you have done. After a restart, go on from there.
+    Keep `next_since` with what you have done. After a restart, go on from there. If the database was restored from a
+    backup, begin at 0. A `since` above the newest exit is refused, since it would skip exits.
     """
     names = context.lists(strategy_name).names
     rows = positions.list_exits(context.engine, names, strategy_name=strategy_name, since=since, limit=limit)
