@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _LEGEND = """worse: share of user-days on a version that is worse than the active one.
 moves: of each user. day: on which a best version came to serve all (median).
+foreseen: the ramp, if the best version were known on day 0. No rule can know it.
 best out: races that eliminated a best version.
 wrong: races in which a version that is worse came to serve all."""
 
@@ -210,7 +211,8 @@ def simulate(
     """Simulate races, and compare ways to give users to the candidates.
 
     Every way sees the same markets and the same days of shadow. R is what a user earned more than with the active
-    version. `ramp` nominates the leader of a race and gives it users by a rollout with all gates.
+    version. `ramp` nominates the leader of a race and gives it users by a rollout with all gates. `foreseen` does so
+    with the truly best version from day 0 on, which bounds what a better nomination could earn.
     """
     from dataclasses import asdict
 

@@ -3,7 +3,7 @@
 Gates, ramp rules and slot totals are the same code as in real rollouts. Only the clock and the trades are simulated.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -132,12 +132,23 @@ class Calibration(BaseModel):
 
 
 def run_ramp(
-    plan: Plan, history: History, ramp: Ramp, *, days: int, risk_fraction: float = RISK_FRACTION
+    plan: Plan,
+    history: History,
+    ramp: Ramp,
+    *,
+    days: int,
+    risk_fraction: float = RISK_FRACTION,
+    every_hours: int = 1,
+    held_days: Set[int] = frozenset(),
 ) -> RampResult:
     """Run one simulated ramp through *plan*, with hourly ticks and immediate approvals by an owner.
 
     A rollback is dated by the slot that caused it: the slots since the previous tick are judged one by one. After its
     bake a promoted version is watched until the ramp ends. The plan's release windows do not count.
+
+    Args:
+        every_hours: between two ticks.
+        held_days: days before whose end, or at it, no stage is left and no version is promoted.
     """
     plan = plan.model_copy(update={"advance_windows": ()})
     totals = [Totals(), *add_slots(open_ledger(history), ramp.slots, history)[1]]
@@ -175,7 +186,7 @@ def run_ramp(
     def ended(**facts: Any) -> RampResult:
         return RampResult(promoted_on=promoted_on, frozen_after=frozen_after, stages=tuple(stages), **facts)
 
-    for hour in range(1, days * 24 + 1):
+    for hour in range(every_hours, days * 24 + 1, every_hours):
         now = START + hour * LOOK_EVERY
         booked = int(np.searchsorted(ramp.closed_at, hour / 24, side="right"))
         ruling, frozen = tick(now, booked, at)
@@ -184,6 +195,9 @@ def run_ramp(
         if ruling.step is Step.ROLL_BACK:
             first = next(n for n in range(min(previous + 1, booked), booked + 1) if _rolls_back(tick(now, n, at)[0]))
             return ended(**_found(ramp, first, ruling.worst.gate if ruling.worst else None))
+        if ruling.step in (Step.ADVANCE, Step.PROMOTE) and (hour - 1) // 24 in held_days:
+            previous = booked
+            continue
         if ruling.step is Step.PROMOTE:
             promoted_on = hour / 24
         if ruling.step is Step.COMPLETE:

@@ -22,6 +22,10 @@ measure it. It is an estimate: docs/explanation/race.md shows how often the clai
 pairs sum to α, those of the versions that began the race to α/2 and those of later ones to α/2 as well, however many
 enter (a union bound, as e-values of different pairs depend on each other). So with a probability of 1 - α no version is
 eliminated that is as good as every other.
+
+**Decline.** The sums of a race do not show that a version has turned. So each pair also has a CUSUM of its days
+(Page 1954): max(0, S - D/σ - `SLACK`), with D/σ cut at plus and minus `MOST_A_DAY`. It is no evidence and eliminates
+nothing: it keeps users from a version, or gives them back to one that they had before.
 """
 
 import math
@@ -46,6 +50,9 @@ CLONE_SHARE = 0.01  # of slots on which two versions differ: below, they are the
 MOST_ERRORS = 0.02  # of a version's candles
 SUPERSEDE_UP_TO = 25.0  # percent of users
 SUPERSEDE_EVERY_DAYS = 7
+SLACK = 0.25  # standard deviations of a day: half of the fall that a decline is to find
+MOST_A_DAY = 2.0  # so that no single day is a decline
+HOLD_AT, DECLINED_AT = 2.0, 5.0  # standard deviations of a day
 _BISECTIONS = 60
 
 
@@ -86,6 +93,7 @@ class Pairs:
         rho: of the mixture, 0 before the pair's warm-up ends.
         x, xx, xn, n, nn, v: Σ D, Σ D², Σ D·n, Σ n, Σ n² and Σ v over the days with bets.
         peak: the largest ln E so far.
+        decline: how far version i has lately fallen behind version j, in standard deviations of a day. At least 0.
     """
 
     days: IntArray
@@ -103,6 +111,7 @@ class Pairs:
     nn: FloatArray
     v: FloatArray
     peak: FloatArray
+    decline: FloatArray
 
     def __len__(self) -> int:
         return len(self.days)
@@ -133,8 +142,9 @@ def begin(versions: int) -> Pairs:
 
 
 def read_pairs(data: Mapping[str, Any]) -> Pairs:
-    """Return stored pairs."""
+    """Return stored pairs. Those of earlier releases have no decline: it begins at 0."""
     size = (len(data["days"]),) * 2
+    data = {"decline": np.zeros(size), **data}
     kinds = {each.name: np.int64 if each.name in _INTEGERS else np.float64 for each in fields(Pairs)}
     arrays: dict[str, Any] = {name: np.array(data[name], kind).reshape(size) for name, kind in kinds.items()}
     return Pairs(**arrays)
@@ -165,6 +175,9 @@ def add_day(pairs: Pairs, day: Day) -> Pairs:
     warm = (pairs.days >= WARM_UP_DAYS) & (square > 0)
     rho = np.where((pairs.rho == 0) & warm, DOUBT * square * per_day * TUNED_DAYS / TUNED_LOG, pairs.rho)
     bets = traded & (rho > 0)
+    deviation = np.sqrt(square * n)
+    scaled = np.divide(d, deviation, out=np.zeros_like(d), where=bets & (deviation > 0))
+    fall = -np.clip(scaled, -MOST_A_DAY, MOST_A_DAY) - SLACK
     count = n * bets
     after = Pairs(
         days=pairs.days + traded,
@@ -182,6 +195,7 @@ def add_day(pairs: Pairs, day: Day) -> Pairs:
         nn=pairs.nn + count.astype(np.float64) ** 2,
         v=pairs.v + DOUBT * square * count,
         peak=pairs.peak,
+        decline=np.where(bets, np.maximum(0.0, pairs.decline + fall), pairs.decline),
     )
     return replace(after, peak=np.maximum(pairs.peak, after.log_e))
 
@@ -279,6 +293,8 @@ class Standing:
         z: the mean in its standard errors, of days.
         log10_e: evidence that it earns more than the active version.
         by: the version that beats it, that it is the same as, or why it is withdrawn.
+        decline: how far it has lately fallen behind the active version, as in `Pairs`.
+        overtaken: how far the active version has lately fallen behind it.
     """
 
     version: str
@@ -291,6 +307,8 @@ class Standing:
     z: float
     log10_e: float
     by: str = ""
+    decline: float = 0.0
+    overtaken: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +332,13 @@ class Standings:
 
 
 def standings(
-    pairs: Pairs, entries: Sequence[Entry], *, active: str, began: int, errors: Mapping[str, float] | None = None
+    pairs: Pairs,
+    entries: Sequence[Entry],
+    *,
+    active: str,
+    began: int,
+    errors: Mapping[str, float] | None = None,
+    bounded: bool = True,
 ) -> Standings:
     """Return how the versions stand after a day.
 
@@ -323,11 +347,15 @@ def standings(
         active: the version that serves the users now. It is one of the entries.
         began: entries at the start of the race.
         errors: share of each version's candles with an error.
+        bounded: False leaves the bounds infinite, for a simulation that reads none.
     """
     names = [each.version for each in entries]
     k, base = len(entries), names.index(active)
     beaten = pairs.peak >= log_limits(began, k)
-    low, high = bounds(pairs, ALPHA / (2 * max(1, k - 1)))
+    if bounded:
+        low, high = bounds(pairs, ALPHA / (2 * max(1, k - 1)))
+    else:
+        low, high = np.full((k, k), -math.inf), np.full((k, k), math.inf)
     log_e = pairs.log_e
 
     def settle(j: int, entry: Entry) -> Entry:
@@ -362,6 +390,8 @@ def standings(
             z=float(pairs.difference[j, base]) / root if root > 0 else 0.0,
             log10_e=float(log_e[j, base]) / math.log(10),
             by=by,
+            decline=float(pairs.decline[j, base]),
+            overtaken=float(pairs.decline[base, j]),
         )
 
     return Standings(active, [row(j) for j in range(k)], settled, max(0, k - 1))
@@ -383,15 +413,21 @@ class Step(StrEnum):
     NOMINATE = "nominate"  # start a rollout of the version
     SUPERSEDE = "supersede"  # end the open rollout without quarantine, and start one of the version
     WITHDRAW = "withdraw"  # end the open rollout without quarantine: the version's lead is gone
+    RETURN = "return"  # give all users back to the predecessor of the active version
 
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """The step of a race today, with the version that it concerns and the reason for owners."""
+    """The step of a race today, with the version that it concerns and the reason for owners.
+
+    Attributes:
+        hold: the open rollout must not widen today.
+    """
 
     step: Step
     version: str | None
     reason: str
+    hold: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,7 +440,12 @@ class Canary:
 
 
 def rule(
-    at: Standings, canary: Canary | None, *, refused: Sequence[str] = (), days_since_superseded: float = math.inf
+    at: Standings,
+    canary: Canary | None,
+    *,
+    refused: Sequence[str] = (),
+    days_since_superseded: float = math.inf,
+    predecessor: str | None = None,
 ) -> Ruling:
     """Return what the race asks for today.
 
@@ -414,7 +455,12 @@ def rule(
         canary: the open rollout, or None.
         refused: versions that were rolled back and may not be nominated.
         days_since_superseded: since the race last ended an open rollout.
+        predecessor: of the active version, if the race may give users back to it.
     """
+    before = next((row for row in at.rows if row.version == predecessor), None)
+    if before is not None and before.status is Status.RUNNING and before.overtaken >= DECLINED_AT:
+        fell = _fell(at.active, before.version, before.overtaken)
+        return Ruling(Step.RETURN, before.version, fell)
     if canary is not None:
         return _supersede(at, canary, refused, days_since_superseded)
     able = [row for row in at.rows if row.status is Status.RUNNING and row.version not in (at.active, *refused)]
@@ -427,6 +473,8 @@ def rule(
     lead = f"{best.version} leads with {best.mean:+.3f} R a slot over {best.slots:,} slots"
     if best.z < LEAST_Z:
         return Ruling(Step.WAIT, best.version, f"{lead}, {best.z:.1f} standard errors of at least {LEAST_Z:g}")
+    if best.decline >= HOLD_AT:
+        return Ruling(Step.WAIT, best.version, f"{lead}, but {_fell(best.version, at.active, best.decline)}")
     return Ruling(Step.NOMINATE, best.version, f"{lead}, {best.z:.1f} standard errors above {at.active}")
 
 
@@ -435,6 +483,9 @@ def _supersede(at: Standings, canary: Canary, refused: Sequence[str], days: floa
     running = {row.version for row in at.rows if row.status is Status.RUNNING} - {canary.version, at.active, *refused}
     best = max(running, key=lambda name: canary.log10_e_against.get(name, 0.0), default=None)
     own = next(row for row in at.rows if row.version == canary.version)
+    fell = _fell(canary.version, at.active, own.decline)
+    if own.decline >= DECLINED_AT:
+        return Ruling(Step.WITHDRAW, canary.version, fell)
     if best is not None and (evidence := canary.log10_e_against.get(best, 0.0)) >= limit:
         step, said = (
             Step.SUPERSEDE,
@@ -443,6 +494,8 @@ def _supersede(at: Standings, canary: Canary, refused: Sequence[str], days: floa
     elif own.z < 0:
         step, best = Step.WITHDRAW, canary.version
         said = f"the lead of {canary.version} is gone: {own.mean or 0.0:+.3f} R a slot over {own.slots:,} slots"
+    elif own.decline >= HOLD_AT:
+        return Ruling(Step.WAIT, canary.version, f"the stage is held: {fell}", hold=True)
     else:
         return Ruling(Step.WAIT, canary.version, f"{canary.version} is in a rollout")
     if canary.percent > SUPERSEDE_UP_TO:
@@ -450,6 +503,10 @@ def _supersede(at: Standings, canary: Canary, refused: Sequence[str], days: floa
     if days < SUPERSEDE_EVERY_DAYS:
         return Ruling(Step.WAIT, canary.version, f"{said}, but a rollout was ended {days:.1f} days ago")
     return Ruling(step, best, said)
+
+
+def _fell(version: str, other: str, decline: float) -> str:
+    return f"{version} has lately fallen {decline:.1f} standard deviations of a day behind {other}"
 
 
 def _gone(at: Standings, refused: Sequence[str]) -> str:

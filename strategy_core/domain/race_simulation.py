@@ -4,8 +4,9 @@ All randomness comes from the generator that is passed in. A policy sees each UT
 them begin with the same days of shadow.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -13,10 +14,10 @@ import numpy as np
 from strategy_core.domain import race
 from strategy_core.domain.allocation import reallocate
 from strategy_core.domain.arrays import BoolArray, FloatArray, IntArray
-from strategy_core.domain.calibration import RampResult, run_ramp, upper_limit
+from strategy_core.domain.calibration import RampResult, run_ramp, simulable, upper_limit
 from strategy_core.domain.pair_noise import measure
 from strategy_core.domain.plan import Plan
-from strategy_core.domain.race import Canary, Day, Entry, Pairs, Step
+from strategy_core.domain.race import Canary, Day, Entry, Pairs, Ruling, Step
 from strategy_core.domain.simulation import MEAN_SIZE, ROOT_MEAN_SQUARE_R, SIZE_SPREAD, Ramp
 from strategy_core.domain.slots import Slots
 
@@ -190,49 +191,78 @@ Policy: TypeAlias = Callable[[Known], Served]
 Weigh: TypeAlias = Callable[[FloatArray, np.random.Generator], FloatArray]
 
 
-def race_by_ramp(case: Known) -> Served:
-    """Nominate the leader, and give it users by a rollout with the gates of the plan."""
+def race_by_ramp(case: Known, *, foreseen: bool = False) -> Served:
+    """Nominate the leader, and give it users by a rollout with the gates of the plan.
+
+    Args:
+        foreseen: nominate the truly best version on the eve of the first day, and stay with it. No rule can know that:
+            it bounds what any nomination could earn through the same rollouts.
+    """
     market, places = case.market, case.places
     days, k = market.edges.shape
     names = [ACTIVE, *(str(number) for number in range(1, k))]
-    pairs = warmed(market, case.shadow_days)
+    path = _path(market, case.shadow_days)
+    falls = np.stack([each.decline for each in path])  # no matter who has users: a rollout can look up when it is held
     entries: Sequence[Entry] = [Entry(name) for name in names]
     served = Served(np.zeros((days, len(places)), np.int64))
-    active, superseded = 0, -np.inf
+    plan = simulable(case.plan)[0].model_copy(update={"approve_before": ()})  # an owner approves at once
+    active, predecessor, ended = 0, None, -np.inf
     rollout: _Rollout | None = None
+    watched: _Rollout | None = None
     refused: list[str] = []
+    steady = market.edges.mean(axis=0)
     for day in range(days):
-        if rollout is not None and day >= rollout.ends:
-            if rollout.promoted:
-                active = rollout.version
-            else:
-                refused.append(names[rollout.version])
+        if rollout is not None and day >= rollout.rolled_back:
+            refused.append(names[rollout.version])
             rollout = None
-        share = rollout.share(day) if rollout is not None else 0.0
-        now = active if rollout is None or not share else rollout.version
-        served.versions[day] = np.where(places < share, now, active)
-        if rollout is not None and rollout.promoted_on is not None and int(rollout.promoted_on) == day:
-            served.promoted.append((rollout.version, day))
+        elif rollout is not None and day >= rollout.completed:
+            active, predecessor, watched, rollout = rollout.version, active, rollout, None
+        if watched is not None and predecessor is not None and day >= watched.harm_proven:
+            refused.append(names[active])
+            active, predecessor, watched = predecessor, None, None
+            rollout = None
 
-        pairs = race.add_day(pairs, market.of_day(day))
-        at = race.standings(pairs, entries, active=names[active], began=k)
+        share = rollout.share(day) if rollout is not None else 0.0
+        pairs = path[day]
+        at = race.standings(pairs, entries, active=names[active], began=k, bounded=False)
         entries = at.entries
         canary = None
         if rollout is not None:
             against = pairs.log_e[:, rollout.version] / np.log(10)
             canary = Canary(names[rollout.version], share * 100, dict(zip(names, against.tolist(), strict=True)))
-        ruling = race.rule(at, canary, refused=refused, days_since_superseded=day - superseded)
-        if ruling.step is Step.WAIT or day + 1 >= days:
-            continue
-        if ruling.step is not Step.NOMINATE:
-            superseded = day
-        if ruling.step is Step.WITHDRAW:
-            rollout = None
-            continue
-        version = names.index(ruling.version or ACTIVE)
-        rollout = _Rollout.begin(case, version, active, day + 1)
+        ruling = race.rule(
+            at,
+            canary,
+            refused=refused,
+            days_since_superseded=day - ended,
+            predecessor=None if predecessor is None else names[predecessor],
+        )
+        if foreseen:
+            wanted = day == 0 and steady.max() > 0
+            ruling = Ruling(Step.NOMINATE if wanted else Step.WAIT, names[int(steady.argmax())], "foreseen")
+        if ruling.step is Step.RETURN and predecessor is not None:
+            active, predecessor, watched, rollout = predecessor, None, None, None
+        elif ruling.step in (Step.WITHDRAW, Step.SUPERSEDE):
+            ended, rollout = day, None
+        if ruling.step in (Step.NOMINATE, Step.SUPERSEDE):
+            version = names.index(ruling.version or ACTIVE)
+            held = frozenset(np.flatnonzero(falls[day + 1 :, version, active] >= race.HOLD_AT).tolist())
+            rollout = _Rollout.begin(case, plan, version, active, day, frozenset() if foreseen else held)
+        share = rollout.share(day) if rollout is not None else 0.0
+        if rollout is not None and rollout.promoted_on is not None and int(rollout.promoted_on) == day:
+            served.promoted.append((rollout.version, day))
+        served.versions[day] = np.where(places < share, active if rollout is None else rollout.version, active)
+    entries = race.standings(path[-1], entries, active=names[active], began=k, bounded=False).entries
     served.eliminated = {names.index(each.version) for each in entries if each.eliminated_by is not None}
     return served
+
+
+def _path(market: Market, shadow_days: int) -> list[Pairs]:
+    """Return the pairs before each day of the race, and after the last."""
+    path = [warmed(market, shadow_days)]
+    for day in range(len(market.edges)):
+        path.append(race.add_day(path[-1], market.of_day(day)))
+    return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +272,7 @@ class _Rollout:
     result: RampResult
 
     @classmethod
-    def begin(cls, case: Known, version: int, active: int, day: int) -> "_Rollout":
+    def begin(cls, case: Known, plan: Plan, version: int, active: int, day: int, held: Set[int]) -> "_Rollout":
         market, shadow_days = case.market, case.shadow_days
         days = len(market.edges) - day
         history = measure(market.pair(version, active, -shadow_days, day), shadow_days + day, symbols=["S0"])
@@ -251,22 +281,30 @@ class _Rollout:
         counts = np.diff([*places, len(slots)])
         within = np.concatenate([(np.arange(count) + 1) / count for count in counts.tolist()] or [np.zeros(0)])
         ramp = Ramp(slots, slots.day - day + within, np.zeros(len(slots), np.bool_))
-        return cls(version, day, run_ramp(case.plan, history, ramp, days=days))
-
-    @property
-    def promoted(self) -> bool:
-        return self.result.completed_on is not None and self.result.gate is None
+        return cls(version, day, run_ramp(plan, history, ramp, days=days, every_hours=24, held_days=held))
 
     @property
     def promoted_on(self) -> float | None:
         return None if self.result.promoted_on is None else self.began + self.result.promoted_on
 
     @property
-    def ends(self) -> float:
-        """The day on which the rollout is over: the bake has ended, or it was rolled back."""
-        if self.result.rolled_back_after is not None and self.result.days is not None:
-            return self.began + self.result.days
+    def completed(self) -> float:
+        """The day on which its bake ends."""
         return self.began + (np.inf if self.result.completed_on is None else self.result.completed_on)
+
+    @property
+    def rolled_back(self) -> float:
+        """The day on which a gate rolls it back before its bake has ended."""
+        return self._ended if self.result.completed_on is None else np.inf
+
+    @property
+    def harm_proven(self) -> float:
+        """The day on which the standing watch proves harm."""
+        return np.inf if self.result.completed_on is None else self._ended
+
+    @property
+    def _ended(self) -> float:
+        return self.began + (np.inf if self.result.days is None else self.result.days)
 
     def share(self, day: int) -> float:
         """The share of users that it serves on that day: of the stage that the day began with."""
@@ -364,6 +402,7 @@ POLICIES: Mapping[str, Callable[[], Policy]] = {
     "hedge": lambda: by_weights(hedge),
     "leader": lambda: by_weights(follow_the_leader),
     "patient": lambda: by_weights(patient()),
+    "foreseen": lambda: partial(race_by_ramp, foreseen=True),
 }
 
 

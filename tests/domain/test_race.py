@@ -13,9 +13,13 @@ from scipy.special import ndtr
 from strategy_core.domain import race
 from strategy_core.domain.race import (
     ALPHA,
+    DECLINED_AT,
     DOUBT,
+    HOLD_AT,
     LEAST_DAYS,
     LEAST_SLOTS,
+    MOST_A_DAY,
+    SLACK,
     WARM_UP_DAYS,
     Canary,
     Day,
@@ -292,3 +296,68 @@ def test_a_canary_whose_lead_is_gone_is_withdrawn() -> None:
     assert found == Ruling(Step.WITHDRAW, "2.0", "the lead of 2.0 is gone: -0.050 R a slot over 100 slots")
     assert rule(at, Canary("2.0", 50.0, {})).step is Step.WAIT
     assert rule(at, Canary("2.0", 25.0, {"3.0": 2.0})).step is Step.SUPERSEDE
+
+
+def test_a_canary_that_has_lately_fallen_behind_is_held_and_then_withdrawn() -> None:
+    def about(decline: float, percent: float = 50.0) -> Ruling:
+        return rule(among(standing("2.0", decline=decline)), Canary("2.0", percent, {}), days_since_superseded=1)
+
+    assert about(HOLD_AT - 0.1) == Ruling(Step.WAIT, "2.0", "2.0 is in a rollout")
+    fell = "2.0 has lately fallen 2.0 standard deviations of a day behind 1.0"
+    assert about(HOLD_AT) == Ruling(Step.WAIT, "2.0", f"the stage is held: {fell}", hold=True)
+    assert about(DECLINED_AT).step is Step.WITHDRAW
+    assert about(DECLINED_AT, 5.0).version == "2.0"
+
+
+def test_a_leader_that_has_lately_fallen_behind_is_not_nominated() -> None:
+    found = rule(among(standing("2.0", decline=HOLD_AT)), None)
+
+    assert found.step is Step.WAIT
+    assert found.reason.endswith("but 2.0 has lately fallen 2.0 standard deviations of a day behind 1.0")
+
+
+def test_users_return_to_the_predecessor_when_the_active_version_has_fallen_behind_it() -> None:
+    at = among(standing("0.9", overtaken=DECLINED_AT), standing("2.0", 0.2))
+
+    found = rule(at, None, predecessor="0.9")
+
+    assert (found.step, found.version) == (Step.RETURN, "0.9")
+    assert found.reason == "1.0 has lately fallen 5.0 standard deviations of a day behind 0.9"
+    assert rule(at, Canary("2.0", 5.0, {}), predecessor="0.9").step is Step.RETURN
+    assert rule(at, None).step is Step.NOMINATE
+    assert rule(among(standing("0.9", overtaken=4.9), standing("2.0", 0.2)), None, predecessor="0.9").version == "2.0"
+    gone = among(standing("0.9", overtaken=9.0, status=Status.WITHDRAWN), standing("2.0"))
+    assert rule(gone, None, predecessor="0.9").version == "2.0"
+
+
+def test_a_decline_sums_what_days_fall_short_and_no_day_counts_for_more_than_two() -> None:
+    alike = [day_of([1.0, -1.0], [-1.0, 1.0], [1.0, 0.0]), day_of([1.0, -1.0], [-1.0, 1.0], [0.0, 1.0])] * 5
+    known = after(alike)
+    assert known.decline[0, 1] < HOLD_AT
+
+    crash = add_day(known, day_of([-100.0, 0.0]))
+    again = add_day(crash, day_of([100.0, 0.0]))
+
+    assert crash.decline[0, 1] == pytest.approx(known.decline[0, 1] + MOST_A_DAY - SLACK)
+    assert crash.decline[1, 0] == 0
+    assert again.decline[0, 1] < crash.decline[0, 1]
+    assert after(alike[:WARM_UP_DAYS]).decline.tolist() == [[0, 0], [0, 0]]
+
+
+def test_pairs_of_an_earlier_release_begin_without_a_decline() -> None:
+    rng = np.random.default_rng(4)
+    stored = after([drawn(rng, (0.0, 1.0)) for _ in range(30)]).stored()
+    del stored["decline"]
+
+    assert read_pairs(stored).decline.tolist() == [[0, 0], [0, 0]]
+
+
+def test_standings_have_the_declines_and_may_leave_out_the_bounds() -> None:
+    rng = np.random.default_rng(4)
+    pairs = after([drawn(rng, (0.0, -1.0)) for _ in range(30)])
+
+    at = standings(pairs, [Entry("1.0"), Entry("2.0")], active="1.0", began=2, bounded=False)
+
+    assert at.rows[1].decline == pairs.decline[1, 0] > 0
+    assert at.rows[1].overtaken == pairs.decline[0, 1]
+    assert (at.rows[1].low, at.rows[1].high) == (-math.inf, math.inf)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from strategy_core.domain import race
 from strategy_core.domain.plan import Plan
 from strategy_core.domain.race_simulation import (
     POLICIES,
@@ -133,7 +134,7 @@ def test_the_ramp_widens_with_its_stages_and_promotes_the_better_version() -> No
     served = POLICIES["ramp"]()(known(market, 30))
 
     shares = np.mean(served.versions == 1, axis=1)
-    assert sorted(set(shares.tolist())) == [0, 0.05, 0.1, 0.25, 0.5, 1]
+    assert sorted(set(shares.tolist())) == [0.05, 0.1, 0.25, 0.5, 1]
     assert np.all(np.diff(shares) >= 0)
     assert [version for version, _ in served.promoted] == [1]
     assert served.eliminated >= {2, 3}
@@ -153,7 +154,7 @@ def test_a_version_that_turns_bad_is_rolled_back_and_not_nominated_again() -> No
     served = POLICIES["ramp"]()(known(led(-3.0), 20))
 
     shares = np.mean(served.versions == 1, axis=1)
-    assert shares[1] == 0.05
+    assert shares[0] == 0.05
     assert np.flatnonzero(shares)[-1] < 5
     assert not served.promoted
 
@@ -162,19 +163,56 @@ def test_a_canary_whose_lead_is_gone_is_withdrawn() -> None:
     served = POLICIES["ramp"]()(known(led(-0.15, lead=0.15), 20))
 
     shares = np.mean(served.versions == 1, axis=1)
-    assert shares[1] == 0.05
+    assert shares[0] == 0.05
     assert shares[-1] == 0
     assert not served.promoted
 
 
 def test_a_better_challenger_takes_over_from_a_canary_of_few_users() -> None:
-    served = POLICIES["ramp"]()(known(led(-0.12, lead=0.15, other=1.5), 20))
+    served = POLICIES["ramp"]()(known(led(0.05, lead=0.15, other=3.0), 20))
 
     shares = [np.mean(served.versions == number, axis=1) for number in (1, 2)]
     last = int(np.flatnonzero(shares[0])[-1])
-    assert (shares[0][1], shares[0][last]) == (0.05, 0.25)
+    assert (shares[0][0], shares[0][last]) == (0.05, 0.25)
     assert shares[1][last + 1] == 0.05
     assert [version for version, _ in served.promoted] == [2]
+
+
+def test_users_return_to_the_predecessor_of_a_version_that_turned_bad_after_its_promotion() -> None:
+    market = simulate_market(RaceScenario("turns", (0.3, -0.3)), 2, np.random.default_rng(4), days=60, shadow_days=40)
+    market.r[market.signalled[:, 1] & (market.day >= 25), 1] -= 0.9
+
+    served = POLICIES["ramp"]()(known(market, 40))
+
+    shares = np.mean(served.versions == 1, axis=1)
+    assert [version for version, _ in served.promoted] == [1]
+    assert served.promoted[0][1] < 25
+    assert shares[25] == 1
+    assert shares[40] == 0
+    assert np.all(served.versions[40] == 0)
+
+
+def test_harm_that_the_standing_watch_proves_ends_a_promotion(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(race, "DECLINED_AT", np.inf)
+    market = simulate_market(RaceScenario("turns", (0.3, -0.3)), 2, np.random.default_rng(4), days=60, shadow_days=40)
+    market.r[market.signalled[:, 1] & (market.day >= 25), 1] -= 1.5
+
+    served = POLICIES["ramp"]()(known(market, 40))
+
+    shares = np.mean(served.versions == 1, axis=1)
+    assert served.promoted[0][1] < 25
+    assert shares[25] == 1
+    assert shares[-1] == 0
+
+
+def test_the_foreseen_choice_is_the_best_version_from_the_first_day_on() -> None:
+    better, worse = (
+        simulate_market(RaceScenario("one", (edge, -0.3)), 2, np.random.default_rng(4), days=40, shadow_days=40)
+        for edge in (0.3, -0.3)
+    )
+
+    assert POLICIES["foreseen"]()(known(better, 40)).promoted[0][0] == 1
+    assert not POLICIES["foreseen"]()(known(worse, 40)).versions.any()
 
 
 def test_a_cell_has_means_and_upper_limits() -> None:
