@@ -432,7 +432,9 @@ def _suggested_commands(raised: Raised, facts: Facts) -> list[tuple[str, str]]:
         case "version.tampered" | "version.refused" | "shadow.isolation_breach":
             return [_withdrawal(facts, strategy, version, undo), *acknowledge]
         case "alerts.channel_failed" | "proposal.waiting" | "race.nominated" | "race.lead_lost":
-            return _answers(raised, facts, f"rollout start {strategy} {version}", undo)
+            return _answers(
+                raised, facts, f"{strategy} {version}", f"rollout rollback {strategy} --version {version} {WHY}"
+            )
         case _:
             return [status, *acknowledge]
 
@@ -469,24 +471,24 @@ def _details(raised: Raised) -> str:
     return "rollout alerts list" if raised.kind == ENDED else "rollout status"
 
 
-def _answers(raised: Raised, facts: Facts, start: str, undo: str) -> list[tuple[str, str]]:
+def _answers(raised: Raised, facts: Facts, whose: str, undo: str) -> list[tuple[str, str]]:
     """Return the commands for a channel that fails, for a proposal that waits, or for a race."""
     if raised.kind in (NOMINATED, LEAD_LOST):
-        return _of_race(raised, start, undo)
+        return _of_race(raised, whose, undo)
     if raised.kind == CHANNEL_FAILED:
         return [("try it", f"rollout alerts test {quote(facts.channel)}")]
     approve, reject = (f"rollout proposals {word} {quote(facts.proposal)} {WHY}" for word in ("approve", "reject"))
     return [("to approve", approve), ("or", reject), ("details", _details(raised))]
 
 
-def _of_race(raised: Raised, start: str, undo: str) -> list[tuple[str, str]]:
+def _of_race(raised: Raised, whose: str, undo: str) -> list[tuple[str, str]]:
     """Return the commands for a leader, and for a canary that leads no longer. A race may have acted on them itself."""
     details = ("details", _details(raised))
-    if raised.kind == NOMINATED:
-        return (
-            [details, ("to undo", undo)] if raised.facts.get("started") else [("to start its rollout", start), details]
-        )
-    return [details] if raised.facts.get("ended") else [details, ("to take its users off it", undo)]
+    if raised.kind == LEAD_LOST:
+        return [details] if raised.facts.get("ended") else [details, ("to take its users off it", undo)]
+    if raised.facts.get("started"):
+        return [details, ("to undo", undo)]
+    return [("to start its rollout", f"rollout start {whose}"), details]
 
 
 def _withdrawal(facts: Facts, strategy: str, version: str, undo: str) -> tuple[str, str]:

@@ -495,7 +495,7 @@ def _supersede(at: Standings, canary: Canary, refused: Sequence[str], days: floa
         step, best = Step.WITHDRAW, canary.version
         said = f"the lead of {canary.version} is gone: {own.mean or 0.0:+.3f} R a slot over {own.slots:,} slots"
     elif own.decline >= HOLD_AT:
-        return Ruling(Step.WAIT, canary.version, f"the stage is held: {fell}", hold=True)
+        return Ruling(Step.WAIT, canary.version, fell, hold=True)
     else:
         return Ruling(Step.WAIT, canary.version, f"{canary.version} is in a rollout")
     if canary.percent > SUPERSEDE_UP_TO:

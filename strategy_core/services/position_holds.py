@@ -1,4 +1,5 @@
-"""Open positions that hold the next stage of a rollout: without a manager that decides, or with too much open risk.
+"""What else holds the next stage of a rollout: open positions without a manager that decides or with too much risk, and
+a race in which its version has lately fallen behind.
 
 Nothing here is read before a rollback.
 """
@@ -15,7 +16,7 @@ from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan, load_plan
 from strategy_core.services.evidence import Feed
 from strategy_core.services.risk import read_open_risk
-from strategy_core.store import alerts, decisions, positions, rollouts, versions
+from strategy_core.store import alerts, decisions, positions, races, rollouts, versions
 from strategy_core.store.engine import is_disconnected
 from strategy_core.store.tables import Rollout, StrategyVersion
 
@@ -61,7 +62,7 @@ def _is_silent(
 
 
 def positions_problem(session: Session, rollout: Rollout, plan: Plan, feed: Feed) -> str:
-    """Return why open positions hold the next stage, or an empty text. A failure holds it too, and spoils nothing.
+    """Return why open positions or a race hold the next stage, or an empty text. A failure holds it too.
 
     Orphans are found on the candles that are due in this tick, and by the open incident of the drain, which knows the
     other symbols too.
@@ -77,6 +78,8 @@ def positions_problem(session: Session, rollout: Rollout, plan: Plan, feed: Feed
 
 def _problem(session: Session, rollout: Rollout, plan: Plan, feed: Feed) -> str:
     name = rollout.strategy_name
+    if held := _held_by_race(session, rollout):
+        return held
     lines = find_orphans(session, feed.due.get, candles=plan.late_candles + 1, strategy_name=name)
     if name in lines:
         return lines[name]
@@ -86,6 +89,14 @@ def _problem(session: Session, rollout: Rollout, plan: Plan, feed: Feed) -> str:
         return ""
     found = read_open_risk(session, name, rollout.version)
     return found.problem(plan.open_risk_percent, plan.stages[rollout.stage_index].percent)
+
+
+def _held_by_race(session: Session, rollout: Rollout) -> str:
+    """Return why the open race of the strategy holds the rollout. It is ruled on every hour, by `race_tick`."""
+    found = races.find_open_race(session, rollout.strategy_name)
+    if found is None or not found.ruling.get("hold") or found.ruling["version"] != rollout.version:
+        return ""
+    return str(found.ruling["reason"])
 
 
 def find_exceeded(session: Session) -> dict[str, str]:

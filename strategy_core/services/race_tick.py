@@ -258,7 +258,15 @@ def _rule(session: Session, race_id: UUID, now: datetime) -> tuple[Race, str, Ru
     refused = [each.version for each in entries if each.refused or _is_quarantined(run.known[each.version])]
     since = math.inf if found.withdrew_at is None else (now - found.withdrew_at) / _DAY
     canary = None if rollout is None else _canary(session, rollout, run.pairs, names)
-    return found, active, race.rule(run.judge(), canary, refused=refused, days_since_superseded=since)
+    before = versions.previously_active(session, found.strategy_name)
+    ruling = race.rule(
+        run.judge(),
+        canary,
+        refused=refused,
+        days_since_superseded=since,
+        predecessor=None if before is None else before.version,
+    )
+    return found, active, ruling
 
 
 def _is_quarantined(version: StrategyVersion) -> bool:
@@ -335,8 +343,6 @@ def _end_rollout(engine: Engine, found: Race, ruling: Ruling, command: Command) 
         rollout = rollouts.open_rollout(session, found.strategy_name)
         if rollout is None or rollout.id != current.rollout_id or rollout.promoted_at is not None:
             return "the rollout has changed meanwhile"
-        if rollouts.get_canary(session, found.strategy_name).rollout_percent > race.SUPERSEDE_UP_TO:
-            return "the rollout has more users meanwhile"
         reason = f"by the race: {ruling.reason}"
         name, version = rollout.strategy_name, rollout.version
         with recorded_change(session, command, "withdraw_nominee", name, version, rollout_id=rollout.id, reason=reason):
@@ -352,16 +358,18 @@ def _end_rollout(engine: Engine, found: Race, ruling: Ruling, command: Command) 
 @retry_transient()
 def _ask_owner(engine: Engine, found: Race, ruling: Ruling, active: str, now: datetime) -> None:
     """Alert on a ruling that an owner has to act on, once for each version against each active version."""
-    name = found.strategy_name
+    name, kind, version = found.strategy_name, LEAD_LOST, active
+    facts: dict[str, Any] = {"ended": False}
     with transaction(engine) as session:
         if ruling.step is Step.NOMINATE:
-            facts = {"version": ruling.version, "race": str(found.id), "started": False, "control_version": active}
-            _alert(session, found, NOMINATED, f"{name}: {ruling.reason}", "warning", facts, now)
-            return
-        rollout = rollouts.open_rollout(session, name)
-        if rollout is not None:
-            facts = {"version": rollout.version, "race": str(found.id), "ended": False, "control_version": active}
-            _alert(session, found, LEAD_LOST, f"{name}: {ruling.reason}", "warning", facts, now)
+            kind, version, facts = NOMINATED, ruling.version or "", {"started": False}
+        elif ruling.step is not Step.RETURN:
+            rollout = rollouts.open_rollout(session, name)
+            if rollout is None:
+                return
+            version = rollout.version
+        facts |= {"version": version, "race": str(found.id), "control_version": active}
+        _alert(session, found, kind, f"{name}: {ruling.reason}", "warning", facts, now)
 
 
 def _alert(
@@ -382,7 +390,7 @@ def _alert(
 @retry_transient()
 def _note(engine: Engine, race_id: UUID, ruling: Ruling) -> None:
     """Store the newest ruling, for owners to read."""
-    noted = {"step": ruling.step.value, "version": ruling.version, "reason": ruling.reason}
+    noted = {"step": ruling.step.value, "version": ruling.version, "reason": ruling.reason, "hold": ruling.hold}
     with transaction(engine) as session:
         current = races.lock_race(session, race_id)
         if current.closed_at is None and current.ruling != noted:

@@ -240,7 +240,7 @@ SAID = {
     "race.lead_lost": [
         "[warning] fib_rsi 2: has lost the lead of its race",
         "details: rollout race status fib_rsi",
-        'to take its users off it: rollout rollback fib_rsi --reason "..."',
+        'to take its users off it: rollout rollback fib_rsi --version 2 --reason "..."',
     ],
     "report.ready": [
         "[info] fib_rsi 2: final report",
@@ -436,7 +436,7 @@ def test_a_gate_is_shown_as_owners_read_it() -> None:
 @pytest.mark.parametrize(
     ("kind", "done", "last"),
     [
-        ("race.nominated", "started", 'to undo: rollout rollback fib_rsi --reason "..."'),
+        ("race.nominated", "started", 'to undo: rollout rollback fib_rsi --version 2 --reason "..."'),
         ("race.lead_lost", "ended", "details: rollout race status fib_rsi"),
     ],
 )

@@ -304,7 +304,7 @@ def test_a_canary_that_has_lately_fallen_behind_is_held_and_then_withdrawn() -> 
 
     assert about(HOLD_AT - 0.1) == Ruling(Step.WAIT, "2.0", "2.0 is in a rollout")
     fell = "2.0 has lately fallen 2.0 standard deviations of a day behind 1.0"
-    assert about(HOLD_AT) == Ruling(Step.WAIT, "2.0", f"the stage is held: {fell}", hold=True)
+    assert about(HOLD_AT) == Ruling(Step.WAIT, "2.0", fell, hold=True)
     assert about(DECLINED_AT).step is Step.WITHDRAW
     assert about(DECLINED_AT, 5.0).version == "2.0"
 

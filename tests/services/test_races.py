@@ -11,9 +11,11 @@ from strategy_core.domain import race
 from strategy_core.domain.audit import Command
 from strategy_core.domain.errors import CannotRace, InvalidRace, NoRace, RaceOpen
 from strategy_core.domain.lifecycle import Status
-from strategy_core.domain.plan import Plan
+from strategy_core.domain.plan import Plan, load_plan
 from strategy_core.domain.race_days import day_of
 from strategy_core.services.audit import verify_trail
+from strategy_core.services.evidence import Feed
+from strategy_core.services.position_holds import positions_problem
 from strategy_core.services.race_tick import RaceTick, tick_races
 from strategy_core.services.races import (
     RaceView,
@@ -26,9 +28,10 @@ from strategy_core.services.races import (
 )
 from strategy_core.services.release_times import set_freeze
 from strategy_core.services.rollouts import start_rollout
-from strategy_core.services.versions import retire_version
+from strategy_core.services.transitions import replace_active
+from strategy_core.services.versions import activate_version, retire_version
 from strategy_core.store import alerts, races, rollouts, versions
-from strategy_core.store.engine import reading
+from strategy_core.store.engine import reading, transaction
 from tests.builders import DAY, HOUR, MONDAY, OWNER, decision_row, put_day, put_decisions, put_version, without_caps
 from tests.services.ramping import newest, standing
 
@@ -87,7 +90,7 @@ def test_the_leader_is_nominated_and_an_owner_is_asked_once(candidates: Engine) 
     assert told(candidates, "race.nominated") == [f"fib_rsi: {first.line}"]
     view = find_race(candidates, begun.race.id)
     assert len(view.standings) == 21
-    assert view.race.ruling == {"step": "nominate", "version": "2", "reason": first.line}
+    assert view.race.ruling == {"step": "nominate", "version": "2", "reason": first.line, "hold": False}
     (row,) = [row for row in view.standings[-1].rows if row["version"] == "2"]
     assert (row["slots"], row["days"]) == (80, 20)
     assert row["mean"] == pytest.approx(0.4)
@@ -129,6 +132,37 @@ def test_a_race_ends_its_own_rollout_when_the_lead_is_gone(candidates: Engine) -
         assert versions.get_version(session, "fib_rsi", "2").quarantined_at is None
     assert len(told(candidates, "race.lead_lost")) == 1
     assert verify_trail(candidates, "fib_rsi").holds
+
+
+def test_a_version_that_falls_behind_is_held(candidates: Engine) -> None:
+    begin(candidates, starts=True)
+    end = days(candidates, MONDAY, 20)
+    tick(candidates, end + 3 * DAY)
+    after = days(candidates, end, 3, BETTER | {"2": -0.6})
+
+    ticked = tick(candidates, after + 3 * DAY)
+
+    assert "2 has lately fallen" in ticked.line
+    plan = load_plan(newest(candidates).plan)
+    with transaction(candidates) as session:
+        held = positions_problem(session, newest(candidates), plan, Feed({}))
+    assert held == ticked.line
+
+
+def test_a_promoted_version_that_has_turned_is_told_once(candidates: Engine) -> None:
+    begin(candidates)
+    end = days(candidates, MONDAY, 20)
+    with transaction(candidates) as session:
+        chosen = versions.get_version(session, "fib_rsi", "2")
+        replace_active(session, chosen, outgoing_becomes=Status.SHADOW, now=end)
+    after = days(candidates, end, 12, BETTER | {"2": -0.6})
+
+    tick(candidates, after + 3 * DAY)
+    tick(candidates, after + 3 * DAY + HOUR)
+
+    (text,) = told(candidates, "race.lead_lost")
+    assert text.startswith("fib_rsi: 2 has lately fallen ")
+    assert tick(candidates, after + 4 * DAY).line in text
 
 
 def test_a_race_only_alerts_when_an_owner_started_the_rollout(candidates: Engine) -> None:
@@ -225,8 +259,6 @@ def test_a_new_active_version_is_what_all_are_set_against(candidates: Engine) ->
     end = days(candidates, MONDAY, 3)
     tick(candidates, end + 3 * DAY)
     put_version(candidates, "9", at=end, recorded=True)
-    from strategy_core.services.versions import activate_version
-
     activate_version(candidates, Command(OWNER, end, "urgent"), strategy_name="fib_rsi", version="9")
     later = days(candidates, end, 3, {"2": 0.5, "3": 0.1, "9": 0.0})
 
