@@ -146,6 +146,57 @@ def tick(shell: Context) -> None:
         raise typer.Exit(1)
 
 
+@command(commands)
+def whatif(
+    shell: Context,
+    strategy: StrategyName,
+    versions: Annotated[list[str], typer.Argument(metavar="VERSION...", help="Versions that are replayed.")],
+    start: Annotated[str | None, typer.Option("--from", metavar="TIME", help="First candle. Default: all.")] = None,
+    end: Annotated[str | None, typer.Option("--to", metavar="TIME", help="Only candles before this time.")] = None,
+    shadow_days: Annotated[
+        int, typer.Option(metavar="N", min=14, max=365, help="Days that the race knows when it starts.")
+    ] = 60,
+    plan: PlanChoice = None,
+) -> None:
+    """Show how a race would have gone on replayed candles. Nothing is changed.
+
+    Replay the active version and each candidate first: rollout replay STRATEGY VERSION.
+    """
+    from dataclasses import asdict
+
+    from strategy_core.cli.context import table
+    from strategy_core.domain.parsing import owners_time
+    from strategy_core.services.race_whatif import race_on_replays
+
+    found = race_on_replays(
+        shell.engine,
+        strategy_name=strategy,
+        candidates=versions,
+        plan=choose_plan(shell, strategy, plan),
+        shadow_days=shadow_days,
+        start=owners_time(start, "--from"),
+        end=owners_time(end, "--to"),
+    )
+    out = {row.version: "active" if row.mean is None else row.status.value for row in found.standings}
+    base = found.totals[found.active]
+    rows = [
+        (version, out.get(version, ""), f"{total:+.1f}", f"{total - base:+.1f}" if version != found.active else None)
+        for version, total in sorted(found.totals.items(), key=lambda each: -each[1])
+    ]
+    said = (
+        f"Users earned {found.gain:+.1f} R more than with {found.active}, the worst one {found.worst:+.1f} R, and were "
+        f"moved {found.switches:.1f} times. The best version from the first day on: {found.best_fixed:+.1f} R."
+    )
+    title = f"{strategy}: {len(versions)} candidates, {found.start} to {found.end}, after {shadow_days} days of shadow"
+    happened = [(each.day, each.version, each.what) for each in found.events]
+    shell.answer(
+        asdict(found),
+        table(["version", "at the end", "R", f"than {found.active}"], rows, title=title),
+        *([table(["day", "version", "what happened"], happened)] if happened else ["No version was nominated."]),
+        said,
+    )
+
+
 def _data(view: "RaceView") -> dict[str, object]:
     return {
         **view.race.model_dump(mode="json", exclude={"pairs", "plan"}),

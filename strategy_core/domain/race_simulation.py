@@ -17,7 +17,7 @@ from strategy_core.domain.arrays import BoolArray, FloatArray, IntArray
 from strategy_core.domain.calibration import RampResult, run_ramp, simulable, upper_limit
 from strategy_core.domain.pair_noise import measure
 from strategy_core.domain.plan import Plan
-from strategy_core.domain.race import Canary, Day, Entry, Pairs, Ruling, Step
+from strategy_core.domain.race import Canary, Day, Entry, Pairs, Ruling, Standings, Step
 from strategy_core.domain.simulation import MEAN_SIZE, ROOT_MEAN_SQUARE_R, SIZE_SPREAD, Ramp
 from strategy_core.domain.slots import Slots
 
@@ -162,11 +162,15 @@ class Served:
     Attributes:
         promoted: versions that came to serve all users, with the day.
         eliminated: versions that the race ruled out.
+        events: (day, version, what happened to it), of a policy that starts rollouts.
+        at_end: standings after the last day, of a policy with a race.
     """
 
     versions: IntArray
     promoted: list[tuple[int, int]] = field(default_factory=list)
     eliminated: set[int] = field(default_factory=set)
+    events: list[tuple[int, int, str]] = field(default_factory=list)
+    at_end: Standings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +182,7 @@ class Known:
         plan: of the rollouts.
         places: of the users among all, in [0, 1), shape (users,). Those below a canary's percent are served by it.
         rng: for policies that draw.
+        names: of the versions, for the words of a race. Default: `active`, then their numbers.
     """
 
     market: Market
@@ -185,10 +190,19 @@ class Known:
     plan: Plan
     places: FloatArray
     rng: np.random.Generator
+    names: Sequence[str] = ()
 
 
 Policy: TypeAlias = Callable[[Known], Served]
 Weigh: TypeAlias = Callable[[FloatArray, np.random.Generator], FloatArray]
+
+
+_SAID = {
+    Step.NOMINATE: "its rollout starts",
+    Step.SUPERSEDE: "its rollout is ended",
+    Step.WITHDRAW: "its rollout is ended",
+    Step.RETURN: "its users go back",
+}
 
 
 def race_by_ramp(case: Known, *, foreseen: bool = False) -> Served:
@@ -200,61 +214,102 @@ def race_by_ramp(case: Known, *, foreseen: bool = False) -> Served:
     """
     market, places = case.market, case.places
     days, k = market.edges.shape
-    names = [ACTIVE, *(str(number) for number in range(1, k))]
+    names = list(case.names) or [ACTIVE, *(str(number) for number in range(1, k))]
     path = _path(market, case.shadow_days)
     falls = np.stack([each.decline for each in path])  # no matter who has users: a rollout can look up when it is held
     entries: Sequence[Entry] = [Entry(name) for name in names]
     served = Served(np.zeros((days, len(places)), np.int64))
     plan = simulable(case.plan)[0].model_copy(update={"approve_before": ()})  # an owner approves at once
-    active, predecessor, ended = 0, None, -np.inf
-    rollout: _Rollout | None = None
-    watched: _Rollout | None = None
-    refused: list[str] = []
     steady = market.edges.mean(axis=0)
+    now = _Serving()
     for day in range(days):
-        if rollout is not None and day >= rollout.rolled_back:
-            refused.append(names[rollout.version])
-            rollout = None
-        elif rollout is not None and day >= rollout.completed:
-            active, predecessor, watched, rollout = rollout.version, active, rollout, None
-        if watched is not None and predecessor is not None and day >= watched.harm_proven:
-            refused.append(names[active])
-            active, predecessor, watched = predecessor, None, None
-            rollout = None
-
-        share = rollout.share(day) if rollout is not None else 0.0
-        pairs = path[day]
-        at = race.standings(pairs, entries, active=names[active], began=k, bounded=False)
+        served.events += now.end_what_is_over(day)
+        at = race.standings(path[day], entries, active=names[now.active], began=k, bounded=False)
         entries = at.entries
-        canary = None
-        if rollout is not None:
-            against = pairs.log_e[:, rollout.version] / np.log(10)
-            canary = Canary(names[rollout.version], share * 100, dict(zip(names, against.tolist(), strict=True)))
         ruling = race.rule(
             at,
-            canary,
-            refused=refused,
-            days_since_superseded=day - ended,
-            predecessor=None if predecessor is None else names[predecessor],
+            now.canary(day, path[day], names),
+            refused=[names[version] for version in now.refused],
+            days_since_superseded=day - now.ended,
+            predecessor=None if now.predecessor is None else names[now.predecessor],
         )
         if foreseen:
             wanted = day == 0 and steady.max() > 0
             ruling = Ruling(Step.NOMINATE if wanted else Step.WAIT, names[int(steady.argmax())], "foreseen")
-        if ruling.step is Step.RETURN and predecessor is not None:
-            active, predecessor, watched, rollout = predecessor, None, None, None
-        elif ruling.step in (Step.WITHDRAW, Step.SUPERSEDE):
-            ended, rollout = day, None
+        version = names.index(ruling.version or names[0])
+        served.events += now.obey(day, ruling, version)
         if ruling.step in (Step.NOMINATE, Step.SUPERSEDE):
-            version = names.index(ruling.version or ACTIVE)
-            held = frozenset(np.flatnonzero(falls[day + 1 :, version, active] >= race.HOLD_AT).tolist())
-            rollout = _Rollout.begin(case, plan, version, active, day, frozenset() if foreseen else held)
-        share = rollout.share(day) if rollout is not None else 0.0
-        if rollout is not None and rollout.promoted_on is not None and int(rollout.promoted_on) == day:
-            served.promoted.append((rollout.version, day))
-        served.versions[day] = np.where(places < share, active if rollout is None else rollout.version, active)
-    entries = race.standings(path[-1], entries, active=names[active], began=k, bounded=False).entries
-    served.eliminated = {names.index(each.version) for each in entries if each.eliminated_by is not None}
+            held = frozenset(np.flatnonzero(falls[day + 1 :, version, now.active] >= race.HOLD_AT).tolist())
+            now.rollout = _Rollout.begin(case, plan, version, now.active, day, frozenset() if foreseen else held)
+        if now.rollout is not None and now.rollout.is_promoted_on(day):
+            served.promoted.append((now.rollout.version, day))
+            served.events.append((day, now.rollout.version, "promoted"))
+        share, canary = (0.0, now.active) if now.rollout is None else (now.rollout.share(day), now.rollout.version)
+        served.versions[day] = np.where(places < share, canary, now.active)
+    served.at_end = race.standings(path[-1], entries, active=names[now.active], began=k, bounded=False)
+    out = [each.version for each in served.at_end.entries if each.eliminated_by is not None]
+    served.eliminated = set(map(names.index, out))
     return served
+
+
+@dataclass(slots=True)
+class _Serving:
+    """Who serves users in a race by ramp.
+
+    Attributes:
+        watched: the rollout that made the active version active, while it is watched.
+        ended: day on which the race last ended a rollout.
+        refused: versions that were rolled back.
+    """
+
+    active: int = 0
+    predecessor: int | None = None
+    rollout: "_Rollout | None" = None
+    watched: "_Rollout | None" = None
+    ended: float = -np.inf
+    refused: list[int] = field(default_factory=list)
+
+    def end_what_is_over(self, day: int) -> list[tuple[int, int, str]]:
+        """End the rollout that gates rolled back, or whose bake is over, or whose watch has proven harm."""
+        events = []
+        rollout = self.rollout
+        if rollout is not None and day >= rollout.rolled_back:
+            self.refused.append(rollout.version)
+            events.append((day, rollout.version, f"rolled back by the gate {rollout.result.gate}"))
+            self.rollout = None
+        elif rollout is not None and day >= rollout.completed:
+            self.active, self.predecessor = rollout.version, self.active
+            self.watched, self.rollout = rollout, None
+        if self.watched is not None and self.predecessor is not None and day >= self.watched.harm_proven:
+            self.refused.append(self.active)
+            events.append((day, self.active, "rolled back by the standing watch"))
+            self._go_back()
+        return events
+
+    def canary(self, day: int, pairs: Pairs, names: Sequence[str]) -> Canary | None:
+        """Return the open rollout as the rules of a race see it."""
+        if self.rollout is None:
+            return None
+        against = pairs.log_e[:, self.rollout.version] / np.log(10)
+        percent = self.rollout.share(day) * 100
+        return Canary(names[self.rollout.version], percent, dict(zip(names, against.tolist(), strict=True)))
+
+    def obey(self, day: int, ruling: Ruling, version: int) -> list[tuple[int, int, str]]:
+        """End what the ruling ends. A rollout that it nominates is started by the caller."""
+        if ruling.step is Step.WAIT:
+            return []
+        concerned = version if self.rollout is None else self.rollout.version
+        if ruling.step is Step.RETURN:
+            concerned = self.active
+            self._go_back()
+        elif ruling.step in (Step.WITHDRAW, Step.SUPERSEDE):
+            self.ended, self.rollout = day, None
+        return [(day, concerned, f"{_SAID[ruling.step]}: {ruling.reason}")]
+
+    def _go_back(self) -> None:
+        if self.predecessor is not None:
+            self.active = self.predecessor
+        self.predecessor = self.watched = self.rollout = None
 
 
 def _path(market: Market, shadow_days: int) -> list[Pairs]:
@@ -305,6 +360,9 @@ class _Rollout:
     @property
     def _ended(self) -> float:
         return self.began + (np.inf if self.result.days is None else self.result.days)
+
+    def is_promoted_on(self, day: int) -> bool:
+        return self.promoted_on is not None and int(self.promoted_on) == day
 
     def share(self, day: int) -> float:
         """The share of users that it serves on that day: of the stage that the day began with."""

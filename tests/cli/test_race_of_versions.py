@@ -6,6 +6,7 @@ from sqlalchemy import Engine
 from strategy_core.domain.lifecycle import Status
 from tests.builders import DAY, MONDAY, put_version
 from tests.cli.conftest import Rollout, set_clock
+from tests.services.test_race_whatif import put_replayed_days
 from tests.services.test_races import days
 
 WORTH = {"1": 0.1, "2": 0.5, "3": -1.0, "4": 0.2}
@@ -74,3 +75,17 @@ def test_what_is_refused_says_what_would_be_allowed(rollout: Rollout) -> None:
         "error: 'fib_rsi' has no open race; to start one: rollout race start fib_rsi VERSION VERSION\n",
     )
     assert (again.code, "enter the versions into it, or close it" in again.err) == (5, True)
+
+
+def test_a_race_on_past_candles(rollout: Rollout, database: Engine) -> None:
+    put_replayed_days(database)
+
+    said = rollout("race", "whatif", "fib_rsi", "2", "3", "--shadow-days", "30")
+    data = rollout("race", "whatif", "fib_rsi", "2", "3", "--shadow-days", "30", "--json").data
+    unknown = rollout("race", "whatif", "fib_rsi", "4")
+
+    assert said.code == 0
+    assert "fib_rsi: 2 candidates, 2026-01-01 to " in said.out
+    assert "Users earned +" in said.out
+    assert data["events"][0]["what"].startswith("its rollout starts: 2 leads")
+    assert (unknown.code, "rollout replay fib_rsi 4" in unknown.err) == (5, True)
