@@ -1,9 +1,9 @@
 """Commands of races: many candidates against the active version at once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -224,16 +224,11 @@ def _standings(view: "RaceView") -> "list[str | Table]":
             None if row["mean"] is None else f"{row['log10_e']:+.1f}",
             row["by"],
         )
-        for row in sorted(newest.rows, key=_place)
+        for row in view.rows
     ]
     columns = ["version", "", "slots", "R a slot", "95 %", "log10 E", "by"]
     title = f"{headline}; counted up to {newest.day:%Y-%m-%d}"
     return [table(columns, rows, title=title), begun.ruling.get("reason", "")]
-
-
-def _place(row: "Mapping[str, Any]") -> tuple[bool, float]:
-    """Those still in the race first, by their mean."""
-    return row["status"] not in ("running", "same"), -(row["mean"] or 0.0)
 
 
 @command(commands)

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Engine
@@ -45,6 +46,12 @@ class RaceView:
     @property
     def newest(self) -> RaceStanding | None:
         return self.standings[-1] if self.standings else None
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The newest standings: versions that are still in the race first, by their mean."""
+        rows = [] if self.newest is None else self.newest.rows
+        return sorted(rows, key=lambda row: (row["status"] not in ("running", "same"), -(row["mean"] or 0.0)))
 
 
 @retry_transient()

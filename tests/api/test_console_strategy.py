@@ -1,22 +1,27 @@
 """The page on one strategy: versions and their difference, acts, results, and the form that registers a version."""
 
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import pytest
 
 from strategy_core.api.console.params_form import config_fields, read_config
+from strategy_core.domain import race
 from strategy_core.domain.audit import Command
 from strategy_core.domain.lifecycle import Status
+from strategy_core.domain.plan import Plan
 from strategy_core.services import queries
+from strategy_core.services.races import start_race
 from strategy_core.services.release_times import set_freeze
 from strategy_core.services.rollback import roll_back
-from strategy_core.store import versions
-from strategy_core.store.engine import reading
+from strategy_core.store import races, versions
+from strategy_core.store.engine import reading, transaction
 from tests.api.asking import PAST, Api, World
 from tests.api.browsing import Browser, hidden_fields, text_of
 from tests.api.signing import NOW, token
-from tests.builders import HOUR, OWNER, put_version
+from tests.builders import DAY, HOUR, MONDAY, OWNER, put_version
 
 GOLD = "/strategies/ppo_gold"
 MARKUP = "<script>alert(1)</script>"
@@ -154,6 +159,33 @@ def test_open_positions_are_shown_and_keep_their_version(owner: Browser) -> None
     fields = hidden_fields(owner.get(path).text) | {"reason": "not needed", "orphans_to": "flatten"}
     assert owner.send(path, fields).status_code == 303
     assert "none: to be closed 1" in text_of(owner.get("/strategies/fib_rsi").text)
+
+
+def test_a_race_is_shown_with_how_its_versions_stand(owner: Browser) -> None:
+    engine = owner.api.engine
+    waiting = text_of(owner.get("/strategies/fib_rsi").text)
+    for version in ("a", "b", "c"):
+        at = MONDAY - DAY
+        put_version(engine, version, Status.ACTIVE if version == "a" else Status.SHADOW, strategy_name="raced", at=at)
+    start_race(engine, Command(OWNER, MONDAY), strategy_name="raced", candidates=["b", "c"], plan=Plan())
+    with transaction(engine) as session:
+        (found,) = races.list_races(session, ["raced"])
+        pairs = race.begin(3)
+        for day in range(60):
+            rng = np.random.default_rng(day)
+            r = np.column_stack([np.zeros(10), 0.5 + rng.standard_normal(10), -1.0 + rng.standard_normal(10)])
+            pairs = race.add_day(pairs, race.Day(r, r < 9, r < 9))
+        at_end = race.standings(pairs, [race.Entry(name) for name in "abc"], active="a", began=3)
+        stored = [asdict(row) | {"status": row.status.value} for row in at_end.rows]
+        races.add_standings(session, [{"race_id": found.id, "day": MONDAY, "active": "a", "rows": stored}])
+
+    text = text_of(owner.get("/strategies/raced").text)
+
+    assert "1 version against 1, started by ana. No day is counted yet" in waiting
+    assert "2 versions against a, started by ana, counted from 2026-03-01 to 2026-03-02." in text
+    assert "b running 600 +0.522 +0.232 to +0.797" in text
+    assert "c eliminated 600 -1.0" in text
+    assert "beaten by b" in text
 
 
 def test_an_activation_in_a_freeze_is_refused_until_it_is_overridden(owner: Browser) -> None:

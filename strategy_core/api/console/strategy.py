@@ -40,6 +40,7 @@ from strategy_core.services import versions
 from strategy_core.services.compare import chosen_period, compare_with_curves, why_empty
 from strategy_core.services.owner_reports import list_owner_reports
 from strategy_core.services.positions import FLATTEN, held_positions, list_draining
+from strategy_core.services.races import list_races
 from strategy_core.services.release_times import closed_at
 from strategy_core.services.replay import replay_version
 from strategy_core.services.status import read_endings
@@ -96,6 +97,7 @@ def show_strategy(
         ),
         reports=list_owner_reports(visit.engine, visit.lists(strategy_name), limit=SHOWN_REPORTS),
         held=held_positions(visit.engine, strategy_name, now=visit.now),
+        races=list_races(visit.engine, strategy_name),
         toggles=list_toggles(visit.engine, strategy_name).toggles,
         draining={each.version: each for each in list_draining(visit.engine, strategy_name, now=visit.now)},
     )
