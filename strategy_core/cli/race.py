@@ -226,7 +226,7 @@ def _standings(view: "RaceView") -> "list[str | Table]":
         )
         for row in view.rows
     ]
-    columns = ["version", "", "slots", "R a slot", "95 %", "log10 E", "by"]
+    columns = ["version", "standing", "slots", "R a slot", "95 %", "log10 E", "by"]
     title = f"{headline}; counted up to {newest.day:%Y-%m-%d}"
     return [table(columns, rows, title=title), begun.ruling.get("reason", "")]
 

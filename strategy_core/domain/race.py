@@ -458,7 +458,8 @@ def rule(
         predecessor: of the active version, if the race may give users back to it.
     """
     before = next((row for row in at.rows if row.version == predecessor), None)
-    if before is not None and before.status is Status.RUNNING and before.overtaken >= DECLINED_AT:
+    # Also to one that was eliminated: the past, which its successor has won, is over.
+    if before is not None and before.status is not Status.WITHDRAWN and before.overtaken >= DECLINED_AT:
         fell = _fell(at.active, before.version, before.overtaken)
         return Ruling(Step.RETURN, before.version, fell)
     if canary is not None:

@@ -120,6 +120,19 @@ def test_a_healthy_ramp_climbs_is_promoted_bakes_and_ends() -> None:
     assert result.completed_on == 55 / 24
 
 
+def test_a_day_on_which_it_is_held_adds_no_users() -> None:
+    pairs = ramp_of(*every_hour(0, 96, SAME))
+
+    usual = run_ramp(QUICK, KNOWN, pairs, days=4)
+    held = run_ramp(QUICK, KNOWN, pairs, days=4, held_days=frozenset({1}))
+    daily = run_ramp(QUICK, KNOWN, pairs, days=4, every_hours=24)
+
+    assert usual.promoted_on == 31 / 24
+    assert held.promoted_on is not None
+    assert held.promoted_on > 2
+    assert [24 * at % 24 for at, _ in daily.stages] == [0] * len(daily.stages)
+
+
 def test_while_it_bakes_it_may_still_be_rolled_back() -> None:
     result = run_ramp(QUICK, KNOWN, ramp_of(*every_hour(0, 40, SAME), *every_hour(40, 96, LOST)), days=4)
 

@@ -190,6 +190,7 @@ def test_users_return_to_the_predecessor_of_a_version_that_turned_bad_after_its_
     assert shares[25] == 1
     assert shares[40] == 0
     assert np.all(served.versions[40] == 0)
+    assert served.events[-1][2].startswith("its users go back: 1 has lately fallen ")
 
 
 def test_harm_that_the_standing_watch_proves_ends_a_promotion(monkeypatch: pytest.MonkeyPatch) -> None:
