@@ -307,8 +307,7 @@ class _Serving:
         return [(day, concerned, f"{_SAID[ruling.step]}: {ruling.reason}")]
 
     def _go_back(self) -> None:
-        if self.predecessor is not None:
-            self.active = self.predecessor
+        self.active = self.active if self.predecessor is None else self.predecessor
         self.predecessor = self.watched = self.rollout = None
 
 
