@@ -85,6 +85,7 @@ _REFUSALS = {
     503: "The database, the feed or the key server is not available, or the API is busy.",
 }
 _NO_TOKEN = ("/healthz",)
+_READS_409 = {"/positions/exits"}  # its `since` may be of a database that was restored since
 _NEVER_404 = ("/healthz", "/metrics", "/routing")
 
 log = structlog.get_logger(__name__)
@@ -189,6 +190,8 @@ def _add_refusals(operation: dict[str, Any], path: str) -> None:
         statuses.add(422)
     if path not in _NEVER_404:
         statuses.add(404)
+    if path in _READS_409:
+        statuses.add(409)
     if "requestBody" in operation:
         statuses |= {408, 409, 413, 415}
     if any(each["name"] == "If-Match" for each in parameters):

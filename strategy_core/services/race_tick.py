@@ -210,7 +210,7 @@ class _Run:
         for row, entry in zip(self.entries, at.entries, strict=True):
             row.eliminated_by = row.eliminated_by or entry.eliminated_by or ""
             row.withdrawn = row.withdrawn or entry.withdrawn
-        rows = [_stored(each) for each in at.rows]
+        rows = [stored_row(each) for each in at.rows]
         self.standings.append({"race_id": self.race.id, "day": self.next_day, "active": self.active, "rows": rows})
         self.next_day += _DAY
 
@@ -398,7 +398,8 @@ def _note(engine: Engine, race_id: UUID, ruling: Ruling) -> None:
             session.add(current)
 
 
-def _stored(row: Standing) -> dict[str, Any]:
+def stored_row(row: Standing) -> dict[str, Any]:
+    """Return a standing as JSON: a bound that is infinite becomes null."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in (asdict(row) | {"status": row.status.value}).items()

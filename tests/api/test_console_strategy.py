@@ -1,6 +1,5 @@
 """The page on one strategy: versions and their difference, acts, results, and the form that registers a version."""
 
-from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +12,7 @@ from strategy_core.domain.audit import Command
 from strategy_core.domain.lifecycle import Status
 from strategy_core.domain.plan import Plan
 from strategy_core.services import queries
+from strategy_core.services.race_tick import stored_row
 from strategy_core.services.races import start_race
 from strategy_core.services.release_times import set_freeze
 from strategy_core.services.rollback import roll_back
@@ -176,7 +176,7 @@ def test_a_race_is_shown_with_how_its_versions_stand(owner: Browser) -> None:
             r = np.column_stack([np.zeros(10), 0.5 + rng.standard_normal(10), -1.0 + rng.standard_normal(10)])
             pairs = race.add_day(pairs, race.Day(r, r < 9, r < 9))
         at_end = race.standings(pairs, [race.Entry(name) for name in "abc"], active="a", began=3)
-        stored = [asdict(row) | {"status": row.status.value} for row in at_end.rows]
+        stored = [stored_row(row) for row in at_end.rows]
         races.add_standings(session, [{"race_id": found.id, "day": MONDAY, "active": "a", "rows": stored}])
 
     text = text_of(owner.get("/strategies/raced").text)
