@@ -161,14 +161,6 @@ class _Run:
             self._add(day, errors)
         return bool(self.standings)
 
-    def waits_for(self, session: Session, now: datetime) -> str:
-        """Return why the next day is not counted yet."""
-        name, running = self.race.strategy_name, self._running()
-        end = self.next_day + _DAY
-        day = races.read_decided(session, name, running, start=self.next_day, end=end)
-        newest = races.newest_decided(session, name, running, start=self.next_day)
-        return self._waits(day, newest, now, self._patience(versions.get_strategy(session, name).scoring))
-
     def _running(self) -> list[str]:
         return [each.version for each in self.entries if not self._out(each)]
 
@@ -255,7 +247,7 @@ def _rule(session: Session, race_id: UUID, now: datetime) -> tuple[Race, str, Ru
     rollout = rollouts.open_rollout(session, found.strategy_name)
     if rollout is not None and rollout.version not in names:
         return found, active, Ruling(Step.WAIT, rollout.version, f"{rollout.version} is in a rollout")
-    refused = [each.version for each in entries if each.refused or _is_quarantined(run.known[each.version])]
+    refused = [each.version for each in entries if each.refused or run.known[each.version].quarantined_at is not None]
     since = math.inf if found.withdrew_at is None else (now - found.withdrew_at) / _DAY
     canary = None if rollout is None else _canary(session, rollout, run.pairs, names)
     before = versions.previously_active(session, found.strategy_name)
@@ -267,10 +259,6 @@ def _rule(session: Session, race_id: UUID, now: datetime) -> tuple[Race, str, Ru
         predecessor=None if before is None else before.version,
     )
     return found, active, ruling
-
-
-def _is_quarantined(version: StrategyVersion) -> bool:
-    return version.quarantined_at is not None
 
 
 def _canary(session: Session, rollout: Rollout, pairs: Pairs, names: Sequence[str]) -> Canary:
